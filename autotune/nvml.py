@@ -1,0 +1,275 @@
+"""What NVIDIA's management library (NVML) says of the GPUs. It creates no CUDA context, so the parent may ask."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+# Readings that a GPU, a driver or a MIG slice may lack; such a reading is None, and the others still count.
+_ABSENT_READING = (
+    "NVML_ERROR_NOT_SUPPORTED",
+    "NVML_ERROR_NO_PERMISSION",
+    "NVML_ERROR_FUNCTION_NOT_FOUND",
+    "NVML_ERROR_INVALID_ARGUMENT",
+    "NVML_ERROR_NO_DATA",
+    "NVML_ERROR_NOT_FOUND",
+    "NVML_ERROR_DEPRECATED",
+)
+_NO_DRIVER = {
+    "NVML_ERROR_LIBRARY_NOT_FOUND": "no NVIDIA driver is installed",
+    "NVML_ERROR_DRIVER_NOT_LOADED": "the NVIDIA driver is not loaded",
+}
+STOPPED = "GPU stopped answering"
+_FAULTS = {
+    "NVML_ERROR_GPU_IS_LOST": STOPPED,
+    "NVML_ERROR_RESET_REQUIRED": STOPPED,
+    "NVML_ERROR_TIMEOUT": STOPPED,
+    "NVML_ERROR_UNKNOWN": STOPPED,
+    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "the driver was updated under the running system: restart the machine",
+}
+
+
+class NvmlUnavailable(RuntimeError):
+    """NVML cannot be asked; the message is one plain sentence with the reason."""
+
+
+class NoNvidiaDriver(NvmlUnavailable):
+    """There is no NVIDIA driver here: no GPU, rather than a broken one."""
+
+
+@dataclass(frozen=True)
+class GpuIdentity:
+    """What does not change about one visible GPU.
+
+    `index` is physical, in bus order. `uuid` is the value of CUDA_VISIBLE_DEVICES that pins a process to it (a MIG
+    slice's own where one was chosen). Powers and clocks are 0 where the GPU does not tell.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    memory_bytes: int
+    capability: str
+    driver_version: str
+    power_limit_w: float
+    power_default_w: float
+    sm_clock_max_hz: float
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that holds memory on a GPU; `memory_bytes` is None where the driver does not tell."""
+
+    gpu_index: int
+    pid: int
+    memory_bytes: int | None
+
+
+@contextlib.contextmanager
+def session(nvml: Any = None) -> Iterator[Any]:
+    """Yield NVML initialised, and shut it down afterwards.
+
+    Args:
+        nvml: the module to use; None imports `pynvml` (package nvidia-ml-py).
+
+    Yields:
+        The module.
+
+    Raises:
+        NvmlUnavailable: NVML cannot start, or fails inside the block.
+    """
+    nvml = nvml or load()
+    try:
+        nvml.nvmlInit()
+        try:
+            yield nvml
+        finally:
+            with contextlib.suppress(nvml.NVMLError):
+                nvml.nvmlShutdown()
+    except nvml.NVMLError as error:
+        raise unavailable(nvml, error) from error
+
+
+def load() -> Any:
+    """Return the module `pynvml`, imported only now.
+
+    Raises:
+        NoNvidiaDriver: the package nvidia-ml-py is not installed.
+    """
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError as error:
+        raise NoNvidiaDriver(
+            "the Python package nvidia-ml-py is not installed: pip install nvidia-ml-py"
+        ) from error
+
+
+def unavailable(nvml: Any, error: Any) -> NvmlUnavailable:
+    """Return the plain sentence for an NVML error, as an exception to raise.
+
+    Args:
+        nvml: the module that raised.
+        error: its NVMLError.
+
+    Returns:
+        `NoNvidiaDriver` where there is no driver, else `NvmlUnavailable`.
+    """
+    for kind, words in ((NoNvidiaDriver, _NO_DRIVER), (NvmlUnavailable, _FAULTS)):
+        for name, sentence in words.items():
+            if error.value == getattr(nvml, name):
+                return kind(sentence)
+    return NvmlUnavailable(f"the NVIDIA driver answered: {error}")
+
+
+def reading(nvml: Any, name: str, *args: Any) -> Any:
+    """Return one NVML reading, or None where this GPU or driver lacks it.
+
+    Args:
+        nvml: the module.
+        name: the function's name.
+        args: its arguments.
+
+    Returns:
+        What the function returns, or None.
+
+    Raises:
+        nvml.NVMLError: anything but an absent reading, a lost GPU above all.
+    """
+    try:
+        return getattr(nvml, name)(*args)
+    except nvml.NVMLError as error:
+        if error.value in {getattr(nvml, absent) for absent in _ABSENT_READING}:
+            return None
+        raise
+
+
+def scaled(value: Any, factor: float) -> float | None:
+    """Return `value * factor` as a float (NVML counts mW, mJ and MHz); None stays None."""
+    return None if value is None else float(value) * factor
+
+
+def _visible(nvml: Any) -> list[tuple[int, str]]:
+    """(physical index, UUID) of each GPU that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    everyone = [(index, str(nvml.nvmlDeviceGetUUID(handle))) for index, handle in enumerate(handles)]
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return everyone
+    chosen: list[tuple[int, str]] = []
+    for token in wanted.split(","):
+        found = _named(nvml, everyone, token.strip())
+        if found is None or found in chosen:
+            break  # CUDA hides all that follows the first entry it cannot use
+        chosen.append(found)
+    return chosen
+
+
+def _named(nvml: Any, everyone: list[tuple[int, str]], token: str) -> tuple[int, str] | None:
+    if token.isdigit():
+        return everyone[int(token)] if int(token) < len(everyone) else None
+    if token.startswith("MIG-"):
+        return _mig_slice(nvml, token)
+    # CUDA takes any unambiguous start of a UUID.
+    matches = [gpu for gpu in everyone if token and gpu[1].startswith(token)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def _mig_slice(nvml: Any, uuid: str) -> tuple[int, str] | None:
+    mig_handle = reading(nvml, "nvmlDeviceGetHandleByUUID", uuid)
+    if mig_handle is None:
+        return None
+    parent = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig_handle)
+    return int(nvml.nvmlDeviceGetIndex(parent)), uuid
+
+
+def visible_devices(nvml: Any = None) -> list[int]:
+    """Return the physical indices of the GPUs that CUDA_VISIBLE_DEVICES leaves visible, without torch.
+
+    Numbers in CUDA_VISIBLE_DEVICES are read in bus order (CUDA_DEVICE_ORDER=PCI_BUS_ID); pin processes by UUID.
+
+    Args:
+        nvml: the module to use; None imports `pynvml`.
+
+    Returns:
+        Indices in that variable's order; empty where there is no driver or no GPU.
+
+    Raises:
+        NvmlUnavailable: there is a driver, and it is broken.
+    """
+    try:
+        with session(nvml) as library:
+            return [index for index, _ in _visible(library)]
+    except NoNvidiaDriver:
+        return []
+
+
+def visible_gpus(nvml: Any = None) -> list[GpuIdentity]:
+    """Return the identity of each visible GPU.
+
+    Args:
+        nvml: the module to use; None imports `pynvml`.
+
+    Returns:
+        Identities in the order of `visible_devices`.
+
+    Raises:
+        NvmlUnavailable: NVML cannot start or a GPU does not answer.
+    """
+    with session(nvml) as library:
+        return [_identity(library, index, uuid) for index, uuid in _visible(library)]
+
+
+def _identity(nvml: Any, index: int, uuid: str) -> GpuIdentity:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    is_slice = uuid.startswith("MIG-")
+    memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid) if is_slice else handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    limit_mw = reading(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)
+    default_mw = reading(nvml, "nvmlDeviceGetPowerManagementDefaultLimit", handle)
+    clock_mhz = reading(nvml, "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM)
+    return GpuIdentity(
+        index=index,
+        uuid=uuid,
+        name=str(nvml.nvmlDeviceGetName(handle)),
+        memory_bytes=int(memory.total),
+        capability=f"{major}.{minor}",
+        driver_version=str(nvml.nvmlSystemGetDriverVersion()),
+        power_limit_w=scaled(limit_mw, 1e-3) or 0.0,
+        power_default_w=scaled(default_mw, 1e-3) or 0.0,
+        sm_clock_max_hz=scaled(clock_mhz, 1e6) or 0.0,
+    )
+
+
+def other_gpu_processes(nvml: Any = None) -> list[GpuProcess]:
+    """Return the processes on the visible GPUs that are neither this one nor its descendants.
+
+    Inside a container the driver may list none, or list host process ids.
+
+    Args:
+        nvml: the module to use; None imports `pynvml`.
+
+    Returns:
+        One entry per process and GPU.
+
+    Raises:
+        NvmlUnavailable: NVML cannot start or a GPU does not answer.
+    """
+    ours = _own_pids()
+    found = []
+    with session(nvml) as library:
+        for index, _ in _visible(library):
+            handle = library.nvmlDeviceGetHandleByIndex(index)
+            for process in reading(library, "nvmlDeviceGetComputeRunningProcesses", handle) or []:
+                if process.pid not in ours:
+                    found.append(GpuProcess(index, int(process.pid), process.usedGpuMemory))
+    return found
+
+
+def _own_pids() -> set[int]:
+    import psutil  # type: ignore[import-untyped, unused-ignore]
+
+    return {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
