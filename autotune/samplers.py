@@ -1,0 +1,69 @@
+"""Samplers by name: a study file's `[sampler]` table -> an Optuna sampler."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from autotune.space import SearchSpace
+
+# The names a study file may use, and Optuna's class behind each.
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+    "cmaes": "CmaEsSampler",
+    "nsga2": "NSGAIISampler",
+    "brute_force": "BruteForceSampler",
+    "grid": "GridSampler",
+}
+# Optuna's own arguments that the engine fills in itself.
+RESERVED = ("self", "seed", "search_space", "constraints_func", "group", "multivariate", "constant_liar")
+
+
+def parameters(name: str) -> list[str]:
+    """Returns the parameters that a study file may give to a sampler.
+
+    Args:
+        name: A key of `SAMPLERS`.
+    """
+    return accepted_parameters(_class(name), RESERVED)
+
+
+def accepted_parameters(factory: Callable[..., Any], reserved: tuple[str, ...]) -> list[str]:
+    """Returns the names of a class's constructor arguments, less those that are reserved."""
+    return [name for name in inspect.signature(factory).parameters if name not in reserved]
+
+
+def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, seed: int) -> BaseSampler:
+    """Builds a sampler.
+
+    Args:
+        name: A key of `SAMPLERS`.
+        options: Its parameters under Optuna's names.
+        space: The study's search space.
+        seed: Must differ between restarts and between processes, or the same proposals come again.
+
+    Raises:
+        ValueError: If Optuna refuses the options, or a grid is asked for over a range without steps.
+    """
+    factory = _class(name)
+    if name == "tpe":
+        # Groups let the multivariate model cope with settings that exist only under a condition.
+        return factory(seed=seed, group=space.is_conditional, multivariate=True, constant_liar=True, **options)
+    if name == "grid":
+        grid = {path: space[path].choices or space[path].grid() for path in space}
+        return factory(grid, seed=seed, **options)
+    return factory(seed=seed, **options)
+
+
+def _class(name: str) -> Callable[..., BaseSampler]:
+    from optuna import samplers
+
+    found: Callable[..., BaseSampler] = getattr(samplers, SAMPLERS[name])
+    return found

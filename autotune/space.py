@@ -1,0 +1,240 @@
+"""The search space: one dimension per dotted config path, which is also its Optuna name and its report label."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+Number = int | float
+Value = bool | int | float | str
+
+# Corners are built to catch a space that contains configurations the trainer refuses. Past this many the
+# product of all ends would take longer to build than it is worth, and only the lowest and highest are kept.
+MAX_CORNERS = 256
+
+
+class Dimension(BaseModel):
+    """What one setting may be: a range (`low`, `high`, optional `log`, `step`) or a list of `choices`.
+
+    A range of two integers is searched in integers. `when` makes it conditional: the setting is only
+    proposed where each named setting has (one of) the given value(s), and keeps its base value elsewhere.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low: Number | None = None
+    high: Number | None = None
+    log: bool = False
+    step: Number | None = None
+    choices: tuple[Value, ...] | None = None
+    when: Mapping[str, Value | tuple[Value, ...]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dimension:
+        if self.choices is not None:
+            if self.low is not None or self.high is not None or self.log or self.step is not None:
+                raise ValueError("has both choices and a range; keep one of them")
+            if not self.choices:
+                raise ValueError("choices is empty; name at least one value")
+            if len(set(self.choices)) < len(self.choices):
+                raise ValueError(f"choices {list(self.choices)} names a value twice")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("needs low and high, or choices")
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}; swap them")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log = true needs low above 0, but low is {self.low}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step cannot be combined; drop one of them")
+        if self.step is not None and self.step <= 0:
+            raise ValueError(f"step {self.step} must be above 0")
+        return self
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the range is searched in whole numbers."""
+        return isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, float)
+
+    def suggest(self, trial: Trial, path: str) -> Value:
+        """Asks an Optuna trial for a value of this dimension, under its dotted path."""
+        if self.choices is not None:
+            return cast(Value, trial.suggest_categorical(path, self.choices))
+        assert self.low is not None and self.high is not None
+        if self.is_integer:
+            return trial.suggest_int(path, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(path, float(self.low), float(self.high), step=self.step, log=self.log)
+
+    def contains(self, value: object) -> bool:
+        """Whether a value could be proposed by this dimension (the grid of `step` is not checked)."""
+        if self.choices is not None:
+            return value in self.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        assert self.low is not None and self.high is not None
+        return self.low <= value <= self.high
+
+    def ends(self) -> tuple[Value, ...]:
+        """Returns the values at the edges: both ends of a range, or every choice."""
+        if self.choices is not None:
+            return self.choices
+        assert self.low is not None and self.high is not None
+        return (self.low, self.high) if self.low != self.high else (self.low,)
+
+    def grid(self) -> list[Number]:
+        """Returns every value of a range of whole numbers or of one with a step.
+
+        Raises:
+            ValueError: If the range is continuous.
+        """
+        assert self.low is not None and self.high is not None
+        if not self.is_integer and self.step is None:
+            raise ValueError(f"a grid needs choices or a step, but the range is {self.describe()}")
+        step = self.step or 1
+        count = int((self.high - self.low) / step + 1e-9) + 1
+        return [self.low + index * step for index in range(count)]
+
+    def describe(self) -> str:
+        """Returns the dimension in a few words, as a person would write it."""
+        if self.choices is not None:
+            return "one of " + ", ".join(map(str, self.choices))
+        kind = " (log)" if self.log else ""
+        return f"{self.low} to {self.high}{kind}"
+
+
+class SearchSpace(RootModel[dict[str, Dimension]]):
+    """All dimensions of a study, by dotted config path, in the order of the study file."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.root)
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    def __getitem__(self, path: str) -> Dimension:
+        return self.root[path]
+
+    @model_validator(mode="after")
+    def _conditions_come_first(self) -> SearchSpace:
+        earlier: set[str] = set()
+        for path, dimension in self.root.items():
+            late = [name for name in dimension.when if name in self.root and name not in earlier]
+            if late:
+                raise ValueError(f"{path}: its when names {late[0]!r}, which must be listed above it")
+            earlier.add(path)
+        return self
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether any dimension depends on another."""
+        return any(dimension.when for dimension in self.root.values())
+
+    def suggest(self, trial: Trial, base: Mapping[str, Any]) -> dict[str, Value]:
+        """Asks an Optuna trial for a value of every dimension whose condition holds.
+
+        Args:
+            trial: A running Optuna trial.
+            base: The nested base config, for conditions on settings that are not searched.
+
+        Returns:
+            Values by dotted path.
+        """
+        values: dict[str, Value] = {}
+        for path, dimension in self.root.items():
+            if _holds(dimension.when, values, base):
+                values[path] = dimension.suggest(trial, path)
+        return values
+
+    def active(self, values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns those of the given values whose dimension's condition holds among them."""
+        kept: dict[str, Any] = {}
+        for path, dimension in self.root.items():
+            if path in values and _holds(dimension.when, kept, base):
+                kept[path] = values[path]
+        return kept
+
+    def corners(self, base: Mapping[str, Any]) -> list[dict[str, Value]]:
+        """Returns the settings at the corners of the space, conditions respected, without doubles.
+
+        Args:
+            base: The nested base config.
+        """
+        ends = {path: dimension.ends() for path, dimension in self.root.items()}
+        count = 1
+        for values in ends.values():
+            count *= len(values)
+        if count > MAX_CORNERS:
+            ends = {path: (values[0], values[-1]) for path, values in ends.items()}
+            combinations: Iterator[tuple[Value, ...]] = zip(*ends.values(), strict=True)
+        else:
+            combinations = itertools.product(*ends.values())
+        found: list[dict[str, Value]] = []
+        for combination in combinations:
+            corner = self.active(dict(zip(ends, combination, strict=True)), base)
+            if corner not in found:
+                found.append(corner)
+        return found
+
+    def baseline(self, base: Mapping[str, Any]) -> dict[str, Value]:
+        """Returns the base config's own values of the searched settings: the study's trial 0."""
+        return self.active({path: get_path(base, path) for path in self.root}, base)
+
+
+def _holds(when: Mapping[str, Any], values: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    for path, wanted in when.items():
+        actual = values[path] if path in values else get_path(base, path)
+        if actual not in (wanted if isinstance(wanted, tuple) else (wanted,)):
+            return False
+    return True
+
+
+def get_path(config: Mapping[str, Any], path: str) -> Any:
+    """Returns the value at a dotted path of a nested config.
+
+    Raises:
+        KeyError: With the whole path, if any part of it is missing.
+    """
+    value: Any = config
+    for part in path.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise KeyError(path)
+        value = value[part]
+    return value
+
+
+def with_paths(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a deep copy of a nested config with values set at dotted paths that must exist.
+
+    Raises:
+        KeyError: With the path, if the config has no such setting.
+    """
+    result = copy.deepcopy(dict(config))
+    for path, value in values.items():
+        get_path(result, path)
+        *parents, leaf = path.split(".")
+        section = result
+        for part in parents:
+            section = section[part]
+        section[leaf] = value
+    return result
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns a nested config as one mapping by dotted path."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{path}."))
+        else:
+            flat[path] = value
+    return flat

@@ -1,0 +1,94 @@
+"""A study names its trainer as "package.module:function"; this finds it and the type of its config.
+
+The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first
+parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import TypeAdapter
+
+from autotune.records import UserError
+
+Report = Callable[[Mapping[str, float]], bool]
+
+
+class TrainFunction(Protocol):
+    """Trains one configuration.
+
+    Args:
+        config: The resolved configuration, of the type that the function's annotation names.
+        budget_tokens: Tokens to train on; the schedule must end there.
+        report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
+            evaluation; a False answer asks the trainer to stop at once.
+
+    Returns:
+        Facts about the run, JSON-able, or None.
+    """
+
+    def __call__(self, config: Any, budget_tokens: int, report: Report, /) -> Mapping[str, Any] | None: ...
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer and its config type.
+
+    Args:
+        name: "package.module:function".
+        function: The function itself.
+        config_type: Validates a nested mapping into the function's first argument.
+    """
+
+    name: str
+    function: TrainFunction
+    config_type: TypeAdapter[Any]
+
+    def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Validates a config and returns it with every default filled in, nested and JSON-able.
+
+        Raises:
+            pydantic.ValidationError: If the trainer's config type refuses it.
+        """
+        completed = self.config_type.dump_python(self.config_type.validate_python(config), mode="json")
+        return dict(completed)
+
+    def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
+        """Trains a configuration and returns the trainer's facts."""
+        return dict(self.function(self.config_type.validate_python(config), budget_tokens, report) or {})
+
+
+def load_trainer(name: str) -> Trainer:
+    """Imports a trainer by name; the current folder counts as importable.
+
+    Args:
+        name: "package.module:function".
+
+    Raises:
+        UserError: If there is no such module or function, or its first parameter has no annotation.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise UserError(f'trainer = "{name}": write it as "package.module:function"')
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except ImportError as error:
+        raise UserError(f'trainer = "{name}": cannot import {module_name}: {error}') from error
+    except AttributeError:
+        raise UserError(f'trainer = "{name}": {module_name} has no {function_name}') from None
+    parameters = list(inspect.signature(function).parameters)
+    annotation = typing.get_type_hints(function).get(parameters[0]) if parameters else None
+    if annotation is None:
+        raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')
+    return Trainer(name, function, TypeAdapter(annotation))

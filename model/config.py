@@ -1,0 +1,200 @@
+"""The training configuration: strict, frozen, and free of torch so that reading one is cheap."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+
+Source = Literal["sotu", "stdlib", "text", "jsonl", "parquet", "tokens", "hub"]
+_SOURCES_WITH_PATH = ("text", "jsonl", "parquet", "tokens")
+
+
+class _Section(BaseModel):
+    """A group of settings: unknown names, wrong types and non-finite numbers are refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True,
+        protected_namespaces=(),
+    )
+
+
+class ModelConfig(_Section):
+    """Shape of the decoder-only mixture-of-experts transformer.
+
+    `dropout` is one probability for embedding, residual and attention dropout. `d_ff` is the width of one
+    SwiGLU expert. The vocabulary size is not here: it comes from the tokenizer.
+    """
+
+    num_layers: Count = 6
+    d_model: Count = 384
+    num_heads: Count = 8
+    num_kv_heads: Count = 4
+    d_ff: Count = 1536
+    num_experts: Count = 8
+    top_k: Count = 2
+    seq_len: Annotated[int, Field(ge=2)] = 512
+    dropout: Probability = 0.0
+    rope_theta: Positive = 10000.0
+    norm_eps: Positive = 1e-6
+    aux_loss_coef: NonNegative = 0.01
+    z_loss_coef: NonNegative = 0.001
+    init_std: Positive = 0.02
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.d_model // self.num_heads
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> Self:
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"num_heads = {self.num_heads} does not divide d_model = {self.d_model}; "
+                "choose a number of heads that divides it"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}; "
+                "each group of query heads shares one key-value head"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"d_model / num_heads = {self.head_dim} is odd; rotary positions turn pairs, so make it even"
+            )
+        if self.top_k > self.num_experts:
+            raise ValueError(
+                f"top_k = {self.top_k} is more than num_experts = {self.num_experts}; lower top_k or add experts"
+            )
+        for name, width in (("d_model", self.d_model), ("d_ff", self.d_ff)):
+            if width % 8:  # grouped matrix products want rows of 16 bytes, which is 8 half-precision numbers
+                raise ValueError(
+                    f"{name} = {width} is not a multiple of 8, which half-precision experts need; "
+                    f"use {width // 8 * 8 + 8}"
+                )
+        return self
+
+
+class OptimConfig(_Section):
+    """Muon for the hidden matrices, AdamW for the rest, and the schedule both follow.
+
+    `muon_lr` and `adamw_lr` are absolute peaks. The schedule runs over tokens; its fractions are of the budget.
+    `grad_clip` is a global norm, 0 turns clipping off. `decay_frac` is read by the "wsd" schedule only.
+    """
+
+    muon_lr: NonNegative = 0.02
+    adamw_lr: NonNegative = 0.003
+    muon_momentum: Probability = 0.95
+    adamw_beta1: Probability = 0.9
+    adamw_beta2: Probability = 0.95
+    weight_decay: NonNegative = 0.0
+    grad_clip: NonNegative = 1.0
+    grad_accum_steps: Count = 1
+    schedule: Literal["wsd", "cosine", "linear"] = "wsd"
+    warmup_frac: Fraction = 0.05
+    decay_frac: Fraction = 0.2
+    final_lr_frac: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if self.schedule == "wsd" and self.warmup_frac + self.decay_frac > 1:
+            raise ValueError(
+                f"warmup_frac + decay_frac = {self.warmup_frac + self.decay_frac:g} is more than the whole budget; "
+                "lower one of them"
+            )
+        return self
+
+
+class DataConfig(_Section):
+    """Where the text comes from, how it becomes tokens, and what is held out.
+
+    source "sotu": the embedded corpus, US presidents' annual messages. "stdlib": Python's own source.
+    "text", "jsonl", "parquet": `path` is a file, a folder or a glob. "tokens": `path` is a file of token ids
+    (.bin of `token_dtype`, or .npy), `val_path` a second one. "hub": `name` and `subset` of a dataset, streamed
+    up to `max_tokens`. `tokenizer` is a tokenizer.json or a hub name; "" trains a byte-level BPE of `vocab_size`
+    on the training documents ("tokens": `vocab_size` is then taken as the vocabulary).
+    """
+
+    source: Source = "sotu"
+    path: str = ""
+    val_path: str = ""
+    token_dtype: Literal["uint16", "uint32"] = "uint16"
+    text_field: str = "text"
+    name: str = ""
+    subset: str = ""
+    tokenizer: str = ""
+    vocab_size: Count = 2048
+    max_tokens: CountOrZero = 0
+    val_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    eval_tokens: Count = 65536
+    num_evals: Count = 10
+    eos_id: CountOrZero | None = None
+    cache_dir: str = "runs/corpus"
+    bytes_per_token: NonNegative = 0.0
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.source in _SOURCES_WITH_PATH and not self.path:
+            raise ValueError(f'source = "{self.source}" needs path; set data.path to a file, folder or glob')
+        if self.source == "hub" and not self.name:
+            raise ValueError(
+                'source = "hub" needs name; set data.name, for example "HuggingFaceTB/smollm-corpus"'
+            )
+        if self.source == "hub" and not self.max_tokens:
+            raise ValueError('source = "hub" needs max_tokens: the dataset is streamed and stopped there')
+        if self.val_path and self.source != "tokens":
+            raise ValueError(
+                f'val_path is read only by source = "tokens", not by "{self.source}"; remove it '
+                "(val_frac holds out whole documents)"
+            )
+        return self
+
+
+class SystemConfig(_Section):
+    """The machine: device, number format, micro-batch and memory cap.
+
+    `memory_bytes` caps this process's share of the GPU, 0 leaves it open.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    micro_batch_size: Count = 24
+    memory_bytes: CountOrZero = 0
+    flash_attention: bool = True
+
+
+class OutputConfig(_Section):
+    """What a run leaves on disk: nothing when `dir` is empty."""
+
+    dir: str = ""
+    checkpoint_every_s: NonNegative = 600.0
+    checkpoint_every_tokens: CountOrZero = 0
+    keep_checkpoints: Count = 2
+    sample_tokens: CountOrZero = 200
+    prompt: str = ""
+
+
+class TrainConfig(_Section):
+    """Everything that decides a training run, apart from its budget in tokens."""
+
+    seed: CountOrZero = 0
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    data: DataConfig = DataConfig()
+    system: SystemConfig = SystemConfig()
+    output: OutputConfig = OutputConfig()
+
+    @property
+    def micro_step_tokens(self) -> int:
+        """Tokens of one forward and backward pass."""
+        return self.system.micro_batch_size * self.model.seq_len
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        return self.micro_step_tokens * self.optim.grad_accum_steps

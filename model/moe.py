@@ -1,0 +1,142 @@
+"""The mixture-of-experts layer: a top-k router and SwiGLU experts with stacked weights.
+
+Shape suffixes: B batch, T positions, N tokens (B x T), K chosen experts per token (top_k), S slots (N x K),
+E experts, D d_model, F d_ff.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import ModelConfig
+
+
+class RouterStats(NamedTuple):
+    """What one or more routers report: two losses (scalars) and the slots each expert received."""
+
+    aux_loss: Tensor
+    z_loss: Tensor
+    load_E: Tensor
+
+
+class Routing(NamedTuple):
+    """Where each token goes: weights and experts of its K slots, and the order that sorts slots by expert."""
+
+    weight_NK: Tensor
+    order_S: Tensor
+    inverse_S: Tensor
+    group_ends_E: Tensor
+    stats: RouterStats
+
+
+class _Dispatch(torch.autograd.Function):
+    """Copy tokens into slots sorted by expert; its backward gathers and sums, with no atomics and no sync."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, order_S: Tensor, inverse_S: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(inverse_S)
+        ctx.top_k = top_k
+        return x_ND[order_S // top_k]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (inverse_S,) = ctx.saved_tensors
+        return grads[0][inverse_S].unflatten(0, (-1, ctx.top_k)).sum(1), None, None, None
+
+
+class _Undo(torch.autograd.Function):
+    """Put sorted slots back in token order; the backward of a permutation is its inverse."""
+
+    @staticmethod
+    def forward(ctx: Any, y_SD: Tensor, order_S: Tensor, inverse_S: Tensor) -> Tensor:
+        ctx.save_for_backward(order_S)
+        return y_SD[inverse_S]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (order_S,) = ctx.saved_tensors
+        return grads[0][order_S], None, None
+
+
+class Router(nn.Module):
+    """Choose `top_k` experts per token with a linear map kept in fp32, and weigh them by softmax over the chosen.
+
+    Source: Shazeer et al. 2017, arXiv 1701.06538, equations 3 to 5 (without noise).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.top_k = config.top_k
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.d_model))
+
+    def forward(self, x_BTD: Tensor) -> Routing:
+        """Route each token.
+
+        Args:
+            x_BTD: Normalised hidden states, any float dtype.
+
+        Returns:
+            The routing; weights are fp32 and sum to 1 for each token.
+
+        Source:
+            The balance loss is E x sum of (share of slots) x (mean probability): Fedus et al. 2021, Switch,
+            arXiv 2101.03961, equations 4 to 6. It is taken per sequence (as in DeepSeek-V2, arXiv 2405.04434,
+            equations 23 to 25) and averaged: taken over a micro-batch it would make the micro-batch size, a matter of
+            memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
+        """
+        num_experts = self.weight.shape[0]
+        logits_BTE = F.linear(x_BTD.float(), self.weight)
+        probs_BTE = logits_BTE.softmax(-1)
+        top_BTK, expert_BTK = probs_BTE.topk(self.top_k, dim=-1)
+        weight_NK = (top_BTK / top_BTK.sum(-1, keepdim=True)).flatten(0, 1)
+        chosen_BSE = expert_BTK.flatten(1).unsqueeze(-1) == torch.arange(num_experts, device=x_BTD.device)
+        load_BE = chosen_BSE.sum(1)
+        share_BE = load_BE / chosen_BSE.shape[1]
+        aux_loss = num_experts * (share_BE * probs_BTE.mean(1)).sum(-1).mean()
+        z_loss = logits_BTE.logsumexp(-1).square().mean()
+        load_E = load_BE.sum(0)
+        order_S = expert_BTK.flatten().argsort(stable=True)
+        inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=x_BTD.device))
+        group_ends_E = load_E.cumsum(0).to(torch.int32)
+        return Routing(weight_NK, order_S, inverse_S, group_ends_E, RouterStats(aux_loss, z_loss, load_E))
+
+
+class Experts(nn.Module):
+    """SwiGLU experts as two stacked weights, stored [E, out, in] like every weight of this model.
+
+    `gate_up_proj` holds each expert's gate (first d_ff rows) and up projection.
+
+    Source: Shazeer 2020, arXiv 2002.05202, equation 6.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        E, D, d_ff = config.num_experts, config.d_model, config.d_ff
+        self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * d_ff, D))
+        self.down_proj = nn.Parameter(torch.empty(E, D, d_ff))
+
+    def forward(self, x_SD: Tensor, group_ends_E: Tensor) -> Tensor:
+        """Run slots sorted by expert through their experts; [S, D] in, [S, D] out."""
+        gate_SF, up_SF = F.grouped_mm(x_SD, self.gate_up_proj.mT, offs=group_ends_E).chunk(2, dim=-1)
+        return F.grouped_mm(F.silu(gate_SF) * up_SF, self.down_proj.mT, offs=group_ends_E)
+
+
+class MoE(nn.Module):
+    """Router and experts; drops no token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate = Router(config)
+        self.experts = Experts(config)
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
+        """Return the weighted sum of each token's chosen experts, [B, T, D], and the router's statistics."""
+        routing = self.gate(x_BTD)
+        top_k = self.gate.top_k
+        x_SD = _Dispatch.apply(x_BTD.flatten(0, 1), routing.order_S, routing.inverse_S, top_k)
+        y_SD = _Undo.apply(self.experts(x_SD, routing.group_ends_E), routing.order_S, routing.inverse_S)
+        weight_NK = routing.weight_NK.to(y_SD.dtype)
+        y_ND = torch.einsum("nk,nkd->nd", weight_NK, y_SD.unflatten(0, (-1, top_k)))
+        return y_ND.view_as(x_BTD), routing.stats
