@@ -1,4 +1,4 @@
-"""The only code that knows a run directory's paths, the Optuna storage and how files are written.
+"""The Optuna storage of a study: opening, refusing, backing up, writing results and reading records.
 
 Optuna's storage holds everything that a report needs: a trial's result is stored with the trial before
 Optuna is told, so that a kill at any moment leaves either a result to finish telling or a trial to repeat.
@@ -8,21 +8,17 @@ The files in `trials/` are twins of it for people and other programs.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
-import socket
 import sqlite3
-import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.records import TrialRecord, TrialResult, TrialStatus, UserError, Verdict
+from autotune.run_directory import RunDirectory, now_iso, read_json, read_lines, write_json
 from autotune.space import flatten
 from autotune.spec import StudySpec
 
@@ -34,192 +30,6 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 60
 # A peer counts as dead after this many heartbeats without a sign of life.
 MISSED_HEARTBEATS = 3
-
-
-@dataclass(frozen=True)
-class RunDirectory:
-    """Where a study keeps what it produces: `runs/<study>/`.
-
-    Args:
-        root: The directory itself.
-    """
-
-    root: Path
-
-    @property
-    def study_file(self) -> Path:
-        """The study file as it was when the study began."""
-        return self.root / "study.toml"
-
-    @property
-    def spec(self) -> Path:
-        """The validated study with the whole base config, JSON; marks the folder as a study's."""
-        return self.root / "spec.json"
-
-    @property
-    def hardware(self) -> Path:
-        """The hardware profile, JSON."""
-        return self.root / "hardware.json"
-
-    @property
-    def database(self) -> Path:
-        """The Optuna study, SQLite."""
-        return self.root / "study.db"
-
-    @property
-    def backup(self) -> Path:
-        """The last good copy of the database."""
-        return self.root / "study.backup.db"
-
-    @property
-    def events(self) -> Path:
-        """What happened, a JSON line each."""
-        return self.root / "events.jsonl"
-
-    @property
-    def gpu(self) -> Path:
-        """Samples of the GPU's health, a JSON line each."""
-        return self.root / "gpu.jsonl"
-
-    @property
-    def best_config(self) -> Path:
-        """The winner's configuration with its provenance, TOML."""
-        return self.root / "best_config.toml"
-
-    @property
-    def report(self) -> Path:
-        """The folder of the report."""
-        return self.root / "report"
-
-    @property
-    def full(self) -> Path:
-        """The folder of the promoted full run."""
-        return self.root / "full"
-
-    @property
-    def holder(self) -> Path:
-        """Who runs the study now, JSON."""
-        return self.root / "holder.json"
-
-    def trial(self, queue: str, number: int) -> Path:
-        """Returns the folder of one trial.
-
-        Args:
-            queue: "trials" or "finals".
-            number: Optuna's trial number in that queue.
-        """
-        return self.root / queue / f"{number:04d}"
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds the run directory for this process; the lock dies with the process, however it dies.
-
-        Raises:
-            UserError: With exit code 5 if another process holds it.
-        """
-        from filelock import FileLock, Timeout
-
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(f"{self.root.name} is {self._holder()}; wait for it, or stop it first", 5) from None
-        try:
-            now = datetime.now().astimezone()
-            write_json(self.holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()})
-            yield
-        finally:
-            self.holder.unlink(missing_ok=True)
-            lock.release()
-
-    def running_pid(self) -> int | None:
-        """Returns the process that runs the study now, or None."""
-        from filelock import FileLock, Timeout
-
-        if not (self.root / ".lock").exists():
-            return None
-        lock = FileLock(self.root / ".lock", timeout=0)
-        try:
-            with lock:
-                return None
-        except Timeout:
-            holder = read_json(self.holder)
-            return int(holder["pid"]) if holder else None
-
-    def _holder(self) -> str:
-        holder = read_json(self.holder)
-        if not holder:
-            return "already run by another process"
-        since = datetime.fromisoformat(holder["since"]).strftime("%H:%M")
-        return f"already run by PID {holder['pid']} since {since}"
-
-
-# --- files -----------------------------------------------------------------------------------------------
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader, and a crash, sees the old content or the new and nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, value: object) -> None:
-    """Writes a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file, or None if it is missing or torn."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Appends one JSON line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value, default=str) + "\n")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the JSON lines of a file; a torn last line is left out."""
-    lines: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-    return lines
-
-
-def require_space(folder: Path, min_free_bytes: int) -> None:
-    """Refuses to go on when the disk is nearly full.
-
-    Raises:
-        UserError: If fewer than `min_free_bytes` are free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < min_free_bytes:
-        raise UserError(
-            f"{free / 1e9:.1f} GB left on the disk of {folder}, {min_free_bytes / 1e9:.1f} GB are kept free; "
-            "parked, nothing is lost: free some space and run again",
-            3,
-        )
-
-
-# --- Optuna ----------------------------------------------------------------------------------------------
 
 
 def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> RDBStorage:
@@ -506,15 +316,12 @@ def record_of(trial: optuna.trial.FrozenTrial) -> TrialRecord:
     stored = trial.user_attrs.get("result")
     result = None if stored is None else TrialResult.from_json(stored)
     unfinished = {TrialState.WAITING: TrialStatus.WAITING, TrialState.RUNNING: TrialStatus.RUNNING}
-    if trial.state in unfinished:
-        status = unfinished[trial.state]
-    else:
-        status = TrialStatus.INTERRUPTED if result is None else result.status
+    ended = TrialStatus.INTERRUPTED if result is None else result.status
     history = trial.system_attrs.get("retry_history") or [None]
     return TrialRecord(
         number=trial.number,
         params=dict(trial.params or trial.system_attrs.get("fixed_params", {})),
-        status=status,
+        status=unfinished.get(trial.state, ended),
         result=result,
         role=trial.user_attrs.get("role", "search"),
         seed=trial.user_attrs.get("seed", 0),
@@ -523,13 +330,3 @@ def record_of(trial: optuna.trial.FrozenTrial) -> TrialRecord:
         retry_of=history[-1],
         stage=trial.user_attrs.get("stage", ""),
     )
-
-
-def now_iso() -> str:
-    """Returns the time now, UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def log_event(run: RunDirectory, kind: str, message: str, **details: Any) -> None:
-    """Appends an event to the study's history."""
-    append_line(run.events, {"time": time.time(), "kind": kind, "message": message, **details})
