@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from autotune.nvml import STOPPED, load, reading, scaled, unavailable
 
-# Bits of nvmlDeviceGetCurrentClocksEventReasons. Source: nvml.h, nvmlClocksEventReason*; 0x200 and 0x400 are the
-# older nvmlClocksThrottleReason* board and reliability limits.
+# Bits of nvmlDeviceGetCurrentClocksEventReasons. Source: nvml.h, nvmlClocksEventReason*; 0x200 and 0x400 are
+# the older nvmlClocksThrottleReason* board and reliability limits.
 _REASON_WORDS = {
     0x001: "idle",
     0x002: "application clocks",
@@ -86,8 +86,8 @@ class GpuMonitor:
         Returns:
             The sample, or None with `reason` set; the next call tries afresh.
         """
-        # A GPU that fell off the bus can hold an NVML call for ever: read in a daemon thread, and while one is stuck
-        # start no other (a night of them would be thousands).
+        # A GPU that fell off the bus can hold an NVML call for ever: read in a daemon thread, and while one is
+        # stuck start no other (a night of them would be thousands).
         stuck = self._reader is not None and self._reader.is_alive()
         if self._reader is None or not stuck:
             self._reader = threading.Thread(target=self._read, daemon=True)

@@ -54,12 +54,13 @@ class HardwareError(RuntimeError):
 class HardwareProfile:
     """One machine and one device of it, as measured.
 
-    Numbers that the machine does not tell are 0 and words are empty. `memory_bytes` is what a run may use: the GPU's
-    total, the emulated card's, or the RAM. `cpu_count` is physical cores that this process may use. `cuda_version` is
-    torch's build. Clocks, temperature and throttle reasons are those at the highest power seen while measuring.
-    `matmul_flops` is FLOP/s by dtype (fp32 without TF32); `matmul_flops_warm` is FLOP/s of `dtype` after about 10 s of
-    load, 0 when not measured. `copy_bytes_per_s` counts bytes read and written. `noise` is the interquartile range
-    over the median of the repeated products in `dtype`.
+    Numbers that the machine does not tell are 0 and words are empty. `memory_bytes` is what a run may use: the
+    GPU's total, the emulated card's, or the RAM. `index` is physical, -1 on the CPU. `cpu_count` is physical cores
+    that this process may use. `cuda_version` is torch's build. Clocks, temperature and throttle reasons are those
+    at the highest power seen while measuring. `matmul_flops` is FLOP/s by dtype (fp32 without TF32);
+    `matmul_flops_warm` is FLOP/s of `dtype` after about 10 s of load, 0 when not measured. `copy_bytes_per_s`
+    counts bytes read and written. `noise` is the interquartile range over the median of the repeated products in
+    `dtype`.
     """
 
     device: str
@@ -126,7 +127,7 @@ class HardwareProfile:
         """Return what the engine fills into each trial's config.
 
         Returns:
-            Values by dotted config path; `system.memory_bytes` is 0 (no cap) unless a smaller card is emulated.
+            Values by dotted config path; `system.memory_bytes` is 0 (no cap) unless a card is emulated.
         """
         return {
             "system.device": self.device,
@@ -142,9 +143,9 @@ def profile(
     """Measure this machine, in a child process: the caller gets no CUDA context and imports no torch.
 
     Args:
-        emulate: "" or "t4": treat a larger GPU as a T4 (15 GiB, fp16, no flash attention); speeds stay the card's own.
+        emulate: "" or "t4": treat a larger GPU as a T4 (15 GiB, fp16, no flash attention); speeds stay its own.
         quick: measure for about 1 s instead of 2 s (CPU) or 15 s (GPU), and leave out the warm figure.
-        device: "auto" (the first visible GPU, else the CPU), "cpu", "cuda", or "cuda:1" for the second visible GPU.
+        device: "auto" (the first visible GPU, else the CPU), "cpu", "cuda", or "cuda:1" for the second GPU.
         nvml: the NVML module to use; None imports `pynvml`.
 
     Returns:
@@ -212,7 +213,7 @@ def dtype_for(capability: str, emulate: str = "") -> str:
         emulate: "" or "t4".
 
     Returns:
-        "bf16" from capability 8.0 on (before that it is emulated and slow), "fp16" on older GPUs, "fp32" on a CPU.
+        "bf16" from capability 8.0 on (emulated and slow before), "fp16" on older GPUs, "fp32" on a CPU.
     """
     if not capability:
         return "fp32"

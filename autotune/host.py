@@ -26,7 +26,7 @@ def usable_cores() -> int:
     """Return how many physical cores this process may use.
 
     Returns:
-        Cores in its affinity mask, two hyper-threads counted once, and no more than its cgroup's quota; at least 1.
+        Cores in its affinity mask, hyper-threads counted once, and at most its cgroup's quota; at least 1.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len({_siblings(cpu) for cpu in os.sched_getaffinity(0)})

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library (NVML) says of the GPUs. It creates no CUDA context, so the parent may ask."""
+"""What NVIDIA's management library (NVML) says of the GPUs; asking it creates no CUDA context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FAULTS = {
     "NVML_ERROR_RESET_REQUIRED": STOPPED,
     "NVML_ERROR_TIMEOUT": STOPPED,
     "NVML_ERROR_UNKNOWN": STOPPED,
-    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "the driver was updated under the running system: restart the machine",
+    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "the driver was updated under the running system: restart it",
 }
 
 
@@ -45,8 +45,8 @@ class NoNvidiaDriver(NvmlUnavailable):
 class GpuIdentity:
     """What does not change about one visible GPU.
 
-    `index` is physical, in bus order. `uuid` is the value of CUDA_VISIBLE_DEVICES that pins a process to it (a MIG
-    slice's own where one was chosen). Powers and clocks are 0 where the GPU does not tell.
+    `index` is physical, in bus order. `uuid` is the value of CUDA_VISIBLE_DEVICES that pins a process to it (a
+    MIG slice's own where one was chosen). Powers and clocks are 0 where the GPU does not tell.
     """
 
     index: int
@@ -189,7 +189,7 @@ def _mig_slice(nvml: Any, uuid: str) -> tuple[int, str] | None:
 def visible_devices(nvml: Any = None) -> list[int]:
     """Return the physical indices of the GPUs that CUDA_VISIBLE_DEVICES leaves visible, without torch.
 
-    Numbers in CUDA_VISIBLE_DEVICES are read in bus order (CUDA_DEVICE_ORDER=PCI_BUS_ID); pin processes by UUID.
+    Numbers in CUDA_VISIBLE_DEVICES are read in bus order (CUDA_DEVICE_ORDER=PCI_BUS_ID): pin processes by UUID.
 
     Args:
         nvml: the module to use; None imports `pynvml`.

@@ -1,8 +1,8 @@
 """Questions to torch, answered in a child process of their own.
 
-The parent must never import torch or create a CUDA context (it holds the study, and a broken GPU must not take it
-along), so this file has two halves: `ask` runs in the parent and imports only the standard library; the rest runs
-in the child, started from this file by its path. It therefore imports nothing else of this package.
+The parent must never import torch or create a CUDA context (it holds the study, and a broken GPU must not take
+it along), so this file has two halves: `ask` runs in the parent and imports only the standard library; the rest
+runs in the child, started from this file by its path. It therefore imports nothing else of this package.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "no output"
 
 
-# ---- From here on: the child ----------------------------------------------------------------------------------
+# ---- From here on: the child ---------------------------------------------------------------
 
 
 def _inspect() -> dict[str, Any]:
@@ -241,7 +241,7 @@ def _copy_timings(device: str, seconds: float) -> list[float]:
 
 
 def _timings(step: Callable[[], object], device: str, seconds: float) -> list[float]:
-    """Seconds of each repetition: at least 5, until `seconds` have passed; the first two calls do not count."""
+    """Seconds of each of at least 5 repetitions, until `seconds` have passed; two more before do not count."""
     time_once = _time_on_gpu if device == "cuda" else _time_on_cpu
     for _ in range(2):
         time_once(step)
