@@ -1,0 +1,121 @@
+"""Devices, number formats, fp32 master weights and the loss scale of fp16."""
+
+import torch
+from torch import Tensor, nn
+
+from model.config import SystemConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+INITIAL_LOSS_SCALE = 2.0**16
+LOSS_SCALE_GROWTH_INTERVAL = 2000
+"""Optimizer steps without overflow before the scale doubles; both values are those of torch.amp.GradScaler."""
+
+
+def choose_device(config: SystemConfig) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        ValueError: CUDA was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ValueError('device = "cuda" but torch finds no CUDA device; use "auto" or "cpu", or check the driver')
+    if config.device == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_dtype(config: SystemConfig, device: torch.device) -> torch.dtype:
+    """Return the number format of forward and backward passes.
+
+    "auto" is fp32 on a CPU, bf16 from compute capability 8.0, fp16 below: a T4 only emulates bf16, though
+    `torch.cuda.is_bf16_supported()` says yes.
+    """
+    if config.dtype != "auto":
+        return DTYPES[config.dtype]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+class MasterWeights:
+    """fp32 weights for the optimizer beside a model that computes in half precision.
+
+    The model's parameters are cast once per optimizer step, not at every forward pass. In fp32 masters and
+    parameters are the same tensors, and so are the routers' at any precision: routing needs the digits.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.weights: dict[str, Tensor] = {}
+        self.masters: list[Tensor] = []
+        self.copies: list[Tensor] = []
+        for name, parameter in model.named_parameters():
+            if dtype == torch.float32 or name.endswith("mlp.gate.weight"):
+                self.weights[name] = parameter
+                continue
+            master = parameter.detach().clone()
+            parameter.data = parameter.data.to(dtype)
+            self.weights[name] = master
+            self.masters.append(master)
+            self.copies.append(parameter)
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add the model's half-precision gradients to the masters' fp32 gradients and clear them."""
+        for master, copy in zip(self.masters, self.copies, strict=True):
+            if copy.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = copy.grad.float()
+            else:
+                master.grad.add_(copy.grad)
+            copy.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Cast the masters into the model's parameters."""
+        if self.masters:
+            torch._foreach_copy_(self.copies, self.masters)
+
+    def gradients(self) -> list[Tensor]:
+        """Return the accumulated fp32 gradients."""
+        return [weight.grad for weight in self.weights.values() if weight.grad is not None]
+
+    def clear_gradients(self) -> None:
+        """Forget the accumulated gradients."""
+        for weight in self.weights.values():
+            weight.grad = None
+
+
+class LossScale:
+    """Dynamic loss scale kept on the device: it halves after an overflow and doubles after a long quiet stretch.
+
+    With `dynamic` False the scale is 1, nothing is ever skipped, and a non-finite loss stays visible.
+
+    Source: Micikevicius et al. 2018, Mixed precision training, arXiv 1710.03740, section 3.2.
+    """
+
+    def __init__(self, device: torch.device, dynamic: bool) -> None:
+        self.dynamic = dynamic
+        self.scale = torch.full((), INITIAL_LOSS_SCALE if dynamic else 1.0, device=device)
+        self.quiet_steps = torch.zeros((), device=device)
+        self.skipped_steps = torch.zeros((), device=device)
+
+    def finite(self, grad_norm: Tensor) -> Tensor | None:
+        """Return 1.0 if the global gradient norm, and so every gradient, is finite, else 0.0; None if not dynamic."""
+        return torch.isfinite(grad_norm).float() if self.dynamic else None
+
+    def update(self, finite: Tensor | None) -> None:
+        """Count this optimizer step and adapt the scale."""
+        if finite is None:
+            return
+        self.skipped_steps += 1.0 - finite
+        self.quiet_steps.add_(1.0).mul_(finite)
+        grow = (self.quiet_steps >= LOSS_SCALE_GROWTH_INTERVAL).float()
+        self.scale.mul_(torch.where(finite > 0, 1.0 + grow, 0.5))
+        self.quiet_steps.mul_(1.0 - grow)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Return the state as named tensors (not copies)."""
+        return {"scale": self.scale, "quiet_steps": self.quiet_steps, "skipped_steps": self.skipped_steps}
