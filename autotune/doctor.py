@@ -89,9 +89,7 @@ def render(findings: Sequence[Finding]) -> str:
     lines = []
     for finding in findings:
         remedy = f"  -> {finding.remedy}" if finding.remedy else ""
-        lines.append(
-            _printable(f"{finding.level:<4}  {finding.subject + ':':<{width}} {finding.message}{remedy}")
-        )
+        lines.append(_printable(f"{finding.level:<4}  {finding.subject + ':':<{width}} {finding.message}{remedy}"))
     return "\n".join(lines)
 
 

@@ -13,8 +13,8 @@ from autotune.gpu_monitor import GpuMonitor
 from autotune.nvml import (
     GpuIdentity,
     GpuProcess,
-    NoNvidiaDriver,
-    NvmlUnavailable,
+    NoDriverError,
+    NvmlError,
     other_gpu_processes,
     visible_gpus,
 )
@@ -56,9 +56,9 @@ class Machine:
         """The visible GPUs; empty, with `gpu_error` set, when there is none."""
         try:
             gpus = visible_gpus(self.nvml)
-        except NvmlUnavailable as error:
+        except NvmlError as error:
             self.gpu_error = str(error)
-            self.gpu_is_broken = not isinstance(error, NoNvidiaDriver)
+            self.gpu_is_broken = not isinstance(error, NoDriverError)
             return []
         if not gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
@@ -94,9 +94,7 @@ def check_gpu(machine: Machine) -> list[Finding]:
     if machine.gpus:
         return [_gpu_memory(machine, gpu) for gpu in machine.gpus]
     if machine.gpu_is_broken:
-        return [
-            Finding("fail", "gpu", machine.gpu_error, "restart the machine; nvidia-smi must list the GPU")
-        ]
+        return [Finding("fail", "gpu", machine.gpu_error, "restart the machine; nvidia-smi must list the GPU")]
     remedy = "fine for studies on the CPU; for a GPU, install NVIDIA's driver (nvidia-smi must list it)"
     return [Finding("warn", "gpu", f"no NVIDIA GPU is visible: {machine.gpu_error}", remedy)]
 

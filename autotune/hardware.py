@@ -15,8 +15,8 @@ from autotune.memory import MemoryFit, MemoryProbeError, largest_micro_batch, me
 from autotune.nvml import (
     GpuIdentity,
     GpuProcess,
-    NoNvidiaDriver,
-    NvmlUnavailable,
+    NoDriverError,
+    NvmlError,
     other_gpu_processes,
     visible_devices,
     visible_gpus,
@@ -31,8 +31,8 @@ __all__ = [
     "HardwareProfile",
     "MemoryFit",
     "MemoryProbeError",
-    "NoNvidiaDriver",
-    "NvmlUnavailable",
+    "NoDriverError",
+    "NvmlError",
     "largest_micro_batch",
     "memory_fit",
     "other_gpu_processes",
@@ -137,9 +137,7 @@ class HardwareProfile:
         }
 
 
-def profile(
-    emulate: str = "", quick: bool = False, device: str = "auto", nvml: Any = None
-) -> HardwareProfile:
+def profile(emulate: str = "", quick: bool = False, device: str = "auto", nvml: Any = None) -> HardwareProfile:
     """Measure this machine, in a child process: the caller gets no CUDA context and imports no torch.
 
     Args:
@@ -173,13 +171,11 @@ def _gpus(device: str, nvml: Any) -> list[GpuIdentity]:
         return []
     try:
         return visible_gpus(nvml)
-    except NoNvidiaDriver:
+    except NoDriverError:
         return []
-    except NvmlUnavailable as error:
+    except NvmlError as error:
         # A broken GPU must not turn a night on the GPU into a night on the CPU unasked.
-        raise HardwareError(
-            f"the GPU cannot be read: {error}; run autotune doctor, or choose --device cpu"
-        ) from error
+        raise HardwareError(f"the GPU cannot be read: {error}; run autotune doctor, or choose --device cpu") from error
 
 
 def _chosen_gpu(device: str, gpus: Sequence[GpuIdentity]) -> GpuIdentity | None:
@@ -200,9 +196,7 @@ def _check_emulation(emulate: str, gpu: GpuIdentity) -> None:
     is_t4 = "T4" in gpu.name.split()  # some drivers report a little under 15 GiB of the real one
     if emulate and gpu.memory_bytes < T4_MEMORY_BYTES and not is_t4:
         size_gib = gpu.memory_bytes / 2**30
-        raise HardwareError(
-            f"cannot emulate a T4 on {gpu.name}: {size_gib:.1f} GiB is less than 15; drop --emulate"
-        )
+        raise HardwareError(f"cannot emulate a T4 on {gpu.name}: {size_gib:.1f} GiB is less than 15; drop --emulate")
 
 
 def dtype_for(capability: str, emulate: str = "") -> str:
@@ -265,9 +259,7 @@ def _measured(request: dict[str, Any], visible: str, watch: Any = None) -> dict[
     try:
         return torch_probe.ask(request, _MEASURE_TIMEOUT_S, visible, watch)
     except torch_probe.ProbeError as error:
-        raise HardwareError(
-            f"could not measure the {request['device']}: {error}; run autotune doctor"
-        ) from error
+        raise HardwareError(f"could not measure the {request['device']}: {error}; run autotune doctor") from error
 
 
 def _assemble(

@@ -52,9 +52,7 @@ def ram_bytes() -> int:
     """
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
-    limits = [
-        int(text) for text in _cgroup_texts("memory.max", "memory/memory.limit_in_bytes") if text.isdigit()
-    ]
+    limits = [int(text) for text in _cgroup_texts("memory.max", "memory/memory.limit_in_bytes") if text.isdigit()]
     return min([int(psutil.virtual_memory().total), *limits])
 
 
@@ -66,9 +64,7 @@ def _cgroup_cpus() -> float:
         if quota != "max":
             cpus.append(int(quota) / int(period))
     quotas, periods = (list(_cgroup_texts("", f"cpu/cpu.cfs_{word}_us")) for word in ("quota", "period"))
-    cpus += [
-        int(quota) / int(period) for quota, period in zip(quotas, periods, strict=False) if int(quota) > 0
-    ]
+    cpus += [int(quota) / int(period) for quota, period in zip(quotas, periods, strict=False) if int(quota) > 0]
     return min(cpus)
 
 

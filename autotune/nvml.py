@@ -33,11 +33,11 @@ _FAULTS = {
 }
 
 
-class NvmlUnavailable(RuntimeError):
+class NvmlError(RuntimeError):
     """NVML cannot be asked; the message is one plain sentence with the reason."""
 
 
-class NoNvidiaDriver(NvmlUnavailable):
+class NoDriverError(NvmlError):
     """There is no NVIDIA driver here: no GPU, rather than a broken one."""
 
 
@@ -80,7 +80,7 @@ def session(nvml: Any = None) -> Iterator[Any]:
         The module.
 
     Raises:
-        NvmlUnavailable: NVML cannot start, or fails inside the block.
+        NvmlError: NVML cannot start, or fails inside the block.
     """
     nvml = nvml or load()
     try:
@@ -98,17 +98,15 @@ def load() -> Any:
     """Return the module `pynvml`, imported only now.
 
     Raises:
-        NoNvidiaDriver: the package nvidia-ml-py is not installed.
+        NoDriverError: the package nvidia-ml-py is not installed.
     """
     try:
         return importlib.import_module("pynvml")
     except ImportError as error:
-        raise NoNvidiaDriver(
-            "the Python package nvidia-ml-py is not installed: pip install nvidia-ml-py"
-        ) from error
+        raise NoDriverError("the Python package nvidia-ml-py is not installed: pip install nvidia-ml-py") from error
 
 
-def unavailable(nvml: Any, error: Any) -> NvmlUnavailable:
+def unavailable(nvml: Any, error: Any) -> NvmlError:
     """Return the plain sentence for an NVML error, as an exception to raise.
 
     Args:
@@ -116,13 +114,13 @@ def unavailable(nvml: Any, error: Any) -> NvmlUnavailable:
         error: its NVMLError.
 
     Returns:
-        `NoNvidiaDriver` where there is no driver, else `NvmlUnavailable`.
+        `NoDriverError` where there is no driver, else `NvmlError`.
     """
-    for kind, words in ((NoNvidiaDriver, _NO_DRIVER), (NvmlUnavailable, _FAULTS)):
+    for kind, words in ((NoDriverError, _NO_DRIVER), (NvmlError, _FAULTS)):
         for name, sentence in words.items():
             if error.value == getattr(nvml, name):
                 return kind(sentence)
-    return NvmlUnavailable(f"the NVIDIA driver answered: {error}")
+    return NvmlError(f"the NVIDIA driver answered: {error}")
 
 
 def reading(nvml: Any, name: str, *args: Any) -> Any:
@@ -198,12 +196,12 @@ def visible_devices(nvml: Any = None) -> list[int]:
         Indices in that variable's order; empty where there is no driver or no GPU.
 
     Raises:
-        NvmlUnavailable: there is a driver, and it is broken.
+        NvmlError: there is a driver, and it is broken.
     """
     try:
         with session(nvml) as library:
             return [index for index, _ in _visible(library)]
-    except NoNvidiaDriver:
+    except NoDriverError:
         return []
 
 
@@ -217,7 +215,7 @@ def visible_gpus(nvml: Any = None) -> list[GpuIdentity]:
         Identities in the order of `visible_devices`.
 
     Raises:
-        NvmlUnavailable: NVML cannot start or a GPU does not answer.
+        NvmlError: NVML cannot start or a GPU does not answer.
     """
     with session(nvml) as library:
         return [_identity(library, index, uuid) for index, uuid in _visible(library)]
@@ -256,7 +254,7 @@ def other_gpu_processes(nvml: Any = None) -> list[GpuProcess]:
         One entry per process and GPU.
 
     Raises:
-        NvmlUnavailable: NVML cannot start or a GPU does not answer.
+        NvmlError: NVML cannot start or a GPU does not answer.
     """
     ours = _own_pids()
     found = []

@@ -69,9 +69,7 @@ def ask(
         _end(child)
         raise
     if child.returncode != 0:
-        raise ProbeError(
-            f"torch failed in a child process ({_exit_words(child.returncode)}): {_last_line(errors)}"
-        )
+        raise ProbeError(f"torch failed in a child process ({_exit_words(child.returncode)}): {_last_line(errors)}")
     try:
         answer: dict[str, Any] = json.loads(_last_line(output))
     except ValueError as error:
