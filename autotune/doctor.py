@@ -221,7 +221,8 @@ def _head_error(address: str) -> str:
 
 def check_browser(machine: Machine) -> list[Finding]:
     """Figures can be exported as PNG."""
-    browser = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, _BROWSERS)), None)
+    names = [os.environ.get("BROWSER_PATH", ""), *_BROWSERS]
+    browser = next(filter(None, map(shutil.which, names)), None)
     missing = [] if importlib.util.find_spec("kaleido") else ["the Python package kaleido"]
     missing += [] if browser else ["a Chrome or Chromium browser"]
     if not missing:
