@@ -4,8 +4,8 @@ Shape suffixes: B batch, T positions, D d_model, H query heads, K key-value head
 """
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.config import ModelConfig
@@ -38,7 +38,7 @@ def rotary_tables(num_positions: int, head_dim: int, theta: float) -> tuple[Tens
     Returns:
         Two fp32 tensors [num_positions, head_dim]; the second half of each row repeats the first.
 
-    Source: Su et al. 2021, RoFormer, arXiv 2104.09864, section 3.2.2, with halves turned instead of neighbours.
+    Source: Su et al. 2021, RoFormer, arXiv 2104.09864, section 3.2.2; halves are turned, not neighbours.
     """
     frequency_C = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     angle_TC = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequency_C).repeat(1, 2)
@@ -59,7 +59,11 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, flash_attention: bool) -> None:
         super().__init__()
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = (
+            config.num_heads,
+            config.num_kv_heads,
+            config.head_dim,
+        )
         self.dropout = config.dropout
         kv_width = config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.d_model, config.d_model, bias=False)
@@ -91,6 +95,6 @@ class Attention(nn.Module):
         return x_BTD.unflatten(-1, (-1, self.head_dim))
 
     def _share(self, x_BKTC: Tensor) -> Tensor:
-        """Give every query head its key-value head; enable_gqa would leave the fused kernels on older GPUs."""
+        """Give each query head its key-value head; enable_gqa would miss the fused kernels of older GPUs."""
         group = self.num_heads // self.num_kv_heads
         return x_BKTC.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(1, 2)

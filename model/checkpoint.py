@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, written atomically, checked when read, the newest sound one wins."""
+"""Checkpoints: one safetensors file each, written atomically, checked when read, newest sound one wins."""
 
 import hashlib
 import json
@@ -26,7 +26,12 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, identity: str, micro_step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], keep: int
+    folder: Path,
+    identity: str,
+    micro_step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    keep: int,
 ) -> Path:
     """Write a checkpoint so that a crash at any moment leaves the old ones or the new one, never half of one.
 
@@ -63,7 +68,7 @@ def load_newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[st
     for path in _newest_first(folder, identity):
         try:
             return _read(path), notices
-        except Exception as error:  # any failure to read means the same: fall back to the one before
+        except Exception as error:  # noqa: BLE001 (whatever makes it unreadable, the one before is next)
             notices.append(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
     return None, notices
 

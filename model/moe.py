@@ -1,3 +1,4 @@
+# ruff: noqa: N815 (shape suffixes in named tuples)
 """The mixture-of-experts layer: a top-k router and SwiGLU experts with stacked weights.
 
 Shape suffixes: B batch, T positions, N tokens (B x T), K chosen experts per token (top_k), S slots (N x K),
@@ -7,8 +8,8 @@ E experts, D d_model, F d_ff.
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.config import ModelConfig
 
@@ -61,7 +62,7 @@ class _Undo(torch.autograd.Function):
 
 
 class Router(nn.Module):
-    """Choose `top_k` experts per token with a linear map kept in fp32, and weigh them by softmax over the chosen.
+    """Choose `top_k` experts per token by a linear map kept in fp32; softmax over the chosen weighs them.
 
     Source: Shazeer et al. 2017, arXiv 1701.06538, equations 3 to 5 (without noise).
     """
@@ -83,8 +84,8 @@ class Router(nn.Module):
         Source:
             The balance loss is E x sum of (share of slots) x (mean probability): Fedus et al. 2021, Switch,
             arXiv 2101.03961, equations 4 to 6. It is taken per sequence (as in DeepSeek-V2, arXiv 2405.04434,
-            equations 23 to 25) and averaged: taken over a micro-batch it would make the micro-batch size, a matter of
-            memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
+            equations 23 to 25) and averaged: over a micro-batch it would make the micro-batch size, a matter
+            of memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
         """
         num_experts = self.weight.shape[0]
         logits_BTE = F.linear(x_BTD.float(), self.weight)
@@ -98,7 +99,9 @@ class Router(nn.Module):
         z_loss = logits_BTE.logsumexp(-1).square().mean()
         load_E = load_BE.sum(0)
         order_S = expert_BTK.flatten().argsort(stable=True)
-        inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=x_BTD.device))
+        inverse_S = torch.empty_like(order_S).scatter_(
+            0, order_S, torch.arange(len(order_S), device=x_BTD.device)
+        )
         group_ends_E = load_E.cumsum(0).to(torch.int32)
         return Routing(weight_NK, order_S, inverse_S, group_ends_E, RouterStats(aux_loss, z_loss, load_E))
 

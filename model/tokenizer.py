@@ -1,8 +1,11 @@
 """Tokenizers: a byte-level BPE trained on the corpus, or one from a file or the hub."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.sources import CorpusError
@@ -29,7 +32,9 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     Source: Sennrich et al. 2016, arXiv 1508.07909; on bytes, Radford et al. 2019, GPT-2, section 2.2.
     """
     if vocab_size < SMALLEST_VOCAB:
-        raise CorpusError(f"data.vocab_size = {vocab_size} cannot hold all bytes; use {SMALLEST_VOCAB} or more")
+        raise CorpusError(
+            f"data.vocab_size = {vocab_size} cannot hold all bytes; use {SMALLEST_VOCAB} or more"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -67,6 +72,27 @@ def load_tokenizer(name: str) -> Tokenizer:
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Return the largest token id plus one."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+def count_token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.uint16]:
+    """Return the bytes of text of each token id; special tokens have none.
+
+    A byte-level vocabulary spells each byte as one character, so its count is exact. Others are taken to mark
+    spaces with "\u2581" and to spell single bytes as "<0x0A>".
+    """
+    byte_level = json.loads(tokenizer.to_str())["decoder"]["type"] == "ByteLevel"
+    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    lengths = np.zeros(vocabulary_size(tokenizer), dtype=np.uint16)
+    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
+        if token_id in special:
+            continue
+        if byte_level:
+            lengths[token_id] = len(token)
+        elif token.startswith("<0x") and token.endswith(">"):
+            lengths[token_id] = 1
+        else:
+            lengths[token_id] = len(token.replace("\u2581", " ").encode())
+    return lengths
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:

@@ -6,15 +6,15 @@ Shape suffixes: B batch, T positions, D d_model, C head_dim, V vocabulary, L lay
 import math
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.attention import Attention, RMSNorm, rotary_tables
 from model.config import ModelConfig
 from model.moe import MoE, RouterStats
 
 VOCAB_MULTIPLE = 64
-"""The vocabulary is padded to a multiple of this, so that the head's matrix product meets tensor-core tiles."""
+"""The vocabulary is padded to a multiple of this, so that the head's product meets tensor-core tiles."""
 
 
 def padded_vocab_size(vocab_size: int) -> int:
@@ -109,8 +109,8 @@ def num_params(model: Transformer) -> tuple[int, int]:
 def flops_per_token(model: Transformer) -> int:
     """Return floating-point operations of forward and backward per token.
 
-    Source: Kaplan et al. 2020, arXiv 2001.08361, section 2.1: 6 per weight in use (the tied embedding counts once, as
-    the head), and for causal attention 6 x num_layers x seq_len x d_model (each position sees half the others).
+    Source: Kaplan et al. 2020, arXiv 2001.08361, section 2.1: 6 per weight in use (the tied embedding counts
+    once, as the head), and 6 x num_layers x seq_len x d_model for causal attention (half the positions seen).
     """
     config = model.config
     _, active = num_params(model)
