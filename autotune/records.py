@@ -69,9 +69,15 @@ class EvalPoint:
         rest = {key: float(value) for key, value in report.items() if key not in ("tokens_seen", "val_loss")}
         return cls(int(report["tokens_seen"]), float(report["val_loss"]), rest)
 
-    def flat(self) -> dict[str, float]:
-        """Returns the point as one flat mapping, as `from_report` takes it."""
-        return {"tokens_seen": self.tokens_seen, "val_loss": self.val_loss, **self.metrics}
+    def to_json(self) -> dict[str, float | None]:
+        """Returns one flat mapping; a non-finite number becomes null, since JSON and PostgreSQL have none."""
+        flat = {"tokens_seen": self.tokens_seen, "val_loss": self.val_loss, **self.metrics}
+        return {key: value if math.isfinite(value) else None for key, value in flat.items()}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, float | None]) -> EvalPoint:
+        """Reads what `to_json` wrote."""
+        return cls.from_report({key: math.nan if value is None else value for key, value in raw.items()})
 
 
 @dataclass(frozen=True)
@@ -108,24 +114,14 @@ class TrialResult:
         return next((point for point in reversed(self.points) if math.isfinite(point.val_loss)), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form; `from_json` reads it back.
-
-        A non-finite number becomes null, since neither JSON nor PostgreSQL has one.
-        """
-        return {**asdict(self), "points": [_finite_or_none(point.flat()) for point in self.points]}
+        """Returns a JSON-able form; `from_json` reads it back."""
+        return {**asdict(self), "points": [point.to_json() for point in self.points]}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> TrialResult:
         """Reads what `to_json` wrote."""
-        points = tuple(
-            EvalPoint.from_report({key: math.nan if value is None else value for key, value in point.items()})
-            for point in raw["points"]
-        )
+        points = tuple(EvalPoint.from_json(point) for point in raw["points"])
         return cls(**{**raw, "status": TrialStatus(raw["status"]), "points": points})
-
-
-def _finite_or_none(point: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in point.items()}
 
 
 @dataclass(frozen=True)

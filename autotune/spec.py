@@ -205,11 +205,13 @@ class Study:
     Args:
         spec: The file's content; `spec.base` is the whole resolved base config.
         trainer: The trainer that it names.
-        text: The file as it was written, with any `--set` changes noted on top.
+        explicit: Dotted paths that the file's base sets itself; the engine fills in none of these.
+        text: The file as it was written, or as `--set` left it.
     """
 
     spec: StudySpec
     trainer: Trainer
+    explicit: frozenset[str]
     text: str
 
 
@@ -246,8 +248,13 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         spec = _completed(spec, trainer, faults)
     if faults.found or spec is None or trainer is None:
         raise StudyFileError("\n".join(faults.in_order()))
-    note = "".join(f"# changed on the command line: {change}\n" for change in changes)
-    return Study(spec, trainer, note + text)
+    return Study(spec, trainer, frozenset(flatten(raw.get("base", {}))), _as_text(raw, changes) if changes else text)
+
+
+def _as_text(raw: Mapping[str, Any], changes: Sequence[str]) -> str:
+    import tomli_w
+
+    return "".join(f"# --set {change}\n" for change in changes) + tomli_w.dumps(raw)
 
 
 def _parse(text: str, source: str) -> dict[str, Any]:

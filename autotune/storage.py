@@ -43,6 +43,10 @@ def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 2
     Raises:
         UserError: If the database is damaged, cannot be reached or lacks its driver.
     """
+    import optuna
+
+    # Optuna announces each study it creates on stderr; the console has its own lines.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls heartbeats experimental on each use
         if spec_storage:
@@ -161,6 +165,17 @@ def finals_name(study_name: str) -> str:
     return f"{study_name}.finals"
 
 
+def full_name(study_name: str, arm: int, tokens: int) -> str:
+    """Returns the name of the Optuna study that holds a full run and its interrupted attempts.
+
+    Args:
+        study_name: The study's name.
+        arm: Search trial whose settings are trained.
+        tokens: Length of the full run.
+    """
+    return f"{study_name}.full-{arm}-{tokens}"
+
+
 def open_study(
     storage: RDBStorage,
     spec: StudySpec,
@@ -185,12 +200,10 @@ def open_study(
         )
         stored = study.user_attrs.get("spec")
         if stored is None:
-            study.set_user_attr("spec", spec.model_dump(mode="json"))
             study.set_user_attr("created_at", now_iso())
-            return study
-    before = StudySpec.model_validate(stored)
-    if before.fingerprint() != spec.fingerprint():
-        raise UserError(_changed(before, spec))
+        elif (before := StudySpec.model_validate(stored)).fingerprint() != spec.fingerprint():
+            raise UserError(_changed(before, spec))
+        study.set_user_attr("spec", spec.model_dump(mode="json"))
     return study
 
 
@@ -208,12 +221,12 @@ def _changed(before: StudySpec, after: StudySpec) -> str:
     )
 
 
-def open_finals(storage: RDBStorage, spec: StudySpec) -> optuna.Study:
-    """Opens or creates the Optuna study whose trials are the finals' re-runs."""
+def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
+    """Opens or creates an Optuna study whose trials are queued beforehand: the finals or a full run."""
     import optuna
 
     return optuna.create_study(
-        study_name=finals_name(spec.name),
+        study_name=name,
         storage=storage,
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=optuna.pruners.NopPruner(),

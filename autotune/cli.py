@@ -1,0 +1,314 @@
+"""The command line: doctor profile plan run status stop report compare promote train."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.records import UserError
+
+if TYPE_CHECKING:
+    from autotune.orchestrator import Options
+    from autotune.spec import Study
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Finds good settings for a small language model overnight, proves them, and trains the winner.",
+)
+
+StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")]
+RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.')]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
+UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
+TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
+RUNS = Path("runs")
+
+
+def say(line: str) -> None:
+    """Prints one line for a person; control characters in names stay text."""
+    typer.echo(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", line))
+    sys.stdout.flush()
+
+
+@app.command()
+def doctor(out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
+    """Checks this machine: ok, warn or fail, and what to do."""
+    from autotune import doctor as examination
+
+    findings = examination.diagnose(out)
+    typer.echo(json.dumps(examination.to_json(findings), indent=2) if as_json else examination.render(findings))
+    raise typer.Exit(examination.exit_code(findings))
+
+
+@app.command()
+def profile(device: DeviceOption = "auto", emulate: EmulateOption = "", as_json: JsonOption = False) -> None:
+    """Measures this machine: speed by data type, bandwidth, memory, limits."""
+    from autotune import hardware
+
+    try:
+        taken = hardware.profile(emulate, device=device)
+    except hardware.HardwareError as error:
+        raise UserError(str(error), 3) from None
+    if as_json:
+        typer.echo(json.dumps(taken.to_json(), indent=2))
+        return
+    for line in hardware_lines(taken.to_json()):
+        say(line)
+
+
+def hardware_lines(taken: dict[str, Any]) -> list[str]:
+    """Returns a hardware profile in a few lines for a person.
+
+    Args:
+        taken: `HardwareProfile.to_json()`.
+    """
+    speeds = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in taken["matmul_flops"].items())
+    lines = [
+        f"device      {taken['name'] or taken['cpu_name']} ({taken['device']})",
+        f"memory      {taken['memory_bytes'] / 2**30:.1f} GiB, {taken['cpu_count']} CPU cores",
+        f"matmul      {speeds} TFLOP/s measured",
+        f"copy        {taken['copy_bytes_per_s'] / 1e9:.0f} GB/s measured",
+        f"trains in   {taken['dtype']}, flash attention {'on' if taken['flash_attention'] else 'off'}",
+    ]
+    if taken["device"] == "cuda":
+        throttle = ", ".join(taken["throttle_reasons"]) or "none"
+        lines.append(f"power       {taken['power_limit_w']:.0f} W limit; throttled by: {throttle}")
+    return lines
+
+
+@app.command()
+def plan(
+    study: StudyArgument,
+    hours: HoursOption = None,
+    until: UntilOption = None,
+    trials: TrialsOption = None,
+    change: SetOption = None,
+    device: DeviceOption = "auto",
+    emulate: EmulateOption = "",
+) -> None:
+    """Profiles a few steps and says what a study will take; nothing is kept."""
+    from autotune import hardware, orchestrator, planner
+
+    loaded = load_study(study, RUNS, change, trials=trials)
+    say("profiling the hardware ...")
+    try:
+        taken = hardware.profile(emulate, quick=True, device=device)
+    except hardware.HardwareError as error:
+        raise UserError(str(error), 3) from None
+    slots = orchestrator.slots_of(taken)
+    say("probing the baseline ...")
+    measured = planner.probe(loaded, taken, slots[0])
+    left = deadline_of(loaded, hours, until).seconds_left
+    say(planner.describe(planner.make_plan(loaded.spec, measured, len(slots), left, taken), loaded.spec))
+    for path, dimension in loaded.spec.space.root.items():
+        say(f"  searches {path}: {dimension.describe()}")
+
+
+@app.command()
+def run(
+    study: StudyArgument,
+    hours: HoursOption = None,
+    until: UntilOption = None,
+    trials: TrialsOption = None,
+    seed: SeedOption = None,
+    out: RunsOption = RUNS,
+    change: SetOption = None,
+    device: DeviceOption = "auto",
+    emulate: EmulateOption = "",
+) -> None:
+    """Runs a study to its report, or goes on where it was left."""
+    from autotune.orchestrator import Session
+
+    loaded = load_study(study, out, change, trials=trials, seed=seed)
+    session = Session(loaded, make_options(loaded, out, device, emulate, hours, until))
+    code = 1
+    try:
+        code = session.work()
+    finally:
+        if session.run.spec.exists() and session.began:
+            finish_report(session.run.root)
+    raise typer.Exit(code)
+
+
+@app.command()
+def promote(
+    study: StudyArgument,
+    tokens: Annotated[int | None, typer.Option(help="Length of the full run; 8 times a trial's if not given.")] = None,
+    trial: Annotated[int | None, typer.Option(help="Promote this trial instead of the proven winner.")] = None,
+    hours: HoursOption = None,
+    until: UntilOption = None,
+    out: RunsOption = RUNS,
+    device: DeviceOption = "auto",
+    emulate: EmulateOption = "",
+) -> None:
+    """Trains a study's winner for longer, resumable, to weights and a sample."""
+    from autotune import planner
+    from autotune.orchestrator import Session
+
+    loaded = load_study(study, out, None)
+    session = Session(loaded, make_options(loaded, out, device, emulate, hours, until))
+    code = session.promote(tokens or planner.full_tokens(loaded.spec), trial)
+    finish_report(session.run.root)
+    raise typer.Exit(code)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A best_config.toml, edited or not.")],
+    tokens: Annotated[int | None, typer.Option(help="Instead of the file's own.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where checkpoints and weights go.")] = None,
+) -> None:
+    """Trains one configuration file, resumable."""
+    from autotune.promote import train_file
+
+    raise typer.Exit(train_file(config, tokens, folder, say))
+
+
+@app.command()
+def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
+    """Shows how a study stands, also while it runs."""
+    from autotune import standing
+    from autotune.storage import read_study
+
+    record = read_study(run_directory(study, out))
+    stands = standing.of(record)
+    typer.echo(json.dumps(stands, indent=2, default=str)) if as_json else say(standing.describe(stands))
+
+
+@app.command()
+def stop(
+    study: StudyArgument,
+    out: RunsOption = RUNS,
+    now: Annotated[bool, typer.Option("--now", help="End running trials at once; they are queued again.")] = False,
+) -> None:
+    """Asks a running study to park; nothing is lost."""
+    import os
+    import signal
+
+    from autotune.run_directory import RunDirectory
+
+    run_dir = RunDirectory(run_directory(study, out))
+    pid = run_dir.running_pid()
+    if pid is None:
+        raise UserError(f"{run_dir.root.name} is not running", 2)
+    for _ in range(2 if now else 1):
+        os.kill(pid, signal.SIGINT)
+    say(f"asked PID {pid} to {'stop now' if now else 'park after the next evaluation'}")
+
+
+@app.command()
+def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
+    """Writes the report of a study from its stored records."""
+    finish_report(run_directory(study, out))
+
+
+@app.command()
+def compare(
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.")],
+    out: RunsOption = RUNS,
+    folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
+) -> None:
+    """Puts studies side by side."""
+    from reports.compare import compare_table, write_compare
+
+    from autotune.storage import read_study
+
+    if len(studies) < 2:
+        raise UserError("name two studies or more to compare")
+    records = [read_study(run_directory(study, out)) for study in studies]
+    path = write_compare(records, folder)
+    typer.echo(compare_table(records).to_string(index=False))
+    say(f"page: {path}")
+
+
+def load_study(
+    name: str, out: Path, changes: list[str] | None, trials: int | None = None, seed: int | None = None
+) -> Study:
+    """Finds and loads a study file, with the changes that the command line makes.
+
+    Args:
+        name: A path, the name of a study that was run, or of a file in studies/.
+        out: Folder of the run directories.
+        changes: `--set` assignments.
+        trials: `--trials`, or None.
+        seed: `--seed`, or None.
+    """
+    from autotune.spec import load
+
+    every = list(changes or [])
+    every += [f"budget.trials={trials}"] if trials is not None else []
+    every += [f"seed={seed}"] if seed is not None else []
+    candidates = [Path(name), out / name / "study.toml", Path("studies") / f"{name}.toml"]
+    path = next((candidate for candidate in candidates if candidate.is_file()), Path(name))
+    return load(path, every)
+
+
+def run_directory(name: str, out: Path) -> Path:
+    """Returns the run directory of a study named by its name, its directory or its file."""
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return out / str(load_study(name, out, None).spec.name)
+    if (path / "spec.json").is_file():
+        return path
+    return out / name
+
+
+def deadline_of(study: Study, hours: float | None, until: str | None) -> Any:
+    """Returns the deadline: the command line's, or else the study file's."""
+    from autotune.deadline import Deadline
+    from autotune.spec import BudgetSpec
+
+    if hours is None and until is None:
+        hours, until = study.spec.budget.hours, study.spec.budget.until
+    try:
+        BudgetSpec(tokens=1, hours=hours, until=until)
+    except ValueError as error:
+        raise UserError(f"--hours {hours} --until {until}: {str(error).splitlines()[2].strip()}") from None
+    return Deadline(hours, until)
+
+
+def make_options(study: Study, out: Path, device: str, emulate: str, hours: float | None, until: str | None) -> Options:
+    """Returns the options of one run."""
+    from autotune.orchestrator import Options
+
+    return Options(out, device, emulate, say, deadline_of(study, hours, until))
+
+
+def finish_report(root: Path) -> None:
+    """Writes a study's report and ends with the verdict, the page's path and the next command."""
+    from reports.page import summary_lines, write_report
+
+    from autotune.storage import read_study
+
+    record = read_study(root)
+    path = write_report(record, root / "report")
+    say("")
+    for line in summary_lines(record):
+        say(line)
+    say(f"report: {path}")
+
+
+def main() -> None:
+    """Entry point of the `autotune` command."""
+    try:
+        app()
+    except UserError as error:
+        sys.stdout.flush()
+        typer.echo(str(error), err=True)
+        raise SystemExit(error.exit_code) from None

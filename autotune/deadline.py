@@ -1,0 +1,71 @@
+"""When everything must be done, and how long a training takes by what was measured so far."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from datetime import datetime, timedelta
+
+# A training may take this much longer than the slowest recent ones before it misses the deadline.
+MARGIN = 1.1
+
+
+class Deadline:
+    """A moment at which everything must be done, held against the monotonic clock.
+
+    Args:
+        hours: Hours from now, or None.
+        until: Local time of day "HH:MM", the next one to come, or None; the earlier of the two counts.
+    """
+
+    def __init__(self, hours: float | None = None, until: str | None = None) -> None:
+        ends = []
+        if hours is not None:
+            ends.append(hours * 3600)
+        if until is not None:
+            ends.append(seconds_until(until, datetime.now().astimezone()))
+        self._end = time.monotonic() + min(ends) if ends else None
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline; infinite when there is none."""
+        return float("inf") if self._end is None else self._end - time.monotonic()
+
+
+def seconds_until(time_of_day: str, now: datetime) -> float:
+    """Returns the seconds from now to the next such time of day.
+
+    Args:
+        time_of_day: "HH:MM", local time.
+        now: The present, with its zone.
+    """
+    hour, minute = map(int, time_of_day.split(":"))
+    then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    if then <= now:
+        then += timedelta(days=1)
+    return (then - now).total_seconds()
+
+
+class Pace:
+    """Seconds that a training of a given length takes, learned from those that ran.
+
+    Args:
+        seconds_per_token: First estimate, from a probe; 0 when nothing was measured.
+    """
+
+    def __init__(self, seconds_per_token: float = 0.0) -> None:
+        self._recent: deque[float] = deque([seconds_per_token] if seconds_per_token else [], maxlen=20)
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """Takes a training into account.
+
+        Args:
+            tokens: Tokens that it trained on.
+            seconds: Its whole duration, evaluations included.
+        """
+        if tokens > 0:
+            self._recent.append(seconds / tokens)
+
+    def seconds(self, tokens: int) -> float:
+        """Returns the expected duration of a training: by the slowest of the recent ones, in seconds."""
+        return tokens * max(self._recent, default=0.0)

@@ -1,0 +1,186 @@
+"""From the best search trials to a verdict: fresh seeds, paired with the baseline, and an interval.
+
+The best of many equal trials looks better than it is (for 40 of them by about 2.2 standard deviations), so
+nothing that took part in the choice is used in the estimate: finalists are chosen by the search, the winner
+among them on `select` seeds, and its gain is measured on further `prove` seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.spec import FinalsSpec
+
+CONFIDENCE = 0.95
+SELECT, PROVE = "select", "prove"
+# Fresh seeds start this far above the search's own, so that no study's seed meets another role's.
+FRESH_SEED_OFFSET = 1_000
+
+
+@dataclass(frozen=True)
+class FinalRun:
+    """One training of the finals.
+
+    Args:
+        arm: Search trial whose settings are repeated; the baseline's own number for the baseline.
+        params: Its settings by dotted path.
+        seed: Fresh seed.
+        stage: "select" or "prove".
+    """
+
+    arm: int
+    params: Mapping[str, Any]
+    seed: int
+    stage: str
+
+
+def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Returns the finished trials, best first."""
+    finished = [trial for trial in trials if trial.loss is not None]
+    return sorted(finished, key=lambda trial: trial.loss if trial.loss is not None else 0.0)
+
+
+def finalists(trials: Sequence[TrialRecord], baseline: TrialRecord, count: int) -> list[TrialRecord]:
+    """Returns the best search trials whose settings differ from the baseline's, doubles left out.
+
+    Args:
+        trials: The whole search.
+        baseline: The trial that ran the base config.
+        count: How many at most.
+    """
+    chosen: list[TrialRecord] = []
+    seen = [dict(baseline.params)]
+    for trial in ranked(trials):
+        if len(chosen) < count and dict(trial.params) not in seen:
+            seen.append(dict(trial.params))
+            chosen.append(trial)
+    return chosen
+
+
+def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: int) -> list[FinalRun]:
+    """Returns the trainings that choose the winner; none when there is only one finalist."""
+    if len(arms) < 2:
+        return []
+    first = search_seed + FRESH_SEED_OFFSET
+    seeds = range(first, first + spec.select_seeds)
+    return [FinalRun(arm.number, arm.params, seed, SELECT) for seed in seeds for arm in arms]
+
+
+def proving_runs(baseline: TrialRecord, winner: TrialRecord, spec: FinalsSpec, search_seed: int) -> list[FinalRun]:
+    """Returns the trainings that measure the gain, pair after pair, so that an early end keeps whole pairs."""
+    first = search_seed + FRESH_SEED_OFFSET + spec.select_seeds
+    seeds = range(first, first + spec.prove_seeds)
+    return [FinalRun(arm.number, arm.params, seed, PROVE) for seed in seeds for arm in (baseline, winner)]
+
+
+def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> TrialRecord:
+    """Returns the finalist with the lowest mean loss on the selection seeds.
+
+    An arm without a finished selection run comes last; with no selection run at all the search's order holds.
+
+    Args:
+        arms: Finalists, best search result first; not empty.
+        finals: Re-runs so far.
+    """
+    means = {}
+    for arm in arms:
+        losses = [run.loss for run in finals if run.arm == arm.number and run.stage == SELECT and run.loss is not None]
+        means[arm.number] = statistics.mean(losses) if losses else float("inf")
+    return min(arms, key=lambda arm: means[arm.number])
+
+
+def judge(baseline: TrialRecord, winner: TrialRecord, finals: Sequence[TrialRecord], spec: FinalsSpec) -> Verdict:
+    """Returns the verdict from the proving runs, by a paired t interval.
+
+    Source: Student (1908), the paired t test: the mean of the differences between pairs of the same seed,
+    plus and minus the 97.5 % quantile of t with n - 1 degrees of freedom times their standard error.
+
+    Args:
+        baseline: The baseline's search trial.
+        winner: The winner's search trial.
+        finals: Re-runs; only pairs in which both finished count.
+        spec: How the finals are run.
+    """
+    pairs = _pairs(baseline.number, winner.number, finals)
+    lost = _failed_seeds(winner.number, finals)
+    if not pairs:
+        return Verdict(
+            VerdictWord.INCONCLUSIVE,
+            "no pair of fresh-seed runs finished, so the gain could not be measured",
+            winner.number,
+            winner.params,
+        )
+    losses = [(_loss(base), _loss(best)) for base, best in pairs]
+    gains = [base - best for base, best in losses]
+    baseline_loss = statistics.mean(base for base, _ in losses)
+    low, high = interval(gains)
+    min_gain = spec.min_gain_frac * baseline_loss
+    word, reason = _word(low, high, min_gain, len(pairs), lost)
+    return Verdict(
+        word=word,
+        reason=reason,
+        winner=winner.number,
+        params=winner.params,
+        seeds=tuple(base.seed for base, _ in pairs),
+        baseline_loss=baseline_loss,
+        winner_loss=statistics.mean(best for _, best in losses),
+        gain=statistics.mean(gains),
+        gain_low=low,
+        gain_high=high,
+        sigma=statistics.stdev(base for base, _ in losses) if len(pairs) > 1 else None,
+        min_gain=min_gain,
+        baseline_metrics=mean_metrics([base for base, _ in pairs]),
+        winner_metrics=mean_metrics([best for _, best in pairs]),
+    )
+
+
+def interval(gains: Sequence[float]) -> tuple[float | None, float | None]:
+    """Returns the 95 % t interval of the mean of paired differences; (None, None) for fewer than two."""
+    if len(gains) < 2:
+        return None, None
+    from scipy.stats import t
+
+    mean, error = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * error
+    return mean - half, mean + half
+
+
+def _word(low: float | None, high: float | None, min_gain: float, pairs: int, lost: int) -> tuple[VerdictWord, str]:
+    if low is None or high is None:
+        return VerdictWord.INCONCLUSIVE, f"only {pairs} pair of fresh-seed runs finished; two are the least"
+    if lost:
+        return VerdictWord.INCONCLUSIVE, f"the winner failed on {lost} of its fresh seeds, so it cannot be relied on"
+    if low > 0:
+        return VerdictWord.BETTER, f"better on fresh seeds: the 95 % interval of {pairs} pairs lies above zero"
+    if high < min_gain:
+        return VerdictWord.NO_CLEAR_GAIN, "whatever gain there may be is smaller than what is worth having"
+    return VerdictWord.INCONCLUSIVE, (
+        f"{pairs} pairs cannot tell a useful gain from none; more seeds (finals.prove_seeds) would"
+    )
+
+
+def _pairs(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> list[tuple[TrialRecord, TrialRecord]]:
+    finished = {(run.arm, run.seed): run for run in finals if run.stage == PROVE and run.loss is not None}
+    seeds = sorted(seed for arm, seed in finished if arm == baseline and (winner, seed) in finished)
+    return [(finished[baseline, seed], finished[winner, seed]) for seed in seeds]
+
+
+def _failed_seeds(winner: int, finals: Sequence[TrialRecord]) -> int:
+    bad = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
+    return sum(run.arm == winner and run.stage == PROVE and run.status in bad for run in finals)
+
+
+def _loss(run: TrialRecord) -> float:
+    assert run.loss is not None
+    return run.loss
+
+
+def mean_metrics(runs: Sequence[TrialRecord]) -> dict[str, float]:
+    """Returns the means of the last evaluations' numbers, of those that every run reported."""
+    last = [run.result.points[-1].metrics for run in runs if run.result and run.result.points]
+    shared = set.intersection(*(set(metrics) for metrics in last)) if last else set()
+    return {name: statistics.mean(metrics[name] for metrics in last) for name in sorted(shared)}

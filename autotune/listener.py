@@ -1,0 +1,90 @@
+"""What the event loop tells the outside: one line per event on the console and in the study's history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from autotune.records import EvalPoint, TrialResult, TrialStatus
+from autotune.run_directory import RunDirectory, append_line, log_event
+
+if TYPE_CHECKING:
+    from autotune.gpu_monitor import GpuMonitor
+    from autotune.queues import Assignment, Queue
+
+MARKS = {
+    TrialStatus.FINISHED: "✓",
+    TrialStatus.PRUNED: "✂",
+    TrialStatus.DIVERGED: "↗",
+    TrialStatus.OUT_OF_MEMORY: "▣",
+    TrialStatus.CRASHED: "✗",
+    TrialStatus.INTERRUPTED: "…",
+}
+NOUNS = {"trials": "trial", "finals": "final", "full": "full run"}
+
+
+class Listener:
+    """Writes events to the study's history and, as lines of text, wherever `say` sends them.
+
+    Args:
+        run: The run directory.
+        say: Takes a line for a person.
+        monitor: Source of GPU samples, or None on a machine without a GPU.
+    """
+
+    def __init__(self, run: RunDirectory, say: Callable[[str], None], monitor: GpuMonitor | None = None) -> None:
+        self.run = run
+        self.say = say
+        self._monitor = monitor
+        self._sampled = 0.0
+        self._best = float("inf")
+
+    def note(self, kind: str, message: str) -> None:
+        """Says something about the study as a whole."""
+        log_event(self.run, kind, message)
+        self.say(message)
+
+    def started(self, queue: Queue, assignment: Assignment, slot: str) -> None:
+        """A trial began on a device slot."""
+        log_event(self.run, "started", _title(queue, assignment), slot=slot)
+        if queue.kind == "full":
+            self.say(f"full run of {assignment.budget_tokens:,} tokens begins on {slot}")
+
+    def progress(self, queue: Queue, assignment: Assignment, point: EvalPoint) -> None:
+        """A trial was evaluated."""
+        if queue.kind == "full":
+            share = point.tokens_seen / assignment.budget_tokens
+            self.say(f"full run {share:5.0%}  loss {point.val_loss:.4f}")
+
+    def ended(self, queue: Queue, assignment: Assignment, result: TrialResult) -> None:
+        """A trial ended and its result is stored."""
+        line = f"{MARKS[result.status]} {_title(queue, assignment)} {result.status}"
+        if result.status is TrialStatus.FINISHED:
+            loss = result.points[-1].val_loss
+            best = queue.kind == "trials" and loss < self._best
+            self._best = min(self._best, loss) if queue.kind == "trials" else self._best
+            line += f"  loss {loss:.4f}{' (best so far)' if best else ''}"
+        elif result.cause:
+            line += f": {result.cause}"
+        settings = " ".join(f"{path.rsplit('.', 1)[-1]}={_short(value)}" for path, value in assignment.params.items())
+        log_event(self.run, "ended", line, seconds=result.seconds)
+        self.say(f"{line}  [{result.seconds:.0f} s]  {settings}")
+
+    def tick(self) -> None:
+        """Called often; takes a sample of the GPU's health every few seconds."""
+        if self._monitor is None or time.monotonic() - self._sampled < 5:
+            return
+        self._sampled = time.monotonic()
+        sample = self._monitor.sample()
+        if sample is not None:
+            append_line(self.run.gpu, asdict(sample))
+
+
+def _title(queue: Queue, assignment: Assignment) -> str:
+    return f"{NOUNS[queue.kind]} {assignment.trial.number}" if queue.kind != "full" else NOUNS[queue.kind]
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

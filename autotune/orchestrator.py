@@ -1,0 +1,359 @@
+"""A whole study from its file to the full run: profile, plan, search, finals, verdict, promotion.
+
+Every step looks at what is stored and does what is missing, so that running again is resuming.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotune import finals, planner
+from autotune.deadline import MARGIN, Deadline
+from autotune.event_loop import EventLoop, StopRequest
+from autotune.gpu_monitor import GpuMonitor
+from autotune.hardware import HardwareError, HardwareProfile, profile, visible_gpus
+from autotune.listener import Listener
+from autotune.promote import choice, provenance, write_best_config
+from autotune.pruners import build_pruner
+from autotune.queues import Queue, hardware_overrides, present
+from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
+from autotune.run_directory import RunDirectory, read_json, write_json, write_text
+from autotune.samplers import build_sampler
+from autotune.spec import Study
+from autotune.storage import (
+    back_up,
+    exclusive,
+    finals_name,
+    full_name,
+    open_fixed,
+    open_storage,
+    open_study,
+    read_study,
+)
+from autotune.worker import Slot
+
+DONE, FAULT, NOTHING_FINISHED, PARKED = 0, 1, 4, 130
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says about one run.
+
+    Args:
+        out: Folder of the run directories.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        emulate: "" or "t4".
+        say: Takes a line for a person.
+        deadline: When everything must be done.
+    """
+
+    out: Path = Path("runs")
+    device: str = "auto"
+    emulate: str = ""
+    say: Callable[[str], None] = print
+    deadline: Deadline = field(default_factory=Deadline)
+
+
+class Session:
+    """One `autotune run`: holds the study's storage, workers and deadline while it works through the steps.
+
+    Args:
+        study: The study file and its trainer.
+        options: What the command line says.
+    """
+
+    def __init__(self, study: Study, options: Options) -> None:
+        self.study = study
+        self.spec = study.spec
+        self.options = options
+        self.run = RunDirectory(options.out / self.spec.name)
+        self.stop = StopRequest()
+        self.began = False
+
+    def work(self) -> int:
+        """Goes through the study, taking up what an earlier run left.
+
+        Returns:
+            The exit code: 0 done, 4 no trial finished, 130 parked.
+
+        Raises:
+            UserError: If the study cannot go on; what was done before stays usable.
+        """
+        with self._opened() as loop:
+            self._search(loop)
+            if self.stop.level:
+                return self._parked()
+            verdict = self._finals(loop)
+            if self.stop.level:
+                return self._parked()
+            self._conclude(verdict)
+            if verdict.word is VerdictWord.FAILED:
+                return NOTHING_FINISHED
+            if self.spec.promote.automatic:
+                self._full(loop, planner.full_tokens(self.spec), None, self._has_time(planner.REPORT_S))
+        return PARKED if self.stop.level else DONE
+
+    def promote(self, tokens: int, number: int | None) -> int:
+        """Trains the study's winner, or a chosen trial, for longer.
+
+        Args:
+            tokens: Length of the full run.
+            number: Search trial to promote, or None for the verdict's choice.
+        """
+        with self._opened() as loop:
+            self._full(loop, tokens, number, self._has_time(0))
+        return PARKED if self.stop.level else DONE
+
+    # --- opening and closing ---
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[EventLoop]:
+        held = contextlib.nullcontext() if self.spec.storage else self.run.held()
+        with held, self._signals():
+            self.storage = open_storage(self.run, self.spec.storage, self.spec.limits.heartbeat_s)
+            self.optuna_study = open_study(self.storage, self.spec, self._sampler(), self._pruner())
+            self._freeze()
+            self.began = True
+            self.profile = self._hardware()
+            self.overrides = hardware_overrides(self.study, self.profile.overrides())
+            self.listener = Listener(self.run, self.options.say, self._monitor())
+            self.slots = slots_of(self.profile)
+            loop = EventLoop(self.slots, self.spec.trainer, self.run, self.spec.limits, self.stop, self.listener)
+            try:
+                yield loop
+            finally:
+                loop.close()
+                if not self.spec.storage:
+                    back_up(self.run)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {name: signal.signal(name, self._on_signal) for name in names}
+        try:
+            yield
+        finally:
+            for name, handler in before.items():
+                signal.signal(name, handler)
+
+    def _on_signal(self, *_: object) -> None:
+        self.stop.raise_level()
+        if self.stop.level == 1:
+            self.options.say("stopping after the next evaluation; once more to stop at once (nothing is lost)")
+
+    def _sampler(self) -> Any:
+        sampler = self.spec.sampler
+        return build_sampler(sampler.name, sampler.options, self.spec.space, self._sampler_seed())
+
+    def _sampler_seed(self) -> int:
+        """Differs between restarts, which would repeat their first draws, and between peers."""
+        import optuna
+
+        names = optuna.get_all_study_names(self.storage)
+        drawn = (
+            len(optuna.load_study(study_name=self.spec.name, storage=self.storage).trials)
+            if (self.spec.name in names)
+            else 0
+        )
+        peer = os.getpid() if self.spec.storage else 0
+        return (self.spec.seed * 1_000_003 + drawn * 7919 + peer) % 2**32
+
+    def _pruner(self) -> Any:
+        pruner = self.spec.pruner
+        return build_pruner(pruner.name, pruner.options, self.spec.budget.tokens)
+
+    def _freeze(self) -> None:
+        write_text(self.run.study_file, self.study.text)
+        write_json(self.run.spec, self.spec.model_dump(mode="json"))
+
+    def _hardware(self) -> HardwareProfile:
+        """Returns the stored profile, or takes one; refuses a device that would make trials incomparable."""
+        stored = read_json(self.run.hardware)
+        if stored is not None:
+            with contextlib.suppress(HardwareError):
+                before = HardwareProfile.from_json(stored)
+                now = "cpu" if self.options.device == "cpu" or not visible_gpus() else "cuda"
+                if (before.device, before.emulate) == (now, self.options.emulate):
+                    return before
+                raise UserError(
+                    f"{self.spec.name} was begun on {_device_words(before.device, before.emulate)} and this is "
+                    f"{_device_words(now, self.options.emulate)}: their losses and times are not comparable; "
+                    'use the same device, or give the study another name (--set name="...")'
+                )
+        self.options.say("profiling the hardware ...")
+        try:
+            taken = profile(self.options.emulate, device=self.options.device)
+        except HardwareError as error:
+            raise UserError(str(error), 3) from None
+        write_json(self.run.hardware, taken.to_json())
+        return taken
+
+    def _monitor(self) -> GpuMonitor | None:
+        return GpuMonitor(self.profile.index) if self.profile.device == "cuda" else None
+
+    # --- the steps ---
+
+    def _queue(self, kind: str, optuna_study: Any, tokens: int, target: int | None, **more: Any) -> Queue:
+        overrides = {**self.overrides, **present(self.spec.base, more)}
+        return Queue(kind, optuna_study, self.storage, self.run, self.study, overrides, tokens, target)
+
+    def _search(self, loop: EventLoop) -> None:
+        spec = self.spec
+        queue = self._queue("trials", self.optuna_study, spec.budget.tokens, spec.budget.trials)
+        with exclusive(self.storage, spec.name):
+            queue.enqueue(spec.space.baseline(spec.base), role="baseline")
+        self._plan(loop, queue)
+        reserve = self._finals_s(loop) + self._full_s(loop) + planner.REPORT_S
+        loop.run(queue, self._has_time(reserve))
+        if not self.stop.level and not self.spec.storage:
+            back_up(self.run)
+
+    def _plan(self, loop: EventLoop, queue: Queue) -> None:
+        """Measures the pace before the first trial and says what is to be expected."""
+        stored = self.optuna_study.user_attrs.get("plan")
+        if stored is not None:
+            loop.pace.learn(self.spec.budget.tokens, stored["trial_s"])
+            done = sum(record.status.teaches for record in queue.records())
+            self.listener.note("resumed", f"going on: {done} of {self.spec.budget.trials} trials are done")
+            return
+        self.options.say("probing the baseline ...")
+        measured = planner.probe(self.study, self.profile, self.slots[0])
+        plan = planner.make_plan(self.spec, measured, len(self.slots), self.options.deadline.seconds_left, self.profile)
+        if self.profile.device == "cuda":
+            largest = planner.fitting_micro_batch(self.study, self.profile, self.slots[0], measured)
+            plan = planner.with_largest_micro_batch(plan, largest)
+        loop.pace.learn(self.spec.budget.tokens, plan.trial_s)
+        self.optuna_study.set_user_attr("plan", plan.to_json())
+        self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
+        self.listener.note("plan", planner.describe(plan, self.spec))
+
+    def _finals_s(self, loop: EventLoop) -> float:
+        return self.spec.finals.runs * loop.pace.seconds(self.spec.budget.tokens) / len(self.slots)
+
+    def _full_s(self, loop: EventLoop) -> float:
+        return loop.pace.seconds(planner.full_tokens(self.spec)) if self.spec.promote.automatic else 0.0
+
+    def _has_time(self, reserve_s: float) -> Callable[[float], bool]:
+        def may_start(training_s: float) -> bool:
+            return self.options.deadline.seconds_left - reserve_s >= training_s * MARGIN
+
+        return may_start
+
+    def _finals(self, loop: EventLoop) -> Verdict:
+        trials = read_study(self.run.root).trials
+        baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
+        best = finals.ranked(trials)
+        if not best:
+            return Verdict(VerdictWord.FAILED, f"none of {len(trials)} trials finished")
+        if baseline is None or baseline.loss is None:
+            cause = "is missing" if baseline is None else f"ended as {baseline.status}"
+            reason = f"the baseline {cause}, so there is nothing to compare the best trial with"
+            return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
+        arms = finals.finalists(trials, baseline, self.spec.finals.finalists)
+        if not arms:
+            return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
+        queue = self._queue(
+            "finals", open_fixed(self.storage, finals_name(self.spec.name)), self.spec.budget.tokens, None
+        )
+        self._run_finals(loop, queue, finals.selection_runs(arms, self.spec.finals, self.spec.seed))
+        winner = finals.choose_winner(arms, queue.records())
+        self._run_finals(loop, queue, finals.proving_runs(baseline, winner, self.spec.finals, self.spec.seed))
+        return finals.judge(baseline, winner, queue.records(), self.spec.finals)
+
+    def _run_finals(self, loop: EventLoop, queue: Queue, runs: Sequence[finals.FinalRun]) -> None:
+        if self.stop.level or not runs:
+            return
+        with exclusive(self.storage, self.spec.name):
+            for run in runs:
+                queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
+        self.listener.note("finals", f"finals: {len(runs)} runs on fresh seeds ({runs[0].stage})")
+        loop.run(queue, self._has_time(self._full_s(loop) + planner.REPORT_S))
+
+    def _conclude(self, verdict: Verdict) -> None:
+        self.optuna_study.set_user_attr("verdict", verdict.to_json())
+        self.listener.note("verdict", f"verdict: {verdict.word}: {verdict.reason}")
+        if verdict.word is not VerdictWord.FAILED:
+            self._write_best_config(planner.full_tokens(self.spec), None)
+
+    def _write_best_config(self, tokens: int, number: int | None) -> TrialRecord:
+        record = read_study(self.run.root)
+        trial, why = choice(record, number)
+        path = write_best_config(self.run, record, trial, why, tokens)
+        self.listener.note("best", f"{path}: trial {trial.number}, {why}")
+        return trial
+
+    def _full(self, loop: EventLoop, tokens: int, number: int | None, may_start: Callable[[float], bool]) -> None:
+        """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""
+        trial = self._write_best_config(tokens, number)
+        folder = self.run.full / f"trial-{trial.number:04d}-{tokens}-tokens"
+        queue = self._queue(
+            "full",
+            open_fixed(self.storage, full_name(self.spec.name, trial.number, tokens)),
+            tokens,
+            None,
+            **{"output.dir": str(folder)},
+        )
+        with exclusive(self.storage, self.spec.name):
+            queue.enqueue(trial.params, role="full", arm=trial.number, seed=self.spec.seed)
+        if not loop.pace.seconds(tokens):
+            loop.pace.learn(self.spec.budget.tokens, trial.result.seconds if trial.result else 0)
+        loop.run(queue, may_start)
+        last = queue.records()[-1]
+        if last.status is TrialStatus.WAITING and not self.stop.level:
+            self.listener.note("full", f"no time left for the full run; later: autotune promote {self.spec.name}")
+        self.optuna_study.set_user_attr("full", full_summary(last, tokens, folder))
+
+    def _parked(self) -> int:
+        self.listener.note("parked", f"parked, nothing is lost; go on with: autotune run {self.run.study_file}")
+        return PARKED
+
+
+def full_summary(record: TrialRecord, tokens: int, folder: Path) -> dict[str, Any]:
+    """Returns what a report says of a full run, JSON-able.
+
+    Args:
+        record: Its latest attempt.
+        tokens: Its length.
+        folder: Where its checkpoints, weights and sample are.
+    """
+    result = record.result
+    facts: Mapping[str, Any] = result.facts if result else {}
+    sample = folder / "sample.txt"
+    last = result.points[-1] if result and result.points else None
+    return {
+        "status": str(record.status),
+        "cause": result.cause if result else "",
+        "trial": record.arm,
+        "tokens": tokens,
+        "folder": str(folder),
+        "seconds": result.seconds if result else 0.0,
+        "val_loss": last.val_loss if last else None,
+        **({name: last.metrics[name] for name in ("val_accuracy", "val_bpb") if name in last.metrics} if last else {}),
+        "points": [point.to_json() for point in result.points] if result else [],
+        "weights": facts.get("weights_path", ""),
+        "export": facts.get("export_path", ""),
+        "sample": sample.read_text(encoding="utf-8") if sample.exists() else "",
+    }
+
+
+def slots_of(hardware: HardwareProfile) -> list[Slot]:
+    """Returns a slot per visible GPU of the profiled kind, or one for the CPU.
+
+    Args:
+        hardware: The profile of the device to use.
+    """
+    if hardware.device == "cpu":
+        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": ""})]
+    gpus = visible_gpus()
+    same = [gpu for gpu in gpus if gpu.name == hardware.name] or gpus
+    return [Slot(f"cuda:{position}", {"CUDA_VISIBLE_DEVICES": gpu.uuid}) for position, gpu in enumerate(same)]
+
+
+def _device_words(device: str, emulate: str) -> str:
+    return f"{device} emulating {emulate}" if emulate else device

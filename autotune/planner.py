@@ -1,0 +1,251 @@
+"""What a study will cost: a short probe of the real trainer -> seconds, memory, and a plan for the night."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from autotune.event_loop import FIRST_EVALUATION_ALLOWANCE
+from autotune.hardware import HardwareProfile
+from autotune.memory import MemoryProbeError, largest_micro_batch, memory_fit
+from autotune.queues import hardware_overrides, present
+from autotune.records import EvalPoint, UserError
+from autotune.space import get_path, with_paths
+from autotune.spec import Study, StudySpec
+from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
+
+# Share of a trial's budget that the probe trains: enough for a steady speed, little enough to be forgotten.
+PROBE_FRAC = 1 / 25
+MICRO_BATCH = "system.micro_batch_size"
+# Writing the report and starting up, in seconds.
+REPORT_S = 20.0
+DEFAULT_FULL_FACTOR = 8
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A short training of the baseline.
+
+    Args:
+        tokens_per_s: Training speed, evaluation excluded; 0 if the trainer reports none.
+        eval_s: Seconds of one evaluation; 0 if not reported.
+        evaluations: Evaluations in a trial.
+        seconds: Its duration by the trainer's clock, or by ours (start of the process included) if not reported.
+        tokens: Its tokens.
+        peak_bytes: Peak memory; 0 if not reported.
+        facts: What the trainer said about the run.
+    """
+
+    tokens_per_s: float
+    eval_s: float
+    evaluations: int
+    seconds: float
+    tokens: int
+    peak_bytes: int
+    facts: Mapping[str, Any]
+
+    def seconds_for(self, tokens: int) -> float:
+        """Returns the expected seconds of a training of so many tokens, evaluations included."""
+        if self.tokens_per_s > 0:
+            return tokens / self.tokens_per_s + self.evaluations * self.eval_s
+        return self.seconds * tokens / self.tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the night will look like, before it begins.
+
+    Args:
+        trial_s: Seconds of one whole trial.
+        trials: Trials at most, by the study file or by the time there is.
+        search_s: Seconds of the search if nothing is pruned.
+        finals_s: Seconds of the finals.
+        full_s: Seconds of the automatic full run; 0 without one.
+        total_s: Everything, if nothing is pruned.
+        slots: Devices that train at once.
+        tokens_per_s: Measured training speed; 0 if the trainer reports none.
+        peak_bytes: Measured peak memory of the baseline.
+        largest_micro_batch: The largest that fits by two probes; 0 if not measured.
+        energy_kwh: At the device's power limit; 0 without a GPU.
+    """
+
+    trial_s: float
+    trials: int
+    search_s: float
+    finals_s: float
+    full_s: float
+    total_s: float
+    slots: int
+    tokens_per_s: float
+    peak_bytes: int
+    largest_micro_batch: int
+    energy_kwh: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+
+def full_tokens(spec: StudySpec) -> int:
+    """Returns the tokens of the promoted full run."""
+    return spec.promote.tokens or DEFAULT_FULL_FACTOR * spec.budget.tokens
+
+
+def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:
+    """Plans the night from one probe.
+
+    Args:
+        spec: The study.
+        probe: A short training of the baseline.
+        slots: Devices that train at once.
+        seconds_left: Seconds until the deadline; infinite without one.
+        profile: The hardware.
+    """
+    trial_s = probe.seconds_for(spec.budget.tokens)
+    finals_s = spec.finals.runs * trial_s / slots
+    full_s = probe.seconds_for(full_tokens(spec)) if spec.promote.automatic else 0.0
+    reserve = finals_s + full_s + REPORT_S
+    possible = spec.budget.trials
+    if seconds_left != float("inf"):
+        possible = min(possible, int(max(0.0, seconds_left - reserve) / trial_s * slots))
+    search_s = possible * trial_s / slots
+    total_s = search_s + reserve
+    return Plan(
+        trial_s=trial_s,
+        trials=possible,
+        search_s=search_s,
+        finals_s=finals_s,
+        full_s=full_s,
+        total_s=total_s,
+        slots=slots,
+        tokens_per_s=probe.tokens_per_s,
+        peak_bytes=probe.peak_bytes,
+        largest_micro_batch=0,
+        energy_kwh=profile.power_limit_w * slots * total_s / 3.6e6,
+    )
+
+
+def probe(study: Study, profile: HardwareProfile, slot: Slot, micro_batch: int = 0) -> Probe:
+    """Trains the baseline for a small share of its budget in a worker of its own.
+
+    Args:
+        study: The study.
+        profile: The hardware, which decides device and dtype.
+        slot: Where to train.
+        micro_batch: Instead of the config's own, or 0.
+
+    Raises:
+        UserError: If the baseline does not train: then no trial would.
+    """
+    spec = study.spec
+    changes = hardware_overrides(study, profile.overrides())
+    if micro_batch:
+        changes |= present(spec.base, {MICRO_BATCH: micro_batch})
+    config = with_paths(spec.base, changes)
+    tokens = max(1, int(spec.budget.tokens * PROBE_FRAC))
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        worker = Worker(slot, spec.trainer)
+        try:
+            return _train_briefly(worker, Job(config, tokens, log), FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s)
+        finally:
+            worker.kill()
+
+
+def _train_briefly(worker: Worker, job: Job, patience_s: float) -> Probe:
+    points: list[EvalPoint] = []
+    start = time.monotonic()
+    worker.submit(job)
+    while ready([worker], patience_s):
+        message = worker.receive()
+        if isinstance(message, Progress):
+            points.append(EvalPoint.from_report(message.report))
+            worker.answer(True)
+        elif isinstance(message, Done) and points:
+            return _summary(points, job.budget_tokens, message.facts, time.monotonic() - start)
+        else:
+            raise UserError(_failure(message, worker, job.log), 1)
+    raise UserError(f"the baseline does not train: no evaluation within {patience_s:.0f} s", 1)
+
+
+def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
+    if isinstance(message, Failed):
+        return f"the baseline does not train: {message.message}"
+    if isinstance(message, Done):
+        return "the baseline does not train: the trainer returned without a single report"
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else ""
+    return f"the baseline does not train: {worker.cause_of_death()}\n{tail}".rstrip()
+
+
+def _summary(points: list[EvalPoint], tokens: int, facts: Mapping[str, Any], wall_s: float) -> Probe:
+    def values(name: str) -> list[float]:
+        return [point.metrics[name] for point in points if name in point.metrics]
+
+    # The first stretch includes warm-up: caches, kernels, the allocator.
+    speeds = values("tokens_per_s")[1:] or values("tokens_per_s")
+    return Probe(
+        tokens_per_s=statistics.median(speeds) if speeds else 0.0,
+        eval_s=statistics.median(values("eval_s") or [0.0]),
+        evaluations=len(points),
+        seconds=max(values("elapsed_s"), default=wall_s),
+        tokens=tokens,
+        peak_bytes=int(max(values("peak_memory_bytes"), default=0)),
+        facts=facts,
+    )
+
+
+def fitting_micro_batch(study: Study, profile: HardwareProfile, slot: Slot, at_config: Probe) -> int:
+    """Returns the largest micro-batch that fits, by a second probe at half the config's own.
+
+    Args:
+        study: The study; 0 is returned when its trainer has no `system.micro_batch_size`.
+        profile: The hardware with its memory.
+        slot: Where to train.
+        at_config: The probe at the config's own micro-batch.
+    """
+    if not present(study.spec.base, {MICRO_BATCH: 0}) or not at_config.peak_bytes:
+        return 0
+    micro_batch = int(get_path(study.spec.base, MICRO_BATCH))
+    if micro_batch < 2:
+        return 0
+    half = probe(study, profile, slot, micro_batch // 2)
+    try:
+        fit = memory_fit([(micro_batch // 2, half.peak_bytes), (micro_batch, at_config.peak_bytes)])
+    except MemoryProbeError:
+        return 0
+    return largest_micro_batch(fit, profile.memory_bytes)
+
+
+def with_largest_micro_batch(plan: Plan, largest: int) -> Plan:
+    """Returns the plan with the measured limit of the micro-batch."""
+    return replace(plan, largest_micro_batch=largest)
+
+
+def describe(plan: Plan, spec: StudySpec) -> str:
+    """Returns the plan in one line for a person."""
+    parts = [
+        f"plan: up to {plan.trials} trials of {spec.budget.tokens:,} tokens ({duration(plan.trial_s)} each)",
+        f"{spec.finals.runs} final runs",
+    ]
+    if plan.full_s:
+        parts.append(f"a full run of {full_tokens(spec):,} tokens")
+    line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
+    if plan.energy_kwh:
+        line += f", {plan.energy_kwh:.1f} kWh"
+    if plan.tokens_per_s:
+        line += f"; {plan.tokens_per_s:,.0f} tokens/s"
+    if plan.largest_micro_batch:
+        line += f"; micro-batches up to {plan.largest_micro_batch} fit"
+    return line
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration as a person says it: "45 s", "12 min" or "7.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,208 @@
+"""From the verdict to a configuration a person may edit, and to the full run that trains it."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import subprocess
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from autotune.event_loop import StopRequest
+from autotune.queues import present
+from autotune.records import TrialRecord, UserError, Verdict, VerdictWord
+from autotune.run_directory import RunDirectory, now_iso, write_text
+from autotune.space import with_paths
+from autotune.spec import StudySpec
+from autotune.storage import StudyRecord
+from autotune.trainer import Trainer, load_trainer
+
+PACKAGES = ("torch", "optuna", "transformers", "datasets", "tokenizers", "numpy", "pandas", "plotly")
+
+
+def provenance(spec: StudySpec, hardware: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns where a study's numbers come from.
+
+    Args:
+        spec: The study.
+        hardware: Its hardware profile as JSON.
+        facts: What the trainer said about a run, for the hash of the data.
+    """
+    return {
+        "study": spec.name,
+        "spec_hash": spec.fingerprint(),
+        "git_commit": git_commit(),
+        "data_hash": facts.get("data_hash", ""),
+        "gpu": hardware.get("name", ""),
+        "driver": hardware.get("driver_version", ""),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str:
+    """Returns the commit of this checkout, with "+changes" when files differ from it; "" outside of git."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{commit}+changes" if changed else commit
+
+
+def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord, str]:
+    """Returns the trial to promote and why.
+
+    Only a proven winner replaces the baseline; what is not proven stays at its default.
+
+    Args:
+        record: The study.
+        number: A search trial chosen by the user, or None.
+
+    Raises:
+        UserError: If there is no such trial, or nothing has finished.
+    """
+    if number is not None:
+        trial = next((trial for trial in record.trials if trial.number == number), None)
+        if trial is None:
+            raise UserError(f"{record.spec.name} has no trial {number}; it has 0 to {len(record.trials) - 1}")
+        return trial, "chosen by hand"
+    verdict, baseline = record.verdict, record.baseline
+    if verdict is None:
+        raise UserError(f"{record.spec.name} has no verdict yet; finish it with `autotune run`, or name a --trial", 4)
+    winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
+    if winner is not None and (verdict.word is VerdictWord.BETTER or baseline is None or baseline.loss is None):
+        return winner, verdict.reason
+    if baseline is None or baseline.loss is None:
+        raise UserError(f"no trial of {record.spec.name} finished; see its report", 4)
+    return baseline, f"the default settings: {verdict.reason}"
+
+
+def write_best_config(run: RunDirectory, record: StudyRecord, trial: TrialRecord, why: str, tokens: int) -> Path:
+    """Writes `best_config.toml`, which `autotune train` reads and a person may edit.
+
+    Args:
+        run: The run directory.
+        record: The study.
+        trial: The trial whose settings it holds.
+        why: Why this one.
+        tokens: Length of the full run.
+
+    Returns:
+        Its path.
+    """
+    config = with_paths(record.spec.base, {**trial.params, **present(record.spec.base, {"seed": record.spec.seed})})
+    content = {
+        "trainer": record.spec.trainer,
+        "tokens": tokens,
+        "config": config,
+        "provenance": {
+            **record.attributes.get("provenance", {}),
+            "trial": trial.number,
+            "why": why,
+            "learning_rates": "as in the trials; not rescaled for the longer run",
+            "search_loss": trial.loss,
+            "written_at": now_iso(),
+            **_proof(record.verdict, trial),
+        },
+    }
+    header = f"# Settings of trial {trial.number} of study {record.spec.name}: {_one_line(why)}\n"
+    header += f"# Train them with: autotune train {run.best_config}\n\n"
+    write_text(run.best_config, header + tomli_w.dumps(_without_none(content)))
+    return run.best_config
+
+
+def _proof(verdict: Verdict | None, trial: TrialRecord) -> dict[str, Any]:
+    if verdict is None or verdict.winner != trial.number:
+        return {}
+    names = ("word", "seeds", "baseline_loss", "winner_loss", "gain", "gain_low", "gain_high")
+    return {name: getattr(verdict, name) for name in names}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _without_none(value: Any) -> Any:
+    """Returns a copy without None, which TOML does not have."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value if item is not None]
+    return str(value) if isinstance(value, VerdictWord) else value
+
+
+def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> int:
+    """Trains one configuration file in this process; running it again goes on from the last checkpoint.
+
+    Args:
+        path: A `best_config.toml`.
+        tokens: Instead of the file's own length, or None.
+        folder: Where checkpoints and weights go; beside the file if None.
+        say: Takes a line for a person.
+
+    Returns:
+        The exit code: 0 done, 130 stopped by Ctrl-C.
+
+    Raises:
+        UserError: If the file cannot be read or the trainer refuses it.
+    """
+    trainer, config, length = _read_config(path, tokens)
+    folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
+    config = with_paths(config, present(config, {"output.dir": str(folder)}))
+    stop = StopRequest()
+    before = signal.signal(signal.SIGINT, stop.raise_level)
+
+    def report(point: Mapping[str, float]) -> bool:
+        say(f"{point['tokens_seen'] / length:5.0%}  loss {point['val_loss']:.4f}")
+        return stop.level == 0
+
+    try:
+        trainer.run(config, length, report)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
+    return 130 if stop.level else 0
+
+
+def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        trainer = load_trainer(content["trainer"])
+        return trainer, trainer.complete(content["config"]), tokens or int(content["tokens"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `autotune run` writes a best_config.toml") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from None
+    except KeyError as error:
+        raise UserError(
+            f"{path}: {error.args[0]} is missing; a best_config.toml has trainer, tokens and config"
+        ) from None
+    except ValidationError as error:
+        lines = [f"{path}: config.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise UserError("\n".join(lines)) from None
