@@ -1,0 +1,259 @@
+"""What to do next, what changed and what the words mean: the page's plain language."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.records import Verdict, VerdictWord
+from autotune.space import get_path
+from autotune.storage import StudyRecord
+from reports import tables
+from reports.formats import MISSING, duration, finite, gibibytes, setting, tokens
+
+# A full run that names no budget: what the study file's promote.tokens = 0 stands for.
+FULL_RUN_FACTOR = 8
+# Seeds past this many cost more than another search would.
+MAX_SEEDS = 32
+# Pairs needed for a one-sided 5 % test with 80 % power are this times (sigma / gain) squared.
+# Source: two-sample normal approximation, 2 (1.645 + 0.842)^2.
+SEEDS_FACTOR = 12.4
+
+EXPLANATIONS = {
+    "optim.muon_lr": "How big a step the training takes with the main weight matrices at each update.",
+    "optim.adamw_lr": "How big a step the training takes with the word tables and other small weights.",
+    "optim.muon_momentum": "How much of the earlier steps' direction is carried into the next one.",
+    "optim.adamw_beta1": "How long the small weights' steps remember their direction.",
+    "optim.adamw_beta2": "How long the small weights' steps remember how uneven they were.",
+    "optim.weight_decay": "How strongly the weights are pulled back towards zero.",
+    "optim.grad_clip": "The largest push that one update may give; it holds back rare jolts.",
+    "optim.grad_accum_steps": "How many small batches of text are read before each update of the weights.",
+    "optim.schedule": "The shape in which the step size rises and falls over the training.",
+    "optim.warmup_frac": "The share of the training in which the step size grows from zero.",
+    "optim.decay_frac": "The share of the training, at its end, in which the step size shrinks.",
+    "optim.final_lr_frac": "What is left of the step size at the very end.",
+    "model.num_layers": "How many layers the text passes through, one after another.",
+    "model.d_model": "How many numbers describe each token inside the model.",
+    "model.num_heads": "How many places in the text each layer can look at in parallel.",
+    "model.num_kv_heads": "How many of those views keep a memory of their own.",
+    "model.d_ff": "How wide each expert is.",
+    "model.num_experts": "How many specialist parts each layer can choose from.",
+    "model.top_k": "How many of the specialists work on each token.",
+    "model.seq_len": "How many tokens of text the model sees at once.",
+    "model.dropout": "The share of signals dropped at random, which helps when the same text is read repeatedly.",
+    "model.aux_loss_coef": "How strongly the work is spread evenly over the experts.",
+    "model.z_loss_coef": "How strongly the expert chooser is kept from extreme scores.",
+    "model.rope_theta": "How far apart two tokens can be and still be told apart by position.",
+    "model.init_std": "How large the random weights are at the start.",
+    "model.norm_eps": "A tiny number that keeps a division safe.",
+    "system.micro_batch_size": "How many pieces of text are read at the same time.",
+}
+
+GLOSSARY = {
+    "accuracy": "The share of tokens for which the model's first guess of the next token is right.",
+    "baseline (default)": "The settings as they were before the study: what everything is compared with.",
+    "bits per byte": "The loss for each byte of text. It allows comparing models that cut text into different tokens.",
+    "diverged": "A training whose loss ran away instead of falling, most often because its steps were too big.",
+    "dropout": "Switching off a random share of signals in training, so that the model does not learn text by heart.",
+    "epoch": "One pass over the training text. More than one means that text was read repeatedly.",
+    "experts": "Specialist parts of the model. For each token a router picks a few of them.",
+    "finals": "The best settings and the default, trained again on fresh seeds, for a fair comparison.",
+    "interval (95 %)": "A range made so that it contains the true value in 95 of 100 such studies.",
+    "learning rate": "How big a step the training takes at each update.",
+    "loss": "How surprised the model is by text that it has not seen, in nats per token. Lower is better.",
+    "noise (sigma)": "How much the loss changes when nothing but the random seed changes.",
+    "out of memory": "The settings needed more memory than the GPU has.",
+    "perplexity": "The loss in another form: about how many next tokens the model hesitates between.",
+    "pruned": "Stopped early, since it was behind the other trials at the same point.",
+    "rank correlation (Spearman)": "Whether two lists are in the same order: 1 the same, 0 unrelated, −1 reversed.",
+    "seed": "The number that fixes all chance in a training: the first weights and the order of the text.",
+    "throttling": "The GPU slowing itself down, because of heat or too little power.",
+    "token": "A piece of text, a short word or part of one. Models read and write tokens.",
+    "trial": "One training with one choice of settings.",
+}
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do now.
+
+    Args:
+        sentence: Why.
+        command: One command to copy.
+        expected: Expected hours and memory in words, or "".
+    """
+
+    sentence: str
+    command: str
+    expected: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One searched setting, default against best.
+
+    Args:
+        path: Dotted config path.
+        before: The default's value; None if the base config does not have it.
+        after: The best settings' value.
+        changed: Whether they differ.
+        direction: "raised to 2.5 times", "lowered ...", "kept" or "changed".
+        explanation: One plain sentence.
+    """
+
+    path: str
+    before: Any
+    after: Any
+    changed: bool
+    direction: str
+    explanation: str
+
+
+def next_step(record: StudyRecord) -> NextStep:
+    """Returns the one thing to do after reading the page.
+
+    Args:
+        record: The study.
+    """
+    name, verdict = record.spec.name, record.verdict
+    if verdict is None:
+        if record.events and record.events[-1].get("kind") in ("parked", "stopped"):
+            return NextStep("The study was stopped before its verdict; this goes on with it.", _run(record))
+        sentence = f"Wait for the verdict. If it was stopped, go on with: {_run(record)}"
+        return NextStep(sentence, f"autotune status {name}")
+    if isinstance(record.attributes.get("full"), Mapping):
+        return _after_full_run(record, record.attributes["full"])
+    if verdict.word is VerdictWord.FAILED:
+        return NextStep("Check the machine and the study file, then see below what failed.", "autotune doctor")
+    if verdict.word is VerdictWord.INCONCLUSIVE:
+        return _more_seeds(record, verdict)
+    sentence = "Train the full model with the settings found."
+    if verdict.word is VerdictWord.NO_CLEAR_GAIN:
+        sentence = "Keep the default settings and train the full model with them."
+    return NextStep(sentence, f"autotune promote {name}", _full_run_words(record, full_run_tokens(record)))
+
+
+def _after_full_run(record: StudyRecord, full: Mapping[str, Any]) -> NextStep:
+    name, seen = record.spec.name, finite(full.get("tokens"))
+    if full.get("status") not in ("finished", None):
+        return NextStep("The full run has not finished; this goes on with it.", f"autotune promote {name}")
+    more = int(2 * (seen or full_run_tokens(record)))
+    sentence = "The full run is done. To go further, train on twice as many tokens."
+    return NextStep(sentence, f"autotune promote {name} --tokens {more}", _full_run_words(record, more))
+
+
+def full_run_tokens(record: StudyRecord) -> int:
+    """Returns the training tokens of the full run that the study file asks for."""
+    return record.spec.promote.tokens or FULL_RUN_FACTOR * record.spec.budget.tokens
+
+
+def _full_run_words(record: StudyRecord, amount: int) -> str:
+    best = tables.best_trial(record)
+    result = best.result if best else None
+    if result is None or not result.points or result.seconds <= 0 or result.points[-1].tokens_seen <= 0:
+        return f"{tokens(amount)}; the time is not known"
+    seconds = result.seconds * amount / result.points[-1].tokens_seen
+    words = f"{tokens(amount)}, about {duration(seconds)}"
+    peak = finite(result.points[-1].metrics.get("peak_memory_bytes"))
+    return words if peak is None else f"{words}, {gibibytes(peak)} of memory"
+
+
+def _more_seeds(record: StudyRecord, verdict: Verdict) -> NextStep:
+    if finite(verdict.gain) is None:
+        return NextStep("The finals measured nothing; see below what failed, and check the machine.", "autotune doctor")
+    wanted = seeds_needed(verdict)
+    if wanted is None or wanted > MAX_SEEDS:
+        return _longer_trials(record)
+    sentence = f"A gain of this size would show with about {wanted} seeds; this repeats the study with as many."
+    command = _repeat(record, "more-seeds", f"finals.prove_seeds={wanted}")
+    return NextStep(sentence, command, _repeat_words(record, wanted))
+
+
+def _longer_trials(record: StudyRecord) -> NextStep:
+    amount = 2 * record.spec.budget.tokens
+    sentence = "More seeds would hardly settle it. Give each trial more text, so that settings differ more."
+    spent_s = sum(trial.result.seconds for trial in (*record.trials, *record.finals) if trial.result)
+    return NextStep(sentence, _repeat(record, "longer", f"budget.tokens={amount}"), f"about {duration(2 * spent_s)}")
+
+
+def _run(record: StudyRecord, *changes: str) -> str:
+    root = record.run.root
+    file = f"runs/{root.name}/study.toml" if root.parent.name == "runs" else str(record.run.study_file)
+    return shlex.join(["autotune", "run", file, *(word for change in changes for word in ("--set", change))])
+
+
+def _repeat(record: StudyRecord, suffix: str, change: str) -> str:
+    return _run(record, f'name="{f"{record.spec.name}-{suffix}"[:64]}"', change)
+
+
+def _repeat_words(record: StudyRecord, seeds: int) -> str:
+    search_s = sum(trial.result.seconds for trial in record.trials if trial.result)
+    finals_s = [trial.result.seconds for trial in record.finals if trial.result]
+    if not finals_s:
+        return ""
+    return f"about {duration(search_s + 2 * seeds * sum(finals_s) / len(finals_s))}"
+
+
+def seeds_needed(verdict: Verdict) -> int | None:
+    """Returns the pairs of runs that would settle a gain of the size measured, or None if that is unknown.
+
+    Args:
+        verdict: The finals' verdict.
+
+    Returns:
+        At least one more than were used. Source: n = 12.4 (sigma / gain)^2, see `SEEDS_FACTOR`.
+    """
+    gain, sigma = finite(verdict.gain), finite(verdict.sigma)
+    if not gain or sigma is None or gain <= 0:
+        return None
+    return max(math.ceil(SEEDS_FACTOR * (sigma / gain) ** 2), len(verdict.seeds) + 1)
+
+
+def changes(record: StudyRecord) -> list[Change]:
+    """Returns every searched setting, default against the best known settings; what changed comes first.
+
+    Args:
+        record: The study.
+
+    Returns:
+        [] when nothing has finished.
+    """
+    params = record.verdict.params if record.verdict and record.verdict.params else None
+    if params is None:
+        best = tables.best_trial(record)
+        params = best.params if best else None
+    if params is None:
+        return []
+    found = [_change(record, path, params) for path in record.spec.space]
+    return sorted(found, key=lambda change: not change.changed)
+
+
+def _change(record: StudyRecord, path: str, params: Mapping[str, Any]) -> Change:
+    try:
+        before = get_path(record.spec.base, path)
+    except KeyError:
+        before = None
+    after = params.get(path, before)
+    text = EXPLANATIONS.get(path, "A setting of the trainer.")
+    return Change(path, before, after, before != after, _direction(before, after), text)
+
+
+def _direction(before: Any, after: Any) -> str:
+    if before == after:
+        return "kept"
+    old, new = finite(before), finite(after)
+    if old is None or new is None:
+        return "changed"
+    word = "raised" if new > old else "lowered"
+    if old > 0 and new > 0:
+        return f"{word} to {new / old:.2g} times"
+    return word
+
+
+def change_words(change: Change) -> str:
+    """Returns a change as "0.02 → 0.05", or the kept value."""
+    before = MISSING if change.before is None else setting(change.before)
+    return f"{before} → {setting(change.after)}" if change.changed else setting(change.after)

@@ -1,0 +1,261 @@
+"""What the trials say together: importance, the pruning audit, edges of the ranges, quality against speed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+from scipy import stats
+
+from autotune.records import TrialStatus
+from autotune.space import Dimension
+from autotune.storage import StudyRecord
+from reports.formats import finite
+
+# With fewer finished trials the ranking of settings is mostly chance.
+MIN_IMPORTANCE_TRIALS = 15
+# PED-ANOVA compares the best trials with all of them; fewer than this many "best" would be noise.
+MIN_TOP_TRIALS = 5
+MIN_AUDIT_TRIALS = 4
+EDGE_FRAC = 0.1
+# Where no trial was pruned: the share of the budget at which the default pruner starts to judge.
+FIRST_RUNG_FRAC = 0.3
+
+
+class TooFewTrialsError(Exception):
+    """An analysis that these trials cannot carry; the message is for the reader."""
+
+
+def importance(record: StudyRecord) -> pd.DataFrame:
+    """Returns how much each setting tells the best trials from the rest.
+
+    Args:
+        record: The study.
+
+    Returns:
+        Columns path and importance_frac (they add up to 1), largest first.
+        Source: PED-ANOVA, Watanabe et al. 2023, as optuna.importance has it.
+
+    Raises:
+        TooFewTrialsError: If the trials cannot carry it.
+    """
+    study = _rebuilt(record)
+    done = len(study.trials)
+    if done < MIN_IMPORTANCE_TRIALS:
+        raise TooFewTrialsError(f"it needs {MIN_IMPORTANCE_TRIALS} finished trials, and there are {done}")
+    if len({trial.value for trial in study.trials}) < 2:
+        raise TooFewTrialsError("every trial has the same loss")
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP_TRIALS / done))
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    rows = [(path, share) for path, share in shares.items() if math.isfinite(share)]
+    if not any(share for _, share in rows):
+        raise TooFewTrialsError("no setting was varied in every trial")
+    return pd.DataFrame(rows, columns=["path", "importance_frac"])
+
+
+def _rebuilt(record: StudyRecord) -> optuna.Study:
+    """Rebuilds the study in memory from its finished trials, with the distributions of its space."""
+    with _quiet():
+        study = optuna.create_study(direction="minimize")
+    for trial in record.trials:
+        loss = finite(trial.loss)
+        if loss is None:
+            continue
+        searched = {path: trial.params[path] for path in record.spec.space if path in trial.params}
+        if not all(record.spec.space[path].contains(value) for path, value in searched.items()):
+            continue  # set by hand, outside the space
+        fixed = optuna.trial.FixedTrial(searched)
+        with contextlib.suppress(ValueError):  # a setting is missing: set by hand as well
+            record.spec.space.suggest(fixed, record.spec.base)  # type: ignore[arg-type]
+            study.add_trial(
+                optuna.trial.create_trial(params=fixed.params, distributions=fixed.distributions, value=loss)
+            )
+    return study
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@dataclass(frozen=True)
+class PruningAudit:
+    """How well an early loss foretold the final one, and what stopping early saved.
+
+    Args:
+        rung_tokens: Tokens at which trials are first judged.
+        table: Finished trials: number, rung_loss and final_loss, nats per token.
+        spearman: Rank correlation of the two, -1 to 1; None with fewer than `MIN_AUDIT_TRIALS` trials.
+        at_risk: Of the best quarter of finished trials, how many were worse than the median at the rung.
+        best_quarter: How many trials that quarter has.
+        pruned: Trials stopped early.
+        saved_s: Seconds that they would have gone on, at their own speed.
+    """
+
+    rung_tokens: int
+    table: pd.DataFrame
+    spearman: float | None
+    at_risk: int
+    best_quarter: int
+    pruned: int
+    saved_s: float
+
+
+def pruning_audit(record: StudyRecord) -> PruningAudit | None:
+    """Returns the audit, or None while no finished trial has an early evaluation.
+
+    Args:
+        record: The study.
+    """
+    rung_tokens = _first_rung(record)
+    if rung_tokens is None:
+        return None
+    rows = []
+    for trial in record.trials:
+        final = finite(trial.loss)
+        points = trial.result.points if trial.result and final is not None else ()
+        early = next((finite(point.val_loss) for point in points[:-1] if point.tokens_seen == rung_tokens), None)
+        if early is not None:
+            rows.append((trial.number, early, final))
+    table = pd.DataFrame(rows, columns=["number", "rung_loss", "final_loss"])
+    if table.empty:
+        return None
+    quarter = table.nsmallest(max(1, len(table) // 4), "final_loss")
+    at_risk = int((quarter["rung_loss"] > table["rung_loss"].median()).sum())
+    pruned, saved_s = _saved(record)
+    return PruningAudit(rung_tokens, table, _spearman(table), at_risk, len(quarter), pruned, saved_s)
+
+
+def _first_rung(record: StudyRecord) -> int | None:
+    """Where the first trial was pruned, or the first evaluation that the default pruner would judge."""
+    stopped = [
+        trial.result.points[-1].tokens_seen
+        for trial in record.trials
+        if trial.status is TrialStatus.PRUNED and trial.result and trial.result.points
+    ]
+    if stopped:
+        return min(stopped)
+    judged = [
+        point.tokens_seen
+        for trial in record.trials
+        if trial.loss is not None and trial.result
+        for point in trial.result.points[:-1]
+        if point.tokens_seen >= FIRST_RUNG_FRAC * record.spec.budget.tokens
+    ]
+    return min(judged, default=None)
+
+
+def _spearman(table: pd.DataFrame) -> float | None:
+    if len(table) < MIN_AUDIT_TRIALS or table["rung_loss"].nunique() < 2 or table["final_loss"].nunique() < 2:
+        return None
+    return float(stats.spearmanr(table["rung_loss"], table["final_loss"]).statistic)
+
+
+def _saved(record: StudyRecord) -> tuple[int, float]:
+    pruned, saved_s = 0, 0.0
+    for trial in record.trials:
+        if trial.status is not TrialStatus.PRUNED or trial.result is None:
+            continue
+        pruned += 1
+        seen = trial.result.points[-1].tokens_seen if trial.result.points else 0
+        if seen > 0:
+            saved_s += trial.result.seconds * max(0.0, record.spec.budget.tokens / seen - 1)
+    return pruned, saved_s
+
+
+def position_frac(dimension: Dimension, value: object) -> float | None:
+    """Returns where a value lies in its range: 0 at the low end, 1 at the high end, on the range's own scale.
+
+    Args:
+        dimension: A range or a list of choices, which lie evenly in their order.
+        value: A value of it.
+
+    Returns:
+        0 to 1, or None for anything that lies outside or is no number.
+    """
+    if dimension.choices is not None:
+        last = max(1, len(dimension.choices) - 1)
+        return dimension.choices.index(value) / last if value in dimension.choices else None
+    low, high, at = dimension.low, dimension.high, finite(value)
+    if low is None or high is None or at is None or not low <= at <= high:
+        return None
+    if low == high:
+        return 0.5
+    if dimension.log:
+        return math.log(at / low) / math.log(high / low)
+    return (at - low) / (high - low)
+
+
+def edge(dimension: Dimension, value: object) -> str:
+    """Returns "low" or "high" when a value lies within 10 % of an end that could be moved, else "".
+
+    A low end of 0, and of 1 in whole numbers, is where a setting naturally ends, and choices have no ends.
+
+    Args:
+        dimension: The range.
+        value: A value of it.
+    """
+    at = position_frac(dimension, value)
+    if at is None or dimension.choices is not None or dimension.low == dimension.high:
+        return ""
+    natural = dimension.low == 0 or (dimension.is_integer and dimension.low == 1)
+    if at <= EDGE_FRAC and not natural:
+        return "low"
+    return "high" if at >= 1 - EDGE_FRAC else ""
+
+
+def edges(record: StudyRecord, params: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the settings that lie at an edge of their range, with the edge's name."""
+    found = {path: edge(dimension, params.get(path)) for path, dimension in record.spec.space.root.items()}
+    return {path: side for path, side in found.items() if side}
+
+
+def pareto(trials: pd.DataFrame) -> pd.DataFrame:
+    """Returns the finished trials that no other beats in both loss and speed, fastest first.
+
+    Args:
+        trials: As `reports.tables.trials_table` gives it.
+
+    Returns:
+        Columns number, tokens_per_s and loss (nats per token).
+    """
+    done = trials.loc[trials["loss"].notna() & trials["tokens_per_s"].notna(), ["number", "tokens_per_s", "loss"]]
+    ordered = done.sort_values(["tokens_per_s", "loss"], ascending=[False, True], kind="stable")
+    lowest = ordered["loss"].cummin().shift()
+    return ordered[(ordered["loss"] < lowest) | lowest.isna()].reset_index(drop=True)
+
+
+def parallel_table(record: StudyRecord, trials: pd.DataFrame, settings: pd.DataFrame, best: int = 50) -> pd.DataFrame:
+    """Returns where the best trials' settings lie in their ranges, best first.
+
+    Args:
+        record: The study, for its space.
+        trials: As `reports.tables.trials_table` gives it.
+        settings: As `reports.tables.settings_table` gives it.
+        best: Trials kept, >= 1.
+
+    Returns:
+        Columns number, loss and a position (0 to 1; NaN where the setting was not searched) per dotted path.
+    """
+    done = trials.loc[trials["loss"].notna(), ["number", "loss"]].nsmallest(best, "loss").reset_index(drop=True)
+    columns = {
+        path: [_position_or_nan(dimension, settings.at[number, path]) for number in done["number"]]
+        for path, dimension in record.spec.space.root.items()
+    }
+    return pd.concat([done, pd.DataFrame(columns, index=done.index, dtype=float)], axis=1)
+
+
+def _position_or_nan(dimension: Dimension, value: object) -> float:
+    at = position_frac(dimension, value)
+    return np.nan if at is None else at

@@ -1,0 +1,280 @@
+"""The figure cards of the page: title, one sentence, figures and their table; a card that fails says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from autotune.storage import StudyRecord
+from reports import audits, figures, machine_figures, settings_figures, tables
+from reports.formats import duration, finite, number, percent, plain, setting
+
+# Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
+MAX_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure card.
+
+    Args:
+        key: Its id in the page.
+        title: A few words.
+        sentence: What the figure shows, for someone who has never seen one like it.
+        plots: Figures drawn in it, in order.
+        columns: Headings of its table.
+        rows: Cells of its table, as text.
+        cut: Rows that were left out of the table.
+        problem: Why there is no figure, or "".
+        broken: Whether that is a fault of the report rather than a lack of data.
+    """
+
+    key: str
+    title: str
+    sentence: str
+    plots: Sequence[go.Figure] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = field(default_factory=tuple)
+    cut: int = 0
+    problem: str = ""
+    broken: bool = False
+
+
+class StudyTables:
+    """The tables of a study, each worked out once and only when a card wants it."""
+
+    def __init__(self, record: StudyRecord) -> None:
+        self.record = record
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """As `tables.trials_table`."""
+        return tables.trials_table(self.record)
+
+    @cached_property
+    def settings(self) -> pd.DataFrame:
+        """As `tables.settings_table`."""
+        return tables.settings_table(self.record)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """As `tables.curves_table`, of the search."""
+        return tables.curves_table(self.record.trials)
+
+    @property
+    def baseline_number(self) -> int | None:
+        """The default's trial number."""
+        return self.record.baseline.number if self.record.baseline else None
+
+
+class NothingToDrawError(Exception):
+    """There is no data for a figure; the message is for the reader."""
+
+
+Drawn = tuple[str, Sequence[go.Figure], pd.DataFrame]
+
+
+def draw_cards(record: StudyRecord) -> list[Card]:
+    """Returns every figure card in the order of the page.
+
+    Args:
+        record: The study.
+    """
+    study = StudyTables(record)
+    return [draw_card(key, title, draw, study) for key, (title, draw) in CARDS.items()]
+
+
+def draw_card(key: str, title: str, draw: Callable[[StudyTables], Drawn], study: StudyTables) -> Card:
+    """Returns one card; whatever goes wrong becomes a sentence in it.
+
+    Args:
+        key: Its id.
+        title: Its title.
+        draw: Returns sentence, figures and table.
+        study: The study's tables.
+    """
+    try:
+        sentence, plots, table = draw(study)
+        columns, rows = [str(name) for name in table.columns], cells(table.head(MAX_ROWS))
+        return Card(key, title, sentence, plots, columns, rows, max(0, len(table) - MAX_ROWS))
+    except (NothingToDrawError, audits.TooFewTrialsError) as reason:
+        return Card(key, title, "", problem=f"Not drawn: {reason}.")
+    except Exception as error:  # noqa: BLE001 - one figure must not cost the reader the page
+        reason_text = plain(error) or type(error).__name__
+        return Card(key, title, "", problem=f"Could not draw: {reason_text}", broken=True)
+
+
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """Returns a table's cells as text, "–" for what is missing."""
+    return [[_cell(value) for value in row] for row in table.itertuples(index=False, name=None)]
+
+
+def _cell(value: Any) -> str:
+    if value is None or value is pd.NaT or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}".rstrip("0").rstrip(".")
+    if hasattr(value, "strftime"):
+        return str(value.strftime("%Y-%m-%d %H:%M"))
+    return setting(value) if isinstance(value, bool) else plain(value)
+
+
+def _need(condition: bool, reason: str) -> None:
+    if not condition:
+        raise NothingToDrawError(reason)
+
+
+def _best_so_far(study: StudyTables) -> Drawn:
+    trials = study.trials
+    ended = trials[trials["last_loss"].notna() | trials["status"].isin([status.value for status in tables.FAILED])]
+    _need(len(ended) > 0, "no trial has been evaluated yet")
+    sigma = finite(study.record.verdict.sigma) if study.record.verdict else None
+    figure = figures.best_so_far(trials, tables.baseline_loss(study.record), sigma)
+    sentence = (
+        "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
+        "so far, the dashed line the default settings."
+    )
+    return sentence, [figure], trials[["number", "status", "loss", "last_loss", "seconds"]]
+
+
+def _finals(study: StudyTables) -> Drawn:
+    runs = tables.finals_runs(study.record)
+    _need(len(runs) > 0, "the finals have not begun")
+    arms = tables.finals_table(runs)
+    sentence = (
+        "The default and the best settings, trained again on fresh random seeds. The diamond is the mean; the bar is "
+        "where the true mean lies with 95 % confidence. Runs of the same seed are compared in pairs, so two bars may "
+        "overlap and the gain still be clear."
+    )
+    return sentence, [figures.finals(runs, arms)], arms.drop(columns="arm")
+
+
+def _learning_curves(study: StudyTables) -> Drawn:
+    _need(len(study.curves) > 0, "no trial has been evaluated yet")
+    figure = figures.learning_curves(study.curves, study.trials, study.baseline_number)
+    sentence = (
+        "How the loss fell while each trial trained. The grey band holds most trials; the lines are the best "
+        f"{figures.BEST_CURVES} and the default."
+    )
+    return sentence, [figure], tables.curve_band(study.curves)
+
+
+def _settings(study: StudyTables) -> Drawn:
+    record, trials = study.record, study.trials
+    _need(bool(trials["loss"].notna().any()), "no trial has finished")
+    best = tables.best_trial(record)
+    params: Mapping[str, Any] = best.params if best else {}
+    sides = audits.edges(record, params)
+    plots = [
+        settings_figures.setting_against_loss(
+            path, dimension, study.settings[path], trials, params.get(path), sides.get(path, "")
+        )
+        for path, dimension in record.spec.space.root.items()
+    ]
+    sentence = (
+        "One picture for each setting: where did low losses come from? The dotted line is the best value; a red flag "
+        "says that it lies at the end of the range that was allowed."
+    )
+    table = trials.loc[trials["loss"].notna(), ["number", "loss"]].join(study.settings, on="number")
+    return sentence, plots, table.sort_values("loss")
+
+
+def _importance(study: StudyTables) -> Drawn:
+    shares = audits.importance(study.record)
+    sentence = (
+        "How strongly each setting tells the best trials from all the others (the method is called PED-ANOVA). It says "
+        "what mattered within the ranges searched, not which change brought the gain. Settings that only some trials "
+        "had are left out."
+    )
+    return sentence, [settings_figures.importance(shares)], shares
+
+
+def _pruning(study: StudyTables) -> Drawn:
+    audit = audits.pruning_audit(study.record)
+    if audit is None:
+        raise NothingToDrawError("no finished trial has an early evaluation")
+    agreement = "too few trials to say" if audit.spearman is None else f"rank correlation {number(audit.spearman, 2)}"
+    sentence = (
+        "Was it right to stop trials early? Each mark is a finished trial: its loss early on, when trials are first "
+        f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
+        f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best {audit.best_quarter}, "
+        f"{audit.at_risk} were in the worse half early on (right of the dotted line)."
+    )
+    return sentence, [figures.pruning_audit(audit)], audit.table
+
+
+def _timeline(study: StudyTables) -> Drawn:
+    rows = tables.timeline(study.record)
+    _need(len(rows) > 0, "no start times were stored")
+    sentence = "When each trial ran, in this computer's time of day; a gap means that nothing was training."
+    return sentence, [machine_figures.timeline(rows)], rows
+
+
+def _gpu(study: StudyTables) -> Drawn:
+    gpu = tables.gpu_table(study.record)
+    _need(len(gpu) > 0, "no GPU samples")
+    speeds = tables.timeline(study.record).query("lane == 'search'").merge(study.trials[["number", "tokens_per_s"]])
+    speeds = speeds[speeds["tokens_per_s"].notna()]
+    figure = machine_figures.gpu_health(gpu, speeds)
+    sentence = (
+        "Temperature, power and clock of the GPU, and training speed. Red stretches: heat or power supply slowed it "
+        f"({percent(float(gpu['throttled'].mean()))} of the samples)."
+    )
+    columns = ["temperature_c", "power_w", "sm_clock_hz"]
+    known = [name for name in columns if gpu[name].notna().any()]
+    summary = gpu[known].agg(["min", "mean", "max"]).rename_axis("of all samples").reset_index() if known else gpu[[]]
+    return sentence, [figure], summary
+
+
+def _speed(study: StudyTables) -> Drawn:
+    trials = study.trials
+    done = trials["loss"].notna() & trials["tokens_per_s"].notna()
+    _need(bool(done.any()), "no finished trial has a speed")
+    sentence = (
+        "Quality against speed: better is lower, faster is further right. On the dotted line no other trial is both "
+        "better and faster."
+    )
+    figure = figures.speed_against_loss(trials, study.baseline_number)
+    return sentence, [figure], audits.pareto(trials)
+
+
+def _parallel(study: StudyTables) -> Drawn:
+    table = audits.parallel_table(study.record, study.trials, study.settings)
+    _need(len(table) > 1, "fewer than two trials have finished")
+    sentence = (
+        f"The best {len(table)} trials, one line each, through the range of every setting from its low end (left) to "
+        "its high end (right). Where the green lines meet, the good trials agree."
+    )
+    plot = settings_figures.parallel_coordinates(table, study.record.spec.space.root)
+    return sentence, [plot], table
+
+
+def _full_run(study: StudyTables) -> Drawn:
+    full = study.record.attributes.get("full")
+    points = full.get("points") if isinstance(full, Mapping) else None
+    if not isinstance(full, Mapping) or not points:
+        raise NothingToDrawError("the full run has not been made; see “What to do next”")
+    curve = study.curves[study.curves["number"] == full.get("trial")]
+    table = pd.DataFrame(points)
+    sentence = "The loss of the full run as it trained, beside the short trial that it grew from."
+    return sentence, [machine_figures.full_run(points, curve)], table
+
+
+CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {
+    "best-so-far": ("Best so far", _best_so_far),
+    "finals": ("The finals: default against the best", _finals),
+    "learning-curves": ("Learning curves", _learning_curves),
+    "settings": ("Each setting against the loss", _settings),
+    "importance": ("Which settings mattered", _importance),
+    "pruning": ("Was early stopping right?", _pruning),
+    "timeline": ("The night", _timeline),
+    "gpu": ("Health of the GPU", _gpu),
+    "speed": ("Quality against speed", _speed),
+    "parallel": ("What the best trials have in common", _parallel),
+    "full-run": ("The full run", _full_run),
+}

@@ -1,0 +1,78 @@
+"""What failed in the night, why, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autotune.records import TrialRecord, TrialStatus
+from autotune.storage import StudyRecord
+from reports.formats import plain
+
+# Causes listed for each kind of failure; the rest is in trials.csv.
+MAX_CAUSES = 5
+
+MEANINGS = {
+    TrialStatus.DIVERGED: (
+        "The loss ran away instead of falling: the training steps were too big.",
+        "Normal at the upper end of a learning rate's range. If there are many, lower that end.",
+    ),
+    TrialStatus.OUT_OF_MEMORY: (
+        "The settings needed more memory than there is.",
+        "Lower the upper ends of model size and micro-batch in the study file.",
+    ),
+    TrialStatus.CRASHED: (
+        "The training program stopped with an error, through no fault of the settings.",
+        "Read the log named here, and run `autotune doctor`.",
+    ),
+    TrialStatus.INTERRUPTED: (
+        "The run was stopped in the middle; the settings were queued again.",
+        "Nothing to do.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One kind of failure.
+
+    Args:
+        status: As in `TrialStatus`.
+        trials: How many.
+        meaning: What it means in plain words.
+        action: What to do.
+        causes: Up to five lines "trial 7: cause (log ...)".
+    """
+
+    status: str
+    trials: int
+    meaning: str
+    action: str
+    causes: tuple[str, ...]
+
+
+def failures(record: StudyRecord) -> list[Failure]:
+    """Returns the kinds of failure that occurred in the search and the finals.
+
+    Args:
+        record: The study.
+
+    Returns:
+        [] when nothing failed.
+    """
+    runs = [(f"trial {trial.number}", trial) for trial in record.trials]
+    runs += [(f"final run {trial.number}", trial) for trial in record.finals]
+    found = []
+    for status, (meaning, action) in MEANINGS.items():
+        failed = [(name, trial) for name, trial in runs if trial.status is status]
+        if failed:
+            causes = tuple(_cause(name, trial) for name, trial in failed[:MAX_CAUSES])
+            found.append(Failure(status.value, len(failed), meaning, action, causes))
+    return found
+
+
+def _cause(name: str, trial: TrialRecord) -> str:
+    result = trial.result
+    if result is None:
+        return f"{name}: no cause stored"
+    log = f" (log: {plain(result.log)})" if result.log else ""
+    return f"{name}: {plain(result.cause) or 'no cause stored'}{log}"

@@ -1,0 +1,119 @@
+"""How numbers, times and foreign text are written in a report.
+
+Everything that a study file, a trainer or a log brought along passes through `plain`, and through `label` where
+plotly draws it: plotly reads a few HTML tags in its texts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+MISSING = "not reported"
+NAMED_LENGTH = 300
+# C0 and C1 control characters but tab and newline, and the marks that turn the direction of writing.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_MARKDOWN = re.compile(r"([\\`*_\[\]|#])")
+
+
+def plain(text: object, length: int = NAMED_LENGTH) -> str:
+    """Returns foreign text as one short line without control characters.
+
+    Args:
+        text: Anything; its `str` is taken.
+        length: Characters kept, > 0; what is cut off is marked with an ellipsis.
+    """
+    line = " ".join(_SURROGATE.sub("\ufffd", _CONTROL.sub("\ufffd", str(text))).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def label(text: object) -> str:
+    """Returns foreign text for plotly, which would read `<a>`, `<b>`, `&lt;` and `%{x}` in it."""
+    escaped = plain(text, 80).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return escaped.replace("%{", "%\u200b{")
+
+
+def markdown(text: object) -> str:
+    """Returns foreign text for Markdown: no HTML, no links, no table bars."""
+    return _MARKDOWN.sub(r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def finite(value: object) -> float | None:
+    """Returns a number as float, or None if it is missing, not a number or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def metric(metrics: Mapping[str, Any], name: str) -> float | None:
+    """Returns a finite metric by name, or None."""
+    return finite(metrics.get(name))
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Returns a number with fixed digits after the point, or "not reported"."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """Returns a number with its sign, a real minus sign for a negative one."""
+    return f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def percent(frac: float | None, digits: int = 1) -> str:
+    """Returns a fraction as a percentage, or "not reported"."""
+    return MISSING if frac is None or not math.isfinite(frac) else f"{100 * frac:.{digits}f} %"
+
+
+def setting(value: object) -> str:
+    """Returns a setting's value as a person would write it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value and abs(value) < 1e6 else f"{value:g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    return MISSING if value is None else plain(value, 80)
+
+
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """Returns "1 trial" or "3 trials"."""
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns seconds in the unit that a person would use."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def tokens(amount: float | None) -> str:
+    """Returns a number of tokens with K, M or B."""
+    if amount is None or not math.isfinite(amount):
+        return MISSING
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if amount >= size:
+            return f"{amount / size:.3g}{unit} tokens"
+    return f"{amount:.0f} tokens"
+
+
+def gibibytes(amount_bytes: float | None) -> str:
+    """Returns bytes as GiB."""
+    return MISSING if amount_bytes is None or not math.isfinite(amount_bytes) else f"{amount_bytes / 2**30:.1f} GiB"
+
+
+def local_time(iso: str) -> datetime | None:
+    """Returns an ISO 8601 time in this machine's zone, or None if it is none."""
+    try:
+        return datetime.fromisoformat(iso).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return None

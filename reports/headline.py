@@ -1,0 +1,287 @@
+"""What the page says first: the verdict, before and after, how sure, what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.storage import StudyRecord
+from reports import tables
+from reports.formats import MISSING, count, duration, finite, local_time, number, percent, plain, signed
+
+RUNNING = "still running"
+# exp of more than this overflows a double.
+MAX_EXPONENT = 700.0
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The verdict as a reader meets it.
+
+    Args:
+        word: better / no clear gain / inconclusive / failed / still running.
+        icon: A sign that tells the words apart without colour.
+        sentence: One sentence in plain words.
+        reason: What the finals said, or "".
+    """
+
+    word: str
+    icon: str
+    sentence: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One measure of quality for the default and for the winner; None where it is not known.
+
+    Args:
+        name: What is measured.
+        before: The default's value.
+        after: The winner's value.
+        before_text: The default's value as written.
+        after_text: The winner's value as written.
+        change: The change in words.
+        meaning: One sentence for someone who has never seen the measure.
+        improved: Whether the change is for the better; None when unknown or nil.
+    """
+
+    name: str
+    before: float | None
+    after: float | None
+    before_text: str
+    after_text: str
+    change: str
+    meaning: str
+    improved: bool | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the study used.
+
+    Args:
+        wall_s: From the first start to the last end of anything stored.
+        busy_s: Sum of all trainings.
+        counts: Search trials by status, every status that occurred.
+        finals: Finals' runs that ended.
+        energy_j: The GPU's energy, or None when it was not measured.
+    """
+
+    wall_s: float
+    busy_s: float
+    counts: Mapping[str, int]
+    finals: int
+    energy_j: float | None
+
+    @property
+    def energy_text(self) -> str:
+        """The energy in kWh, or why there is none."""
+        return "not measured" if self.energy_j is None else f"{self.energy_j / 3.6e6:.2f} kWh"
+
+
+def headline(record: StudyRecord) -> Headline:
+    """Returns the verdict sentence, word and icon.
+
+    Args:
+        record: The study; only its verdict speaks of a gain, never its lowest loss.
+    """
+    verdict = record.verdict
+    if verdict is None:
+        return _unfinished(record)
+    reason = plain(verdict.reason)
+    if verdict.word is VerdictWord.FAILED:
+        return Headline("failed", "✕", "Nothing could be compared: no settings could be tested to the end.", reason)
+    if verdict.word is VerdictWord.BETTER:
+        return Headline("better", "✓", f"Better settings were found: {_gain_words(verdict)}.", reason)
+    if verdict.word is VerdictWord.NO_CLEAR_GAIN:
+        sentence = "The default settings are about as good as anything tried."
+        return Headline("no clear gain", "=", sentence, reason)
+    sentence = "There may be a gain, but these runs cannot tell it from chance."
+    return Headline("inconclusive", "?", sentence, reason)
+
+
+def _unfinished(record: StudyRecord) -> Headline:
+    ended = sum(trial.status not in (TrialStatus.WAITING, TrialStatus.RUNNING) for trial in record.trials)
+    planned = max(record.spec.budget.trials, len(record.trials))
+    parked = bool(record.events) and record.events[-1].get("kind") == "parked"
+    start = "Parked, nothing is lost" if parked else "No verdict yet"
+    sentence = f"{start}: {ended} of up to {count(planned, 'trial')} done"
+    if record.finals:
+        sentence += f", and {count(_ended_finals(record), 'final run')} of {record.spec.finals.runs} done"
+    return Headline(RUNNING, "…", sentence + ".", "The verdict comes after the finals, on seeds that chose nothing.")
+
+
+def _ended_finals(record: StudyRecord) -> int:
+    return sum(trial.result is not None for trial in record.finals)
+
+
+def _gain_words(verdict: Verdict) -> str:
+    gain, before = finite(verdict.gain), finite(verdict.baseline_loss)
+    if gain is None or not before:
+        return "the winner beat the default on fresh seeds"
+    return f"the loss fell by {percent(gain / before)} against the default, measured on fresh seeds"
+
+
+def before_after(record: StudyRecord) -> list[BeforeAfter]:
+    """Returns loss, perplexity, accuracy and bits per byte of the default and the winner.
+
+    Args:
+        record: The study. Without a verdict the default's single run is shown and nothing after it.
+
+    Returns:
+        Four measures, known or not.
+        Source: perplexity = exp(cross-entropy in nats).
+    """
+    verdict = record.verdict
+    before_loss = tables.baseline_loss(record)
+    after_loss = finite(verdict.winner_loss) if verdict else None
+    before = verdict.baseline_metrics if verdict and verdict.baseline_metrics else _last_metrics(record.baseline)
+    after: Mapping[str, Any] = verdict.winner_metrics if verdict else {}
+    accuracy = (finite(before.get("val_accuracy")), finite(after.get("val_accuracy")))
+    bpb = (finite(before.get("val_bpb")), finite(after.get("val_bpb")))
+    return [
+        _measure("Loss", before_loss, after_loss, "How surprised the model is by unseen text; lower is better."),
+        _measure(
+            "Perplexity", _exp(before_loss), _exp(after_loss),
+            "About how many next words the model hesitates between; lower is better.",
+        ),
+        _measure("Accuracy", *accuracy, "How often its first guess of the next token is right; higher is better."),
+        _measure("Bits per byte", *bpb, "The loss for each byte of text, whatever the tokenizer; lower is better."),
+    ]  # fmt: skip
+
+
+def _last_metrics(trial: TrialRecord | None) -> Mapping[str, Any]:
+    if trial is None or trial.loss is None or trial.result is None:
+        return {}
+    return trial.result.points[-1].metrics
+
+
+def _exp(loss: float | None) -> float | None:
+    return None if loss is None or loss > MAX_EXPONENT else math.exp(loss)
+
+
+def _measure(name: str, before: float | None, after: float | None, meaning: str) -> BeforeAfter:
+    texts = [_written(name, value) for value in (before, after)]
+    change, improved = "", None
+    if before is not None and after is not None:
+        better_up = name == "Accuracy"
+        improved = None if after == before else (after > before) is better_up
+        if better_up:
+            change = f"{signed(100 * (after - before), 1)} points"
+        elif before:
+            change = f"{signed(100 * (after - before) / before, 1)} %"
+    return BeforeAfter(name, before, after, texts[0], texts[1], change, meaning, improved)
+
+
+def _written(name: str, value: float | None) -> str:
+    if name == "Accuracy":
+        return percent(value)
+    return number(value, {"Loss": 3, "Perplexity": 1, "Bits per byte": 3}[name])
+
+
+def how_sure(record: StudyRecord) -> list[str]:
+    """Returns sentences on seeds, noise and interval.
+
+    Args:
+        record: The study.
+    """
+    verdict = record.verdict
+    if verdict is None:
+        return _not_yet_sure(record)
+    lines = []
+    if verdict.seeds:
+        pairs = count(len(verdict.seeds), "pair of runs", "pairs of runs")
+        lines.append(
+            f"The winner and the default were trained again in {pairs}, each pair on a random seed that "
+            "played no part in choosing the winner."
+        )
+    gain, low, high = (finite(value) for value in (verdict.gain, verdict.gain_low, verdict.gain_high))
+    if gain is not None and low is not None and high is not None:
+        lines.append(f"Measured gain in loss: {signed(gain)}; 95 % interval {signed(low)} to {signed(high)}.")
+        lines.append(_interval_words(low, high))
+    if (sigma := finite(verdict.sigma)) is not None:
+        lines.append(f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}.")
+    if (least := finite(verdict.min_gain)) is not None:
+        lines.append(f"The study calls a gain worth having from {number(least)} upwards.")
+    return lines or ["Nothing was measured twice, so nothing can be said about chance."]
+
+
+def _interval_words(low: float, high: float) -> str:
+    if low > 0:
+        return "The whole interval is above zero: chance alone is an unlikely explanation."
+    if high < 0:
+        return "The whole interval is below zero: the winner of the search is worse than the default."
+    return "The interval contains zero: the difference may be chance."
+
+
+def _not_yet_sure(record: StudyRecord) -> list[str]:
+    done = sum(trial.loss is not None for trial in record.trials)
+    best = tables.best_trial(record)
+    if best is None or best.loss is None or done < 2:
+        return ["Not sure of anything yet: too little has finished."]
+    return [
+        f"So far the lowest of {count(done, 'finished trial')} is {number(best.loss)} (trial {best.number}). "
+        "The lowest of many always looks better than it is, so it is no result.",
+    ]
+
+
+def cost(record: StudyRecord) -> Cost:
+    """Returns hours, trials by status and energy.
+
+    Args:
+        record: The study.
+    """
+    everything = [trial for trial in (*record.trials, *record.finals) if trial.result is not None]
+    counts: dict[str, int] = {}
+    for trial in record.trials:
+        counts[trial.status.value] = counts.get(trial.status.value, 0) + 1
+    busy_s = sum(trial.result.seconds for trial in everything if trial.result)
+    return Cost(_wall_s(everything, busy_s), busy_s, counts, _ended_finals(record), _energy_j(record))
+
+
+def _energy_j(record: StudyRecord) -> float | None:
+    return tables.energy_j(tables.gpu_table(record))
+
+
+def _wall_s(trials: list[TrialRecord], busy_s: float) -> float:
+    spans = []
+    for trial in trials:
+        start = local_time(trial.result.started_at) if trial.result else None
+        if start is not None and trial.result is not None:
+            spans.append((start.timestamp(), start.timestamp() + trial.result.seconds))
+    return max(end for _, end in spans) - min(start for start, _ in spans) if spans else busy_s
+
+
+def cost_rows(spent: Cost) -> list[tuple[str, str]]:
+    """Returns the cost as names and words, in the order of the page."""
+    failed = sum(spent.counts.get(status.value, 0) for status in tables.FAILED)
+    return [
+        ("From start to end", duration(spent.wall_s)),
+        ("Of which training", duration(spent.busy_s)),
+        ("Trials", str(sum(spent.counts.values()))),
+        ("Finished", str(spent.counts.get("finished", 0))),
+        ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),
+        ("Failed", str(failed)),
+        ("Runs in the finals", str(spent.finals)),
+        ("GPU energy", spent.energy_text),
+    ]
+
+
+def full_run_lines(record: StudyRecord) -> list[str]:
+    """Returns what is known of the promoted full run, or [] when there is none."""
+    full = record.attributes.get("full")
+    if not isinstance(full, Mapping):
+        return []
+    status, seen = plain(full.get("status", "unknown")), finite(full.get("tokens"))
+    size = MISSING if seen is None else f"{seen:,.0f}"
+    lines = [f"The full run is {status}: {size} training tokens in {duration(finite(full.get('seconds')))}."]
+    loss, accuracy = finite(full.get("val_loss")), finite(full.get("val_accuracy"))
+    if loss is not None:
+        lines.append(f"Its loss is {number(loss)}, its accuracy {percent(accuracy)}.")
+    if full.get("weights"):
+        lines.append(f"Its weights are in {plain(full['weights'])}.")
+    return lines

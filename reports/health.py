@@ -1,0 +1,209 @@
+"""Health checks: whether the night can be trusted, and what to do where it cannot."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.records import TrialStatus
+from autotune.space import flatten
+from autotune.storage import StudyRecord
+from reports import audits, tables
+from reports.formats import count, finite, number, percent, plain, setting
+
+MIN_SPEARMAN = 0.5
+# Heat or power that slowed the card for less than this share of the samples changes no conclusion.
+MAX_THROTTLED_FRAC = 0.05
+MAX_WASTED_FRAC = 0.3
+# A best trial found in this last share of the search suggests that the search had not run dry.
+LATE_FRAC = 0.2
+MIN_SEARCH_TRIALS = 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One health check.
+
+    Args:
+        name: What was checked.
+        status: "pass", "warn" or "skip" (nothing to judge by).
+        finding: What was found, one sentence.
+        action: What to do about a warning, else "".
+    """
+
+    name: str
+    status: str
+    finding: str
+    action: str = ""
+
+
+def health_checks(record: StudyRecord) -> list[Check]:
+    """Returns every check in the order of the page; one that fails itself says so.
+
+    Args:
+        record: The study.
+    """
+    return [_safely(name, check, record) for name, check in CHECKS.items()]
+
+
+def _safely(name: str, check: Callable[[str, StudyRecord], Check], record: StudyRecord) -> Check:
+    try:
+        return check(name, record)
+    except Exception as error:  # noqa: BLE001 - one check must not cost the reader the page
+        return Check(name, "skip", f"Could not be checked: {plain(error) or type(error).__name__}.")
+
+
+def _fresh_seeds(name: str, record: StudyRecord) -> Check:
+    verdict = record.verdict
+    if verdict is None or not verdict.seeds:
+        return Check(name, "skip", "There is no headline number yet.")
+    used = {trial.seed for trial in record.trials} | {run.seed for run in record.finals if run.stage == "select"}
+    shared = sorted(used.intersection(verdict.seeds))
+    if shared:
+        return Check(
+            name, "warn", f"Seeds {', '.join(map(str, shared))} also took part in choosing the winner.",
+            "Read the gain as an upper limit; repeat the finals on other seeds.",
+        )  # fmt: skip
+    return Check(name, "pass", f"The headline rests on {count(len(verdict.seeds), 'seed')} that chose nothing.")
+
+
+def _noise(name: str, record: StudyRecord) -> Check:
+    verdict = record.verdict
+    gain = finite(verdict.gain) if verdict else None
+    sigma = finite(verdict.sigma) if verdict else None
+    if gain is None or sigma is None:
+        return Check(name, "skip", "Noise and gain are known after the finals.")
+    finding = f"The gain is {number(gain)}, the noise of a single run {number(sigma)}."
+    if sigma >= gain:
+        return Check(name, "warn", finding, "Do not trust single runs of this size; use more seeds or longer trials.")
+    return Check(name, "pass", finding)
+
+
+def _edge(name: str, record: StudyRecord) -> Check:
+    best = tables.best_trial(record)
+    if best is None:
+        return Check(name, "skip", "No trial has finished.")
+    found = audits.edges(record, best.params)
+    if not found:
+        return Check(name, "pass", "The best settings lie well inside their ranges.")
+    places = [f"{path} = {setting(best.params[path])} (the {side} end)" for path, side in found.items()]
+    widen = " ".join(_widened(record, path, side) for path, side in found.items())
+    return Check(
+        name, "warn", f"The best value lies at the edge of its range: {', '.join(places)}.",
+        f"Something better may lie beyond. Give the next study a new name and wider ranges: {widen}",
+    )  # fmt: skip
+
+
+def _widened(record: StudyRecord, path: str, side: str) -> str:
+    dimension = record.spec.space[path]
+    low, high = dimension.low or 0, dimension.high or 0
+    span = high - low
+    if dimension.log:
+        value = low / 3 if side == "low" else high * 3
+    else:
+        value = low - span / 2 if side == "low" else high + span / 2
+        value = max(0, value) if low >= 0 else value
+    if dimension.is_integer:
+        value = max(1, round(value))
+    return "--set " + shlex.quote(f'space."{path}".{side}={value:.3g}')
+
+
+def _early_ranking(name: str, record: StudyRecord) -> Check:
+    audit = audits.pruning_audit(record)
+    if audit is None or audit.spearman is None:
+        return Check(name, "skip", "Too few finished trials to compare early with final losses.")
+    finding = (
+        f"The order of trials at {audit.rung_tokens:,} tokens and at the end agree with "
+        f"rank correlation {number(audit.spearman, 2)} (1 is perfect)."
+    )
+    if audit.spearman < MIN_SPEARMAN:
+        return Check(name, "warn", finding, "Early losses foretold little: prune later (pruner.warmup_frac).")
+    return Check(name, "pass", finding)
+
+
+def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
+    audit = audits.pruning_audit(record)
+    if audit is None or not audit.pruned or audit.spearman is None:
+        return Check(name, "skip", "Nothing was pruned, or too little finished to judge by.")
+    finding = f"Of the best {audit.best_quarter} finished trials, {audit.at_risk} were behind when pruning began."
+    if 2 * audit.at_risk >= audit.best_quarter and audit.at_risk:
+        return Check(name, "warn", finding, "Trials as good may have been stopped: prune later (pruner.warmup_frac).")
+    return Check(name, "pass", finding)
+
+
+def _throttling(name: str, record: StudyRecord) -> Check:
+    gpu = tables.gpu_table(record)
+    if gpu.empty:
+        return Check(name, "skip", "No GPU samples.")
+    throttled = float(gpu["throttled"].mean())
+    finding = f"Heat or power supply slowed the GPU in {percent(throttled)} of the samples."
+    if throttled > MAX_THROTTLED_FRAC:
+        return Check(name, "warn", finding, "Losses stay comparable (equal tokens); improve the cooling.")
+    return Check(name, "pass", finding)
+
+
+def _crashes(name: str, record: StudyRecord) -> Check:
+    crashed = [trial for trial in record.trials if trial.status is TrialStatus.CRASHED]
+    if not crashed:
+        return Check(name, "pass", "No trial crashed.")
+    numbers = ", ".join(str(trial.number) for trial in crashed[:5])
+    more = ", …" if len(crashed) > 5 else ""
+    return Check(
+        name, "warn", f"{count(len(crashed), 'trial')} crashed: {numbers}{more}.",
+        "See what failed below, and run `autotune doctor`.",
+    )  # fmt: skip
+
+
+def _wasted(name: str, record: StudyRecord) -> Check:
+    ended = [trial for trial in record.trials if trial.result is not None]
+    if not ended:
+        return Check(name, "skip", "No trial has ended.")
+    lost = sum(trial.status in (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY) for trial in ended)
+    finding = f"{lost} of {count(len(ended), 'trial')} diverged or ran out of memory."
+    if lost > MAX_WASTED_FRAC * len(ended):
+        return Check(name, "warn", finding, "Lower the upper ends of the learning rates and of the model's size.")
+    return Check(name, "pass", finding)
+
+
+def _repeated_data(name: str, record: StudyRecord) -> Check:
+    best = tables.best_trial(record)
+    epochs = finite(best.result.facts.get("epochs")) if best and best.result else None
+    if best is None or epochs is None:
+        return Check(name, "skip", "The trainer did not report how often the text was read.")
+    settings = flatten(record.spec.base) | dict(best.params)
+    dropped = [path for path in settings if path.rpartition(".")[2] == "dropout"]
+    in_use = any(finite(settings[path]) for path in dropped) or any(path in record.spec.space for path in dropped)
+    finding = f"The training text was read {number(epochs, 2)} times in each trial."
+    if epochs > 1 and in_use:
+        return Check(
+            name, "warn", finding,
+            "Dropout helps when text repeats: its best value holds for a full run with about as many passes only.",
+        )  # fmt: skip
+    return Check(name, "pass", finding)
+
+
+def _more_trials(name: str, record: StudyRecord) -> Check:
+    best = tables.best_so_far(tables.trials_table(record))
+    if len(best) < MIN_SEARCH_TRIALS:
+        return Check(name, "skip", f"It takes {MIN_SEARCH_TRIALS} finished trials to judge.")
+    last = int(best.loc[best["best"].diff().fillna(0) < 0, "number"].max()) if best["best"].nunique() > 1 else 0
+    finding = f"The lowest loss of {count(len(record.trials), 'trial')} came with trial {last}."
+    if last >= (1 - LATE_FRAC) * len(record.trials):
+        more = 2 * len(record.trials)
+        return Check(name, "warn", finding, f"The search was still improving: go on with --trials {more}.")
+    return Check(name, "pass", finding)
+
+
+CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {
+    "The headline is measured on fresh seeds": _fresh_seeds,
+    "The gain is larger than the noise": _noise,
+    "The best settings lie inside their ranges": _edge,
+    "Early losses foretell final ones": _early_ranking,
+    "No good trial was pruned": _good_trials_pruned,
+    "More trials would hardly help": _more_trials,
+    "The GPU ran at full speed": _throttling,
+    "No trial crashed": _crashes,
+    "Few trials were wasted": _wasted,
+    "Repeated text and dropout": _repeated_data,
+}

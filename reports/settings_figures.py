@@ -1,0 +1,111 @@
+"""Plotly figures of the settings: each against the loss, their importance, and the best trials' choices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from autotune.space import Dimension
+from reports.figures import BLUE, GREEN, GREY, VERMILLION, base_figure
+from reports.formats import label, setting
+
+
+def setting_against_loss(
+    path: str, dimension: Dimension, settings: pd.Series[Any], trials: pd.DataFrame, best: Any, side: str
+) -> go.Figure:
+    """Draws one setting against the final loss of the finished trials.
+
+    Args:
+        path: Dotted config path.
+        dimension: Its range or choices.
+        settings: Values by trial number; None where it was not searched.
+        trials: As `reports.tables.trials_table` gives it.
+        best: The best settings' value, or None.
+        side: "low" or "high" when that value lies at an edge, else "".
+    """
+    done = trials[trials["loss"].notna()]
+    done = done[done["number"].map(settings).notna()]
+    values = [settings[number] for number in done["number"]]
+    as_text = dimension.choices is not None
+    figure = base_figure(label(path) + (" (log scale)" if dimension.log else ""), "loss", height=250)
+    figure.add_scatter(
+        x=[label(setting(value)) for value in values] if as_text else values, y=done["loss"].to_numpy(),
+        mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, showlegend=False,
+        text=[f"trial {number}" for number in done["number"]],
+        hovertemplate="%{text}: %{x}, loss %{y:.4f}<extra></extra>",
+    )  # fmt: skip
+    if as_text:
+        order = [label(setting(choice)) for choice in dimension.choices or ()]
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+    else:
+        figure.update_xaxes(type="log" if dimension.log else "linear", nticks=5)
+    if best is not None:
+        figure.add_vline(
+            x=label(setting(best)) if as_text else best, line={"color": GREEN, "dash": "dot", "width": 2}
+        )  # fmt: skip
+    if side:
+        figure.add_annotation(
+            text="▲ best is at the edge", xref="paper", yref="paper", x=0 if side == "low" else 1, y=1.08,
+            xanchor="left" if side == "low" else "right", showarrow=False, font={"color": VERMILLION},
+        )  # fmt: skip
+    figure.update_layout(margin={"l": 52, "r": 12, "t": 24, "b": 48})
+    return figure
+
+
+def importance(shares: pd.DataFrame) -> go.Figure:
+    """Draws how much each setting tells the best trials from the rest.
+
+    Args:
+        shares: As `reports.audits.importance` gives it.
+    """
+    figure = base_figure("share of the importance", "", height=110 + 30 * len(shares))
+    figure.add_bar(
+        x=shares["importance_frac"].to_numpy(), y=[label(path) for path in shares["path"]], orientation="h",
+        marker={"color": BLUE}, text=[f"{100 * share:.0f} %" for share in shares["importance_frac"]],
+        textposition="auto", hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", type="category")
+    figure.update_xaxes(tickformat=".0%", rangemode="tozero")
+    return figure
+
+
+def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension]) -> go.Figure:
+    """Draws the best trials as lines through the ranges of their settings, one row a setting.
+
+    Drawn with ordinary lines, one row below another: readable on a phone and on paper, and without WebGL.
+
+    Args:
+        table: As `reports.audits.parallel_table` gives it, best first.
+        dimensions: The space, by dotted path.
+    """
+    paths = list(dimensions)
+    figure = base_figure("", "", height=90 + 58 * len(paths))
+    rows = [-place for place in range(len(paths))]
+    thick = max(1, len(table) // 10)
+    for place in reversed(range(len(table))):
+        line = table.iloc[place]
+        figure.add_scatter(
+            x=line[paths].to_numpy(dtype=float), y=rows, mode="lines", showlegend=place in (0, thick),
+            connectgaps=False, opacity=1 if place < thick else 0.35, legendrank=place,
+            name="best tenth" if place < thick else "other trials",
+            line={"color": GREEN if place < thick else GREY, "width": 3 if place < thick else 1},
+            text=[f"trial {int(line['number'])}: loss {line['loss']:.4f}"] * len(paths),
+            hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+    for row, path in zip(rows, paths, strict=True):
+        _parallel_row(figure, row, path, dimensions[path])
+    figure.update_xaxes(range=[-0.03, 1.03], visible=False)
+    figure.update_yaxes(range=[rows[-1] - 0.3, 0.6], visible=False)
+    figure.update_layout(margin={"l": 12, "r": 12})
+    return figure
+
+
+def _parallel_row(figure: go.Figure, row: int, path: str, dimension: Dimension) -> None:
+    ends: Sequence[Any] = dimension.choices or (dimension.low, dimension.high)
+    figure.add_shape(type="line", x0=0, x1=1, y0=row, y1=row, line={"color": GREY, "width": 1}, layer="below")
+    for x, anchor, text in ((0, "left", setting(ends[0])), (0.5, "center", path), (1, "right", setting(ends[-1]))):
+        shown = f"<b>{label(text)}</b>" if x == 0.5 else label(text)
+        figure.add_annotation(x=x, y=row, yshift=13, xanchor=anchor, text=shown, showarrow=False)

@@ -1,0 +1,274 @@
+"""Stored records as rows: one trial, one evaluation, one setting or one final a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from autotune.records import EvalPoint, TrialRecord, TrialStatus
+from autotune.storage import StudyRecord
+from reports.formats import finite, local_time
+
+FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
+CONFIDENCE_FRAC = 0.95
+TRIAL_COLUMNS = (
+    "number", "role", "status", "cause", "loss", "last_loss", "last_tokens", "seconds", "started_at", "seed",
+    "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps", "num_params",
+    "num_active_params", "epochs", "host", "device", "log", "retry_of",
+)  # fmt: skip
+_METRICS = ("val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps")
+_FACTS = ("num_params", "num_active_params", "epochs")
+
+
+def trials_table(record: StudyRecord) -> pd.DataFrame:
+    """Returns the search trials, a row each, in the order of numbers.
+
+    Args:
+        record: The study.
+
+    Returns:
+        `TRIAL_COLUMNS`: `loss` is the final loss of a finished trial (nats per token, NaN otherwise), `last_loss`
+        and `last_tokens` the last finite evaluation of any trial, `started_at` the ISO text as stored.
+    """
+    return pd.DataFrame([_trial_row(trial) for trial in record.trials], columns=list(TRIAL_COLUMNS))
+
+
+def _trial_row(trial: TrialRecord) -> dict[str, Any]:
+    result = trial.result
+    row: dict[str, Any] = {
+        "number": trial.number, "role": trial.role, "status": trial.status.value, "seed": trial.seed,
+        "loss": _nan(finite(trial.loss)), "retry_of": _nan(trial.retry_of),
+    }  # fmt: skip
+    row["last_tokens"], row["last_loss"] = _last(trial)
+    metrics = result.points[-1].metrics if result and result.points else {}
+    facts = result.facts if result else {}
+    row |= {name: _nan(finite(metrics.get(name))) for name in _METRICS}
+    row |= {name: _nan(finite(facts.get(name))) for name in _FACTS}
+    if math.isnan(row["tokens_per_s"]):
+        row["tokens_per_s"] = _overall_speed(trial)
+    row["seconds"] = result.seconds if result else math.nan
+    for name in ("cause", "started_at", "host", "device", "log"):
+        row[name] = getattr(result, name) if result else ""
+    return row
+
+
+def _nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _overall_speed(trial: TrialRecord) -> float:
+    result = trial.result
+    if result is None or not result.points or result.seconds <= 0:
+        return math.nan
+    return result.points[-1].tokens_seen / result.seconds
+
+
+def _last(trial: TrialRecord) -> tuple[float, float]:
+    if trial.result is not None:
+        point = trial.result.last_finite
+        return (point.tokens_seen, point.val_loss) if point else (math.nan, math.nan)
+    seen = [(tokens, loss) for tokens, loss in trial.values.items() if math.isfinite(loss)]
+    return max(seen) if seen else (math.nan, math.nan)
+
+
+def settings_table(record: StudyRecord) -> pd.DataFrame:
+    """Returns the settings of every search trial: rows by trial number, a column per searched setting.
+
+    A setting that a trial did not search (its condition did not hold) is None.
+    """
+    rows = {trial.number: [trial.params.get(path) for path in record.spec.space] for trial in record.trials}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(record.spec.space), dtype=object)
+
+
+def curves_table(trials: Iterable[TrialRecord]) -> pd.DataFrame:
+    """Returns every evaluation of the trials, a row each.
+
+    Args:
+        trials: Search trials or finals; a running one gives what it has reported so far.
+
+    Returns:
+        Columns number, seed, status, tokens_seen, val_loss (nats per token) and every metric reported.
+    """
+    rows: list[dict[str, Any]] = []
+    for trial in trials:
+        head = {"number": trial.number, "seed": trial.seed, "status": trial.status.value}
+        if trial.result is not None:
+            rows += [head | _flat(point) for point in trial.result.points]
+        else:
+            rows += [head | {"tokens_seen": seen, "val_loss": loss} for seen, loss in sorted(trial.values.items())]
+    first = ["number", "seed", "status", "tokens_seen", "val_loss"]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=first)
+    return table[first + [name for name in table.columns if name not in first]]
+
+
+def _flat(point: EvalPoint) -> dict[str, float]:
+    return {**point.metrics, "tokens_seen": point.tokens_seen, "val_loss": point.val_loss}
+
+
+def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:
+    """Returns the lowest final loss up to each finished trial.
+
+    Args:
+        trials: As `trials_table` gives it.
+
+    Returns:
+        Columns number, loss and best (nats per token), finished trials only.
+    """
+    done = trials.loc[trials["loss"].notna(), ["number", "loss"]].reset_index(drop=True)
+    return done.assign(best=done["loss"].cummin())
+
+
+def curve_band(curves: pd.DataFrame, low_frac: float = 0.1, high_frac: float = 0.9) -> pd.DataFrame:
+    """Returns, at each number of tokens, the band in which most trials' losses lie.
+
+    Args:
+        curves: As `curves_table` gives it.
+        low_frac: Lower quantile, 0 to 1.
+        high_frac: Upper quantile, 0 to 1.
+
+    Returns:
+        Columns tokens_seen, low, median, high (nats per token) and trials (how many had got there).
+    """
+    kept = curves[np.isfinite(curves["val_loss"].astype(float))]
+    if kept.empty:
+        return pd.DataFrame(columns=["tokens_seen", "low", "median", "high", "trials"])
+    grouped = kept.groupby("tokens_seen")["val_loss"]
+    band = {"low": grouped.quantile(low_frac), "median": grouped.median(), "high": grouped.quantile(high_frac)}
+    return pd.DataFrame(band | {"trials": grouped.size()}).reset_index()
+
+
+def finals_runs(record: StudyRecord) -> pd.DataFrame:
+    """Returns the finals' runs that finished, a row each.
+
+    Returns:
+        Columns arm (search trial number), arm_name, stage, seed and loss (nats per token).
+    """
+    baseline = record.baseline
+    rows = [
+        {
+            "arm": trial.arm,
+            "arm_name": arm_name(trial.arm, baseline.number if baseline else None),
+            "stage": trial.stage,
+            "seed": trial.seed,
+            "loss": loss,
+        }
+        for trial in record.finals
+        if trial.arm is not None and (loss := finite(trial.loss)) is not None
+    ]
+    return pd.DataFrame(rows, columns=["arm", "arm_name", "stage", "seed", "loss"])
+
+
+def arm_name(arm: int, baseline: int | None) -> str:
+    """Returns what an arm of the finals is called: "default" or "trial 7"."""
+    return "default" if arm == baseline else f"trial {arm}"
+
+
+def finals_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns each arm of the finals with its mean and 95 % interval.
+
+    Only runs of the proving stage count: seeds of the selection favour whom they selected. An arm that was
+    not proved, since selection dropped it, shows its selection runs and says so.
+
+    Args:
+        runs: As `finals_runs` gives it.
+
+    Returns:
+        Columns arm, arm_name, stage, seeds (how many), mean, low and high (nats per token; NaN with one seed).
+        Source: Student's t interval, mean +- t(0.975, n - 1) s / sqrt(n).
+    """
+    rows = []
+    for arm, group in runs.groupby("arm", sort=True):
+        proved = group[group["stage"] != "select"]
+        used, stage = (proved, "prove") if len(proved) else (group, "select")
+        mean, low, high = t_interval(used["loss"].to_numpy(dtype=float))
+        name = group["arm_name"].iloc[0]
+        rows.append((arm, name, stage, len(used), mean, low, high))
+    return pd.DataFrame(rows, columns=["arm", "arm_name", "stage", "seeds", "mean", "low", "high"])
+
+
+def t_interval(losses: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, float]:
+    """Returns mean and both ends of the 95 % Student interval; the ends are NaN for a single value."""
+    mean = float(losses.mean())
+    if len(losses) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf((1 + CONFIDENCE_FRAC) / 2, len(losses) - 1)) * float(stats.sem(losses))
+    return mean, mean - half, mean + half
+
+
+def baseline_loss(record: StudyRecord) -> float | None:
+    """Returns the default's loss in nats per token: over the finals' seeds, else of its search trial."""
+    if record.verdict is not None and (proved := finite(record.verdict.baseline_loss)) is not None:
+        return proved
+    return finite(record.baseline.loss) if record.baseline else None
+
+
+def best_trial(record: StudyRecord) -> TrialRecord | None:
+    """Returns the finals' winner, or the finished trial of lowest loss while there is none."""
+    wanted = record.verdict.winner if record.verdict else None
+    for trial in record.trials:
+        if wanted is not None and trial.number == wanted:
+            return trial
+    done = [trial for trial in record.trials if finite(trial.loss) is not None]
+    return min(done, key=lambda trial: trial.loss or 0.0, default=None)
+
+
+def gpu_table(record: StudyRecord) -> pd.DataFrame:
+    """Returns the GPU's samples in the order of time.
+
+    Returns:
+        Columns time (Unix seconds), temperature_c, power_w, sm_clock_hz, energy_j, throttled (bool) and reasons.
+    """
+    names = ("time", "temperature_c", "power_w", "sm_clock_hz", "energy_j")
+    rows = []
+    for sample in record.gpu:
+        row: dict[str, Any] = {name: _nan(finite(sample.get(name))) for name in names}
+        reasons = sample.get("throttle_reasons") or ()
+        row["reasons"] = tuple(str(reason) for reason in reasons) if isinstance(reasons, list | tuple) else ()
+        row["throttled"] = bool(HARMFUL_REASONS.intersection(row["reasons"]))
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=[*names, "reasons", "throttled"])
+    return table[table["time"].notna()].sort_values("time", kind="stable").reset_index(drop=True)
+
+
+# A power cap is how most cards run under full load; these mean that heat or the power supply slowed the card.
+HARMFUL_REASONS = frozenset(
+    {"hardware slowdown", "thermal (software)", "thermal (hardware)", "power brake", "board limit", "reliability"}
+)
+# Samples further apart belong to different sessions: nothing is known about the time between.
+MAX_SAMPLE_GAP_S = 600.0
+
+
+def energy_j(gpu: pd.DataFrame) -> float | None:
+    """Returns the energy that the GPU used, in joules, or None without at least two usable samples.
+
+    Between neighbouring samples the GPU's own counter is used, or else the mean power times the seconds.
+
+    Args:
+        gpu: As `gpu_table` gives it.
+    """
+    gap_s = gpu["time"].diff()
+    counted = gpu["energy_j"].diff()
+    integrated = (gpu["power_w"] + gpu["power_w"].shift()) / 2 * gap_s
+    parts = counted.where(counted >= 0, integrated)[(gap_s > 0) & (gap_s <= MAX_SAMPLE_GAP_S)].dropna()
+    return float(parts.sum()) if len(parts) else None
+
+
+def timeline(record: StudyRecord) -> pd.DataFrame:
+    """Returns when each trial ran.
+
+    Returns:
+        Columns lane ("search", "finals" or "full run"), number, status, start (local time without zone) and seconds.
+    """
+    rows = []
+    for lane, trials in (("search", record.trials), ("finals", record.finals)):
+        for trial in trials:
+            start = local_time(trial.result.started_at) if trial.result else None
+            if trial.result is not None and start is not None:
+                seconds = trial.result.seconds
+                rows.append((lane, trial.number, trial.status.value, start.replace(tzinfo=None), seconds))
+    return pd.DataFrame(rows, columns=["lane", "number", "status", "start", "seconds"])
