@@ -92,7 +92,7 @@ class Attention(nn.Module):
         return out
 
     def _heads(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.unflatten(-1, (-1, self.head_dim))
+        return x_BTD.view(*x_BTD.shape[:2], -1, self.head_dim)
 
     def _share(self, x_BKTC: Tensor) -> Tensor:
         """Give each query head its key-value head; enable_gqa would miss the fused kernels of older GPUs."""

@@ -64,7 +64,7 @@ def save(
 def load_newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest sound checkpoint of this identity, and a notice for each damaged one passed over."""
     sweep(folder)
-    notices = []
+    notices: list[str] = []
     for path in _newest_first(folder, identity):
         try:
             return _read(path), notices

@@ -44,7 +44,7 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse_S,) = ctx.saved_tensors
-        return grads[0][inverse_S].unflatten(0, (-1, ctx.top_k)).sum(1), None, None, None
+        return grads[0][inverse_S].view(-1, ctx.top_k, grads[0].shape[1]).sum(1), None, None, None
 
 
 class _Undo(torch.autograd.Function):
@@ -85,7 +85,8 @@ class Router(nn.Module):
             The balance loss is E x sum of (share of slots) x (mean probability): Fedus et al. 2021, Switch,
             arXiv 2101.03961, equations 4 to 6. It is taken per sequence (as in DeepSeek-V2, arXiv 2405.04434,
             equations 23 to 25) and averaged: over a micro-batch it would make the micro-batch size, a matter
-            of memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
+            of memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906,
+            equation 5.
         """
         num_experts = self.weight.shape[0]
         logits_BTE = F.linear(x_BTD.float(), self.weight)
@@ -141,5 +142,5 @@ class MoE(nn.Module):
         x_SD = _Dispatch.apply(x_BTD.flatten(0, 1), routing.order_S, routing.inverse_S, top_k)
         y_SD = _Undo.apply(self.experts(x_SD, routing.group_ends_E), routing.order_S, routing.inverse_S)
         weight_NK = routing.weight_NK.to(y_SD.dtype)
-        y_ND = torch.einsum("nk,nkd->nd", weight_NK, y_SD.unflatten(0, (-1, top_k)))
+        y_ND = torch.einsum("nk,nkd->nd", weight_NK, y_SD.view(-1, top_k, y_SD.shape[1]))
         return y_ND.view_as(x_BTD), routing.stats

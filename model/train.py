@@ -31,8 +31,8 @@ Report = Callable[[Mapping[str, float]], bool]
 def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, object]:
     """Train one model on `budget_tokens`, reporting its loss at `num_evals` evenly spaced numbers of tokens.
 
-    With `config.output.dir` set, checkpoints are kept there and a call with the same config and budget goes on
-    from the newest one: points reported before are reported again first, so that the caller sees the whole
+    With `config.output.dir` set, checkpoints are kept there and a call with the same config and budget goes
+    on from the newest one: points reported before are reported again first, so that the caller sees the whole
     curve.
 
     Args:

@@ -57,6 +57,8 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, flash_attention) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         cos_TC, sin_TC = rotary_tables(config.seq_len, config.head_dim, config.rope_theta)
+        self.cos_TC: Tensor
+        self.sin_TC: Tensor
         self.register_buffer("cos_TC", cos_TC, persistent=False)
         self.register_buffer("sin_TC", sin_TC, persistent=False)
 
