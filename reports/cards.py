@@ -86,7 +86,8 @@ def draw_cards(record: StudyRecord) -> list[Card]:
         record: The study.
     """
     study = StudyTables(record)
-    return [draw_card(key, title, draw, study) for key, (title, draw) in CARDS.items()]
+    wanted = {key: card for key, card in CARDS.items() if key != "full-run" or record.attributes.get("full")}
+    return [draw_card(key, title, draw, study) for key, (title, draw) in wanted.items()]
 
 
 def draw_card(key: str, title: str, draw: Callable[[StudyTables], Drawn], study: StudyTables) -> Card:
@@ -258,7 +259,7 @@ def _full_run(study: StudyTables) -> Drawn:
     full = study.record.attributes.get("full")
     points = full.get("points") if isinstance(full, Mapping) else None
     if not isinstance(full, Mapping) or not points:
-        raise NothingToDrawError("the full run has not been made; see “What to do next”")
+        raise NothingToDrawError("the full run has not been evaluated yet")
     curve = study.curves[study.curves["number"] == full.get("trial")]
     table = pd.DataFrame(points)
     sentence = "The loss of the full run as it trained, beside the short trial that it grew from."

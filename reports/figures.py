@@ -102,7 +102,7 @@ def _status_points(figure: go.Figure, status: str, group: pd.DataFrame, top: flo
     figure.add_scatter(
         x=group["number"].to_numpy(), y=known.fillna(top).clip(upper=top).to_numpy(), mode="markers", name=status,
         text=texts, hovertemplate="%{text}<extra></extra>", cliponaxis=False,
-        marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.5}},
+        marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 1.5 if "open" in symbol else 0}},
     )  # fmt: skip
 
 

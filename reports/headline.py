@@ -147,7 +147,7 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         _measure("Loss", before_loss, after_loss, "How surprised the model is by unseen text; lower is better."),
         _measure(
             "Perplexity", _exp(before_loss), _exp(after_loss),
-            "About how many next words the model hesitates between; lower is better.",
+            "Among how many word pieces the model hesitates; lower is better.",
         ),
         _measure("Accuracy", *accuracy, "How often its first guess of the next token is right; higher is better."),
         _measure("Bits per byte", *bpb, "The loss for each byte of text, whatever the tokenizer; lower is better."),
@@ -171,10 +171,15 @@ def _measure(name: str, before: float | None, after: float | None, meaning: str)
         better_up = name == "Accuracy"
         improved = None if after == before else (after > before) is better_up
         if better_up:
-            change = f"{signed(100 * (after - before), 1)} points"
+            change = _compared(100 * (after - before), "points")
         elif before:
-            change = f"{signed(100 * (after - before) / before, 1)} %"
+            change = _compared(100 * (after - before) / before, "%")
     return BeforeAfter(name, before, after, texts[0], texts[1], change, meaning, improved)
+
+
+def _compared(amount: float, unit: str) -> str:
+    shown = f"{abs(amount):.1f}"
+    return "unchanged" if shown == "0.0" else f"{shown} {unit} {'higher' if amount > 0 else 'lower'}"
 
 
 def _written(name: str, value: float | None) -> str:
@@ -193,18 +198,19 @@ def how_sure(record: StudyRecord) -> list[str]:
     if verdict is None:
         return _not_yet_sure(record)
     lines = []
+    gain, low, high = (finite(value) for value in (verdict.gain, verdict.gain_low, verdict.gain_high))
+    if gain is not None and low is not None and high is not None:
+        lines.append(_interval_words(low, high))
+        lines.append(f"Measured gain in loss: {signed(gain)}; 95 % interval {signed(low)} to {signed(high)}.")
     if verdict.seeds:
         pairs = count(len(verdict.seeds), "pair of runs", "pairs of runs")
         lines.append(
             f"The winner and the default were trained again in {pairs}, each pair on a random seed that "
             "played no part in choosing the winner."
         )
-    gain, low, high = (finite(value) for value in (verdict.gain, verdict.gain_low, verdict.gain_high))
-    if gain is not None and low is not None and high is not None:
-        lines.append(f"Measured gain in loss: {signed(gain)}; 95 % interval {signed(low)} to {signed(high)}.")
-        lines.append(_interval_words(low, high))
     if (sigma := finite(verdict.sigma)) is not None:
-        lines.append(f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}.")
+        times = f"; the gain is {gain / sigma:.1f} times that" if gain and gain > 0 and sigma > 0 else ""
+        lines.append(f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}{times}.")
     if (least := finite(verdict.min_gain)) is not None:
         lines.append(f"The study calls a gain worth having from {number(least)} upwards.")
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]
@@ -212,10 +218,10 @@ def how_sure(record: StudyRecord) -> list[str]:
 
 def _interval_words(low: float, high: float) -> str:
     if low > 0:
-        return "The whole interval is above zero: chance alone is an unlikely explanation."
+        return "The whole 95 % interval lies above zero: chance alone is an unlikely explanation."
     if high < 0:
-        return "The whole interval is below zero: the winner of the search is worse than the default."
-    return "The interval contains zero: the difference may be chance."
+        return "The whole 95 % interval lies below zero: the winner of the search is worse than the default."
+    return "The 95 % interval contains zero: the difference may be chance."
 
 
 def _not_yet_sure(record: StudyRecord) -> list[str]:

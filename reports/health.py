@@ -196,14 +196,14 @@ def _more_trials(name: str, record: StudyRecord) -> Check:
 
 
 CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {
-    "The headline is measured on fresh seeds": _fresh_seeds,
-    "The gain is larger than the noise": _noise,
-    "The best settings lie inside their ranges": _edge,
-    "Early losses foretell final ones": _early_ranking,
-    "No good trial was pruned": _good_trials_pruned,
-    "More trials would hardly help": _more_trials,
-    "The GPU ran at full speed": _throttling,
-    "No trial crashed": _crashes,
-    "Few trials were wasted": _wasted,
+    "Headline on fresh seeds": _fresh_seeds,
+    "Gain against noise": _noise,
+    "Ranges wide enough": _edge,
+    "Early against final losses": _early_ranking,
+    "Good trials pruned": _good_trials_pruned,
+    "Enough trials": _more_trials,
+    "Speed of the GPU": _throttling,
+    "Crashed trials": _crashes,
+    "Wasted trials": _wasted,
     "Repeated text and dropout": _repeated_data,
 }

@@ -40,7 +40,7 @@ def timeline(rows: pd.DataFrame) -> go.Figure:
                   zip(group["lane"], group["number"], group["seconds"], strict=True)],
             hovertemplate="%{text}<extra></extra>", textposition="none",
             marker={"color": colour, "line": {"width": 0.5, "color": "white"},
-                    "pattern": {"shape": PATTERNS.get(str(status), ""), "solidity": 0.3}},
+                    "pattern": {"shape": PATTERNS.get(str(status), ""), "solidity": 0.3, "fillmode": "overlay"}},
         )  # fmt: skip
     figure.update_layout(barmode="overlay")
     figure.update_xaxes(type="date")
@@ -103,7 +103,7 @@ def gpu_health(gpu: pd.DataFrame, speeds: pd.DataFrame) -> go.Figure:
             type="rect", xref="x", yref="paper", x0=_local(low), x1=_local(high), y0=0, y1=1, layer="below",
             fillcolor=VERMILLION, opacity=0.2, line={"width": 0},
         )  # fmt: skip
-    figure.update_layout(showlegend=False)
+    figure.update_layout(showlegend=False, margin={"t": 28, "b": 40})
     return figure
 
 
@@ -117,8 +117,12 @@ def _gpu_row(figure: go.Figure, place: int, rows: int, x: Any, y: Any, title: st
     )  # fmt: skip
     key = f"yaxis{place + 1}" if place else "yaxis"
     figure.update_layout(
-        {key: {"domain": [top - 0.8 / rows, top], "title": {"text": title}, "automargin": True, "zeroline": False}}
+        {key: {"domain": [top - 0.74 / rows, top], "automargin": True, "zeroline": False, "nticks": 4}}
     )
+    figure.add_annotation(
+        text=f"<b>{title}</b>", x=0, y=top, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
+        showarrow=False,
+    )  # fmt: skip
     # Every row shares the one time axis, which is drawn below the last of them.
     figure.update_xaxes(type="date", anchor="free", position=0)
 

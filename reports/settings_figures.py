@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,23 +30,24 @@ def setting_against_loss(
     done = trials[trials["loss"].notna()]
     done = done[done["number"].map(settings).notna()]
     values = [settings[number] for number in done["number"]]
-    as_text = dimension.choices is not None
     figure = base_figure(label(path) + (" (log scale)" if dimension.log else ""), "loss", height=250)
     figure.add_scatter(
-        x=[label(setting(value)) for value in values] if as_text else values, y=done["loss"].to_numpy(),
+        x=[_place(dimension, value) for value in values], y=done["loss"].to_numpy(),
         mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, showlegend=False,
-        text=[f"trial {number}" for number in done["number"]],
-        hovertemplate="%{text}: %{x}, loss %{y:.4f}<extra></extra>",
+        text=[f"trial {number}: {label(setting(value))}" for number, value in zip(done["number"], values, strict=True)],
+        hovertemplate="%{text}, loss %{y:.4f}<extra></extra>",
     )  # fmt: skip
-    if as_text:
-        order = [label(setting(choice)) for choice in dimension.choices or ()]
-        figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+    if dimension.choices is not None:
+        words = [label(setting(choice)) for choice in dimension.choices]
+        places = list(range(len(words)))
+        figure.update_xaxes(tickvals=places, ticktext=words, range=[-0.5, len(words) - 0.5])
+    elif dimension.log:
+        ticks = log_ticks(float(dimension.low or 1), float(dimension.high or 1))
+        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[setting(tick) for tick in ticks])
     else:
-        figure.update_xaxes(type="log" if dimension.log else "linear", nticks=5)
+        figure.update_xaxes(nticks=5)
     if best is not None:
-        figure.add_vline(
-            x=label(setting(best)) if as_text else best, line={"color": GREEN, "dash": "dot", "width": 2}
-        )  # fmt: skip
+        figure.add_vline(x=_place(dimension, best), line={"color": GREEN, "dash": "dot", "width": 2})
     if side:
         figure.add_annotation(
             text="▲ best is at the edge", xref="paper", yref="paper", x=0 if side == "low" else 1, y=1.08,
@@ -53,6 +55,26 @@ def setting_against_loss(
         )  # fmt: skip
     figure.update_layout(margin={"l": 52, "r": 12, "t": 24, "b": 48})
     return figure
+
+
+def _place(dimension: Dimension, value: Any) -> Any:
+    """Where a value stands on its axis: choices, which may be words, stand evenly in their order."""
+    if dimension.choices is None:
+        return value
+    return dimension.choices.index(value) if value in dimension.choices else None
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Returns the values 1 and 3 of each decade between two ends, and the ends where those are fewer than two.
+
+    Args:
+        low: Lower end, > 0.
+        high: Upper end, >= low.
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 3)]
+    kept = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+    return kept if len(kept) > 1 else [low, high]
 
 
 def importance(shares: pd.DataFrame) -> go.Figure:
@@ -99,7 +121,7 @@ def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension
         _parallel_row(figure, row, path, dimensions[path])
     figure.update_xaxes(range=[-0.03, 1.03], visible=False)
     figure.update_yaxes(range=[rows[-1] - 0.3, 0.6], visible=False)
-    figure.update_layout(margin={"l": 12, "r": 12})
+    figure.update_layout(margin={"l": 12, "r": 12, "b": 12})
     return figure
 
 
@@ -108,4 +130,5 @@ def _parallel_row(figure: go.Figure, row: int, path: str, dimension: Dimension) 
     figure.add_shape(type="line", x0=0, x1=1, y0=row, y1=row, line={"color": GREY, "width": 1}, layer="below")
     for x, anchor, text in ((0, "left", setting(ends[0])), (0.5, "center", path), (1, "right", setting(ends[-1]))):
         shown = f"<b>{label(text)}</b>" if x == 0.5 else label(text)
-        figure.add_annotation(x=x, y=row, yshift=13, xanchor=anchor, text=shown, showarrow=False)
+        # The page gives every annotation that has a background its own colour, light or dark.
+        figure.add_annotation(x=x, y=row, yshift=13, xanchor=anchor, text=shown, showarrow=False, bgcolor="white")

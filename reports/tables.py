@@ -22,6 +22,7 @@ TRIAL_COLUMNS = (
     "num_active_params", "epochs", "host", "device", "log", "retry_of",
 )  # fmt: skip
 _METRICS = ("val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps")
+_NUMBERS = (*_METRICS, "num_params", "num_active_params", "epochs", "loss", "last_loss", "last_tokens", "seconds")
 _FACTS = ("num_params", "num_active_params", "epochs")
 
 
@@ -35,7 +36,9 @@ def trials_table(record: StudyRecord) -> pd.DataFrame:
         `TRIAL_COLUMNS`: `loss` is the final loss of a finished trial (nats per token, NaN otherwise), `last_loss`
         and `last_tokens` the last finite evaluation of any trial, `started_at` the ISO text as stored.
     """
-    return pd.DataFrame([_trial_row(trial) for trial in record.trials], columns=list(TRIAL_COLUMNS))
+    table = pd.DataFrame([_trial_row(trial) for trial in record.trials], columns=list(TRIAL_COLUMNS))
+    # Without a row, or with None alone, pandas would guess "object", which has no smallest and no mean.
+    return table.astype(dict.fromkeys(_NUMBERS, float))
 
 
 def _trial_row(trial: TrialRecord) -> dict[str, Any]:

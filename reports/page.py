@@ -1,0 +1,184 @@
+"""The one page of a study: self-contained, without a network request, and written even when a part of it fails."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from autotune.run_directory import write_text
+from autotune.storage import StudyRecord
+from reports import advice, headline, tables, twins
+from reports.cards import Card, cells, draw_cards
+from reports.failures import failures
+from reports.formats import plain
+from reports.health import health_checks
+
+TEMPLATES = Path(__file__).parent / "templates"
+# Rows of the appendix; trials.csv has them all.
+MAX_APPENDIX_ROWS = 1_000
+MAX_EVENTS = 300
+SAMPLE_CHARACTERS = 4_000
+
+
+def write_report(record: StudyRecord, folder: Path) -> Path:
+    """Writes index.html, report.md, report.json, trials.csv and curves.csv, each atomically.
+
+    Args:
+        record: The study: running, failed or done.
+        folder: Where they go; made if missing.
+
+    Returns:
+        The path of index.html.
+    """
+    files: dict[str, Callable[[StudyRecord], str]] = {
+        "index.html": study_page,
+        "report.md": twins.report_markdown,
+        "report.json": twins.report_json,
+        "trials.csv": twins.trials_csv,
+        "curves.csv": twins.curves_csv,
+    }
+    for name, content in files.items():
+        write_text(folder / name, writable(content(record)))
+    return folder / "index.html"
+
+
+def writable(text: str) -> str:
+    """Returns a text that UTF-8 can hold: half a surrogate pair, from a damaged log, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def summary_lines(record: StudyRecord) -> list[str]:
+    """Returns the console's last lines: verdict, before and after, how sure, next command.
+
+    Args:
+        record: The study.
+    """
+    said, step = headline.headline(record), advice.next_step(record)
+    lines = [f"{said.icon} {said.word}: {said.sentence}"]
+    known = [row for row in headline.before_after(record) if row.before is not None and row.after is not None]
+    if known:
+        lines.append("; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
+    lines.append(" ".join(headline.how_sure(record)[:2]))
+    lines += headline.full_run_lines(record)[:2]
+    lines.append(f"next: {step.command}" + (f"  ({step.expected})" if step.expected else ""))
+    return [plain(line) for line in lines]
+
+
+def study_page(record: StudyRecord) -> str:
+    """Returns the page as HTML.
+
+    Args:
+        record: The study.
+    """
+    changed = advice.changes(record)
+    return render(
+        "study.html.j2",
+        name=plain(record.spec.name),
+        title=plain(record.spec.title or record.spec.name),
+        headline=headline.headline(record),
+        before_after=headline.before_after(record),
+        how_sure=headline.how_sure(record),
+        cost_rows=headline.cost_rows(headline.cost(record)),
+        next=advice.next_step(record),
+        changes=[(change, advice.change_words(change)) for change in changed],
+        proven=record.verdict is not None,
+        full=headline.full_run_lines(record),
+        sample=_sample(record),
+        cards=draw_cards(record),
+        checks=health_checks(record),
+        failures=failures(record),
+        events=_events(record),
+        appendix=_appendix(record),
+        provenance=[(name, plain(value)) for name, value in twins.provenance(record)],
+        config=json.dumps(record.spec.base, indent=2, default=str),
+        glossary=advice.GLOSSARY,
+    )
+
+
+def _sample(record: StudyRecord) -> str:
+    full = record.attributes.get("full")
+    text = full.get("sample", "") if isinstance(full, dict) else ""
+    return "\n".join(plain(line, SAMPLE_CHARACTERS) for line in str(text)[:SAMPLE_CHARACTERS].splitlines())
+
+
+def _events(record: StudyRecord) -> list[tuple[str, str]]:
+    return [(_clock(event.get("time")), plain(event.get("message", ""))) for event in record.events[-MAX_EVENTS:]]
+
+
+def _clock(seconds: object) -> str:
+    try:
+        return datetime.fromtimestamp(float(str(seconds))).strftime("%a %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return "–"
+
+
+def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
+    """Headings, rows and how many rows were left out: best trials first, then the others in their order."""
+    names = ["number", "role", "status", "loss", "last_loss", "last_tokens", "seconds", "tokens_per_s"]
+    table = tables.trials_table(record)[names].join(tables.settings_table(record), on="number")
+    table = table.sort_values("loss", kind="stable", na_position="last")
+    heads = [plain(name) for name in table.columns]
+    return heads, cells(table.head(MAX_APPENDIX_ROWS)), max(0, len(table) - MAX_APPENDIX_ROWS)
+
+
+def render(template: str, cards: list[Card], **content: Any) -> str:
+    """Renders a page of the house: style and scripts inlined, everything else escaped.
+
+    Only the two scripts whose hashes the content policy names can run, and no request can leave the page.
+
+    Args:
+        template: File name in `templates/`.
+        cards: Its figure cards.
+        content: What the template needs besides.
+    """
+    plotly, script = _asset("plotly"), _asset("page.js")
+    return _environment().get_template(template).render(
+        cards=cards,
+        plot_json=plot_json,
+        style=Markup(_asset("page.css")),
+        plotly=Markup(plotly if any(card.plots for card in cards) else ""),
+        script=Markup(script),
+        script_hashes=" ".join(f"'sha256-{_digest(text)}'" for text in (plotly, script)),
+        **content,
+    )
+
+
+def plot_json(figure: Any) -> Markup:
+    """Returns a figure as JSON that cannot end the script element it stands in.
+
+    Args:
+        figure: A plotly figure.
+    """
+    text = str(figure.to_json())
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+@cache
+def _asset(name: str) -> str:
+    text = str(get_plotlyjs()) if name == "plotly" else (TEMPLATES / name).read_text(encoding="utf-8")
+    return text.replace("\r\n", "\n")
+
+
+@cache
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
