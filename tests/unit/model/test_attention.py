@@ -1,0 +1,65 @@
+import math
+
+import pytest
+import torch
+from small_model import small_shape
+
+from model.attention import Attention, RMSNorm, rotary_tables, rotate
+
+
+def attention(seed=0, flash_attention=True, **changes):
+    torch.manual_seed(seed)
+    return Attention(small_shape(**changes), flash_attention).eval()
+
+
+def test_equals_attention_written_out_head_by_head():
+    layer, x = attention(), torch.randn(2, 10, 32, generator=torch.Generator().manual_seed(1))
+    cos, sin = rotary_tables(10, 8, 10000.0)
+    expected = torch.zeros(2, 10, 32)
+    with torch.no_grad():
+        queries, keys, values = layer.q_proj(x), layer.k_proj(x), layer.v_proj(x)
+        for batch in range(2):
+            heads = []
+            for head in range(4):
+                shared = head // 2
+                q = rotate(layer.q_norm(queries[batch, :, head * 8 : head * 8 + 8]), cos, sin)
+                k = rotate(layer.k_norm(keys[batch, :, shared * 8 : shared * 8 + 8]), cos, sin)
+                scores = (q @ k.T / math.sqrt(8)).masked_fill(torch.ones(10, 10).triu(1).bool(), -math.inf)
+                heads.append(scores.softmax(-1) @ values[batch, :, shared * 8 : shared * 8 + 8])
+            expected[batch] = layer.o_proj(torch.cat(heads, dim=-1))
+        torch.testing.assert_close(layer(x, cos, sin), expected)
+
+
+def test_rotation_keeps_lengths_and_depends_on_distance_only():
+    cos, sin = rotary_tables(12, 8, 10000.0)
+    q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(2))
+    turned_q, turned_k = rotate(q.expand(12, 8), cos, sin), rotate(k.expand(12, 8), cos, sin)
+    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm().expand(12))
+    scores = turned_q @ turned_k.T
+    for distance in (0, 1, 5):
+        diagonal = scores.diagonal(-distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+    assert abs(scores[0, 0] - scores[5, 0]) > 1e-3
+
+
+def test_rms_norm():
+    norm = RMSNorm(4, 1e-6)
+    norm.weight.data = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    # mean square of (1, 1, 1, 3) is 3
+    expected = torch.tensor([1.0, 2.0, 3.0, 12.0]) / math.sqrt(3)
+    torch.testing.assert_close(norm(torch.tensor([1.0, 1.0, 1.0, 3.0])), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_works_in_training_only(training):
+    layer = attention(dropout=0.5).train(training)
+    x = torch.randn(1, 16, 32)
+    cos, sin = rotary_tables(16, 8, 10000.0)
+    assert torch.equal(layer(x, cos, sin), layer(x, cos, sin)) != training
+
+
+def test_without_flash_attention_the_result_is_the_same():
+    x = torch.randn(2, 16, 32)
+    cos, sin = rotary_tables(16, 8, 10000.0)
+    with_flash, without = attention(flash_attention=True), attention(flash_attention=False)
+    torch.testing.assert_close(with_flash(x, cos, sin), without(x, cos, sin))

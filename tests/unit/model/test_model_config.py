@@ -1,0 +1,61 @@
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from model.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "words"),
+    [
+        (ModelConfig, {"d_model": 100, "num_heads": 8}, "num_heads = 8 does not divide d_model = 100"),
+        (ModelConfig, {"num_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 8"),
+        (ModelConfig, {"d_model": 24, "num_heads": 8, "num_kv_heads": 4}, "= 3 is odd"),
+        (ModelConfig, {"top_k": 9}, "top_k = 9 exceeds num_experts = 8"),
+        (ModelConfig, {"d_ff": 100}, "use 104"),
+        (ModelConfig, {"dropout": 1.0}, "less than 1"),
+        (ModelConfig, {"num_layers": "6"}, "valid integer"),
+        (OptimConfig, {"warmup_frac": 0.5, "decay_frac": 0.6}, "more than the whole budget"),
+        (OptimConfig, {"muon_lr": float("nan")}, "finite"),
+        (OptimConfig, {"schedule": "step"}, "wsd"),
+        (DataConfig, {"source": "text"}, "needs path"),
+        (DataConfig, {"source": "hub"}, "needs name"),
+        (DataConfig, {"source": "hub", "name": "a/b"}, "needs max_tokens"),
+        (DataConfig, {"val_path": "x.bin"}, 'read only by source = "tokens"'),
+        (TrainConfig, {"learning_rate": 0.1}, "Extra inputs"),
+        (TrainConfig, {"seed": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_wrong_values_are_refused_with_the_reason(section, fields, words):
+    with pytest.raises(ValidationError, match=words):
+        section.model_validate(fields)
+
+
+def test_survives_json_and_is_frozen():
+    config = TrainConfig.model_validate({"seed": 3, "optim": {"muon_lr": 0.05}, "data": {"eos_id": 7}})
+    assert TrainConfig.model_validate_json(config.model_dump_json()) == config
+    assert TrainConfig.model_validate(config.model_dump()) == config
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 4
+
+
+def test_integers_pass_for_floats_as_toml_writes_them():
+    assert OptimConfig.model_validate({"grad_clip": 1}).grad_clip == 1.0
+
+
+def test_warmup_and_decay_may_fill_the_budget():
+    assert OptimConfig(warmup_frac=0.1, decay_frac=0.9).decay_frac == 0.9
+
+
+def test_tokens_per_step_counts_micro_batch_length_and_accumulation():
+    config = TrainConfig.model_validate(
+        {"model": {"seq_len": 128}, "optim": {"grad_accum_steps": 3}, "system": {"micro_batch_size": 5}}
+    )
+    assert (config.micro_step_tokens, config.tokens_per_step) == (640, 1920)
+
+
+def test_reading_a_config_needs_no_torch():
+    code = "import sys, model.config; assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from small_model import small_shape
+
+from model.moe import MoE
+
+
+def moe(**changes):
+    layer = MoE(small_shape(**changes))
+    generator = torch.Generator().manual_seed(3)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    return layer
+
+
+def run_token_by_token(layer, x):
+    """The layer again, without sorting, stacking or grouping."""
+    rows = []
+    for token in x.flatten(0, 1):
+        probabilities = F.linear(token, layer.gate.weight).softmax(-1)
+        top = torch.argsort(probabilities, descending=True)[: layer.gate.top_k]
+        total, row = sum(probabilities[expert] for expert in top), torch.zeros_like(token)
+        for expert in top:
+            gate, up = (layer.experts.gate_up_proj[expert] @ token).chunk(2)
+            row = row + probabilities[expert] / total * (layer.experts.down_proj[expert] @ (F.silu(gate) * up))
+        rows.append(row)
+    return torch.stack(rows).view_as(x)
+
+
+@pytest.mark.parametrize(("num_experts", "top_k"), [(4, 1), (4, 2), (4, 4), (1, 1), (16, 2)])
+def test_output_and_gradients_equal_a_loop_over_tokens(num_experts, top_k):
+    layer = moe(num_experts=num_experts, top_k=top_k)
+    x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(4), requires_grad=True)
+    direction = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(5))
+    inputs = [x, *layer.parameters()]
+    output, _ = layer(x)
+    expected = run_token_by_token(layer, x)
+    torch.testing.assert_close(output, expected)
+    grads = torch.autograd.grad((output * direction).sum(), inputs, materialize_grads=True)
+    expected_grads = torch.autograd.grad((expected * direction).sum(), inputs, materialize_grads=True)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+
+
+def test_an_expert_that_gets_no_token_gets_a_zero_gradient():
+    layer = moe(num_experts=4, top_k=1)
+    x = torch.ones(1, 5, 32)  # equal tokens all choose the same expert
+    output, stats = layer(x)
+    output.square().sum().backward()
+    assert stats.load_E.sum() == 5
+    idle = stats.load_E == 0
+    assert idle.sum() == 3
+    assert (layer.experts.down_proj.grad[idle] == 0).all()
+    assert (layer.experts.down_proj.grad[~idle] != 0).any()
+
+
+def test_balance_loss_by_hand():
+    layer = moe(num_experts=2, top_k=1)
+    layer.gate.weight.data.zero_()
+    layer.gate.weight.data[0, 0] = 1.0
+    x = torch.zeros(1, 4, 32)
+    x[0, :3, 0], x[0, 3, 0] = 2.0, -2.0  # three tokens to expert 0, one to expert 1
+    _, stats = layer(x)
+    p = torch.sigmoid(torch.tensor(2.0))
+    mean_0 = (3 * p + (1 - p)) / 4
+    expected = 2 * (0.75 * mean_0 + 0.25 * (1 - mean_0))
+    torch.testing.assert_close(stats.aux_loss, expected)
+    logits = x @ layer.gate.weight.T
+    torch.testing.assert_close(stats.z_loss, torch.log(logits.exp().sum(-1)).square().mean())
+    assert stats.load_E.tolist() == [3, 1]
+
+
+def test_balance_loss_is_one_when_balanced():
+    layer = moe(num_experts=4, top_k=2)
+    layer.gate.weight.data.zero_()
+    _, stats = layer(torch.randn(3, 8, 32))
+    torch.testing.assert_close(stats.aux_loss, torch.tensor(1.0))
+
+
+def test_router_losses_of_a_batch_are_the_mean_over_its_sequences():
+    layer, x = moe(), torch.randn(4, 8, 32)
+    _, whole = layer(x)
+    parts = [layer(sequence[None])[1] for sequence in x]
+    torch.testing.assert_close(whole.aux_loss, torch.stack([part.aux_loss for part in parts]).mean())
+    torch.testing.assert_close(whole.z_loss, torch.stack([part.z_loss for part in parts]).mean())
+    assert torch.equal(whole.load_E, torch.stack([part.load_E for part in parts]).sum(0))
