@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.nvml import NvmlError
 from autotune.records import UserError
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ def plan(
 
 @app.command()
 def run(
-    study: StudyArgument,
+    study: Annotated[
+        str, typer.Argument(metavar="[STUDY]", help="A study file or name; picked by the machine if not given.")
+    ] = "",
     hours: HoursOption = None,
     until: UntilOption = None,
     trials: TrialsOption = None,
@@ -135,7 +138,7 @@ def run(
     """Runs a study to its report, or goes on where it was left."""
     from autotune.orchestrator import Session
 
-    loaded = load_study(study, out, change, trials=trials, seed=seed)
+    loaded = load_study(study or default_study(), out, change, trials=trials, seed=seed)
     session = Session(loaded, make_options(loaded, out, device, emulate, hours, until))
     code = 1
     try:
@@ -259,6 +262,16 @@ def load_study(
     return load(path, every)
 
 
+def default_study() -> str:
+    """Returns the study for this machine: a night's work on a GPU, a few minutes' on a CPU."""
+    from autotune.hardware import visible_devices
+
+    gpu = bool(visible_devices())
+    name = "overnight" if gpu else "quickstart"
+    say(f"{'a GPU' if gpu else 'no GPU'} found: running studies/{name}.toml")
+    return str(Path("studies") / f"{name}.toml")
+
+
 def run_directory(name: str, out: Path) -> Path:
     """Returns the run directory of a study named by its name, its directory or its file."""
     path = Path(name)
@@ -312,3 +325,6 @@ def main() -> None:
         sys.stdout.flush()
         typer.echo(str(error), err=True)
         raise SystemExit(error.exit_code) from None
+    except NvmlError as error:
+        typer.echo(f"{error}; see `autotune doctor`", err=True)
+        raise SystemExit(3) from None

@@ -17,7 +17,7 @@ from autotune import finals, planner
 from autotune.deadline import MARGIN, Deadline
 from autotune.event_loop import EventLoop, StopRequest
 from autotune.gpu_monitor import GpuMonitor
-from autotune.hardware import HardwareError, HardwareProfile, profile, visible_gpus
+from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.listener import Listener
 from autotune.promote import choice, provenance, write_best_config
 from autotune.pruners import build_pruner
@@ -95,7 +95,9 @@ class Session:
             self._conclude(verdict)
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
-            if self.spec.promote.automatic:
+            if not self.spec.promote.automatic:
+                self._write_best_config(planner.full_tokens(self.spec), None)
+            else:
                 self._full(loop, planner.full_tokens(self.spec), None, self._has_time(planner.REPORT_S))
         return PARKED if self.stop.level else DONE
 
@@ -178,7 +180,7 @@ class Session:
         if stored is not None:
             with contextlib.suppress(HardwareError):
                 before = HardwareProfile.from_json(stored)
-                now = "cpu" if self.options.device == "cpu" or not visible_gpus() else "cuda"
+                now = "cpu" if self.options.device == "cpu" or not visible_devices() else "cuda"
                 if (before.device, before.emulate) == (now, self.options.emulate):
                     return before
                 raise UserError(
@@ -278,8 +280,6 @@ class Session:
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
         self.listener.note("verdict", f"verdict: {verdict.word}: {verdict.reason}")
-        if verdict.word is not VerdictWord.FAILED:
-            self._write_best_config(planner.full_tokens(self.spec), None)
 
     def _write_best_config(self, tokens: int, number: int | None) -> TrialRecord:
         record = read_study(self.run.root)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Trials asked for per trial wanted, before the study gives up on ever getting them done.
 MAX_ATTEMPTS = 4
+# Marks a study whose sampler has proposed every combination there is.
+EXHAUSTED = "exhausted"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class Queue:
         records = self.records()
         if any(record.status is TrialStatus.WAITING for record in records):
             return True
-        if self.target is None:
+        if self.target is None or EXHAUSTED in self.optuna_study.user_attrs:
             return False
         if len(records) >= MAX_ATTEMPTS * self.target + MAX_ATTEMPTS:
             raise UserError(
@@ -200,10 +202,16 @@ class Queue:
 def _tell_optuna(study: optuna.Study, number: int, result: TrialResult) -> None:
     from optuna.trial import TrialState
 
-    if result.status is TrialStatus.FINISHED:
-        study.tell(number, result.points[-1].val_loss)
-    else:
-        study.tell(number, state=TrialState.PRUNED if result.status.teaches else TrialState.FAIL)
+    try:
+        if result.status is TrialStatus.FINISHED:
+            study.tell(number, result.points[-1].val_loss)
+        else:
+            study.tell(number, state=TrialState.PRUNED if result.status.teaches else TrialState.FAIL)
+    except RuntimeError as error:
+        # A grid that is used up calls Study.stop, which exists only inside optimize(); the trial is told by then.
+        if "Study.stop" not in str(error):
+            raise
+        study.set_user_attr(EXHAUSTED, True)
 
 
 def _as_new(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:

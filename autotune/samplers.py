@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +53,15 @@ def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, see
     Raises:
         ValueError: If Optuna refuses the options, or a grid is asked for over a range without steps.
     """
-    factory = _class(name)
+    arguments: dict[str, Any] = {"seed": seed, **options}
     if name == "tpe":
         # Groups let the multivariate model cope with settings that exist only under a condition.
-        return factory(seed=seed, group=space.is_conditional, multivariate=True, constant_liar=True, **options)
+        arguments |= {"group": space.is_conditional, "multivariate": True, "constant_liar": True}
     if name == "grid":
-        grid = {path: space[path].choices or space[path].grid() for path in space}
-        return factory(grid, seed=seed, **options)
-    return factory(seed=seed, **options)
+        arguments["search_space"] = {path: space[path].choices or space[path].grid() for path in space}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna marks several samplers as experimental
+        return _class(name)(**arguments)
 
 
 def _class(name: str) -> Callable[..., BaseSampler]:

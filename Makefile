@@ -1,0 +1,37 @@
+# Two commands are enough: `make tune` and `make test`. Both need only Python >= 3.11 with venv, and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+STUDY ?=
+
+.PHONY: help tune test check bench lock clean
+help:            ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+
+tune: .venv/.tune   ## Set up, then find good settings: a small study on a CPU, a night's on a GPU
+	$(BIN)/autotune run $(STUDY)
+
+test: .venv/.dev    ## Set up, then run the tests
+	$(BIN)/pytest $(ARGS)
+
+check: .venv/.dev   ## Lint, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.dev   ## Measure speed on this machine; prints, and appends to tests/benchmarks/RESULTS.md on request
+	$(BIN)/python tests/benchmarks/bench_spine.py $(ARGS)
+
+lock: .venv/.dev    ## Write the installed versions to constraints.txt
+	$(BIN)/python autotune/bootstrap.py --lock constraints.txt
+
+clean:           ## Remove the virtual environment and caches; runs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+
+.venv/.tune: pyproject.toml constraints.txt autotune/bootstrap.py
+	$(PYTHON) autotune/bootstrap.py .venv .
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt autotune/bootstrap.py
+	$(PYTHON) autotune/bootstrap.py .venv '.[dev]'
+	@touch $@ .venv/.tune

@@ -1,0 +1,107 @@
+"""Sets up the virtual environment for `make`: standard library only, run by whatever Python there is.
+
+usage: python3 autotune/bootstrap.py VENV REQUIREMENT     (REQUIREMENT: "." or ".[dev]")
+       VENV/bin/python autotune/bootstrap.py --lock FILE
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONSTRAINTS = ROOT / "constraints.txt"
+MIN_PYTHON = (3, 11)
+# Older torch has no grouped matrix product, on which the experts rest; keep in step with pyproject.toml.
+MIN_TORCH = (2, 10)
+# Asks the machine's own torch for a product on the GPU: an import alone proves nothing about the driver.
+TORCH_WORKS = """
+import torch
+x = torch.ones(8, 8, device="cuda")
+assert float((x @ x).sum()) == 512.0
+print(torch.__version__)
+"""
+
+
+def working_gpu_torch() -> str | None:
+    """Returns the version of a torch outside the environment that computes on the GPU, or None."""
+    try:
+        found = subprocess.run(
+            [sys.executable, "-c", TORCH_WORKS], capture_output=True, text=True, timeout=300, check=True
+        )
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return found.stdout.strip().splitlines()[-1]
+
+
+def is_recent(version: str) -> bool:
+    """Whether a torch version has what the model needs."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= MIN_TORCH
+
+
+def create(folder: Path, requirement: str) -> None:
+    """Creates the environment if there is none, and installs the project with the locked versions.
+
+    Args:
+        folder: Of the virtual environment.
+        requirement: "." or ".[dev]".
+    """
+    torch = working_gpu_torch()
+    if torch and not is_recent(torch):
+        print(f"torch {torch} works here, but {MIN_TORCH[0]}.{MIN_TORCH[1]} is needed; installing another beside it")
+        torch = None
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"creating {folder}" + (f" on top of the machine's torch {torch}" if torch else ""), flush=True)
+        venv.create(folder, with_pip=True, system_site_packages=bool(torch))
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
+        # The machine's torch brought the versions that suit it; pinning ours would replace it.
+        file.write("\n".join(line for line in lines if not (torch and line.startswith("torch=="))))
+    print("installing the locked versions (a minute or two) ...", flush=True)
+    try:
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "-c", file.name, "-e", requirement], cwd=ROOT, check=True
+        )
+    finally:
+        os.unlink(file.name)
+
+
+def lock(path: Path) -> None:
+    """Writes the exact versions installed in this environment.
+
+    Args:
+        path: The constraints file.
+    """
+    frozen = subprocess.run(
+        [sys.executable, "-m", "pip", "freeze", "--exclude-editable"], capture_output=True, text=True, check=True
+    )
+    header = (
+        "# Exact versions that 'make tune' and 'make test' install; ranges are in pyproject.toml. Renew: make lock\n"
+    )
+    # A local part such as +cpu names one machine's build.
+    path.write_text(header + re.sub(r"\+\w+$", "", frozen.stdout, flags=re.MULTILINE), encoding="utf-8")
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point."""
+    if sys.version_info < MIN_PYTHON:
+        needed, here = ".".join(map(str, MIN_PYTHON)), ".".join(map(str, sys.version_info[:2]))
+        sys.exit(f"Python {here} is too old: {needed} or newer is needed; try: make PYTHON=python{needed} tune")
+    if arguments[:1] == ["--lock"]:
+        lock(Path(arguments[1]))
+    else:
+        try:
+            create(Path(arguments[0]), arguments[1])
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"setting up failed: {' '.join(map(str, error.cmd))}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
