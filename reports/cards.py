@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from autotune.storage import StudyRecord
 from reports import audits, figures, machine_figures, settings_figures, tables
-from reports.formats import duration, finite, number, percent, plain, setting
+from reports.formats import count, duration, finite, number, percent, plain, setting
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
 MAX_ROWS = 200
@@ -138,7 +138,7 @@ def _best_so_far(study: StudyTables) -> Drawn:
     figure = figures.best_so_far(trials, tables.baseline_loss(study.record), sigma)
     sentence = (
         "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
-        "so far, the dashed line the default settings."
+        "so far, the dashed line the default settings. Marks on the upper edge had a higher loss still, or none."
     )
     return sentence, [figure], trials[["number", "status", "loss", "last_loss", "seconds"]]
 
@@ -203,8 +203,9 @@ def _pruning(study: StudyTables) -> Drawn:
     sentence = (
         "Was it right to stop trials early? Each mark is a finished trial: its loss early on, when trials are first "
         f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
-        f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best {audit.best_quarter}, "
-        f"{audit.at_risk} were in the worse half early on (right of the dotted line)."
+        f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best quarter "
+        f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half early on (right of the "
+        "dotted line)."
     )
     return sentence, [figures.pruning_audit(audit)], audit.table
 

@@ -22,7 +22,7 @@ MEANINGS = {
     ),
     TrialStatus.CRASHED: (
         "The training program stopped with an error, through no fault of the settings.",
-        "Read the log named here, and run `autotune doctor`.",
+        "Read the log named here, and run: autotune doctor.",
     ),
     TrialStatus.INTERRUPTED: (
         "The run was stopped in the middle; the settings were queued again.",

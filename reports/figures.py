@@ -145,7 +145,8 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame) -> go.Figure:
             marker={"color": colour, "symbol": "diamond", "size": 13},
             hovertemplate="mean %{x:.4f}<extra></extra>",
         )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", type="category")
+    order = list(arms["arm_name"])
+    figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
     return figure
 
 
@@ -161,7 +162,7 @@ def learning_curves(curves: pd.DataFrame, trials: pd.DataFrame, baseline: int | 
     band = tables.curve_band(curves)
     x = band["tokens_seen"].to_numpy(dtype=float)
     figure.add_scatter(
-        x=np.concatenate([x, x[::-1]]), y=np.concatenate([band["high"], band["low"][::-1]]), fill="toself",
+        x=np.concatenate([x, x[::-1]]), y=np.concatenate([band["high"], band["low"][::-1]]), fill="toself", mode="lines",
         fillcolor="rgba(138,143,152,0.25)", line={"width": 0}, name="10–90 % of trials", hoverinfo="skip",
     )  # fmt: skip
     best = trials.nsmallest(BEST_CURVES, "loss")["number"]

@@ -45,7 +45,7 @@ def setting_against_loss(
         ticks = log_ticks(float(dimension.low or 1), float(dimension.high or 1))
         figure.update_xaxes(type="log", tickvals=ticks, ticktext=[setting(tick) for tick in ticks])
     else:
-        figure.update_xaxes(nticks=5)
+        figure.update_xaxes(nticks=5, tickformat="d" if dimension.is_integer else None)
     if best is not None:
         figure.add_vline(x=_place(dimension, best), line={"color": GREEN, "dash": "dot", "width": 2})
     if side:

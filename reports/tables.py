@@ -172,7 +172,7 @@ def arm_name(arm: int, baseline: int | None) -> str:
 
 
 def finals_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Returns each arm of the finals with its mean and 95 % interval.
+    """Returns each arm of the finals with its mean and 95 % interval, the default first.
 
     Only runs of the proving stage count: seeds of the selection favour whom they selected. An arm that was
     not proved, since selection dropped it, shows its selection runs and says so.
@@ -191,7 +191,8 @@ def finals_table(runs: pd.DataFrame) -> pd.DataFrame:
         mean, low, high = t_interval(used["loss"].to_numpy(dtype=float))
         name = group["arm_name"].iloc[0]
         rows.append((arm, name, stage, len(used), mean, low, high))
-    return pd.DataFrame(rows, columns=["arm", "arm_name", "stage", "seeds", "mean", "low", "high"])
+    table = pd.DataFrame(rows, columns=["arm", "arm_name", "stage", "seeds", "mean", "low", "high"])
+    return table.sort_values("arm_name", key=lambda names: names != "default", kind="stable").reset_index(drop=True)
 
 
 def t_interval(losses: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float, float]:

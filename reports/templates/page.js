@@ -2,6 +2,7 @@
   "use strict";
   const LIGHT = { ink: "#1c2430", line: "#dde1e7", card: "#ffffff" };
   const DARK = { ink: "#e6eaf0", line: "#303945", card: "#1a2028" };
+  const BRIGHTER = { "#0072B2": "#4AA8E8", "#009E73": "#2CCB9C" };
   const CONFIG = {
     displaylogo: false, showSendToCloud: false, responsive: true, scrollZoom: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
@@ -10,38 +11,37 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const drawn = [];
 
-  function colours(layout, theme) {
-    const update = {
-      "font.color": theme.ink, "hoverlabel.bgcolor": theme.card, "hoverlabel.font.color": theme.ink,
-      "modebar.color": theme.ink, "modebar.bgcolor": "rgba(0,0,0,0)",
-    };
+  // The figure's own JSON in the theme's colours: axes, texts, and marks that would be too dark on black.
+  function themed(plot, theme) {
+    const source = plot.nextElementSibling.textContent;
+    const recolour = (key, value) => (theme === DARK && BRIGHTER[value]) || value;
+    const { data, layout } = JSON.parse(source, recolour);
+    layout.font.color = theme.ink;
+    layout.hoverlabel = { bgcolor: theme.card, font: { color: theme.ink } };
+    layout.modebar = { color: theme.ink, bgcolor: "rgba(0,0,0,0)" };
     for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
-      update[`${axis}.gridcolor`] = theme.line;
-      update[`${axis}.linecolor`] = theme.line;
-      update[`${axis}.tickcolor`] = theme.line;
+      Object.assign(layout[axis], { gridcolor: theme.line, linecolor: theme.line, tickcolor: theme.line });
     }
-    (layout.annotations || []).forEach((annotation, place) => {
-      if (annotation.bgcolor) update[`annotations[${place}].bgcolor`] = theme.card;
-    });
-    return update;
+    for (const annotation of layout.annotations || []) {
+      if (annotation.bgcolor) annotation.bgcolor = theme.card;
+    }
+    return { data, layout };
   }
 
   function paint(printing) {
     const theme = dark.matches && !printing ? DARK : LIGHT;
     for (const plot of drawn) {
-      const size = printing ? { width: Math.min(PRINT_WIDTH, plot.clientWidth), autosize: false }
-        : { width: null, autosize: true };
-      Plotly.relayout(plot, { ...colours(plot.layout, theme), ...size });
+      const { data, layout } = themed(plot, theme);
+      if (printing) Object.assign(layout, { width: Math.min(PRINT_WIDTH, plot.clientWidth), autosize: false });
+      Plotly.react(plot, data, layout, CONFIG);
     }
   }
 
   async function draw() {
-    const theme = dark.matches ? DARK : LIGHT;
     for (const plot of document.querySelectorAll(".plot")) {
       try {
-        const { data, layout } = JSON.parse(plot.nextElementSibling.textContent);
+        const { data, layout } = themed(plot, dark.matches ? DARK : LIGHT);
         await Plotly.newPlot(plot, data, layout, CONFIG);
-        await Plotly.relayout(plot, colours(plot.layout, theme));
         drawn.push(plot);
       } catch (error) {
         plot.textContent = `This browser could not draw the figure: ${error.message}`;

@@ -1,0 +1,261 @@
+"""Several studies side by side, refused where their numbers do not mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from autotune.records import UserError
+from autotune.run_directory import write_text
+from autotune.space import flatten
+from autotune.storage import StudyRecord
+from reports import advice, headline, tables
+from reports.cards import Card, NothingToDrawError, cells
+from reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
+from reports.formats import duration, finite, label, number, percent, plain, setting, signed
+from reports.page import render, writable
+
+# What decides which held-out tokens are scored and how: two losses are comparable only where all are equal.
+EVALUATION = (
+    "data.eval_tokens", "data.val_frac", "data.val_path", "data.tokenizer", "data.vocab_size", "model.seq_len",
+)  # fmt: skip
+LINES = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"), (VERMILLION, "dashdot"), (PURPLE, "longdash"), (SKY, "solid"))
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One study in the comparison.
+
+    Args:
+        name: The study.
+        created: When it began, ISO 8601.
+        verdict: better / no clear gain / inconclusive / failed / still running.
+        before: The default's loss, nats per token, or None.
+        after: The winner's loss on fresh seeds, nats per token, or None.
+        gain_frac: (before - after) / before, or None.
+        interval: The gain's 95 % interval in words.
+        trials: Search trials.
+        hours: Hours of training.
+        energy: The GPU's energy in words.
+        key_change: The changed settings in words.
+    """
+
+    name: str
+    created: str
+    verdict: str
+    before: float | None
+    after: float | None
+    gain_frac: float | None
+    interval: str
+    trials: int
+    hours: float
+    energy: str
+    key_change: str
+
+    @property
+    def sentence(self) -> str:
+        """One line of a diary: "loss a -> b, -x %, key change"."""
+        if self.before is None or self.after is None:
+            return f"{self.verdict}, no proven loss"
+        moved = signed(-100 * (self.gain_frac or 0.0), 1)
+        return f"loss {number(self.before)} → {number(self.after)}, {moved} %, {self.verdict}: {self.key_change}"
+
+
+def compare_table(records: Sequence[StudyRecord]) -> list[StudyRow]:
+    """Returns a row per study, oldest first.
+
+    Args:
+        records: Two studies or more.
+
+    Raises:
+        UserError: If there are fewer than two, or they differ in data, budget or evaluation.
+    """
+    require_comparable(records)
+    return [_row(record) for record in sorted(records, key=lambda record: record.created_at)]
+
+
+def _row(record: StudyRecord) -> StudyRow:
+    verdict, spent = record.verdict, headline.cost(record)
+    before, after = tables.baseline_loss(record), finite(verdict.winner_loss) if verdict else None
+    low, high = (finite(value) for value in (verdict.gain_low, verdict.gain_high)) if verdict else (None, None)
+    changed = [f"{item.path} {advice.change_words(item)}" for item in advice.changes(record) if item.changed]
+    return StudyRow(
+        name=plain(record.spec.name),
+        created=record.created_at,
+        verdict=headline.headline(record).word,
+        before=before,
+        after=after,
+        gain_frac=(before - after) / before if before and after is not None else None,
+        interval="–" if low is None or high is None else f"{signed(low)} to {signed(high)}",
+        trials=len(record.trials),
+        hours=spent.busy_s / 3600,
+        energy=spent.energy_text,
+        key_change=", ".join(changed) or "nothing changed",
+    )
+
+
+def require_comparable(records: Sequence[StudyRecord]) -> None:
+    """Refuses studies whose losses do not mean the same.
+
+    Args:
+        records: The studies.
+
+    Raises:
+        UserError: Naming each difference and its values.
+    """
+    if len(records) < 2:
+        raise UserError(f"a comparison needs two studies, and there is {len(records)}; name another")
+    found = []
+    for name, read in _meanings().items():
+        values = {record.spec.name: read(record) for record in records}
+        if len({str(value) for value in values.values()}) > 1:
+            listed = ", ".join(f"{study}: {_shown(value)}" for study, value in values.items())
+            found.append(f"  {name} differs ({listed})")
+    if found:
+        lines = "\n".join(found)
+        raise UserError(f"these studies cannot be compared, since their losses do not mean the same:\n{lines}")
+
+
+def _shown(value: Any) -> str:
+    return "not reported" if value in (None, "") else plain(value)
+
+
+def _meanings() -> dict[str, Callable[[StudyRecord], Any]]:
+    readers: dict[str, Callable[[StudyRecord], Any]] = {
+        "the trainer": lambda record: record.spec.trainer,
+        "the data (data_hash)": data_hash,
+        "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
+    }
+    for path in EVALUATION:
+        readers[f"the evaluation ({path})"] = lambda record, path=path: flatten(record.spec.base).get(path)
+    return readers
+
+
+def data_hash(record: StudyRecord) -> str:
+    """Returns the hash of the training data, or "" when no trainer reported one.
+
+    Args:
+        record: The study.
+    """
+    stored = record.attributes.get("provenance")
+    if isinstance(stored, Mapping) and stored.get("data_hash"):
+        return str(stored["data_hash"])
+    facts = (trial.result.facts for trial in record.trials if trial.result)
+    return next((str(known["data_hash"]) for known in facts if known.get("data_hash")), "")
+
+
+def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
+    """Writes the comparison as a self-contained page.
+
+    Args:
+        records: Two studies or more.
+        folder: Where index.html goes; made if missing.
+
+    Returns:
+        Its path.
+
+    Raises:
+        UserError: If the studies cannot be compared.
+    """
+    rows = compare_table(records)
+    ordered = sorted(records, key=lambda record: record.created_at)
+    page = render(
+        "compare.html.j2", [_progress_card(ordered)], rows=rows, row_cells=[_row_cells(row) for row in rows],
+        names=[row.name for row in rows], differences=config_differences(ordered),
+        unknown_data=not data_hash(ordered[0]),
+    )  # fmt: skip
+    write_text(folder / "index.html", writable(page))
+    return folder / "index.html"
+
+
+def _row_cells(row: StudyRow) -> list[str]:
+    loss = [number(value) for value in (row.before, row.after)]
+    gain = percent(row.gain_frac) if row.gain_frac is not None else "–"
+    hours = duration(row.hours * 3600)
+    return [row.name, row.verdict, *loss, gain, row.interval, str(row.trials), hours, row.energy]
+
+
+def config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
+    """Returns the settings in which the studies' defaults or ranges differ: path, then a cell per study.
+
+    Args:
+        records: The studies.
+    """
+    described = [_described(record) for record in records]
+    paths = dict.fromkeys(path for one in described for path in one)
+    rows = [[path, *(one.get(path, "–") for one in described)] for path in paths]
+    return [row for row in rows if len(set(row[1:])) > 1]
+
+
+def _described(record: StudyRecord) -> dict[str, str]:
+    values = {path: setting(value) for path, value in flatten(record.spec.base).items()}
+    ranges = {f"range of {path}": dimension.describe() for path, dimension in record.spec.space.root.items()}
+    engine = {"sampler": record.spec.sampler.name, "pruner": record.spec.pruner.name}
+    return {plain(path): plain(value) for path, value in (values | ranges | engine).items()}
+
+
+def progress(record: StudyRecord) -> pd.DataFrame:
+    """Returns the lowest loss against the hours of training spent until then.
+
+    Args:
+        record: The study.
+
+    Returns:
+        Columns hours and best (nats per token), a row per finished trial.
+    """
+    trials = tables.trials_table(record)
+    hours = trials["seconds"].fillna(0).cumsum() / 3600
+    best = trials["loss"].cummin()
+    return pd.DataFrame({"hours": hours, "best": best})[trials["loss"].notna()].reset_index(drop=True)
+
+
+def _progress_card(records: Sequence[StudyRecord]) -> Card:
+    try:
+        figure, table = progress_figure(records)
+    except NothingToDrawError as reason:
+        return Card("progress", "Best so far", "", problem=f"Not drawn: {reason}.")
+    except Exception as error:  # noqa: BLE001 - one figure must not cost the reader the page
+        return Card("progress", "Best so far", "", problem=f"Could not draw: {plain(error)}", broken=True)
+    sentence = (
+        "The lowest loss of each search against the hours of training it had spent. The band is the default with its "
+        "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
+    )
+    return Card("progress", "Best so far", sentence, [figure], list(table.columns), cells(table))
+
+
+def progress_figure(records: Sequence[StudyRecord]) -> tuple[go.Figure, pd.DataFrame]:
+    """Draws every study's best so far against its hours.
+
+    Args:
+        records: The studies.
+
+    Returns:
+        The figure and its table.
+
+    Raises:
+        NothingToDrawError: If no trial of any has finished.
+    """
+    figure = base_figure("hours of training", "lowest loss so far (nats per token)")
+    parts = []
+    for place, record in enumerate(records):
+        colour, dash = LINES[place % len(LINES)] if place < len(LINES) else (GREY, "dot")
+        line = progress(record)
+        parts.append(line.assign(study=plain(record.spec.name)))
+        figure.add_scatter(
+            x=line["hours"].to_numpy(), y=line["best"].to_numpy(), mode="lines+markers", name=label(record.spec.name),
+            line={"color": colour, "dash": dash, "width": 2.5, "shape": "hv"},
+            hovertemplate="%{y:.4f} after %{x:.2f} h<extra></extra>",
+        )  # fmt: skip
+        sigma, default = finite(record.verdict.sigma) if record.verdict else None, tables.baseline_loss(record)
+        if sigma and default is not None:
+            low, high = default - 2 * sigma, default + 2 * sigma
+            figure.add_hrect(y0=low, y1=high, fillcolor=colour, opacity=0.15, line={"width": 0}, layer="below")
+    table = pd.concat(parts, ignore_index=True)
+    if table.empty:
+        raise NothingToDrawError("no trial has finished")
+    return figure, table[["study", "hours", "best"]]
