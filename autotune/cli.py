@@ -228,9 +228,8 @@ def compare(
     folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
 ) -> None:
     """Puts studies side by side."""
-    from reports.compare import compare_table, write_compare
-
     from autotune.storage import read_study
+    from reports.compare import compare_table, write_compare
 
     if len(studies) < 2:
         raise UserError("name two studies or more to compare")
@@ -305,9 +304,8 @@ def make_options(study: Study, out: Path, device: str, emulate: str, hours: floa
 
 def finish_report(root: Path) -> None:
     """Writes a study's report and ends with the verdict, the page's path and the next command."""
-    from reports.page import summary_lines, write_report
-
     from autotune.storage import read_study
+    from reports.page import summary_lines, write_report
 
     record = read_study(root)
     path = write_report(record, root / "report")

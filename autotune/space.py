@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-Number = int | float
-Value = bool | int | float | str
+
+def refusal(message: str, *key: str) -> PydanticCustomError:
+    """Returns the error that a validator raises.
+
+    Args:
+        message: What is wrong, the value and what to do.
+        key: Where, below the table that is validated; for the line in the study file.
+    """
+    return PydanticCustomError("refused", "{message}", {"message": message, "key": key})
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refusal(f"must be a number, but it is {value!r}")
+    if not math.isfinite(value):
+        raise refusal(f"must be finite, but it is {value}")
+    return value
+
+
+def _plain(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise refusal(f"must be a number, a text, true or false, but it is {value!r}")
+    return value
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+Value = Annotated[bool | int | float | str, BeforeValidator(_plain)]
 
 # Corners are built to catch a space that contains configurations the trainer refuses. Past this many the
 # product of all ends would take longer to build than it is worth, and only the lowest and highest are kept.
@@ -39,24 +66,37 @@ class Dimension(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> Dimension:
         if self.choices is not None:
-            if self.low is not None or self.high is not None or self.log or self.step is not None:
-                raise ValueError("has both choices and a range; keep one of them")
-            if not self.choices:
-                raise ValueError("choices is empty; name at least one value")
-            if len(set(self.choices)) < len(self.choices):
-                raise ValueError(f"choices {list(self.choices)} names a value twice")
-            return self
-        if self.low is None or self.high is None:
-            raise ValueError("needs low and high, or choices")
-        if self.low > self.high:
-            raise ValueError(f"low {self.low} is above high {self.high}; swap them")
-        if self.log and self.low <= 0:
-            raise ValueError(f"log = true needs low above 0, but low is {self.low}")
-        if self.log and self.step is not None:
-            raise ValueError("log and step cannot be combined; drop one of them")
-        if self.step is not None and self.step <= 0:
-            raise ValueError(f"step {self.step} must be above 0")
+            self._check_choices(self.choices)
+        elif self.low is None or self.high is None:
+            raise refusal("needs low and high, or choices")
+        else:
+            self._check_range(self.low, self.high)
         return self
+
+    def _check_choices(self, choices: tuple[Value, ...]) -> None:
+        if self.low is not None or self.high is not None or self.log or self.step is not None:
+            raise refusal("has both choices and a range; keep one of them")
+        if not choices:
+            raise refusal("choices is empty; name at least one value", "choices")
+        if len(set(choices)) < len(choices):
+            raise refusal(f"choices {list(choices)} names a value twice; keep one of each", "choices")
+
+    def _check_range(self, low: Number, high: Number) -> None:
+        if low > high:
+            raise refusal(f"low {low} is above high {high}; swap them", "low")
+        if self.log and low <= 0:
+            raise refusal(f"log = true needs low above 0, but low is {low}", "low")
+        if self.step is None:
+            return
+        if self.log:
+            raise refusal("log and step cannot be combined; drop one of them", "step")
+        if self.step <= 0:
+            raise refusal(f"step must be above 0, but it is {self.step}", "step")
+        if not math.isclose(self.grid()[-1], high, rel_tol=1e-9, abs_tol=1e-12):
+            raise refusal(
+                f"steps of {self.step} from low {low} do not meet high {high}; the last is {self.grid()[-1]:.12g}",
+                "step",
+            )
 
     @property
     def is_integer(self) -> bool:
@@ -129,7 +169,7 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
         for path, dimension in self.root.items():
             late = [name for name in dimension.when if name in self.root and name not in earlier]
             if late:
-                raise ValueError(f"{path}: its when names {late[0]!r}, which must be listed above it")
+                raise refusal(f"{late[0]!r} must be listed above it to be a condition", path, "when")
             earlier.add(path)
         return self
 
