@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +50,7 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
     """
     arguments = dict(options)
     if WARMUP_FRAC in arguments:
-        arguments["n_warmup_steps"] = int(arguments.pop(WARMUP_FRAC) * budget_tokens)
+        arguments["n_warmup_steps"] = _warmup_tokens(arguments.pop(WARMUP_FRAC), budget_tokens)
     if name in ("successive_halving", "hyperband"):
         # Optuna's default of one step as the smallest resource means one token here. A ninth of the budget
         # with the reduction factor of 3 gives the two rungs that served best on public curves.
@@ -56,7 +58,38 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
         arguments.setdefault("min_resource", max(1, budget_tokens // 9))
     if name == "hyperband":
         arguments.setdefault("max_resource", budget_tokens)
+    for parameter in inspect.signature(_class(name)).parameters.values():
+        if parameter.default is inspect.Parameter.empty and parameter.name not in arguments:
+            raise ValueError(f"it needs {parameter.name}; add {parameter.name} = ... to [pruner]")
     return _class(name)(**arguments)
+
+
+def _warmup_tokens(frac: object, budget_tokens: int) -> int:
+    if isinstance(frac, bool) or not isinstance(frac, int | float) or not 0 <= frac < 1:
+        raise ValueError(f"{WARMUP_FRAC} is a share of the budget from 0 to below 1, but it is {frac!r}")
+    return int(frac * budget_tokens)
+
+
+def rehearse(pruner: BasePruner) -> None:
+    """Lets a pruner judge a few trials in memory, since some look at their parameters only then.
+
+    Args:
+        pruner: A new pruner.
+
+    Raises:
+        ValueError: If Optuna refuses a parameter.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
+        for value in range(3):
+            trial = study.ask()
+            trial.report(float(value), step=1)
+            trial.should_prune()
+            study.tell(trial, float(value))
 
 
 def _class(name: str) -> Callable[..., BasePruner]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,8 @@ SAMPLERS = {
     "brute_force": "BruteForceSampler",
     "grid": "GridSampler",
 }
+# Words of the annotations of arguments that a study file can give; functions and other samplers it cannot.
+PLAIN_TYPES = {"int", "float", "bool", "str", "None", "Literal", "qmc", "halton", "sobol", "auto"}
 # Optuna's own arguments that the engine fills in itself.
 RESERVED = ("self", "seed", "search_space", "constraints_func", "group", "multivariate", "constant_liar")
 
@@ -37,8 +41,13 @@ def parameters(name: str) -> list[str]:
 
 
 def accepted_parameters(factory: Callable[..., Any], reserved: tuple[str, ...]) -> list[str]:
-    """Returns the names of a class's constructor arguments, less those that are reserved."""
-    return [name for name in inspect.signature(factory).parameters if name not in reserved]
+    """Returns the constructor arguments of a class that TOML can express, less those that are reserved."""
+    return [
+        name
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in reserved
+        and set(re.findall(r"\w+", inspect.formatannotation(parameter.annotation))) <= PLAIN_TYPES
+    ]
 
 
 def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, seed: int) -> BaseSampler:
@@ -62,6 +71,32 @@ def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, see
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several samplers as experimental
         return _class(name)(**arguments)
+
+
+def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any]) -> None:
+    """Draws a few trials in memory: most samplers look at their parameters only when they are used.
+
+    Args:
+        sampler: A new sampler.
+        space: The study's search space.
+        base: The nested base config.
+
+    Raises:
+        ValueError: If Optuna refuses a parameter or the space.
+        ImportError: If the sampler needs a package that is not installed.
+    """
+    import optuna
+
+    # Optuna announces each study it creates on stderr.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(sampler=sampler)
+        for value in range(3):
+            trial = study.ask()
+            space.suggest(trial, base)
+            with contextlib.suppress(RuntimeError):  # a small grid may be through by now
+                study.tell(trial, value)
 
 
 def _class(name: str) -> Callable[..., BaseSampler]:

@@ -39,8 +39,13 @@ def _plain(value: object) -> object:
     return value
 
 
+def _wanted(value: object) -> object:
+    return value if isinstance(value, list | tuple) else _plain(value)
+
+
 Number = Annotated[int | float, BeforeValidator(_number)]
 Value = Annotated[bool | int | float | str, BeforeValidator(_plain)]
+Wanted = Annotated[bool | int | float | str | tuple[Value, ...], BeforeValidator(_wanted)]
 
 # Corners are built to catch a space that contains configurations the trainer refuses. Past this many the
 # product of all ends would take longer to build than it is worth, and only the lowest and highest are kept.
@@ -61,7 +66,7 @@ class Dimension(BaseModel):
     log: bool = False
     step: Number | None = None
     choices: tuple[Value, ...] | None = None
-    when: Mapping[str, Value | tuple[Value, ...]] = Field(default_factory=dict)
+    when: Mapping[str, Wanted] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Dimension:
@@ -92,11 +97,9 @@ class Dimension(BaseModel):
             raise refusal("log and step cannot be combined; drop one of them", "step")
         if self.step <= 0:
             raise refusal(f"step must be above 0, but it is {self.step}", "step")
-        if not math.isclose(self.grid()[-1], high, rel_tol=1e-9, abs_tol=1e-12):
-            raise refusal(
-                f"steps of {self.step} from low {low} do not meet high {high}; the last is {self.grid()[-1]:.12g}",
-                "step",
-            )
+        last = low + (_points(low, high, self.step) - 1) * self.step
+        if not math.isclose(last, high, rel_tol=1e-9, abs_tol=1e-12):
+            raise refusal(f"steps of {self.step} from low {low} do not meet high {high}, but {last:.12g}", "step")
 
     @property
     def is_integer(self) -> bool:
@@ -138,8 +141,7 @@ class Dimension(BaseModel):
         if not self.is_integer and self.step is None:
             raise ValueError(f"a grid needs choices or a step, but the range is {self.describe()}")
         step = self.step or 1
-        count = int((self.high - self.low) / step + 1e-9) + 1
-        return [self.low + index * step for index in range(count)]
+        return [self.low + index * step for index in range(_points(self.low, self.high, step))]
 
     def describe(self) -> str:
         """Returns the dimension in a few words, as a person would write it."""
@@ -147,6 +149,11 @@ class Dimension(BaseModel):
             return "one of " + ", ".join(map(str, self.choices))
         kind = " (log)" if self.log else ""
         return f"{self.low} to {self.high}{kind}"
+
+
+def _points(low: Number, high: Number, step: Number) -> int:
+    """Returns how many values lie on a grid, forgiving the rounding of 0.1 + 0.1 + 0.1."""
+    return int((high - low) / step + 1e-9) + 1
 
 
 class SearchSpace(RootModel[dict[str, Dimension]]):

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from autotune import pruners, samplers
+from autotune.faults import Faults, Location, StudyFileError, did_you_mean, no_setting, parse, salvage
 from autotune.records import UserError
-from autotune.space import SearchSpace, flatten, get_path, with_paths
+from autotune.space import Dimension, SearchSpace, flatten, get_path, refusal, with_paths
 from autotune.trainer import Trainer, load_trainer
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-Location = tuple[str, ...]
+# Stand in for required parts that are missing or faulty, while the rest of a file is looked through.
+_STAND_INS: dict[str, Any] = {"name": "unnamed", "budget": {"tokens": 1}, "space": {"": {"choices": [0]}}}
 
 
 class _Table(BaseModel):
@@ -46,7 +46,7 @@ class BudgetSpec(_Table):
     @classmethod
     def _time_of_day(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-            raise ValueError('write a time of day as "HH:MM", for example "07:00"')
+            raise refusal(f'"{value}" is no time of day; write it as "HH:MM", for example "07:00"')
         return value
 
 
@@ -174,14 +174,18 @@ class StudySpec(_Table):
     @classmethod
     def _plain_name(cls, value: str) -> str:
         if not NAME_PATTERN.fullmatch(value):
-            raise ValueError("a name may use a-z 0-9 . _ - and starts with a letter or digit")
+            raise refusal(
+                f'"{value}" is no name; it may use a-z 0-9 . _ - (64 at most) and starts with a letter or digit'
+            )
         return value
 
     @field_validator("space")
     @classmethod
     def _something_to_search(cls, value: SearchSpace) -> SearchSpace:
         if not len(value):
-            raise ValueError("the search space is empty; name at least one setting")
+            raise refusal(
+                'nothing is searched; name at least one setting, such as "optim.muon_lr" = {low = 0.003, high = 0.1}'
+            )
         return value
 
     def semantics(self) -> dict[str, Any]:
@@ -215,10 +219,6 @@ class Study:
     text: str
 
 
-class StudyFileError(UserError):
-    """Everything that is wrong with a study file, a line each."""
-
-
 def load(path: Path, changes: Sequence[str] = ()) -> Study:
     """Reads and validates a study file.
 
@@ -232,39 +232,41 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     Raises:
         StudyFileError: With one line per fault: file, line, key, fault and what to do.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StudyFileError(f"{path}: no such study file{_suggest_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyFileError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    raw = _parse(text, str(path))
+    text = _read(path)
+    raw = parse(text, str(path))
     for change in changes:
-        _merge(raw, _parse(change, f"--set {change}"))
-    faults = _Faults(path, text)
+        _merge(raw, parse(change, f"--set {change}"))
+    faults = Faults(path, text, changes)
     spec = _validate(raw, faults)
-    trainer = None if spec is None else _trainer(spec, faults)
+    # Without the right trainer there is nothing to hold the rest of the file against.
+    trainer = None if spec is None or faults.has(("trainer",)) else _trainer(spec, faults)
     if spec is not None and trainer is not None:
         spec = _completed(spec, trainer, faults)
-    if faults.found or spec is None or trainer is None:
+    if faults or spec is None or trainer is None:
         raise StudyFileError("\n".join(faults.in_order()))
     return Study(spec, trainer, frozenset(flatten(raw.get("base", {}))), _as_text(raw, changes) if changes else text)
+
+
+def _read(path: Path) -> str:
+    try:
+        # Editors on Windows put a byte order mark first, which TOML does not know.
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise StudyFileError(f"{path}: no such study file{_suggest_file(path)}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise StudyFileError(
+            f"{path}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8 text"
+        ) from None
+    except OSError as error:
+        raise StudyFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _as_text(raw: Mapping[str, Any], changes: Sequence[str]) -> str:
     import tomli_w
 
-    return "".join(f"# --set {change}\n" for change in changes) + tomli_w.dumps(raw)
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        place = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        line = f":{place.group(1)}" if place else ""
-        message = re.sub(r" \(at .*\)$", "", str(error))
-        raise StudyFileError(f"{source}{line}: not valid TOML: {message[:1].lower()}{message[1:]}") from None
+    # A change may hold line breaks, which would end the comment.
+    return "".join(f"# --set {' '.join(change.split())}\n" for change in changes) + tomli_w.dumps(raw)
 
 
 def _merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -275,227 +277,138 @@ def _merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
             target[key] = value
 
 
-def _validate(raw: Mapping[str, Any], faults: _Faults) -> StudySpec | None:
-    try:
-        return StudySpec.model_validate(raw)
-    except ValidationError as error:
-        for fault in error.errors():
-            faults.add_pydantic(fault, (), StudySpec)
-        # What is left without the faulty parts may have faults of its own, and a person wants them all.
-        return _without(raw, [fault["loc"] for fault in error.errors()])
+def _validate(raw: dict[str, Any], faults: Faults) -> StudySpec | None:
+    spec = salvage(raw, StudySpec.model_validate, _drop, lambda fault: faults.add_pydantic(fault, StudySpec))
+    if spec is not None and spec.space.root.keys() == _STAND_INS["space"].keys():
+        return spec.model_copy(update={"space": SearchSpace({})})
+    return spec
 
 
-def _without(raw: Mapping[str, Any], locations: Sequence[tuple[int | str, ...]]) -> StudySpec | None:
-    """Returns the spec of a study file less its faulty parts, or None if no study is left."""
-    rest: dict[str, Any] = {key: value for key, value in raw.items() if key in StudySpec.model_fields}
-    for first, *others in locations:
-        if first == "space" and others and isinstance(rest.get("space"), dict):
-            rest["space"] = {path: entry for path, entry in rest["space"].items() if path != others[0]}
-        else:
-            rest.pop(str(first), None)
-    try:
-        return StudySpec.model_validate({"name": "unnamed", "budget": {"tokens": 1}, **rest})
-    except ValidationError:
-        return None
+def _drop(content: dict[str, Any], location: Location) -> dict[str, Any]:
+    """Returns a study file's content less one dimension of the space, or less a whole entry of the top level."""
+    first, *others = location
+    dimensions = content.get("space")
+    if first == "space" and others and isinstance(dimensions, dict) and len(dimensions) > 1:
+        return {**content, "space": {path: entry for path, entry in dimensions.items() if path != others[0]}}
+    stand_in = {first: _STAND_INS[first]} if first in _STAND_INS else {}
+    return {key: value for key, value in content.items() if key != first} | stand_in
 
 
-def _trainer(spec: StudySpec, faults: _Faults) -> Trainer | None:
+def _trainer(spec: StudySpec, faults: Faults) -> Trainer | None:
     try:
         return load_trainer(spec.trainer)
     except UserError as error:
-        faults.add(("trainer",), str(error).removeprefix(f'trainer = "{spec.trainer}": '))
+        faults.add(("trainer",), str(error).removeprefix("trainer = "))
     return None
 
 
-def _completed(spec: StudySpec, trainer: Trainer, faults: _Faults) -> StudySpec:
+def _completed(spec: StudySpec, trainer: Trainer, faults: Faults) -> StudySpec:
     """Fills in the trainer's defaults and checks that the base and every corner of the space build."""
-    try:
-        base = trainer.complete(spec.base)
-    except ValidationError as error:
-        for fault in error.errors():
-            faults.add_pydantic(fault, ("base",), None)
+    defaults = _defaults(trainer)
+    base = salvage(spec.base, trainer.complete, _without_path, lambda fault: faults.add_base(fault, defaults))
+    if base is None:
         return spec
     known = flatten(base)
+    for path in flatten(spec.base):
+        location = ("base", *path.split("."))
+        # A config type that ignores what it does not know would train with its default instead.
+        if path not in known and not faults.has(location):
+            faults.add(location, no_setting(path, known))
     for path, dimension in spec.space.root.items():
-        for name in [path, *dimension.when]:
-            if name not in known:
-                where = ("space", path) if name == path else ("space", path, "when")
-                faults.add(where, f"the trainer has no setting {name!r}{_did_you_mean(name, known)}")
-        if path in known and not dimension.contains(known[path]):
-            faults.add(
-                ("space", path),
-                f"the base value {known[path]!r} is not within {dimension.describe()}; "
-                "widen the range or change base, since the baseline is trial 0",
-            )
-    if not faults.found:
-        _check_build(spec, trainer, base, faults)
+        _check_dimension(path, dimension, known, faults)
+    _check_algorithms(spec, base, faults)
+    if not faults:
+        _check_corners(spec, trainer, base, faults)
     return spec.model_copy(update={"base": base})
 
 
-def _check_build(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], faults: _Faults) -> None:
-    for factory, table in ((_build_sampler, "sampler"), (_build_pruner, "pruner")):
-        try:
-            factory(spec)
-        except (ValueError, TypeError, ImportError) as error:
-            faults.add((table,), f"{getattr(spec, table).name}: {error}")
+def _defaults(trainer: Trainer) -> list[str]:
+    """Returns the trainer's settings, for suggestions; none if its config has no defaults for all."""
+    try:
+        return list(flatten(trainer.complete({})))
+    except ValidationError:
+        return []
+
+
+def _without_path(config: dict[str, Any], location: Location) -> dict[str, Any]:
+    """Returns a nested config less what is at a location, or less the table that lacks it."""
+    if not location or location[0] not in config:
+        return config
+    first, *others = location
+    inner = config[first]
+    if others and isinstance(inner, dict) and (smaller := _without_path(inner, tuple(others))) != inner:
+        return {**config, first: smaller}
+    return {key: value for key, value in config.items() if key != first}
+
+
+def _check_dimension(path: str, dimension: Dimension, known: Mapping[str, Any], faults: Faults) -> None:
+    for name in dimension.when:
+        if name not in known:
+            faults.add(("space", path, "when"), no_setting(name, known))
+    if path not in known:
+        faults.add(("space", path), no_setting(path, known))
+    elif faults.has(("base", *path.split("."))):
+        return
+    elif dimension.is_integer and isinstance(known[path], float):
+        faults.add(
+            ("space", path),
+            f"the base value {known[path]!r} is not a whole number, but a range of two whole numbers is searched in "
+            f"whole numbers; write low = {dimension.low}.0 and high = {dimension.high}.0",
+        )
+    elif not dimension.contains(known[path]):
+        faults.add(
+            ("space", path),
+            f"the base value {known[path]!r} is not within {dimension.describe()}; "
+            "widen the range or change base, since the baseline is trial 0",
+        )
+
+
+def _check_algorithms(spec: StudySpec, base: Mapping[str, Any], faults: Faults) -> None:
+    """Builds the sampler and the pruner and tries them out."""
+    try:
+        if not faults.has(("space",)) and all(path in flatten(base) for path in spec.space):
+            samplers.rehearse(
+                samplers.build_sampler(spec.sampler.name, spec.sampler.options, spec.space, 0), spec.space, base
+            )
+    except (ValueError, TypeError, ImportError) as error:
+        faults.add(("sampler",), f"{spec.sampler.name}: {' '.join(str(error).split())}")
+    try:
+        pruners.rehearse(pruners.build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens))
+    except (ValueError, TypeError, ImportError) as error:
+        faults.add(("pruner",), f"{spec.pruner.name}: {' '.join(str(error).split())}")
+
+
+def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], faults: Faults) -> None:
     for corner in spec.space.corners(base):
         try:
             trainer.complete(with_paths(base, corner))
         except ValidationError as error:
-            settings = ", ".join(f"{path} = {value}" for path, value in corner.items())
             fault = error.errors()[0]
-            path = ".".join(map(str, fault["loc"]))
-            where = ("space", path) if path in spec.space.root else ("space",)
-            faults.add(where, f"the trainer refuses the corner {settings}: {_message(fault)}")
+            settings = ", ".join(f"{path} = {value!r}" for path, value in corner.items())
+            message = str(fault["msg"]).removeprefix("Value error, ")
+            where = ".".join(map(str, fault["loc"]))
+            named = [path for path in corner if path == where or path.rpartition(".")[2] in message]
+            faults.add(("space", *named[:1]), f"the trainer refuses the corner {settings}: {message}")
             return
-
-
-def _build_sampler(spec: StudySpec) -> None:
-    samplers.build_sampler(spec.sampler.name, spec.sampler.options, spec.space, seed=0)
-
-
-def _build_pruner(spec: StudySpec) -> None:
-    pruners.build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens)
 
 
 def _check_named(kind: str, name: str, names: list[str], options: Mapping[str, Any], parameters: Any) -> None:
     if name not in names:
-        raise ValueError(f"there is no {kind} {name!r}{_did_you_mean(name, names)}; known: {', '.join(names)}")
+        raise refusal(f"there is no {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}", "name")
     accepted = parameters(name) if options else []
     for option in options:
         if option not in accepted:
-            raise ValueError(
-                f"{kind} {name!r} has no parameter {option!r}{_did_you_mean(option, accepted)}; "
-                f"it takes {', '.join(accepted) or 'none'}"
+            raise refusal(
+                f"{kind} {name!r} has no parameter {option!r}{did_you_mean(option, accepted)}; "
+                f"it takes {', '.join(accepted) or 'none'}",
+                option,
             )
 
 
-def _did_you_mean(name: str, known: Any) -> str:
-    close = get_close_matches(name, list(known), n=3)
-    # Swapped letters are the commonest slip, and difflib does not rank them first.
-    close.sort(key=lambda candidate: sorted(candidate) != sorted(name))
-    return f', did you mean "{close[0]}"?' if close else ""
-
-
 def _suggest_file(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else Path("studies")
-    names = sorted(str(file) for file in folder.glob("*.toml")) if folder.is_dir() else []
-    return f"; there is {', '.join(names)}" if names else ""
-
-
-def _message(fault: Mapping[str, Any]) -> str:
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    value = fault.get("input")
-    if fault["type"] == "value_error" or isinstance(value, Mapping | BaseModel):
-        return message
-    return f"{message[:1].lower()}{message[1:]}, but it is {value!r}"
-
-
-class _Faults:
-    """Collects faults and finds the line of each in the file."""
-
-    def __init__(self, path: Path, text: str) -> None:
-        self.path = path
-        self.found: list[tuple[int, str]] = []
-        self._positions = key_lines(text)
-
-    def add(self, location: Location, message: str) -> None:
-        line = next(
-            (self._positions[location[:n]] for n in range(len(location), 0, -1) if location[:n] in self._positions),
-            1,
-        )
-        self.found.append((line, f"{'.'.join(location) or 'file'}: {message}"))
-
-    def add_pydantic(self, fault: Any, prefix: Location, root: type[BaseModel] | None) -> None:
-        location = prefix + tuple(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            known = _known_keys(root, fault["loc"][:-1])
-            self.add(location, f"unknown key{_did_you_mean(location[-1], known)}")
-        elif fault["type"] == "missing":
-            self.add(location, f"is missing; {_needed(location)}")
-        else:
-            self.add(location, _message(fault))
-
-    def in_order(self) -> list[str]:
-        """Returns the lines to print, in the order of the file."""
-        return [f"{self.path}:{line} {message}" for line, message in sorted(self.found, key=lambda item: item[0])]
-
-
-def _needed(location: Location) -> str:
-    examples = {
-        ("name",): 'add name = "my-study"',
-        ("budget",): "add a [budget] table with tokens = 1_000_000",
-        ("budget", "tokens"): "add tokens = 1_000_000 to [budget]",
-        ("space",): 'add a [space] table, for example "optim.muon_lr" = {low = 0.003, high = 0.1, log = true}',
-    }
-    return examples.get(location, f"add {location[-1]}")
-
-
-def _known_keys(root: type[BaseModel] | None, parents: Sequence[object]) -> list[str]:
-    """Returns the keys that a table of the study file may have, for a suggestion."""
-    from autotune.space import Dimension
-
-    if root is None:
-        return []
-    if parents and parents[0] == "space":
-        return list(Dimension.model_fields)
-    model: Any = root
-    for parent in parents:
-        model = model.model_fields[str(parent)].annotation
-    return list(model.model_fields)
-
-
-def key_lines(text: str) -> dict[Location, int]:
-    """Finds the line of every key and table header of a TOML text.
-
-    The standard reader keeps no positions, so each line's key is read by itself with the same reader;
-    keys inside an inline table share the line of the table.
-
-    Args:
-        text: TOML that parses.
-
-    Returns:
-        Line numbers from 1 by the path of keys.
-    """
-    positions: dict[Location, int] = {}
-    table: Location = ()
-    for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        try:
-            if stripped.startswith("["):
-                table = _only_path(tomllib.loads(stripped))
-                location = table
-            elif "=" in stripped and not stripped.startswith("#"):
-                location = table + _key_of(stripped)
-            else:
-                continue
-        except (tomllib.TOMLDecodeError, ValueError):
-            continue
-        for depth in range(1, len(location) + 1):
-            positions.setdefault(location[:depth], number)
-        positions[location] = number
-    return positions
-
-
-def _key_of(line: str) -> Location:
-    for match in re.finditer("=", line):
-        try:
-            return _only_path(tomllib.loads(f"{line[: match.start()]}= 0"))
-        except tomllib.TOMLDecodeError:
-            continue
-    raise ValueError("no key on this line")
-
-
-def _only_path(nested: Any) -> Location:
-    path: list[str] = []
-    while isinstance(nested, dict | list) and nested:
-        if isinstance(nested, list):
-            nested = nested[0]
-            continue
-        key = next(iter(nested))
-        path.append(key)
-        nested = nested[key]
-    return tuple(path)
+    near = path.parent if path.suffix == ".toml" and path.parent != Path() else Path("studies")
+    names = sorted(str(file) for file in near.glob("*.toml"))
+    return f"{did_you_mean(str(path), names)}; there is {', '.join(names)}" if names else ""
 
 
 def base_value(spec: StudySpec, path: str) -> Any:
