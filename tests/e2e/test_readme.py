@@ -1,0 +1,164 @@
+"""The README's commands on real text with the real trainer: a whole night in small, through the console."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+AUTOTUNE = Path(sys.executable).with_name("autotune")
+# The quickstart with shorter trials and fewer of them: everything else is the study a newcomer runs.
+SMALL = [
+    "--trials=5",
+    "--set=budget.tokens=16384",
+    "--set=finals={finalists=2,select_seeds=1,prove_seeds=2}",
+    "--set=promote.tokens=32768",
+    "--set=base.data.eval_tokens=4096",
+    "--set=pruner={name='median',n_startup_trials=2,warmup_frac=0.3}",
+]
+
+
+def autotune(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the console command as a user would and checks its exit code."""
+    ended = subprocess.run(
+        [str(AUTOTUNE), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert ended.returncode == code, ended.stdout + ended.stderr
+    return ended
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished small quickstart: its folder and what the console said."""
+    folder = tmp_path_factory.mktemp("night")
+    ended = autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *SMALL)
+    return folder, ended.stdout
+
+
+def test_the_night_ends_with_verdict_report_and_next_command(night: tuple[Path, str]) -> None:
+    folder, said = night
+    last = said.strip().splitlines()
+    assert any(word in said for word in ("better", "no clear gain", "inconclusive"))
+    assert last[-1] == "report: runs/quickstart/report/index.html"
+    assert re.search(r"^next: autotune ", said, flags=re.MULTILINE)
+    assert (folder / "runs/quickstart/report/index.html").stat().st_size > 1_000_000
+
+
+def test_the_night_leaves_every_file(night: tuple[Path, str]) -> None:
+    run = night[0] / "runs/quickstart"
+    for name in ("study.toml", "hardware.json", "study.db", "best_config.toml", "events.jsonl"):
+        assert (run / name).stat().st_size > 0, name
+    for name in ("report.md", "report.json", "trials.csv", "curves.csv"):
+        assert (run / "report" / name).stat().st_size > 0, name
+    for name in ("config.json", "metrics.jsonl", "result.json", "log.txt"):
+        assert (run / "trials/0000" / name).exists(), name
+
+
+def test_every_final_used_a_fresh_seed_and_the_same_held_out_tokens(night: tuple[Path, str]) -> None:
+    run = night[0] / "runs/quickstart"
+    results = [json.loads(path.read_text()) for path in run.glob("finals/*/result.json")]
+    search = json.loads((run / "trials/0000/result.json").read_text())
+    assert len(results) == 6
+    assert search["config"]["seed"] not in {result["config"]["seed"] for result in results}
+    assert {result["facts"]["data_hash"] for result in results} == {search["facts"]["data_hash"]}
+
+
+def test_the_full_run_leaves_loadable_weights_and_a_sample(night: tuple[Path, str]) -> None:
+    from safetensors.numpy import load_file
+
+    (folder,) = (night[0] / "runs/quickstart/full").glob("trial-*-tokens")
+    weights = load_file(folder / "export" / "model.safetensors")
+    assert "model.embed_tokens.weight" in weights
+    assert len((folder / "sample.txt").read_text().split()) > 20
+
+
+def test_best_config_has_provenance_and_can_be_trained(night: tuple[Path, str]) -> None:
+    folder, _ = night
+    path = folder / "runs/quickstart/best_config.toml"
+    content = tomllib.loads(path.read_text())
+    assert content["provenance"]["study"] == "quickstart"
+    assert content["provenance"]["data_hash"]
+    assert content["provenance"]["versions"]["torch"]
+    said = autotune(folder, "train", str(path), "--tokens", "8192", "--folder", "trained").stdout
+    assert "100%" in said
+    assert (folder / "trained/sample.txt").exists()
+
+
+def test_status_report_and_a_second_run_change_nothing(night: tuple[Path, str]) -> None:
+    folder, _ = night
+    before = json.loads(autotune(folder, "status", "quickstart", "--json").stdout)
+    autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *SMALL)
+    autotune(folder, "report", "quickstart")
+    after = json.loads(autotune(folder, "status", "quickstart", "--json").stdout)
+    assert {**after, "last_event": None} == {**before, "last_event": None}
+    assert before["trials"].get("finished", 0) + before["trials"].get("pruned", 0) == 5
+
+
+def test_compare_puts_two_studies_side_by_side(night: tuple[Path, str]) -> None:
+    folder, _ = night
+    small = [*SMALL, "--set=promote.automatic=false", '--set=name="other"', "--set=sampler.name='random'"]
+    autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *small)
+    said = autotune(folder, "compare", "quickstart", "other").stdout
+    assert "quickstart" in said
+    assert "other" in said
+    assert (folder / "runs/compare").is_dir()
+
+
+def test_a_changed_study_is_refused_with_the_change_named(night: tuple[Path, str]) -> None:
+    study = str(ROOT / "studies" / "quickstart.toml")
+    ended = autotune(night[0], "run", study, *SMALL, "--set=base.optim.grad_clip=2.0", code=2)
+    assert "base.optim.grad_clip: was 1.0, is 2.0" in ended.stderr
+
+
+def test_promote_trains_a_chosen_trial(night: tuple[Path, str]) -> None:
+    folder, _ = night
+    said = autotune(folder, "promote", "quickstart", "--trial", "0", "--tokens", "24576").stdout
+    assert "full run finished" in said
+    assert (folder / "runs/quickstart/full/trial-0000-24576-tokens/export/model.safetensors").exists()
+
+
+def test_plan_says_what_a_study_will_take(tmp_path: Path) -> None:
+    said = autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1").stdout
+    assert "plan: up to 14 trials of 16,384 tokens" in said
+    assert not (tmp_path / "runs" / "quickstart").exists()
+
+
+def test_doctor_and_profile_answer(tmp_path: Path) -> None:
+    ended = subprocess.run([str(AUTOTUNE), "doctor"], cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert ended.returncode in (0, 3)
+    assert "torch" in ended.stdout
+    assert json.loads(autotune(tmp_path, "profile", "--device", "cpu", "--json").stdout)["device"] == "cpu"
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(?:\$ )?make (\w+)", readme, flags=re.MULTILINE))
+    verbs = set(re.findall(r"\bautotune (\w+)", " ".join(re.findall(r"```.*?```", readme, flags=re.DOTALL))))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"tune", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+    assert {"doctor", "plan", "run", "report", "compare", "promote"} <= verbs
+    for verb in verbs:
+        subprocess.run([str(AUTOTUNE), verb, "--help"], check=True, capture_output=True, timeout=60)
+
+
+def test_every_study_file_loads_without_network() -> None:
+    from autotune.spec import load
+
+    files = sorted((ROOT / "studies").glob("*.toml"))
+    names = {load(path).spec.name for path in files}
+    assert names == {path.stem for path in files}
+    assert names >= {"quickstart", "overnight", "learning_rate", "cosine_schedule", "ablation", "warmup"}
+    assert names >= {"expert_count", "baseline_comparison"}
