@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 
 # A training may take this much longer than the slowest recent ones before it misses the deadline.
 MARGIN = 1.1
+# Kept for the verdict, the report and the end of the process, in seconds.
+REPORT_S = 20.0
 
 
 class Deadline:
@@ -47,14 +49,20 @@ def seconds_until(time_of_day: str, now: datetime) -> float:
 
 
 class Pace:
-    """Seconds that a training of a given length takes, learned from those that ran.
+    """Seconds that a training of a given length takes, learned from those that ran."""
 
-    Args:
-        seconds_per_token: First estimate, from a probe; 0 when nothing was measured.
-    """
+    def __init__(self) -> None:
+        self._estimate = 0.0
+        self._recent: deque[float] = deque(maxlen=20)
 
-    def __init__(self, seconds_per_token: float = 0.0) -> None:
-        self._recent: deque[float] = deque([seconds_per_token] if seconds_per_token else [], maxlen=20)
+    def expect(self, tokens: int, seconds: float) -> None:
+        """Takes an estimate, which holds until the first training is measured.
+
+        Args:
+            tokens: Tokens of a training.
+            seconds: What it is expected to take.
+        """
+        self._estimate = seconds / tokens
 
     def learn(self, tokens: int, seconds: float) -> None:
         """Takes a training into account.
@@ -68,4 +76,4 @@ class Pace:
 
     def seconds(self, tokens: int) -> float:
         """Returns the expected duration of a training: by the slowest of the recent ones, in seconds."""
-        return tokens * max(self._recent, default=0.0)
+        return tokens * max(self._recent, default=self._estimate)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autotune.deadline import Pace
+from autotune.database import back_up
+from autotune.deadline import REPORT_S, Deadline, Pace
 from autotune.queues import Assignment, Queue
 from autotune.records import EvalPoint, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, append_line, now_iso, require_space
@@ -26,6 +27,8 @@ DIVERGENCE_FACTOR = 2.0
 TICK_S = 0.5
 # The first evaluation may have to wait for a corpus to be fetched and for kernels to be compiled.
 FIRST_EVALUATION_ALLOWANCE = 3
+# A damaged database costs at most this much of the night, in seconds.
+BACK_UP_EVERY_S = 600
 
 
 @dataclass
@@ -76,6 +79,7 @@ class EventLoop:
         run: The run directory.
         limits: When something is given up.
         stop: Raised by signals.
+        deadline: When everything must be done.
         listener: Told what happens.
     """
 
@@ -86,17 +90,20 @@ class EventLoop:
         run: RunDirectory,
         limits: LimitsSpec,
         stop: StopRequest,
+        deadline: Deadline,
         listener: Listener,
     ) -> None:
         self.run_directory = run
         self.limits = limits
         self.stop = stop
+        self.deadline = deadline
         self.listener = listener
         self.pace = Pace()
         self._trainer = trainer
         self._idle = [Worker(slot, trainer) for slot in slots]
         self._running: dict[Worker, Running] = {}
-        self._crashes_in_a_row = 0
+        self._failed_in_a_row: set[tuple[str, int]] = set()
+        self._backed_up = time.monotonic()
 
     def run(self, queue: Queue, may_start: Callable[[float], bool]) -> None:
         """Draws and trains until the queue is empty, time is up or a stop was asked for.
@@ -119,6 +126,9 @@ class EventLoop:
                 swept = time.monotonic()
                 queue.beat([running.assignment.trial for running in self._running.values()])
                 queue.recover()
+            if time.monotonic() - self._backed_up > BACK_UP_EVERY_S:
+                self._backed_up = time.monotonic()
+                back_up(self.run_directory)
             self.listener.tick()
 
     def _fill(self, queue: Queue, may_start: Callable[[float], bool]) -> None:
@@ -135,7 +145,7 @@ class EventLoop:
     def _worth_waiting(self, queue: Queue, may_start: Callable[[float], bool]) -> bool:
         """Whether a peer still trains something that may come back to this queue."""
         patient = not self.stop.level and may_start(self.pace.seconds(queue.budget_tokens))
-        if not patient or not queue.running_elsewhere():
+        if not patient or queue.is_settled():
             return False
         time.sleep(TICK_S)
         return True
@@ -147,10 +157,14 @@ class EventLoop:
             if self.stop.level >= 2:
                 self._replace(running.worker)
                 self._end(queue, running, TrialStatus.INTERRUPTED, "stopped at once by the user")
+            elif self.deadline.seconds_left < REPORT_S / 2:
+                self._replace(running.worker)
+                self._end(queue, running, TrialStatus.INTERRUPTED, "stopped: the time was up")
             elif time.monotonic() - running.heard > self._patience_s(running):
                 silent = time.monotonic() - running.heard
                 self._replace(running.worker)
-                self._end(queue, running, TrialStatus.CRASHED, f"no progress for {_duration(silent)}; stopped")
+                hung = TrialStatus.CRASHED, f"no progress for {_duration(silent)}; stopped"
+                self._end(queue, running, *(running.ending or hung))
 
     def _patience_s(self, running: Running) -> float:
         return self.limits.hang_s * (1 if running.points else FIRST_EVALUATION_ALLOWANCE)
@@ -166,39 +180,51 @@ class EventLoop:
         elif isinstance(message, Failed):
             self._replace(running.worker)
             status = TrialStatus.OUT_OF_MEMORY if message.out_of_memory else TrialStatus.CRASHED
-            self._end(queue, running, status, message.message)
+            # One that was told to stop has its ending, however clumsily it stops.
+            self._end(queue, running, *(running.ending or (status, message.message)))
         else:
-            cause = running.worker.cause_of_death()
+            death = TrialStatus.INTERRUPTED, running.worker.cause_of_death()
             self._replace(running.worker)
-            self._end(queue, running, TrialStatus.INTERRUPTED, cause)
+            self._end(queue, running, *(running.ending or death), worker_died=running.ending is None)
 
     def _go_on(self, queue: Queue, running: Running, message: Progress) -> bool:
-        point = EvalPoint.from_report(message.report)
+        point = message.point
         append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
-        running.ending = self._verdict(running, point)
+        running.ending = self._verdict(queue, running, point)
         running.points.append(point)
         self.listener.progress(queue, running.assignment, point)
         return running.ending is None
 
-    def _verdict(self, running: Running, point: EvalPoint) -> tuple[TrialStatus, str] | None:
+    def _verdict(self, queue: Queue, running: Running, point: EvalPoint) -> tuple[TrialStatus, str] | None:
         """Returns how a trial must end after an evaluation, or None if it goes on."""
         trial = running.assignment.trial
         at = f"at {point.tokens_seen:,} tokens"
         if not math.isfinite(point.val_loss):
             return TrialStatus.DIVERGED, f"diverged {at}: the loss is {point.val_loss} (learning rate too high?)"
-        trial.report(point.val_loss, step=point.tokens_seen)
+        if not queue.report(trial, point):
+            return TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here"
         if point.val_loss > DIVERGENCE_FACTOR * running.best_loss:
             return TrialStatus.DIVERGED, f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
         if point.tokens_seen >= running.assignment.budget_tokens:
             return None
         if self.stop.level:
             return TrialStatus.INTERRUPTED, f"stopped {at} by the user"
+        if self.deadline.seconds_left < REPORT_S:
+            return TrialStatus.INTERRUPTED, f"stopped {at}: the time was up"
         # The baseline is what everything is compared with, so it always runs to its end.
         if trial.user_attrs.get("role") != "baseline" and trial.should_prune():
             return TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})"
         return None
 
-    def _end(self, queue: Queue, running: Running, status: TrialStatus, cause: str, done: Done | None = None) -> None:
+    def _end(
+        self,
+        queue: Queue,
+        running: Running,
+        status: TrialStatus,
+        cause: str,
+        done: Done | None = None,
+        worker_died: bool = False,
+    ) -> None:
         self._running.pop(running.worker, None)
         assignment = running.assignment
         result = TrialResult(
@@ -212,21 +238,30 @@ class EventLoop:
             log=str((assignment.folder / "log.txt").relative_to(self.run_directory.root)),
             host=socket.gethostname(),
             device=running.worker.slot.name,
+            worker_died=worker_died,
         )
-        if running.points:
+        # A hang's duration says nothing about the next training, and must not look like a lack of time.
+        if running.points and status.teaches:
             self.pace.learn(running.points[-1].tokens_seen, result.seconds)
         queue.tell(assignment.trial, result, assignment.folder)
         self.listener.ended(queue, assignment, result)
-        self._count_crashes(result)
+        self._count_crashes((queue.kind, assignment.first), result)
 
-    def _count_crashes(self, result: TrialResult) -> None:
-        crashed = result.status is TrialStatus.CRASHED or (
-            result.status is TrialStatus.INTERRUPTED and not self.stop.level
-        )
-        self._crashes_in_a_row = self._crashes_in_a_row + 1 if crashed else 0
-        if self._crashes_in_a_row >= self.limits.crashes:
+    def _count_crashes(self, settings: tuple[str, int], result: TrialResult) -> None:
+        """Gives the study up when different settings fail in a row; one bad setting may fail as often as it is tried.
+
+        Raises:
+            UserError: When too many have failed.
+        """
+        if result.status is not TrialStatus.CRASHED and not result.worker_died:
+            self._failed_in_a_row.clear()
+            return
+        self._failed_in_a_row.add(settings)
+        if len(self._failed_in_a_row) >= self.limits.crashes:
             log = self.run_directory.root / result.log
-            raise UserError(f"{self._crashes_in_a_row} trials in a row failed; the last: {result.cause}; see {log}", 1)
+            raise UserError(
+                f"{len(self._failed_in_a_row)} settings in a row failed; the last: {result.cause}; see {log}", 1
+            )
 
     def _replace(self, worker: Worker) -> None:
         """Kills a worker and starts another on its slot: after a fault its device state is not to be trusted."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune import finals, planner
-from autotune.deadline import MARGIN, Deadline
+from autotune.database import back_up, exclusive, open_storage, storage_faults
+from autotune.deadline import MARGIN, REPORT_S, Deadline
 from autotune.event_loop import EventLoop, StopRequest
 from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
@@ -27,12 +28,9 @@ from autotune.run_directory import RunDirectory, read_json, write_json, write_te
 from autotune.samplers import build_sampler
 from autotune.spec import Study
 from autotune.storage import (
-    back_up,
-    exclusive,
     finals_name,
     full_name,
     open_fixed,
-    open_storage,
     open_study,
     read_study,
 )
@@ -98,8 +96,8 @@ class Session:
             if not self.spec.promote.automatic:
                 self._write_best_config(planner.full_tokens(self.spec), None)
             else:
-                self._full(loop, planner.full_tokens(self.spec), None, self._has_time(planner.REPORT_S))
-        return PARKED if self.stop.level else DONE
+                self._full(loop, planner.full_tokens(self.spec), None, self._has_time(lambda: REPORT_S))
+        return self._parked() if self.stop.level else DONE
 
     def promote(self, tokens: int, number: int | None) -> int:
         """Trains the study's winner, or a chosen trial, for longer.
@@ -109,8 +107,8 @@ class Session:
             number: Search trial to promote, or None for the verdict's choice.
         """
         with self._opened() as loop:
-            self._full(loop, tokens, number, self._has_time(0))
-        return PARKED if self.stop.level else DONE
+            self._full(loop, tokens, number, self._has_time(lambda: 0.0))
+        return self._parked("promote") if self.stop.level else DONE
 
     # --- opening and closing ---
 
@@ -126,9 +124,18 @@ class Session:
             self.overrides = hardware_overrides(self.study, self.profile.overrides())
             self.listener = Listener(self.run, self.options.say, self._monitor())
             self.slots = slots_of(self.profile)
-            loop = EventLoop(self.slots, self.spec.trainer, self.run, self.spec.limits, self.stop, self.listener)
+            loop = EventLoop(
+                self.slots,
+                self.spec.trainer,
+                self.run,
+                self.spec.limits,
+                self.stop,
+                self.options.deadline,
+                self.listener,
+            )
             try:
-                yield loop
+                with storage_faults():
+                    yield loop
             finally:
                 loop.close()
                 if not self.spec.storage:
@@ -136,7 +143,9 @@ class Session:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        names = [signal.SIGINT, signal.SIGTERM]
+        # Under nohup a run must outlive its terminal, which is what the ignored signal asks for.
+        names += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
         before = {name: signal.signal(name, self._on_signal) for name in names}
         try:
             yield
@@ -147,7 +156,8 @@ class Session:
     def _on_signal(self, *_: object) -> None:
         self.stop.raise_level()
         if self.stop.level == 1:
-            self.options.say("stopping after the next evaluation; once more to stop at once (nothing is lost)")
+            with contextlib.suppress(RuntimeError):  # a signal in the midst of printing cannot print as well
+                self.options.say("stopping after the next evaluation; once more to stop at once (nothing is lost)")
 
     def _sampler(self) -> Any:
         sampler = self.spec.sampler
@@ -211,8 +221,8 @@ class Session:
         with exclusive(self.storage, spec.name):
             queue.enqueue(spec.space.baseline(spec.base), role="baseline")
         self._plan(loop, queue)
-        reserve = self._finals_s(loop) + self._full_s(loop) + planner.REPORT_S
-        loop.run(queue, self._has_time(reserve))
+        # Asked again at each start: the finals cost what the trials turn out to cost.
+        loop.run(queue, self._has_time(lambda: self._finals_s(loop) + self._full_s(loop) + REPORT_S))
         if not self.stop.level and not self.spec.storage:
             back_up(self.run)
 
@@ -220,17 +230,17 @@ class Session:
         """Measures the pace before the first trial and says what is to be expected."""
         stored = self.optuna_study.user_attrs.get("plan")
         if stored is not None:
-            loop.pace.learn(self.spec.budget.tokens, stored["trial_s"])
+            loop.pace.expect(self.spec.budget.tokens, stored["trial_s"])
             done = sum(record.status.teaches for record in queue.records())
             self.listener.note("resumed", f"going on: {done} of {self.spec.budget.trials} trials are done")
             return
         self.options.say("probing the baseline ...")
-        measured = planner.probe(self.study, self.profile, self.slots[0])
+        measured = planner.probe(self.study, self.profile, self.slots[0], stopped=lambda: self.stop.level > 0)
         plan = planner.make_plan(self.spec, measured, len(self.slots), self.options.deadline.seconds_left, self.profile)
         if self.profile.device == "cuda":
             largest = planner.fitting_micro_batch(self.study, self.profile, self.slots[0], measured)
             plan = planner.with_largest_micro_batch(plan, largest)
-        loop.pace.learn(self.spec.budget.tokens, plan.trial_s)
+        loop.pace.expect(self.spec.budget.tokens, plan.trial_s)
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
         self.listener.note("plan", planner.describe(plan, self.spec))
@@ -241,9 +251,9 @@ class Session:
     def _full_s(self, loop: EventLoop) -> float:
         return loop.pace.seconds(planner.full_tokens(self.spec)) if self.spec.promote.automatic else 0.0
 
-    def _has_time(self, reserve_s: float) -> Callable[[float], bool]:
+    def _has_time(self, reserve_s: Callable[[], float]) -> Callable[[float], bool]:
         def may_start(training_s: float) -> bool:
-            return self.options.deadline.seconds_left - reserve_s >= training_s * MARGIN
+            return self.options.deadline.seconds_left - reserve_s() >= training_s * MARGIN
 
         return may_start
 
@@ -274,8 +284,10 @@ class Session:
         with exclusive(self.storage, self.spec.name):
             for run in runs:
                 queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
-        self.listener.note("finals", f"finals: {len(runs)} runs on fresh seeds ({runs[0].stage})")
-        loop.run(queue, self._has_time(self._full_s(loop) + planner.REPORT_S))
+        waiting = sum(record.status is TrialStatus.WAITING for record in queue.records())
+        if waiting:
+            self.listener.note("finals", f"finals: {waiting} runs on fresh seeds ({runs[0].stage})")
+        loop.run(queue, self._has_time(lambda: self._full_s(loop) + REPORT_S))
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
@@ -309,8 +321,10 @@ class Session:
             self.listener.note("full", f"no time left for the full run; later: autotune promote {self.spec.name}")
         self.optuna_study.set_user_attr("full", full_summary(last, tokens, folder))
 
-    def _parked(self) -> int:
-        self.listener.note("parked", f"parked, nothing is lost; go on with: autotune run {self.run.study_file}")
+    def _parked(self, command: str = "run") -> int:
+        out = "" if self.options.out == Options.out else f" --out {self.options.out}"
+        again = f"autotune {command} {self.run.study_file}{out}"
+        self.listener.note("parked", f"parked, nothing is lost; go on with: {again}")
         return PARKED
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.event_loop import FIRST_EVALUATION_ALLOWANCE
+from autotune.deadline import REPORT_S
+from autotune.event_loop import FIRST_EVALUATION_ALLOWANCE, TICK_S
 from autotune.hardware import HardwareProfile
 from autotune.memory import MemoryProbeError, largest_micro_batch, memory_fit
 from autotune.queues import hardware_overrides, present
@@ -22,8 +23,6 @@ from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
 # Share of a trial's budget that the probe trains: enough for a steady speed, little enough to be forgotten.
 PROBE_FRAC = 1 / 25
 MICRO_BATCH = "system.micro_batch_size"
-# Writing the report and starting up, in seconds.
-REPORT_S = 20.0
 DEFAULT_FULL_FACTOR = 8
 
 
@@ -35,7 +34,7 @@ class Probe:
         tokens_per_s: Training speed, evaluation excluded; 0 if the trainer reports none.
         eval_s: Seconds of one evaluation; 0 if not reported.
         evaluations: Evaluations in a trial.
-        seconds: Its duration by the trainer's clock, or by ours (start of the process included) if not reported.
+        seconds: Its duration by the trainer's clock, or by ours if not reported.
         tokens: Its tokens.
         peak_bytes: Peak memory; 0 if not reported.
         facts: What the trainer said about the run.
@@ -106,7 +105,7 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
         seconds_left: Seconds until the deadline; infinite without one.
         profile: The hardware.
     """
-    trial_s = probe.seconds_for(spec.budget.tokens)
+    trial_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     finals_s = spec.finals.runs * trial_s / slots
     full_s = probe.seconds_for(full_tokens(spec)) if spec.promote.automatic else 0.0
     reserve = finals_s + full_s + REPORT_S
@@ -130,7 +129,13 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
     )
 
 
-def probe(study: Study, profile: HardwareProfile, slot: Slot, micro_batch: int = 0) -> Probe:
+def probe(
+    study: Study,
+    profile: HardwareProfile,
+    slot: Slot,
+    micro_batch: int = 0,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Probe:
     """Trains the baseline for a small share of its budget in a worker of its own.
 
     Args:
@@ -138,9 +143,10 @@ def probe(study: Study, profile: HardwareProfile, slot: Slot, micro_batch: int =
         profile: The hardware, which decides device and dtype.
         slot: Where to train.
         micro_batch: Instead of the config's own, or 0.
+        stopped: Whether the user wants it to end.
 
     Raises:
-        UserError: If the baseline does not train: then no trial would.
+        UserError: If the baseline does not train: then no trial would. With exit code 130 if it was stopped.
     """
     spec = study.spec
     changes = hardware_overrides(study, profile.overrides())
@@ -152,25 +158,39 @@ def probe(study: Study, profile: HardwareProfile, slot: Slot, micro_batch: int =
         log = Path(folder) / "log.txt"
         worker = Worker(slot, spec.trainer)
         try:
-            return _train_briefly(worker, Job(config, tokens, log), FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s)
+            patience_s = FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s
+            return _train_briefly(worker, Job(config, tokens, log), patience_s, stopped)
         finally:
             worker.kill()
 
 
-def _train_briefly(worker: Worker, job: Job, patience_s: float) -> Probe:
+def _train_briefly(worker: Worker, job: Job, patience_s: float, stopped: Callable[[], bool]) -> Probe:
     points: list[EvalPoint] = []
-    start = time.monotonic()
+    times = [time.monotonic()]
     worker.submit(job)
-    while ready([worker], patience_s):
+    while time.monotonic() - times[-1] < patience_s:
+        if stopped():
+            raise UserError("stopped while probing the baseline; nothing is lost: run again", 130)
+        if not ready([worker], TICK_S):
+            continue
         message = worker.receive()
         if isinstance(message, Progress):
-            points.append(EvalPoint.from_report(message.report))
+            points.append(message.point)
+            times.append(time.monotonic())
             worker.answer(True)
         elif isinstance(message, Done) and points:
-            return _summary(points, job.budget_tokens, message.facts, time.monotonic() - start)
+            return _summary(points, job.budget_tokens, message.facts, _training_s(points, times))
         else:
             raise UserError(_failure(message, worker, job.log), 1)
     raise UserError(f"the baseline does not train: no evaluation within {patience_s:.0f} s", 1)
+
+
+def _training_s(points: list[EvalPoint], times: list[float]) -> float:
+    """Returns the seconds of a probe by our clock, without the start of its process where that can be told."""
+    tokens = points[-1].tokens_seen - points[0].tokens_seen
+    if not tokens:
+        return times[-1] - times[0]
+    return (times[-1] - times[1]) * points[-1].tokens_seen / tokens
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:

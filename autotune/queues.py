@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.records import TrialRecord, TrialResult, TrialStatus, UserError
+from autotune.database import exclusive, is_shared
+from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, log_event, write_json
 from autotune.space import flatten, with_paths
 from autotune.spec import Study
-from autotune.storage import exclusive, is_shared, record_of, save_result
+from autotune.storage import record_of, save_result
 
 if TYPE_CHECKING:
     import optuna
@@ -38,6 +39,7 @@ class Assignment:
         config: The resolved configuration.
         folder: Where its files go.
         budget_tokens: Tokens to train on.
+        first: Number of the first attempt at these settings; its own unless an interrupted trial is repeated.
     """
 
     trial: optuna.Trial
@@ -45,6 +47,7 @@ class Assignment:
     config: Mapping[str, Any]
     folder: Path
     budget_tokens: int
+    first: int
 
 
 @dataclass
@@ -81,6 +84,7 @@ class Queue:
         """Draws the next trial, or returns None when there is nothing to start now."""
         with exclusive(self.storage, self.study.spec.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna warns that heartbeats belong to optimize()
+            self._requeue()
             if not self._has_next():
                 return None
             trial = self.optuna_study.ask()
@@ -94,9 +98,10 @@ class Queue:
             return True
         if self.target is None or EXHAUSTED in self.optuna_study.user_attrs:
             return False
-        if len(records) >= MAX_ATTEMPTS * self.target + MAX_ATTEMPTS:
+        attempts = sum(not record.excused for record in records)
+        if attempts >= MAX_ATTEMPTS * self.target + MAX_ATTEMPTS:
             raise UserError(
-                f"{len(records)} trials were started for {self.target} wanted, and too few of them ended; "
+                f"{attempts} trials were started for {self.target} wanted, and too few of them ended; "
                 f"see the logs under {self.run.root / self.kind}",
                 1,
             )
@@ -105,17 +110,18 @@ class Queue:
 
     def _assign(self, trial: optuna.Trial) -> Assignment:
         spec = self.study.spec
-        stored = record_of(trial.storage.get_trial(trial._trial_id))
+        frozen = self.storage.get_trial(trial._trial_id)
+        first = (_attempts_before(frozen) or [trial.number])[0]
         if self.kind == "trials":
             params: Mapping[str, Any] = spec.space.suggest(trial, spec.base)
         else:
             params = trial.user_attrs["params"]
-        seed = stored.seed or spec.seed
+        seed = trial.user_attrs.get("seed") or spec.seed
         trial.set_user_attr("seed", seed)
         config = with_paths(spec.base, {**self.overrides, **params, **present(spec.base, {"seed": seed})})
         folder = self.run.trial(self.kind, trial.number)
         write_json(folder / "config.json", config)
-        return Assignment(trial, params, config, folder, self.budget_tokens)
+        return Assignment(trial, params, config, folder, self.budget_tokens, first)
 
     def beat(self, trials: Sequence[optuna.Trial]) -> None:
         """Records a sign of life of running trials, for the peers of a shared storage."""
@@ -123,22 +129,49 @@ class Queue:
             for trial in trials:
                 self.storage.record_heartbeat(trial._trial_id)
 
-    def running_elsewhere(self) -> int:
-        """Returns how many trials other processes run now."""
-        records = self.records()
-        return sum(record.status is TrialStatus.RUNNING and record.number not in self.mine for record in records)
+    def is_settled(self) -> bool:
+        """Whether no trial waits and no other process runs one that may come back to be repeated."""
+        with exclusive(self.storage, self.study.spec.name):
+            records = self.records()
+        return not any(
+            record.status is TrialStatus.WAITING
+            or (record.status is TrialStatus.RUNNING and record.number not in self.mine)
+            for record in records
+        )
+
+    def report(self, trial: optuna.Trial, point: EvalPoint) -> bool:
+        """Stores an evaluation.
+
+        Returns:
+            False if the trial is no longer ours: this process gave no sign of life for so long (a suspended
+            machine, a lost network) that a peer ended the trial.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            trial.report(point.val_loss, step=point.tokens_seen)
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
     def tell(self, trial: optuna.Trial, result: TrialResult, folder: Path) -> None:
         """Stores a result and tells Optuna: a fault of the machine as failed, all else so that it teaches.
 
         Optuna's samplers ignore failed trials, so a divergence or a lack of memory told as a failure would
-        be proposed again and again; as pruned, with its last finite loss, it teaches.
+        be proposed again and again; as pruned, with its last finite loss, it teaches. An interrupted trial's
+        settings are queued again before any peer can see them missing.
         """
-        save_result(trial, result, folder)
-        _tell_optuna(self.optuna_study, trial.number, result)
+        from optuna.exceptions import UpdateFinishedTrialError
+
         self.mine.discard(trial.number)
-        if result.status is TrialStatus.INTERRUPTED:
-            self.recover()
+        with exclusive(self.storage, self.study.spec.name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the retry callback is marked experimental
+            try:
+                save_result(trial, result, folder)
+                _tell_optuna(self.optuna_study, trial.number, result)
+            except UpdateFinishedTrialError:
+                log_event(self.run, "taken over", f"a peer ended {self.kind} {trial.number} in the meantime")
+            self._requeue()
 
     def recover(self) -> None:
         """Ends the trials of dead processes and queues what was interrupted again; safe to repeat."""
@@ -146,12 +179,23 @@ class Queue:
 
         with exclusive(self.storage, self.study.spec.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # both calls are marked experimental
+            self._finish_telling()
             if is_shared(self.storage):
                 self._beat_for_silent()
                 fail_stale_trials(self.optuna_study)
             else:
                 self._end_orphans()
             self._requeue()
+
+    def _finish_telling(self) -> None:
+        """Tells Optuna what a process stored just before it died; a result is stored and told under one lock."""
+        for record in self._abandoned():
+            if record.result is not None:
+                _tell_optuna(self.optuna_study, record.number, record.result)
+
+    def _abandoned(self) -> list[TrialRecord]:
+        running = [record for record in self.records() if record.status is TrialStatus.RUNNING]
+        return [record for record in running if record.number not in self.mine]
 
     def _beat_for_silent(self) -> None:
         """Gives running trials without any sign of life a first one, so that they can become stale.
@@ -167,21 +211,28 @@ class Queue:
                 self.storage.record_heartbeat(trial._trial_id)
 
     def _end_orphans(self) -> None:
-        """Tells Optuna about trials that a dead process left running; a stored result is kept."""
-        for record in self.records():
-            if record.status is not TrialStatus.RUNNING or record.number in self.mine:
-                continue
-            result = record.result or TrialResult(TrialStatus.INTERRUPTED, "the run was killed")
+        """Ends the trials that a dead process left running."""
+        from optuna import Trial
+
+        for record in self._abandoned():
+            points = tuple(EvalPoint(tokens, loss) for tokens, loss in sorted(record.values.items()))
+            result = TrialResult(TrialStatus.INTERRUPTED, "the run was killed", points)
+            trial = Trial(self.optuna_study, self.optuna_study.get_trials(deepcopy=False)[record.number]._trial_id)
+            save_result(trial, result, self.run.trial(self.kind, record.number))
             _tell_optuna(self.optuna_study, record.number, result)
 
     def _requeue(self) -> None:
         from optuna.storages import RetryHeartbeatStaleTrialCallback
 
-        retry = RetryHeartbeatStaleTrialCallback(max_retry=self.study.spec.limits.retries)
+        retry = RetryHeartbeatStaleTrialCallback()
         trials = self.optuna_study.get_trials(deepcopy=False)
-        repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
+        repeated = {number for trial in trials for number in _attempts_before(trial)}
         for trial in trials:
-            if record_of(trial).status is TrialStatus.INTERRUPTED and trial.number not in repeated:
+            if trial.number in repeated or record_of(trial).status is not TrialStatus.INTERRUPTED:
+                continue
+            attempts = [record_of(trials[number]) for number in [*_attempts_before(trial), trial.number]]
+            # A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.
+            if sum(not attempt.excused for attempt in attempts) <= self.study.spec.limits.retries:
                 retry(self.optuna_study, _as_new(trial))
                 log_event(self.run, "requeued", f"trial {trial.number} was interrupted; its settings are queued again")
 
@@ -212,6 +263,11 @@ def _tell_optuna(study: optuna.Study, number: int, result: TrialResult) -> None:
         if "Study.stop" not in str(error):
             raise
         study.set_user_attr(EXHAUSTED, True)
+
+
+def _attempts_before(trial: optuna.trial.FrozenTrial) -> list[int]:
+    """Returns the numbers of the interrupted trials that a trial repeats, oldest first."""
+    return list(trial.system_attrs.get("retry_history", []))
 
 
 def _as_new(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:

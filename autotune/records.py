@@ -61,11 +61,13 @@ class EvalPoint:
             report: Must hold `tokens_seen` and `val_loss`.
 
         Raises:
-            ValueError: If one of the two is missing.
+            ValueError: If one of the two is missing, or `tokens_seen` is no count.
         """
         missing = [key for key in ("tokens_seen", "val_loss") if key not in report]
         if missing:
             raise ValueError(f"the trainer reported no {' and no '.join(missing)}; report(...) needs both")
+        if not 0 <= report["tokens_seen"] < math.inf:
+            raise ValueError(f"the trainer reported tokens_seen = {report['tokens_seen']}; it counts up from 0")
         rest = {key: float(value) for key, value in report.items() if key not in ("tokens_seen", "val_loss")}
         return cls(int(report["tokens_seen"]), float(report["val_loss"]), rest)
 
@@ -95,6 +97,8 @@ class TrialResult:
         log: Path of its log, relative to the run directory.
         host: Name of the machine that ran it.
         device: The device slot, "cuda:0" or "cpu".
+        worker_died: Whether its own training process died under it. Every other interruption comes from
+            outside (a stop, the deadline, a kill of the run) and says nothing against the settings.
     """
 
     status: TrialStatus
@@ -107,6 +111,7 @@ class TrialResult:
     log: str = ""
     host: str = ""
     device: str = ""
+    worker_died: bool = False
 
     @property
     def last_finite(self) -> EvalPoint | None:
@@ -158,6 +163,11 @@ class TrialRecord:
         if self.result is None or self.status is not TrialStatus.FINISHED or not self.result.points:
             return None
         return self.result.points[-1].val_loss
+
+    @property
+    def excused(self) -> bool:
+        """Whether it was interrupted from outside: it is then repeated however often that happens."""
+        return self.status is TrialStatus.INTERRUPTED and not (self.result and self.result.worker_died)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The Optuna storage of a study: opening, refusing, backing up, writing results and reading records.
+"""The Optuna study behind a study: opening, refusing, writing results and reading records.
 
 Optuna's storage holds everything that a report needs: a trial's result is stored with the trial before
 Optuna is told, so that a kill at any moment leaves either a result to finish telling or a trial to repeat.
@@ -7,16 +7,12 @@ The files in `trials/` are twins of it for people and other programs.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.database import exclusive, open_storage
 from autotune.records import TrialRecord, TrialResult, TrialStatus, UserError, Verdict
 from autotune.run_directory import RunDirectory, now_iso, read_json, read_lines, write_json
 from autotune.space import flatten
@@ -25,139 +21,6 @@ from autotune.spec import StudySpec
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import RDBStorage
-
-# Seconds that a writer waits for another process that holds the database, a dashboard for example.
-BUSY_TIMEOUT_S = 60
-# A peer counts as dead after this many heartbeats without a sign of life.
-MISSED_HEARTBEATS = 3
-
-
-def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> RDBStorage:
-    """Opens the Optuna storage of a study: SQLite in the run directory, or a shared database.
-
-    Args:
-        run: The study's run directory.
-        spec_storage: URL of the shared database, or "".
-        heartbeat_s: Seconds between signs of life, for a shared database.
-
-    Raises:
-        UserError: If the database is damaged, cannot be reached or lacks its driver.
-    """
-    import optuna
-
-    # Optuna announces each study it creates on stderr; the console has its own lines.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna calls heartbeats experimental on each use
-        if spec_storage:
-            return _open_shared(spec_storage, heartbeat_s)
-        return _open_sqlite(run)
-
-
-def is_shared(storage: RDBStorage) -> bool:
-    """Whether several processes may work on the storage at once."""
-    return storage.engine.dialect.name != "sqlite"
-
-
-def _open_sqlite(run: RunDirectory) -> RDBStorage:
-    from optuna.storages import RDBStorage
-    from sqlalchemy import event
-
-    run.root.mkdir(parents=True, exist_ok=True)
-    if run.database.exists():
-        _require_sound(run)
-
-    def connect() -> sqlite3.Connection:
-        # isolation_level None leaves transactions to SQLAlchemy, whose "begin" below takes the write lock
-        # at once: Optuna reads before it writes, and two readers that both want to write lose updates.
-        connection = sqlite3.connect(
-            run.database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA foreign_keys=ON")
-        return connection
-
-    storage = RDBStorage(f"sqlite:///{run.database}", engine_kwargs={"creator": connect})
-    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    return storage
-
-
-def _require_sound(run: RunDirectory) -> None:
-    try:
-        with contextlib.closing(sqlite3.connect(run.database, timeout=BUSY_TIMEOUT_S)) as connection:
-            if connection.execute("PRAGMA quick_check").fetchone() == ("ok",):
-                return
-    except sqlite3.DatabaseError:
-        pass
-    rescue = "there is no backup; move the folder away and start again"
-    if run.backup.exists():
-        when = datetime.fromtimestamp(run.backup.stat().st_mtime).strftime("%H:%M")
-        rescue = (
-            f"a backup from {when} is at {run.backup}: copy it over {run.database.name}, "
-            f"delete {run.database.name}-wal and -shm, and run again"
-        )
-    raise UserError(f"{run.database} is damaged; {rescue}", 3)
-
-
-def back_up(run: RunDirectory) -> None:
-    """Copies the SQLite database to its backup with SQLite's own mechanism, while it may be in use."""
-    if not run.database.exists():
-        return
-    temporary = run.backup.with_suffix(".tmp")
-    with (
-        contextlib.closing(sqlite3.connect(run.database, timeout=BUSY_TIMEOUT_S)) as source,
-        contextlib.closing(sqlite3.connect(temporary)) as target,
-    ):
-        source.backup(target)
-    os.replace(temporary, run.backup)
-
-
-def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
-    from optuna.storages import RDBStorage
-    from sqlalchemy.exc import OperationalError
-
-    scheme, _, rest = url.partition("://")
-    if scheme in ("postgres", "postgresql"):
-        url = f"postgresql+psycopg://{rest}"
-    try:
-        return RDBStorage(
-            url,
-            engine_kwargs={"pool_pre_ping": True},
-            heartbeat_interval=heartbeat_s,
-            grace_period=MISSED_HEARTBEATS * heartbeat_s,
-        )
-    except ImportError:
-        raise UserError(
-            f'storage = "{scheme}://...": the database driver is missing; pip install -e ".[postgres]"', 3
-        ) from None
-    except OperationalError as error:
-        reason = str(error.orig).strip().splitlines()[0]
-        raise UserError(f'storage = "{scheme}://...": cannot connect: {reason}', 3) from None
-
-
-@contextlib.contextmanager
-def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
-    """Lets one process at a time into a block that must not be done twice.
-
-    SQLite needs nothing, since its run directory is held by one process; PostgreSQL gives an advisory
-    lock, which it releases by itself when the holder dies.
-
-    Args:
-        storage: The study's storage.
-        name: What is protected; the study's name.
-    """
-    if not is_shared(storage):
-        yield
-        return
-    from sqlalchemy import text
-
-    with storage.engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": name})
-        try:
-            yield
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
 
 
 def finals_name(study_name: str) -> str:
@@ -287,8 +150,6 @@ def read_study(root: Path) -> StudyRecord:
     Raises:
         UserError: If there is no study there.
     """
-    import optuna
-
     run = RunDirectory(root)
     spec_file = read_json(run.spec)
     if spec_file is None:
@@ -297,6 +158,16 @@ def read_study(root: Path) -> StudyRecord:
         raise UserError(f"no study at {root}{hint}")
     spec = StudySpec.model_validate(spec_file)
     storage = open_storage(run, spec.storage, spec.limits.heartbeat_s)
+    try:
+        return _read(run, spec, storage)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecord:
+    import optuna
+
     summaries = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
     if spec.name not in summaries:
         return StudyRecord(run, spec, ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
@@ -20,8 +21,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from autotune.records import EvalPoint
+
 # Linux's prctl option that has the kernel signal a child when its parent dies. Source: prctl(2).
 _PR_SET_PDEATHSIG = 1
+# They reach the whole process group (Ctrl-C, a closed terminal, a service being stopped); the parent alone
+# decides what they mean.
+_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Job:
 class Progress:
     """An evaluation that waits for an answer."""
 
-    report: Mapping[str, float]
+    point: EvalPoint
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,8 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(theirs, trainer, dict(slot.environment)), name=f"autotune {slot.name}"
         )
-        self._process.start()
+        with _signals_held():
+            self._process.start()
         theirs.close()
 
     @property
@@ -161,14 +168,25 @@ def ready(workers: list[Worker], timeout_s: float) -> list[Worker]:
     return [by_connection[connection] for connection in wait(list(by_connection), timeout_s)]  # type: ignore[index]
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Holds signals back while a child starts, who inherits this until it ignores them itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 # --- the child ---------------------------------------------------------------------------------------------
 
 
 def _serve(connection: Connection, trainer_name: str, environment: Mapping[str, str]) -> None:
     # Before torch is imported, or the device choice would come too late.
     os.environ.update(environment)
-    # Ctrl-C reaches the whole process group; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in _PARENTS_SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
     _die_with_parent()
     while (job := _next_job(connection)) is not None:
         with _output_to(job.log):
@@ -191,15 +209,14 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
     from autotune.trainer import load_trainer
 
     def report(point: Mapping[str, float]) -> bool:
-        connection.send(Progress({key: float(value) for key, value in point.items()}))
+        connection.send(Progress(EvalPoint.from_report({key: float(value) for key, value in point.items()})))
         answer: bool = connection.recv()
         return answer
 
     try:
-        return Done(load_trainer(trainer_name).run(job.config, job.budget_tokens, report))
-    except (EOFError, BrokenPipeError):
-        # The parent is gone: nobody is left to tell.
-        os._exit(1)
+        facts = load_trainer(trainer_name).run(job.config, job.budget_tokens, report)
+        # What JSON does not know becomes text here: a finished training must not be lost over it later.
+        return Done(json.loads(json.dumps(facts, default=str)))
     except Exception as error:  # noqa: BLE001 - whatever a trainer raises ends one trial, not the study
         traceback.print_exc()
         # By name, since the engine does not import torch.
