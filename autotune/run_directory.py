@@ -102,18 +102,25 @@ class RunDirectory:
         from filelock import FileLock, Timeout
 
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / ".lock", timeout=0)
+        # A moment's patience: `autotune status` takes the lock for an instant to see whether it is free.
+        lock = FileLock(self.root / ".lock", timeout=0.5)
         try:
             lock.acquire()
         except Timeout:
             raise UserError(f"{self.root.name} is {self._holder()}; wait for it, or stop it first", 5) from None
         try:
+            self._sweep()
             now = datetime.now().astimezone()
             write_json(self.holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()})
             yield
         finally:
             self.holder.unlink(missing_ok=True)
             lock.release()
+
+    def _sweep(self) -> None:
+        """Removes what a process that was killed while writing left behind."""
+        for stray in self.root.rglob(".*.tmp"):
+            stray.unlink(missing_ok=True)
 
     def running_pid(self) -> int | None:
         """Returns the process that runs the study now, or None."""
