@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -43,8 +44,12 @@ RUNS = Path("runs")
 
 def say(line: str) -> None:
     """Prints one line for a person; control characters in names stay text."""
-    typer.echo(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", line))
-    sys.stdout.flush()
+    try:
+        typer.echo(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", line))
+        sys.stdout.flush()
+    except OSError:
+        # The terminal was closed or the pipe's reader has left: the night goes on without an audience.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()
@@ -201,7 +206,6 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="End running trials at once; they are queued again.")] = False,
 ) -> None:
     """Asks a running study to park; nothing is lost."""
-    import os
     import signal
 
     from autotune.run_directory import RunDirectory
@@ -210,8 +214,9 @@ def stop(
     pid = run_dir.running_pid()
     if pid is None:
         raise UserError(f"{run_dir.root.name} is not running", 2)
-    for _ in range(2 if now else 1):
-        os.kill(pid, signal.SIGINT)
+    # Two of the same kind in quick succession may arrive as one.
+    for name in (signal.SIGINT, signal.SIGTERM) if now else (signal.SIGINT,):
+        os.kill(pid, name)
     say(f"asked PID {pid} to {'stop now' if now else 'park after the next evaluation'}")
 
 
