@@ -45,6 +45,12 @@ def is_recent(version: str) -> bool:
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= MIN_TORCH
 
 
+def constraints(keep_torch: bool) -> str:
+    """Returns the locked versions, less torch's where the machine's own is kept: pinning ours would replace it."""
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines(keepends=True)
+    return "".join(line for line in lines if not (keep_torch and line.startswith("torch==")))
+
+
 def create(folder: Path, requirement: str) -> None:
     """Creates the environment if there is none, and installs the project with the locked versions.
 
@@ -60,10 +66,8 @@ def create(folder: Path, requirement: str) -> None:
     if not python.exists():
         print(f"creating {folder}" + (f" on top of the machine's torch {torch}" if torch else ""), flush=True)
         venv.create(folder, with_pip=True, system_site_packages=bool(torch))
-    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
-        # The machine's torch brought the versions that suit it; pinning ours would replace it.
-        file.write("\n".join(line for line in lines if not (torch and line.startswith("torch=="))))
+        file.write(constraints(keep_torch=bool(torch)))
     print("installing the locked versions (a minute or two) ...", flush=True)
     try:
         subprocess.run(
