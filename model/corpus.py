@@ -30,7 +30,7 @@ from model.tokenizer import count_token_bytes, end_of_text_id, load_tokenizer, t
 
 Meta = dict[str, Any]
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 ENCODE_BATCH = 64
 """Documents the tokenizer encodes at once, in parallel."""
 _NOT_IN_KEY = {"eval_tokens", "num_evals", "cache_dir", "bytes_per_token"}
@@ -138,18 +138,20 @@ def _read_meta(folder: Path) -> Meta | None:
     """Return what `_build` wrote, or None when it is absent or damaged."""
     try:
         meta: Meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        splits = [open_ids(folder / meta[split], meta["dtype"]) for split in ("train", "val")]
-        if [len(ids) for ids in splits] != meta["tokens"]:
-            return None
-        if meta["has_tokenizer"]:
-            Tokenizer.from_file(str(folder / "tokenizer.json"))
-            np.load(folder / "token_bytes.npy")
-        if folder not in _verified and hash_ids(splits) != meta["data_hash"]:
-            return None
-    except Exception:  # noqa: BLE001 (whatever is wrong with a cache, the cure is to build it again)
-        return None
+        for name, (size_bytes, digest) in meta["files"].items():
+            if (folder / name).stat().st_size != size_bytes:
+                return None
+            if folder not in _verified and _digest(folder / name) != digest:
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # whatever is wrong with a cache, the cure is to build it again
     _verified.add(folder)  # hashing gigabytes once per process is enough
     return meta
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build(config: DataConfig, documents: Documents, folder: Path) -> Meta:
@@ -162,11 +164,8 @@ def _build(config: DataConfig, documents: Documents, folder: Path) -> Meta:
         build = _build_tokens if config.source == "tokens" else _build_text
         meta = build(config, documents, temporary)
         splits = [open_ids(temporary / meta[split], meta["dtype"]) for split in ("train", "val")]
-        meta |= {
-            "tokens": [len(ids) for ids in splits],
-            "data_hash": hash_ids(splits),
-            "notices": documents.notices,
-        }
+        files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(temporary.iterdir())}
+        meta |= {"data_hash": hash_ids(splits), "notices": documents.notices, "files": files}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -56,7 +56,7 @@ def open_documents(config: DataConfig) -> Documents:
 
 
 def find_files(path: str) -> list[Path]:
-    """Return the files a path names: itself, every file below a folder, or the matches of a glob.
+    """Return the files a path names: itself, all below a folder but hidden ones, or a glob's matches.
 
     Raises:
         CorpusError: There is none.
@@ -65,7 +65,7 @@ def find_files(path: str) -> list[Path]:
     if root.is_file():
         return [root]
     if root.is_dir():
-        found = [file for file in root.rglob("*") if file.is_file() and not file.name.startswith(".")]
+        found = [file for file in root.rglob("*") if file.is_file() and not _hidden(file.relative_to(root))]
     else:
         found = [Path(match) for match in glob.glob(str(root), recursive=True) if Path(match).is_file()]
     if not found:
@@ -73,6 +73,10 @@ def find_files(path: str) -> list[Path]:
             f'no file at "{path}" (data.path or data.val_path); give a file, a folder with files, or a glob'
         )
     return sorted(found)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def file_identity(files: list[Path]) -> tuple[str, ...]:

@@ -10,14 +10,23 @@ VOCAB_SIZE = 100
 
 def small_shape(**changes: object) -> ModelConfig:
     fields: dict[str, object] = {
-        "num_layers": 2, "d_model": 32, "num_heads": 4, "num_kv_heads": 2, "d_ff": 48, "num_experts": 4,
-        "top_k": 2, "seq_len": 16,
+        "num_layers": 2,
+        "d_model": 32,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "d_ff": 48,
+        "num_experts": 4,
+        "top_k": 2,
+        "seq_len": 16,
     }
     return ModelConfig.model_validate(fields | changes)
 
 
 def small_config(**sections: dict[str, object]) -> TrainConfig:
-    fields: dict[str, object] = {"model": small_shape().model_dump(), "system": {"device": "cpu", "micro_batch_size": 4}}
+    fields: dict[str, object] = {
+        "model": small_shape().model_dump(),
+        "system": {"device": "cpu", "micro_batch_size": 4},
+    }
     for name, changes in sections.items():
         fields[name] = {**fields.get(name, {}), **changes}  # type: ignore[dict-item]
     return TrainConfig.model_validate(fields)

@@ -33,7 +33,9 @@ def test_keeps_the_newest_of_its_own_identity(tmp_path):
     for micro_step in (5, 10, 100):
         save(tmp_path, micro_step, keep=2)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
-        "abc-000000010.safetensors", "abc-000000100.safetensors", "other-000000001.safetensors",
+        "abc-000000010.safetensors",
+        "abc-000000100.safetensors",
+        "other-000000001.safetensors",
     ]
     assert newest(tmp_path) == (100, [])
     assert newest(tmp_path, "other") == (1, [])

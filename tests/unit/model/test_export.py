@@ -1,4 +1,4 @@
-"""Exported weights in transformers' own Qwen3-MoE: the strongest independent check of the whole forward pass."""
+"""Exported weights in transformers' own Qwen3-MoE: an independent check of the whole forward pass."""
 
 import json
 
@@ -15,7 +15,9 @@ def exported(model, folder, **kwargs):
     return export(folder, dict(model.named_parameters()), model.config, VOCAB_SIZE, eos_id=0, **kwargs)
 
 
-@pytest.fixture(scope="module", params=[{}, {"num_experts": 3, "top_k": 1, "num_kv_heads": 4, "rope_theta": 500.0}])
+@pytest.fixture(
+    scope="module", params=[{}, {"num_experts": 3, "top_k": 1, "num_kv_heads": 4, "rope_theta": 500.0}]
+)
 def pair(request, tmp_path_factory):
     from transformers import AutoModelForCausalLM
 
@@ -40,8 +42,14 @@ def test_greedy_generation_is_equal(pair):
     for seed in range(3):
         prompt = random_tokens(1, 4, seed=seed)
         output = twin.generate(
-            prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=10, max_length=None,
-            eos_token_id=None, suppress_tokens=list(range(VOCAB_SIZE, 128)), pad_token_id=0,
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=10,
+            max_length=None,
+            eos_token_id=None,
+            suppress_tokens=list(range(VOCAB_SIZE, 128)),
+            pad_token_id=0,
         )
         assert output[0, 4:].tolist() == generate(model, prompt[0].tolist(), 10, VOCAB_SIZE, temperature=0)
 

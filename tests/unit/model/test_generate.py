@@ -23,17 +23,19 @@ def test_a_seed_repeats_and_another_differs():
 
 
 def test_never_draws_padding_and_may_outgrow_the_window():
-    drawn = generate(small_model(init_std=0.001), PROMPT, 300, VOCAB_SIZE, top_k=0, temperature=1.0)
-    assert len(drawn) == 300
+    drawn = generate(small_model(init_std=0.001), PROMPT, 150, VOCAB_SIZE, top_k=0, temperature=1.0)
+    assert len(drawn) == 150
     assert max(drawn) < VOCAB_SIZE
-    assert len(set(drawn)) > 80
+    assert len(set(drawn)) > 60
 
 
 def test_top_k_bounds_the_choice():
     model = small_model(init_std=0.05)
     with torch.no_grad():
         best = model.logits(torch.tensor([PROMPT]))[0, -1, :VOCAB_SIZE].topk(3).indices.tolist()
-    drawn = {generate(model, PROMPT, 1, VOCAB_SIZE, top_k=3, temperature=5.0, seed=seed)[0] for seed in range(60)}
+    drawn = {
+        generate(model, PROMPT, 1, VOCAB_SIZE, top_k=3, temperature=5.0, seed=seed)[0] for seed in range(40)
+    }
     assert drawn == set(best)
 
 

@@ -57,7 +57,8 @@ def test_clipping_bounds_the_norm_the_optimizers_see(grad_clip, monkeypatch):
     raw = torch.cat([grad.flatten() for grad in one.weights.gradients()]).norm().item()
     seen = []
     monkeypatch.setattr(
-        one.optimizer, "step",
+        one.optimizer,
+        "step",
         lambda *_: seen.append(torch.cat([grad.flatten() for grad in one.weights.gradients()]).norm().item()),
     )
     one.update(1, 1.0)

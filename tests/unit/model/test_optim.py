@@ -83,8 +83,9 @@ def test_update_follows_nesterov_momentum_and_the_scale_of_out_over_in():
     Muon(weights, momentum=0.0, weight_decay=0.0).step(0.1)
     for name, scale in (("down_proj", 1.0), ("k_proj.weight", 1.0), ("gate_up_proj", math.sqrt(24 / 16))):
         full = next(key for key in weights if key.endswith(name))
-        update = ((before[full] - weights[full]) / (0.1 * scale)).view(-1, 24 if "gate" in name else weights[full].shape[-2],
-                                                                      weights[full].shape[-1])
+        update = ((before[full] - weights[full]) / (0.1 * scale)).view(
+            -1, 24 if "gate" in name else weights[full].shape[-2], weights[full].shape[-1]
+        )
         gradient = weights[full].grad.view_as(update)
         for step, grad in zip(update, gradient, strict=True):
             ideal = polar_factor(grad)

@@ -1,0 +1,129 @@
+"""Interrupted training goes on as if nothing had happened: bit for bit on a CPU."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_train_run import _one_thread, run, small_config, speeches, without_times  # noqa: F401 (fixtures)
+
+BUDGET_TOKENS = 128 * 40
+
+
+def resumable(speeches, folder, **sections):  # noqa: F811
+    """Dropout and accumulation over 3, so that random state and half-filled gradients count."""
+    sections["model"] = {"dropout": 0.1} | sections.get("model", {})
+    sections["optim"] = {"grad_accum_steps": 3} | sections.get("optim", {})
+    sections["data"] = {"num_evals": 8} | sections.get("data", {})
+    sections["output"] = {"dir": str(folder), "sample_tokens": 5} | sections.get("output", {})
+    return small_config(speeches, **sections)
+
+
+@pytest.fixture(scope="module")
+def reference(speeches, tmp_path_factory):  # noqa: F811
+    points, facts = run(resumable(speeches, tmp_path_factory.mktemp("whole")), BUDGET_TOKENS)
+    return without_times(points), Path(facts["weights_path"]).read_bytes()
+
+
+def check(points, facts, reference):
+    assert without_times(points) == reference[0]
+    assert Path(facts["weights_path"]).read_bytes() == reference[1]
+    assert facts["micro_steps"] == 40
+    assert facts["optimizer_steps"] == 14
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])  # micro-steps 5, 15 and 20 of groups of 3: 15 is a boundary
+def test_a_stopped_run_goes_on_and_shows_the_whole_curve(speeches, tmp_path, reference, stop_after):  # noqa: F811
+    config = resumable(speeches, tmp_path)
+    first, facts = run(config, BUDGET_TOKENS, stop_after)
+    assert facts["stopped"] is True
+    assert len(first) == stop_after
+    points, facts = run(config, BUDGET_TOKENS)
+    assert points[:stop_after] == first  # replayed as they were, times included
+    assert points[-1]["elapsed_s"] > first[-1]["elapsed_s"]
+    check(points, facts, reference)
+
+
+def test_checkpoints_by_tokens_fall_in_mid_accumulation_and_between_points(speeches, tmp_path, reference):  # noqa: F811
+    config = resumable(speeches, tmp_path, output={"checkpoint_every_tokens": 128 * 4, "keep_checkpoints": 3})
+    run(config, BUDGET_TOKENS)
+    kept = sorted((tmp_path / "checkpoints").iterdir())
+    assert [int(path.stem.split("-")[1]) for path in kept] == [28, 32, 36]
+    for number, path in enumerate(kept[::-1]):  # the newest first, then after its loss the one before
+        points, facts = run(
+            config.model_copy(update={"output": resumable(speeches, tmp_path).output}), BUDGET_TOKENS
+        )
+        check(points, facts, reference)
+        assert len(list((tmp_path / "checkpoints").iterdir())) == 3 - number
+        path.unlink()
+
+
+def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(speeches, tmp_path, reference, capsys):  # noqa: F811
+    config = resumable(speeches, tmp_path, output={"checkpoint_every_tokens": 128 * 7})
+    run(config, BUDGET_TOKENS, stop_after=6)
+    newest = max((tmp_path / "checkpoints").iterdir())
+    os.truncate(newest, newest.stat().st_size // 2)
+    points, facts = run(config, BUDGET_TOKENS)
+    check(points, facts, reference)
+    assert f"checkpoint {newest.name} is damaged" in facts["notices"][0]
+    assert "is damaged" in capsys.readouterr().out
+
+
+def test_time_triggers_checkpoints(speeches, tmp_path):  # noqa: F811
+    config = resumable(speeches, tmp_path, output={"checkpoint_every_s": 0.0, "keep_checkpoints": 100})
+    run(config, 128 * 6)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 5  # after every micro-step but the last
+
+
+def test_another_config_or_budget_starts_anew(speeches, tmp_path):  # noqa: F811
+    run(resumable(speeches, tmp_path), BUDGET_TOKENS, stop_after=4)
+    for sections, budget_tokens in (({"optim": {"muon_lr": 0.01}}, BUDGET_TOKENS), ({}, BUDGET_TOKENS + 128)):
+        points, facts = run(resumable(speeches, tmp_path, **sections), budget_tokens, stop_after=1)
+        assert facts["micro_steps"] < 10
+        assert len(points) == 1
+
+
+def test_a_stop_during_the_replay_trains_no_further(speeches, tmp_path):  # noqa: F811
+    config = resumable(speeches, tmp_path)
+    run(config, BUDGET_TOKENS, stop_after=4)
+    points, facts = run(config, BUDGET_TOKENS, stop_after=2)
+    assert (len(points), facts["stopped"], facts["micro_steps"]) == (2, True, 20)
+
+
+def test_the_loss_scale_of_fp16_is_part_of_the_state(speeches, tmp_path):  # noqa: F811
+    sections = {"system": {"dtype": "fp16"}}
+    whole, _ = run(resumable(speeches, tmp_path / "a", **sections), 128 * 16)
+    config = resumable(speeches, tmp_path / "b", **sections)
+    run(config, 128 * 16, stop_after=4)
+    points, _ = run(config, 128 * 16)
+    assert without_times(points) == without_times(whole)
+
+
+def test_killed_at_random_moments_it_still_ends_the_same(speeches, tmp_path, reference):  # noqa: F811
+    config = resumable(speeches, tmp_path / "out", output={"checkpoint_every_s": 0.02})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    code = (
+        "import sys, json, torch; from model.config import TrainConfig; from model.train import train\n"
+        "torch.set_num_threads(1)\n"
+        "config = TrainConfig.model_validate_json(open(sys.argv[1]).read())\n"
+        "points = []\n"
+        "def report(point): points.append(dict(point)); print('point', flush=True); return True\n"
+        f"facts = train(config, {BUDGET_TOKENS}, report)\n"
+        "print(json.dumps([points, facts]), flush=True)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()  # the first point: it is training by now
+        time.sleep(random.random() * 0.4)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    points, facts = json.loads(finished.stdout.splitlines()[-1])
+    check(points, facts, reference)
+    assert not list((tmp_path / "out").rglob("*.tmp"))

