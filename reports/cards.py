@@ -204,8 +204,8 @@ def _pruning(study: StudyTables) -> Drawn:
         "Was it right to stop trials early? Each mark is a finished trial: its loss early on, when trials are first "
         f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
         f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best quarter "
-        f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half early on (right of the "
-        "dotted line)."
+        f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half "
+        "early on (right of the dotted line)."
     )
     return sentence, [figures.pruning_audit(audit)], audit.table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from reports.page import render, writable
 EVALUATION = (
     "data.eval_tokens", "data.val_frac", "data.val_path", "data.tokenizer", "data.vocab_size", "model.seq_len",
 )  # fmt: skip
-LINES = ((BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"), (VERMILLION, "dashdot"), (PURPLE, "longdash"), (SKY, "solid"))
+LINES = (
+    (BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"), (VERMILLION, "dashdot"), (PURPLE, "longdash"), (SKY, "solid"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,12 @@ def _meanings() -> dict[str, Callable[[StudyRecord], Any]]:
         "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
     }
     for path in EVALUATION:
-        readers[f"the evaluation ({path})"] = lambda record, path=path: flatten(record.spec.base).get(path)
+        readers[f"the evaluation ({path})"] = partial(_base_value, path)
     return readers
+
+
+def _base_value(path: str, record: StudyRecord) -> Any:
+    return flatten(record.spec.base).get(path)
 
 
 def data_hash(record: StudyRecord) -> str:

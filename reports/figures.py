@@ -162,8 +162,9 @@ def learning_curves(curves: pd.DataFrame, trials: pd.DataFrame, baseline: int | 
     band = tables.curve_band(curves)
     x = band["tokens_seen"].to_numpy(dtype=float)
     figure.add_scatter(
-        x=np.concatenate([x, x[::-1]]), y=np.concatenate([band["high"], band["low"][::-1]]), fill="toself", mode="lines",
-        fillcolor="rgba(138,143,152,0.25)", line={"width": 0}, name="10–90 % of trials", hoverinfo="skip",
+        x=np.concatenate([x, x[::-1]]), y=np.concatenate([band["high"], band["low"][::-1]]), mode="lines",
+        fill="toself", fillcolor="rgba(138,143,152,0.25)", line={"width": 0}, name="10–90 % of trials",
+        hoverinfo="skip",
     )  # fmt: skip
     best = trials.nsmallest(BEST_CURVES, "loss")["number"]
     for place, number in enumerate(best):

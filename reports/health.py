@@ -126,7 +126,8 @@ def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
     audit = audits.pruning_audit(record)
     if audit is None or not audit.pruned or audit.spearman is None:
         return Check(name, "skip", "Nothing was pruned, or too little finished to judge by.")
-    finding = f"Of the best quarter ({count(audit.best_quarter, 'finished trial')}), {audit.at_risk} were behind when pruning began."
+    quarter = count(audit.best_quarter, "finished trial")
+    finding = f"Of the best quarter ({quarter}), {audit.at_risk} were behind when pruning began."
     if 2 * audit.at_risk >= audit.best_quarter and audit.at_risk:
         return Check(name, "warn", finding, "Trials as good may have been stopped: prune later (pruner.warmup_frac).")
     return Check(name, "pass", finding)

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from reports.figures import BLUE, GREEN, ORANGE, STATUS_STYLE, VERMILLION, base_figure
 from reports.formats import finite
+from reports.tables import MAX_SAMPLE_GAP_S
 
 PATTERNS = {"pruned": "/", "diverged": "x", "out of memory": "\\", "crashed": "+", "interrupted": "."}
 # Samples drawn: a night of one every five seconds is averaged down to this many.
@@ -87,8 +88,10 @@ def gpu_health(gpu: pd.DataFrame, speeds: pd.DataFrame) -> go.Figure:
     """
     thin = thinned(gpu)
     when = [_local(seconds) for seconds in thin["time"]]
+    # Between two sessions nothing is known: the line breaks there.
+    gap = thin["time"].diff() > max(MAX_SAMPLE_GAP_S, 5 * thin["time"].diff().median())
     rows: list[tuple[Any, Any, str, str]] = [
-        (when, (thin[name] * scale).to_numpy(dtype=float), title, colour)
+        (when, (thin[name] * scale).mask(gap).to_numpy(dtype=float), title, colour)
         for name, title, scale, colour in GPU_ROWS
         if thin[name].notna().any()
     ]

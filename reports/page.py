@@ -70,7 +70,7 @@ def summary_lines(record: StudyRecord) -> list[str]:
         lines.append("; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
     lines.append(" ".join(headline.how_sure(record)[:2]))
     lines += headline.full_run_lines(record)[:2]
-    lines.append(f"next: {step.command}" + (f"  ({step.expected})" if step.expected else ""))
+    lines.append(f"next: {step.command}" + (f" ({step.expected})" if step.expected else ""))
     return [plain(line) for line in lines]
 
 
@@ -99,7 +99,7 @@ def study_page(record: StudyRecord) -> str:
         failures=failures(record),
         events=_events(record),
         appendix=_appendix(record),
-        provenance=[(name, plain(value)) for name, value in twins.provenance(record)],
+        provenance=[(plain(name), plain(value)) for name, value in twins.provenance(record)],
         config=json.dumps(record.spec.base, indent=2, default=str),
         glossary=advice.GLOSSARY,
     )

@@ -1,0 +1,192 @@
+"""The written page in a real browser: it draws everything, asks the network for nothing and runs no foreign script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+import study_builder
+from reports.compare import write_compare
+from reports.page import write_report
+from test_report_page import STUDIES, hostile_study
+
+DRAWN = "document.documentElement.dataset.drawn === 'all'"
+DARK_INK, LIGHT_INK = "rgb(230, 234, 240)", "rgb(28, 36, 48)"
+
+
+@dataclass
+class Visit:
+    """A page and everything suspicious that it did."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    dialogs: list[str] = field(default_factory=list)
+
+    def open(self, path: Path) -> None:
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("dialog", lambda dialog: (self.dialogs.append(dialog.message), dialog.dismiss()))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_function(DRAWN)
+        self.requests = [url for url in self.requests if url != path.as_uri() and not url.startswith("data:")]
+
+    def quiet(self) -> bool:
+        return not (self.errors or self.requests or self.dialogs)
+
+    def plots(self) -> tuple[int, int]:
+        """How many figures there are, and how many of them hold a drawing."""
+        drawn = "[...document.querySelectorAll('.plot')].filter((plot) => plot.querySelector('svg.main-svg .plot, svg .bg'))"
+        return self.page.locator(".plot[role=img]").count(), self.page.evaluate(f"{drawn}.length")
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    made = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def visit(context: BrowserContext) -> Visit:
+    return Visit(context.new_page())
+
+
+@pytest.fixture(scope="session")
+def forty_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(study_builder.large_study(40, 20), tmp_path_factory.mktemp("forty"))
+
+
+def ink(visit: Visit) -> str:
+    text = ".plot .xtitle, .plot .xtick text"
+    return str(visit.page.evaluate(f"getComputedStyle(document.querySelector('{text}')).fill"))
+
+
+def test_every_figure_is_drawn_without_errors_or_requests(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+
+    assert visit.quiet(), visit
+    assert visit.plots() == (13, 13)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_kind_of_study_opens_cleanly(name: str, visit: Visit, tmp_path: Path) -> None:
+    visit.open(write_report(STUDIES[name](), tmp_path))
+
+    assert visit.quiet(), visit
+    there, drawn = visit.plots()
+    assert there == drawn
+    assert visit.page.locator("h1").count() == 1
+
+
+def test_no_script_runs_from_names(visit: Visit, tmp_path: Path) -> None:
+    visit.open(write_report(hostile_study(), tmp_path))
+    visit.page.locator("summary").first.click()
+
+    assert visit.quiet(), visit
+    assert visit.page.evaluate("typeof window.ran") == "undefined"
+    assert visit.page.locator("img").count() == 0
+    assert visit.page.locator("text={{7*7}}").count() > 0
+    there, drawn = visit.plots()
+    assert there == drawn > 0
+
+
+def test_the_policy_blocks_a_script_that_was_put_into_the_file(visit: Visit, forty_report: Path, tmp_path: Path) -> None:
+    html = forty_report.read_text(encoding="utf-8")
+    changed = tmp_path / "index.html"
+    attack = '<script>window.ran = 1</script><img src="http://127.0.0.1:9/x" onerror="window.ran = 1">'
+    changed.write_text(html.replace("<main", f"{attack}<main"), encoding="utf-8")
+    visit.open(changed)
+
+    assert visit.page.evaluate("typeof window.ran") == "undefined"
+    assert any("Content Security Policy" in error for error in visit.errors)
+    assert visit.plots() == (13, 13)
+
+
+def test_dark_mode_is_followed_while_the_page_is_open(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+    assert ink(visit) == LIGHT_INK
+    light = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    visit.page.emulate_media(color_scheme="dark")
+    visit.page.wait_for_function(
+        f"getComputedStyle(document.querySelector('.plot .xtick text')).fill === '{DARK_INK}'"
+    )
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+    assert ink(visit) == DARK_INK
+    bars = "document.querySelector('#importance .point path')"
+    assert visit.page.evaluate(f"getComputedStyle({bars}).fill") == "rgb(74, 168, 232)"
+    assert visit.quiet(), visit
+
+
+def test_a_page_opened_in_the_dark_prints_on_white(browser: Browser, forty_report: Path) -> None:
+    context = browser.new_context(color_scheme="dark")
+    visit = Visit(context.new_page())
+    visit.open(forty_report)
+    assert ink(visit) == DARK_INK
+
+    visit.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert ink(visit) == LIGHT_INK
+    visit.page.emulate_media(media="print")
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    visit.page.emulate_media(media="screen")
+    visit.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert ink(visit) == DARK_INK
+    assert len(visit.page.pdf()) > 50_000
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 768])
+def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, width: int, forty_report: Path) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    visit = Visit(context.new_page())
+    visit.open(forty_report)
+    for summary in visit.page.locator("summary").all():
+        summary.click()
+
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert visit.plots() == (13, 13)
+    context.close()
+
+
+def test_the_page_is_usable_with_the_keyboard(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+    visit.page.keyboard.press("Tab")
+    assert visit.page.evaluate("document.activeElement.className") == "jump"
+
+    visit.page.locator("#best-so-far summary").focus()
+    visit.page.keyboard.press("Enter")
+    assert visit.page.locator("#best-so-far details").get_attribute("open") is not None
+    assert visit.page.locator("#best-so-far tbody tr").count() == 40
+
+
+def test_the_command_can_be_copied(visit: Visit, context: BrowserContext, forty_report: Path) -> None:
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit.open(forty_report)
+    visit.page.locator("button.copy").click()
+    visit.page.wait_for_function("document.querySelector('button.copy').textContent === 'Copied'")
+
+    assert visit.page.evaluate("navigator.clipboard.readText()") == "autotune promote night"
+
+
+def test_the_toolbar_offers_no_upload(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+    visit.page.locator("#best-so-far .plot").first.hover()
+    titles = visit.page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title || '')")
+
+    assert titles
+    assert not any("cloud" in title.lower() or "plotly" in title.lower() for title in titles)
+
+
+def test_the_comparison_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
+    first = study_builder.study()
+    second = study_builder.study(spec=study_builder.spec("second"), created_at="2026-01-07")
+    visit.open(write_compare([first, second], tmp_path))
+
+    assert visit.quiet(), visit
+    assert visit.plots() == (1, 1)
