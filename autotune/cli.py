@@ -42,10 +42,15 @@ SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.
 RUNS = Path("runs")
 
 
+def plain(text: str) -> str:
+    """Returns a text in which control characters, of names for example, cannot steer a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
 def say(line: str) -> None:
     """Prints one line for a person; control characters in names stay text."""
     try:
-        typer.echo(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", line))
+        typer.echo(plain(line))
         sys.stdout.flush()
     except OSError:
         # The terminal was closed or the pipe's reader has left: the night goes on without an audience.
@@ -288,15 +293,18 @@ def run_directory(name: str, out: Path) -> Path:
 
 def deadline_of(study: Study, hours: float | None, until: str | None) -> Any:
     """Returns the deadline: the command line's, or else the study file's."""
+    from pydantic import ValidationError
+
     from autotune.deadline import Deadline
+    from autotune.faults import in_words
     from autotune.spec import BudgetSpec
 
     if hours is None and until is None:
         hours, until = study.spec.budget.hours, study.spec.budget.until
     try:
         BudgetSpec(tokens=1, hours=hours, until=until)
-    except ValueError as error:
-        raise UserError(f"--hours {hours} --until {until}: {str(error).splitlines()[2].strip()}") from None
+    except ValidationError as error:
+        raise UserError("\n".join(f"--{fault['loc'][0]}: {in_words(fault, ())}" for fault in error.errors())) from None
     return Deadline(hours, until)
 
 
@@ -326,7 +334,7 @@ def main() -> None:
         app()
     except UserError as error:
         sys.stdout.flush()
-        typer.echo(str(error), err=True)
+        typer.echo(plain(str(error)), err=True)
         raise SystemExit(error.exit_code) from None
     except NvmlError as error:
         typer.echo(f"{error}; see `autotune doctor`", err=True)

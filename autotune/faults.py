@@ -61,7 +61,7 @@ class Faults:
     def add_pydantic(self, fault: Any, root: type[BaseModel]) -> Location:
         """Notes a fault that pydantic found in the study file and returns its location."""
         location = tuple(map(str, fault["loc"])) + tuple(fault.get("ctx", {}).get("key", ()))
-        self.add(location, _words(fault, location, _known_keys(root, location[:-1])))
+        self.add(location, in_words(fault, location, _known_keys(root, location[:-1])))
         return location
 
     def add_base(self, fault: Any, settings: Iterable[str]) -> Location:
@@ -70,7 +70,7 @@ class Faults:
         if fault["type"] in _UNKNOWN_KEY:
             self.add(("base", *location), no_setting(".".join(location), settings))
         else:
-            self.add(("base", *location), _words(fault, ("base", *location), ()))
+            self.add(("base", *location), in_words(fault, ("base", *location), ()))
         return location
 
     def in_order(self) -> list[str]:
@@ -147,8 +147,14 @@ def no_setting(path: str, settings: Iterable[str]) -> str:
     return f'the trainer has no setting "{path}"{did_you_mean(path, settings)}'
 
 
-def _words(fault: Any, location: Location, known: Iterable[str]) -> str:
-    """Returns a fault as a person would say it."""
+def in_words(fault: Any, location: Location, known: Iterable[str] = ()) -> str:
+    """Returns a fault that pydantic found as a person would say it.
+
+    Args:
+        fault: One of `ValidationError.errors()`.
+        location: Path of keys to it.
+        known: Keys that might have been meant.
+    """
     value, kind = fault.get("input"), fault["type"]
     if kind in _UNKNOWN_KEY:
         if location[0] == "space" and isinstance(value, Mapping):

@@ -26,14 +26,14 @@ WARMUP_FRAC = "warmup_frac"
 RESERVED = ("self", "interval_steps")
 
 
-def parameters(name: str) -> list[str]:
-    """Returns the parameters that a study file may give to a pruner.
+def parameters(name: str) -> dict[str, list[str]]:
+    """Returns the parameters that a study file may give to a pruner, with the words of their types.
 
     Args:
         name: A key of `PRUNERS`.
     """
-    names = accepted_parameters(_class(name), RESERVED)
-    return [*names, WARMUP_FRAC] if "n_warmup_steps" in names else names
+    found = accepted_parameters(_class(name), RESERVED)
+    return {**found, WARMUP_FRAC: ["float"]} if "n_warmup_steps" in found else found
 
 
 def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> BasePruner:
@@ -64,8 +64,8 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
     return _class(name)(**arguments)
 
 
-def _warmup_tokens(frac: object, budget_tokens: int) -> int:
-    if isinstance(frac, bool) or not isinstance(frac, int | float) or not 0 <= frac < 1:
+def _warmup_tokens(frac: float, budget_tokens: int) -> int:
+    if not 0 <= frac < 1:
         raise ValueError(f"{WARMUP_FRAC} is a share of the budget from 0 to below 1, but it is {frac!r}")
     return int(frac * budget_tokens)
 

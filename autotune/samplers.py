@@ -25,14 +25,14 @@ SAMPLERS = {
     "brute_force": "BruteForceSampler",
     "grid": "GridSampler",
 }
-# Words of the annotations of arguments that a study file can give; functions and other samplers it cannot.
-PLAIN_TYPES = {"int", "float", "bool", "str", "None", "Literal", "qmc", "halton", "sobol", "auto"}
+# Types that a study file can give, by their words in Optuna's annotations; functions and other samplers it cannot.
+PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 # Optuna's own arguments that the engine fills in itself.
 RESERVED = ("self", "seed", "search_space", "constraints_func", "group", "multivariate", "constant_liar")
 
 
-def parameters(name: str) -> list[str]:
-    """Returns the parameters that a study file may give to a sampler.
+def parameters(name: str) -> dict[str, list[str]]:
+    """Returns the parameters that a study file may give to a sampler, with the words of their types.
 
     Args:
         name: A key of `SAMPLERS`.
@@ -40,14 +40,22 @@ def parameters(name: str) -> list[str]:
     return accepted_parameters(_class(name), RESERVED)
 
 
-def accepted_parameters(factory: Callable[..., Any], reserved: tuple[str, ...]) -> list[str]:
+def accepted_parameters(factory: Callable[..., Any], reserved: tuple[str, ...]) -> dict[str, list[str]]:
     """Returns the constructor arguments of a class that TOML can express, less those that are reserved."""
-    return [
-        name
-        for name, parameter in inspect.signature(factory).parameters.items()
-        if name not in reserved
-        and set(re.findall(r"\w+", inspect.formatannotation(parameter.annotation))) <= PLAIN_TYPES
-    ]
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        words = re.findall(r"\w+", inspect.formatannotation(parameter.annotation))
+        types = [word for word in words if word != "None"]
+        if name not in reserved and types and set(types) <= PLAIN_TYPES.keys():
+            found[name] = types
+    return found
+
+
+def is_of_type(value: object, words: list[str]) -> bool:
+    """Whether a value is of one of the types that `accepted_parameters` named."""
+    if isinstance(value, bool):
+        return "bool" in words
+    return any(isinstance(value, PLAIN_TYPES[word]) for word in words)
 
 
 def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, seed: int) -> BaseSampler:

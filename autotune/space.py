@@ -99,7 +99,9 @@ class Dimension(BaseModel):
             raise refusal(f"step must be above 0, but it is {self.step}", "step")
         last = low + (_points(low, high, self.step) - 1) * self.step
         if not math.isclose(last, high, rel_tol=1e-9, abs_tol=1e-12):
-            raise refusal(f"steps of {self.step} from low {low} do not meet high {high}, but {last:.12g}", "step")
+            raise refusal(
+                f"steps of {self.step} from low {low} do not meet high {high}; write high = {last:.12g}", "step"
+            )
 
     @property
     def is_integer(self) -> bool:

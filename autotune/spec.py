@@ -314,9 +314,12 @@ def _completed(spec: StudySpec, trainer: Trainer, faults: Faults) -> StudySpec:
         # A config type that ignores what it does not know would train with its default instead.
         if path not in known and not faults.has(location):
             faults.add(location, no_setting(path, known))
-    for path, dimension in spec.space.root.items():
-        _check_dimension(path, dimension, known, faults)
-    _check_algorithms(spec, base, faults)
+    sound = {
+        path: dimension
+        for path, dimension in spec.space.root.items()
+        if _check_dimension(path, dimension, known, faults)
+    }
+    _check_algorithms(spec, SearchSpace(sound), base, faults)
     if not faults:
         _check_corners(spec, trainer, base, faults)
     return spec.model_copy(update={"base": base})
@@ -341,41 +344,48 @@ def _without_path(config: dict[str, Any], location: Location) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != first}
 
 
-def _check_dimension(path: str, dimension: Dimension, known: Mapping[str, Any], faults: Faults) -> None:
-    for name in dimension.when:
-        if name not in known:
-            faults.add(("space", path, "when"), no_setting(name, known))
+def _check_dimension(path: str, dimension: Dimension, known: Mapping[str, Any], faults: Faults) -> bool:
+    """Holds a dimension against the trainer's settings and returns whether it is sound."""
+    unknown = [name for name in dimension.when if name not in known]
+    for name in unknown:
+        faults.add(("space", path, "when"), no_setting(name, known))
+    fault = _fault_of(path, dimension, known)
+    if fault and not faults.has(("base", *path.split("."))):
+        faults.add(("space", path), fault)
+    return not fault and not unknown
+
+
+def _fault_of(path: str, dimension: Dimension, known: Mapping[str, Any]) -> str:
     if path not in known:
-        faults.add(("space", path), no_setting(path, known))
-    elif faults.has(("base", *path.split("."))):
-        return
-    elif dimension.is_integer and isinstance(known[path], float):
-        faults.add(
-            ("space", path),
-            f"the base value {known[path]!r} is not a whole number, but a range of two whole numbers is searched in "
-            f"whole numbers; write low = {dimension.low}.0 and high = {dimension.high}.0",
+        return no_setting(path, known)
+    value = known[path]
+    if dimension.is_integer and isinstance(value, float):
+        return (
+            f"the base value {value!r} is not a whole number, but a range of two whole numbers is searched in "
+            f"whole numbers; write low = {dimension.low}.0 and high = {dimension.high}.0"
         )
-    elif not dimension.contains(known[path]):
-        faults.add(
-            ("space", path),
-            f"the base value {known[path]!r} is not within {dimension.describe()}; "
-            "widen the range or change base, since the baseline is trial 0",
+    if not dimension.contains(value):
+        return (
+            f"the base value {value!r} is not within {dimension.describe()}; "
+            "widen the range or change base, since the baseline is trial 0"
         )
+    return ""
 
 
-def _check_algorithms(spec: StudySpec, base: Mapping[str, Any], faults: Faults) -> None:
-    """Builds the sampler and the pruner and tries them out."""
+def _check_algorithms(spec: StudySpec, space: SearchSpace, base: Mapping[str, Any], faults: Faults) -> None:
+    """Builds the sampler and the pruner and tries them out on what is sound of the space."""
+    sampler, pruner = spec.sampler, spec.pruner
     try:
-        if not faults.has(("space",)) and all(path in flatten(base) for path in spec.space):
-            samplers.rehearse(
-                samplers.build_sampler(spec.sampler.name, spec.sampler.options, spec.space, 0), spec.space, base
-            )
-    except (ValueError, TypeError, ImportError) as error:
-        faults.add(("sampler",), f"{spec.sampler.name}: {' '.join(str(error).split())}")
+        if len(space):
+            samplers.rehearse(samplers.build_sampler(sampler.name, sampler.options, space, seed=0), space, base)
+    except ImportError as error:
+        faults.add(("sampler",), f"{sampler.name} needs a package that is missing; pip install {error.name}")
+    except (ValueError, TypeError) as error:
+        faults.add(("sampler",), f"{sampler.name}: {' '.join(str(error).split())}")
     try:
-        pruners.rehearse(pruners.build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens))
-    except (ValueError, TypeError, ImportError) as error:
-        faults.add(("pruner",), f"{spec.pruner.name}: {' '.join(str(error).split())}")
+        pruners.rehearse(pruners.build_pruner(pruner.name, pruner.options, spec.budget.tokens))
+    except (ValueError, TypeError) as error:
+        faults.add(("pruner",), f"{pruner.name}: {' '.join(str(error).split())}")
 
 
 def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], faults: Faults) -> None:
@@ -395,20 +405,22 @@ def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], f
 def _check_named(kind: str, name: str, names: list[str], options: Mapping[str, Any], parameters: Any) -> None:
     if name not in names:
         raise refusal(f"there is no {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}", "name")
-    accepted = parameters(name) if options else []
-    for option in options:
+    accepted = parameters(name) if options else {}
+    for option, value in options.items():
         if option not in accepted:
             raise refusal(
                 f"{kind} {name!r} has no parameter {option!r}{did_you_mean(option, accepted)}; "
                 f"it takes {', '.join(accepted) or 'none'}",
                 option,
             )
+        if not samplers.is_of_type(value, accepted[option]):
+            raise refusal(f"must be {' or '.join(accepted[option])}, but it is {value!r}", option)
 
 
 def _suggest_file(path: Path) -> str:
-    near = path.parent if path.suffix == ".toml" and path.parent != Path() else Path("studies")
-    names = sorted(str(file) for file in near.glob("*.toml"))
-    return f"{did_you_mean(str(path), names)}; there is {', '.join(names)}" if names else ""
+    near = path.parent.glob("*.toml") if path.suffix == ".toml" else ()
+    names = sorted(str(file) for file in {*near, *Path("studies").glob("*.toml")} if file.name != "pyproject.toml")
+    return did_you_mean(str(path), names) or (f"; there is {', '.join(names)}" if names else "")
 
 
 def base_value(spec: StudySpec, path: str) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from pydantic import TypeAdapter
 
+from autotune.faults import did_you_mean
 from autotune.records import UserError
 
 Report = Callable[[Mapping[str, float]], bool]
@@ -82,11 +83,18 @@ def load_trainer(name: str) -> Trainer:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except ImportError as error:
-        raise UserError(f'trainer = "{name}": cannot import {module_name}: {error}') from error
-    except AttributeError:
-        raise UserError(f'trainer = "{name}": {module_name} has no {function_name}') from None
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f'trainer = "{name}": cannot import {module_name}: {why}; run from the folder it is in'
+        ) from error
+    function = getattr(module, function_name, None)
+    if function is None:
+        nearest = did_you_mean(function_name, vars(module))
+        raise UserError(f'trainer = "{name}": {module_name} has no {function_name}{nearest}')
+    if not callable(function):
+        raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
     parameters = list(inspect.signature(function).parameters)
     annotation = typing.get_type_hints(function).get(parameters[0]) if parameters else None
     if annotation is None:
