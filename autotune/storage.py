@@ -204,7 +204,8 @@ def record_of(trial: optuna.trial.FrozenTrial) -> TrialRecord:
     history = trial.system_attrs.get("retry_history") or [None]
     return TrialRecord(
         number=trial.number,
-        params=dict(trial.params or trial.system_attrs.get("fixed_params", {})),
+        # A trial that waits has no parameters in Optuna yet, and one of the finals never gets any.
+        params=dict(trial.params or trial.user_attrs.get("params") or trial.system_attrs.get("fixed_params", {})),
         status=unfinished.get(trial.state, ended),
         result=result,
         role=trial.user_attrs.get("role", "search"),
