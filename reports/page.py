@@ -101,6 +101,7 @@ def study_page(record: StudyRecord) -> str:
         appendix=_appendix(record),
         provenance=[(plain(name), plain(value)) for name, value in twins.provenance(record)],
         config=json.dumps(record.spec.base, indent=2, default=str),
+        best_config=_best_config(record),
         glossary=advice.GLOSSARY,
     )
 
@@ -109,6 +110,12 @@ def _sample(record: StudyRecord) -> str:
     full = record.attributes.get("full")
     text = full.get("sample", "") if isinstance(full, dict) else ""
     return "\n".join(plain(line, SAMPLE_CHARACTERS) for line in str(text)[:SAMPLE_CHARACTERS].splitlines())
+
+
+def _best_config(record: StudyRecord) -> str:
+    best = tables.best_trial(record)
+    config = best.result.config if best and best.result else {}
+    return json.dumps(config, indent=2, default=str) if config else ""
 
 
 def _events(record: StudyRecord) -> list[tuple[str, str]]:

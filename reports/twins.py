@@ -85,7 +85,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
         known |= {str(key).replace("_", " "): value for key, value in stored.items() if key not in skipped}
         versions = stored.get("versions")
         known |= {f"{key} version": value for key, value in versions.items()} if isinstance(versions, Mapping) else {}
-    return [(name, str(value)) for name, value in known.items() if value not in (None, "", 0)]
+    return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
 
 
 def trials_csv(record: StudyRecord) -> str:

@@ -15,6 +15,10 @@ from autotune.run_directory import RunDirectory
 from autotune.spec import StudySpec
 from autotune.storage import StudyRecord
 
+PAYLOADS = (
+    "<script>window.ran=1</script>", "</script><img src=x onerror='window.ran=1'>", "{{7*7}}", "\x1b[31mred\x00",
+    '"><svg onload=alert(1)>', "=HYPERLINK(\"x\")",
+)  # fmt: skip
 START = datetime(2026, 1, 5, 21, 0, tzinfo=UTC)
 BUDGET_TOKENS = 1000
 BASE = {
@@ -236,3 +240,36 @@ def _plausible(number: int, points: int, chance: random.Random) -> TrialRecord:
     seconds = (80 + 2 * params["model.num_experts"] + chance.gauss(0, 1)) * ended / points
     role = "search" if number else "baseline"
     return trial(number, status, losses, params, seconds=seconds, role=role, cause=causes[status])
+
+
+def hostile_study() -> StudyRecord:
+    """Every text that a user, a trainer or a log brings along is a payload."""
+    everything = " ".join(PAYLOADS)
+    knob = PAYLOADS[1].replace(".", "")
+    base = {knob: PAYLOADS[0], "safe": 1.0}
+    space = {knob: {"choices": list(PAYLOADS)}, "safe": {"low": 0.5, "high": 2.0}}
+    made_spec = spec(title=everything, base=base, space=space)
+    trials = tuple(
+        trial(
+            number, "crashed" if number == 5 else "finished", [6.0, 5.5, 5.0, 5.0 - number / 100],
+            {knob: PAYLOADS[number % len(PAYLOADS)], "safe": 1.0 + number / 100}, cause=everything,
+            role="search" if number else "baseline",
+        )
+        for number in range(20)
+    )  # fmt: skip
+    said = verdict(reason=everything, winner=1, params=dict(trials[1].params))
+    full = {"status": everything, "sample": everything, "weights": everything, "tokens": 1, "points": []}
+    return study(
+        spec=made_spec, trials=trials, verdict=said, hardware={"name": everything}, created_at=everything,
+        events=({"time": "x", "kind": everything, "message": everything},), gpu=(),
+        attributes={"full": full, "provenance": {everything: everything, "versions": {everything: everything}}},
+    )  # fmt: skip
+
+
+STUDIES = {
+    "finished": study,
+    "empty": empty_study,
+    "running": running_study,
+    "failed": failed_study,
+    "minimal trainer": minimal_study,
+}

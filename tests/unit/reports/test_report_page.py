@@ -12,11 +12,6 @@ import study_builder
 from autotune.storage import StudyRecord
 from reports import cards, page
 
-PAYLOADS = (
-    "<script>window.ran=1</script>", "</script><img src=x onerror='window.ran=1'>", "{{7*7}}", "\x1b[31mred\x00",
-    '"><svg onload=alert(1)>', "=HYPERLINK(\"x\")",
-)  # fmt: skip
-
 
 class Outline(HTMLParser):
     """Collects headings, scripts, ids and attributes that could run code."""
@@ -47,18 +42,9 @@ def outline(html: str) -> Outline:
     return found
 
 
-STUDIES = {
-    "finished": study_builder.study,
-    "empty": study_builder.empty_study,
-    "running": study_builder.running_study,
-    "failed": study_builder.failed_study,
-    "minimal trainer": study_builder.minimal_study,
-}
-
-
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", study_builder.STUDIES)
 def test_every_kind_of_study_gets_a_whole_report(name: str, tmp_path: Path) -> None:
-    path = page.write_report(STUDIES[name](), tmp_path / "report")
+    path = page.write_report(study_builder.STUDIES[name](), tmp_path / "report")
 
     files = {file.name for file in path.parent.iterdir()}
     assert path.name == "index.html"
@@ -143,32 +129,8 @@ def test_a_table_that_raises_costs_only_its_cards(night: StudyRecord, monkeypatc
     assert problems == {"learning-curves": "Could not draw: torn"}
 
 
-def hostile_study() -> StudyRecord:
-    """Every text that a user, a trainer or a log brings along is a payload."""
-    everything = " ".join(PAYLOADS)
-    knob = PAYLOADS[1].replace(".", "")
-    base = {knob: PAYLOADS[0], "safe": 1.0}
-    space = {knob: {"choices": list(PAYLOADS)}, "safe": {"low": 0.5, "high": 2.0}}
-    spec = study_builder.spec(title=everything, base=base, space=space)
-    trials = tuple(
-        study_builder.trial(
-            number, "crashed" if number == 5 else "finished", [6.0, 5.5, 5.0, 5.0 - number / 100],
-            {knob: PAYLOADS[number % len(PAYLOADS)], "safe": 1.0 + number / 100}, cause=everything,
-            role="search" if number else "baseline",
-        )
-        for number in range(20)
-    )  # fmt: skip
-    verdict = study_builder.verdict(reason=everything, winner=1, params=dict(trials[1].params))
-    full = {"status": everything, "sample": everything, "weights": everything, "tokens": 1, "points": []}
-    return study_builder.study(
-        spec=spec, trials=trials, verdict=verdict, hardware={"name": everything}, created_at=everything,
-        events=({"time": "x", "kind": everything, "message": everything},), gpu=(),
-        attributes={"full": full, "provenance": {everything: everything, "versions": {everything: everything}}},
-    )  # fmt: skip
-
-
 def test_names_are_never_html_script_template_or_formula(tmp_path: Path) -> None:
-    path = page.write_report(hostile_study(), tmp_path)
+    path = page.write_report(study_builder.hostile_study(), tmp_path)
     html = path.read_text(encoding="utf-8")
     found = outline(html)
 
@@ -222,6 +184,25 @@ def test_markdown_twin_says_the_same(night: StudyRecord, tmp_path: Path) -> None
     assert text.startswith("# A night of search\n\n**✓ better**: Better settings were found")
     assert "| Loss | 5.020 | 4.640 | 7.6 % lower |" in text
     assert "    autotune promote night\n" in text
+
+
+def test_provenance_names_seeds_and_both_configurations(night: StudyRecord) -> None:
+    trials = list(night.trials)
+    trials[6] = replace(trials[6], result=replace(trials[6].result, config={"optim": {"muon_lr": 0.0512}}))
+    spec = study_builder.spec(seed=0)
+    html = page.study_page(replace(night, trials=tuple(trials), spec=spec))
+
+    assert "<dt>seed of the search</dt><dd>0</dd>" in html
+    assert "<dt>seeds of the finals</dt><dd>1001, 1002, 1003, 1004</dd>" in html
+    assert f"<dt>spec hash</dt><dd>{spec.fingerprint()}</dd>" in html
+    assert "&#34;muon_lr&#34;: 0.0512" in html and "&#34;muon_lr&#34;: 0.02" in html
+
+
+def test_settings_that_are_not_proven_are_called_so(night: StudyRecord) -> None:
+    tie = replace(night, verdict=study_builder.verdict("no clear gain"))
+
+    assert "the default stays in use" in page.study_page(tie)
+    assert "the default stays in use" not in page.study_page(night)
 
 
 def test_the_report_is_a_pure_function_of_the_record(night: StudyRecord, tmp_path: Path) -> None:
