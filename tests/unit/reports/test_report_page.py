@@ -201,7 +201,10 @@ def test_provenance_names_seeds_and_both_configurations(night: StudyRecord) -> N
 def test_settings_that_are_not_proven_are_called_so(night: StudyRecord) -> None:
     tie = replace(night, verdict=study_builder.verdict("no clear gain"))
 
-    assert "the default stays in use" in page.study_page(tie)
+    html = page.study_page(tie)
+    assert "the default stays in use" in html
+    assert "7.6 % lower, may be chance" in html and "lower, better" not in html
+    assert "7.6 % lower, better" in page.study_page(night)
     assert "the default stays in use" not in page.study_page(night)
 
 
