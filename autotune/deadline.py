@@ -25,7 +25,7 @@ class Deadline:
         if hours is not None:
             ends.append(hours * 3600)
         if until is not None:
-            ends.append(seconds_until(until, datetime.now().astimezone()))
+            ends.append(seconds_until(until, datetime.now()))
         self._end = time.monotonic() + min(ends) if ends else None
 
     @property
@@ -39,13 +39,14 @@ def seconds_until(time_of_day: str, now: datetime) -> float:
 
     Args:
         time_of_day: "HH:MM", local time.
-        now: The present, with its zone.
+        now: The present, in this machine's zone or with a zone of its own.
     """
     hour, minute = map(int, time_of_day.split(":"))
     then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     if then <= now:
         then += timedelta(days=1)
-    return (then - now).total_seconds()
+    # By timestamps: the difference of two local times would miss the hour of a change to summer time.
+    return then.timestamp() - now.timestamp()
 
 
 class Pace:
