@@ -61,7 +61,9 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
     for parameter in inspect.signature(_class(name)).parameters.values():
         if parameter.default is inspect.Parameter.empty and parameter.name not in arguments:
             raise ValueError(f"it needs {parameter.name}; add {parameter.name} = ... to [pruner]")
-    return _class(name)(**arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna marks some pruners as experimental
+        return _class(name)(**arguments)
 
 
 def _warmup_tokens(frac: float, budget_tokens: int) -> int:

@@ -1,0 +1,79 @@
+"""Where keys stand in a TOML text, and what is suggested for a slip."""
+
+from __future__ import annotations
+
+import tomllib
+
+from autotune.faults import did_you_mean, key_lines
+
+TEXT = '''\
+# name = "not a key"
+name = "night"  # seed = 3
+title = """
+budget = 4
+[finals]
+"""
+trainer.x = "a = b"
+
+[budget]
+tokens = 1_000
+  trials=3
+
+[base.model]
+d_ff = 8
+"quoted.key" = 1
+'single' = 2
+
+[space]
+"optim.lr" = {low = 0.1, high = 1.0}
+"a = b" = {choices = [1]}
+many = {choices = [
+    1,  # seed = 4
+    2,
+]}
+nested = [
+[1],
+["x = 1"],
+]
+after = 5
+
+[space."optim.beta"]
+low = 0.5
+'''
+
+
+def test_lines_by_hand() -> None:
+    tomllib.loads(TEXT)
+    assert key_lines(TEXT) == {
+        ("name",): 2,
+        ("title",): 3,
+        ("trainer",): 7,
+        ("trainer", "x"): 7,
+        ("budget",): 9,
+        ("budget", "tokens"): 10,
+        ("budget", "trials"): 11,
+        ("base",): 13,
+        ("base", "model"): 13,
+        ("base", "model", "d_ff"): 14,
+        ("base", "model", "quoted.key"): 15,
+        ("base", "model", "single"): 16,
+        ("space",): 18,
+        ("space", "optim.lr"): 19,
+        ("space", "a = b"): 20,
+        ("space", "many"): 21,
+        ("space", "nested"): 25,
+        ("space", "after"): 29,
+        ("space", "optim.beta"): 31,
+        ("space", "optim.beta", "low"): 32,
+    }
+
+
+def test_nothing_in_nothing() -> None:
+    assert key_lines("") == key_lines("# only = a comment\n\n") == {}
+
+
+def test_the_nearest_name_is_suggested_and_swapped_letters_come_first() -> None:
+    known = ["low", "high", "log", "step", "choices", "when"]
+    assert did_you_mean("lgo", known) == ', did you mean "log"?'
+    assert did_you_mean("choises", known) == ', did you mean "choices"?'
+    assert did_you_mean("zzz", known) == did_you_mean("low", []) == ""

@@ -1,0 +1,151 @@
+"""The plan of a night, by hand-worked numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.deadline import REPORT_S
+from autotune.hardware import HardwareProfile
+from autotune.planner import Plan, Probe, describe, duration, full_tokens, make_plan, probe, with_largest_micro_batch
+from autotune.records import UserError
+from autotune.spec import Study, StudySpec, load
+from autotune.worker import Slot
+
+PROBE = Probe(tokens_per_s=100.0, eval_s=2.0, evaluations=5, seconds=7.0, tokens=40, peak_bytes=3, facts={})
+
+
+def spec(**changes: Any) -> StudySpec:
+    content = {
+        "name": "night",
+        "budget": {"tokens": 1_000, "trials": 10},
+        "space": {"lr": {"low": 0.1, "high": 1.0}},
+        "finals": {"finalists": 2, "select_seeds": 1, "prove_seeds": 4},
+    }
+    return StudySpec.model_validate(content | changes)
+
+
+class PowerLimit:
+    """What the planner reads of a hardware profile."""
+
+    def __init__(self, power_limit_w: float = 0.0) -> None:
+        self.power_limit_w = power_limit_w
+
+
+def plan(study: StudySpec, slots: int = 1, seconds_left: float = float("inf"), power_w: float = 0.0) -> Plan:
+    profile: Any = PowerLimit(power_w)
+    return make_plan(study, PROBE, slots, seconds_left, profile)
+
+
+def test_seconds_of_a_training_by_hand() -> None:
+    assert PROBE.seconds_for(1_000) == 1_000 / 100 + 5 * 2
+    assert replace(PROBE, tokens_per_s=0.0).seconds_for(1_000) == 7.0 * 1_000 / 40
+
+
+def test_without_a_deadline_all_trials_are_planned() -> None:
+    found = plan(spec())
+    # 20 s a trial, 10 finals.
+    assert (found.trial_s, found.trials, found.search_s, found.finals_s, found.full_s) == (20, 10, 200, 200, 0)
+    assert found.total_s == 200 + 200 + REPORT_S
+
+
+def test_the_time_that_is_left_limits_the_trials() -> None:
+    assert plan(spec(), seconds_left=200 + REPORT_S + 79).trials == 3
+    assert plan(spec(), seconds_left=200 + REPORT_S + 80).trials == 4
+    assert plan(spec(), seconds_left=100).trials == 0
+    assert plan(spec(), seconds_left=1e6).trials == 10
+
+
+def test_two_devices_share_the_work_but_not_the_full_run() -> None:
+    study = spec(promote={"automatic": True})
+    found = plan(study, slots=2)
+    # 8,000 tokens at 100 a second and five evaluations of 2 s.
+    assert (found.search_s, found.finals_s, found.full_s) == (100, 100, 90)
+    assert plan(study, slots=2, seconds_left=100 + 90 + REPORT_S + 30).trials == 3
+
+
+def test_energy_is_power_times_time() -> None:
+    found = plan(spec(), slots=2, power_w=70.0)
+    assert found.energy_kwh == pytest.approx(70 * 2 * (200 + REPORT_S) / 3_600_000)
+
+
+def test_the_full_run_is_eight_trials_long_unless_the_study_says() -> None:
+    assert full_tokens(spec()) == 8_000
+    assert full_tokens(spec(promote={"tokens": 123})) == 123
+
+
+def test_a_trainer_that_takes_no_time_does_not_break_the_plan() -> None:
+    profile: Any = PowerLimit()
+    instant = replace(PROBE, tokens_per_s=0.0, seconds=0.0)
+    assert make_plan(spec(), instant, 1, 1_000.0, profile).trials == 10
+
+
+def test_in_words() -> None:
+    found = with_largest_micro_batch(plan(spec(promote={"automatic": True}), power_w=36_000.0), 48)
+    assert describe(found, spec(promote={"automatic": True})) == (
+        "plan: up to 10 trials of 1,000 tokens (20 s each), 10 final runs, a full run of 8,000 tokens: "
+        "at most 8 min, 5.1 kWh; 100 tokens/s; micro-batches up to 48 fit"
+    )
+    assert describe(replace(plan(spec()), tokens_per_s=0.0), spec()) == (
+        "plan: up to 10 trials of 1,000 tokens (20 s each), 10 final runs: at most 7 min"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.4, "0 s"),
+        (45, "45 s"),
+        (99.4, "99 s"),
+        (100, "2 min"),
+        (720, "12 min"),
+        (5_999, "100 min"),
+        (27_000, "7.5 h"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+# --- the probe, with a real worker ---
+
+
+def study(tmp_path: Path, base: str = "") -> Study:
+    path = tmp_path / "night.toml"
+    path.write_text(
+        'name = "night"\ntrainer = "fake_trainer:train"\n[budget]\ntokens = 1_000\n'
+        f"[base]\n{base}\n[space]\nlayers = {{low = 1, high = 4}}\n"
+    )
+    return load(path)
+
+
+class NoOverrides(PowerLimit):
+    """A profile that decides nothing."""
+
+    def overrides(self) -> dict[str, Any]:
+        return {}
+
+
+NOTHING: HardwareProfile = NoOverrides()  # type: ignore[assignment]
+
+
+def test_the_probe_trains_the_baseline_for_a_small_share(tmp_path: Path) -> None:
+    found = probe(study(tmp_path, "evaluations = 4"), NOTHING, Slot("cpu"))
+    assert (found.tokens, found.evaluations, found.facts) == (40, 4, {"data_hash": "fake"})
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ('fault = "crash"', "the baseline does not train: RuntimeError: planned crash"),
+        ('fault = "exit"', "the baseline does not train: its worker ended with exit code 7"),
+        ("evaluations = 0", "the baseline does not train: the trainer returned without a single report"),
+    ],
+)
+def test_a_baseline_that_does_not_train_is_told_before_the_night(tmp_path: Path, base: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        probe(study(tmp_path, base), NOTHING, Slot("cpu"))
+    assert caught.value.exit_code == 1
