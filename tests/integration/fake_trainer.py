@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,8 +31,13 @@ class FakeConfig(BaseModel):
         sigma: Standard deviation of the loss between seeds.
         evaluations: Reports per training.
         seconds: Duration of a whole training.
-        fault: What goes wrong in the middle: "", nan, blow-up, crash, out-of-memory, hang, exit, kill.
+        claimed_s: Duration that a whole training claims to take; 0 claims nothing.
+        fault: What goes wrong in the middle: "", nan, blow-up, crash, out-of-memory, hang, exit, kill, no-loss (a
+            report without a loss), end-of-file (the exception), odd-facts (facts that JSON does not know),
+            gate (it waits until log_dir/open exists, so that a test can act meanwhile).
         fault_above: The fault strikes only where lr lies above this.
+        fault_budget: The fault strikes only where the budget is at least this, in tokens: not in the probe.
+        strikes: How often the fault strikes in all, counted in log_dir; 0 for always.
         log_dir: Folder that collects a line per training started, for tests that count them.
     """
 
@@ -45,8 +51,11 @@ class FakeConfig(BaseModel):
     heads: int = 2
     evaluations: int = 5
     seconds: float = 0.0
+    claimed_s: float = 0.0
     fault: str = ""
     fault_above: float = 0.0
+    fault_budget: int = 0
+    strikes: int = 0
     log_dir: str = ""
     output: Output = Output()
 
@@ -62,31 +71,58 @@ def train(
 ) -> Mapping[str, object]:
     """Trains nothing, and reports as a trainer would."""
     if config.log_dir:
-        with open(os.path.join(config.log_dir, "started.txt"), "a") as file:
-            file.write(f"{os.getpid()} {config.seed} {config.lr!r}\n")
+        _write_line(config, "started.txt", f"{os.getpid()} {config.seed} {config.lr!r} {budget_tokens}")
     print(f"training with lr {config.lr}")
     for number in range(1, config.evaluations + 1):
         time.sleep(config.seconds / config.evaluations)
-        value = loss(config, number / config.evaluations)
-        if config.fault and number == 3 and config.lr > config.fault_above:
-            value = _strike(config.fault, value)
-        tokens = budget_tokens * number // config.evaluations
-        if not report({"tokens_seen": tokens, "val_loss": value, "val_accuracy": 0.1}):
+        share = number / config.evaluations
+        point = {"tokens_seen": budget_tokens * share, "val_loss": loss(config, share), "val_accuracy": 0.1}
+        if config.claimed_s:
+            point["elapsed_s"] = config.claimed_s * share
+        if number == 3 and _is_faulty(config, budget_tokens):
+            _strike(config, point)
+        if not report(point):
             return {"stopped": True}
-    return {"data_hash": "fake"}
+    return {"data_hash": "fake", "odd": object()} if config.fault == "odd-facts" else {"data_hash": "fake"}
+
+
+def _is_faulty(config: FakeConfig, budget_tokens: int) -> bool:
+    if not config.fault or config.lr <= config.fault_above or budget_tokens < config.fault_budget:
+        return False
+    if not config.strikes:
+        return True
+    struck = os.path.join(config.log_dir, "struck.txt")
+    if os.path.exists(struck) and Path(struck).read_text().count("\n") >= config.strikes:
+        return False
+    _write_line(config, "struck.txt", config.fault)
+    return True
+
+
+def _write_line(config: FakeConfig, name: str, line: str) -> None:
+    with open(os.path.join(config.log_dir, name), "a") as file:
+        file.write(f"{line}\n")
 
 
 class OutOfMemoryError(RuntimeError):
     """Named as torch names it."""
 
 
-def _strike(fault: str, value: float) -> float:
+def _strike(config: FakeConfig, point: dict[str, float]) -> None:
+    fault = config.fault
+    if fault == "gate":
+        _write_line(config, "at-gate.txt", fault)
+        while not os.path.exists(os.path.join(config.log_dir, "open")):
+            time.sleep(0.01)
     if fault == "nan":
-        return math.nan
+        point["val_loss"] = math.nan
     if fault == "blow-up":
-        return value * 100
+        point["val_loss"] *= 100
+    if fault == "no-loss":
+        del point["val_loss"]
     if fault == "crash":
         raise RuntimeError("planned crash")
+    if fault == "end-of-file":
+        raise EOFError("planned end of a data file")
     if fault == "out-of-memory":
         raise OutOfMemoryError("tried to allocate 2.00 GiB")
     if fault == "hang":
@@ -95,4 +131,3 @@ def _strike(fault: str, value: float) -> float:
         os._exit(7)
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    return value

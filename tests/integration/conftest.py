@@ -1,0 +1,40 @@
+"""Shared by the tests of the engine: one hardware profile for all, and a folder that nothing outlives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_folder import StudyFolder
+
+from autotune.hardware import profile
+
+
+@pytest.fixture(scope="session")
+def hardware() -> dict[str, Any]:
+    """A quick profile of this machine's CPU, as JSON."""
+    return profile(quick=True, device="cpu").to_json()
+
+
+def _emptied(folder: StudyFolder) -> Iterator[StudyFolder]:
+    yield folder
+    for process in folder.living():
+        process.kill()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
+    """An empty study folder; processes that a failed test leaves in it are killed."""
+    yield from _emptied(StudyFolder(tmp_path, hardware))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
+    """A study that ran to its full run; to be looked at, and changed only in copies."""
+    folder = StudyFolder(tmp_path_factory.mktemp("finished"), hardware)
+    folder.write(promote={"tokens": 200_000, "automatic": True})
+    run = folder.run()
+    assert run.end() == 0, run.text
+    yield from _emptied(folder)

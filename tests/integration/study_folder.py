@@ -1,0 +1,218 @@
+"""A folder with a study of the fake trainer in it, and what tests do to such a study: start, kill, look."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+import psutil
+import tomli_w
+from optuna.trial import FrozenTrial
+
+from autotune.database import open_storage
+from autotune.run_directory import RunDirectory
+from autotune.storage import StudyRecord, read_study
+
+HERE = Path(__file__).parent
+# Far beyond what anything here takes on a slow and busy machine: it only ends a test that hangs.
+PATIENCE_S = 120.0
+# Marks every process of a study folder, workers of workers included.
+MARK = "AUTOTUNE_TEST_FOLDER"
+
+STUDY: dict[str, Any] = {
+    "name": "fake",
+    "trainer": "fake_trainer:train",
+    "budget": {"tokens": 100_000, "trials": 8},
+    "base": {"lr": 0.001},
+    "space": {"lr": {"low": 0.0001, "high": 1.0, "log": True}},
+    "pruner": {"name": "median", "n_startup_trials": 2, "warmup_frac": 0.3},
+    "finals": {"prove_seeds": 2},
+    "limits": {"min_free_bytes": 0},
+}
+
+
+class Started(NamedTuple):
+    """A training that the fake trainer began."""
+
+    pid: int
+    seed: int
+    lr: float
+    tokens: int
+
+
+@dataclass
+class Run:
+    """An `autotune` command in a process of its own.
+
+    Args:
+        process: The process, leader of a session of its own.
+        output: File that takes everything it prints.
+    """
+
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def text(self) -> str:
+        """What it has printed so far."""
+        return self.output.read_text(errors="replace")
+
+    def signal(self, name: signal.Signals) -> None:
+        """Sends it a signal."""
+        self.process.send_signal(name)
+
+    def end(self) -> int:
+        """Waits for its end and returns the exit code, negative for a signal."""
+        return self.process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        """Kills it as `kill -9` does."""
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+    def says(self, text: str) -> bool:
+        """Waits until it prints a text; False if it ends without."""
+        wait_for(lambda: text in self.text or self.process.poll() is not None)
+        return text in self.text
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Waits until something is the case."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+class StudyFolder:
+    """An empty folder, later with a study file, runs and the trainer's log in it.
+
+    Args:
+        root: The folder.
+        hardware: A hardware profile as JSON, so that none is taken.
+        url: The shared database, where there is one.
+    """
+
+    def __init__(self, root: Path, hardware: Mapping[str, Any]) -> None:
+        self.root = root
+        self.file = root / "fake.toml"
+        self.log = root / "log"
+        self.log.mkdir(parents=True, exist_ok=True)
+        self._hardware = hardware
+        self._runs = 0
+        self.url = ""
+
+    def write(self, **tables: Any) -> StudyFolder:
+        """Writes the study file: the usual one with tables changed, key by key."""
+        content = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
+        content["base"]["log_dir"] = str(self.log)
+        for key, value in tables.items():
+            if isinstance(value, dict) and key != "space":
+                content[key] = {**content.get(key, {}), **value}
+            else:
+                content[key] = value
+        self.file.write_text(tomli_w.dumps(content))
+        return self
+
+    def directory(self, out: str = "runs") -> RunDirectory:
+        """Returns the run directory under a folder of run directories."""
+        return RunDirectory(self.root / out / "fake")
+
+    def start(self, *options: str, out: str = "runs", before: Callable[[], None] | None = None, **more: Any) -> Run:
+        """Starts `autotune run` on the study, or another command on it.
+
+        Args:
+            options: Further arguments; a first one without a dash is the command instead of `run`.
+            out: Folder of the run directories.
+            before: Called in the child before the program begins.
+            more: Passed on to Popen.
+        """
+        hardware = self.directory(out).hardware
+        if not hardware.exists():
+            hardware.parent.mkdir(parents=True, exist_ok=True)
+            hardware.write_text(json.dumps(self._hardware))
+        command, rest = ("run", options) if not options or options[0].startswith("-") else (options[0], options[1:])
+        self._runs += 1
+        output = self.root / f"output-{self._runs}.txt"
+        environment = {**os.environ, "PYTHONPATH": str(HERE), MARK: str(self.root)}
+        arguments = [sys.executable, str(HERE / "drive.py"), command, str(self.file), "--out", out, *rest]
+        with output.open("wb") as file:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(
+                arguments,
+                cwd=self.root,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=before,
+                **{**streams, **more},
+            )
+        return Run(process, output)
+
+    def run(self, *options: str, out: str = "runs") -> Run:
+        """Runs a command to its end."""
+        run = self.start(*options, out=out)
+        run.end()
+        return run
+
+    def wait_at_gate(self) -> None:
+        """Waits until a training stands at the gate (the fault of that name)."""
+        wait_for((self.log / "at-gate.txt").exists)
+
+    def open_gate(self) -> None:
+        """Lets every training through the gate from now on."""
+        (self.log / "open").touch()
+
+    def close_gate(self) -> None:
+        """Stops the next training at the gate again."""
+        (self.log / "open").unlink()
+        (self.log / "at-gate.txt").unlink()
+
+    def wait_until_empty(self) -> None:
+        """Waits until no process of this folder lives."""
+        wait_for(lambda: not self.living())
+
+    def record(self, out: str = "runs") -> StudyRecord:
+        """Reads what is stored."""
+        return read_study(self.directory(out).root)
+
+    def optuna_trials(self, out: str = "runs") -> dict[str, list[FrozenTrial]]:
+        """Returns Optuna's own trials of every study in the storage (search, finals, full run), by its name."""
+        opened = open_storage(self.directory(out), self.url)
+        try:
+            names = optuna.get_all_study_names(opened)
+            return {name: opened.get_all_trials(opened.get_study_id_from_name(name)) for name in names}
+        finally:
+            opened.remove_session()
+            opened.engine.dispose()
+
+    def started(self) -> list[Started]:
+        """Returns the trainings that began, the probe left out."""
+        file = self.log / "started.txt"
+        lines = file.read_text().splitlines() if file.exists() else []
+        trainings = [line.split() for line in lines]
+        all_of_them = [Started(int(pid), int(seed), float(lr), int(tokens)) for pid, seed, lr, tokens in trainings]
+        return [training for training in all_of_them if training.tokens >= STUDY["budget"]["tokens"]]
+
+    def living(self) -> list[psutil.Process]:
+        """Returns the processes that belong to this folder and live, zombies left out."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get(MARK) == str(self.root) and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+
+def is_over(trials: Mapping[str, list[FrozenTrial]]) -> bool:
+    """Whether no trial of any Optuna study waits or runs."""
+    return all(trial.state.is_finished() for group in trials.values() for trial in group)
