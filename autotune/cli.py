@@ -245,7 +245,8 @@ def compare(
         raise UserError("name two studies or more to compare")
     records = [read_study(run_directory(study, out)) for study in studies]
     path = write_compare(records, folder)
-    typer.echo(compare_table(records).to_string(index=False))
+    for row in compare_table(records):
+        say(f"{row.name}: {row.sentence}  [{row.trials} trials, {row.hours:.2f} h]")
     say(f"page: {path}")
 
 
