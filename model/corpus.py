@@ -141,11 +141,11 @@ def _read_meta(folder: Path) -> Meta | None:
         for name, (size_bytes, digest) in meta["files"].items():
             if (folder / name).stat().st_size != size_bytes:
                 return None
-            if folder not in _verified and _digest(folder / name) != digest:
+            if folder.resolve() not in _verified and _digest(folder / name) != digest:
                 return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # whatever is wrong with a cache, the cure is to build it again
-    _verified.add(folder)  # hashing gigabytes once per process is enough
+    _verified.add(folder.resolve())  # hashing gigabytes once per process is enough
     return meta
 
 
@@ -214,7 +214,7 @@ def _kept(config: DataConfig, documents: Documents) -> Iterator[str]:
         if not text.strip():
             continue
         yield text
-        num_bytes += len(text)
+        num_bytes += len(text.encode())
         if config.max_tokens and num_bytes >= config.max_tokens * BYTES_PER_TOKEN_BOUND:
             return
 

@@ -21,6 +21,8 @@ StateTensors = dict[str, Mapping[str, Tensor]]
 class Learner:
     """What learns. Its sums since the last report (`meters`) stay on the device until someone reads them.
 
+    Making one seeds torch's global generator, from which dropout draws.
+
     Args:
         config: The whole configuration.
         vocab_size: Tokens of the tokenizer.

@@ -4,6 +4,7 @@ import glob
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import re
 import sysconfig
@@ -167,14 +168,11 @@ def _rows(config: DataConfig, files: list[Path]) -> Iterator[str]:
 
 def _hub(config: DataConfig) -> Iterator[str]:
     """Stream a hub dataset through a local file, so that it can be read again without the network."""
-    spool = (
-        Path(config.cache_dir)
-        / "hub"
-        / f"{config.name}-{config.subset}-{config.max_tokens}.jsonl".replace("/", "_")
-    )
+    parts = (config.name, config.subset, config.text_field, str(config.max_tokens))
+    spool = Path(config.cache_dir) / "hub" / ("-".join(parts).replace("/", "_") + ".jsonl")
     if not spool.exists():
         spool.parent.mkdir(parents=True, exist_ok=True)
-        partial = spool.with_suffix(".partial")
+        partial = spool.with_suffix(f".{os.getpid()}.partial")  # another process may stream the same
         with partial.open("w", encoding="utf-8") as file:
             for text in _stream_hub(config):
                 file.write(json.dumps(text) + "\n")
@@ -200,9 +198,7 @@ def _stream_hub(config: DataConfig) -> Iterator[str]:
                 return
     except CorpusError:
         raise
-    except (
-        Exception
-    ) as error:  # no network, no such dataset, a gated one: each library layer has its own kinds
+    except Exception as error:  # no network, no such dataset, a gated one: many kinds from many layers
         raise CorpusError(
             f'cannot read the dataset "{config.name}" (subset "{config.subset}") from the hub: '
             f'{type(error).__name__}: {error}. Without a network use data.source = "text", "jsonl", '
