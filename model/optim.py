@@ -35,7 +35,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     # Normalised in fp32: small gradients would lose their digits, or vanish, in half precision.
     norm = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True)
-    x = (matrices / norm.clamp_min(torch.finfo(torch.float32).tiny)).to(dtype)
+    x: Tensor = (matrices / norm.clamp_min(torch.finfo(torch.float32).tiny)).to(dtype)
     for _ in range(NEWTON_SCHULZ_ITERATIONS):
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
