@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any])
     run = folder.run()
     assert run.end() == 0, run.text
     yield from _emptied(folder)
+
+
+@pytest.fixture
+def copy(finished: StudyFolder, tmp_path: Path, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
+    """A copy of the finished study that may be worked on; its trainer still logs beside the original."""
+    shutil.copytree(finished.root, tmp_path, dirs_exist_ok=True)
+    yield from _emptied(StudyFolder(tmp_path, hardware))

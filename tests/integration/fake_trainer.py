@@ -30,8 +30,8 @@ class FakeConfig(BaseModel):
         gain: Subtracted from the loss, by arm-independent choice of the test.
         sigma: Standard deviation of the loss between seeds.
         evaluations: Reports per training.
-        seconds: Duration of a whole training.
-        claimed_s: Duration that a whole training claims to take; 0 claims nothing.
+        seconds: Duration of 100,000 tokens.
+        claimed_s: Duration that it claims for 100,000 tokens; 0 claims nothing.
         fault: What goes wrong in the middle: "", nan, blow-up, crash, out-of-memory, hang, exit, kill, no-loss (a
             report without a loss), end-of-file (the exception), odd-facts (facts that JSON does not know),
             gate (it waits until log_dir/open exists, so that a test can act meanwhile).
@@ -73,12 +73,13 @@ def train(
     if config.log_dir:
         _write_line(config, "started.txt", f"{os.getpid()} {config.seed} {config.lr!r} {budget_tokens}")
     print(f"training with lr {config.lr}")
+    length = budget_tokens / 100_000
     for number in range(1, config.evaluations + 1):
-        time.sleep(config.seconds / config.evaluations)
+        time.sleep(config.seconds * length / config.evaluations)
         share = number / config.evaluations
         point = {"tokens_seen": budget_tokens * share, "val_loss": loss(config, share), "val_accuracy": 0.1}
         if config.claimed_s:
-            point["elapsed_s"] = config.claimed_s * share
+            point["elapsed_s"] = config.claimed_s * length * share
         if number == 3 and _is_faulty(config, budget_tokens):
             _strike(config, point)
         if not report(point):
@@ -108,26 +109,27 @@ class OutOfMemoryError(RuntimeError):
 
 
 def _strike(config: FakeConfig, point: dict[str, float]) -> None:
-    fault = config.fault
-    if fault == "gate":
-        _write_line(config, "at-gate.txt", fault)
+    if config.fault == "nan":
+        point["val_loss"] = math.nan
+    elif config.fault == "blow-up":
+        point["val_loss"] *= 100
+    elif config.fault == "no-loss":
+        del point["val_loss"]
+    elif config.fault == "gate":
+        _write_line(config, "at-gate.txt", config.fault)
         while not os.path.exists(os.path.join(config.log_dir, "open")):
             time.sleep(0.01)
-    if fault == "nan":
-        point["val_loss"] = math.nan
-    if fault == "blow-up":
-        point["val_loss"] *= 100
-    if fault == "no-loss":
-        del point["val_loss"]
-    if fault == "crash":
-        raise RuntimeError("planned crash")
-    if fault == "end-of-file":
-        raise EOFError("planned end of a data file")
-    if fault == "out-of-memory":
-        raise OutOfMemoryError("tried to allocate 2.00 GiB")
-    if fault == "hang":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    if fault == "exit":
+    elif config.fault in SIGNALS:
+        os.kill(os.getpid(), SIGNALS[config.fault])
+    elif config.fault == "exit":
         os._exit(7)
-    if fault == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    elif config.fault in ERRORS:
+        raise ERRORS[config.fault]
+
+
+SIGNALS = {"hang": signal.SIGSTOP, "kill": signal.SIGKILL}
+ERRORS = {
+    "crash": RuntimeError("planned crash"),
+    "end-of-file": EOFError("planned end of a data file"),
+    "out-of-memory": OutOfMemoryError("tried to allocate 2.00 GiB"),
+}

@@ -127,6 +127,13 @@ class StudyFolder:
         """Returns the run directory under a folder of run directories."""
         return RunDirectory(self.root / out / "fake")
 
+    def place_hardware(self, out: str = "runs") -> None:
+        """Puts the hardware profile into the run directory, if there is none."""
+        hardware = self.directory(out).hardware
+        if not hardware.exists():
+            hardware.parent.mkdir(parents=True, exist_ok=True)
+            hardware.write_text(json.dumps(self._hardware))
+
     def start(self, *options: str, out: str = "runs", before: Callable[[], None] | None = None, **more: Any) -> Run:
         """Starts `autotune run` on the study, or another command on it.
 
@@ -136,10 +143,7 @@ class StudyFolder:
             before: Called in the child before the program begins.
             more: Passed on to Popen.
         """
-        hardware = self.directory(out).hardware
-        if not hardware.exists():
-            hardware.parent.mkdir(parents=True, exist_ok=True)
-            hardware.write_text(json.dumps(self._hardware))
+        self.place_hardware(out)
         command, rest = ("run", options) if not options or options[0].startswith("-") else (options[0], options[1:])
         self._runs += 1
         output = self.root / f"output-{self._runs}.txt"

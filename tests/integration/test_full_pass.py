@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tomllib
 import warnings
 from pathlib import Path
@@ -11,19 +10,11 @@ from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import optuna_dashboard
-import pytest
 from optuna.trial import TrialState
 from study_folder import STUDY, StudyFolder, is_over, wait_for
 
 from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
 from autotune.run_directory import RunDirectory, read_lines
-
-
-@pytest.fixture
-def copy(finished: StudyFolder, tmp_path: Path, hardware: dict[str, Any]) -> StudyFolder:
-    """A copy of the finished study that may be worked on; its trainer still logs beside the original."""
-    shutil.copytree(finished.root, tmp_path, dirs_exist_ok=True)
-    return StudyFolder(tmp_path, hardware)
 
 
 def test_search_prunes_and_begins_with_the_baseline(finished: StudyFolder) -> None:

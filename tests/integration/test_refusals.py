@@ -9,19 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from study_folder import Run, StudyFolder, wait_for
 
 from autotune.records import TrialStatus
-
-
-@pytest.fixture
-def copy(finished: StudyFolder, tmp_path: Path, hardware: dict[str, Any]) -> StudyFolder:
-    """A copy of the finished study that may be worked on; its trainer still logs beside the original."""
-    shutil.copytree(finished.root, tmp_path, dirs_exist_ok=True)
-    return StudyFolder(tmp_path, hardware)
 
 
 def _assert_refused(run: Run, exit_code: int, *parts: str) -> None:

@@ -1,0 +1,100 @@
+"""A run with a deadline: what does not fit is not started, and what still runs when the time is up is stopped."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from study_folder import StudyFolder
+
+from autotune.deadline import REPORT_S, Deadline
+from autotune.orchestrator import Options, Session
+from autotune.records import TrialStatus, VerdictWord
+from autotune.spec import load
+
+TRIAL_S = 0.4
+
+
+def test_nothing_starts_without_time(folder: StudyFolder) -> None:
+    """Less is left than the verdict and the report are given."""
+    run = folder.write().run("--hours", str(REPORT_S / 2 / 3600))
+    assert run.end() == 4, run.text
+    assert not folder.started()
+    record = folder.record()
+    assert [trial.status for trial in record.trials] == [TrialStatus.WAITING]
+    assert record.verdict is not None and record.verdict.word is VerdictWord.FAILED
+    again = folder.run()
+    assert again.end() == 0, again.text
+
+
+def test_finals_get_their_time(folder: StudyFolder) -> None:
+    """Far more trials are wanted than fit; the search ends early enough for all of the finals."""
+    folder.write(budget={"trials": 500}, base={"seconds": TRIAL_S})
+    start = time.monotonic()
+    seconds = REPORT_S + 15
+    run = folder.run("--hours", str(seconds / 3600))
+    assert run.end() == 0, run.text
+    assert time.monotonic() - start < seconds
+    record = folder.record()
+    assert 1 <= sum(trial.status.teaches for trial in record.trials) < 500
+    assert [final.status for final in record.finals] == [TrialStatus.FINISHED] * 6
+    assert record.verdict is not None and record.verdict.seeds
+
+
+class UpAtTheGate(Deadline):
+    """A deadline that draws near as soon as a training stands at the gate.
+
+    Args:
+        folder: The study folder.
+        seconds_left: What is left then.
+        opens: Whether the gate opens at once, so that the training may report once more.
+    """
+
+    def __init__(self, folder: StudyFolder, seconds_left: float, opens: bool) -> None:
+        super().__init__()
+        self._folder = folder
+        self._at_the_gate_s = seconds_left
+        self._opens = opens
+
+    @property
+    def seconds_left(self) -> float:
+        if not (self._folder.log / "at-gate.txt").exists():
+            return super().seconds_left
+        if self._opens:
+            self._folder.open_gate()
+        return self._at_the_gate_s
+
+
+@pytest.mark.parametrize(
+    ("seconds_left", "opens", "cause"),
+    [
+        (REPORT_S * 0.9, True, "stopped at 60,000 tokens: the time was up"),
+        (REPORT_S * 0.4, False, "stopped: the time was up"),
+    ],
+    ids=["at an evaluation", "without one"],
+)
+def test_training_slower_than_promised_is_stopped(
+    folder: StudyFolder, seconds_left: float, opens: bool, cause: str
+) -> None:
+    study = load(folder.write(base={"fault": "gate", "fault_budget": 100_000}).file)
+    folder.place_hardware()
+    options = Options(folder.root / "runs", device="cpu", deadline=UpAtTheGate(folder, seconds_left, opens))
+    assert Session(study, options).work() == 4
+    stopped, queued = folder.record().trials
+    assert stopped.result is not None and stopped.result.cause == cause
+    assert (stopped.status, queued.status) == (TrialStatus.INTERRUPTED, TrialStatus.WAITING)
+    assert queued.params == stopped.params
+
+
+def test_hang_does_not_look_like_a_lack_of_time(folder: StudyFolder) -> None:
+    """A trial that hung for seconds is no measure of the next ones, which take an instant."""
+    folder.write(
+        budget={"trials": 3},
+        base={"fault": "hang", "fault_above": 0.002, "fault_budget": 100_000, "strikes": 1, "claimed_s": 0.1},
+        limits={"hang_s": 5, "min_free_bytes": 0},
+    )
+    run = folder.run("--hours", str(70 / 3600))
+    assert run.end() == 0, run.text
+    record = folder.record()
+    assert len(record.trials) == 3
+    assert sum(trial.status is TrialStatus.CRASHED for trial in record.trials) == 1

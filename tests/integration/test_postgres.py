@@ -1,0 +1,146 @@
+"""Several processes on one study in a real PostgreSQL, as several machines would be."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import postgres
+import psycopg
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from study_folder import STUDY, Run, StudyFolder, is_over, wait_for
+
+from autotune.records import TrialStatus, VerdictWord
+
+TRIALS = 8
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """URL of a running server."""
+    yield from postgres.served()
+
+
+@pytest.fixture
+def shared(server: str, folder: StudyFolder, request: pytest.FixtureRequest) -> StudyFolder:
+    """A study in an empty database of its own."""
+    name = f"study_{abs(hash(request.node.name))}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    folder.url = server.replace("/postgres?", f"/{name}?")
+    _write(folder)
+    return folder
+
+
+def _write(folder: StudyFolder, **base: Any) -> None:
+    limits = {"heartbeat_s": 1, "min_free_bytes": 0}
+    folder.write(storage=folder.url, budget={"trials": TRIALS}, base={"seconds": 0.1, **base}, limits=limits)
+
+
+def _told(folder: StudyFolder, out: str) -> dict[str, list[FrozenTrial]]:
+    return folder.optuna_trials(out)
+
+
+def _assert_whole(folder: StudyFolder, outs: list[str]) -> None:
+    """Asserts that the study is complete, with nothing doubled, and that every peer sees the same."""
+    records = [folder.record(out) for out in outs]
+    first = records[0]
+    assert is_over(_told(folder, outs[0]))
+    assert sum(trial.status is not TrialStatus.INTERRUPTED for trial in first.trials) == TRIALS
+    assert [trial.role for trial in first.trials if not trial.excused].count("baseline") == 1
+    done = Counter((run.arm, run.seed, run.stage) for run in first.finals if run.status is TrialStatus.FINISHED)
+    assert set(done.values()) == {1} and len(done) == 6
+    assert first.verdict is not None and first.verdict.word is VerdictWord.BETTER
+    assert all(
+        (record.trials, record.finals, record.verdict) == (first.trials, first.finals, first.verdict)
+        for record in records
+    )
+    known = Counter((trial.seed, trial.params["lr"]) for trial in (*first.trials, *first.finals) if trial.params)
+    short = [training for training in folder.started() if training.tokens == STUDY["budget"]["tokens"]]
+    assert not Counter((training.seed, training.lr) for training in short) - known
+
+
+@pytest.mark.parametrize("outs", [["a", "b", "c"], ["runs", "runs", "runs"]], ids=["own-folders", "one-folder"])
+def test_three_peers_share_a_study(shared: StudyFolder, outs: list[str]) -> None:
+    full = ("--set", "promote.automatic=true", "--set", "promote.tokens=200000")
+    peers = [shared.start(*full, out=out) for out in outs]
+    for peer in peers:
+        assert peer.end() == 0, peer.text
+    _assert_whole(shared, outs)
+    record = shared.record(outs[0])
+    assert len(record.trials) == TRIALS and len(record.finals) == 6
+    assert record.attributes["full"]["status"] == "finished"
+    assert Counter(training.tokens for training in shared.started()) == {100_000: TRIALS + 6, 200_000: 1}
+    assert len({training.pid for training in shared.started()}) > 1
+    shared.wait_until_empty()
+
+
+def _two_peers_one_at_the_gate(folder: StudyFolder) -> tuple[Run, Run]:
+    """Returns a peer whose training stands at the gate, and one that works; only one training meets the gate."""
+    _write(folder, fault="gate", fault_budget=STUDY["budget"]["tokens"], strikes=1)
+    first = folder.start(out="a")
+    folder.wait_at_gate()
+    second = folder.start(out="b")
+    wait_for(lambda: len({training.pid for training in folder.started()}) > 1)
+    return first, second
+
+
+def test_killed_peer_is_found_by_its_silence(shared: StudyFolder) -> None:
+    first, second = _two_peers_one_at_the_gate(shared)
+    first.kill()
+    assert second.end() == 0, second.text
+    _assert_whole(shared, ["b"])
+    trials = shared.record("b").trials
+    (lost,) = (trial for trial in trials if trial.status is TrialStatus.INTERRUPTED)
+    (again,) = (trial for trial in trials if trial.retry_of == lost.number)
+    assert (again.params, again.role, again.status) == (lost.params, lost.role, TrialStatus.FINISHED)
+    shared.wait_until_empty()
+
+
+def test_suspended_peer_lets_go_of_what_was_taken_over(shared: StudyFolder) -> None:
+    """A laptop that sleeps and wakes: its trial was repeated elsewhere meanwhile."""
+    first, second = _two_peers_one_at_the_gate(shared)
+    first.signal(signal.SIGSTOP)
+    wait_for(lambda: any(trial.state is TrialState.FAIL for trial in _told(shared, "b").get("fake", [])))
+    first.signal(signal.SIGCONT)
+    shared.open_gate()
+    for peer in (first, second):
+        assert peer.end() == 0, peer.text
+    _assert_whole(shared, ["a", "b"])
+
+
+def test_parked_peer_leaves_its_trial_to_the_others(shared: StudyFolder) -> None:
+    first, second = _two_peers_one_at_the_gate(shared)
+    first.signal(signal.SIGINT)
+    assert first.says("stopping after")
+    shared.open_gate()
+    assert first.end() == 130, first.text
+    assert second.end() == 0, second.text
+    _assert_whole(shared, ["b"])
+
+
+def test_lost_database_ends_in_a_sentence(shared: StudyFolder, server: str) -> None:
+    _write(shared, fault="gate", fault_budget=STUDY["budget"]["tokens"])
+    run = shared.start()
+    shared.wait_at_gate()
+    with psycopg.connect(server, autocommit=True) as connection:
+        name = psycopg.conninfo.conninfo_to_dict(shared.url)["dbname"]
+        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        shared.open_gate()
+        assert run.end() == 3, run.text
+        assert "what was stored is safe: run again" in run.text and "Traceback" not in run.text
+        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+    again = shared.run()
+    assert again.end() == 0, again.text
+    _assert_whole(shared, ["runs"])
+
+
+def test_missing_database_and_wrong_password(folder: StudyFolder, server: str) -> None:
+    folder.write(storage=server.replace("/postgres?", "/absent?"))
+    run = folder.run()
+    assert run.end() == 3
+    assert 'database "absent" does not exist' in run.text and "Traceback" not in run.text
