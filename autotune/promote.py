@@ -193,8 +193,11 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
 def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        trainer = load_trainer(content["trainer"])
-        return trainer, trainer.complete(content["config"]), tokens or int(content["tokens"])
+        trainer = load_trainer(str(content["trainer"]))
+        length = tokens or content["tokens"]
+        if not isinstance(length, int) or length < 1:
+            raise UserError(f"{path}: tokens is {length!r}; write how many tokens to train on, such as 1_000_000")
+        return trainer, trainer.complete(content["config"]), length
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `autotune run` writes a best_config.toml") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from autotune.records import UserError
 
@@ -174,17 +174,26 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Appends one JSON line."""
+    """Appends one JSON line, on a line of its own even after one that a crash has torn."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(value, default=str) + "\n")
+    with path.open("a+b") as file:
+        start = b"\n" if _is_torn(file) else b""
+        file.write(start + json.dumps(value, default=str).encode() + b"\n")
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether a file that stands at its end lacks the end of its last line."""
+    if not file.tell():
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the JSON lines of a file; a torn last line is left out."""
     lines: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(line))
     return lines

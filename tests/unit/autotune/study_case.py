@@ -1,0 +1,46 @@
+"""A study of the fake trainer in a folder, for tests that store and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from autotune.database import open_storage
+from autotune.queues import Queue
+from autotune.records import EvalPoint, TrialResult, TrialStatus
+from autotune.run_directory import RunDirectory, write_json
+from autotune.spec import Study, load
+from autotune.storage import open_study
+
+TEXT = """
+name = "night"
+trainer = "fake_trainer:train"
+
+[budget]
+tokens = 1_000
+trials = 3
+"""
+
+
+def make_study(folder: Path, *changes: str, space: str = "lr = {low = 0.0001, high = 0.1, log = true}") -> Study:
+    """Writes and loads the study file."""
+    path = folder / "night.toml"
+    path.write_text(f"{TEXT}\n[space]\n{space}\n")
+    return load(path, changes)
+
+
+def make_queue(folder: Path, study: Study, kind: str = "trials", target: int | None = 3, seed: int = 1) -> Queue:
+    """Opens the study's search as a new process would, and freezes its spec."""
+    run = RunDirectory(folder / "runs" / study.spec.name)
+    storage = open_storage(run)
+    write_json(run.spec, study.spec.model_dump(mode="json"))
+    sampler = optuna.samplers.RandomSampler(seed=seed)
+    optuna_study = open_study(storage, study.spec, sampler, optuna.pruners.NopPruner())
+    return Queue(kind, optuna_study, storage, run, study, {}, study.spec.budget.tokens, target)
+
+
+def result(status: TrialStatus = TrialStatus.FINISHED, loss: float = 2.0, **changes: Any) -> TrialResult:
+    """A result with two points."""
+    return TrialResult(status, points=(EvalPoint(500, loss + 1), EvalPoint(1_000, loss)), **changes)
