@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter
+from pydantic import PydanticUserError, TypeAdapter
 
 from autotune.faults import did_you_mean
 from autotune.records import UserError
@@ -95,8 +95,17 @@ def load_trainer(name: str) -> Trainer:
         raise UserError(f'trainer = "{name}": {module_name} has no {function_name}{nearest}')
     if not callable(function):
         raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
+    return Trainer(name, function, _config_type(name, function))
+
+
+def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
     parameters = list(inspect.signature(function).parameters)
-    annotation = typing.get_type_hints(function).get(parameters[0]) if parameters else None
-    if annotation is None:
-        raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')
-    return Trainer(name, function, TypeAdapter(annotation))
+    try:
+        annotation = typing.get_type_hints(function).get(parameters[0]) if parameters else None
+        if annotation is not None:
+            return TypeAdapter(annotation)
+    except (NameError, PydanticUserError) as error:
+        # A name that is imported for type checkers alone, or a class that pydantic cannot read.
+        why = str(error).splitlines()[0]
+        raise UserError(f'trainer = "{name}": the type of its config cannot be used: {why}') from None
+    raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')

@@ -1,0 +1,76 @@
+"""Trainers by name: the type of their config and what is said when they cannot be used."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from autotune.faults import StudyFileError
+from autotune.records import UserError
+from autotune.spec import load
+from autotune.trainer import load_trainer
+
+
+def test_a_dataclass_is_completed_and_handed_over_as_one() -> None:
+    trainer = load_trainer("odd_trainers:with_dataclass")
+    assert trainer.complete({"layers": 3}) == {"lr": 0.1, "layers": 3}
+    assert trainer.run({"lr": 0.5}, 10, lambda point: True) == {"type": "Settings", "lr": 0.5}
+    with pytest.raises(ValidationError):
+        trainer.complete({"layers": "three"})
+
+
+def test_a_plain_mapping_is_taken_as_it_is_and_no_facts_are_no_fault() -> None:
+    trainer = load_trainer("odd_trainers:with_mapping")
+    assert trainer.complete({"any": {"thing": 1}}) == {"any": {"thing": 1}}
+    assert trainer.run({"any": 1}, 10, lambda point: True) == {}
+
+
+def test_a_pydantic_model_is_completed() -> None:
+    assert load_trainer("fake_trainer:train").complete({"lr": 0.5})["output"] == {"dir": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("odd_trainers", 'write it as "package.module:function"'),
+        (":train", 'write it as "package.module:function"'),
+        ("odd_trainers:", 'write it as "package.module:function"'),
+        ("no_such_module:train", "cannot import no_such_module: No module named 'no_such_module'"),
+        ("broken_trainer:train", "cannot import broken_trainer: NameError: name 'UNDEFINED_NAME' is not defined"),
+        ("odd_trainers:printz", 'odd_trainers has no printz, did you mean "prints"?'),
+        ("bare_trainer:LENGTH", "LENGTH is no function, but 3"),
+        ("bare_trainer:train", "annotate its first parameter with the type of its config"),
+        ("odd_trainers:no_parameters", "annotate its first parameter with the type of its config"),
+        ("odd_trainers:unresolved", "the type of its config cannot be used: name 'Decimal' is not defined"),
+        ("odd_trainers:opaque", "the type of its config cannot be used: Unable to generate pydantic-core schema"),
+    ],
+)
+def test_a_trainer_that_cannot_be_used_is_told_why(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f'trainer = "{name}": {message}')) as caught:
+        load_trainer(name)
+    assert caught.value.exit_code == 2
+
+
+def test_the_current_folder_is_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_own_trainer.py").write_text(
+        "def train(config: dict, budget_tokens, report):\n    return {'mine': 1}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert load_trainer("my_own_trainer:train").run({}, 1, lambda point: True) == {"mine": 1}
+
+
+@pytest.mark.parametrize("trainer", ["odd_trainers:lenient", "odd_trainers:with_dataclass"])
+def test_a_base_key_that_the_config_type_would_ignore_is_a_fault(tmp_path: Path, trainer: str) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text(
+        f'name = "night"\ntrainer = "{trainer}"\n[budget]\ntokens = 10\n[base]\nlrr = 0.1\n'
+        "[space]\nlr = {low = 0.01, high = 1.0}\n"
+    )
+    with pytest.raises(StudyFileError) as caught:
+        load(path)
+    assert str(caught.value) == f'{path}:6 base.lrr: the trainer has no setting "lrr", did you mean "lr"?'
