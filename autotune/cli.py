@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from autotune.nvml import NvmlError
 from autotune.records import UserError
 
 if TYPE_CHECKING:
+    from autotune.hardware import HardwareProfile
     from autotune.orchestrator import Options
     from autotune.spec import Study
 
@@ -68,19 +70,41 @@ def doctor(out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def profile(device: DeviceOption = "auto", emulate: EmulateOption = "", as_json: JsonOption = False) -> None:
+def profile(
+    study: Annotated[
+        str | None, typer.Option("--study", help="Also find the largest micro-batch that fits with this study's model.")
+    ] = None,
+    device: DeviceOption = "auto",
+    emulate: EmulateOption = "",
+    as_json: JsonOption = False,
+) -> None:
     """Measures this machine: speed by data type, bandwidth, memory, limits."""
+    taken = measured_hardware(device, emulate)
+    found = taken.to_json() | ({"largest_micro_batch": largest_micro_batch(study, taken)} if study else {})
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for line in hardware_lines(found):
+        say(line)
+
+
+def measured_hardware(device: str, emulate: str, quick: bool = False) -> HardwareProfile:
+    """Returns the hardware profile, or ends with exit code 3 and the reason."""
     from autotune import hardware
 
     try:
-        taken = hardware.profile(emulate, device=device)
+        return hardware.profile(emulate, quick=quick, device=device)
     except hardware.HardwareError as error:
         raise UserError(str(error), 3) from None
-    if as_json:
-        typer.echo(json.dumps(taken.to_json(), indent=2))
-        return
-    for line in hardware_lines(taken.to_json()):
-        say(line)
+
+
+def largest_micro_batch(study: str, taken: HardwareProfile) -> int:
+    """Returns the largest micro-batch of a study's baseline that fits, by two short trainings; 0 if unknown."""
+    from autotune import orchestrator, planner
+
+    loaded = load_study(study, RUNS, None)
+    slot = orchestrator.slots_of(taken)[0]
+    return planner.fitting_micro_batch(loaded, taken, slot, planner.probe(loaded, taken, slot))
 
 
 def hardware_lines(taken: dict[str, Any]) -> list[str]:
@@ -100,6 +124,8 @@ def hardware_lines(taken: dict[str, Any]) -> list[str]:
     if taken["device"] == "cuda":
         throttle = ", ".join(taken["throttle_reasons"]) or "none"
         lines.append(f"power       {taken['power_limit_w']:.0f} W limit; throttled by: {throttle}")
+    if "largest_micro_batch" in taken:
+        lines.append(f"micro-batch up to {taken['largest_micro_batch'] or 'unknown'}")
     return lines
 
 
@@ -114,19 +140,18 @@ def plan(
     emulate: EmulateOption = "",
 ) -> None:
     """Profiles a few steps and says what a study will take; nothing is kept."""
-    from autotune import hardware, orchestrator, planner
+    from autotune import orchestrator, planner
 
     loaded = load_study(study, RUNS, change, trials=trials)
     say("profiling the hardware ...")
-    try:
-        taken = hardware.profile(emulate, quick=True, device=device)
-    except hardware.HardwareError as error:
-        raise UserError(str(error), 3) from None
+    taken = measured_hardware(device, emulate, quick=True)
     slots = orchestrator.slots_of(taken)
     say("probing the baseline ...")
     measured = planner.probe(loaded, taken, slots[0])
     left = deadline_of(loaded, hours, until).seconds_left
-    say(planner.describe(planner.make_plan(loaded.spec, measured, len(slots), left, taken), loaded.spec))
+    night = planner.make_plan(loaded.spec, measured, len(slots), left, taken)
+    say(planner.describe(night, loaded.spec))
+    say(planner.done_by(night, datetime.now()))
     for path, dimension in loaded.spec.space.root.items():
         say(f"  searches {path}: {dimension.describe()}")
 

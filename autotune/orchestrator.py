@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,7 @@ class Session:
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
         self.listener.note("plan", planner.describe(plan, self.spec))
+        self.options.say(planner.done_by(plan, datetime.now()))
 
     def _finals_s(self, loop: EventLoop) -> float:
         return self.spec.finals.runs * loop.pace.seconds(self.spec.budget.tokens) / len(self.slots)

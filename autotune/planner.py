@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,18 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     if plan.largest_micro_batch:
         line += f"; micro-batches up to {plan.largest_micro_batch} fit"
     return line
+
+
+def done_by(plan: Plan, now: datetime) -> str:
+    """Returns in words when everything will be done if nothing is pruned.
+
+    Args:
+        plan: The plan.
+        now: Local time at which it begins.
+    """
+    end = now + timedelta(seconds=plan.total_s)
+    day = "" if end.date() == now.date() else f" on {end:%A}"
+    return f"done by {end:%H:%M}{day} at the latest"
 
 
 def duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,17 @@ import pytest
 
 from autotune.deadline import REPORT_S
 from autotune.hardware import HardwareProfile
-from autotune.planner import Plan, Probe, describe, duration, full_tokens, make_plan, probe, with_largest_micro_batch
+from autotune.planner import (
+    Plan,
+    Probe,
+    describe,
+    done_by,
+    duration,
+    full_tokens,
+    make_plan,
+    probe,
+    with_largest_micro_batch,
+)
 from autotune.records import UserError
 from autotune.spec import Study, StudySpec, load
 from autotune.worker import Slot
@@ -149,3 +160,9 @@ def test_a_baseline_that_does_not_train_is_told_before_the_night(tmp_path: Path,
     with pytest.raises(UserError, match=message) as caught:
         probe(study(tmp_path, base), NOTHING, Slot("cpu"))
     assert caught.value.exit_code == 1
+
+
+def test_the_end_of_the_plan_is_named_with_its_day_when_it_is_another() -> None:
+    night = replace(plan(spec()), total_s=8 * 3600.0)
+    assert done_by(night, datetime(2026, 11, 24, 13, 30)) == "done by 21:30 at the latest"
+    assert done_by(night, datetime(2026, 11, 24, 23, 0)) == "done by 07:00 on Wednesday at the latest"
