@@ -136,14 +136,19 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise UserError(f'storage = "{scheme}...": write it as "postgresql://user@host/database", or leave it out', 3)
     url = f"postgresql+psycopg://{rest}"
+    grace_s = MISSED_HEARTBEATS * heartbeat_s
     try:
         # Peers that start together on an empty database would create its tables against each other.
         with _advisory_lock(create_engine(url, poolclass=NullPool), "tables"):
             return RDBStorage(
                 url,
-                engine_kwargs={"pool_pre_ping": True},
+                engine_kwargs={
+                    "pool_pre_ping": True,
+                    # A peer suspended in the middle of a transaction keeps its locks until the server ends it.
+                    "connect_args": {"options": f"-c idle_in_transaction_session_timeout={grace_s}s"},
+                },
                 heartbeat_interval=heartbeat_s,
-                grace_period=MISSED_HEARTBEATS * heartbeat_s,
+                grace_period=grace_s,
             )
     except ImportError:
         raise UserError(
@@ -177,13 +182,18 @@ def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _advisory_lock(engine: Engine, name: str) -> Iterator[None]:
     from sqlalchemy import text
+    from sqlalchemy.exc import DBAPIError
 
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": name})
         try:
             yield
         finally:
-            connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
+            # A peer that was suspended in here for too long has lost its connection, and the lock with it.
+            try:
+                connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
+            except DBAPIError:
+                connection.invalidate()
 
 
 @contextlib.contextmanager
