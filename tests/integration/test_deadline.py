@@ -31,7 +31,7 @@ def test_finals_get_their_time(folder: StudyFolder) -> None:
     """Far more trials are wanted than fit; the search ends early enough for all of the finals."""
     folder.write(budget={"trials": 500}, base={"seconds": TRIAL_S})
     start = time.monotonic()
-    seconds = REPORT_S + 15
+    seconds = REPORT_S + 12
     run = folder.run("--hours", str(seconds / 3600))
     assert run.end() == 0, run.text
     assert time.monotonic() - start < seconds
