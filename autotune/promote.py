@@ -90,7 +90,9 @@ def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord,
     if number is not None:
         trial = next((trial for trial in record.trials if trial.number == number), None)
         if trial is None:
-            raise UserError(f"{record.spec.name} has no trial {number}; it has 0 to {len(record.trials) - 1}")
+            known = ", ".join(str(trial.number) for trial in record.trials)
+            hint = f"it has {known}" if known else "none has begun yet"
+            raise UserError(f"{record.spec.name} has no trial {number}; {hint}")
         return trial, "chosen by hand"
     verdict, baseline = record.verdict, record.baseline
     if verdict is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ SAMPLERS = {
 }
 # Types that a study file can give, by their words in Optuna's annotations; functions and other samplers it cannot.
 PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+# Optuna lists every combination of a grid in memory.
+MAX_COMBINATIONS = 100_000
 # Optuna's own arguments that the engine fills in itself.
 RESERVED = ("self", "seed", "search_space", "constraints_func", "group", "multivariate", "constant_liar")
 
@@ -74,8 +77,12 @@ def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, see
     if name == "tpe":
         # Groups let the multivariate model cope with settings that exist only under a condition.
         arguments |= {"group": space.is_conditional, "multivariate": True, "constant_liar": True}
+    if name in ("grid", "brute_force"):
+        combinations = math.prod(space[path].count for path in space)
+        if combinations > MAX_COMBINATIONS:
+            raise ValueError(f"the space has {combinations:,} combinations, more than could be tried; narrow it")
     if name == "grid":
-        arguments["search_space"] = {path: space[path].choices or space[path].grid() for path in space}
+        arguments["search_space"] = {path: space[path].grid() for path in space}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several samplers as experimental
         return _class(name)(**arguments)

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
@@ -50,6 +51,8 @@ Wanted = Annotated[bool | int | float | str | tuple[Value, ...], BeforeValidator
 # Corners are built to catch a space that contains configurations the trainer refuses. Past this many the
 # product of all ends would take longer to build than it is worth, and only the lowest and highest are kept.
 MAX_CORNERS = 256
+# Finer steps than these are a continuous range, and Optuna's decimals overflow on the finest.
+MAX_STEPS = 1_000_000
 
 
 class Dimension(BaseModel):
@@ -97,11 +100,12 @@ class Dimension(BaseModel):
             raise refusal("log and step cannot be combined; drop one of them", "step")
         if self.step <= 0:
             raise refusal(f"step must be above 0, but it is {self.step}", "step")
-        last = low + (_points(low, high, self.step) - 1) * self.step
-        if not math.isclose(last, high, rel_tol=1e-9, abs_tol=1e-12):
-            raise refusal(
-                f"steps of {self.step} from low {low} do not meet high {high}; write high = {last:.12g}", "step"
-            )
+        points = _points(low, high, self.step)
+        if points > MAX_STEPS:
+            raise refusal(f"steps of {self.step} make more than {MAX_STEPS:,} values; leave step out", "step")
+        last = _on_grid(low, self.step, points - 1)
+        if last != high:
+            raise refusal(f"steps of {self.step} from low {low} do not meet high {high}; write high = {last}", "step")
 
     @property
     def is_integer(self) -> bool:
@@ -133,17 +137,30 @@ class Dimension(BaseModel):
         assert self.low is not None and self.high is not None
         return (self.low, self.high) if self.low != self.high else (self.low,)
 
-    def grid(self) -> list[Number]:
-        """Returns every value of a range of whole numbers or of one with a step.
+    @property
+    def count(self) -> int:
+        """How many values there are.
 
         Raises:
             ValueError: If the range is continuous.
         """
+        if self.choices is not None:
+            return len(self.choices)
         assert self.low is not None and self.high is not None
         if not self.is_integer and self.step is None:
             raise ValueError(f"a grid needs choices or a step, but the range is {self.describe()}")
-        step = self.step or 1
-        return [self.low + index * step for index in range(_points(self.low, self.high, step))]
+        return _points(self.low, self.high, self.step or 1)
+
+    def grid(self) -> list[Value]:
+        """Returns every value of a list of choices, or of a range of whole numbers or with a step.
+
+        Raises:
+            ValueError: If the range is continuous.
+        """
+        if self.choices is not None:
+            return list(self.choices)
+        assert self.low is not None
+        return [_on_grid(self.low, self.step or 1, index) for index in range(self.count)]
 
     def describe(self) -> str:
         """Returns the dimension in a few words, as a person would write it."""
@@ -154,8 +171,15 @@ class Dimension(BaseModel):
 
 
 def _points(low: Number, high: Number, step: Number) -> int:
-    """Returns how many values lie on a grid, forgiving the rounding of 0.1 + 0.1 + 0.1."""
-    return int((high - low) / step + 1e-9) + 1
+    """Returns how many values lie on a grid, reading decimals as they are written: 0.3 is three steps of 0.1."""
+    return (Fraction(str(high)) - Fraction(str(low))) // Fraction(str(step)) + 1
+
+
+def _on_grid(low: Number, step: Number, index: int) -> Number:
+    """Returns a value of a grid, by its index."""
+    if isinstance(low, int) and isinstance(step, int):
+        return low + index * step
+    return float(Fraction(str(low)) + index * Fraction(str(step)))
 
 
 class SearchSpace(RootModel[dict[str, Dimension]]):

@@ -380,11 +380,11 @@ def _check_algorithms(spec: StudySpec, space: SearchSpace, base: Mapping[str, An
             samplers.rehearse(samplers.build_sampler(sampler.name, sampler.options, space, seed=0), space, base)
     except ImportError as error:
         faults.add(("sampler",), f"{sampler.name} needs a package that is missing; pip install {error.name}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         faults.add(("sampler",), f"{sampler.name}: {' '.join(str(error).split())}")
     try:
         pruners.rehearse(pruners.build_pruner(pruner.name, pruner.options, spec.budget.tokens))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         faults.add(("pruner",), f"{pruner.name}: {' '.join(str(error).split())}")
 
 

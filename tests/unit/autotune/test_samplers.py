@@ -87,6 +87,13 @@ def test_a_grid_refuses_a_range_without_steps() -> None:
         build_sampler("grid", {}, continuous, seed=1)
 
 
+@pytest.mark.parametrize("name", ["grid", "brute_force"])
+def test_a_grid_that_could_never_be_tried_is_refused(name: str) -> None:
+    huge = SearchSpace.model_validate({"a": {"low": 1, "high": 10**6}, "b": {"low": 1, "high": 10**6}})
+    with pytest.raises(ValueError, match="1,000,000,000,000 combinations, more than could be tried"):
+        build_sampler(name, {}, huge, seed=1)
+
+
 def test_a_used_up_grid_is_no_fault_in_the_rehearsal() -> None:
     one = SearchSpace.model_validate({"x": {"choices": [1, 2]}})
     for name in ("grid", "brute_force"):

@@ -126,7 +126,7 @@ def test_contains(entry: dict[str, Any], inside: list[object], outside: list[obj
 def test_grids_by_hand() -> None:
     assert Dimension(low=1, high=4).grid() == [1, 2, 3, 4]
     assert Dimension(low=1, high=9, step=4).grid() == [1, 5, 9]
-    assert Dimension(low=0.0, high=0.3, step=0.1).grid() == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert Dimension(low=0.0, high=0.3, step=0.1).grid() == [0.0, 0.1, 0.2, 0.3]
     with pytest.raises(ValueError, match=r"a grid needs choices or a step, but the range is 0\.1 to 1\.0"):
         Dimension(low=0.1, high=1.0).grid()
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_searched_is_refused(entry: dict[str, Any]) -> None:
         Dimension.model_validate(entry)
 
 
-def test_a_step_that_meets_high_but_for_rounding_is_taken() -> None:
+def test_decimals_count_as_they_are_written() -> None:
     assert len(Dimension(low=0.0, high=1.0, step=0.1).grid()) == 11
     assert len(Dimension(low=0.1, high=0.7, step=0.2).grid()) == 4
 

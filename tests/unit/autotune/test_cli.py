@@ -1,0 +1,215 @@
+"""The command line: quick help, exit codes, and text that cannot steer a terminal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from study_case import make_queue, make_study, result
+
+from autotune import cli
+from autotune.records import UserError
+from autotune.run_directory import RunDirectory
+
+VERBS = ("doctor", "profile", "plan", "run", "status", "stop", "report", "compare", "promote", "train")
+HEAVY = ("torch", "optuna", "pandas", "numpy", "scipy", "plotly", "sqlalchemy")
+# Does something and then says on stderr which of the heavy packages that has imported.
+PROBE = """
+import sys
+heavy = sys.argv.pop().split(",")
+try:
+    {statement}
+finally:
+    sys.stderr.write(" ".join(name for name in heavy if name in sys.modules))
+"""
+
+
+def imported(statement: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a statement in a new process; its stderr names the heavy packages it imported."""
+    return subprocess.run(
+        [sys.executable, "-c", PROBE.format(statement=statement), *arguments, ",".join(HEAVY)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs `autotune` as a person would."""
+    code = "from autotune.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, subprocess.CompletedProcess[str]]:
+    """The help of every verb, and of the whole under ""."""
+
+    def ask(verb: str) -> subprocess.CompletedProcess[str]:
+        return imported("from autotune.cli import main; main()", *([verb] if verb else []), "--help")
+
+    names = ("", *VERBS)
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(ask, names), strict=True))
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_imports_nothing_heavy(verb: str, helps: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    answer = helps[verb]
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "Usage:" in answer.stdout
+    if not verb:
+        assert all(name in answer.stdout for name in VERBS)
+
+
+def test_the_probe_of_imports_sees_them() -> None:
+    assert imported("import autotune.finals, numpy").stderr == "numpy"
+
+
+# --- text ---
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("loss 2.5 \N{MULTIPLICATION SIGN} ü", "loss 2.5 \N{MULTIPLICATION SIGN} ü"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("\x1b[31mred\x1b]0;title\x07", "\ufffd[31mred\ufffd]0;title\ufffd"),
+        ("over\rwritten\b\x7f", "over\ufffdwritten\ufffd\ufffd"),
+        ("\x9b31m\x85\x00", "\ufffd31m\ufffd\ufffd"),
+    ],
+)
+def test_control_characters_stay_text(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.plain(text) == shown
+    cli.say(text)
+    assert capsys.readouterr().out == f"{shown}\n"
+
+
+# --- exit codes ---
+
+
+def test_a_missing_study_is_a_fault_of_usage(tmp_path: Path) -> None:
+    make_queue(tmp_path, make_study(tmp_path))
+    answer = command("status", "nigth", folder=tmp_path)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == "no study at runs/nigth; there is night\n"
+
+
+def test_a_missing_study_file_names_the_nearest(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    answer = command("run", "nigth.toml", folder=tmp_path)
+    assert (answer.returncode, answer.stderr) == (2, 'nigth.toml: no such study file, did you mean "night.toml"?\n')
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "night.toml", "--trials", "0"), "--set budget.trials=0: budget.trials: input should be greater"),
+        (("run", "night.toml", "--until", "25:00"), '--until: "25:00" is no time of day; write it as "HH:MM"'),
+        (("run", "night.toml", "--hours", "-1"), "--hours: input should be greater than 0, but it is -1.0"),
+        (("compare", "night"), "name two studies or more to compare"),
+        (("stop", "night"), "night is not running"),
+        (("train", "nothing.toml"), "nothing.toml: no such file"),
+        (("promote", "nothing"), "nothing: no such study file"),
+        (("run", "--nonsense"), "No such option"),
+        (("nonsense",), "No such command"),
+    ],
+)
+def test_usage_faults_end_with_2(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    make_study(tmp_path)
+    answer = command(*arguments, folder=tmp_path)
+    assert answer.returncode == 2
+    assert message in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_database_is_a_fault_of_the_environment(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    queue.storage.engine.dispose()
+    queue.run.database.write_bytes(b"not a database, however long it is read" * 100)
+    answer = command("status", "night", folder=tmp_path)
+    assert answer.returncode == 3
+    assert "study.db is damaged" in answer.stderr
+
+
+def test_a_study_that_runs_elsewhere_ends_with_5(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    with RunDirectory(tmp_path / "runs" / "night").held():
+        answer = command("run", "night.toml", "--device", "cpu", folder=tmp_path)
+    assert answer.returncode == 5
+    assert f"night is already run by PID {os.getpid()} since" in answer.stderr
+
+
+def test_promoting_without_a_verdict_ends_with_4(tmp_path: Path) -> None:
+    from autotune.promote import choice
+    from autotune.storage import read_study
+
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    with pytest.raises(UserError) as caught:
+        choice(read_study(queue.run.root))
+    assert caught.value.exit_code == 4
+
+
+def test_status_as_json(tmp_path: Path) -> None:
+    import json
+
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    assignment = queue.take()
+    assert assignment is not None
+    queue.tell(assignment.trial, result(), assignment.folder)
+    answer = command("status", "night", "--json", folder=tmp_path)
+    assert answer.returncode == 0
+    assert {name: json.loads(answer.stdout)[name] for name in ("study", "trials", "best_loss", "running_pid")} == {
+        "study": "night",
+        "trials": {"finished": 1},
+        "best_loss": 2.0,
+        "running_pid": None,
+    }
+
+
+# --- names of studies ---
+
+
+def test_a_study_is_found_by_its_path_its_run_and_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = make_study(tmp_path).text
+    for place, title in (("runs/night/study.toml", "run"), ("studies/night.toml", "file"), ("studies/x.toml", "other")):
+        Path(place).parent.mkdir(parents=True, exist_ok=True)
+        Path(place).write_text(f'title = "{title}"\n{text}')
+    titles = [cli.load_study(name, Path("runs"), None).spec.title for name in ("night.toml", "night", "x")]
+    assert titles == ["", "run", "other"]
+
+
+def test_the_run_directory_is_found_by_name_folder_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_queue(tmp_path, make_study(tmp_path))
+    for name in ("night", "runs/night", "night.toml"):
+        assert cli.run_directory(name, Path("runs")) == Path("runs/night")
+
+
+def test_flags_come_after_the_settings_of_the_same_name(tmp_path: Path) -> None:
+    make_study(tmp_path)
+    loaded = cli.load_study(str(tmp_path / "night.toml"), tmp_path, ["budget.trials=5", "seed=2"], trials=7, seed=3)
+    assert (loaded.spec.budget.trials, loaded.spec.seed) == (7, 3)
+
+
+def test_the_command_lines_deadline_replaces_the_study_files(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "budget.hours=5.0")
+    assert 4 * 3600 < cli.deadline_of(study, None, None).seconds_left <= 5 * 3600
+    assert 8 * 3600 < cli.deadline_of(study, 9.0, None).seconds_left <= 9 * 3600
+    assert cli.deadline_of(make_study(tmp_path), None, None).seconds_left == float("inf")

@@ -1,0 +1,239 @@
+"""From the verdict to a configuration file, and the training of one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_case import make_study, result
+
+from autotune import promote
+from autotune.promote import choice, git_commit, provenance, train_file, write_best_config
+from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
+from autotune.run_directory import RunDirectory
+from autotune.storage import StudyRecord
+
+BASELINE = TrialRecord(0, {"lr": 0.001}, TrialStatus.FINISHED, result(loss=3.0), role="baseline")
+WINNER = TrialRecord(4, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.9))
+BETTER = Verdict(
+    VerdictWord.BETTER, "better on\nfresh seeds", 4, {"lr": 0.01}, (1002, 1003), 3.0, 2.9, 0.1, 0.05, 0.15, None, 0.01
+)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> StudyRecord:
+    study = make_study(tmp_path, 'base.output.dir=""', "seed=3")
+    run = RunDirectory(tmp_path / "runs" / "night")
+    return StudyRecord(
+        run,
+        study.spec,
+        (BASELINE, WINNER),
+        verdict=BETTER,
+        attributes={
+            "provenance": provenance(study.spec, {"name": "T4", "driver_version": "535"}, {"data_hash": "abc"})
+        },
+    )
+
+
+# --- which trial ---
+
+
+def test_a_proven_winner_is_chosen(record: StudyRecord) -> None:
+    assert choice(record) == (WINNER, BETTER.reason)
+
+
+@pytest.mark.parametrize("word", [VerdictWord.NO_CLEAR_GAIN, VerdictWord.INCONCLUSIVE])
+def test_what_is_not_proven_stays_at_its_default(record: StudyRecord, word: VerdictWord) -> None:
+    unproven = replace(record, verdict=replace(BETTER, word=word, reason="too few"))
+    assert choice(unproven) == (BASELINE, "the default settings: too few")
+
+
+def test_without_a_finished_baseline_the_best_trial_is_better_than_nothing(record: StudyRecord) -> None:
+    failed = replace(BASELINE, status=TrialStatus.CRASHED, result=result(TrialStatus.CRASHED))
+    verdict = replace(BETTER, word=VerdictWord.INCONCLUSIVE, reason="no baseline")
+    assert choice(replace(record, trials=(failed, WINNER), verdict=verdict)) == (WINNER, "no baseline")
+
+
+def test_a_trial_may_be_chosen_by_hand(record: StudyRecord) -> None:
+    assert choice(record, 0) == (BASELINE, "chosen by hand")
+    assert choice(replace(record, verdict=None), 4) == (WINNER, "chosen by hand")
+
+
+@pytest.mark.parametrize(
+    ("changes", "number", "message", "exit_code"),
+    [
+        ({}, 9, "night has no trial 9; it has 0, 4", 2),
+        ({"trials": ()}, 0, "night has no trial 0; none has begun yet", 2),
+        ({"verdict": None}, None, "night has no verdict yet; finish it with `autotune run`, or name a --trial", 4),
+        (
+            {"trials": (), "verdict": Verdict(VerdictWord.FAILED, "none of 0")},
+            None,
+            "no trial of night finished; see its report",
+            4,
+        ),
+    ],
+)
+def test_what_cannot_be_chosen(
+    record: StudyRecord, changes: dict[str, Any], number: int | None, message: str, exit_code: int
+) -> None:
+    with pytest.raises(UserError) as caught:
+        choice(replace(record, **changes), number)
+    assert (str(caught.value), caught.value.exit_code) == (message, exit_code)
+
+
+# --- best_config.toml ---
+
+
+def write(record: StudyRecord, trial: TrialRecord = WINNER) -> Path:
+    return write_best_config(record.run, record, trial, BETTER.reason, 8_000)
+
+
+def test_the_file_holds_the_whole_config_and_where_it_comes_from(record: StudyRecord) -> None:
+    path = write(record)
+    content = tomllib.loads(path.read_text())
+    assert (content["trainer"], content["tokens"]) == ("fake_trainer:train", 8_000)
+    assert content["config"] == {**record.spec.base, "lr": 0.01, "seed": 3}
+    kept = content["provenance"]
+    assert {name: kept[name] for name in ("study", "spec_hash", "data_hash", "gpu", "driver", "trial", "why")} == {
+        "study": "night",
+        "spec_hash": record.spec.fingerprint(),
+        "data_hash": "abc",
+        "gpu": "T4",
+        "driver": "535",
+        "trial": 4,
+        "why": BETTER.reason,
+    }
+    assert (kept["word"], kept["gain"], kept["gain_low"], kept["seeds"]) == ("better", 0.1, 0.05, [1002, 1003])
+    assert {"python", "torch", "optuna"} <= kept["versions"].keys()
+
+
+def test_the_header_is_a_comment_whatever_the_reason_holds(record: StudyRecord) -> None:
+    first, second, empty = write(record).read_text().splitlines()[:3]
+    assert first == "# Settings of trial 4 of study night: better on fresh seeds"
+    assert second == f"# Train them with: autotune train {record.run.best_config}"
+    assert empty == ""
+
+
+def test_a_proof_is_claimed_for_the_winner_alone(record: StudyRecord) -> None:
+    kept = tomllib.loads(write(record, BASELINE).read_text())["provenance"]
+    assert not {"word", "gain", "seeds"} & kept.keys()
+
+
+def test_a_setting_without_a_value_is_left_out(record: StudyRecord) -> None:
+    base = {**record.spec.base, "odd": {"nothing": None, "list": [1, None, 2]}}
+    content = tomllib.loads(write(replace(record, spec=record.spec.model_copy(update={"base": base}))).read_text())
+    assert content["config"]["odd"] == {"list": [1, 2]}
+
+
+# --- training it ---
+
+
+def trained(path: Path, tokens: int | None = None, folder: Path | None = None) -> tuple[int, list[str]]:
+    said: list[str] = []
+    return train_file(path, tokens, folder, said.append), said
+
+
+def test_the_file_can_be_trained(record: StudyRecord) -> None:
+    path = write(record)
+    code, said = trained(path)
+    assert code == 0
+    assert [line.split()[0] for line in said[:-1]] == ["20%", "40%", "60%", "80%", "100%"]
+    assert said[-1] == f"done: {path.parent / 'full' / 'best_config-8000-tokens'}"
+
+
+def test_an_edited_file_trains_with_the_edit_and_in_the_folder_given(record: StudyRecord, tmp_path: Path) -> None:
+    path = write(record)
+    path.write_text(path.read_text().replace("evaluations = 5", "evaluations = 2"))
+    code, said = trained(path, tokens=50, folder=tmp_path / "elsewhere")
+    assert (code, len(said), said[-1]) == (0, 3, f"done: {tmp_path / 'elsewhere'}")
+
+
+def test_ctrl_c_stops_after_the_evaluation_and_names_the_way_on(record: StudyRecord) -> None:
+    path, said = write(record), []
+    before = signal.getsignal(signal.SIGINT)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert train_file(path, None, None, say) == 130
+    assert len(said) == 3
+    assert said[-1] == f"stopped; go on with: autotune train {path}"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("replacement", "message"),
+    [
+        (("tokens = 8000", 'tokens = "many"'), "tokens is 'many'; write how many tokens to train on"),
+        (("tokens = 8000", "tokens = 0"), "tokens is 0; write how many tokens to train on"),
+        (("tokens = 8000\n", ""), "tokens is missing; a best_config.toml has trainer, tokens and config"),
+        (("[config", "[confg"), "config is missing"),
+        (("tokens = 8000", "tokens = "), "cannot be read as TOML: Invalid value (at line"),
+        (("layers = 2", 'layers = "two"\nlrr = 1'), "config.layers: Input should be a valid integer"),
+        (("layers = 2", 'layers = "two"\nlrr = 1'), "config.lrr: Extra inputs are not permitted"),
+        (('"fake_trainer:train"', '"fake_trainr:train"'), 'trainer = "fake_trainr:train": cannot import fake_trainr'),
+    ],
+)
+def test_a_file_that_was_edited_wrongly_is_told_why(
+    record: StudyRecord, replacement: tuple[str, str], message: str
+) -> None:
+    path = write(record)
+    text = path.read_text()
+    assert replacement[0] in text
+    path.write_text(text.replace(*replacement))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        trained(path)
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; `autotune run` writes a best_config"):
+        trained(tmp_path / "best_config.toml")
+
+
+# --- the commit ---
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    answer = subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+def test_the_commit_and_whether_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    file = tmp_path / "package" / "promote.py"
+    file.parent.mkdir()
+    file.write_text("x = 1\n")
+    monkeypatch.setattr(promote, "__file__", str(file))
+    assert git_commit() == ""
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "one")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert git_commit() == commit
+    (tmp_path / "untracked.txt").touch()
+    assert git_commit() == commit
+    file.write_text("x = 2\n")
+    assert git_commit() == f"{commit}+changes"
+
+
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert git_commit() == ""
+
+
+def test_provenance_survives_a_trainer_without_facts(record: StudyRecord) -> None:
+    facts: Mapping[str, Any] = {}
+    kept = provenance(record.spec, {}, facts)
+    assert (kept["data_hash"], kept["gpu"], kept["spec_hash"]) == ("", "", record.spec.fingerprint())
