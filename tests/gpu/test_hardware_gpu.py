@@ -71,12 +71,13 @@ def test_emulated_t4_is_capped() -> None:
     assert profile.matmul_flops_warm == 0.0
 
 
-def test_profiling_loads_no_cuda_here() -> None:
+def test_profiling_makes_no_cuda_context_here() -> None:
     code = (
-        "import sys; from pathlib import Path; from autotune import hardware\n"
+        "import os, sys; from autotune import hardware\n"
         "assert hardware.profile(quick=True).device == 'cuda'\n"
         "assert 'torch' not in sys.modules\n"
-        "assert 'libcuda.so' not in Path('/proc/self/maps').read_text()"
+        # A CUDA context opens this device; NVML does not, though it may map libcuda.
+        "assert not [fd for fd in os.listdir('/proc/self/fd') if 'nvidia-uvm' in os.path.realpath(f'/proc/self/fd/{fd}')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
