@@ -74,10 +74,11 @@ def test_emulated_t4_is_capped() -> None:
 def test_profiling_makes_no_cuda_context_here() -> None:
     code = (
         "import os, sys; from autotune import hardware\n"
+        "from pathlib import Path\n"
         "assert hardware.profile(quick=True).device == 'cuda'\n"
         "assert 'torch' not in sys.modules\n"
         # A CUDA context opens this device; NVML does not, though it may map libcuda.
-        "assert not [fd for fd in os.listdir('/proc/self/fd') if 'nvidia-uvm' in os.path.realpath(f'/proc/self/fd/{fd}')]"
+        "assert not [file for file in Path('/proc/self/fd').iterdir() if 'nvidia-uvm' in os.path.realpath(file)]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 

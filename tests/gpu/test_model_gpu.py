@@ -81,9 +81,7 @@ def test_half_precision_reaches_the_loss_of_fp32(speeches, dtype, flash_attentio
 def test_gpu_fp32_agrees_with_the_cpu():
     """Same weights on both, since each device draws its own random numbers."""
     one, tokens, targets = learner(torch.float32, model={"init_std": 0.1})
-    cpu = Learner(
-        config(Path("unused"), model={"init_std": 0.1}), VOCAB_SIZE, torch.device("cpu"), torch.float32
-    )
+    cpu = Learner(config(Path("unused"), model={"init_std": 0.1}), VOCAB_SIZE, torch.device("cpu"), torch.float32)
     cpu.model.load_state_dict({name: weight.cpu() for name, weight in one.model.state_dict().items()})
     for each, device in ((one, "cuda"), (cpu, "cpu")):
         each.accumulate(tokens.to(device), targets.to(device))
