@@ -24,9 +24,7 @@ class Batches:
         seed: Seed of the order; each epoch draws its own permutation.
     """
 
-    def __init__(
-        self, ids: npt.NDArray[np.unsignedinteger], seq_len: int, micro_batch_size: int, seed: int
-    ) -> None:
+    def __init__(self, ids: npt.NDArray[np.unsignedinteger], seq_len: int, micro_batch_size: int, seed: int) -> None:
         self.ids, self.seq_len, self.micro_batch_size, self.seed = ids, seq_len, micro_batch_size, seed
         self.num_windows = num_windows(len(ids), seq_len)
         if self.num_windows < 1:

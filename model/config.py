@@ -146,9 +146,7 @@ class DataConfig(_Section):
         if self.source in _SOURCES_WITH_PATH and not self.path:
             raise ValueError(f'source = "{self.source}" needs path; set data.path to a file, folder or glob')
         if self.source == "hub" and not self.name:
-            raise ValueError(
-                'source = "hub" needs name; set data.name, for example "HuggingFaceTB/smollm-corpus"'
-            )
+            raise ValueError('source = "hub" needs name; set data.name, for example "HuggingFaceTB/smollm-corpus"')
         if self.source == "hub" and not self.max_tokens:
             raise ValueError('source = "hub" needs max_tokens: the dataset is streamed and stopped there')
         if self.val_path and self.source != "tokens":

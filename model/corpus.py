@@ -181,10 +181,7 @@ def _build_text(config: DataConfig, documents: Documents, folder: Path) -> Meta:
     def split(chosen: list[bool]) -> Iterator[str]:
         return compress(_kept(config, documents), chosen)
 
-    if config.tokenizer:
-        tokenizer = load_tokenizer(config.tokenizer)
-    else:
-        tokenizer = train_bpe(split(is_train), config.vocab_size)
+    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else train_bpe(split(is_train), config.vocab_size)
     _save_tokenizer(tokenizer, folder)
     vocab_size, eos_id = vocabulary_size(tokenizer), end_of_text_id(tokenizer)
     dtype = "uint16" if vocab_size <= 2**16 else "uint32"
@@ -219,9 +216,7 @@ def _kept(config: DataConfig, documents: Documents) -> Iterator[str]:
             return
 
 
-def _write_ids(
-    path: Path, tokenizer: Tokenizer, documents: Iterator[str], eos_id: int, dtype: str, limit: int
-) -> None:
+def _write_ids(path: Path, tokenizer: Tokenizer, documents: Iterator[str], eos_id: int, dtype: str, limit: int) -> None:
     """Write each document's ids and an end-of-text id, at most `limit` of them (0: all)."""
     written = 0
     with path.open("wb") as file:
@@ -242,9 +237,7 @@ def _token_files(config: DataConfig) -> Documents:
     notice = (
         ()
         if config.val_path or config.eos_id is not None or config.tokenizer
-        else (
-            f"no data.val_path and no data.eos_id: the last {config.val_frac:.0%} of the tokens are held out",
-        )
+        else (f"no data.val_path and no data.eos_id: the last {config.val_frac:.0%} of the tokens are held out",)
     )
     return Documents(lambda: iter(()), file_identity(files), notice)
 

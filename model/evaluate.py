@@ -64,9 +64,7 @@ def evaluate(
     for first in range(0, len(starts), windows_per_batch):
         tokens_BT, targets_BT = to_device(ids, starts[first : first + windows_per_batch], seq_len, device)
         x_BTD, _ = model(tokens_BT)
-        batch_loss, batch_correct = count_losses(
-            x_BTD.flatten(0, 1), model.embed_tokens.weight, targets_BT.flatten()
-        )
+        batch_loss, batch_correct = count_losses(x_BTD.flatten(0, 1), model.embed_tokens.weight, targets_BT.flatten())
         loss += batch_loss
         correct += batch_correct
     model.train(was_training)

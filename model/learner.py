@@ -30,9 +30,7 @@ class Learner:
         dtype: Number format of forward and backward passes.
     """
 
-    def __init__(
-        self, config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype) -> None:
         self.config, self.device = config, device
         with device:
             self.model = Transformer(config.model, vocab_size, config.system.flash_attention)

@@ -48,9 +48,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         )
 
 
-def cross_entropy(
-    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad_scale: Tensor | None = None
-) -> Tensor:
+def cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad_scale: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy of the head's predictions.
 
     Args:
@@ -83,8 +81,6 @@ def count_losses(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Te
     correct = torch.zeros((), device=x_ND.device, dtype=torch.float64)
     for x_RD, targets_R in zip(x_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
         logits_RV = (x_RD @ weight_VD.T).float()
-        loss += (
-            (logits_RV.logsumexp(-1) - logits_RV.gather(1, targets_R.unsqueeze(1)).squeeze(1)).double().sum()
-        )
+        loss += (logits_RV.logsumexp(-1) - logits_RV.gather(1, targets_R.unsqueeze(1)).squeeze(1)).double().sum()
         correct += (logits_RV.argmax(-1) == targets_R).sum()
     return loss, correct

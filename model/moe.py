@@ -100,9 +100,7 @@ class Router(nn.Module):
         z_loss = logits_BTE.logsumexp(-1).square().mean()
         load_E = load_BE.sum(0)
         order_S = expert_BTK.flatten().argsort(stable=True)
-        inverse_S = torch.empty_like(order_S).scatter_(
-            0, order_S, torch.arange(len(order_S), device=x_BTD.device)
-        )
+        inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=x_BTD.device))
         group_ends_E = load_E.cumsum(0).to(torch.int32)
         return Routing(weight_NK, order_S, inverse_S, group_ends_E, RouterStats(aux_loss, z_loss, load_E))
 

@@ -172,9 +172,7 @@ class MuonAdamW:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the optimizers' state as flat named tensors (not copies)."""
-        state = {
-            f"muon.{rows}x{columns}": momentum for (rows, columns), momentum in self.muon.momenta.items()
-        }
+        state = {f"muon.{rows}x{columns}": momentum for (rows, columns), momentum in self.muon.momenta.items()}
         for name, weight in self.rest.items():
             for key, value in self.adamw.state[weight].items():
                 state[f"adamw.{name}.{key}"] = value

@@ -20,9 +20,7 @@ def choose_device(config: SystemConfig) -> torch.device:
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
-        raise ValueError(
-            'device = "cuda" but torch finds no CUDA device; use "auto" or "cpu", or check the driver'
-        )
+        raise ValueError('device = "cuda" but torch finds no CUDA device; use "auto" or "cpu", or check the driver')
     if config.device == "cpu" or not available:
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())

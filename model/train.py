@@ -143,9 +143,7 @@ class _Run:
         before_s = time.perf_counter()
         learner, seq_len = self.learner, self.config.model.seq_len
         windows_per_batch = self.config.system.micro_batch_size
-        result = evaluate(
-            learner.model, self.corpus.val_ids, self.eval_starts, seq_len, windows_per_batch, self.device
-        )
+        result = evaluate(learner.model, self.corpus.val_ids, self.eval_starts, seq_len, windows_per_batch, self.device)
         now_s = time.perf_counter()
         count = self.interval_micro_steps
         load_LE = learner.meters["load_LE"]

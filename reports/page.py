@@ -149,14 +149,18 @@ def render(template: str, cards: list[Card], **content: Any) -> str:
         content: What the template needs besides.
     """
     plotly, script = _asset("plotly"), _asset("page.js")
-    return _environment().get_template(template).render(
-        cards=cards,
-        plot_json=plot_json,
-        style=Markup(_asset("page.css")),
-        plotly=Markup(plotly if any(card.plots for card in cards) else ""),
-        script=Markup(script),
-        script_hashes=" ".join(f"'sha256-{_digest(text)}'" for text in (plotly, script)),
-        **content,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            cards=cards,
+            plot_json=plot_json,
+            style=Markup(_asset("page.css")),
+            plotly=Markup(plotly if any(card.plots for card in cards) else ""),
+            script=Markup(script),
+            script_hashes=" ".join(f"'sha256-{_digest(text)}'" for text in (plotly, script)),
+            **content,
+        )
     )
 
 

@@ -15,9 +15,7 @@ def test_windows_need_one_target_more():
 def test_each_epoch_sees_each_window_once_in_its_own_order():
     batches = Batches(IDS, seq_len=10, micro_batch_size=2, seed=0)
     assert batches.num_windows == 10
-    epochs = [
-        [window for step in range(5) for window in batches.windows(5 * epoch + step)] for epoch in range(3)
-    ]
+    epochs = [[window for step in range(5) for window in batches.windows(5 * epoch + step)] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 

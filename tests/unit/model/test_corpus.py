@@ -48,9 +48,7 @@ def write_folder(tmp_path):
 
 def write_jsonl(tmp_path):
     path = tmp_path / "lines.jsonl"
-    path.write_text(
-        "".join(json.dumps({"body": text, "n": 1}) + "\n" for text in DOCUMENTS), encoding="utf-8"
-    )
+    path.write_text("".join(json.dumps({"body": text, "n": 1}) + "\n" for text in DOCUMENTS), encoding="utf-8")
     return path
 
 
@@ -262,9 +260,7 @@ def test_bytes_per_token_may_be_given(tmp_path):
 
 
 def test_the_hash_is_of_the_tokens(tmp_path):
-    paths = [
-        write_tokens(tmp_path, name, IDS, dtype) for name, dtype in (("a.bin", "uint16"), ("b.npy", "uint32"))
-    ]
+    paths = [write_tokens(tmp_path, name, IDS, dtype) for name, dtype in (("a.bin", "uint16"), ("b.npy", "uint32"))]
     first, second = (load(make(tmp_path, source="tokens", path=path)).data_hash for path in paths)
     changed = IDS.copy()
     changed[5] = 1

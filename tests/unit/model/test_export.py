@@ -15,9 +15,7 @@ def exported(model, folder, **kwargs):
     return export(folder, dict(model.named_parameters()), model.config, VOCAB_SIZE, eos_id=0, **kwargs)
 
 
-@pytest.fixture(
-    scope="module", params=[{}, {"num_experts": 3, "top_k": 1, "num_kv_heads": 4, "rope_theta": 500.0}]
-)
+@pytest.fixture(scope="module", params=[{}, {"num_experts": 3, "top_k": 1, "num_kv_heads": 4, "rope_theta": 500.0}])
 def pair(request, tmp_path_factory):
     from transformers import AutoModelForCausalLM
 

@@ -33,9 +33,7 @@ def test_top_k_bounds_the_choice():
     model = small_model(init_std=0.05)
     with torch.no_grad():
         best = model.logits(torch.tensor([PROMPT]))[0, -1, :VOCAB_SIZE].topk(3).indices.tolist()
-    drawn = {
-        generate(model, PROMPT, 1, VOCAB_SIZE, top_k=3, temperature=5.0, seed=seed)[0] for seed in range(40)
-    }
+    drawn = {generate(model, PROMPT, 1, VOCAB_SIZE, top_k=3, temperature=5.0, seed=seed)[0] for seed in range(40)}
     assert drawn == set(best)
 
 

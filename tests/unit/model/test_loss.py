@@ -51,7 +51,5 @@ def test_counting_losses(problem, monkeypatch):
     x, weight, targets = problem
     total, correct = count_losses(x, weight, targets)
     logits = x @ weight.T
-    torch.testing.assert_close(
-        total, F.cross_entropy(logits.double(), targets, reduction="sum"), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(total, F.cross_entropy(logits.double(), targets, reduction="sum"), rtol=1e-5, atol=0)
     assert correct == (logits.argmax(-1) == targets).sum()

@@ -23,9 +23,7 @@ def run_token_by_token(layer, x):
         total, row = sum(probabilities[expert] for expert in top), torch.zeros_like(token)
         for expert in top:
             gate, up = (layer.experts.gate_up_proj[expert] @ token).chunk(2)
-            row = row + probabilities[expert] / total * (
-                layer.experts.down_proj[expert] @ (F.silu(gate) * up)
-            )
+            row = row + probabilities[expert] / total * (layer.experts.down_proj[expert] @ (F.silu(gate) * up))
         rows.append(row)
     return torch.stack(rows).view_as(x)
 

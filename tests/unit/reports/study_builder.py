@@ -76,9 +76,7 @@ def trial(
 def final(number: int, arm: int, stage: str, seed: int, loss: float, after: int = 12) -> TrialRecord:
     started = (START + timedelta(seconds=120 * (after + number))).isoformat()
     outcome = result("finished", [6.0, 5.5, 5.2, loss], 100.0, started_at=started)
-    return TrialRecord(
-        number, {}, TrialStatus.FINISHED, outcome, role="final", seed=seed, arm=arm, stage=stage
-    )
+    return TrialRecord(number, {}, TrialStatus.FINISHED, outcome, role="final", seed=seed, arm=arm, stage=stage)
 
 
 def search_trials() -> tuple[TrialRecord, ...]:
