@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from autotune.listener import Listener
 
 # A loss of twice a trial's own best is taken as divergence: noise between evaluations is a few percent, and
-# a median pruner never stops such a trial, since it looks at the best value so far.
+# a median pruner never stops such a trial, since it looks at the best value so far. Losses below zero have no factor.
 DIVERGENCE_FACTOR = 2.0
 # How often the loop looks up when nothing happens, in seconds.
 TICK_S = 0.5
@@ -203,7 +203,7 @@ class EventLoop:
             return TrialStatus.DIVERGED, f"diverged {at}: the loss is {point.val_loss} (learning rate too high?)"
         if not queue.report(trial, point):
             return TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here"
-        if point.val_loss > DIVERGENCE_FACTOR * running.best_loss:
+        if 0 < DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
             return TrialStatus.DIVERGED, f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
         if point.tokens_seen >= running.assignment.budget_tokens:
             return None

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from autotune.event_loop import StopRequest
 from autotune.queues import present
-from autotune.records import TrialRecord, UserError, Verdict, VerdictWord
+from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory, now_iso, write_text
 from autotune.space import with_paths
 from autotune.spec import StudySpec
@@ -93,6 +93,8 @@ def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord,
             known = ", ".join(str(trial.number) for trial in record.trials)
             hint = f"it has {known}" if known else "none has begun yet"
             raise UserError(f"{record.spec.name} has no trial {number}; {hint}")
+        if trial.status not in (TrialStatus.FINISHED, TrialStatus.PRUNED):
+            raise UserError(f"trial {number} of {record.spec.name} is {trial.status}; choose one that trained soundly")
         return trial, "chosen by hand"
     verdict, baseline = record.verdict, record.baseline
     if verdict is None:

@@ -177,6 +177,9 @@ class StudySpec(_Table):
             raise refusal(
                 f'"{value}" is no name; it may use a-z 0-9 . _ - (64 at most) and starts with a letter or digit'
             )
+        # These folders of runs/ hold comparisons and tokens; the endings name a study's own finals and full runs.
+        if value in ("compare", "corpus") or re.search(r"\.(finals$|full-)", value):
+            raise refusal(f'the name "{value}" is taken by the program itself; choose another')
         return value
 
     @field_validator("space")

@@ -67,6 +67,13 @@ def test_a_trial_may_be_chosen_by_hand(record: StudyRecord) -> None:
     assert choice(replace(record, verdict=None), 4) == (WINNER, "chosen by hand")
 
 
+@pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.WAITING])
+def test_a_trial_that_did_not_train_soundly_is_not_promoted(record: StudyRecord, status: TrialStatus) -> None:
+    trials = (BASELINE, replace(WINNER, status=status))
+    with pytest.raises(UserError, match=f"trial 4 of night is {status}; choose one that trained soundly"):
+        choice(replace(record, trials=trials), 4)
+
+
 @pytest.mark.parametrize(
     ("changes", "number", "message", "exit_code"),
     [
