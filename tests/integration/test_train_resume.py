@@ -55,9 +55,7 @@ def test_checkpoints_by_tokens_fall_in_mid_accumulation_and_between_points(speec
     kept = sorted((tmp_path / "checkpoints").iterdir())
     assert [int(path.stem.split("-")[1]) for path in kept] == [28, 32, 36]
     for number, path in enumerate(kept[::-1]):  # the newest first, then after its loss the one before
-        points, facts = run(
-            config.model_copy(update={"output": resumable(speeches, tmp_path).output}), BUDGET_TOKENS
-        )
+        points, facts = run(config.model_copy(update={"output": resumable(speeches, tmp_path).output}), BUDGET_TOKENS)
         check(points, facts, reference)
         assert len(list((tmp_path / "checkpoints").iterdir())) == 3 - number
         path.unlink()

@@ -206,9 +206,7 @@ def test_epochs_are_counted(speeches):
 
 
 def test_outputs_are_the_model_that_was_evaluated(speeches, tmp_path):
-    config = small_config(
-        speeches, output={"dir": str(tmp_path / "out"), "sample_tokens": 20, "prompt": "The"}
-    )
+    config = small_config(speeches, output={"dir": str(tmp_path / "out"), "sample_tokens": 20, "prompt": "The"})
     points, facts = run(config, 3000)
     corpus = load(config.data)
     starts, _ = corpus.eval_starts(2048, 32)
