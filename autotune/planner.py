@@ -274,7 +274,7 @@ def done_by(plan: Plan, now: datetime) -> str:
     """
     end = now + timedelta(seconds=plan.total_s)
     day = "" if end.date() == now.date() else f" on {end:%A}"
-    return f"done by {end:%H:%M}{day} at the latest"
+    return f"done by about {end:%H:%M}{day}"
 
 
 def duration(seconds: float) -> str:
