@@ -248,10 +248,11 @@ class Session:
         self.options.say(planner.done_by(plan, datetime.now()))
 
     def _finals_s(self, loop: EventLoop) -> float:
-        return self.spec.finals.runs * loop.pace.seconds(self.spec.budget.tokens) / len(self.slots)
+        # With the margin that each start asks for, or the last of them would not be started.
+        return MARGIN * self.spec.finals.runs * loop.pace.seconds(self.spec.budget.tokens) / len(self.slots)
 
     def _full_s(self, loop: EventLoop) -> float:
-        return loop.pace.seconds(planner.full_tokens(self.spec)) if self.spec.promote.automatic else 0.0
+        return MARGIN * loop.pace.seconds(planner.full_tokens(self.spec)) if self.spec.promote.automatic else 0.0
 
     def _has_time(self, reserve_s: Callable[[], float]) -> Callable[[float], bool]:
         def may_start(training_s: float) -> bool:

@@ -21,5 +21,9 @@ def served() -> Iterator[str]:
             started = server.get_server(folder)
         except Exception as error:  # noqa: BLE001 - whatever keeps it from starting here is a reason to skip
             pytest.skip(f"PostgreSQL does not start here: {error}")
+        # What is stored here need not outlive a power cut, and the disk is shared with other tests.
+        started.psql("ALTER SYSTEM SET fsync = off; ")
+        started.psql("ALTER SYSTEM SET synchronous_commit = off; ")
+        started.psql("SELECT pg_reload_conf(); ")
         yield started.get_uri()
         started.cleanup()

@@ -137,10 +137,11 @@ def test_hanging_worker_is_replaced(folder: StudyFolder) -> None:
     """A stopped process reports nothing and cannot be asked; the limit is short, and long enough to start in."""
     folder.write(
         budget={"trials": 3},
-        base={"fault": "hang", "fault_budget": 100_000, "strikes": 1},
+        base={"fault": "hang", "fault_budget": 100_000, "strikes": 1, "claimed_s": 0.1},
         limits={"hang_s": 5, "min_free_bytes": 0},
     )
-    run = folder.run()
+    # The hang's seconds must not be taken for the pace of a training either: all others fit in a minute.
+    run = folder.run("--hours", str(60 / 3600))
     assert run.end() == 0, run.text
     trials = folder.record().trials
     hung = trials[0]

@@ -18,7 +18,7 @@ from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, is_over, wai
 
 from autotune.records import TrialStatus, VerdictWord
 
-TRIALS = 8
+TRIALS = 6
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,7 @@ def shared(server: str, folder: StudyFolder, request: pytest.FixtureRequest) -> 
 
 def _write(folder: StudyFolder, **base: Any) -> None:
     limits = {"heartbeat_s": 1, "min_free_bytes": 0}
-    folder.write(storage=folder.url, budget={"trials": TRIALS}, base={"seconds": 0.1, **base}, limits=limits)
+    folder.write(storage=folder.url, budget={"trials": TRIALS}, base={"seconds": 0.05, **base}, limits=limits)
 
 
 def _told(folder: StudyFolder, out: str) -> dict[str, list[FrozenTrial]]:
