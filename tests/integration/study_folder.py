@@ -112,11 +112,11 @@ class StudyFolder:
         self.url = ""
 
     def write(self, **tables: Any) -> StudyFolder:
-        """Writes the study file: the usual one with tables changed, key by key."""
+        """Writes the study file: the usual one with tables changed, key by key where that makes sense."""
         content = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
         content["base"]["log_dir"] = str(self.log)
         for key, value in tables.items():
-            if isinstance(value, dict) and key != "space":
+            if isinstance(value, dict) and key not in ("space", "sampler", "pruner"):
                 content[key] = {**content.get(key, {}), **value}
             else:
                 content[key] = value
