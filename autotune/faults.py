@@ -122,8 +122,8 @@ def parse(text: str, source: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         message = re.sub(r" \(at .*\)$", "", str(error))
         place = re.search(r"\(at line (\d+), column \d+\)", str(error))
-        number = int(place.group(1)) if place else len(text.splitlines())
-        line = (text.splitlines() or [""])[number - 1].strip()
+        number = int(place.group(1)) if place else len(lines_of(text))
+        line = lines_of(text)[number - 1].strip()
         where = f"{source}:{number}" if "\n" in text else source
         hint = {
             "Cannot overwrite a value": "the key is given twice; keep one of them",
@@ -206,7 +206,7 @@ def key_lines(text: str) -> dict[Location, int]:
     """
     positions: dict[Location, int] = {}
     table: Location = ()
-    lines = text.splitlines()
+    lines = lines_of(text)
     for number, line in enumerate(lines, start=1):
         location = _location_on(line.strip(), table)
         # A line in the middle of a list or a long text may look like a key.
@@ -218,6 +218,11 @@ def key_lines(text: str) -> dict[Location, int]:
             positions.setdefault(location[:depth], number)
         positions[location] = number
     return positions
+
+
+def lines_of(text: str) -> list[str]:
+    """Returns the lines of a TOML text, which only a newline ends; splitlines also breaks at U+0085 and U+2028."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
 def _is_whole(text: str) -> bool:

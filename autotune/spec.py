@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from autotune import pruners, samplers
 from autotune.faults import Faults, Location, StudyFileError, did_you_mean, no_setting, parse, salvage
 from autotune.records import UserError
-from autotune.space import Dimension, SearchSpace, flatten, get_path, refusal, with_paths
+from autotune.space import Dimension, SearchSpace, flatten, refusal, with_paths
 from autotune.trainer import Trainer, load_trainer
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -424,8 +424,3 @@ def _suggest_file(path: Path) -> str:
     near = path.parent.glob("*.toml") if path.suffix == ".toml" else ()
     names = sorted(str(file) for file in {*near, *Path("studies").glob("*.toml")} if file.name != "pyproject.toml")
     return did_you_mean(str(path), names) or (f"; there is {', '.join(names)}" if names else "")
-
-
-def base_value(spec: StudySpec, path: str) -> Any:
-    """Returns the baseline's value of a setting by dotted path."""
-    return get_path(spec.base, path)

@@ -74,7 +74,7 @@ def paths(content: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[s
 def test_every_key_of_a_file_is_found_at_its_line(content: dict[str, Any]) -> None:
     text = tomli_w.dumps(content)
     assert set(key_lines(text)) == set(paths(tomllib.loads(text)))
-    lines = text.splitlines()
+    lines = text.split("\n")
     for path, number in key_lines(text).items():
         # Each line, read on its own, ends in the key that it is said to hold.
         line = lines[number - 1]

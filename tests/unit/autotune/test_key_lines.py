@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tomllib
 
+import pytest
+
 from autotune.faults import did_you_mean, key_lines
 
 TEXT = '''\
@@ -77,3 +79,8 @@ def test_the_nearest_name_is_suggested_and_swapped_letters_come_first() -> None:
     assert did_you_mean("lgo", known) == ', did you mean "log"?'
     assert did_you_mean("choises", known) == ', did you mean "choices"?'
     assert did_you_mean("zzz", known) == did_you_mean("low", []) == ""
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_only_a_newline_ends_a_line(separator: str) -> None:
+    assert key_lines(f'title = "a{separator}b"\r\nname = "n"\n') == {("title",): 1, ("name",): 2}

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from autotune.faults import StudyFileError
-from autotune.spec import FinalsSpec, PrunerSpec, Study, StudySpec, base_value, load
+from autotune.space import get_path
+from autotune.spec import FinalsSpec, PrunerSpec, Study, StudySpec, load
 
 TEXT = """
 name = "night"
@@ -37,9 +38,9 @@ def path(tmp_path: Path) -> Path:
 def test_the_base_is_completed_by_the_trainers_defaults(path: Path) -> None:
     study = load(path)
     assert study.explicit == {"lr"}
-    assert base_value(study.spec, "lr") == 0.02
-    assert base_value(study.spec, "layers") == 2
-    assert base_value(study.spec, "output.dir") == ""
+    assert get_path(study.spec.base, "lr") == 0.02
+    assert get_path(study.spec.base, "layers") == 2
+    assert get_path(study.spec.base, "output.dir") == ""
     assert study.text == TEXT
 
 
