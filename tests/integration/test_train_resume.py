@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_train_run import _one_thread, run, small_config, speeches, without_times  # noqa: F401 (fixtures)
+from test_train_run import run, small_config, speeches, without_times  # noqa: F401 (fixtures)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BUDGET_TOKENS = 128 * 40
 
