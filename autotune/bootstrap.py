@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import venv
 from pathlib import Path
@@ -24,19 +25,20 @@ TORCH_WORKS = """
 import torch
 x = torch.ones(8, 8, device="cuda")
 assert float((x @ x).sum()) == 512.0
-print(torch.__version__)
+print(torch.__version__, torch.__path__[0], sep="\\n")
 """
 
 
-def working_gpu_torch() -> str | None:
-    """Returns the version of a torch outside the environment that computes on the GPU, or None."""
+def working_gpu_torch(python: str | Path = sys.executable) -> tuple[str, Path] | None:
+    """Returns version and folder of the torch that this Python computes on the GPU with, or None."""
     try:
         found = subprocess.run(
-            [sys.executable, "-c", TORCH_WORKS], capture_output=True, text=True, timeout=300, check=True
+            [str(python), "-c", TORCH_WORKS], capture_output=True, text=True, timeout=300, check=True
         )
     except (subprocess.SubprocessError, OSError):
         return None
-    return found.stdout.strip().splitlines()[-1]
+    version, folder = found.stdout.strip().splitlines()[-2:]
+    return version, Path(folder).resolve()
 
 
 def is_recent(version: str) -> bool:
@@ -51,6 +53,20 @@ def constraints(keep_torch: bool) -> str:
     return "".join(line for line in lines if not (keep_torch and line.startswith("torch==")))
 
 
+def share_packages(folder: Path, packages: Path) -> None:
+    """Lets an environment import what lies in `packages`, after its own.
+
+    A line in a .pth file does what `system_site_packages` does, also where torch itself lives in another
+    virtual environment: that one is not the base Python's.
+
+    Args:
+        folder: Of the virtual environment.
+        packages: The folder that holds torch.
+    """
+    own = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)}))
+    (own / "machine_torch.pth").write_text(f"{packages}\n", encoding="utf-8")
+
+
 def create(folder: Path, requirement: str) -> None:
     """Creates the environment if there is none, and installs the project with the locked versions.
 
@@ -58,16 +74,19 @@ def create(folder: Path, requirement: str) -> None:
         folder: Of the virtual environment.
         requirement: "." or ".[dev]".
     """
-    torch = working_gpu_torch()
-    if torch and not is_recent(torch):
-        print(f"torch {torch} works here, but {MIN_TORCH[0]}.{MIN_TORCH[1]} is needed; installing another beside it")
-        torch = None
+    found = working_gpu_torch()
+    if found and not is_recent(found[0]):
+        needed = ".".join(map(str, MIN_TORCH))
+        print(f"torch {found[0]} works here, but {needed} is needed; installing another beside it")
+        found = None
     python = folder / "bin" / "python"
     if not python.exists():
-        print(f"creating {folder}" + (f" on top of the machine's torch {torch}" if torch else ""), flush=True)
-        venv.create(folder, with_pip=True, system_site_packages=bool(torch))
+        print(f"creating {folder}" + (f" on top of the machine's torch {found[0]}" if found else ""), flush=True)
+        venv.create(folder, with_pip=True)
+        if found:
+            share_packages(folder, found[1].parent)
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
-        file.write(constraints(keep_torch=bool(torch)))
+        file.write(constraints(keep_torch=bool(found)))
     print("installing the locked versions (a minute or two) ...", flush=True)
     try:
         subprocess.run(
@@ -75,6 +94,8 @@ def create(folder: Path, requirement: str) -> None:
         )
     finally:
         os.unlink(file.name)
+    if found and working_gpu_torch(python) != found:
+        print(f"warning: {folder} does not use the machine's torch {found[0]}; ask {folder}/bin/autotune doctor")
 
 
 def lock(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,22 @@ def test_a_torch_without_a_gpu_does_not_count() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a working GPU torch")
     assert bootstrap.working_gpu_torch() is None
+
+
+def test_an_environment_sees_the_packages_beside_torch_after_its_own(tmp_path: Path) -> None:
+    """The folder stands for another virtual environment's, which `system_site_packages` would not show."""
+    packages = tmp_path / "elsewhere"
+    for name in ("pip", "machine_only"):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text("")
+    venv.create(tmp_path / "env", with_pip=True)
+    bootstrap.share_packages(tmp_path / "env", packages)
+    code = "import machine_only, pip; print(machine_only.__file__, pip.__file__, sep='\\n')"
+    python = str(tmp_path / "env" / "bin" / "python")
+    seen = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    shared, own = seen.stdout.split()
+    assert shared.startswith(str(packages))
+    assert own.startswith(str(tmp_path / "env"))
 
 
 def test_lock_writes_exact_versions_without_local_parts(tmp_path: Path) -> None:
