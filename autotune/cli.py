@@ -99,12 +99,10 @@ def measured_hardware(device: str, emulate: str, quick: bool = False) -> Hardwar
 
 
 def largest_micro_batch(study: str, taken: HardwareProfile) -> int:
-    """Returns the largest micro-batch of a study's baseline that fits, by two short trainings; 0 if unknown."""
+    """Returns the largest micro-batch of a study's baseline that fits, by a few short trainings; 0 if unknown."""
     from autotune import orchestrator, planner
 
-    loaded = load_study(study, RUNS, None)
-    slot = orchestrator.slots_of(taken)[0]
-    return planner.fitting_micro_batch(loaded, taken, slot, planner.probe(loaded, taken, slot))
+    return planner.largest_micro_batch(load_study(study, RUNS, None), taken, orchestrator.slots_of(taken)[0])
 
 
 def hardware_lines(taken: dict[str, Any]) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from autotune import host, torch_probe
 from autotune.gpu_monitor import GpuMonitor, GpuSample, throttle_words
-from autotune.memory import MemoryFit, MemoryProbeError, largest_micro_batch, memory_fit
 from autotune.nvml import (
     GpuIdentity,
     GpuProcess,
@@ -29,12 +28,8 @@ __all__ = [
     "GpuSample",
     "HardwareError",
     "HardwareProfile",
-    "MemoryFit",
-    "MemoryProbeError",
     "NoDriverError",
     "NvmlError",
-    "largest_micro_batch",
-    "memory_fit",
     "other_gpu_processes",
     "profile",
     "throttle_words",

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ class Session:
             self.began = True
             self.profile = self._hardware()
             self.overrides = hardware_overrides(self.study, self.profile.overrides())
+            planned = self.optuna_study.user_attrs.get("plan", {})
+            self.overrides |= self._pass_override(planned.get("max_pass_sequences", 0))
             self.listener = Listener(self.run, self.options.say, self._monitor())
             self.slots = slots_of(self.profile)
             loop = EventLoop(
@@ -239,13 +241,26 @@ class Session:
         measured = planner.probe(self.study, self.profile, self.slots[0], stopped=lambda: self.stop.level > 0)
         plan = planner.make_plan(self.spec, measured, len(self.slots), self.options.deadline.seconds_left, self.profile)
         if self.profile.device == "cuda":
-            largest = planner.fitting_micro_batch(self.study, self.profile, self.slots[0], measured)
-            plan = planner.with_largest_micro_batch(plan, largest)
+            plan = self._with_pass(plan, measured)
         loop.pace.expect(self.spec.budget.tokens, plan.trial_s)
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
         self.listener.note("plan", planner.describe(plan, self.spec))
         self.options.say(planner.done_by(plan, datetime.now()))
+
+    def _with_pass(self, plan: planner.Plan, measured: planner.Probe) -> planner.Plan:
+        """Chooses how many sequences run at a time; trials, finals and the full run then do so."""
+        model = planner.cost_model(
+            self.study, self.profile, self.slots[0], measured, stopped=lambda: self.stop.level > 0
+        )
+        if model is None:
+            return plan
+        size = planner.choose_pass(self.study, model, self.profile.memory_bytes, measured.facts)
+        self.overrides |= self._pass_override(size)
+        return replace(plan, max_pass_sequences=size)
+
+    def _pass_override(self, size: int) -> dict[str, Any]:
+        return present(self.spec.base, {planner.MAX_PASS: size}) if size else {}
 
     def _finals_s(self, loop: EventLoop) -> float:
         # With the margin that each start asks for, or the last of them would not be started.

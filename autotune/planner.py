@@ -1,4 +1,4 @@
-"""What a study will cost: a short probe of the real trainer -> seconds, memory, and a plan for the night."""
+"""What a study will cost: short probes of the real trainer -> seconds, memory, and a plan for the night."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from autotune.costs import CostModel, Counts, Measured
 from autotune.deadline import REPORT_S
 from autotune.event_loop import FIRST_EVALUATION_ALLOWANCE, TICK_S
 from autotune.hardware import HardwareProfile
-from autotune.memory import MemoryProbeError, largest_micro_batch, memory_fit
 from autotune.queues import hardware_overrides, present
 from autotune.records import EvalPoint, UserError
 from autotune.space import get_path, with_paths
@@ -23,7 +23,13 @@ from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
 
 # Share of a trial's budget that the probe trains: enough for a steady speed, little enough to be forgotten.
 PROBE_FRAC = 1 / 25
+# Evaluations of a probe on a GPU, where a short share would be over before the clocks and caches are warm.
+PROBE_POINTS = 3
 MICRO_BATCH = "system.micro_batch_size"
+ACCUMULATION = "optim.grad_accum_steps"
+MAX_PASS = "system.max_pass_sequences"
+MERGED = 4
+"""Micro-batches merged, or parts of one, in the probes that tell what the size of a pass changes."""
 DEFAULT_FULL_FACTOR = 8
 
 
@@ -70,7 +76,7 @@ class Plan:
         slots: Devices that train at once.
         tokens_per_s: Measured training speed; 0 if the trainer reports none.
         peak_bytes: Measured peak memory of the baseline.
-        largest_micro_batch: The largest that fits by two probes; 0 if not measured.
+        max_pass_sequences: Most sequences of one pass, chosen for speed within memory; 0 if not chosen.
         energy_kwh: At the device's power limit; 0 without a GPU.
     """
 
@@ -83,7 +89,7 @@ class Plan:
     slots: int
     tokens_per_s: float
     peak_bytes: int
-    largest_micro_batch: int
+    max_pass_sequences: int
     energy_kwh: float
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +131,7 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
         slots=slots,
         tokens_per_s=probe.tokens_per_s,
         peak_bytes=probe.peak_bytes,
-        largest_micro_batch=0,
+        max_pass_sequences=0,
         energy_kwh=profile.power_limit_w * slots * total_s / 3.6e6,
     )
 
@@ -134,38 +140,39 @@ def probe(
     study: Study,
     profile: HardwareProfile,
     slot: Slot,
-    micro_batch: int = 0,
+    changes: Mapping[str, Any] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Probe:
     """Trains the baseline for a small share of its budget in a worker of its own.
+
+    On a GPU it is the beginning of a whole trial, to `PROBE_POINTS` evaluations.
 
     Args:
         study: The study.
         profile: The hardware, which decides device and dtype.
         slot: Where to train.
-        micro_batch: Instead of the config's own, or 0.
+        changes: Settings to probe instead of the baseline's, by dotted path.
         stopped: Whether the user wants it to end.
 
     Raises:
         UserError: If the baseline does not train: then no trial would. With exit code 130 if it was stopped.
     """
     spec = study.spec
-    changes = hardware_overrides(study, profile.overrides())
-    if micro_batch:
-        changes |= present(spec.base, {MICRO_BATCH: micro_batch})
-    config = with_paths(spec.base, changes)
-    tokens = max(1, int(spec.budget.tokens * PROBE_FRAC))
+    config = with_paths(spec.base, {**hardware_overrides(study, profile.overrides()), **(changes or {})})
+    on_gpu = profile.device == "cuda"
+    tokens = spec.budget.tokens if on_gpu else max(1, int(spec.budget.tokens * PROBE_FRAC))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         worker = Worker(slot, spec.trainer)
         try:
             patience_s = FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s
-            return _train_briefly(worker, Job(config, tokens, log), patience_s, stopped)
+            points = PROBE_POINTS if on_gpu else 0
+            return _train_briefly(worker, Job(config, tokens, log), patience_s, stopped, points)
         finally:
             worker.kill()
 
 
-def _train_briefly(worker: Worker, job: Job, patience_s: float, stopped: Callable[[], bool]) -> Probe:
+def _train_briefly(worker: Worker, job: Job, patience_s: float, stopped: Callable[[], bool], last_point: int) -> Probe:
     points: list[EvalPoint] = []
     times = [time.monotonic()]
     worker.submit(job)
@@ -178,9 +185,10 @@ def _train_briefly(worker: Worker, job: Job, patience_s: float, stopped: Callabl
         if isinstance(message, Progress):
             points.append(message.point)
             times.append(time.monotonic())
-            worker.answer(True)
+            worker.answer(len(points) != last_point)
         elif isinstance(message, Done) and points:
-            return _summary(points, job.budget_tokens, message.facts, _training_s(points, times))
+            tokens = points[-1].tokens_seen if last_point else job.budget_tokens
+            return _summary(points, tokens, job.budget_tokens, message.facts, _training_s(points, times))
         else:
             raise UserError(_failure(message, worker, job.log), 1)
     raise UserError(f"the baseline does not train: no evaluation within {patience_s:.0f} s", 1)
@@ -203,7 +211,9 @@ def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
     return f"the baseline does not train: {worker.cause_of_death()}\n{tail}".rstrip()
 
 
-def _summary(points: list[EvalPoint], tokens: int, facts: Mapping[str, Any], wall_s: float) -> Probe:
+def _summary(
+    points: list[EvalPoint], tokens: int, budget_tokens: int, facts: Mapping[str, Any], wall_s: float
+) -> Probe:
     def values(name: str) -> list[float]:
         return [point.metrics[name] for point in points if name in point.metrics]
 
@@ -212,7 +222,7 @@ def _summary(points: list[EvalPoint], tokens: int, facts: Mapping[str, Any], wal
     return Probe(
         tokens_per_s=statistics.median(speeds) if speeds else 0.0,
         eval_s=statistics.median(values("eval_s") or [0.0]),
-        evaluations=len(points),
+        evaluations=round(len(points) * budget_tokens / tokens),
         seconds=max(values("elapsed_s"), default=wall_s),
         tokens=tokens,
         peak_bytes=int(max(values("peak_memory_bytes"), default=0)),
@@ -220,31 +230,120 @@ def _summary(points: list[EvalPoint], tokens: int, facts: Mapping[str, Any], wal
     )
 
 
-def fitting_micro_batch(study: Study, profile: HardwareProfile, slot: Slot, at_config: Probe) -> int:
-    """Returns the largest micro-batch that fits, by a second probe at half the config's own.
+def cost_model(
+    study: Study, profile: HardwareProfile, slot: Slot, baseline: Probe, stopped: Callable[[], bool] = lambda: False
+) -> CostModel | None:
+    """Probes a few shapes and fits what steps cost.
 
     Args:
-        study: The study; 0 is returned when its trainer has no `system.micro_batch_size`.
-        profile: The hardware with its memory.
+        study: The study.
+        profile: The hardware.
         slot: Where to train.
-        at_config: The probe at the config's own micro-batch.
+        baseline: The probe of the baseline.
+        stopped: Whether the user wants it to end.
+
+    Returns:
+        None if the trainer counts nothing or its config has no passes to choose.
     """
-    if not present(study.spec.base, {MICRO_BATCH: 0}) or not at_config.peak_bytes:
+    found = [_measured(study, {}, baseline)]
+    if found == [None]:
+        return None
+    for changes in _shapes(study, baseline):
+        try:
+            taken = probe(study, profile, slot, changes, stopped)
+        except UserError:
+            if stopped():
+                raise
+            continue  # too large for this device, most likely: the others say enough to know that
+        found.append(_measured(study, changes, taken))
+    return CostModel.fit([each for each in found if each is not None])
+
+
+def _measured(study: Study, changes: Mapping[str, Any], taken: Probe) -> Measured | None:
+    counts = _counts(study, changes, taken.facts)
+    if counts is None or not taken.tokens_per_s or not taken.peak_bytes:
+        return None
+    return Measured(counts, counts.step_tokens / taken.tokens_per_s, taken.peak_bytes)
+
+
+def _counts(study: Study, changes: Mapping[str, Any], facts: Mapping[str, Any]) -> Counts | None:
+    base = study.spec.base
+    if len(present(base, {MICRO_BATCH: 0, ACCUMULATION: 0, MAX_PASS: 0})) < 3:
+        return None
+    values = study.trainer.counts(with_paths(base, changes), facts)
+    return None if values is None else Counts.of(values)
+
+
+def _shapes(study: Study, baseline: Probe) -> list[dict[str, Any]]:
+    """Returns what to probe beside the baseline: smaller passes, larger ones, and the corner with most weights."""
+    base = study.spec.base
+    micro_batch, accumulation = int(get_path(base, MICRO_BATCH)), int(get_path(base, ACCUMULATION))
+    shapes: list[dict[str, Any]] = [
+        {MAX_PASS: max(1, micro_batch // MERGED)},
+        {ACCUMULATION: MERGED * accumulation, MAX_PASS: MERGED * micro_batch},
+    ]
+    heaviest = max(_corners(study), key=lambda corner: _weights(study, corner, baseline.facts))
+    if _weights(study, heaviest, baseline.facts) > _weights(study, {}, baseline.facts):
+        shapes.append(heaviest)
+    return shapes
+
+
+def _corners(study: Study) -> list[dict[str, Any]]:
+    return [dict(corner) for corner in study.spec.space.corners(study.spec.base)]
+
+
+def _weights(study: Study, changes: Mapping[str, Any], facts: Mapping[str, Any]) -> float:
+    counts = _counts(study, changes, facts)
+    return counts.weights if counts is not None else 0.0
+
+
+def choose_pass(study: Study, model: CostModel, memory_bytes: int, facts: Mapping[str, Any]) -> int:
+    """Returns the most sequences that one pass shall have: fast, and small enough for every corner of the space.
+
+    Args:
+        study: The study.
+        model: What steps cost.
+        memory_bytes: Of the device.
+        facts: Of a probe.
+
+    Returns:
+        0 if not even one sequence fits, or the study file chooses itself.
+    """
+    if MAX_PASS in study.explicit:
         return 0
     micro_batch = int(get_path(study.spec.base, MICRO_BATCH))
-    if micro_batch < 2:
-        return 0
-    half = probe(study, profile, slot, micro_batch // 2)
-    try:
-        fit = memory_fit([(micro_batch // 2, half.peak_bytes), (micro_batch, at_config.peak_bytes)])
-    except MemoryProbeError:
-        return 0
-    return largest_micro_batch(fit, profile.memory_bytes)
+    corners = _corners(study) or [{}]
+    accumulations = {int(get_path(with_paths(study.spec.base, corner), ACCUMULATION)) for corner in corners}
+    sizes = {micro_batch * factor for factor in range(1, max(accumulations) + 1)}
+    sizes |= {size for size in range(1, micro_batch) if micro_batch % size == 0}
+    candidates = {}
+    for size in sizes:
+        counted = [_counts(study, {**corner, MAX_PASS: size}, facts) for corner in corners]
+        candidates[size] = [counts for counts in counted if counts is not None]
+    return model.best_pass(candidates, memory_bytes)
 
 
-def with_largest_micro_batch(plan: Plan, largest: int) -> Plan:
-    """Returns the plan with the measured limit of the micro-batch."""
-    return replace(plan, largest_micro_batch=largest)
+def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> int:
+    """Returns the most sequences of one pass of the baseline that the cost model lets fit; 0 if unknown.
+
+    Args:
+        study: The study.
+        profile: The hardware with its memory.
+        slot: Where to train.
+    """
+    baseline = probe(study, profile, slot)
+    model = cost_model(study, profile, slot, baseline)
+    if model is None:
+        return 0
+
+    def fits(size: int) -> bool:
+        counts = _counts(study, {MICRO_BATCH: size, ACCUMULATION: 1, MAX_PASS: 0}, baseline.facts)
+        return counts is not None and model.fits(counts, profile.memory_bytes)
+
+    size = 0
+    for step in (2**power for power in reversed(range(20))):  # binary search: more sequences never take less
+        size += step if fits(size + step) else 0
+    return size
 
 
 def describe(plan: Plan, spec: StudySpec) -> str:
@@ -260,8 +359,8 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         line += f", {plan.energy_kwh:.1f} kWh"
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
-    if plan.largest_micro_batch:
-        line += f"; micro-batches up to {plan.largest_micro_batch} fit"
+    if plan.max_pass_sequences:
+        line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line
 
 

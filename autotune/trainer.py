@@ -1,7 +1,8 @@
 """A study names its trainer as "package.module:function"; this finds it and the type of its config.
 
 The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first
-parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked.
+parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked. A module
+that also has `counts(config, facts)` lets the planner predict cost and memory of any config: see `Counter`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ class TrainFunction(Protocol):
     def __call__(self, config: Any, budget_tokens: int, report: Report, /) -> Mapping[str, Any] | None: ...
 
 
+class Counter(Protocol):
+    """Counts the work of one configuration without running it; beside the trainer, under the name `counts`.
+
+    Args:
+        config: As the trainer's.
+        facts: What the trainer returned for a run on the same data and device.
+
+    Returns:
+        At least the fields of `autotune.costs.Counts`.
+    """
+
+    def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A trainer and its config type.
@@ -47,11 +62,13 @@ class Trainer:
         name: "package.module:function".
         function: The function itself.
         config_type: Validates a nested mapping into the function's first argument.
+        counter: Counts a configuration's work; None if the trainer does not.
     """
 
     name: str
     function: TrainFunction
     config_type: TypeAdapter[Any]
+    counter: Counter | None = None
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Validates a config and returns it with every default filled in, nested and JSON-able.
@@ -61,6 +78,10 @@ class Trainer:
         """
         completed = self.config_type.dump_python(self.config_type.validate_python(config), mode="json")
         return dict(completed)
+
+    def counts(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, float] | None:
+        """Returns the counted work of a configuration, None if the trainer counts nothing."""
+        return None if self.counter is None else self.counter(self.config_type.validate_python(config), facts)
 
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
         """Trains a configuration and returns the trainer's facts."""
@@ -95,7 +116,8 @@ def load_trainer(name: str) -> Trainer:
         raise UserError(f'trainer = "{name}": {module_name} has no {function_name}{nearest}')
     if not callable(function):
         raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
-    return Trainer(name, function, _config_type(name, function))
+    counter = getattr(module, "counts", None)
+    return Trainer(name, function, _config_type(name, function), counter if callable(counter) else None)
 
 
 def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:

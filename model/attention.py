@@ -8,7 +8,9 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from model import fused
 from model.config import ModelConfig
+from model.dropout import dropout
 
 
 class RMSNorm(nn.Module):
@@ -25,6 +27,13 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` normalised, in its own dtype (the mean square is taken in fp32)."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+    def add(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return x + y (x where there is no y) and its norm."""
+        if fused.available(x):
+            return fused.add_norm(x, y, self.weight, self.eps)
+        total = x if y is None else x + y
+        return total, self(total)
 
 
 def rotary_tables(num_positions: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -45,10 +54,10 @@ def rotary_tables(num_positions: int, head_dim: int, theta: float) -> tuple[Tens
     return angle_TC.cos(), angle_TC.sin()
 
 
-def rotate(x_BHTC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-    """Turn each pair (i, i + C/2) of a head by its position's angle."""
-    first, second = x_BHTC.chunk(2, dim=-1)
-    return x_BHTC * cos_TC + torch.cat((-second, first), dim=-1) * sin_TC
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (i, i + C/2) of the last dimension by its position's angle; the tables broadcast."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -64,7 +73,6 @@ class Attention(nn.Module):
             config.num_kv_heads,
             config.head_dim,
         )
-        self.dropout = config.dropout
         kv_width = config.num_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.d_model, config.d_model, bias=False)
         self.k_proj = nn.Linear(config.d_model, kv_width, bias=False)
@@ -72,29 +80,67 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.d_model, config.d_model, bias=False)
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.backends = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        if flash_attention:
-            self.backends.insert(0, SDPBackend.FLASH_ATTENTION)
+        self.flash_attention = flash_attention
 
-    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
-        """Mix each position with those before it; [B, T, D] in, [B, T, D] out."""
+    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, drop: Tensor | None = None) -> Tensor:
+        """Mix each position with those before it.
+
+        Args:
+            x_BTD: Normed hidden states.
+            cos_TC: Cosines of the rotary angles, fp32.
+            sin_TC: Sines.
+            drop: Dropout probability, a scalar; None for none. A query's view of earlier positions loses each
+                with this probability; the queries of a head share the draw, so that it is a product with the
+                values, which leaves the choice of attention kernel free.
+
+        Returns:
+            [B, T, D].
+        """
         B, T, _ = x_BTD.shape
-        q_BHTC = self.q_norm(self._heads(self.q_proj(x_BTD))).transpose(1, 2)
-        k_BKTC = self.k_norm(self._heads(self.k_proj(x_BTD))).transpose(1, 2)
-        v_BKTC = self._heads(self.v_proj(x_BTD)).transpose(1, 2)
-        q_BHTC, k_BKTC = rotate(q_BHTC, cos_TC, sin_TC), rotate(k_BKTC, cos_TC, sin_TC)
-        dropout = self.dropout if self.training else 0.0
-        with sdpa_kernel(self.backends):
+        q_BTHC, k_BTHC, v_BTHC = self._project(x_BTD, cos_TC, sin_TC)
+        if drop is not None:
+            v_BTHC = dropout(v_BTHC, drop, axes=1)
+        with sdpa_kernel(self._backends(x_BTD), set_priority=True):
             out_BHTC = F.scaled_dot_product_attention(
-                q_BHTC, self._share(k_BKTC), self._share(v_BKTC), dropout_p=dropout, is_causal=True
+                q_BTHC.transpose(1, 2), k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2), is_causal=True
             )
-        out: Tensor = self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1))
-        return out
+        return self._linear(out_BHTC.transpose(1, 2).reshape(B, T, -1), self.o_proj.weight)
 
-    def _heads(self, x_BTD: Tensor) -> Tensor:
-        return x_BTD.view(*x_BTD.shape[:2], -1, self.head_dim)
+    def _project(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, [B, T, H, C]; each key-value head is repeated for its group.
 
-    def _share(self, x_BKTC: Tensor) -> Tensor:
-        """Give each query head its key-value head; enable_gqa would miss the fused kernels of older GPUs."""
+        enable_gqa would miss the fused kernels of older GPUs.
+        """
+        qkv_BTW = self._linear(x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
+        H, K = self.num_heads, self.num_kv_heads
+        if fused.available(x_BTD):
+            gains = self.q_norm.weight, self.k_norm.weight
+            return fused.heads(qkv_BTW, *gains, cos_TC, sin_TC, H, K, self.q_norm.eps)
+        heads = qkv_BTW.unflatten(-1, (-1, self.head_dim))
+        q_BTHC, k_BTKC, v_BTKC = heads.split((H, K, K), dim=2)
+        cos_T1C, sin_T1C = (table.to(x_BTD.dtype).unsqueeze(1) for table in (cos_TC, sin_TC))
+        q_BTHC = rotate(self.q_norm(q_BTHC), cos_T1C, sin_T1C)
+        k_BTKC = rotate(self.k_norm(k_BTKC), cos_T1C, sin_T1C)
+        return q_BTHC, self._share(k_BTKC), self._share(v_BTKC)
+
+    @staticmethod
+    def _linear(x_BTD: Tensor, *weights: Tensor) -> Tensor:
+        if fused.available(x_BTD):
+            return fused.linear(x_BTD, *weights)
+        return F.linear(x_BTD, torch.cat(weights) if len(weights) > 1 else weights[0])
+
+    def _backends(self, x_BTD: Tensor) -> list[SDPBackend]:
+        """Return the attention kernels in order of preference."""
+        backends = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+        if not self.flash_attention:
+            return backends
+        backends.insert(0, SDPBackend.FLASH_ATTENTION)
+        # cuDNN's is the fastest on Hopper, for the regular shapes of training.
+        regular = x_BTD.is_cuda and x_BTD.shape[1] % 64 == 0 and self.head_dim % 8 == 0
+        if regular and torch.cuda.get_device_capability(x_BTD.device) >= (9, 0):
+            backends.insert(0, SDPBackend.CUDNN_ATTENTION)
+        return backends
+
+    def _share(self, x_BTKC: Tensor) -> Tensor:
         group = self.num_heads // self.num_kv_heads
-        return x_BKTC.unsqueeze(2).expand(-1, -1, group, -1, -1).flatten(1, 2)
+        return x_BTKC.unsqueeze(3).expand(-1, -1, -1, group, -1).flatten(2, 3)

@@ -1,4 +1,6 @@
-"""The order of training data: a pure function of seed and micro-step, so that resuming needs no state.
+"""The order of training data: a pure function of seed and position, so that resuming needs no state.
+
+Tokens travel to the device many batches at a time, so that no step waits for the host.
 
 Shape suffixes: B micro-batch, T seq_len.
 """
@@ -14,33 +16,42 @@ def num_windows(num_tokens: int, seq_len: int) -> int:
     return max(0, (num_tokens - 1) // seq_len)
 
 
+BLOCK_TOKENS = 2**20
+"""Tokens sent to the device at a time: 4 MB, gathered in a few milliseconds while the device works."""
+
+
 class Batches:
     """Shuffled windows of the training tokens, epoch after epoch.
 
     Args:
         ids: Token ids, one dimension; memory-mapped is fine.
         seq_len: Input tokens per window.
-        micro_batch_size: Windows per micro-step.
         seed: Seed of the order; each epoch draws its own permutation.
+        device: Where batches are wanted.
     """
 
-    def __init__(self, ids: npt.NDArray[np.unsignedinteger], seq_len: int, micro_batch_size: int, seed: int) -> None:
-        self.ids, self.seq_len, self.micro_batch_size, self.seed = ids, seq_len, micro_batch_size, seed
+    def __init__(self, ids: npt.NDArray[np.unsignedinteger], seq_len: int, seed: int, device: torch.device) -> None:
+        self.ids, self.seq_len, self.seed, self.device = ids, seq_len, seed, device
         self.num_windows = num_windows(len(ids), seq_len)
         if self.num_windows < 1:
             raise ValueError(f"{len(ids)} training tokens do not fill one window of seq_len = {seq_len}")
         self._epoch = -1
         self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._block = range(0)
 
-    def windows(self, micro_step: int) -> list[int]:
-        """Return the window numbers of one micro-step, counted from 0."""
-        start = micro_step * self.micro_batch_size
-        return [self._window(position) for position in range(start, start + self.micro_batch_size)]
+    def windows(self, start: int, count: int) -> list[int]:
+        """Return the window numbers of `count` sequences, the first of which is number `start` of the run."""
+        return [self._window(position) for position in range(start, start + count)]
 
-    def batch(self, micro_step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return inputs and targets of one micro-step, int64 [B, T] on `device`."""
-        starts = np.asarray(self.windows(micro_step)) * self.seq_len
-        return to_device(self.ids, starts, self.seq_len, device)
+    def batch(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of sequences `start` to `start + count`, int32 [B, T] on the device."""
+        if start not in self._block or start + count > self._block.stop:
+            size = max(count, BLOCK_TOKENS // self.seq_len // count * count)
+            starts = np.asarray(self.windows(start, size)) * self.seq_len
+            self._tokens, self._targets = to_device(self.ids, starts, self.seq_len, self.device)
+            self._block = range(start, start + size)
+        rows = slice(start - self._block.start, start - self._block.start + count)
+        return self._tokens[rows], self._targets[rows]
 
     def _window(self, position: int) -> int:
         epoch, place = divmod(position, self.num_windows)
@@ -53,8 +64,8 @@ class Batches:
 def to_device(
     ids: npt.NDArray[np.unsignedinteger], starts: npt.NDArray[np.int64], seq_len: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Gather windows and return inputs and next-token targets, int64 [windows, seq_len] on `device`."""
-    tokens = torch.from_numpy(ids[starts[:, None] + np.arange(seq_len + 1)].astype(np.int64))
+    """Gather windows and return inputs and next-token targets, int32 [windows, seq_len] on `device`."""
+    tokens = torch.from_numpy(ids[starts[:, None] + np.arange(seq_len + 1)].astype(np.int32))
     if device.type == "cuda":  # pinned, so that the copy does not wait for the kernels in flight
         tokens = tokens.pin_memory().to(device, non_blocking=True)
-    return tokens[:, :-1], tokens[:, 1:].contiguous()
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()

@@ -28,7 +28,7 @@ class Checkpoint:
 def save(
     folder: Path,
     identity: str,
-    micro_step: int,
+    place: int,
     tensors: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
@@ -38,7 +38,7 @@ def save(
     Args:
         folder: Where checkpoints lie; made if absent.
         identity: What the checkpoint belongs to (configuration, budget, data); part of the file's name.
-        micro_step: Micro-steps done; orders the files.
+        place: How far the run is; orders the files.
         tensors: Tensors of any device.
         state: JSON values.
         keep: Newest checkpoints of this identity to keep, at least 1.
@@ -48,7 +48,7 @@ def save(
     """
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
-    path = folder / f"{identity}-{micro_step:09d}{SUFFIX}"
+    path = folder / f"{identity}-{place:09d}{SUFFIX}"
     temporary = path.with_suffix(TEMPORARY_SUFFIX)
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)

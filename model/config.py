@@ -32,14 +32,15 @@ class ModelConfig(_Section):
     """Shape of the decoder-only mixture-of-experts transformer.
 
     `dropout` is one probability for embedding, residual and attention dropout. `d_ff` is the width of one
-    SwiGLU expert. The vocabulary size is not here: it comes from the tokenizer.
+    SwiGLU expert: two thirds of a plain MLP's has its parameters and FLOPs (Shazeer 2020, arXiv 2002.05202).
+    The vocabulary size is not here: it comes from the tokenizer.
     """
 
     num_layers: Count = 6
     d_model: Count = 384
     num_heads: Count = 8
     num_kv_heads: Count = 4
-    d_ff: Count = 1536
+    d_ff: Count = 1024
     num_experts: Count = 8
     top_k: Count = 2
     seq_len: Annotated[int, Field(ge=2)] = 512
@@ -160,14 +161,21 @@ class DataConfig(_Section):
 class SystemConfig(_Section):
     """The machine: device, number format, micro-batch and memory cap.
 
-    `memory_bytes` caps this process's share of the GPU, 0 leaves it open.
+    `micro_batch_size` x `optim.grad_accum_steps` sequences make one optimizer step. They run in passes of at
+    most `max_pass_sequences` (0: of `micro_batch_size`), a matter of memory and speed alone: the gradient is
+    the same mean.
+
+    `memory_bytes` caps this process's share of the GPU, 0 leaves it open. `cuda_graphs` replays recorded steps
+    where the device can (bf16 from compute capability 9.0); without it the same kernels are launched one by one.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     micro_batch_size: Count = 24
+    max_pass_sequences: CountOrZero = 0
     memory_bytes: CountOrZero = 0
     flash_attention: bool = True
+    cuda_graphs: bool = True
 
 
 class OutputConfig(_Section):
@@ -192,11 +200,17 @@ class TrainConfig(_Section):
     output: OutputConfig = OutputConfig()
 
     @property
-    def micro_step_tokens(self) -> int:
-        """Tokens of one forward and backward pass."""
-        return self.system.micro_batch_size * self.model.seq_len
+    def batch_sequences(self) -> int:
+        """Sequences of one optimizer step."""
+        return self.system.micro_batch_size * self.optim.grad_accum_steps
+
+    @property
+    def pass_sequences(self) -> int:
+        """Sequences of one forward and backward pass: the most within the limit that divide the batch."""
+        limit = self.system.max_pass_sequences or self.system.micro_batch_size
+        return next(size for size in range(min(limit, self.batch_sequences), 0, -1) if self.batch_sequences % size == 0)
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step."""
-        return self.micro_step_tokens * self.optim.grad_accum_steps
+        return self.batch_sequences * self.model.seq_len

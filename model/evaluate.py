@@ -1,18 +1,18 @@
 """Evaluation on fixed held-out tokens: cross-entropy only, with dropout off.
 
-Shape suffixes: N tokens, B windows, T seq_len.
+Shape suffixes: B windows, T seq_len.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from model.batches import to_device
-from model.loss import count_losses
-from model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -33,40 +33,36 @@ class Evaluation:
         return self.val_loss / (math.log(2) * bytes_per_token)
 
 
+Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
 @torch.no_grad()
 def evaluate(
-    model: Transformer,
+    score: Score,
     ids: npt.NDArray[np.unsignedinteger],
     starts: npt.NDArray[np.int64],
     seq_len: int,
     windows_per_batch: int,
     device: torch.device,
 ) -> Evaluation:
-    """Score the model on windows of `ids`.
-
-    Router losses take no part. The model is put in evaluation mode and back in the mode it was in.
+    """Score a model on windows of `ids`.
 
     Args:
-        model: The model, on `device`.
+        score: Takes inputs and targets, [windows, seq_len], and returns the summed cross-entropy and the number
+            of right predictions; router losses take no part, and dropout is off.
         ids: Held-out token ids.
         starts: Positions of the windows' first tokens.
         seq_len: Tokens per window.
-        windows_per_batch: Windows per forward pass.
-        device: Where the model is.
+        windows_per_batch: Windows per call of `score`.
+        device: Where the tokens are wanted.
 
     Returns:
         The mean over all predicted tokens.
     """
-    loss = torch.zeros((), device=device, dtype=torch.float64)
-    correct = torch.zeros((), device=device, dtype=torch.float64)
-    was_training = model.training
-    model.eval()
-    for first in range(0, len(starts), windows_per_batch):
-        tokens_BT, targets_BT = to_device(ids, starts[first : first + windows_per_batch], seq_len, device)
-        x_BTD, _ = model(tokens_BT)
-        batch_loss, batch_correct = count_losses(x_BTD.flatten(0, 1), model.embed_tokens.weight, targets_BT.flatten())
-        loss += batch_loss
-        correct += batch_correct
-    model.train(was_training)
+    sums = torch.zeros(2, device=device, dtype=torch.float64)
+    tokens_BT, targets_BT = to_device(ids, starts, seq_len, device)
+    for batch in zip(tokens_BT.split(windows_per_batch), targets_BT.split(windows_per_batch), strict=True):
+        sums += torch.stack(score(*batch))
     num_tokens = len(starts) * seq_len
-    return Evaluation(loss.item() / num_tokens, correct.item() / num_tokens, num_tokens)
+    loss, correct = (sums / num_tokens).tolist()
+    return Evaluation(loss, correct, num_tokens)

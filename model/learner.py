@@ -1,27 +1,32 @@
 """Model, fp32 weights, optimizers and loss scale together: gradients in, updated weights out, no waiting.
 
-Shape suffixes: B micro-batch, T seq_len, D d_model, L layers, E experts.
+Shape suffixes: B sequences of a pass, T seq_len, D d_model, L layers, E experts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
+from model import graphs
 from model.config import TrainConfig
-from model.loss import cross_entropy
+from model.loss import count_losses, loss_and_gradients
 from model.optim import MuonAdamW
-from model.precision import LossScale, MasterWeights
+from model.precision import LossScale
 from model.transformer import Transformer
+from model.weights import MasterWeights
 
 StateTensors = dict[str, Mapping[str, Tensor]]
 
 
 class Learner:
-    """What learns. Its sums since the last report (`meters`) stay on the device until someone reads them.
+    """What learns, on buffers that outlive a run: `start` makes it a new run of another configuration.
 
-    Making one seeds torch's global generator, from which dropout draws.
+    Its sums since the last report (`meters`) stay on the device until someone reads them. Where the device
+    allows it, a pass, an update and an evaluation batch are captured once as CUDA graphs and replayed;
+    learning rates, dropout, weight decay, router losses and seeds are tensors or state that a graph reads anew.
 
     Args:
         config: The whole configuration.
@@ -32,77 +37,190 @@ class Learner:
 
     def __init__(self, config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype) -> None:
         self.config, self.device = config, device
+        before_bytes = _allocated_bytes(device)
         with device:
             self.model = Transformer(config.model, vocab_size, config.system.flash_attention)
-        self.model.init_weights(torch.Generator(device).manual_seed(stream_seed(config.seed, "init")))
-        torch.manual_seed(stream_seed(config.seed, "dropout"))
         self.weights = MasterWeights(self.model, dtype)
-        # Newton-Schulz takes half precision where the hardware is fast at it.
-        muon_dtype = dtype if device.type == "cuda" else torch.float32
-        self.optimizer = MuonAdamW(self.weights.weights.items(), config.optim, muon_dtype)
+        # Newton-Schulz takes half precision where the hardware is fast at it: fp16, whose digits it needs more
+        # than bf16's range, since every matrix is normalised first.
+        is_half = device.type == "cuda" and dtype != torch.float32
+        muon_dtype = torch.float16 if is_half else torch.float32
+        self.optimizer = MuonAdamW(self.weights.groups, config.optim, muon_dtype)
         self.loss_scale = LossScale(device, dynamic=dtype == torch.float16)
-        self.grad_norm = torch.zeros((), device=device)
-        self.meters = self._new_meters()
-
-    def _new_meters(self) -> dict[str, Tensor]:
-        shape = self.config.model
-        return {
-            "loss": torch.zeros((), device=self.device),
-            "aux_loss": torch.zeros((), device=self.device),
-            "load_LE": torch.zeros(shape.num_layers, shape.num_experts, device=self.device),
+        shape, scalar = config.model, torch.zeros((), device=device)
+        self.grad_norm, self.num_accumulated = scalar.clone(), scalar.clone()
+        self.loss_coefs = {"aux_loss": scalar.clone(), "z_loss": scalar.clone()}
+        self.grad_clip = scalar.clone()
+        self.meters = {
+            "loss": scalar.clone(),
+            "aux_loss": scalar.clone(),
+            "load_LE": torch.zeros(shape.num_layers, shape.num_experts, device=device),
         }
+        self._always = torch.ones((), device=device)
+        self._accumulate: Callable[[Tensor, Tensor], object] = self._pass
+        self._update: Callable[[], object] = self._optimizer_step
+        self._score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._evaluate
+        self.static_bytes = _allocated_bytes(device) - before_bytes
+        self._recorded_bytes = 0
+        if config.system.cuda_graphs and graphs.can_capture(device, dtype):
+            self._recorded_bytes = self._capture()
+        self.start(config)
+
+    @staticmethod
+    def key(config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype) -> str:
+        """Name what is fixed when a learner is made; configurations of one key can share one by `start`."""
+        free_optim = {"muon_lr", "adamw_lr", "muon_momentum", "weight_decay", "grad_clip", "grad_accum_steps"}
+        free_optim |= {"schedule", "warmup_frac", "decay_frac", "final_lr_frac"}
+        free_model = {"dropout", "aux_loss_coef", "z_loss_coef", "init_std"}
+        parts = [
+            config.model.model_dump_json(exclude=free_model),
+            config.optim.model_dump_json(exclude=free_optim),
+            config.system.model_dump_json(exclude={"micro_batch_size", "max_pass_sequences"}),
+        ]
+        switches = (config.model.dropout > 0, config.optim.weight_decay > 0, config.optim.grad_clip > 0)
+        return str((*parts, switches, config.pass_sequences, vocab_size, device, dtype))
+
+    def start(self, config: TrainConfig) -> None:
+        """Begin a run: new weights, no state, and this configuration's settings.
+
+        Seeds torch's global generator, from which dropout draws.
+
+        Args:
+            config: One of the same `key`.
+        """
+        self.config = config
+        self.model.config = config.model
+        self.model.train()
+        self.model.drop.fill_(config.model.dropout)
+        generator = torch.Generator(self.device).manual_seed(stream_seed(config.seed, "init"))
+        self.model.init_weights(generator, self.weights.weights)
+        self.weights.publish()
+        self.weights.clear_gradients()
+        self.optimizer.configure(config.optim)
+        self.loss_scale.reset()
+        self.loss_coefs["aux_loss"].fill_(config.model.aux_loss_coef)
+        self.loss_coefs["z_loss"].fill_(config.model.z_loss_coef)
+        self.grad_clip.fill_(config.optim.grad_clip)
+        self.grad_norm.zero_()
+        self.pending = 0.0
+        self.clear_meters()
+        torch.manual_seed(stream_seed(config.seed, "dropout"))
 
     def clear_meters(self) -> None:
         """Start new sums."""
-        self.meters = self._new_meters()
+        for meter in self.meters.values():
+            meter.zero_()
 
     def accumulate(self, tokens_BT: Tensor, targets_BT: Tensor) -> None:
-        """Add one micro-batch's gradients to those accumulated.
+        """Add one pass's gradients to those accumulated; each sequence counts the same.
 
         Args:
-            tokens_BT: Inputs, int64.
-            targets_BT: Next tokens, int64.
+            tokens_BT: Inputs, integers.
+            targets_BT: Next tokens.
         """
-        x_BTD, stats = self.model(tokens_BT)
-        scale, shape = self.loss_scale.scale, self.config.model
-        head_VD = self.model.embed_tokens.weight
-        loss = cross_entropy(x_BTD.flatten(0, 1), head_VD, targets_BT.flatten(), scale)
-        objective = loss + shape.aux_loss_coef * stats.aux_loss + shape.z_loss_coef * stats.z_loss
-        (objective * scale).backward()
-        self.weights.collect()
-        self.meters["loss"] += loss.detach()
-        self.meters["aux_loss"] += stats.aux_loss.detach() / shape.num_layers
-        self.meters["load_LE"] += stats.load_E
+        share = len(tokens_BT) / self.config.pass_sequences
+        self.pending += share
+        if share == 1:
+            self._accumulate(tokens_BT, targets_BT)
+        else:  # the last pass of a run may be smaller than those that were captured
+            self._pass(tokens_BT, targets_BT, share)
 
-    def update(self, num_accumulated: int, lr_factor: float) -> None:
+    def update(self, lr_factor: float) -> None:
         """Average, unscale and clip the gradients, update the weights and clear the gradients.
 
         Args:
-            num_accumulated: Micro-batches accumulated since the last update.
             lr_factor: Factor on both peak learning rates, 0 to 1.
+
+        Raises:
+            ValueError: Nothing was accumulated.
         """
-        optim = self.config.optim
-        gradients = self.weights.gradients()
-        factor = 1.0 / (self.loss_scale.scale * num_accumulated)
-        self.grad_norm = torch.nn.utils.get_total_norm(gradients) * factor
-        if optim.grad_clip:
-            factor = factor * (optim.grad_clip / self.grad_norm).clamp(max=1.0)
-        torch._foreach_mul_(gradients, factor)
+        if not self.pending:
+            raise ValueError("nothing was accumulated since the last update; call accumulate first")
+        optim, scalars = self.config.optim, self.optimizer.scalars
+        scalars["muon_lr"].fill_(optim.muon_lr * lr_factor)
+        scalars["adamw_lr"].fill_(optim.adamw_lr * lr_factor)
+        self.num_accumulated.fill_(self.pending)
+        self._update()
+        self.pending = 0.0
+
+    def score(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed cross-entropy and the number of right predictions; the model is in `eval` mode."""
+        full = len(tokens_BT) == self.config.pass_sequences
+        return (self._score if full else self._evaluate)(tokens_BT, targets_BT)
+
+    def _pass(self, tokens_BT: Tensor, targets_BT: Tensor, share: float = 1.0) -> None:
+        model, scale = self.model, self.loss_scale.scale * share
+        head_VD, head_grad_VD = model.embed_tokens.weight, self.weights.grads["embed_tokens.weight"]
+        # The tied embedding's two gradients, as table and as head, go straight into its fp32 sum.
+        embedded_BTD = torch.nn.functional.embedding(tokens_BT, head_VD.detach()).requires_grad_()
+        x_BTD, stats = model.hidden(embedded_BTD)
+        x_ND = x_BTD.detach().flatten(0, 1)
+        loss, grad_ND = loss_and_gradients(x_ND, head_VD.detach(), targets_BT.flatten(), scale, head_grad_VD)
+        coefs = [self.loss_coefs[name] * scale for name in ("aux_loss", "z_loss")]
+        torch.autograd.backward((x_BTD, stats.aux_loss, stats.z_loss), (grad_ND.view_as(x_BTD), *coefs))
+        graphs.beside.join()
+        assert embedded_BTD.grad is not None
+        head_grad_VD.index_add_(0, tokens_BT.flatten(), embedded_BTD.grad.flatten(0, 1).float())
+        self.weights.collect()
+        self.meters["loss"] += loss * share
+        self.meters["aux_loss"] += stats.aux_loss.detach() * (share / len(model.layers))
+        self.meters["load_LE"] += stats.load_LE
+
+    def _optimizer_step(self) -> None:
+        gradients = [group.grad for group in self.weights.groups.values()]
+        factor = 1.0 / (self.loss_scale.scale * self.num_accumulated)
+        self.grad_norm.copy_(torch.nn.utils.get_total_norm(gradients) * factor)
+        if self.config.optim.grad_clip:
+            factor = factor * (self.grad_clip / self.grad_norm).clamp(max=1.0)
         finite = self.loss_scale.finite(self.grad_norm)
-        self.optimizer.step(optim.muon_lr * lr_factor, optim.adamw_lr * lr_factor, finite)
+        self.optimizer.step(factor, self._always if finite is None else finite)
         self.loss_scale.update(finite)
-        self.weights.publish()
         self.weights.clear_gradients()
+
+    @torch.no_grad()
+    def _evaluate(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
+        x_BTD, _ = self.model(tokens_BT)
+        return count_losses(x_BTD.flatten(0, 1), self.model.embed_tokens.weight, targets_BT.flatten())
+
+    def _capture(self) -> int:
+        """Record the three steps on random tokens; `start` puts right what that does to the weights.
+
+        Returns:
+            Bytes at the peak beyond what was there before. Replays use memory that the allocator counts only
+            while it records.
+        """
+        shape = (self.config.pass_sequences, self.config.model.seq_len)
+        vocabulary = len(self.model.embed_tokens.weight)
+        example = torch.randint(vocabulary, shape, dtype=torch.int32, device=self.device)
+        self.start(self.config)
+        self.num_accumulated.fill_(1.0)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before_bytes = torch.cuda.memory_allocated(self.device)
+        pool = torch.cuda.graph_pool_handle()  # one, since no two of them are at work at a time
+        self._accumulate = graphs.capture(self._pass, example, example, pool=pool)
+        self._update = graphs.capture(self._optimizer_step, pool=pool)
+        self.model.eval()
+        self._score = graphs.capture(self._evaluate, example, example, pool=pool)
+        self.model.train()
+        return torch.cuda.max_memory_allocated(self.device) - before_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """Peak of memory that this learner takes; on a CPU, of the process."""
+        if self._recorded_bytes:
+            return self.static_bytes + self._recorded_bytes
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return int(psutil.Process().memory_info().rss)
 
     def state_tensors(self) -> StateTensors:
         """Return every tensor that learning goes on from, in named parts (not copies)."""
-        weights = self.weights.weights
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
-            "weight": weights,
-            "grad": {name: weight.grad for name, weight in weights.items() if weight.grad is not None},
+            "weight": self.weights.weights,
+            "grad": self.weights.grads if self.pending else {},
             "optimizer": self.optimizer.state_tensors(),
             "loss_scale": self.loss_scale.state_tensors(),
             "meter": self.meters | {"grad_norm": self.grad_norm},
@@ -110,21 +228,28 @@ class Learner:
         }
 
     @torch.no_grad()
-    def load_state_tensors(self, parts: StateTensors) -> None:
-        """Take over what `state_tensors` returned."""
-        gradients = parts.get("grad", {})
-        for name, weight in self.weights.weights.items():
-            weight.copy_(parts["weight"][name])
-            weight.grad = gradients[name].to(self.device) if name in gradients else None
+    def load_state_tensors(self, parts: StateTensors, pending: float) -> None:
+        """Take over what `state_tensors` returned.
+
+        Args:
+            parts: Tensors of any device.
+            pending: Passes that had been accumulated since the last update.
+        """
+        self.weights.clear_gradients()
+        self.pending = pending
+        targets = self.state_tensors() | {"grad": self.weights.grads if pending else {}}
+        for part in ("weight", "grad", "loss_scale", "meter"):
+            for name, tensor in targets[part].items():
+                tensor.copy_(parts[part][name])
         self.weights.publish()
         self.optimizer.load_state_tensors(parts["optimizer"])
-        for name, tensor in self.loss_scale.state_tensors().items():
-            tensor.copy_(parts["loss_scale"][name])
-        self.meters = {name: tensor.to(self.device) for name, tensor in parts["meter"].items()}
-        self.grad_norm = self.meters.pop("grad_norm")
         torch.set_rng_state(parts["rng"]["cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(parts["rng"]["cuda"], self.device)
+
+
+def _allocated_bytes(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def stream_seed(seed: int, stream: str) -> int:

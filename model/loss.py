@@ -3,66 +3,71 @@
 Shape suffixes: N tokens, R rows of a chunk, V vocabulary, D d_model.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 2048
-"""Rows per chunk: 2048 x 50k fp32 logits are 0.4 GB, and the product is large enough to be efficient."""
+from model import fused
+
+CHUNK_SHARE = 1 / 64
+"""Of a GPU's memory for one chunk's half-precision logits: 1.2 GiB of 80, a whole micro-batch; 0.2 GiB of 15."""
+CPU_CHUNK_ROWS = 512
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy whose gradient is computed chunk by chunk in the forward pass, already scaled."""
-
-    @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad_scale: Tensor) -> Tensor:
-        num_tokens = x_ND.shape[0]
-        loss = torch.zeros((), device=x_ND.device)
-        grad_x_ND = torch.empty_like(x_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        for start in range(0, num_tokens, CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            target_R1 = targets_N[rows].unsqueeze(1)
-            logits_RV = (x_ND[rows] @ weight_VD.T).float()
-            log_total_R1 = logits_RV.logsumexp(-1, keepdim=True)
-            loss += (log_total_R1 - logits_RV.gather(1, target_R1)).sum()
-            grad_RV = logits_RV.sub_(log_total_R1).exp_()
-            grad_RV.scatter_add_(1, target_R1, torch.full_like(log_total_R1, -1.0))
-            # Scaled before the cast to half: a mean over many tokens underflows fp16 otherwise.
-            grad_half_RV = grad_RV.mul_(grad_scale / num_tokens).to(x_ND.dtype)
-            grad_x_ND[rows] = grad_half_RV @ weight_VD
-            grad_weight_VD += grad_half_RV.T @ x_ND[rows]
-        ctx.save_for_backward(grad_x_ND, grad_weight_VD.to(weight_VD.dtype), grad_scale)
-        return loss / num_tokens
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_x_ND, grad_weight_VD, grad_scale = ctx.saved_tensors
-        ratio = grads[0] / grad_scale  # 1 when the objective was multiplied by the scale that was announced
-        return (
-            (grad_x_ND * ratio).to(grad_x_ND.dtype),
-            (grad_weight_VD * ratio).to(grad_weight_VD.dtype),
-            None,
-            None,
-        )
+def chunk_rows(vocab: int, device: torch.device) -> int:
+    """Return the rows of logits to hold at a time; on a GPU a multiple of 512."""
+    if device.type != "cuda":
+        return CPU_CHUNK_ROWS
+    memory_bytes = torch.cuda.get_device_properties(device).total_memory
+    share = CHUNK_SHARE * torch.cuda.get_per_process_memory_fraction(device)
+    return max(512, int(memory_bytes * share) // (2 * vocab) // 512 * 512)
 
 
-def cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad_scale: Tensor | None = None) -> Tensor:
-    """Return the mean cross-entropy of the head's predictions.
+@torch.no_grad()
+def loss_and_gradients(
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: Tensor, grad_weight_VD: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the mean cross-entropy and the gradient of scale x loss with respect to the hidden states.
 
     Args:
         x_ND: Final hidden states, any float dtype.
         weight_VD: Head weight of the same dtype.
-        targets_N: Next tokens, int64.
-        grad_scale: Scalar by which the caller will multiply the objective before `backward`; default 1.
+        targets_N: Next tokens.
+        scale: Scalar, the loss scale.
+        grad_weight_VD: fp32; the gradient of the head's weight is added here.
 
     Returns:
-        A fp32 scalar in nats per token.
+        A fp32 scalar in nats per token, and [N, D] in the dtype of `x_ND`.
     """
-    scale = torch.ones((), device=x_ND.device) if grad_scale is None else grad_scale
-    loss: Tensor = _ChunkedCrossEntropy.apply(x_ND, weight_VD, targets_N, scale)
-    return loss
+    num_tokens = x_ND.shape[0]
+    # Scaled before the cast to half: a mean over many tokens underflows fp16 otherwise.
+    row_scale = scale / num_tokens
+    loss = torch.zeros((), device=x_ND.device)
+    grad_x_ND = torch.empty_like(x_ND)
+    for start in range(0, num_tokens, rows := chunk_rows(len(weight_VD), x_ND.device)):
+        x_RD, targets_R = x_ND[start : start + rows], targets_N[start : start + rows]
+        logits_RV = x_RD @ weight_VD.T
+        loss_R, grad_RV = _cross_entropy(logits_RV, targets_R, row_scale)
+        loss += loss_R.sum()
+        torch.mm(grad_RV, weight_VD, out=grad_x_ND[start : start + rows])
+        if fused.available(grad_RV):
+            fused.add_product_(grad_weight_VD, grad_RV.T, x_RD)
+        else:
+            grad_weight_VD += grad_RV.T @ x_RD
+        del logits_RV, grad_RV  # before the next chunk is made
+    return loss / num_tokens, grad_x_ND
+
+
+def _cross_entropy(logits_RV: Tensor, targets_R: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each row's loss and the gradient of scale x their sum, in the place of the logits if it fits."""
+    if fused.available(logits_RV):
+        return fused.cross_entropy_(logits_RV, targets_R, scale), logits_RV
+    target_R1 = targets_R.unsqueeze(1).long()
+    log_total_R1 = logits_RV.float().logsumexp(-1, keepdim=True)
+    exact_RV = logits_RV.float()
+    loss_R = log_total_R1.squeeze(1) - exact_RV.gather(1, target_R1).squeeze(1)
+    grad_RV = exact_RV.sub_(log_total_R1).exp_()
+    grad_RV.scatter_add_(1, target_R1, torch.full_like(log_total_R1, -1.0))
+    return loss_R, grad_RV.mul_(scale).to(logits_RV.dtype)
 
 
 @torch.no_grad()
@@ -72,15 +77,24 @@ def count_losses(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Te
     Args:
         x_ND: Final hidden states, any float dtype.
         weight_VD: Head weight of the same dtype.
-        targets_N: Next tokens, int64.
+        targets_N: Next tokens.
 
     Returns:
         Two fp64 scalars on the device: sums over a whole evaluation stay exact.
     """
     loss = torch.zeros((), device=x_ND.device, dtype=torch.float64)
     correct = torch.zeros((), device=x_ND.device, dtype=torch.float64)
-    for x_RD, targets_R in zip(x_ND.split(CHUNK_ROWS), targets_N.split(CHUNK_ROWS), strict=True):
-        logits_RV = (x_RD @ weight_VD.T).float()
-        loss += (logits_RV.logsumexp(-1) - logits_RV.gather(1, targets_R.unsqueeze(1)).squeeze(1)).double().sum()
-        correct += (logits_RV.argmax(-1) == targets_R).sum()
+    rows = chunk_rows(len(weight_VD), x_ND.device)
+    for x_RD, targets_R in zip(x_ND.split(rows), targets_N.split(rows), strict=True):
+        loss_R, right_R = _score(x_RD @ weight_VD.T, targets_R)
+        loss += loss_R.double().sum()
+        correct += right_R.sum()
     return loss, correct
+
+
+def _score(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
+    if fused.available(logits_RV):
+        return fused.score(logits_RV, targets_R)
+    exact_RV = logits_RV.float()
+    target_logit_R = exact_RV.gather(1, targets_R.unsqueeze(1).long()).squeeze(1)
+    return exact_RV.logsumexp(-1) - target_logit_R, exact_RV.argmax(-1) == targets_R

@@ -2,34 +2,67 @@
 """The mixture-of-experts layer: a top-k router and SwiGLU experts with stacked weights.
 
 Shape suffixes: B batch, T positions, N tokens (B x T), K chosen experts per token (top_k), S slots (N x K),
-E experts, D d_model, F d_ff.
+E experts, L layers, D d_model, F d_ff.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
+from model import fused
 from model.config import ModelConfig
 
 
+class RouterTally(NamedTuple):
+    """What one layer's router leaves for its losses.
+
+    Per token the log-sum-exp of its logits; per block of a sequence (P of them, or one) the slots each expert
+    received (integers) and the sum of its probabilities.
+    """
+
+    lse_BT: Tensor
+    load_BPE: Tensor
+    prob_sum_BPE: Tensor
+
+
 class RouterStats(NamedTuple):
-    """What one or more routers report: two losses (scalars) and the slots each expert received."""
+    """Two losses summed over layers (scalars) and the slots each expert received."""
 
     aux_loss: Tensor
     z_loss: Tensor
-    load_E: Tensor
+    load_LE: Tensor
+
+
+def router_stats(tallies: Sequence[RouterTally]) -> RouterStats:
+    """Return the routers' losses and loads, all layers at once.
+
+    Source:
+        The balance loss is E x sum of (share of slots) x (mean probability): Fedus et al. 2021, Switch,
+        arXiv 2101.03961, equations 4 to 6. It is taken per sequence (as in DeepSeek-V2, arXiv 2405.04434,
+        equations 23 to 25) and averaged: over a micro-batch it would make the micro-batch size, a matter of
+        memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
+    """
+    lse_LBT, load_LBPE, prob_sum_LBPE = (torch.stack(each) for each in zip(*tallies, strict=True))
+    load_LBE, prob_sum_LBE = load_LBPE.sum(2), prob_sum_LBPE.sum(2)
+    num_sequences, num_experts = load_LBE.shape[1:]
+    num_slots = load_LBE.sum(-1, keepdim=True)
+    share_LBE, mean_LBE = load_LBE / num_slots, prob_sum_LBE / lse_LBT.shape[2]
+    aux_loss = (share_LBE * mean_LBE).sum() * (num_experts / num_sequences)
+    z_loss = lse_LBT.square().mean((1, 2)).sum()
+    return RouterStats(aux_loss, z_loss, load_LBE.sum(1))
 
 
 class Routing(NamedTuple):
-    """Where each token goes: weights and experts of its K slots, and the order that sorts slots by expert."""
+    """Where each token goes: weights of its K slots, and the order that sorts slots by expert."""
 
     weight_NK: Tensor
     order_S: Tensor
     inverse_S: Tensor
     group_ends_E: Tensor
-    stats: RouterStats
+    tally: RouterTally
 
 
 class _Dispatch(torch.autograd.Function):
@@ -80,13 +113,6 @@ class Router(nn.Module):
 
         Returns:
             The routing; weights are fp32 and sum to 1 for each token.
-
-        Source:
-            The balance loss is E x sum of (share of slots) x (mean probability): Fedus et al. 2021, Switch,
-            arXiv 2101.03961, equations 4 to 6. It is taken per sequence (as in DeepSeek-V2, arXiv 2405.04434,
-            equations 23 to 25) and averaged: over a micro-batch it would make the micro-batch size, a matter
-            of memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906,
-            equation 5.
         """
         num_experts = self.weight.shape[0]
         logits_BTE = F.linear(x_BTD.float(), self.weight)
@@ -94,15 +120,12 @@ class Router(nn.Module):
         top_BTK, expert_BTK = probs_BTE.topk(self.top_k, dim=-1)
         weight_NK = (top_BTK / top_BTK.sum(-1, keepdim=True)).flatten(0, 1)
         chosen_BSE = expert_BTK.flatten(1).unsqueeze(-1) == torch.arange(num_experts, device=x_BTD.device)
-        load_BE = chosen_BSE.sum(1)
-        share_BE = load_BE / chosen_BSE.shape[1]
-        aux_loss = num_experts * (share_BE * probs_BTE.mean(1)).sum(-1).mean()
-        z_loss = logits_BTE.logsumexp(-1).square().mean()
-        load_E = load_BE.sum(0)
+        load_BPE, prob_sum_BPE = (each.sum(1, keepdim=True) for each in (chosen_BSE, probs_BTE))
+        tally = RouterTally(logits_BTE.logsumexp(-1), load_BPE, prob_sum_BPE)
         order_S = expert_BTK.flatten().argsort(stable=True)
         inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=x_BTD.device))
-        group_ends_E = load_E.cumsum(0).to(torch.int32)
-        return Routing(weight_NK, order_S, inverse_S, group_ends_E, RouterStats(aux_loss, z_loss, load_E))
+        group_ends_E = load_BPE.sum((0, 1)).cumsum(0).to(torch.int32)
+        return Routing(weight_NK, order_S, inverse_S, group_ends_E, tally)
 
 
 class Experts(nn.Module):
@@ -133,12 +156,15 @@ class MoE(nn.Module):
         self.gate = Router(config)
         self.experts = Experts(config)
 
-    def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
-        """Return the weighted sum of each token's chosen experts, [B, T, D], and the router's statistics."""
-        routing = self.gate(x_BTD)
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterTally]:
+        """Return the weighted sum of each token's chosen experts, [B, T, D], and the router's tally."""
         top_k = self.gate.top_k
+        if fused.available(x_BTD):
+            y_BTD, *tally = fused.moe(x_BTD, self.gate.weight, self.experts.gate_up_proj, self.experts.down_proj, top_k)
+            return y_BTD, RouterTally(*tally)
+        routing = self.gate(x_BTD)
         x_SD = _Dispatch.apply(x_BTD.flatten(0, 1), routing.order_S, routing.inverse_S, top_k)
         y_SD = _Undo.apply(self.experts(x_SD, routing.group_ends_E), routing.order_S, routing.inverse_S)
         weight_NK = routing.weight_NK.to(y_SD.dtype)
         y_ND = torch.einsum("nk,nkd->nd", weight_NK, y_SD.view(-1, top_k, y_SD.shape[1]))
-        return y_ND.view_as(x_BTD), routing.stats
+        return y_ND.view_as(x_BTD), routing.tally

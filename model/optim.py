@@ -1,8 +1,8 @@
 """Muon for the hidden matrices, batched by shape, and AdamW for the rest, behind one finite flag.
 
-Every weight of this model is stored [..., out, in], stacked experts included, so "out" and "in" mean what
-they say. AdamW takes the embedding (a table of rarely seen rows, and the head), the norms (vectors) and the
-router (a classifier over a few experts: orthogonalising it would force all its logits to move equally).
+Every weight of this model is stored [..., out, in], stacked experts included, so "out" and "in" mean what they
+say. Which weights each optimizer takes: `model.weights.group_of`. Learning rates, momentum and weight decay are
+scalars on the device: a captured step goes on with whatever they hold.
 """
 
 import math
@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from model import fused
 from model.config import OptimConfig
+from model.weights import WeightGroup
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_ITERATIONS = 5
@@ -23,7 +25,7 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
     """Return each matrix with its singular values pushed to about 1 (between 0.68 and 1.14).
 
     Args:
-        matrices: [batch, rows, columns], fp32, rows <= columns.
+        matrices: [batch, rows, columns], fp32 or bf16.
         dtype: Number format of the iteration.
 
     Returns:
@@ -34,25 +36,16 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
     """
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     # Normalised in fp32: small gradients would lose their digits, or vanish, in half precision.
-    norm = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True)
-    x: Tensor = (matrices / norm.clamp_min(torch.finfo(torch.float32).tiny)).to(dtype)
+    norm = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True, dtype=torch.float32)
+    scale = 1.0 / norm.clamp_min(torch.finfo(torch.float32).tiny)
+    x = fused.scale_matrices(matrices, scale, dtype) if fused.available(matrices) else (matrices * scale).to(dtype)
+    is_tall = x.shape[-2] > x.shape[-1]  # the iteration is on the smaller of the two products with itself
     for _ in range(NEWTON_SCHULZ_ITERATIONS):
-        gram = x @ x.mT
+        gram = x.mT @ x if is_tall else x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        x = x @ polynomial if is_tall else polynomial @ x
     return x
-
-
-def as_matrices(name: str, weight: Tensor) -> Tensor:
-    """View a weight as [matrices, out, in]: stacked experts one by one, and gate and up apart."""
-    if name.endswith("gate_up_proj"):
-        return weight.view(-1, weight.shape[1] // 2, weight.shape[2])
-    return weight if weight.ndim == 3 else weight.unsqueeze(0)
-
-
-def is_muon_weight(name: str, weight: Tensor) -> bool:
-    """Tell whether Muon trains this weight: every matrix but the embedding and the routers."""
-    return weight.ndim >= 2 and "embed_tokens" not in name and not name.endswith("mlp.gate.weight")
 
 
 class Muon:
@@ -61,137 +54,124 @@ class Muon:
     The update of a matrix is scaled by sqrt(max(1, out / in)), by the meaning of its dimensions.
 
     Args:
-        weights: fp32 weights by name; gradients are read from `.grad`.
-        momentum: Nesterov momentum, 0 to 1.
-        weight_decay: Decoupled decay, multiplied by the learning rate.
+        groups: Weights of one shape each.
         dtype: Number format of the Newton-Schulz iteration.
 
     Source: Jordan et al. 2024, as for `orthogonalise`.
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, Tensor],
-        momentum: float,
-        weight_decay: float,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.momentum, self.weight_decay, self.dtype = momentum, weight_decay, dtype
-        self.groups: dict[tuple[int, int], list[tuple[str, Tensor]]] = {}
-        for name, weight in weights.items():
-            rows, columns = sorted(as_matrices(name, weight).shape[1:])
-            self.groups.setdefault((rows, columns), []).append((name, weight))
-        self.momenta = {
-            shape: torch.zeros_like(self._stack(group, [weight for _, weight in group]))
-            for shape, group in self.groups.items()
-        }
-
-    @staticmethod
-    def _stack(group: list[tuple[str, Tensor]], tensors: list[Tensor]) -> Tensor:
-        """Stack matrices as [all, rows, columns] with rows <= columns; the tall ones are transposed."""
-        views = [as_matrices(name, tensor) for (name, _), tensor in zip(group, tensors, strict=True)]
-        return torch.cat([view.mT if view.shape[1] > view.shape[2] else view for view in views])
+    def __init__(self, groups: Iterable[WeightGroup], dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self.groups = list(groups)
+        self.momenta = {group.name: torch.zeros_like(group.weight) for group in self.groups}
 
     @torch.no_grad()
-    def step(self, lr: float | Tensor, finite: Tensor | None = None) -> None:
-        """Update every weight from its gradient.
+    def step(self, lr: Tensor, beta: Tensor, weight_decay: Tensor, factor: Tensor, keep: Tensor) -> None:
+        """Update every weight from its gradient, and its half-precision copy with it.
 
         Args:
-            lr: Learning rate, a float or a scalar tensor.
-            finite: 1.0 or 0.0 on the device; 0.0 leaves weights and momentum as they are. None means 1.
+            lr: Learning rate.
+            beta: Momentum, 0 to 1; Nesterov's form.
+            weight_decay: Decoupled decay, multiplied by the learning rate.
+            factor: What to multiply gradients by: averaging, unscaling and clipping in one.
+            keep: 1.0, or 0.0 to leave weights and momentum as they are.
         """
-        keep = 1.0 if finite is None else finite
-        for shape, group in self.groups.items():
-            gradient = self._stack(group, [_gradient(name, weight) for name, weight in group])
-            if finite is not None:
-                gradient = torch.where(finite > 0, gradient, 0.0)
-            momentum = self.momenta[shape]
-            momentum.lerp_(gradient, (1.0 - self.momentum) * keep)
-            update = orthogonalise(gradient.lerp_(momentum, self.momentum), self.dtype)
-            self._apply(group, update, lr * keep)
-
-    def _apply(self, group: list[tuple[str, Tensor]], update: Tensor, lr: float | Tensor) -> None:
-        start = 0
-        for name, weight in group:
-            matrices = as_matrices(name, weight)
-            count, out_features, in_features = matrices.shape
-            piece = update[start : start + count].to(weight.dtype)
-            start += count
+        step, shrink = lr * keep, 1.0 - lr * weight_decay * keep
+        for group in self.groups:
+            update = self._look_ahead(group, beta, factor, keep)
+            update = orthogonalise(update, self.dtype)
+            _, out_features, in_features = group.weight.shape
             scale = math.sqrt(max(1.0, out_features / in_features))
-            if self.weight_decay:
-                weight.mul_(1.0 - lr * self.weight_decay)
-            matrices.sub_((piece.mT if out_features > in_features else piece) * (lr * scale))
+            if fused.available(update):
+                fused.apply_update(group.weight, group.copy, update, step, shrink, scale)
+                continue
+            group.weight.mul_(shrink).sub_(update.float() * (step * scale))
+            if group.copy is not None:
+                group.copy.copy_(group.weight)
+
+    def _look_ahead(self, group: WeightGroup, beta: Tensor, factor: Tensor, keep: Tensor) -> Tensor:
+        momentum = self.momenta[group.name]
+        if fused.available(momentum):
+            # bf16 has fp32's range: nothing vanishes before `orthogonalise` normalises.
+            dtype = torch.float32 if self.dtype == torch.float32 else torch.bfloat16
+            return fused.nesterov(group.grad, momentum, factor, keep, beta, dtype)
+        gradient = torch.where(keep > 0, group.grad * factor, 0.0)
+        momentum.lerp_(gradient, (1.0 - beta) * keep)
+        return gradient.lerp_(momentum, beta)
 
 
 class MuonAdamW:
     """Both optimizers over one set of fp32 weights.
 
     Args:
-        named_weights: fp32 weights and their names; gradients are read from `.grad`.
-        config: Momentum, betas and weight decay.
+        groups: The weights; gradients are read from the groups.
+        config: Betas; what else it says is set by `configure`.
         dtype: Number format of Muon's iteration.
     """
 
     def __init__(
-        self,
-        named_weights: Iterable[tuple[str, Tensor]],
-        config: OptimConfig,
-        dtype: torch.dtype = torch.float32,
+        self, groups: Mapping[str, WeightGroup], config: OptimConfig, dtype: torch.dtype = torch.float32
     ) -> None:
-        weights = dict(named_weights)
-        muon = {name: weight for name, weight in weights.items() if is_muon_weight(name, weight)}
-        self.muon = Muon(muon, config.muon_momentum, config.weight_decay, dtype)
-        self.rest = {name: weight for name, weight in weights.items() if name not in muon}
-        decayed = [weight for weight in self.rest.values() if weight.ndim >= 2]
-        vectors = [weight for weight in self.rest.values() if weight.ndim < 2]
+        self.muon = Muon((group for group in groups.values() if group.is_muon), dtype)
+        self.rest = [group for group in groups.values() if not group.is_muon]
+        device = self.rest[0].weight.device
+        names = ("muon_lr", "adamw_lr", "muon_momentum", "weight_decay")
+        self.scalars = {name: torch.zeros((), device=device) for name in names}
+        for group in self.rest:
+            group.weight.grad = group.grad
         self.adamw = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=config.adamw_lr,
+            [group.weight for group in self.rest],
+            lr=self.scalars["adamw_lr"],
             betas=(config.adamw_beta1, config.adamw_beta2),
             eps=ADAMW_EPS,
+            weight_decay=0.0,  # a float there would be fixed in a captured step; `step` decays instead
             fused=True,
+            capturable=device.type == "cuda",
         )
+        self.adamw.step()  # at a learning rate of zero: it makes the state, which `configure` zeroes
+        self.configure(config)
 
-    def step(self, muon_lr: float | Tensor, adamw_lr: float | Tensor, finite: Tensor | None = None) -> None:
-        """Update every weight; with `finite` 0.0 neither weights nor state change.
+    def configure(self, config: OptimConfig) -> None:
+        """Take over momentum and weight decay, and forget all state."""
+        self.scalars["muon_momentum"].fill_(config.muon_momentum)
+        self.scalars["weight_decay"].fill_(config.weight_decay)
+        self.decays = config.weight_decay > 0
+        for tensor in self.state_tensors().values():
+            tensor.zero_()
+
+    @torch.no_grad()
+    def step(self, factor: Tensor, keep: Tensor) -> None:
+        """Update every weight at the learning rates in `scalars`.
 
         Args:
-            muon_lr: Muon's learning rate, a float or a scalar tensor.
-            adamw_lr: AdamW's learning rate, a float or a scalar tensor.
-            finite: 1.0 or 0.0 on the device, None for always.
+            factor: What to multiply gradients by.
+            keep: 1.0, or 0.0 to change neither weights nor state.
         """
-        self.muon.step(muon_lr, finite)
-        for group in self.adamw.param_groups:
-            group["lr"] = adamw_lr
-        # The fused kernel's own contract for a skipped update, as torch.amp.GradScaler uses it.
-        self.adamw.found_inf = None if finite is None else 1.0 - finite  # type: ignore[attr-defined]
+        scalars = self.scalars
+        self.muon.step(scalars["muon_lr"], scalars["muon_momentum"], scalars["weight_decay"], factor, keep)
+        if self.decays:
+            shrink = 1.0 - scalars["adamw_lr"] * scalars["weight_decay"] * keep
+            for group in self.rest:
+                if group.name != "vector":
+                    group.weight.mul_(shrink)
+        # The fused kernel's own contract, as torch.amp.GradScaler uses it: gradients are divided by the one,
+        # and the other skips the update.
+        self.adamw.grad_scale = 1.0 / factor  # type: ignore[attr-defined]
+        self.adamw.found_inf = 1.0 - keep  # type: ignore[attr-defined]
         self.adamw.step()
+        for group in self.rest:
+            if group.copy is not None:
+                group.copy.copy_(group.weight)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the optimizers' state as flat named tensors (not copies)."""
-        state = {f"muon.{rows}x{columns}": momentum for (rows, columns), momentum in self.muon.momenta.items()}
-        for name, weight in self.rest.items():
-            for key, value in self.adamw.state[weight].items():
-                state[f"adamw.{name}.{key}"] = value
+        state = {f"muon.{name}": momentum for name, momentum in self.muon.momenta.items()}
+        for group in self.rest:
+            for key, value in self.adamw.state[group.weight].items():
+                state[f"adamw.{group.name}.{key}"] = value
         return state
 
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state_tensors` returned."""
-        for (rows, columns), momentum in self.muon.momenta.items():
-            momentum.copy_(state[f"muon.{rows}x{columns}"])
-        for name, weight in self.rest.items():
-            prefix = f"adamw.{name}."
-            self.adamw.state[weight] = {
-                key.removeprefix(prefix): value.to(weight.device, copy=True)
-                for key, value in state.items()
-                if key.startswith(prefix)
-            }
-
-
-def _gradient(name: str, weight: Tensor) -> Tensor:
-    if weight.grad is None:
-        raise ValueError(f"weight {name} has no gradient; call backward before the optimizer's step")
-    return weight.grad
+        for name, tensor in self.state_tensors().items():
+            tensor.copy_(state[name])

@@ -1,7 +1,7 @@
-"""Devices, number formats, fp32 master weights and the loss scale of fp16."""
+"""Devices, number formats and the loss scale of fp16."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import SystemConfig
 
@@ -39,55 +39,6 @@ def choose_dtype(config: SystemConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
-class MasterWeights:
-    """fp32 weights for the optimizer beside a model that computes in half precision.
-
-    The model's parameters are cast once per optimizer step, not at every forward pass. In fp32 masters and
-    parameters are the same tensors, and so are the routers' at any precision: routing needs the digits.
-    """
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.weights: dict[str, Tensor] = {}
-        self.masters: list[Tensor] = []
-        self.copies: list[Tensor] = []
-        for name, parameter in model.named_parameters():
-            if dtype == torch.float32 or name.endswith("mlp.gate.weight"):
-                self.weights[name] = parameter
-                continue
-            master = parameter.detach().clone()
-            parameter.data = parameter.data.to(dtype)
-            self.weights[name] = master
-            self.masters.append(master)
-            self.copies.append(parameter)
-
-    @torch.no_grad()
-    def collect(self) -> None:
-        """Add the model's half-precision gradients to the masters' fp32 gradients and clear them."""
-        for master, copy in zip(self.masters, self.copies, strict=True):
-            if copy.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = copy.grad.float()
-            else:
-                master.grad.add_(copy.grad)
-            copy.grad = None
-
-    @torch.no_grad()
-    def publish(self) -> None:
-        """Cast the masters into the model's parameters."""
-        if self.masters:
-            torch._foreach_copy_(self.copies, self.masters)
-
-    def gradients(self) -> list[Tensor]:
-        """Return the accumulated fp32 gradients."""
-        return [weight.grad for weight in self.weights.values() if weight.grad is not None]
-
-    def clear_gradients(self) -> None:
-        """Forget the accumulated gradients."""
-        for weight in self.weights.values():
-            weight.grad = None
-
-
 class LossScale:
     """Dynamic loss scale kept on the device: halved by an overflow, doubled after a long quiet stretch.
 
@@ -101,6 +52,12 @@ class LossScale:
         self.scale = torch.full((), INITIAL_LOSS_SCALE if dynamic else 1.0, device=device)
         self.quiet_steps = torch.zeros((), device=device)
         self.skipped_steps = torch.zeros((), device=device)
+
+    def reset(self) -> None:
+        """Start again."""
+        self.scale.fill_(INITIAL_LOSS_SCALE if self.dynamic else 1.0)
+        self.quiet_steps.zero_()
+        self.skipped_steps.zero_()
 
     def finite(self, grad_norm: Tensor) -> Tensor | None:
         """Return 1.0 if the global gradient norm is finite, else 0.0; None if not dynamic."""

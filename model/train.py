@@ -8,19 +8,20 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import checkpoint
+from model import checkpoint, residents
 from model.batches import Batches
 from model.config import TrainConfig
 from model.corpus import Corpus, load
+from model.counts import counts as counts  # part of the trainer's interface
 from model.evaluate import evaluate
 from model.export import export
 from model.generate import sample_text
-from model.learner import Learner, stream_seed
+from model.learner import stream_seed
+from model.loss import chunk_rows
 from model.precision import choose_device, choose_dtype
 from model.schedule import lr_factor
 from model.transformer import flops_per_token, num_params
@@ -56,7 +57,11 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
         torch.cuda.set_per_process_memory_fraction(cap_frac, device)
         torch.cuda.reset_peak_memory_stats(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        return _Run(config, budget_tokens, load(config.data), device).run(report)
+        try:
+            return _Run(config, budget_tokens, load(config.data), device).run(report)
+        except torch.OutOfMemoryError:
+            residents.clear()
+            raise
 
 
 class _Run:
@@ -65,26 +70,26 @@ class _Run:
     def __init__(self, config: TrainConfig, budget_tokens: int, corpus: Corpus, device: torch.device) -> None:
         self.started_s = self.clock_s = self.saved_s = time.perf_counter()
         self.config, self.budget_tokens, self.corpus, self.device = config, budget_tokens, corpus, device
-        seq_len, micro_batch_size = config.model.seq_len, config.system.micro_batch_size
+        seq_len = config.model.seq_len
         self.eval_starts, notice = corpus.eval_starts(config.data.eval_tokens, seq_len)
         self.notices = [*corpus.notices, *([notice] if notice else [])]
         self.bytes_per_token = corpus.bytes_per_token(self.eval_starts, seq_len)
         order_seed = stream_seed(config.seed, "order")
-        self.batches = Batches(corpus.train_ids, seq_len, micro_batch_size, order_seed)
+        self.batches = Batches(corpus.train_ids, seq_len, order_seed, device)
         self.dtype = choose_dtype(config.system, device)
-        self.learner = Learner(config, corpus.vocab_size, device, self.dtype)
-        self.num_micro_steps = math.ceil(budget_tokens / config.micro_step_tokens)
+        self.learner = residents.learner_for(config, corpus.vocab_size, device, self.dtype)
+        self.num_sequences = math.ceil(budget_tokens / seq_len)
         num_evals = config.data.num_evals
         grid = {budget_tokens * i // num_evals for i in range(1, num_evals + 1)}
         self.grid_tokens = sorted(grid - {0})
-        self.micro_step = self.optimizer_steps = self.interval_micro_steps = self.saved_tokens = 0
+        self.sequences = self.optimizer_steps = self.interval_sequences = self.saved_tokens = 0
         self.points: list[dict[str, float]] = []
         self.lr_factor = self.interval_s = self.earlier_s = 0.0
 
     @property
     def tokens_seen(self) -> int:
         """Training tokens so far, at most the budget."""
-        return min(self.micro_step * self.config.micro_step_tokens, self.budget_tokens)
+        return min(self.sequences * self.config.model.seq_len, self.budget_tokens)
 
     def run(self, report: Report) -> dict[str, object]:
         """Train to the end of the budget, or until `report` says stop."""
@@ -92,10 +97,9 @@ class _Run:
             self._resume()
         if not all(report(dict(point)) for point in self.points):
             return self._facts(stopped=True)
-        self.learner.model.train()
         self.clock_s = time.perf_counter()
-        while self.micro_step < self.num_micro_steps:
-            self._train_micro_step()
+        while self.sequences < self.num_sequences:
+            self._train_pass()
             going_on = self._report_due_points(report)
             if self.config.output.dir and (not going_on or self._checkpoint_due()):
                 self._save()
@@ -103,15 +107,15 @@ class _Run:
                 return self._facts(stopped=True)
         return self._facts(stopped=False) | self._write_outputs()
 
-    def _train_micro_step(self) -> None:
-        """Accumulate one micro-batch, and update the weights when its group is complete."""
+    def _train_pass(self) -> None:
+        """Accumulate one pass, and update the weights when the batch is complete or the budget ends."""
         optim = self.config.optim
-        self.learner.accumulate(*self.batches.batch(self.micro_step, self.device))
-        self.micro_step += 1
-        self.interval_micro_steps += 1
-        if self.micro_step % optim.grad_accum_steps and self.micro_step < self.num_micro_steps:
+        count = min(self.config.pass_sequences, self.num_sequences - self.sequences)
+        self.learner.accumulate(*self.batches.batch(self.sequences, count))
+        self.sequences += count
+        self.interval_sequences += count
+        if self.sequences % self.config.batch_sequences and self.sequences < self.num_sequences:
             return
-        num_accumulated = (self.micro_step - 1) % optim.grad_accum_steps + 1
         self.lr_factor = lr_factor(
             self.tokens_seen,
             self.budget_tokens,
@@ -120,12 +124,16 @@ class _Run:
             optim.decay_frac,
             optim.final_lr_frac,
         )
-        self.learner.update(num_accumulated, self.lr_factor)
+        self.learner.update(self.lr_factor)
         self.optimizer_steps += 1
 
     def _report_due_points(self, report: Report) -> bool:
         """Evaluate once if grid points were reached, and report each under its nominal number of tokens."""
-        due = [tokens for tokens in self.grid_tokens[len(self.points) :] if tokens <= self.tokens_seen]
+        # At the end of the pass nearest to a grid point: of passes of any size, none is ahead on average.
+        reached = self.tokens_seen + self.config.pass_sequences * self.config.model.seq_len / 2
+        if self.sequences < self.num_sequences:
+            reached = min(reached, self.budget_tokens - 1)
+        due = [tokens for tokens in self.grid_tokens[len(self.points) :] if tokens <= reached]
         if not due:
             return True
         self._stop_clock()
@@ -135,40 +143,37 @@ class _Run:
             self.points.append({"tokens_seen": float(tokens)} | metrics)
             going_on = report(dict(self.points[-1])) and going_on
         self.learner.clear_meters()
-        self.interval_micro_steps, self.interval_s = 0, 0.0
+        self.interval_sequences, self.interval_s = 0, 0.0
         self.clock_s = time.perf_counter()
         return going_on
 
     def _metrics(self) -> dict[str, float]:
         before_s = time.perf_counter()
         learner, seq_len = self.learner, self.config.model.seq_len
-        windows_per_batch = self.config.system.micro_batch_size
-        result = evaluate(learner.model, self.corpus.val_ids, self.eval_starts, seq_len, windows_per_batch, self.device)
+        at_a_time = self.config.pass_sequences
+        learner.model.eval()
+        result = evaluate(learner.score, self.corpus.val_ids, self.eval_starts, seq_len, at_a_time, self.device)
+        learner.model.train()
         now_s = time.perf_counter()
-        count = self.interval_micro_steps
+        passes = self.interval_sequences / self.config.pass_sequences
         load_LE = learner.meters["load_LE"]
         metrics = {
             "val_loss": result.val_loss,
             "val_accuracy": result.val_accuracy,
-            "train_loss": learner.meters["loss"].item() / count,
+            "train_loss": learner.meters["loss"].item() / passes,
             "muon_lr": self.config.optim.muon_lr * self.lr_factor,
             "grad_norm": learner.grad_norm.item(),
-            "aux_loss": learner.meters["aux_loss"].item() / count,
+            "aux_loss": learner.meters["aux_loss"].item() / passes,
             "load_imbalance": (load_LE.amax(1) / load_LE.mean(1)).mean().item(),
-            "tokens_per_s": count * self.config.micro_step_tokens / self.interval_s,
+            "tokens_per_s": self.interval_sequences * seq_len / self.interval_s,
             "eval_s": now_s - before_s,
             "elapsed_s": now_s - self.started_s + self.earlier_s,
             "skipped_steps": learner.loss_scale.skipped_steps.item(),
-            "peak_memory_bytes": float(self._memory_bytes()),
+            "peak_memory_bytes": float(learner.peak_bytes),
         }
         if self.bytes_per_token:
             metrics["val_bpb"] = result.bits_per_byte(self.bytes_per_token)
         return metrics
-
-    def _memory_bytes(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return int(psutil.Process().memory_info().rss)
 
     def _stop_clock(self) -> None:
         """Add the training time so far to the interval, once the device has caught up."""
@@ -181,7 +186,7 @@ class _Run:
         by_tokens = output.checkpoint_every_tokens
         tokens_due = bool(by_tokens) and self.tokens_seen // by_tokens > self.saved_tokens // by_tokens
         time_due = time.perf_counter() - self.saved_s >= output.checkpoint_every_s
-        return self.micro_step < self.num_micro_steps and (tokens_due or time_due)
+        return self.sequences < self.num_sequences and (tokens_due or time_due)
 
     def _identity(self) -> str:
         """Return a name for what makes two runs the same run; outputs, caches and caps do not count."""
@@ -198,16 +203,17 @@ class _Run:
         parts = self.learner.state_tensors()
         tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
         state: dict[str, Any] = {
-            "micro_step": self.micro_step,
+            "sequences": self.sequences,
             "optimizer_steps": self.optimizer_steps,
             "points": self.points,
             "lr_factor": self.lr_factor,
+            "pending": self.learner.pending,
             "interval_s": self.interval_s,
-            "interval_micro_steps": self.interval_micro_steps,
+            "interval_sequences": self.interval_sequences,
             "elapsed_s": time.perf_counter() - self.started_s + self.earlier_s,
         }
         keep = self.config.output.keep_checkpoints
-        checkpoint.save(self._checkpoint_dir(), self._identity(), self.micro_step, tensors, state, keep)
+        checkpoint.save(self._checkpoint_dir(), self._identity(), self.sequences, tensors, state, keep)
         self.saved_tokens = self.tokens_seen
         self.saved_s = self.clock_s = time.perf_counter()
 
@@ -222,11 +228,11 @@ class _Run:
         for path, tensor in found.tensors.items():
             part, name = path.split("/", 1)
             parts.setdefault(part, {})[name] = tensor
-        self.learner.load_state_tensors({**parts})
         state = found.state
-        self.micro_step, self.optimizer_steps = state["micro_step"], state["optimizer_steps"]
+        self.learner.load_state_tensors({**parts}, state["pending"])
+        self.sequences, self.optimizer_steps = state["sequences"], state["optimizer_steps"]
         self.points, self.lr_factor = state["points"], state["lr_factor"]
-        self.interval_s, self.interval_micro_steps = state["interval_s"], state["interval_micro_steps"]
+        self.interval_s, self.interval_sequences = state["interval_s"], state["interval_sequences"]
         self.earlier_s, self.saved_tokens = state["elapsed_s"], self.tokens_seen
 
     def _facts(self, stopped: bool) -> dict[str, object]:
@@ -239,16 +245,18 @@ class _Run:
             "data_hash": corpus.data_hash,
             "train_tokens": len(corpus.train_ids),
             "val_tokens": len(self.eval_starts) * config.model.seq_len,
-            "epochs": self.micro_step * config.micro_step_tokens / epoch_tokens,
+            "epochs": self.sequences * config.model.seq_len / epoch_tokens,
             "num_params": total,
             "num_active_params": active,
             "flops_per_token": flops_per_token(model),
             "tokens_per_step": config.tokens_per_step,
             "optimizer_steps": self.optimizer_steps,
-            "micro_steps": self.micro_step,
+            "micro_steps": math.ceil(self.sequences / config.system.micro_batch_size),
+            "pass_sequences": config.pass_sequences,
             "device": torch.cuda.get_device_name(self.device) if on_cuda else "cpu",
             "dtype": str(self.dtype).removeprefix("torch."),
             "vocab_size": corpus.vocab_size,
+            "chunk_rows": chunk_rows(corpus.vocab_size, self.device),
             "bytes_per_token": self.bytes_per_token,
             "notices": self.notices,
         }

@@ -4,6 +4,7 @@ Shape suffixes: B batch, T positions, D d_model, C head_dim, V vocabulary, L lay
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from model.attention import Attention, RMSNorm, rotary_tables
 from model.config import ModelConfig
-from model.moe import MoE, RouterStats
+from model.dropout import dropout
+from model.moe import MoE, RouterStats, RouterTally, router_stats
 
 VOCAB_MULTIPLE = 64
 """The vocabulary is padded to a multiple of this, so that the head's product meets tensor-core tiles."""
@@ -31,14 +33,24 @@ class Block(nn.Module):
         self.self_attn = Attention(config, flash_attention)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.mlp = MoE(config)
-        self.dropout = config.dropout
 
-    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> tuple[Tensor, RouterStats]:
-        """Return the new residual stream and the router's statistics."""
-        mixed_BTD = self.self_attn(self.input_layernorm(x_BTD), cos_TC, sin_TC)
-        x_BTD = x_BTD + F.dropout(mixed_BTD, self.dropout, self.training)
-        expert_BTD, stats = self.mlp(self.post_attention_layernorm(x_BTD))
-        return x_BTD + F.dropout(expert_BTD, self.dropout, self.training), stats
+    def forward(
+        self, x_BTD: Tensor, branch_BTD: Tensor | None, cos_TC: Tensor, sin_TC: Tensor, drop: Tensor | None
+    ) -> tuple[Tensor, Tensor, RouterTally]:
+        """Add the branch before to the residual stream, then attend and route.
+
+        Returns:
+            The residual stream, this layer's own last branch, not yet added, and the router's tally.
+        """
+        x_BTD, normed_BTD = self.input_layernorm.add(x_BTD, branch_BTD)
+        mixed_BTD = self.self_attn(normed_BTD, cos_TC, sin_TC, drop)
+        x_BTD, normed_BTD = self.post_attention_layernorm.add(x_BTD, _drop(mixed_BTD, drop))
+        expert_BTD, tally = self.mlp(normed_BTD)
+        return x_BTD, _drop(expert_BTD, drop), tally
+
+
+def _drop(x: Tensor, drop: Tensor | None) -> Tensor:
+    return x if drop is None else dropout(x, drop)
 
 
 class Transformer(nn.Module):
@@ -61,38 +73,48 @@ class Transformer(nn.Module):
         self.sin_TC: Tensor
         self.register_buffer("cos_TC", cos_TC, persistent=False)
         self.register_buffer("sin_TC", sin_TC, persistent=False)
+        self.drop: Tensor
+        self.register_buffer("drop", torch.tensor(config.dropout), persistent=False)
 
-    def init_weights(self, generator: torch.Generator) -> None:
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator, weights: Mapping[str, Tensor] | None = None) -> None:
         """Draw every matrix from a normal of `init_std`; maps that write to the residual stream get less.
+
+        Args:
+            generator: Where the numbers come from.
+            weights: What to fill, by the parameters' names; default the parameters.
 
         Source: Radford et al. 2019, GPT-2, section 2.3: 1 / sqrt(residual layers) on those maps.
         """
         std = self.config.init_std
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
+        for name, weight in (dict(self.named_parameters()) if weights is None else weights).items():
+            if weight.ndim < 2:
+                weight.fill_(1.0)
                 continue
             writes_residual = name.endswith(("o_proj.weight", "down_proj"))
             shrink = math.sqrt(2 * self.config.num_layers) if writes_residual else 1.0
-            nn.init.normal_(parameter, std=std / shrink, generator=generator)
+            weight.normal_(std=std / shrink, generator=generator)
 
     def forward(self, tokens_BT: Tensor) -> tuple[Tensor, RouterStats]:
         """Return the final hidden states and the routers' statistics.
 
         Args:
-            tokens_BT: Token ids, int64; at most `seq_len` positions.
+            tokens_BT: Token ids; at most `seq_len` positions.
 
         Returns:
-            x_BTD in the weights' dtype; stats with aux_loss and z_loss summed over layers and loads [L, E].
+            x_BTD in the weights' dtype, and the statistics of all routers.
         """
-        x_BTD = F.dropout(self.embed_tokens(tokens_BT), self.config.dropout, self.training)
-        T = tokens_BT.shape[1]
-        cos_TC, sin_TC = self.cos_TC[:T].to(x_BTD.dtype), self.sin_TC[:T].to(x_BTD.dtype)
-        stats = []
+        return self.hidden(self.embed_tokens(tokens_BT))
+
+    def hidden(self, x_BTD: Tensor) -> tuple[Tensor, RouterStats]:
+        """Return the final hidden states of embedded tokens, and the routers' statistics."""
+        drop = self.drop if self.training and self.config.dropout > 0 else None
+        x_BTD, T = _drop(x_BTD, drop), x_BTD.shape[1]
+        branch_BTD, tallies = None, []
         for layer in self.layers:
-            x_BTD, layer_stats = layer(x_BTD, cos_TC, sin_TC)
-            stats.append(layer_stats)
-        aux_loss, z_loss, load_LE = (torch.stack(each) for each in zip(*stats, strict=True))
-        return self.norm(x_BTD), RouterStats(aux_loss.sum(), z_loss.sum(), load_LE)
+            x_BTD, branch_BTD, tally = layer(x_BTD, branch_BTD, self.cos_TC[:T], self.sin_TC[:T], drop)
+            tallies.append(tally)
+        return self.norm.add(x_BTD, branch_BTD)[1], router_stats(tallies)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return next-token logits [B, T, V] in fp32."""

@@ -45,7 +45,7 @@ from model.config import TrainConfig
 from model.train import train
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-CONTENDERS = ("ours", "plain", "dense", "seed")
+CONTENDERS = ("ours", "merged", "plain", "dense", "seed")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOWS = 4
 T4_BYTES = 15 * 2**30
@@ -67,6 +67,11 @@ class Task:
     def micro_steps(self) -> int:
         """Micro-steps of a round, the warm-up window included."""
         return self.window * (WINDOWS + 1)
+
+    @property
+    def micro_step_tokens(self) -> int:
+        """Tokens of a micro-step."""
+        return self.config.tokens_per_step // self.config.optim.grad_accum_steps
 
 
 @dataclasses.dataclass
@@ -105,7 +110,7 @@ class Clock:
 
     def timing(self, flops: int, dtype: str, note: str) -> Timing:
         """Return the windows' speeds; the clock was started before anything was built."""
-        tokens = self.task.window * self.task.config.micro_step_tokens
+        tokens = self.task.window * self.task.micro_step_tokens
         speeds = [tokens / (end - begin) for begin, end in itertools.pairwise(self.marks_s[1:])]
         return Timing(speeds, self.marks_s[1] - self.started_s, peak_memory(self.task.device), flops, dtype, note)
 
@@ -121,8 +126,18 @@ def peak_memory(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
 
 
-def time_ours(task: Task) -> Timing:
-    """Time `train()`: one window is one interval between two points, whose evaluation is not in its speed."""
+def time_ours(task: Task, merged: bool = False) -> Timing:
+    """Time `train()`: one window is one interval between two points, whose evaluation is not in its speed.
+
+    Args:
+        task: What to train on.
+        merged: Whether the micro-batches of an optimizer step run as one pass, as the planner has it where
+            memory allows.
+    """
+    config = task.config
+    if merged:
+        system = config.system.model_copy(update={"max_pass_sequences": config.batch_sequences})
+        config = config.model_copy(update={"system": system})
     points: list[Mapping[str, float]] = []
     warm_s = 0.0
 
@@ -133,7 +148,7 @@ def time_ours(task: Task) -> Timing:
         return True
 
     started_s = time.perf_counter()
-    facts = train(task.config, task.micro_steps * task.config.micro_step_tokens, report)
+    facts = train(config, task.micro_steps * task.micro_step_tokens, report)
     speeds = [point["tokens_per_s"] for point in points[1:]]
     peak_bytes = max(point["peak_memory_bytes"] for point in points)
     return Timing(speeds, warm_s, peak_bytes, int(str(facts["flops_per_token"])), task.dtype)
@@ -253,6 +268,7 @@ def run_rounds(task: Task, names: list[str], rounds: int) -> tuple[dict[str, Tim
     dense_options: dict[str, str] = {}
     timers: dict[str, Callable[[], Timing]] = {
         "ours": lambda: time_ours(task),
+        "merged": lambda: time_ours(task, merged=True),
         "plain": lambda: time_reference(task, PlainTrainer),
         "dense": lambda: time_reference(task, DenseTrainer, **dense_options),
         "seed": lambda: time_seed(task),
@@ -292,7 +308,7 @@ def table(task: Task, results: Mapping[str, Timing | str], peak_flops: float) ->
             continue
         speed = speeds[name]
         ratios = [f"{speed / speeds[other]:.2f}" if other in speeds else "" for other in ("plain", "dense", "seed")]
-        warm_tokens = task.window * task.config.micro_step_tokens
+        warm_tokens = task.window * task.micro_step_tokens
         cells = [str(experts), name + (f" ({result.note})" if result.note else ""), result.dtype]
         cells += [f"{speed:,.0f} ({min(result.speeds):,.0f}-{max(result.speeds):,.0f})", *ratios]
         cells += [f"{result.peak_bytes / 2**30:.2f} GiB", f"{speed * result.flops_per_token / peak_flops:.1%}"]
@@ -332,8 +348,9 @@ def make_task(args: SimpleNamespace, num_experts: int, device: torch.device, fol
             | ({"memory_bytes": T4_BYTES, "flash_attention": False} if t4 else {}),
         }
     )
-    num_tokens = window * (WINDOWS + 1) * config.micro_step_tokens + 1
-    val_tokens = config.micro_step_tokens  # evaluations are not timed, so they are short
+    micro_step_tokens = config.tokens_per_step // config.optim.grad_accum_steps
+    num_tokens = window * (WINDOWS + 1) * micro_step_tokens + 1
+    val_tokens = micro_step_tokens  # evaluations are not timed, so they are short
     if args.data:
         train_ids, val_ids = (np.memmap(path, np.uint16, mode="r") for path in args.data)
         if len(train_ids) < num_tokens:

@@ -86,8 +86,8 @@ def test_gpu_fp32_agrees_with_the_cpu():
     for each, device in ((one, "cuda"), (cpu, "cpu")):
         each.accumulate(tokens.to(device), targets.to(device))
     torch.testing.assert_close(one.meters["loss"].cpu(), cpu.meters["loss"], atol=1e-4, rtol=1e-4)
-    for name, weight in cpu.weights.weights.items():
-        torch.testing.assert_close(one.weights.weights[name].grad.cpu(), weight.grad, atol=1e-4, rtol=1e-2)
+    for name, weight in cpu.weights.grads.items():
+        torch.testing.assert_close(one.weights.grads[name].cpu(), weight, atol=1e-4, rtol=1e-2)
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # torch calls it a prototype
@@ -103,7 +103,7 @@ def test_training_never_waits_for_the_device(dtype):
         try:
             one.accumulate(tokens, targets)
             one.accumulate(tokens, targets)
-            one.update(2, 0.5)
+            one.update(0.5)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -122,7 +122,7 @@ def test_real_fp16_overflow_is_skipped_and_counted():
     one.loss_scale.scale.fill_(2.0**40)
     before = {name: weight.detach().clone() for name, weight in one.weights.weights.items()}
     one.accumulate(tokens, targets)
-    one.update(1, 1.0)
+    one.update(1.0)
     assert one.loss_scale.skipped_steps.item() == 1
     for name, weight in one.weights.weights.items():
         assert torch.equal(weight, before[name])

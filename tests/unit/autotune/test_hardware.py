@@ -16,7 +16,7 @@ import pytest
 from fake_nvml import FakeNvml
 
 from autotune import gpu_monitor, hardware, host, nvml, torch_probe
-from autotune.hardware import GpuMonitor, HardwareError, HardwareProfile, largest_micro_batch, memory_fit
+from autotune.hardware import GpuMonitor, HardwareError, HardwareProfile
 
 GIB = 2**30
 
@@ -354,45 +354,3 @@ def test_monitor_without_a_driver_says_why() -> None:
     monitor = GpuMonitor(0, fake)
     assert monitor.sample() is None
     assert monitor.reason == "no NVIDIA driver is installed"
-
-
-# ---- the memory model ---------------------------------------------------------------------------------------------
-
-
-def test_memory_model_by_hand() -> None:
-    # 2 GB at 4 and 3 GB at 8: 250 MB a sequence on 1 GB.
-    fit = memory_fit([(8, 3 * 10**9), (4, 2 * 10**9)])
-    assert (fit.fixed_bytes, fit.micro_batch_bytes) == (10**9, 2.5e8)
-    assert fit.peak_bytes(16) == 5 * 10**9
-    # 10 GB less 8 % is 9.2 GB: (9.2 - 1) / 0.25 = 32.8.
-    assert largest_micro_batch(fit, 10**10) == 32
-    assert largest_micro_batch(fit, 10**10, headroom_frac=0.0) == 36
-    assert largest_micro_batch(fit, 10**9) == 0
-    assert largest_micro_batch(fit, 1) == 0
-
-
-def test_largest_micro_batch_is_the_largest() -> None:
-    fit = memory_fit([(1, 1_100), (3, 1_301)])
-    for memory_bytes in range(1_000, 3_000, 7):
-        largest = largest_micro_batch(fit, memory_bytes, 0.0)
-        assert largest == 0 or fit.peak_bytes(largest) <= memory_bytes
-        assert fit.peak_bytes(largest + 1) > memory_bytes
-
-
-@pytest.mark.parametrize(
-    ("points", "message"),
-    [
-        ([(4, 100), (4, 200)], "both memory probes ran micro-batch 4"),
-        ([(4, 200), (8, 200)], "did not grow"),
-        ([(4, 300), (8, 200)], "did not grow"),
-        ([(4, 300)], "takes two probes, got 1"),
-    ],
-)
-def test_useless_probes_are_refused(points: list[tuple[int, int]], message: str) -> None:
-    with pytest.raises(hardware.MemoryProbeError, match=message):
-        memory_fit(points)
-
-
-def test_headroom_is_a_share() -> None:
-    with pytest.raises(hardware.MemoryProbeError, match=r"headroom_frac is 8"):
-        largest_micro_batch(memory_fit([(1, 2), (2, 3)]), 100, 8)

@@ -7,20 +7,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import counting_trainer
 import pytest
 
+from autotune.costs import Counts
 from autotune.deadline import REPORT_S
 from autotune.hardware import HardwareProfile
 from autotune.planner import (
     Plan,
     Probe,
+    choose_pass,
+    cost_model,
     describe,
     done_by,
     duration,
     full_tokens,
+    largest_micro_batch,
     make_plan,
     probe,
-    with_largest_micro_batch,
 )
 from autotune.records import UserError
 from autotune.spec import Study, StudySpec, load
@@ -42,8 +46,10 @@ def spec(**changes: Any) -> StudySpec:
 class PowerLimit:
     """What the planner reads of a hardware profile."""
 
-    def __init__(self, power_limit_w: float = 0.0) -> None:
+    def __init__(self, power_limit_w: float = 0.0, device: str = "cpu", memory_bytes: int = 0) -> None:
         self.power_limit_w = power_limit_w
+        self.device = device
+        self.memory_bytes = memory_bytes
 
 
 def plan(study: StudySpec, slots: int = 1, seconds_left: float = float("inf"), power_w: float = 0.0) -> Plan:
@@ -95,10 +101,10 @@ def test_a_trainer_that_takes_no_time_does_not_break_the_plan() -> None:
 
 
 def test_in_words() -> None:
-    found = with_largest_micro_batch(plan(spec(promote={"automatic": True}), power_w=36_000.0), 48)
+    found = replace(plan(spec(promote={"automatic": True}), power_w=36_000.0), max_pass_sequences=48)
     assert describe(found, spec(promote={"automatic": True})) == (
         "plan: up to 10 trials of 1,000 tokens (20 s each), 10 final runs, a full run of 8,000 tokens: "
-        "at most 8 min, 5.1 kWh; 100 tokens/s; micro-batches up to 48 fit"
+        "at most 8 min, 5.1 kWh; 100 tokens/s; up to 48 sequences at a time"
     )
     assert describe(replace(plan(spec()), tokens_per_s=0.0), spec()) == (
         "plan: up to 10 trials of 1,000 tokens (20 s each), 10 final runs: at most 7 min"
@@ -160,6 +166,75 @@ def test_a_baseline_that_does_not_train_is_told_before_the_night(tmp_path: Path,
     with pytest.raises(UserError, match=message) as caught:
         probe(study(tmp_path, base), NOTHING, Slot("cpu"))
     assert caught.value.exit_code == 1
+
+
+# --- what steps cost, by probes of a trainer whose cost is known ---
+
+
+@pytest.fixture
+def gpu() -> HardwareProfile:
+    return NoOverrides(device="cuda", memory_bytes=1_000_000)  # type: ignore[return-value]
+
+
+def counting_study(tmp_path: Path, base: str = "") -> Study:
+    path = tmp_path / "counting.toml"
+    path.write_text(
+        'name = "counting"\ntrainer = "counting_trainer:train"\n[budget]\ntokens = 100_000\n'
+        f"[base.system]\nmicro_batch_size = 8\n{base}\n"
+        '[space]\n"optim.grad_accum_steps" = {low = 1, high = 4}\n"model.experts" = {choices = [2, 4, 16]}\n'
+    )
+    return load(path)
+
+
+def test_the_cost_model_of_a_few_probes_is_the_trainers_own(tmp_path: Path, gpu: HardwareProfile) -> None:
+    counting = counting_study(tmp_path)
+    baseline = probe(counting, gpu, Slot("cpu"))
+    assert (baseline.tokens, baseline.evaluations) == (30_000, 10)  # stopped after three of ten evaluations
+    model = cost_model(counting, gpu, Slot("cpu"), baseline)
+    assert model is not None
+    for experts, micro_batch, accumulation in ((2, 1, 1), (4, 8, 4), (32, 64, 2)):
+        config = counting_trainer.Config(
+            model={"experts": experts},
+            optim={"grad_accum_steps": accumulation},
+            system={"micro_batch_size": micro_batch},
+        )
+        counts = Counts.of(counting_trainer.counts(config, {}))
+        assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(config), rel=1e-3)
+        assert model.peak_bytes(counts) == pytest.approx(counting_trainer.peak_bytes(config), rel=1e-3)
+
+
+def test_a_pass_is_large_enough_to_be_fast_and_fits_every_corner(tmp_path: Path, gpu: HardwareProfile) -> None:
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+    roomy, tight = choose_pass(counting, model, 10**9, {}), choose_pass(counting, model, 250_000, {})
+    assert roomy == 32  # all four micro-batches at once: each pass costs a fixed time
+    assert 0 < tight < 32
+    heaviest = counting_trainer.Config(
+        model={"experts": 16},
+        optim={"grad_accum_steps": 4},
+        system={"micro_batch_size": 8, "max_pass_sequences": tight},
+    )
+    assert counting_trainer.peak_bytes(heaviest) <= 250_000
+    assert choose_pass(counting, model, 1_000, {}) == 0
+    chosen_by_hand = counting_study(tmp_path, "max_pass_sequences = 4")
+    assert choose_pass(chosen_by_hand, model, 10**9, {}) == 0
+
+
+def test_the_largest_micro_batch_is_the_largest(tmp_path: Path, gpu: HardwareProfile) -> None:
+    largest = largest_micro_batch(counting_study(tmp_path), gpu, Slot("cpu"))
+
+    def peak_bytes(size: int) -> float:
+        config = counting_trainer.Config(model={"experts": 4}, system={"micro_batch_size": size})
+        return counting_trainer.peak_bytes(config)
+
+    assert peak_bytes(largest) <= 0.92 * gpu.memory_bytes < peak_bytes(largest + 1)
+
+
+def test_a_trainer_that_counts_nothing_has_no_cost_model(tmp_path: Path, gpu: HardwareProfile) -> None:
+    plain = study(tmp_path)
+    assert cost_model(plain, gpu, Slot("cpu"), probe(plain, gpu, Slot("cpu"))) is None
+    assert largest_micro_batch(plain, gpu, Slot("cpu")) == 0
 
 
 def test_the_end_of_the_plan_is_named_with_its_day_when_it_is_another() -> None:

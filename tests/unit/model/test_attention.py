@@ -1,6 +1,5 @@
 import math
 
-import pytest
 import torch
 from small_model import small_shape
 
@@ -50,12 +49,28 @@ def test_rms_norm():
     torch.testing.assert_close(norm(torch.tensor([1.0, 1.0, 1.0, 3.0])), expected)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_dropout_works_in_training_only(training):
-    layer = attention(dropout=0.5).train(training)
-    x = torch.randn(1, 16, 32)
+def test_dropout_hides_whole_positions_from_all_queries_of_a_head():
+    layer, x = attention(), torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(3))
     cos, sin = rotary_tables(16, 8, 10000.0)
-    assert torch.equal(layer(x, cos, sin), layer(x, cos, sin)) != training
+    torch.manual_seed(5)
+    dropped = layer(x, cos, sin, torch.tensor(0.5))
+    assert not torch.equal(dropped, layer(x, cos, sin, torch.tensor(0.5)))
+    torch.manual_seed(5)
+    kept = (torch.rand(2, 16, 4, 1) >= 0.5) / 0.5  # one draw for each position and query head
+    with torch.no_grad():
+        q, k, v = layer._project(x, cos, sin)
+        scores = torch.einsum("bthc,bshc->bhts", q, k) / math.sqrt(8)
+        weights = scores.masked_fill(torch.ones(16, 16).triu(1).bool(), -math.inf).softmax(-1)
+        expected = layer.o_proj(torch.einsum("bhts,bshc->bthc", weights, v * kept).flatten(2))
+    torch.testing.assert_close(dropped, expected)
+
+
+def test_the_norm_of_a_sum_keeps_the_sum():
+    norm, x, y = RMSNorm(4, 1e-6), torch.randn(3, 4), torch.randn(3, 4)
+    total, normed = norm.add(x, y)
+    assert torch.equal(total, x + y)
+    assert torch.equal(normed, norm(x + y))
+    assert torch.equal(norm.add(x, None)[0], x)
 
 
 def test_without_flash_attention_the_result_is_the_same():

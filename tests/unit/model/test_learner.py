@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_model import VOCAB_SIZE, random_tokens, small_config
 
+from model import residents
 from model.learner import Learner, stream_seed
 
 CPU = torch.device("cpu")
@@ -11,6 +12,10 @@ CPU = torch.device("cpu")
 
 def learner(dtype=torch.float32, **sections):
     return Learner(small_config(**sections), VOCAB_SIZE, CPU, dtype)
+
+
+def gradients_of(one):
+    return {name: grad.clone() for name, grad in one.weights.grads.items()}
 
 
 def micro_batches(count, batch=4):
@@ -30,38 +35,59 @@ def test_four_accumulated_micro_batches_equal_one_large_batch():
     for part in parts:
         split.accumulate(*part)
     large.accumulate(*whole)
-    for name, weight in large.weights.weights.items():
-        torch.testing.assert_close(split.weights.weights[name].grad / 4, weight.grad, atol=1e-6, rtol=1e-3)
-    split.update(4, 1.0)
-    large.update(1, 1.0)
+    for name, grad in gradients_of(large).items():
+        torch.testing.assert_close(split.weights.grads[name], grad, atol=4e-6, rtol=1e-3)
+    split.update(1.0)
+    large.update(1.0)
     torch.testing.assert_close(split.grad_norm, large.grad_norm)
     for name, weight in weights_of(large).items():
         torch.testing.assert_close(weights_of(split)[name], weight, atol=2e-4, rtol=1e-3)
 
 
 def test_a_short_last_group_is_averaged_over_what_it_has():
+    """Also when its last pass is smaller than the others: each sequence counts the same."""
     parts = micro_batches(3)
-    three, reference = learner(), learner()
-    for part in parts:
-        three.accumulate(*part)
-    three.update(3, 1.0)
-    reference.accumulate(*[torch.cat(halves) for halves in zip(*parts, strict=True)])
-    reference.update(1, 1.0)
-    torch.testing.assert_close(three.grad_norm, reference.grad_norm)
+    short = [*parts[:2], [half[:2] for half in parts[2]]]
+    for group in (parts, short):
+        split, reference = learner(), learner()
+        for part in group:
+            split.accumulate(*part)
+        reference.accumulate(*[torch.cat(halves) for halves in zip(*group, strict=True)])
+        for one in (split, reference):
+            one.update(1.0)
+        torch.testing.assert_close(split.grad_norm, reference.grad_norm)
+        torch.testing.assert_close(split.meters["loss"] / split_passes(group), reference_loss(group), rtol=1e-4, atol=0)
+
+
+def split_passes(group):
+    return sum(len(tokens) for tokens, _ in group) / 4
+
+
+def reference_loss(group):
+    one = learner()
+    tokens, targets = (torch.cat(halves) for halves in zip(*group, strict=True))
+    loss, _ = one.score(tokens, targets)
+    return (loss / targets.numel()).float()
+
+
+def test_an_update_needs_something_accumulated():
+    one = learner()
+    with pytest.raises(ValueError, match="nothing was accumulated since the last update"):
+        one.update(1.0)
+    one.accumulate(*micro_batches(1)[0])
+    one.update(1.0)
+    with pytest.raises(ValueError, match="nothing was accumulated"):
+        one.update(1.0)
 
 
 @pytest.mark.parametrize("grad_clip", [0.0, 0.01, 100.0])
 def test_clipping_bounds_the_norm_the_optimizers_see(grad_clip, monkeypatch):
     one = learner(optim={"grad_clip": grad_clip})
     one.accumulate(*micro_batches(1)[0])
-    raw = torch.cat([grad.flatten() for grad in one.weights.gradients()]).norm().item()
+    raw = torch.cat([grad.flatten() for grad in one.weights.grads.values()]).norm().item()
     seen = []
-    monkeypatch.setattr(
-        one.optimizer,
-        "step",
-        lambda *_: seen.append(torch.cat([grad.flatten() for grad in one.weights.gradients()]).norm().item()),
-    )
-    one.update(1, 1.0)
+    monkeypatch.setattr(one.optimizer, "step", lambda factor, keep: seen.append(factor.item() * raw))
+    one.update(1.0)
     assert one.grad_norm.item() == pytest.approx(raw, rel=1e-5)
     assert seen == [pytest.approx(min(raw, grad_clip or raw), rel=1e-4)]
 
@@ -70,7 +96,7 @@ def test_learning_rate_zero_changes_nothing():
     one = learner()
     before = weights_of(one)
     one.accumulate(*micro_batches(1)[0])
-    one.update(1, 0.0)
+    one.update(0.0)
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(one).items())
 
 
@@ -79,12 +105,12 @@ def test_fp16_overflow_skips_the_step_counts_it_and_recovers():
     one.loss_scale.scale.fill_(2.0**40)  # scaled gradients do not fit fp16: real infinities
     part = micro_batches(1)[0]
     one.accumulate(*part)
-    one.update(1, 1.0)
+    one.update(1.0)
     before = weights_of(one)
     assert not torch.isfinite(one.grad_norm)
     state = {name: tensor.clone() for name, tensor in one.optimizer.state_tensors().items()}
     one.accumulate(*part)
-    one.update(1, 1.0)
+    one.update(1.0)
     assert one.loss_scale.skipped_steps == 2
     assert one.loss_scale.scale == 2.0**38
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(one).items())
@@ -92,7 +118,7 @@ def test_fp16_overflow_skips_the_step_counts_it_and_recovers():
     assert all(torch.equal(tensor, after[name]) for name, tensor in state.items())
     one.loss_scale.scale.fill_(2.0**10)
     one.accumulate(*part)
-    one.update(1, 1.0)
+    one.update(1.0)
     assert one.loss_scale.skipped_steps == 2
     assert not torch.equal(weights_of(one)["norm.weight"], before["norm.weight"])
 
@@ -103,8 +129,8 @@ def test_half_precision_gradients_are_close_to_fp32(dtype):
     exact, half = learner(), learner(dtype)
     exact.accumulate(*part)
     half.accumulate(*part)
-    exact.update(1, 1.0)
-    half.update(1, 1.0)
+    exact.update(1.0)
+    half.update(1.0)
     torch.testing.assert_close(half.grad_norm, exact.grad_norm, rtol=0.02, atol=0)
     torch.testing.assert_close(half.meters["loss"], exact.meters["loss"], rtol=0.01, atol=0)
 
@@ -117,7 +143,7 @@ def test_router_losses_reach_the_gradient_but_not_the_reported_loss():
     heavy.accumulate(*part)
     assert torch.equal(plain.meters["loss"], heavy.meters["loss"])
     name = "layers.0.mlp.gate.weight"
-    assert heavy.weights.weights[name].grad.norm() > 2 * plain.weights.weights[name].grad.norm()
+    assert heavy.weights.grads[name].norm() > 2 * plain.weights.grads[name].norm()
 
 
 def test_seeds_of_the_streams_differ():
@@ -128,3 +154,83 @@ def test_seeds_of_the_streams_differ():
     assert torch.equal(first["embed_tokens.weight"], again["embed_tokens.weight"])
     other = Learner(small_config().model_copy(update={"seed": 1}), VOCAB_SIZE, CPU, torch.float32)
     assert not torch.equal(first["embed_tokens.weight"], weights_of(other)["embed_tokens.weight"])
+
+
+# --- one learner for several runs ---
+
+
+def run_of(one, factor=1.0):
+    for part in micro_batches(2):
+        one.accumulate(*part)
+        one.update(factor)
+    return weights_of(one), one.meters["loss"].item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"optim": {"muon_lr": 0.05, "adamw_lr": 0.001, "muon_momentum": 0.5, "grad_clip": 0.5}},
+        {"model": {"aux_loss_coef": 0.5, "z_loss_coef": 0.1, "init_std": 0.1}},
+        {"seed": 5},
+    ],
+)
+def test_a_learner_started_again_equals_a_fresh_one(dtype, sections):
+    seed = sections.get("seed", 0)
+    first, config = small_config(), small_config(**{k: v for k, v in sections.items() if k != "seed"})
+    config = config.model_copy(update={"seed": seed})
+    assert Learner.key(first, VOCAB_SIZE, CPU, dtype) == Learner.key(config, VOCAB_SIZE, CPU, dtype)
+    used = Learner(first, VOCAB_SIZE, CPU, dtype)
+    run_of(used)
+    used.accumulate(*micro_batches(1)[0])  # a run that ended in the midst of a batch
+    used.start(config)
+    (weights, loss), (expected, expected_loss) = run_of(used), run_of(Learner(config, VOCAB_SIZE, CPU, dtype))
+    assert loss == expected_loss
+    for name, weight in expected.items():
+        assert torch.equal(weights[name], weight), name
+
+
+def test_dropout_and_decay_start_again_too():
+    def config(dropout, decay):
+        return small_config(model={"dropout": dropout}, optim={"weight_decay": decay})
+
+    used = Learner(config(0.1, 0.1), VOCAB_SIZE, CPU, torch.float32)
+    run_of(used)
+    used.start(config(0.3, 0.5))
+    (weights, _), (expected, _) = run_of(used), run_of(Learner(config(0.3, 0.5), VOCAB_SIZE, CPU, torch.float32))
+    for name, weight in expected.items():
+        assert torch.equal(weights[name], weight), name
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"model": {"num_experts": 8}},
+        {"model": {"dropout": 0.1}},
+        {"optim": {"weight_decay": 0.1}},
+        {"optim": {"grad_clip": 0.0}},
+        {"optim": {"adamw_beta2": 0.9}},
+        {"system": {"micro_batch_size": 2}},
+    ],
+)
+def test_what_is_fixed_when_a_learner_is_made_has_its_own_key(sections):
+    keys = {
+        Learner.key(config, VOCAB_SIZE, CPU, torch.float32) for config in (small_config(), small_config(**sections))
+    }
+    assert len(keys) == 2
+
+
+def test_residents_are_used_again_by_shape():
+    residents.clear()
+    try:
+        first = residents.learner_for(small_config(), VOCAB_SIZE, CPU, torch.float32)
+        run_of(first)
+        again = residents.learner_for(small_config(optim={"muon_lr": 0.1}), VOCAB_SIZE, CPU, torch.float32)
+        assert again is first
+        assert again.config.optim.muon_lr == 0.1
+        assert again.meters["loss"] == 0
+        other = residents.learner_for(small_config(model={"num_experts": 8}), VOCAB_SIZE, CPU, torch.float32)
+        assert other is not first
+    finally:
+        residents.clear()

@@ -49,11 +49,33 @@ def test_warmup_and_decay_may_fill_the_budget():
     assert OptimConfig(warmup_frac=0.1, decay_frac=0.9).decay_frac == 0.9
 
 
-def test_tokens_per_step_counts_micro_batch_length_and_accumulation():
-    config = TrainConfig.model_validate(
-        {"model": {"seq_len": 128}, "optim": {"grad_accum_steps": 3}, "system": {"micro_batch_size": 5}}
+def batch_of(micro_batch, accumulation, limit):
+    return TrainConfig.model_validate(
+        {
+            "model": {"seq_len": 128},
+            "optim": {"grad_accum_steps": accumulation},
+            "system": {"micro_batch_size": micro_batch, "max_pass_sequences": limit},
+        }
     )
-    assert (config.micro_step_tokens, config.tokens_per_step) == (640, 1920)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "accumulation", "limit", "expected"),
+    [
+        (5, 3, 0, 5),  # no limit of its own: micro-batches as they are
+        (5, 3, 15, 15),  # the whole batch at once
+        (5, 3, 100, 15),
+        (5, 3, 14, 5),  # the most that divides 15
+        (5, 3, 4, 3),
+        (24, 4, 48, 48),
+        (7, 1, 3, 1),
+    ],
+)
+def test_a_pass_is_the_most_within_the_limit_that_divides_the_batch(micro_batch, accumulation, limit, expected):
+    config = batch_of(micro_batch, accumulation, limit)
+    assert config.pass_sequences == expected
+    assert config.batch_sequences == micro_batch * accumulation
+    assert config.tokens_per_step == micro_batch * accumulation * 128
 
 
 def test_reading_a_config_needs_no_torch():

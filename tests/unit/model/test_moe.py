@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from small_model import small_shape
 
-from model.moe import MoE
+from model.moe import MoE, router_stats
 
 
 def moe(**changes):
@@ -46,10 +46,11 @@ def test_output_and_gradients_equal_a_loop_over_tokens(num_experts, top_k):
 def test_an_expert_that_gets_no_token_gets_a_zero_gradient():
     layer = moe(num_experts=4, top_k=1)
     x = torch.ones(1, 5, 32)  # equal tokens all choose the same expert
-    output, stats = layer(x)
+    output, tally = layer(x)
     output.square().sum().backward()
-    assert stats.load_E.sum() == 5
-    idle = stats.load_E == 0
+    (load_E,) = router_stats([tally]).load_LE
+    assert load_E.sum() == 5
+    idle = load_E == 0
     assert idle.sum() == 3
     assert (layer.experts.down_proj.grad[idle] == 0).all()
     assert (layer.experts.down_proj.grad[~idle] != 0).any()
@@ -61,27 +62,35 @@ def test_balance_loss_by_hand():
     layer.gate.weight.data[0, 0] = 1.0
     x = torch.zeros(1, 4, 32)
     x[0, :3, 0], x[0, 3, 0] = 2.0, -2.0  # three tokens to expert 0, one to expert 1
-    _, stats = layer(x)
+    stats = router_stats([layer(x)[1]])
     p = torch.sigmoid(torch.tensor(2.0))
     mean_0 = (3 * p + (1 - p)) / 4
     expected = 2 * (0.75 * mean_0 + 0.25 * (1 - mean_0))
     torch.testing.assert_close(stats.aux_loss, expected)
     logits = x @ layer.gate.weight.T
     torch.testing.assert_close(stats.z_loss, torch.log(logits.exp().sum(-1)).square().mean())
-    assert stats.load_E.tolist() == [3, 1]
+    assert stats.load_LE.tolist() == [[3, 1]]
 
 
 def test_balance_loss_is_one_when_balanced():
     layer = moe(num_experts=4, top_k=2)
     layer.gate.weight.data.zero_()
-    _, stats = layer(torch.randn(3, 8, 32))
+    stats = router_stats([layer(torch.randn(3, 8, 32))[1]])
     torch.testing.assert_close(stats.aux_loss, torch.tensor(1.0))
 
 
 def test_router_losses_of_a_batch_are_the_mean_over_its_sequences():
     layer, x = moe(), torch.randn(4, 8, 32)
-    _, whole = layer(x)
-    parts = [layer(sequence[None])[1] for sequence in x]
+    whole = router_stats([layer(x)[1]])
+    parts = [router_stats([layer(sequence[None])[1]]) for sequence in x]
     torch.testing.assert_close(whole.aux_loss, torch.stack([part.aux_loss for part in parts]).mean())
     torch.testing.assert_close(whole.z_loss, torch.stack([part.z_loss for part in parts]).mean())
-    assert torch.equal(whole.load_E, torch.stack([part.load_E for part in parts]).sum(0))
+    assert torch.equal(whole.load_LE, torch.stack([part.load_LE for part in parts]).sum(0))
+
+
+def test_losses_of_layers_add_up():
+    tallies = [moe(num_experts=num)(torch.randn(2, 8, 32))[1] for num in (4, 4, 4)]
+    whole, parts = router_stats(tallies), [router_stats([tally]) for tally in tallies]
+    torch.testing.assert_close(whole.aux_loss, torch.stack([part.aux_loss for part in parts]).sum())
+    torch.testing.assert_close(whole.z_loss, torch.stack([part.z_loss for part in parts]).sum())
+    assert whole.load_LE.shape == (3, 4)

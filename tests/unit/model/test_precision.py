@@ -1,9 +1,8 @@
 import pytest
 import torch
-from small_model import small_model
 
 from model.config import SystemConfig
-from model.precision import INITIAL_LOSS_SCALE, LossScale, MasterWeights, choose_device, choose_dtype
+from model.precision import INITIAL_LOSS_SCALE, LossScale, choose_device, choose_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -28,40 +27,6 @@ def test_asking_for_cuda_without_one(monkeypatch):
         choose_device(SystemConfig(device="cuda"))
 
 
-def test_in_fp32_the_masters_are_the_parameters():
-    model = small_model()
-    weights = MasterWeights(model, torch.float32).weights
-    assert all(weights[name] is parameter for name, parameter in model.named_parameters())
-
-
-def test_half_precision_keeps_fp32_masters_and_fp32_routers():
-    model = small_model()
-    original = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    weights = MasterWeights(model, torch.float16)
-    for name, parameter in model.named_parameters():
-        is_router = name.endswith("mlp.gate.weight")
-        assert parameter.dtype == (torch.float32 if is_router else torch.float16)
-        assert weights.weights[name].dtype == torch.float32
-        assert torch.equal(weights.weights[name], original[name])
-    assert len(weights.weights) == len(original)
-
-
-def test_half_precision_gradients_are_summed_in_fp32_and_weights_published():
-    model = small_model()
-    weights = MasterWeights(model, torch.float16)
-    parameter, master = model.norm.weight, weights.weights["norm.weight"]
-    for value in (1024.0, 0.25, 0.25):  # fp16 would swallow a quarter beside 1024
-        parameter.grad = torch.full_like(parameter, value)
-        weights.collect()
-        assert parameter.grad is None
-    assert torch.equal(master.grad, torch.full_like(master, 1024.5))
-    master.fill_(3.0)
-    weights.publish()
-    assert torch.equal(parameter, torch.full_like(parameter, 3.0))
-    weights.clear_gradients()
-    assert weights.gradients() == []
-
-
 def test_loss_scale_halves_on_overflow_and_doubles_after_a_quiet_stretch(monkeypatch):
     monkeypatch.setattr("model.precision.LOSS_SCALE_GROWTH_INTERVAL", 3)
     scale = LossScale(CPU, dynamic=True)
@@ -71,6 +36,13 @@ def test_loss_scale_halves_on_overflow_and_doubles_after_a_quiet_stretch(monkeyp
         scales.append(scale.scale.item() / INITIAL_LOSS_SCALE)
     assert scales == [1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.5, 0.5]
     assert scale.skipped_steps == 2
+
+
+def test_a_reset_scale_starts_again():
+    scale = LossScale(CPU, dynamic=True)
+    scale.update(scale.finite(torch.tensor(float("inf"))))
+    scale.reset()
+    assert (scale.scale, scale.quiet_steps, scale.skipped_steps) == (INITIAL_LOSS_SCALE, 0, 0)
 
 
 def test_without_loss_scaling_nothing_is_skipped():

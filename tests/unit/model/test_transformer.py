@@ -21,8 +21,8 @@ def test_parameter_and_operation_counts_by_hand():
 def test_shapes_and_router_statistics():
     x, stats = small_model()(random_tokens(3, 10))
     assert x.shape == (3, 10, 32)
-    assert stats.load_E.shape == (2, 4)
-    assert (stats.load_E.sum(1) == 3 * 10 * 2).all()
+    assert stats.load_LE.shape == (2, 4)
+    assert (stats.load_LE.sum(1) == 3 * 10 * 2).all()
     assert stats.aux_loss.shape == stats.z_loss.shape == ()
 
 
