@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 HALVES = [torch.bfloat16, torch.float16]
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
-ROUNDING = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+ROUNDING = {torch.float32: 4e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 """Relative, about twice half a unit in the last place; sums are taken in fp32."""
 
 
@@ -155,8 +155,7 @@ def test_blocks_divide_sequences(kernels):
 
 
 @pytest.mark.parametrize(("num_experts", "top_k"), CASES)
-@pytest.mark.parametrize(("num_tokens", "block"), [(21, 1), (24, 4), (64, 32)])
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize(("num_tokens", "block", "parts"), [(21, 1, 3), (24, 4, 1), (64, 32, 3)])
 def test_route(kernels, draw, num_experts, top_k, num_tokens, block, parts):
     padded = num_experts if parts == 1 else -(-num_experts // 8) * 8
     summands = draw(num_tokens, parts, padded)
@@ -174,7 +173,7 @@ def test_route(kernels, draw, num_experts, top_k, num_tokens, block, parts):
     (grad,) = torch.autograd.grad(
         (expected[0], expected[5], expected[3]), logits, [each.double() for each in directions]
     )
-    for dtype in (torch.float32, *HALVES):
+    for dtype in [torch.float32] if parts == 1 else HALVES:
         dlogits = kernels.route_backward(probs, chosen, share, *directions, block, padded, dtype)
         assert (dlogits.shape, dlogits.dtype) == ((num_tokens, padded), dtype)
         close(dlogits[:, :num_experts], grad, dtype, slack=10 if dtype == torch.float32 else 1)
@@ -233,9 +232,12 @@ def test_swiglu(kernels, draw, device, dtype, num_slots, d_ff):
 
 
 @DTYPES
-@pytest.mark.parametrize(("rows", "vocab"), [(1, 64), (7, 128), (5, 1000), (3, 33)])
-@pytest.mark.parametrize("lanes", [16, 64, 8192])  # many whole tiles and a ragged end, or less than one tile
-@pytest.mark.parametrize("integers", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "vocab", "integers"),
+    [(1, 64, torch.int32), (7, 128, torch.int32), (5, 1000, torch.int32), (3, 33, torch.int64)],
+    ids=str,
+)
+@pytest.mark.parametrize("lanes", [64, 8192])  # several whole tiles and a ragged end, or less than one tile
 def test_cross_entropy(kernels, draw, device, monkeypatch, dtype, rows, vocab, lanes, integers):
     monkeypatch.setattr(kernels, "LANES", lanes)
     logits = draw(rows, vocab, dtype=dtype, std=4.0)
@@ -306,14 +308,11 @@ def test_scale_matrices(kernels, draw, dtype, kind, count, rows, columns):
 
 
 @DTYPES
-@pytest.mark.parametrize("keep", [1.0, 0.0])
-@pytest.mark.parametrize("bad", [False, True])
+@pytest.mark.parametrize(("keep", "bad"), [(1.0, False), (0.0, False), (0.0, True)])
 def test_nesterov(kernels, draw, device, dtype, keep, bad):
     grad, momentum = draw(3, 24, 40), draw(3, 24, 40)
     if bad:
         grad[0, 0, :3] = torch.tensor([float("inf"), -float("inf"), float("nan")])
-        if keep:
-            pytest.skip("what is kept is finite")
     before = momentum.clone()
     factor, beta = (torch.tensor(value, device=device) for value in (0.25, 0.9))
     update = kernels.nesterov(grad, momentum, factor, torch.tensor(keep, device=device), beta, dtype)

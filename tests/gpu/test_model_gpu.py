@@ -91,12 +91,13 @@ def test_gpu_fp32_agrees_with_the_cpu():
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # torch calls it a prototype
+@pytest.mark.parametrize("cuda_graphs", [True, False])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_training_never_waits_for_the_device(dtype):
+def test_training_never_waits_for_the_device(dtype, cuda_graphs):
     """On compute capability 9 in bf16 the grouped product does not either; elsewhere torch's own does."""
     if dtype == torch.float16 or torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("the grouped matrix product waits once here, in torch itself")
-    one, tokens, targets = learner(dtype)
+    one, tokens, targets = learner(dtype, system={"cuda_graphs": cuda_graphs})
     for mode in ("default", "error"):  # the first pass initialises libraries and optimizer state
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode(mode)

@@ -97,10 +97,27 @@ def test_every_epoch_is_a_permutation(num_tokens, seq_len, size, seed, epoch):
     assert sorted(windows) == list(range(batches.num_windows))
 
 
+@given(
+    st.integers(1, 9),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 8)), min_size=1, max_size=8),
+    st.integers(1, 300),
+)
+def test_batches_are_their_windows_whatever_the_blocks(seq_len, places, block_tokens):
+    ids = np.arange(103, dtype=np.uint16)
+    batches, order = (Batches(ids, seq_len, 0, torch.device("cpu")) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.batches.BLOCK_TOKENS", block_tokens)
+        for start, count in places:
+            inputs, targets = batches.batch(start, count)
+            expected = np.asarray(order.windows(start, count))[:, None] * seq_len + np.arange(seq_len)
+            assert inputs.tolist() == expected.tolist()
+            assert targets.tolist() == (expected + 1).tolist()
+
+
 @QUICK
-@given(st.integers(1, 4), st.integers(1, 12), st.integers(0, 12), st.floats(1e-9, 1e9), st.integers(0, 1000))
-def test_orthogonalised_matrices_are_bounded_and_keep_their_sign(count, rows, extra, scale, seed):
-    matrices = scale * torch.randn(count, rows, rows + extra, generator=torch.Generator().manual_seed(seed))
+@given(st.integers(1, 4), st.integers(1, 24), st.integers(1, 24), st.floats(1e-9, 1e9), st.integers(0, 1000))
+def test_orthogonalised_matrices_are_bounded_and_keep_their_sign(count, rows, columns, scale, seed):
+    matrices = scale * torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed))
     result = orthogonalise(matrices)
     assert torch.linalg.matrix_norm(result, 2).max() < 1.25
     assert ((result * matrices).sum((-2, -1)) > 0).all()

@@ -78,3 +78,35 @@ def test_without_flash_attention_the_result_is_the_same():
     cos, sin = rotary_tables(16, 8, 10000.0)
     with_flash, without = attention(flash_attention=True), attention(flash_attention=False)
     torch.testing.assert_close(with_flash(x, cos, sin), without(x, cos, sin))
+
+
+def test_dropout_of_zero_changes_no_bit():
+    layer, x = attention(), torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(1))
+    tables = rotary_tables(16, 8, 10000.0)
+    assert torch.equal(layer(x, *tables, torch.zeros(())), layer(x, *tables))
+
+
+@torch.no_grad()
+def test_every_head_of_every_sequence_draws_its_own_dropout():
+    """Queries of zero attend evenly, so that position by position the values can be had back from the outputs."""
+    layer, x = attention(), torch.randn(3, 16, 32, generator=torch.Generator().manual_seed(1))
+    layer.q_proj.weight.zero_()
+    layer.o_proj.weight.copy_(torch.eye(32))
+    torch.manual_seed(0)
+    sums = layer(x, *rotary_tables(16, 8, 10000.0), torch.tensor(0.5)) * torch.arange(1, 17)[:, None]
+    seen = torch.diff(sums, dim=1, prepend=torch.zeros(3, 1, 32)).view(3, 16, 4, 8)
+    values = layer.v_proj(x).view(3, 16, 2, 8).repeat_interleave(2, dim=2)
+    kept = seen.abs().amax(-1, keepdim=True) > 1e-3
+    torch.testing.assert_close(seen, values * kept / 0.5, atol=1e-4, rtol=1e-4)
+    draws = {tuple(kept[sequence, :, head, 0].tolist()) for sequence in range(3) for head in range(4)}
+    assert len(draws) == 12  # heads that share their values, too
+
+
+@torch.no_grad()
+def test_dropout_keeps_the_expectation():
+    layer, x = attention(), torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(1))
+    tables = rotary_tables(8, 8, 10000.0)
+    torch.manual_seed(2)
+    draws = layer(x.expand(4000, -1, -1), *tables, torch.tensor(0.3))
+    error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - layer(x, *tables)[0]).abs() < 5 * error + 1e-6).all()

@@ -94,3 +94,28 @@ def test_losses_of_layers_add_up():
     torch.testing.assert_close(whole.aux_loss, torch.stack([part.aux_loss for part in parts]).sum())
     torch.testing.assert_close(whole.z_loss, torch.stack([part.z_loss for part in parts]).sum())
     assert whole.load_LE.shape == (3, 4)
+
+
+def test_blocks_of_a_sequence_count_together():
+    """A tally may come in blocks of positions; the losses are those of whole sequences."""
+    _, tally = moe()(torch.randn(3, 8, 32))
+    share = torch.tensor([0.25, 0.75])[:, None]
+    whole = tally._replace(load_BPE=tally.load_BPE * 4)
+    blocks = tally._replace(load_BPE=whole.load_BPE * share, prob_sum_BPE=tally.prob_sum_BPE * share)
+    for value, expected in zip(router_stats([blocks]), router_stats([whole]), strict=True):
+        torch.testing.assert_close(value, expected, check_dtype=False)
+
+
+def test_router_losses_and_their_gradients_as_written_out():
+    layer, x = moe(), torch.randn(4, 8, 32, requires_grad=True)
+    inputs = [x, layer.gate.weight]
+    stats = router_stats([layer(x)[1]])
+    logits = F.linear(x, layer.gate.weight)
+    probs = logits.softmax(-1)
+    chosen = F.one_hot(probs.topk(2, dim=-1).indices, 4).sum(2).float()
+    aux_loss = 4 * (chosen.mean(1) / 2 * probs.mean(1)).sum(-1).mean()
+    z_loss = logits.logsumexp(-1).square().mean()
+    for loss, expected in ((stats.aux_loss, aux_loss), (stats.z_loss, z_loss)):
+        torch.testing.assert_close(loss, expected)
+        grads = torch.autograd.grad(loss, inputs, retain_graph=True)
+        torch.testing.assert_close(grads, torch.autograd.grad(expected, inputs, retain_graph=True))

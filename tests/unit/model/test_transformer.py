@@ -40,3 +40,28 @@ def test_dropout_changes_training_only():
     assert torch.equal(model(tokens)[0], model(tokens)[0])
     model.train()
     assert not torch.equal(model(tokens)[0], model(tokens)[0])
+
+
+def test_the_probability_of_dropout_is_read_anew_by_every_pass():
+    model, tokens = small_model(dropout=0.3), random_tokens(2, 16)
+    plain = model(tokens)[0]
+    model.train()
+    model.drop.zero_()
+    torch.testing.assert_close(model(tokens)[0], plain)
+    model.drop.fill_(0.5)
+    assert not torch.equal(model(tokens)[0], plain)
+
+
+def test_without_dropout_no_random_number_is_drawn():
+    model, tokens = small_model().train(), random_tokens(2, 16)
+    before = torch.get_rng_state()
+    model(tokens)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_can_be_drawn_into_other_tensors():
+    model = small_model(seed=3)
+    twins = {name: torch.full_like(parameter, 9.0) for name, parameter in model.named_parameters()}
+    model.init_weights(torch.Generator().manual_seed(3), twins)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(twins[name], parameter), name
