@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STUDY ?=
+BENCH ?= training
 
 .PHONY: help tune test check bench lock clean
 help:            ## Show this list
@@ -19,8 +20,8 @@ check: .venv/.dev   ## Lint, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev   ## Measure speed on this machine; prints, and appends to tests/benchmarks/RESULTS.md on request
-	$(BIN)/python tests/benchmarks/bench_spine.py $(ARGS)
+bench: .venv/.dev   ## Measure speed here (BENCH=training, search or spine; ARGS=--append adds it to RESULTS.md)
+	$(BIN)/python tests/benchmarks/bench_$(BENCH).py $(ARGS)
 
 lock: .venv/.dev    ## Write the installed versions to constraints.txt
 	$(BIN)/python autotune/bootstrap.py --lock constraints.txt

@@ -92,7 +92,7 @@ def main() -> None:
     lines = [f"## {datetime.now(UTC):%Y-%m-%d} trainer and engine on a CPU", ""]
     lines.append(
         f"{machine.cpu_name}, {machine.cpu_count} cores, Python {platform.python_version()}, "
-        f"torch {torch.__version__}; `make bench`"
+        f"torch {torch.__version__}; `make bench BENCH=spine`"
     )
     lines += ["", "| what | figure |", "|---|---|"]
     lines.append(f"| fp32 matrix product | {machine.matmul_flops['fp32'] / 1e9:.0f} GFLOP/s |")
