@@ -62,12 +62,13 @@ def _cross_entropy(logits_RV: Tensor, targets_R: Tensor, scale: Tensor) -> tuple
     if fused.available(logits_RV):
         return fused.cross_entropy_(logits_RV, targets_R, scale), logits_RV
     target_R1 = targets_R.unsqueeze(1).long()
-    log_total_R1 = logits_RV.float().logsumexp(-1, keepdim=True)
     exact_RV = logits_RV.float()
-    loss_R = log_total_R1.squeeze(1) - exact_RV.gather(1, target_R1).squeeze(1)
-    grad_RV = exact_RV.sub_(log_total_R1).exp_()
-    grad_RV.scatter_add_(1, target_R1, torch.full_like(log_total_R1, -1.0))
-    return loss_R, grad_RV.mul_(scale).to(logits_RV.dtype)
+    target_logit_R1, top_R1 = exact_RV.gather(1, target_R1), exact_RV.amax(-1, keepdim=True)
+    total_R1 = exact_RV.sub_(top_R1).exp_().sum(-1, keepdim=True)
+    loss_R = (total_R1.log() + top_R1 - target_logit_R1).squeeze(1)
+    grad_RV = exact_RV.mul_(scale / total_R1)
+    grad_RV.scatter_add_(1, target_R1, -scale.expand_as(total_R1))
+    return loss_R, grad_RV.to(logits_RV.dtype)
 
 
 @torch.no_grad()
@@ -97,4 +98,7 @@ def _score(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
         return fused.score(logits_RV, targets_R)
     exact_RV = logits_RV.float()
     target_logit_R = exact_RV.gather(1, targets_R.unsqueeze(1).long()).squeeze(1)
-    return exact_RV.logsumexp(-1) - target_logit_R, exact_RV.argmax(-1) == targets_R
+    top_R = exact_RV.amax(-1)
+    right_R = target_logit_R >= top_R
+    total_R = exact_RV.sub_(top_R.unsqueeze(1)).exp_().sum(-1)
+    return total_R.log() + top_R - target_logit_R, right_R
