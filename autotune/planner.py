@@ -23,8 +23,10 @@ from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
 
 # Share of a trial's budget that the probe trains: enough for a steady speed, little enough to be forgotten.
 PROBE_FRAC = 1 / 25
-# Evaluations of a probe on a GPU, where a short share would be over before the clocks and caches are warm.
+# A probe on a GPU goes to this many evaluations of a trial of so many tokens, or of the study's own if that is
+# shorter: a small share would be over before clocks and caches are warm, and a long trial's would cost the night.
 PROBE_POINTS = 3
+PROBE_TOKENS = 4_000_000
 MICRO_BATCH = "system.micro_batch_size"
 ACCUMULATION = "optim.grad_accum_steps"
 MAX_PASS = "system.max_pass_sequences"
@@ -142,10 +144,11 @@ def probe(
     slot: Slot,
     changes: Mapping[str, Any] | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    worker: Worker | None = None,
 ) -> Probe:
-    """Trains the baseline for a small share of its budget in a worker of its own.
+    """Trains the baseline for a small share of its budget.
 
-    On a GPU it is the beginning of a whole trial, to `PROBE_POINTS` evaluations.
+    On a GPU it is the beginning of a trial, to `PROBE_POINTS` evaluations.
 
     Args:
         study: The study.
@@ -153,6 +156,7 @@ def probe(
         slot: Where to train.
         changes: Settings to probe instead of the baseline's, by dotted path.
         stopped: Whether the user wants it to end.
+        worker: What trains; default one of its own.
 
     Raises:
         UserError: If the baseline does not train: then no trial would. With exit code 130 if it was stopped.
@@ -160,14 +164,16 @@ def probe(
     spec = study.spec
     config = with_paths(spec.base, {**hardware_overrides(study, profile.overrides()), **(changes or {})})
     on_gpu = profile.device == "cuda"
-    tokens = spec.budget.tokens if on_gpu else max(1, int(spec.budget.tokens * PROBE_FRAC))
+    tokens = min(spec.budget.tokens, PROBE_TOKENS) if on_gpu else max(1, int(spec.budget.tokens * PROBE_FRAC))
+    patience_s = FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s
+    points = PROBE_POINTS if on_gpu else 0
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log.txt"
+        job = Job(config, tokens, Path(folder) / "log.txt")
+        if worker is not None:
+            return _train_briefly(worker, job, patience_s, stopped, points)
         worker = Worker(slot, spec.trainer)
         try:
-            patience_s = FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s
-            points = PROBE_POINTS if on_gpu else 0
-            return _train_briefly(worker, Job(config, tokens, log), patience_s, stopped, points)
+            return _train_briefly(worker, job, patience_s, stopped, points)
         finally:
             worker.kill()
 
@@ -248,14 +254,19 @@ def cost_model(
     found = [_measured(study, {}, baseline)]
     if found == [None]:
         return None
-    for changes in _shapes(study, baseline):
-        try:
-            taken = probe(study, profile, slot, changes, stopped)
-        except UserError:
-            if stopped():
-                raise
-            continue  # too large for this device, most likely: the others say enough to know that
-        found.append(_measured(study, changes, taken))
+    worker = Worker(slot, study.spec.trainer)
+    try:
+        for changes in _shapes(study, baseline):
+            try:
+                found.append(_measured(study, changes, probe(study, profile, slot, changes, stopped, worker)))
+            except UserError:
+                if stopped():
+                    raise
+                # Too large for this device, most likely: the others say enough to know that.
+                worker.kill()
+                worker = Worker(slot, study.spec.trainer)
+    finally:
+        worker.kill()
     return CostModel.fit([each for each in found if each is not None])
 
 

@@ -21,6 +21,7 @@ class Optim(BaseModel):
 class System(BaseModel):
     micro_batch_size: int = 8
     max_pass_sequences: int = 0
+    largest_pass: int = 10**6
 
 
 class Config(BaseModel):
@@ -57,6 +58,8 @@ def peak_bytes(config: Config) -> float:
 
 
 def train(config: Config, budget_tokens: int, report: Callable[[Mapping[str, float]], bool]) -> dict[str, Any]:
+    if config.system.max_pass_sequences > config.system.largest_pass:
+        raise MemoryError(f"no room for {config.system.max_pass_sequences} sequences")
     speed = counts(config, {})["step_tokens"] / step_s(config)
     for point in range(1, 11):
         numbers = {"val_loss": 1.0, "tokens_per_s": speed, "peak_memory_bytes": peak_bytes(config)}

@@ -231,6 +231,15 @@ def test_the_largest_micro_batch_is_the_largest(tmp_path: Path, gpu: HardwarePro
     assert peak_bytes(largest) <= 0.92 * gpu.memory_bytes < peak_bytes(largest + 1)
 
 
+def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwareProfile) -> None:
+    """Merged passes run out of memory here; the other probes still tell what a step costs."""
+    counting = counting_study(tmp_path, "largest_pass = 16")
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+    counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
+    assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
+
+
 def test_a_trainer_that_counts_nothing_has_no_cost_model(tmp_path: Path, gpu: HardwareProfile) -> None:
     plain = study(tmp_path)
     assert cost_model(plain, gpu, Slot("cpu"), probe(plain, gpu, Slot("cpu"))) is None
