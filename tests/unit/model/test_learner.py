@@ -4,7 +4,6 @@ import pytest
 import torch
 from small_model import VOCAB_SIZE, random_tokens, small_config
 
-from model import residents
 from model.learner import Learner, stream_seed
 
 CPU = torch.device("cpu")
@@ -154,83 +153,3 @@ def test_seeds_of_the_streams_differ():
     assert torch.equal(first["embed_tokens.weight"], again["embed_tokens.weight"])
     other = Learner(small_config().model_copy(update={"seed": 1}), VOCAB_SIZE, CPU, torch.float32)
     assert not torch.equal(first["embed_tokens.weight"], weights_of(other)["embed_tokens.weight"])
-
-
-# --- one learner for several runs ---
-
-
-def run_of(one, factor=1.0):
-    for part in micro_batches(2):
-        one.accumulate(*part)
-        one.update(factor)
-    return weights_of(one), one.meters["loss"].item()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {},
-        {"optim": {"muon_lr": 0.05, "adamw_lr": 0.001, "muon_momentum": 0.5, "grad_clip": 0.5}},
-        {"model": {"aux_loss_coef": 0.5, "z_loss_coef": 0.1, "init_std": 0.1}},
-        {"seed": 5},
-    ],
-)
-def test_a_learner_started_again_equals_a_fresh_one(dtype, sections):
-    seed = sections.get("seed", 0)
-    first, config = small_config(), small_config(**{k: v for k, v in sections.items() if k != "seed"})
-    config = config.model_copy(update={"seed": seed})
-    assert Learner.key(first, VOCAB_SIZE, CPU, dtype) == Learner.key(config, VOCAB_SIZE, CPU, dtype)
-    used = Learner(first, VOCAB_SIZE, CPU, dtype)
-    run_of(used)
-    used.accumulate(*micro_batches(1)[0])  # a run that ended in the midst of a batch
-    used.start(config)
-    (weights, loss), (expected, expected_loss) = run_of(used), run_of(Learner(config, VOCAB_SIZE, CPU, dtype))
-    assert loss == expected_loss
-    for name, weight in expected.items():
-        assert torch.equal(weights[name], weight), name
-
-
-def test_dropout_and_decay_start_again_too():
-    def config(dropout, decay):
-        return small_config(model={"dropout": dropout}, optim={"weight_decay": decay})
-
-    used = Learner(config(0.1, 0.1), VOCAB_SIZE, CPU, torch.float32)
-    run_of(used)
-    used.start(config(0.3, 0.5))
-    (weights, _), (expected, _) = run_of(used), run_of(Learner(config(0.3, 0.5), VOCAB_SIZE, CPU, torch.float32))
-    for name, weight in expected.items():
-        assert torch.equal(weights[name], weight), name
-
-
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"model": {"num_experts": 8}},
-        {"model": {"dropout": 0.1}},
-        {"optim": {"weight_decay": 0.1}},
-        {"optim": {"grad_clip": 0.0}},
-        {"optim": {"adamw_beta2": 0.9}},
-        {"system": {"micro_batch_size": 2}},
-    ],
-)
-def test_what_is_fixed_when_a_learner_is_made_has_its_own_key(sections):
-    keys = {
-        Learner.key(config, VOCAB_SIZE, CPU, torch.float32) for config in (small_config(), small_config(**sections))
-    }
-    assert len(keys) == 2
-
-
-def test_residents_are_used_again_by_shape():
-    residents.clear()
-    try:
-        first = residents.learner_for(small_config(), VOCAB_SIZE, CPU, torch.float32)
-        run_of(first)
-        again = residents.learner_for(small_config(optim={"muon_lr": 0.1}), VOCAB_SIZE, CPU, torch.float32)
-        assert again is first
-        assert again.config.optim.muon_lr == 0.1
-        assert again.meters["loss"] == 0
-        other = residents.learner_for(small_config(model={"num_experts": 8}), VOCAB_SIZE, CPU, torch.float32)
-        assert other is not first
-    finally:
-        residents.clear()
