@@ -255,7 +255,7 @@ class Session:
         )
         if model is None:
             return plan
-        size = planner.choose_pass(self.study, model, self.profile.memory_bytes, measured.facts)
+        size = planner.choose_pass(self.study, model, self.profile, measured.facts)
         self.overrides |= self._pass_override(size)
         return replace(plan, max_pass_sequences=size)
 

@@ -251,14 +251,15 @@ def cost_model(
     Returns:
         None if the trainer counts nothing or its config has no passes to choose.
     """
-    found = [_measured(study, {}, baseline)]
+    found = [_measured(study, profile, {}, baseline)]
     if found == [None]:
         return None
     worker = Worker(slot, study.spec.trainer)
     try:
-        for changes in _shapes(study, baseline):
+        for changes in _shapes(study, profile, baseline):
             try:
-                found.append(_measured(study, changes, probe(study, profile, slot, changes, stopped, worker)))
+                taken = probe(study, profile, slot, changes, stopped, worker)
+                found.append(_measured(study, profile, changes, taken))
             except UserError:
                 if stopped():
                     raise
@@ -270,22 +271,26 @@ def cost_model(
     return CostModel.fit([each for each in found if each is not None])
 
 
-def _measured(study: Study, changes: Mapping[str, Any], taken: Probe) -> Measured | None:
-    counts = _counts(study, changes, taken.facts)
+def _measured(study: Study, profile: HardwareProfile, changes: Mapping[str, Any], taken: Probe) -> Measured | None:
+    counts = _counts(study, profile, changes, taken.facts)
     if counts is None or not taken.tokens_per_s or not taken.peak_bytes:
         return None
     return Measured(counts, counts.step_tokens / taken.tokens_per_s, taken.peak_bytes)
 
 
-def _counts(study: Study, changes: Mapping[str, Any], facts: Mapping[str, Any]) -> Counts | None:
+def _counts(
+    study: Study, profile: HardwareProfile, changes: Mapping[str, Any], facts: Mapping[str, Any]
+) -> Counts | None:
+    """Returns the counts of a configuration as it would run on this hardware."""
     base = study.spec.base
     if len(present(base, {MICRO_BATCH: 0, ACCUMULATION: 0, MAX_PASS: 0})) < 3:
         return None
-    values = study.trainer.counts(with_paths(base, changes), facts)
+    on_hardware = {**hardware_overrides(study, profile.overrides()), **changes}
+    values = study.trainer.counts(with_paths(base, on_hardware), facts)
     return None if values is None else Counts.of(values)
 
 
-def _shapes(study: Study, baseline: Probe) -> list[dict[str, Any]]:
+def _shapes(study: Study, profile: HardwareProfile, baseline: Probe) -> list[dict[str, Any]]:
     """Returns what to probe beside the baseline: smaller passes, larger ones, and the corner with most weights."""
     base = study.spec.base
     micro_batch, accumulation = int(get_path(base, MICRO_BATCH)), int(get_path(base, ACCUMULATION))
@@ -293,28 +298,28 @@ def _shapes(study: Study, baseline: Probe) -> list[dict[str, Any]]:
         {MAX_PASS: max(1, micro_batch // MERGED)},
         {ACCUMULATION: MERGED * accumulation, MAX_PASS: MERGED * micro_batch},
     ]
-    heaviest = max(_corners(study), key=lambda corner: _weights(study, corner, baseline.facts))
-    if _weights(study, heaviest, baseline.facts) > _weights(study, {}, baseline.facts):
+
+    def weights(changes: Mapping[str, Any]) -> float:
+        counts = _counts(study, profile, changes, baseline.facts)
+        return counts.weights if counts is not None else 0.0
+
+    heaviest = max(_corners(study), key=weights)
+    if weights(heaviest) > weights({}):
         shapes.append(heaviest)
     return shapes
 
 
 def _corners(study: Study) -> list[dict[str, Any]]:
-    return [dict(corner) for corner in study.spec.space.corners(study.spec.base)]
+    return [dict(corner) for corner in study.spec.space.corners(study.spec.base)] or [{}]
 
 
-def _weights(study: Study, changes: Mapping[str, Any], facts: Mapping[str, Any]) -> float:
-    counts = _counts(study, changes, facts)
-    return counts.weights if counts is not None else 0.0
-
-
-def choose_pass(study: Study, model: CostModel, memory_bytes: int, facts: Mapping[str, Any]) -> int:
+def choose_pass(study: Study, model: CostModel, profile: HardwareProfile, facts: Mapping[str, Any]) -> int:
     """Returns the most sequences that one pass shall have: fast, and small enough for every corner of the space.
 
     Args:
         study: The study.
         model: What steps cost.
-        memory_bytes: Of the device.
+        profile: The hardware with its memory.
         facts: Of a probe.
 
     Returns:
@@ -323,15 +328,15 @@ def choose_pass(study: Study, model: CostModel, memory_bytes: int, facts: Mappin
     if MAX_PASS in study.explicit:
         return 0
     micro_batch = int(get_path(study.spec.base, MICRO_BATCH))
-    corners = _corners(study) or [{}]
+    corners = _corners(study)
     accumulations = {int(get_path(with_paths(study.spec.base, corner), ACCUMULATION)) for corner in corners}
     sizes = {micro_batch * factor for factor in range(1, max(accumulations) + 1)}
     sizes |= {size for size in range(1, micro_batch) if micro_batch % size == 0}
     candidates = {}
     for size in sizes:
-        counted = [_counts(study, {**corner, MAX_PASS: size}, facts) for corner in corners]
+        counted = [_counts(study, profile, {**corner, MAX_PASS: size}, facts) for corner in corners]
         candidates[size] = [counts for counts in counted if counts is not None]
-    return model.best_pass(candidates, memory_bytes)
+    return model.best_pass(candidates, profile.memory_bytes)
 
 
 def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> int:
@@ -348,7 +353,7 @@ def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> i
         return 0
 
     def fits(size: int) -> bool:
-        counts = _counts(study, {MICRO_BATCH: size, ACCUMULATION: 1, MAX_PASS: 0}, baseline.facts)
+        counts = _counts(study, profile, {MICRO_BATCH: size, ACCUMULATION: 1, MAX_PASS: 0}, baseline.facts)
         return counts is not None and model.fits(counts, profile.memory_bytes)
 
     size = 0

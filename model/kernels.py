@@ -482,8 +482,8 @@ def route_backward(
 
 @triton.jit
 def _slots_kernel(
-    chosen_ptr, count_ptr, end_ptr, order_ptr, inverse_ptr, num_blocks, num_slots, E: tl.constexpr, SLOTS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    chosen_ptr, count_ptr, end_ptr, order_ptr, inverse_ptr, num_blocks, num_slots,
+    SLOTS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     inside = tl.arange(0, WIDTH)
@@ -517,7 +517,6 @@ def sort_slots(chosen_NK: Tensor, count_EP: Tensor) -> tuple[Tensor, Tensor, Ten
         inverse_S,
         blocks,
         num_slots,
-        E=E,
         SLOTS=slots,
         WIDTH=_pow2(max(slots, 2)),
     )

@@ -27,7 +27,7 @@ def learner_for(config: TrainConfig, vocab_size: int, device: torch.device, dtyp
     learner = _residents.pop(key, None)
     if learner is None:
         # Without recorded steps a new learner costs milliseconds: memory is worth more than that.
-        _make_room(device, keep=graphs.can_capture(device, dtype))
+        _make_room(device, keep=config.system.cuda_graphs and graphs.can_capture(device, dtype))
         learner = _new(config, vocab_size, device, dtype)
     else:
         learner.start(config)

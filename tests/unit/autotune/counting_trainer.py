@@ -12,6 +12,7 @@ SEQ_LEN = 10
 
 class Model(BaseModel):
     experts: int = 4
+    slowness: int = 1
 
 
 class Optim(BaseModel):
@@ -38,7 +39,7 @@ def counts(config: Config, facts: Mapping[str, Any]) -> dict[str, float]:
     return {
         "step_tokens": batch * SEQ_LEN,
         "passes": batch / size,
-        "pass_flops": 1e6 * size,
+        "pass_flops": 1e6 * size * config.model.slowness,
         "weights": weights,
         "fixed_bytes": 16 * weights,
         "pass_bytes": 3_000.0 * size,

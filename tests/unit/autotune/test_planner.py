@@ -207,7 +207,12 @@ def test_a_pass_is_large_enough_to_be_fast_and_fits_every_corner(tmp_path: Path,
     counting = counting_study(tmp_path)
     model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
     assert model is not None
-    roomy, tight = choose_pass(counting, model, 10**9, {}), choose_pass(counting, model, 250_000, {})
+
+    def chosen(of: Study, memory_bytes: int) -> int:
+        device: Any = NoOverrides(device="cuda", memory_bytes=memory_bytes)
+        return choose_pass(of, model, device, {})
+
+    roomy, tight = chosen(counting, 10**9), chosen(counting, 250_000)
     assert roomy == 32  # all four micro-batches at once: each pass costs a fixed time
     assert 0 < tight < 32
     heaviest = counting_trainer.Config(
@@ -216,9 +221,9 @@ def test_a_pass_is_large_enough_to_be_fast_and_fits_every_corner(tmp_path: Path,
         system={"micro_batch_size": 8, "max_pass_sequences": tight},
     )
     assert counting_trainer.peak_bytes(heaviest) <= 250_000
-    assert choose_pass(counting, model, 1_000, {}) == 0
+    assert chosen(counting, 1_000) == 0
     chosen_by_hand = counting_study(tmp_path, "max_pass_sequences = 4")
-    assert choose_pass(chosen_by_hand, model, 10**9, {}) == 0
+    assert chosen(chosen_by_hand, 10**9) == 0
 
 
 def test_the_largest_micro_batch_is_the_largest(tmp_path: Path, gpu: HardwareProfile) -> None:
@@ -229,6 +234,17 @@ def test_the_largest_micro_batch_is_the_largest(tmp_path: Path, gpu: HardwarePro
         return counting_trainer.peak_bytes(config)
 
     assert peak_bytes(largest) <= 0.92 * gpu.memory_bytes < peak_bytes(largest + 1)
+
+
+def test_configurations_are_counted_as_the_hardware_runs_them(tmp_path: Path, gpu: HardwareProfile) -> None:
+    """Here the hardware triples the FLOPs; counted without that, each would seem three times as slow."""
+    tripled: Any = NoOverrides(device="cuda", memory_bytes=gpu.memory_bytes)
+    tripled.overrides = lambda: {"model.slowness": 3}
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, tripled, Slot("cpu"), probe(counting, tripled, Slot("cpu")))
+    assert model is not None
+    counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
+    assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
 
 
 def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwareProfile) -> None:
