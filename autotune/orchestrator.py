@@ -220,21 +220,21 @@ class Session:
 
     def _search(self, loop: EventLoop) -> None:
         spec = self.spec
+        self._plan(loop)
         queue = self._queue("trials", self.optuna_study, spec.budget.tokens, spec.budget.trials)
         with exclusive(self.storage, spec.name):
             queue.enqueue(spec.space.baseline(spec.base), role="baseline")
-        self._plan(loop, queue)
         # Asked again at each start: the finals cost what the trials turn out to cost.
         loop.run(queue, self._has_time(lambda: self._finals_s(loop) + self._full_s(loop) + REPORT_S))
         if not self.stop.level and not self.spec.storage:
             back_up(self.run)
 
-    def _plan(self, loop: EventLoop, queue: Queue) -> None:
+    def _plan(self, loop: EventLoop) -> None:
         """Measures the pace before the first trial and says what is to be expected."""
         stored = self.optuna_study.user_attrs.get("plan")
         if stored is not None:
             loop.pace.expect(self.spec.budget.tokens, stored["trial_s"])
-            done = sum(record.status.teaches for record in queue.records())
+            done = sum(trial.status.teaches for trial in read_study(self.run.root).trials)
             self.listener.note("resumed", f"going on: {done} of {self.spec.budget.trials} trials are done")
             return
         self.options.say("probing the baseline ...")

@@ -10,6 +10,7 @@ from typing import Any
 import counting_trainer
 import pytest
 
+from autotune import hardware, orchestrator
 from autotune.costs import Counts
 from autotune.deadline import REPORT_S
 from autotune.hardware import HardwareProfile
@@ -28,6 +29,7 @@ from autotune.planner import (
 )
 from autotune.records import UserError
 from autotune.spec import Study, StudySpec, load
+from autotune.storage import read_study
 from autotune.worker import Slot
 
 PROBE = Probe(tokens_per_s=100.0, eval_s=2.0, evaluations=5, seconds=7.0, tokens=40, peak_bytes=3, facts={})
@@ -266,3 +268,19 @@ def test_the_end_of_the_plan_is_named_with_its_day_when_it_is_another() -> None:
     night = replace(plan(spec()), total_s=8 * 3600.0)
     assert done_by(night, datetime(2026, 11, 24, 13, 30)) == "done by about 21:30"
     assert done_by(night, datetime(2026, 11, 24, 23, 0)) == "done by about 07:00 on Wednesday"
+
+
+def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the first trial of the first start, which is drawn after the plan."""
+    counting_study(tmp_path)
+    counting = load(tmp_path / "counting.toml", ["budget.trials=2", "finals={select_seeds=1, prove_seeds=2}"])
+    profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
+    monkeypatch.setattr(orchestrator, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(orchestrator, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(orchestrator, "slots_of", lambda _: [Slot("cpu")])
+    session = orchestrator.Session(counting, orchestrator.Options(tmp_path / "runs"))
+    assert session.work() == 0
+    record = read_study(tmp_path / "runs" / "counting")
+    configs = [trial.result.config for trial in (*record.trials, *record.finals) if trial.result is not None]
+    assert len(configs) >= 2
+    assert {config["system"]["max_pass_sequences"] for config in configs} == {32}
