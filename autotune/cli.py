@@ -1,4 +1,4 @@
-"""The command line: doctor profile plan run status stop report compare promote train."""
+"""The command line: doctor profile plan run record status stop report compare promote train."""
 
 from __future__ import annotations
 
@@ -179,6 +179,41 @@ def run(
     finally:
         if session.run.spec.exists() and session.began:
             finish_report(session.run.root)
+    raise typer.Exit(code)
+
+
+@app.command()
+def record(
+    study: StudyArgument,
+    trials: Annotated[int, typer.Option(help="Settings to train, the baseline included.")] = 300,
+    evaluations: Annotated[int, typer.Option(help="Evaluations in each trial.")] = 20,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of a trial; the study's if not given.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Train settings of this table again, evenly spread over its ranks.")
+    ] = None,
+    out: RunsOption = RUNS,
+    change: SetOption = None,
+    device: DeviceOption = "auto",
+    emulate: EmulateOption = "",
+) -> None:
+    """Trains many settings to the end and keeps their curves as a table to replay; resumable."""
+    from autotune import table
+    from autotune.orchestrator import Session
+    from autotune.storage import read_study
+
+    changes = [*(change or []), *([f"budget.tokens={tokens}"] if tokens else [])]
+    again = [row.params for row in table.read(rows).spread(trials)] if rows else []
+    plain_spec = load_study(study, out, changes).spec
+    # Settings of a table are trained beside the baseline, which begins every study.
+    changes += table.recording_changes(plain_spec, trials + bool(again), evaluations, again)
+    loaded = load_study(study, out, changes)
+    session = Session(loaded, make_options(loaded, out, device, emulate, None, None))
+    code = session.work()
+    trained = read_study(session.run.root)
+    if any(trial.loss is not None for trial in trained.trials):
+        path, found = session.run.root / "table.json", table.from_record(trained)
+        table.write(found, path)
+        say(f"{len(found.rows)} rows: {path}")
     raise typer.Exit(code)
 
 

@@ -167,8 +167,14 @@ class Session:
         return build_sampler(sampler.name, sampler.options, self.spec.space, self._sampler_seed())
 
     def _sampler_seed(self) -> int:
-        """Differs between restarts, which would repeat their first draws, and between peers."""
+        """Differs between restarts, which would repeat their first draws, and between peers.
+
+        Of a low-discrepancy sequence all have to draw from the same one; the study keeps its place in it.
+        """
         import optuna
+
+        if self.spec.sampler.name == "qmc":
+            return self.spec.seed
 
         names = optuna.get_all_study_names(self.storage)
         drawn = (
@@ -224,6 +230,8 @@ class Session:
         queue = self._queue("trials", self.optuna_study, spec.budget.tokens, spec.budget.trials)
         with exclusive(self.storage, spec.name):
             queue.enqueue(spec.space.baseline(spec.base), role="baseline")
+            for settings in spec.enqueue:
+                queue.enqueue(settings, role="search")
         # Asked again at each start: the finals cost what the trials turn out to cost.
         loop.run(queue, self._has_time(lambda: self._finals_s(loop) + self._full_s(loop) + REPORT_S))
         if not self.stop.level and not self.spec.storage:
@@ -284,6 +292,9 @@ class Session:
         if baseline is None or baseline.loss is None:
             cause = "is missing" if baseline is None else f"ended as {baseline.status}"
             reason = f"the baseline {cause}, so there is nothing to compare the best trial with"
+            return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
+        if not self.spec.finals.runs:
+            reason = "nothing was proved on fresh seeds, since finals.finalists is 0"
             return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
         arms = finals.finalists(trials, baseline, self.spec.finals.finalists)
         if not arms:

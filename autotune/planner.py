@@ -364,10 +364,9 @@ def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> i
 
 def describe(plan: Plan, spec: StudySpec) -> str:
     """Returns the plan in one line for a person."""
-    parts = [
-        f"plan: up to {plan.trials} trials of {spec.budget.tokens:,} tokens ({duration(plan.trial_s)} each)",
-        f"{spec.finals.runs} final runs",
-    ]
+    parts = [f"plan: up to {plan.trials} trials of {spec.budget.tokens:,} tokens ({duration(plan.trial_s)} each)"]
+    if spec.finals.runs:
+        parts.append(f"{spec.finals.runs} final runs")
     if plan.full_s:
         parts.append(f"a full run of {full_tokens(spec):,} tokens")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"

@@ -237,17 +237,18 @@ class Queue:
                 log_event(self.run, "requeued", f"trial {trial.number} was interrupted; its settings are queued again")
 
     def enqueue(self, params: Mapping[str, Any], **attributes: Any) -> None:
-        """Queues settings, unless a trial with the same attributes is there already.
+        """Queues settings, unless a trial of the same settings and attributes is there already.
 
         Args:
             params: Settings by dotted path.
-            attributes: What identifies the trial (role, arm, stage, seed).
+            attributes: What else identifies the trial (role, arm, stage, seed).
         """
+        wanted = {**attributes, "params": dict(params)}
         for trial in self.optuna_study.get_trials(deepcopy=False):
-            if all(trial.user_attrs.get(key) == value for key, value in attributes.items()):
+            if all(trial.user_attrs.get(key) == value for key, value in wanted.items()):
                 return
         fixed = dict(params) if self.kind == "trials" else {}
-        self.optuna_study.enqueue_trial(fixed, user_attrs={**attributes, "params": dict(params)})
+        self.optuna_study.enqueue_trial(fixed, user_attrs=wanted)
 
 
 def _tell_optuna(study: optuna.Study, number: int, result: TrialResult) -> None:

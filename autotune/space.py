@@ -128,7 +128,7 @@ class Dimension(BaseModel):
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         assert self.low is not None and self.high is not None
-        return self.low <= value <= self.high
+        return self.low <= value <= self.high and (not self.is_integer or value == int(value))
 
     def ends(self) -> tuple[Value, ...]:
         """Returns the values at the edges: both ends of a range, or every choice."""

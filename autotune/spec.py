@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from autotune import pruners, samplers
 from autotune.faults import Faults, Location, StudyFileError, did_you_mean, no_setting, parse, salvage
 from autotune.records import UserError
-from autotune.space import Dimension, SearchSpace, flatten, refusal, with_paths
+from autotune.space import Dimension, SearchSpace, Value, flatten, refusal, with_paths
 from autotune.trainer import Trainer, load_trainer
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -94,13 +94,14 @@ class FinalsSpec(_Table):
     """How the winner is proved.
 
     Args:
-        finalists: Best search trials that are re-run.
+        finalists: Best search trials that are re-run; 0 leaves everything unproven, which suits a search whose
+            records are what is wanted.
         select_seeds: Fresh seeds on which the winner is chosen among several finalists.
         prove_seeds: Further fresh seeds on which the winner is compared with the baseline, in pairs.
         min_gain_frac: Smallest gain worth having, as a share of the baseline's loss.
     """
 
-    finalists: int = Field(default=2, ge=1)
+    finalists: int = Field(default=2, ge=0)
     select_seeds: int = Field(default=1, ge=1)
     prove_seeds: int = Field(default=4, ge=2)
     min_gain_frac: float = Field(default=0.005, gt=0, lt=1)
@@ -108,6 +109,8 @@ class FinalsSpec(_Table):
     @property
     def runs(self) -> int:
         """Trainings that the finals take."""
+        if not self.finalists:
+            return 0
         return (self.finalists * self.select_seeds if self.finalists > 1 else 0) + 2 * self.prove_seeds
 
 
@@ -153,6 +156,7 @@ class StudySpec(_Table):
         objective: What a trial is judged by.
         base: The baseline: settings that differ from the trainer's defaults, nested.
         space: What is searched.
+        enqueue: Settings by dotted path to try first, right after the baseline; those left out are proposed.
     """
 
     name: str
@@ -164,6 +168,7 @@ class StudySpec(_Table):
     budget: BudgetSpec
     base: dict[str, Any] = Field(default_factory=dict)
     space: SearchSpace
+    enqueue: tuple[dict[str, Value], ...] = ()
     sampler: SamplerSpec = Field(default_factory=SamplerSpec)
     pruner: PrunerSpec = Field(default_factory=PrunerSpec)
     finals: FinalsSpec = Field(default_factory=FinalsSpec)
@@ -322,6 +327,7 @@ def _completed(spec: StudySpec, trainer: Trainer, faults: Faults) -> StudySpec:
         for path, dimension in spec.space.root.items()
         if _check_dimension(path, dimension, known, faults)
     }
+    _check_enqueued(spec, sound, faults)
     _check_algorithms(spec, SearchSpace(sound), base, faults)
     if not faults:
         _check_corners(spec, trainer, base, faults)
@@ -373,6 +379,18 @@ def _fault_of(path: str, dimension: Dimension, known: Mapping[str, Any]) -> str:
             "widen the range or change base, since the baseline is trial 0"
         )
     return ""
+
+
+def _check_enqueued(spec: StudySpec, sound: Mapping[str, Dimension], faults: Faults) -> None:
+    for index, settings in enumerate(spec.enqueue):
+        for path, value in settings.items():
+            location = ("enqueue", str(index), path)
+            if path not in spec.space.root:
+                known = did_you_mean(path, list(spec.space))
+                faults.add(location, f"it is not searched{known}; name settings of [space]")
+            elif path in sound and not sound[path].contains(value):
+                whole = " in whole numbers" if sound[path].is_integer else ""
+                faults.add(location, f"{value!r} is not within {sound[path].describe()}{whole}; change one of them")
 
 
 def _check_algorithms(spec: StudySpec, space: SearchSpace, base: Mapping[str, Any], faults: Faults) -> None:

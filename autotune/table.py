@@ -1,0 +1,192 @@
+"""A recorded study as one compact file: settings that were all trained to the end, with their curves and times.
+
+It is what other samplers and pruners are tried on without training (`autotune replay`). One row a line, so that
+two versions of a table can be told apart by a plain diff.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.records import TrialRecord, TrialResult, TrialStatus, UserError
+from autotune.run_directory import write_text
+from autotune.space import flatten
+from autotune.spec import StudySpec
+from autotune.storage import StudyRecord
+
+FORMAT = 1
+# Losses to a hundred-thousandth of a nat are a thousand times finer than the noise between seeds.
+LOSS_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained configuration.
+
+    Args:
+        params: Settings by dotted path.
+        status: "finished", "diverged" or "out of memory".
+        losses: Held-out loss at each token count of the table, nats per token; fewer if it ended early.
+        tokens_per_s: Training speed, evaluations excluded.
+        eval_s: Seconds of one evaluation.
+        set_up_s: Seconds of everything else in the trial.
+    """
+
+    params: Mapping[str, Any]
+    status: TrialStatus
+    losses: tuple[float, ...]
+    tokens_per_s: float
+    eval_s: float
+    set_up_s: float
+
+    def seconds(self, tokens: int, evaluations: int) -> float:
+        """Returns the device time to reach so many tokens with so many evaluations on the way."""
+        return self.set_up_s + tokens / self.tokens_per_s + evaluations * self.eval_s
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a recorded study.
+
+    Args:
+        spec: The study: space, base config and tokens of a trial.
+        provenance: What it was recorded with.
+        tokens: Training tokens at each evaluation, the last at the end.
+        rows: Trained configurations, the baseline first.
+    """
+
+    spec: StudySpec
+    provenance: Mapping[str, Any]
+    tokens: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+    def finished(self) -> list[Row]:
+        """Returns the rows that were trained to the end, best first."""
+        found = [row for row in self.rows if row.status is TrialStatus.FINISHED]
+        return sorted(found, key=lambda row: row.losses[-1])
+
+    def spread(self, count: int) -> list[Row]:
+        """Returns finished rows at even steps of rank, the best and the worst among them.
+
+        Args:
+            count: How many, 2 or more.
+
+        Raises:
+            UserError: If fewer have finished.
+        """
+        rows = self.finished()
+        if not 2 <= count <= len(rows):
+            raise UserError(f"{count} rows were asked for, and the table has {len(rows)} that finished; take 2 to that")
+        return [rows[round(index * (len(rows) - 1) / (count - 1))] for index in range(count)]
+
+
+def from_record(record: StudyRecord) -> Table:
+    """Returns the table of a study's trials.
+
+    Args:
+        record: A study whose trials were not pruned.
+
+    Raises:
+        UserError: If none of its trials finished.
+    """
+    usable = [trial for trial in record.trials if trial.result is not None and trial.result.points]
+    whole = [trial.result for trial in usable if trial.status is TrialStatus.FINISHED and trial.result is not None]
+    if not whole:
+        raise UserError(f"{record.spec.name}: no trial finished, so there is no table of it")
+    tokens = tuple(point.tokens_seen for point in whole[0].points)
+    kept = (TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
+    rows = [_row(trial, trial.result) for trial in usable if trial.status in kept and trial.result is not None]
+    provenance = {key: record.attributes[key] for key in ("provenance", "plan") if key in record.attributes}
+    return Table(record.spec, provenance, tokens, tuple(rows))
+
+
+def _row(trial: TrialRecord, result: TrialResult) -> Row:
+    points = result.points
+    counts = [0, *(point.tokens_seen for point in points)]
+    steps = [after - before for before, after in itertools.pairwise(counts)]
+    # A trainer that tells no speed is taken to have spent all of its time in training.
+    speeds = [point.metrics.get("tokens_per_s") for point in points]
+    training_s = sum(step / speed for step, speed in zip(steps, speeds, strict=True) if speed)
+    eval_s = sum(point.metrics.get("eval_s", 0.0) for point in points)
+    known = all(speeds)
+    return Row(
+        params=trial.params,
+        status=result.status,
+        losses=tuple(point.val_loss for point in points),
+        tokens_per_s=counts[-1] / (training_s if known else max(result.seconds - eval_s, 1e-9)),
+        eval_s=eval_s / len(points),
+        set_up_s=max(0.0, result.seconds - training_s - eval_s) if known else 0.0,
+    )
+
+
+def write(table: Table, path: Path) -> None:
+    """Writes a table, atomically."""
+    head = {
+        "format": FORMAT,
+        "spec": table.spec.model_dump(mode="json"),
+        "provenance": table.provenance,
+        "tokens": table.tokens,
+    }
+    rows = ",\n".join(json.dumps(_as_json(row), sort_keys=True) for row in table.rows)
+    write_text(path, f'{json.dumps(head, sort_keys=True)[:-1]}, "rows": [\n{rows}\n]}}\n')
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    losses = [round(loss, LOSS_DIGITS) if math.isfinite(loss) else None for loss in row.losses]
+    rounded = {name: float(f"{getattr(row, name):.5g}") for name in ("tokens_per_s", "eval_s", "set_up_s")}
+    return {**asdict(row), "losses": losses, "status": str(row.status), **rounded}
+
+
+def read(path: Path) -> Table:
+    """Reads what `write` wrote.
+
+    Raises:
+        UserError: If it is not there or no table.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw.pop("format") != FORMAT:
+            raise UserError(f"{path}: a table of another version of this program; record it again")
+        rows = tuple(_from_json(row) for row in raw["rows"])
+        return Table(StudySpec.model_validate(raw["spec"]), raw["provenance"], tuple(raw["tokens"]), rows)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table; `autotune record STUDY` writes one") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no table of `autotune record`: {error}") from None
+
+
+def _from_json(raw: Mapping[str, Any]) -> Row:
+    losses = tuple(math.nan if loss is None else loss for loss in raw["losses"])
+    return Row(**{**raw, "losses": losses, "status": TrialStatus(raw["status"])})
+
+
+def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns what makes a study one that records: `--set` assignments.
+
+    Args:
+        spec: The study, with its base config resolved.
+        trials: Configurations to train, the baseline included.
+        evaluations: Evaluations in each trial; the budget's ends included.
+        rows: Settings to train instead of a space-filling set.
+    """
+    import tomli_w
+
+    changes = [
+        f'name="{spec.name}-table-{spec.budget.tokens}"',
+        'sampler={name="qmc", scramble=true}',
+        'pruner={name="none"}',
+        "finals.finalists=0",
+        "promote.automatic=false",
+        f"budget.trials={trials}",
+    ]
+    if "data.num_evals" in flatten(spec.base):
+        changes.append(f"base.data.num_evals={evaluations}")
+    if rows:
+        changes.append(tomli_w.dumps({"enqueue": [dict(row) for row in rows]}))
+    return changes
