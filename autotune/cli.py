@@ -1,7 +1,8 @@
-"""The command line: doctor profile plan run record status stop report compare promote train."""
+"""The command line: doctor profile plan run record replay status stop report compare promote train."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from autotune.hardware import HardwareProfile
     from autotune.orchestrator import Options
     from autotune.spec import Study
+    from autotune.table import Table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -215,6 +217,63 @@ def record(
         table.write(found, path)
         say(f"{len(found.rows)} rows: {path}")
     raise typer.Exit(code)
+
+
+@app.command()
+def replay(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A table of `autotune record`, or a finished study.")],
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="A name, or a study file's table: '{name=\"tpe\", n_startup_trials=5}'.")
+    ] = None,
+    pruner: Annotated[list[str] | None, typer.Option(help="Likewise; each is tried with each sampler.")] = None,
+    repeats: Annotated[int, typer.Option(help="Searches of each, with other seeds.", min=1)] = 30,
+    hours: Annotated[
+        float | None, typer.Option(help="Device time of a search; that of 60 whole trials if none.")
+    ] = None,
+    within: Annotated[float, typer.Option(help="Found means within this share of the best loss.", min=0)] = 0.005,
+    surrogate: Annotated[bool, typer.Option("--surrogate", help="Interpolate between rows: any settings.")] = False,
+    out: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Tries samplers and pruners on recorded trials, without training."""
+    from autotune import replay as simulation
+
+    recorded = recorded_table(study, out)
+    samplers = [simulation.parse_sampler(text) for text in sampler or ["tpe"]]
+    pruners = [simulation.parse_pruner(text) for text in pruner or ["median"]]
+    source = simulation.Surrogate(recorded) if surrogate else None
+    budget_s = 3600 * hours if hours else simulation.WHOLE_TRIALS * simulation.trial_s(recorded)
+    if not as_json:
+        for line in simulation.describe_table(recorded, source, budget_s):
+            say(line)
+    arms = []
+    for chosen, stopper in itertools.product(samplers, pruners):
+        arms.append(
+            simulation.run_arm(
+                recorded,
+                lambda: source or simulation.Rows(recorded),
+                chosen,
+                stopper,
+                repeats=repeats,
+                budget_s=budget_s,
+                within_frac=within,
+            )
+        )
+        if not as_json:
+            say(simulation.describe(arms[-1]))
+    if as_json:
+        typer.echo(json.dumps([simulation.to_json(arm) for arm in arms], indent=2))
+
+
+def recorded_table(study: str, out: Path) -> Table:
+    """Returns a table file's content, or the table of a study's trials that were trained to the end."""
+    from autotune import table
+    from autotune.storage import read_study
+
+    path = Path(study)
+    if path.suffix == ".json":
+        return table.read(path)
+    return table.from_record(read_study(run_directory(study, out)))
 
 
 @app.command()

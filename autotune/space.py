@@ -130,6 +130,19 @@ class Dimension(BaseModel):
         assert self.low is not None and self.high is not None
         return self.low <= value <= self.high and (not self.is_integer or value == int(value))
 
+    def position(self, value: Any) -> float:
+        """Returns where a value lies between the ends, from 0 to 1, on the dimension's own scale.
+
+        Choices lie at even steps in their order.
+        """
+        if self.choices is not None:
+            return self.choices.index(value) / max(1, len(self.choices) - 1)
+        assert self.low is not None and self.high is not None
+        if self.low == self.high:
+            return 0.5
+        scale = math.log if self.log else float
+        return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
     def ends(self) -> tuple[Value, ...]:
         """Returns the values at the edges: both ends of a range, or every choice."""
         if self.choices is not None:
@@ -257,9 +270,13 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
                 found.append(corner)
         return found
 
+    def defaults(self, base: Mapping[str, Any]) -> dict[str, Value]:
+        """Returns the base config's own value of every dimension, whether its condition holds or not."""
+        return {path: get_path(base, path) for path in self.root}
+
     def baseline(self, base: Mapping[str, Any]) -> dict[str, Value]:
         """Returns the base config's own values of the searched settings: the study's trial 0."""
-        return self.active({path: get_path(base, path) for path in self.root}, base)
+        return self.active(self.defaults(base), base)
 
 
 def _holds(when: Mapping[str, Any], values: Mapping[str, Any], base: Mapping[str, Any]) -> bool:

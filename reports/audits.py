@@ -178,23 +178,15 @@ def position_frac(dimension: Dimension, value: object) -> float | None:
     """Returns where a value lies in its range: 0 at the low end, 1 at the high end, on the range's own scale.
 
     Args:
-        dimension: A range or a list of choices, which lie evenly in their order.
+        dimension: A range or a list of choices.
         value: A value of it.
 
     Returns:
         0 to 1, or None for anything that lies outside or is no number.
     """
-    if dimension.choices is not None:
-        last = max(1, len(dimension.choices) - 1)
-        return dimension.choices.index(value) / last if value in dimension.choices else None
-    low, high, at = dimension.low, dimension.high, finite(value)
-    if low is None or high is None or at is None or not low <= at <= high:
+    if dimension.choices is None and finite(value) is None:
         return None
-    if low == high:
-        return 0.5
-    if dimension.log:
-        return math.log(at / low) / math.log(high / low)
-    return (at - low) / (high - low)
+    return dimension.position(value) if dimension.contains(value) else None
 
 
 def edge(dimension: Dimension, value: object) -> str:
