@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from autotune.database import back_up
 from autotune.deadline import REPORT_S, Deadline, Pace
+from autotune.pruning import goes_on
 from autotune.queues import Assignment, Queue
 from autotune.records import EvalPoint, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, append_line, now_iso, require_space
@@ -211,8 +212,7 @@ class EventLoop:
             return TrialStatus.INTERRUPTED, f"stopped {at} by the user"
         if self.deadline.seconds_left < REPORT_S:
             return TrialStatus.INTERRUPTED, f"stopped {at}: the time was up"
-        # The baseline is what everything is compared with, so it always runs to its end.
-        if trial.user_attrs.get("role") != "baseline" and trial.should_prune():
+        if not goes_on(trial, point.tokens_seen, queue.study.spec):
             return TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})"
         return None
 

@@ -23,6 +23,9 @@ PRUNERS = {
 }
 # Accepted besides Optuna's own names: a share of the budget reads better than a number of tokens.
 WARMUP_FRAC = "warmup_frac"
+# Pruners that compare ranks, which early losses tell badly; without a warm-up of the user's they learn theirs.
+LEARN_THEIR_WARMUP = ("median", "percentile")
+N_STARTUP_TRIALS = 8
 RESERVED = ("self", "interval_steps")
 
 
@@ -42,13 +45,17 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
     Args:
         name: A key of `PRUNERS`.
         options: Its parameters under Optuna's names, steps in tokens; `warmup_frac` (0 to 1) is the share
-            of the budget before which nothing is pruned.
+            of the budget before which nothing is pruned. Those of `LEARN_THEIR_WARMUP` measure it from the
+            study's own trials unless it is given.
         budget_tokens: Tokens of a whole trial; the largest resource of a bandit.
 
     Raises:
         ValueError: If Optuna refuses the options.
     """
     arguments = dict(options)
+    learns = name in LEARN_THEIR_WARMUP and not {WARMUP_FRAC, "n_warmup_steps"} & arguments.keys()
+    if learns:
+        arguments.setdefault("n_startup_trials", N_STARTUP_TRIALS)
     if WARMUP_FRAC in arguments:
         arguments["n_warmup_steps"] = _warmup_tokens(arguments.pop(WARMUP_FRAC), budget_tokens)
     if name in ("successive_halving", "hyperband"):
@@ -63,7 +70,12 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
             raise ValueError(f"it needs {parameter.name}; add {parameter.name} = ... to [pruner]")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks some pruners as experimental
-        return _class(name)(**arguments)
+        pruner = _class(name)(**arguments)
+    if not learns:
+        return pruner
+    from autotune.learned_warmup import LearnedWarmup
+
+    return LearnedWarmup(pruner, arguments["n_startup_trials"])
 
 
 def _warmup_tokens(frac: float, budget_tokens: int) -> int:

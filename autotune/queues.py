@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.database import exclusive, is_shared
+from autotune.pruning import AUDITED_AT, STOPPED_AT
 from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, log_event, write_json
 from autotune.space import flatten, with_paths
@@ -272,11 +273,12 @@ def _attempts_before(trial: optuna.trial.FrozenTrial) -> list[int]:
 
 
 def _as_new(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
-    """Returns a copy of a trial without its result, for a retry that keeps its settings and its role."""
+    """Returns a copy of a trial without what came of it, for a retry that keeps its settings and its role."""
     import copy
 
     fresh = copy.deepcopy(trial)
-    fresh.user_attrs = {key: value for key, value in trial.user_attrs.items() if key != "result"}
+    came_of_it = ("result", AUDITED_AT, STOPPED_AT)
+    fresh.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in came_of_it}
     return fresh
 
 

@@ -144,6 +144,8 @@ class TrialRecord:
         values: Losses reported so far by tokens; the curve of a trial that is still running.
         retry_of: Number of the interrupted trial that this one repeats, or None.
         stage: In the finals "select" or "prove"; else "".
+        audited_at: Tokens at which the pruner would have stopped it, had it not been kept as an audit.
+        stopped_at: Tokens at which the pruner did stop it.
     """
 
     number: int
@@ -156,6 +158,8 @@ class TrialRecord:
     values: Mapping[int, float] = field(default_factory=dict)
     retry_of: int | None = None
     stage: str = ""
+    audited_at: int | None = None
+    stopped_at: int | None = None
 
     @property
     def loss(self) -> float | None:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from autotune.pruners import build_pruner
+from autotune.pruning import goes_on
 from autotune.records import TrialStatus, UserError
 from autotune.samplers import build_sampler
-from autotune.spec import PrunerSpec, SamplerSpec
+from autotune.spec import PrunerSpec, SamplerSpec, StudySpec
 from autotune.table import Row, Table
 
 if TYPE_CHECKING:
@@ -194,13 +195,13 @@ def simulate(
         source: What trials measure.
         sampler: As in a study file.
         pruner: As in a study file.
-        seed: Of the sampler.
+        seed: Of the sampler and of what is audited.
         budget_s: Device time after which no trial begins.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    spec = table.spec
+    spec = table.spec.model_copy(update={"sampler": sampler, "pruner": pruner, "seed": seed})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several of its parts as experimental
         study = optuna.create_study(
@@ -211,13 +212,13 @@ def simulate(
         losses: list[float] = []
         now_s = 0.0
         while now_s < budget_s:
-            row = source.take(_proposal(study, table, is_baseline=not losses))
+            row = source.take(_proposal(study, spec, is_baseline=not losses))
             if row is None:
                 break
-            study.enqueue_trial(dict(row.params))
+            study.enqueue_trial(dict(row.params), user_attrs={"role": "search" if losses else "baseline"})
             trial = study.ask()
             spec.space.suggest(trial, spec.base)
-            evaluations = _train(study, trial, row, table.tokens, can_prune=bool(losses))
+            evaluations = _train(study, trial, row, table.tokens, spec)
             now_s += row.seconds(table.tokens[evaluations - 1], evaluations)
             ends_s.append(now_s)
             whole = evaluations == len(table.tokens) and row.status is TrialStatus.FINISHED
@@ -225,27 +226,26 @@ def simulate(
     return Search(tuple(ends_s), tuple(losses))
 
 
-def _proposal(study: optuna.Study, table: Table, is_baseline: bool) -> dict[str, Any]:
+def _proposal(study: optuna.Study, spec: StudySpec, is_baseline: bool) -> dict[str, Any]:
     """Returns what the sampler would train; the asking itself leaves no trace that it could learn from."""
     from optuna.trial import TrialState
 
     if is_baseline:
-        return dict(table.spec.space.baseline(table.spec.base))
+        return dict(spec.space.baseline(spec.base))
     trial = study.ask()
-    params = table.spec.space.suggest(trial, table.spec.base)
+    params = spec.space.suggest(trial, spec.base)
     study.tell(trial, state=TrialState.FAIL)
     return dict(params)
 
 
-def _train(study: optuna.Study, trial: optuna.Trial, row: Row, tokens: Sequence[int], can_prune: bool) -> int:
+def _train(study: optuna.Study, trial: optuna.Trial, row: Row, tokens: Sequence[int], spec: StudySpec) -> int:
     """Reports a row's losses as its trial would have, and returns how many evaluations that took."""
     from optuna.trial import TrialState
 
     for evaluation, (step, loss) in enumerate(zip(tokens, row.losses, strict=False), 1):
         if math.isfinite(loss):
             trial.report(loss, step)
-        is_last = evaluation == len(tokens)
-        if not math.isfinite(loss) or (can_prune and not is_last and trial.should_prune()):
+        if not math.isfinite(loss) or (evaluation < len(tokens) and not goes_on(trial, step, spec)):
             study.tell(trial, state=TrialState.PRUNED)
             return evaluation
     if row.status is TrialStatus.FINISHED:

@@ -68,10 +68,16 @@ class SamplerSpec(BaseModel):
 
 
 class PrunerSpec(BaseModel):
-    """Which Optuna pruner stops poor trials; further keys are its parameters, steps in tokens."""
+    """Which Optuna pruner stops poor trials; further keys are its parameters, steps in tokens.
+
+    Args:
+        name: A key of `pruners.PRUNERS`.
+        audit_frac: Share of the trials to be stopped that run on, to tell how many good ones are lost.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = "median"
+    audit_frac: float = Field(default=0.1, ge=0, le=1)
 
     @model_validator(mode="after")
     def _known(self) -> PrunerSpec:
@@ -80,14 +86,8 @@ class PrunerSpec(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The parameters beside the name; a median pruner without any waits for 30 % of the budget.
-
-        Ranks of early losses say little about final ones, so nothing is judged before that.
-        """
-        options = dict(self.__pydantic_extra__ or {})
-        if self.name == "median" and not options:
-            return {"n_startup_trials": 5, pruners.WARMUP_FRAC: 0.3}
-        return options
+        """The parameters of the pruner itself."""
+        return dict(self.__pydantic_extra__ or {})
 
 
 class FinalsSpec(_Table):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.database import exclusive, open_storage
+from autotune.pruning import AUDITED_AT, STOPPED_AT
 from autotune.records import TrialRecord, TrialResult, TrialStatus, UserError, Verdict
 from autotune.run_directory import RunDirectory, now_iso, read_json, read_lines, write_json
 from autotune.space import flatten
@@ -214,4 +215,6 @@ def record_of(trial: optuna.trial.FrozenTrial) -> TrialRecord:
         values=dict(trial.intermediate_values),
         retry_of=history[-1],
         stage=trial.user_attrs.get("stage", ""),
+        audited_at=trial.user_attrs.get(AUDITED_AT),
+        stopped_at=trial.user_attrs.get(STOPPED_AT),
     )

@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 from scipy import stats
 
+from autotune.pruning import WarmUp, unchosen, warm_up
 from autotune.records import TrialStatus
 from autotune.space import Dimension
 from autotune.storage import StudyRecord
@@ -24,6 +25,7 @@ MIN_IMPORTANCE_TRIALS = 15
 MIN_TOP_TRIALS = 5
 MIN_AUDIT_TRIALS = 4
 EDGE_FRAC = 0.1
+CONFIDENCE = 0.95
 # Where no trial was pruned: the share of the budget at which the default pruner starts to judge.
 FIRST_RUNG_FRAC = 0.3
 
@@ -101,6 +103,9 @@ class PruningAudit:
         best_quarter: How many trials that quarter has.
         pruned: Trials stopped early.
         saved_s: Seconds that they would have gone on, at their own speed.
+        audited: Trials that the pruner would have stopped and that ran to their end as a check.
+        audited_good: How many of those ended in the best quarter.
+        warm_up: How early trials could be judged, by those that no pruner chose; None if they are too few.
     """
 
     rung_tokens: int
@@ -110,6 +115,24 @@ class PruningAudit:
     best_quarter: int
     pruned: int
     saved_s: float
+    audited: int
+    audited_good: int
+    warm_up: WarmUp | None
+
+    @property
+    def lost(self) -> tuple[float, float, float] | None:
+        """Good trials among those stopped: estimate and 95 % interval, by the share among the audited ones.
+
+        Source: Clopper and Pearson (1934), the exact interval of a share. None without an audit.
+        """
+        if not self.audited:
+            return None
+        shares = stats.binomtest(self.audited_good, self.audited).proportion_ci(CONFIDENCE)
+        return (
+            self.pruned * self.audited_good / self.audited,
+            self.pruned * float(shares.low),
+            self.pruned * float(shares.high),
+        )
 
 
 def pruning_audit(record: StudyRecord) -> PruningAudit | None:
@@ -132,9 +155,23 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
     if table.empty:
         return None
     quarter = table.nsmallest(max(1, len(table) // 4), "final_loss")
-    at_risk = int((quarter["rung_loss"] > table["rung_loss"].median()).sum())
     pruned, saved_s = _saved(record)
-    return PruningAudit(rung_tokens, table, _spearman(table), at_risk, len(quarter), pruned, saved_s)
+    finished = {trial.number: trial for trial in record.trials if finite(trial.loss) is not None}
+    audited = [number for number, trial in finished.items() if trial.audited_at is not None]
+    best = sorted(finished, key=lambda number: finished[number].loss or 0.0)[: max(1, len(finished) // 4)]
+    stopped = [trial.number for trial in record.trials if trial.stopped_at is not None]
+    return PruningAudit(
+        rung_tokens,
+        table,
+        _spearman(table),
+        at_risk=int((quarter["rung_loss"] > table["rung_loss"].median()).sum()),
+        best_quarter=len(quarter),
+        pruned=pruned,
+        saved_s=saved_s,
+        audited=len(audited),
+        audited_good=len(set(audited) & set(best)),
+        warm_up=warm_up(unchosen({number: trial.values for number, trial in finished.items()}, audited, stopped)),
+    )
 
 
 def _first_rung(record: StudyRecord) -> int | None:

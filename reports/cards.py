@@ -205,9 +205,21 @@ def _pruning(study: StudyTables) -> Drawn:
         f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
         f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best quarter "
         f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half "
-        "early on (right of the dotted line)."
+        f"early on (right of the dotted line). {_lost(audit)}"
     )
     return sentence, [figures.pruning_audit(audit)], audit.table
+
+
+def _lost(audit: audits.PruningAudit) -> str:
+    """Returns in words what the audited trials say about those that were stopped."""
+    if audit.lost is None:
+        return "No trial that would have been stopped was run on as a check." if audit.pruned else ""
+    estimate, low, high = audit.lost
+    return (
+        f"As a check, {count(audit.audited, 'trial')} that would have been stopped ran on to the end: "
+        f"{audit.audited_good} of them ended in the best quarter. So of the {audit.pruned} stopped, about "
+        f"{number(estimate, 0)} may have been that good (95 % interval {number(low, 0)} to {number(high, 0)})."
+    )
 
 
 def _timeline(study: StudyTables) -> Drawn:

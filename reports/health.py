@@ -128,7 +128,9 @@ def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
         return Check(name, "skip", "Nothing was pruned, or too little finished to judge by.")
     quarter = count(audit.best_quarter, "finished trial")
     finding = f"Of the best quarter ({quarter}), {audit.at_risk} were behind when pruning began."
-    if 2 * audit.at_risk >= audit.best_quarter and audit.at_risk:
+    if audit.audited:
+        finding += f" Of {count(audit.audited, 'trial')} run on as a check, {audit.audited_good} ended in it."
+    if audit.audited_good or (audit.at_risk and 2 * audit.at_risk >= audit.best_quarter):
         return Check(name, "warn", finding, "Trials as good may have been stopped: prune later (pruner.warmup_frac).")
     return Check(name, "pass", finding)
 

@@ -7,6 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
+from autotune.learned_warmup import LearnedWarmup
 from autotune.pruners import PRUNERS, build_pruner, parameters, rehearse
 
 BUDGET = 1_000
@@ -16,8 +17,15 @@ NEEDED: dict[str, dict[str, Any]] = {"percentile": {"percentile": 25.0}, "thresh
 @pytest.mark.parametrize("name", PRUNERS)
 def test_every_pruner_builds_and_judges(name: str) -> None:
     pruner = build_pruner(name, NEEDED.get(name, {}), BUDGET)
-    assert type(pruner).__name__ == PRUNERS[name]
+    asked = pruner.inner if isinstance(pruner, LearnedWarmup) else pruner
+    assert type(asked).__name__ == PRUNERS[name]
+    assert isinstance(pruner, LearnedWarmup) is (name in ("median", "percentile"))
     rehearse(pruner)
+
+
+@pytest.mark.parametrize("options", [{"warmup_frac": 0.0}, {"n_warmup_steps": 0}])
+def test_a_warm_up_that_is_given_is_not_learned(options: dict[str, Any]) -> None:
+    assert isinstance(build_pruner("median", options, BUDGET), optuna.pruners.MedianPruner)
 
 
 def test_a_pruner_without_what_it_needs_says_so() -> None:
@@ -64,7 +72,7 @@ def test_median_waits_for_its_startup_trials() -> None:
 
 
 def test_trials_are_compared_at_the_same_tokens_only() -> None:
-    study = study_with(build_pruner("median", {"n_startup_trials": 1}, BUDGET), CURVES)
+    study = study_with(build_pruner("median", {"n_startup_trials": 1, "warmup_frac": 0.0}, BUDGET), CURVES)
     assert decisions(study, {250: 9.0, 650: 9.0}) == [False, False]
 
 

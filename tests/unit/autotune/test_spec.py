@@ -190,7 +190,7 @@ def test_trainings_of_the_finals_by_hand(finals: FinalsSpec, runs: int) -> None:
     assert finals.runs == runs
 
 
-def test_only_a_median_pruner_without_parameters_gets_a_warm_up() -> None:
-    assert PrunerSpec().options == {"n_startup_trials": 5, "warmup_frac": 0.3}
-    assert PrunerSpec.model_validate({"name": "median", "n_startup_trials": 2}).options == {"n_startup_trials": 2}
-    assert PrunerSpec(name="none").options == {}
+def test_what_the_engine_does_with_a_pruner_is_none_of_its_own_parameters() -> None:
+    given = PrunerSpec.model_validate({"name": "median", "n_startup_trials": 4, "audit_frac": 0.25})
+    assert (given.options, given.audit_frac) == ({"n_startup_trials": 4}, 0.25)
+    assert (PrunerSpec().options, PrunerSpec().audit_frac) == ({}, 0.1)

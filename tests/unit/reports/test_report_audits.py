@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import study_builder
@@ -35,6 +37,32 @@ def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
     assert audit is not None
     assert audit.rung_tokens == 500, "the first evaluation past 30 % of the budget where nothing was pruned"
     assert (audit.best_quarter, audit.at_risk) == (1, 1)
+
+
+def test_audited_trials_tell_how_many_good_ones_were_stopped() -> None:
+    """Eight finish, the best quarter is two of them, and one of the four audits is among these."""
+    params = study_builder.settings(0.02, 0.0, 8, 1)
+    trials = [
+        replace(
+            study_builder.trial(number, "finished", [6.0, 5.0, 4.9, 4.0 + number / 10], params),
+            audited_at=500 if number in (1, 4, 5, 6) else None,
+        )
+        for number in range(8)
+    ]
+    trials += [
+        replace(study_builder.trial(number, "pruned", [6.0, 5.5], params), stopped_at=500) for number in range(8, 28)
+    ]
+    audit = audits.pruning_audit(study_builder.study(trials=tuple(trials)))
+
+    assert audit is not None
+    assert (audit.pruned, audit.audited, audit.audited_good) == (20, 4, 1)
+    # Clopper and Pearson for 1 of 4, from their tables: 0.0063 to 0.8059.
+    assert audit.lost == pytest.approx((5.0, 0.126, 16.12), abs=0.01)
+
+
+def test_without_an_audit_nothing_is_said_of_lost_trials(night: StudyRecord) -> None:
+    audit = audits.pruning_audit(night)
+    assert audit is not None and audit.pruned and audit.lost is None
 
 
 def test_pruning_audit_needs_finished_trials() -> None:
