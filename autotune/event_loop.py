@@ -106,12 +106,13 @@ class EventLoop:
         self._failed_in_a_row: set[tuple[str, int]] = set()
         self._backed_up = time.monotonic()
 
-    def run(self, queue: Queue, may_start: Callable[[float], bool]) -> None:
+    def run(self, queue: Queue, may_start: Callable[[float], bool], *, awaits_peers: bool = True) -> None:
         """Draws and trains until the queue is empty, time is up or a stop was asked for.
 
         Args:
             queue: Where trials come from.
             may_start: Takes the expected seconds of one training; whether there is time for it.
+            awaits_peers: Whether to wait for what other processes train of this queue.
 
         Raises:
             UserError: When trials crash one after the other, or the disk is full.
@@ -120,7 +121,7 @@ class EventLoop:
         swept = time.monotonic()
         while True:
             self._fill(queue, may_start)
-            if not self._running and not self._worth_waiting(queue, may_start):
+            if not self._running and not (awaits_peers and self._worth_waiting(queue, may_start)):
                 return
             self._listen(queue)
             if time.monotonic() - swept > self.limits.heartbeat_s:

@@ -3,19 +3,24 @@
 The best of many equal trials looks better than it is (for 40 of them by about 2.2 standard deviations), so
 nothing that took part in the choice is used in the estimate: finalists are chosen by the search, the winner
 among them on `select` seeds, and its gain is measured on further `prove` seeds.
+
+The baseline's `prove` runs come before the search, which does not see them: they tell how much the loss changes
+with the seed alone. While the pairs do not decide, more are trained; each look has its share of the 5 % that may go
+wrong, so that looking often does not announce noise.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.spec import FinalsSpec
 
 CONFIDENCE = 0.95
+POWER = 0.8
 SELECT, PROVE = "select", "prove"
 # Fresh seeds start this far above the search's own, so that no study's seed meets another role's.
 FRESH_SEED_OFFSET = 1_000
@@ -70,11 +75,85 @@ def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: i
     return [FinalRun(arm.number, arm.params, seed, SELECT) for seed in seeds for arm in arms]
 
 
-def proving_runs(baseline: TrialRecord, winner: TrialRecord, spec: FinalsSpec, search_seed: int) -> list[FinalRun]:
+def proving_runs(
+    baseline: TrialRecord, winner: TrialRecord, spec: FinalsSpec, search_seed: int, pairs: int
+) -> list[FinalRun]:
     """Returns the trainings that measure the gain, pair after pair, so that an early end keeps whole pairs."""
-    first = search_seed + FRESH_SEED_OFFSET + spec.select_seeds
-    seeds = range(first, first + spec.prove_seeds)
+    seeds = _prove_seeds(spec, search_seed, pairs)
     return [FinalRun(arm.number, arm.params, seed, PROVE) for seed in seeds for arm in (baseline, winner)]
+
+
+def noise_runs(baseline: TrialRecord, spec: FinalsSpec, search_seed: int, count: int) -> list[FinalRun]:
+    """Returns the baseline's part of the first pairs."""
+    return [FinalRun(baseline.number, baseline.params, seed, PROVE) for seed in _prove_seeds(spec, search_seed, count)]
+
+
+def _prove_seeds(spec: FinalsSpec, search_seed: int, count: int) -> range:
+    first = search_seed + FRESH_SEED_OFFSET + spec.select_seeds
+    return range(first, first + count)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much the baseline's loss changes with the seed, and what can be proved in spite of it.
+
+    Args:
+        sigma: Standard deviation between seeds, nats per token.
+        seeds: Seeds that it was measured on.
+        baseline_loss: Their mean, nats per token.
+        pairs: Pairs that the finals train at the most.
+        provable_gain: Smallest gain that so many pairs prove four times in five, nats per token.
+    """
+
+    sigma: float
+    seeds: int
+    baseline_loss: float
+    pairs: int
+    provable_gain: float
+
+    def to_json(self) -> dict[str, float]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Returns it in a sentence for a person."""
+        return (
+            f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
+            f"{self.pairs} pairs can prove a gain of {self.provable_gain:.4f} "
+            f"({self.provable_gain / self.baseline_loss:.2%}) or more"
+        )
+
+
+def measure_noise(baseline: int, finals: Sequence[TrialRecord], spec: FinalsSpec) -> Noise | None:
+    """Returns the noise, or None while fewer than two of the baseline's runs have finished.
+
+    Source: the power of the paired t test with a share of 80 %, (t_a + t_0.8) x sigma x sqrt(2 / n), the two
+    losses of a pair taken as independent; `a` is what the last look may err to one side.
+
+    Args:
+        baseline: Number of the baseline's search trial.
+        finals: Re-runs so far.
+        spec: How the finals are run.
+    """
+    losses = [_loss(run) for run in finals if (run.arm, run.stage) == (baseline, PROVE) and run.loss is not None]
+    if len(losses) < 2:
+        return None
+    from scipy.stats import t
+
+    pairs, sigma = spec.looks[-1], statistics.stdev(losses)
+    quantiles = t.ppf((1 + confidences(spec)[-1]) / 2, pairs - 1) + t.ppf(POWER, pairs - 1)
+    gain = float(quantiles) * sigma * (2 / pairs) ** 0.5
+    return Noise(sigma, len(losses), statistics.mean(losses), pairs, gain)
+
+
+def confidences(spec: FinalsSpec) -> list[float]:
+    """Returns the confidence of each look's interval.
+
+    The looks share what `CONFIDENCE` leaves, each twice as much as the one before, so that all intervals hold
+    together with that confidence (Bonferroni 1936) and an early look decides only what is plain.
+    """
+    weights = [2**look for look in range(len(spec.looks))]
+    return [1 - (1 - CONFIDENCE) * weight / sum(weights) for weight in weights]
 
 
 def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> TrialRecord:
@@ -93,20 +172,24 @@ def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) ->
     return min(arms, key=lambda arm: means[arm.number])
 
 
-def judge(baseline: TrialRecord, winner: TrialRecord, finals: Sequence[TrialRecord], spec: FinalsSpec) -> Verdict:
+def judge(
+    baseline: TrialRecord, winner: TrialRecord, finals: Sequence[TrialRecord], spec: FinalsSpec, look: int = 0
+) -> Verdict:
     """Returns the verdict from the proving runs, by a paired t interval.
 
     Source: Student (1908), the paired t test: the mean of the differences between pairs of the same seed,
-    plus and minus the 97.5 % quantile of t with n - 1 degrees of freedom times their standard error.
+    plus and minus a quantile of t with n - 1 degrees of freedom times their standard error: the 97.5 % quantile
+    if there is one look, a higher one for each of several (`confidences`).
 
     Args:
         baseline: The baseline's search trial.
         winner: The winner's search trial.
         finals: Re-runs; only pairs in which both finished count.
         spec: How the finals are run.
+        look: Which of `spec.looks` this is, from 0.
     """
     pairs = _pairs(baseline.number, winner.number, finals)
-    lost = _failed_seeds(winner.number, finals)
+    lost = failed_seeds(winner.number, finals)
     if not pairs:
         return Verdict(
             VerdictWord.INCONCLUSIVE,
@@ -117,7 +200,7 @@ def judge(baseline: TrialRecord, winner: TrialRecord, finals: Sequence[TrialReco
     losses = [(_loss(base), _loss(best)) for base, best in pairs]
     gains = [base - best for base, best in losses]
     baseline_loss = statistics.mean(base for base, _ in losses)
-    low, high = interval(gains)
+    low, high = interval(gains, confidences(spec)[look])
     min_gain = spec.min_gain_frac * baseline_loss
     word, reason = _word(low, high, min_gain, len(pairs), lost)
     return Verdict(
@@ -138,14 +221,14 @@ def judge(baseline: TrialRecord, winner: TrialRecord, finals: Sequence[TrialReco
     )
 
 
-def interval(gains: Sequence[float]) -> tuple[float | None, float | None]:
-    """Returns the 95 % t interval of the mean of paired differences; (None, None) for fewer than two."""
+def interval(gains: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
+    """Returns the t interval of the mean of paired differences; (None, None) for fewer than two."""
     if len(gains) < 2:
         return None, None
     from scipy.stats import t
 
     mean, error = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(gains) - 1)) * error
+    half = float(t.ppf((1 + confidence) / 2, len(gains) - 1)) * error
     return mean - half, mean + half
 
 
@@ -159,7 +242,7 @@ def _word(low: float | None, high: float | None, min_gain: float, pairs: int, lo
     if high < min_gain:
         return VerdictWord.NO_CLEAR_GAIN, "whatever gain there may be is smaller than what is worth having"
     return VerdictWord.INCONCLUSIVE, (
-        f"{pairs} pairs cannot tell a useful gain from none; more seeds (finals.prove_seeds) would"
+        f"{pairs} pairs cannot tell a useful gain from none; more seeds (finals.max_seeds) would"
     )
 
 
@@ -169,7 +252,8 @@ def _pairs(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> list[tu
     return [(finished[baseline, seed], finished[winner, seed]) for seed in seeds]
 
 
-def _failed_seeds(winner: int, finals: Sequence[TrialRecord]) -> int:
+def failed_seeds(winner: int, finals: Sequence[TrialRecord]) -> int:
+    """Returns on how many proving seeds the winner diverged or ran out of memory: no further seed mends that."""
     bad = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
     return sum(run.arm == winner and run.stage == PROVE and run.status in bad for run in finals)
 

@@ -37,6 +37,8 @@ from autotune.storage import (
 )
 from autotune.worker import Slot
 
+# Of the time there is, what the baseline's seeds before the search may take.
+NOISE_FRAC = 0.1
 DONE, FAULT, NOTHING_FINISHED, PARKED = 0, 1, 4, 130
 
 
@@ -230,12 +232,49 @@ class Session:
         queue = self._queue("trials", self.optuna_study, spec.budget.tokens, spec.budget.trials)
         with exclusive(self.storage, spec.name):
             queue.enqueue(spec.space.baseline(spec.base), role="baseline")
+
+        # Asked again at each start: the finals cost what the trials turn out to cost.
+        has_time = self._has_time(lambda: self._finals_s(loop) + self._full_s(loop) + REPORT_S)
+        self._noise(loop, has_time)
+        with exclusive(self.storage, spec.name):
             for settings in spec.enqueue:
                 queue.enqueue(settings, role="search")
-        # Asked again at each start: the finals cost what the trials turn out to cost.
-        loop.run(queue, self._has_time(lambda: self._finals_s(loop) + self._full_s(loop) + REPORT_S))
+        loop.run(queue, has_time)
         if not self.stop.level and not self.spec.storage:
             back_up(self.run)
+
+    def _noise(self, loop: EventLoop, has_time: Callable[[float], bool]) -> None:
+        """Trains the baseline, then on several seeds, which says what gain can be proved at all.
+
+        A peer that finds another at it goes on to the search.
+        """
+        spec = self.spec
+        first = self._queue("trials", self.optuna_study, spec.budget.tokens, None)
+        loop.run(first, has_time, awaits_peers=False)
+        baseline = read_study(self.run.root).baseline
+        if self.stop.level or not spec.finals.runs or baseline is None or baseline.loss is None:
+            return
+        queue, count = self._finals_queue(), self._noise_seeds(loop)
+        if count:
+            runs = finals.noise_runs(baseline, spec.finals, spec.seed, count)
+            self._run_finals(loop, queue, runs, awaits_peers=False)
+        noise = finals.measure_noise(baseline.number, queue.records(), spec.finals)
+        if noise is not None and "noise" not in self.optuna_study.user_attrs:
+            self.optuna_study.set_user_attr("noise", noise.to_json())
+            self.listener.note("noise", noise.describe())
+
+    def _noise_seeds(self, loop: EventLoop) -> int:
+        """Returns how many seeds the time allows before the search; 0 if not even two."""
+        possible = (
+            NOISE_FRAC * self.options.deadline.seconds_left / max(loop.pace.seconds(self.spec.budget.tokens), 1e-6)
+        )
+        count = int(min(possible * len(self.slots), self.spec.finals.prove_seeds))
+        return count if count >= 2 else 0
+
+    def _finals_queue(self) -> Queue:
+        return self._queue(
+            "finals", open_fixed(self.storage, finals_name(self.spec.name)), self.spec.budget.tokens, None
+        )
 
     def _plan(self, loop: EventLoop) -> None:
         """Measures the pace before the first trial and says what is to be expected."""
@@ -299,15 +338,31 @@ class Session:
         arms = finals.finalists(trials, baseline, self.spec.finals.finalists)
         if not arms:
             return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
-        queue = self._queue(
-            "finals", open_fixed(self.storage, finals_name(self.spec.name)), self.spec.budget.tokens, None
-        )
+        queue = self._finals_queue()
         self._run_finals(loop, queue, finals.selection_runs(arms, self.spec.finals, self.spec.seed))
         winner = finals.choose_winner(arms, queue.records())
-        self._run_finals(loop, queue, finals.proving_runs(baseline, winner, self.spec.finals, self.spec.seed))
-        return finals.judge(baseline, winner, queue.records(), self.spec.finals)
+        return self._prove(loop, queue, baseline, winner)
 
-    def _run_finals(self, loop: EventLoop, queue: Queue, runs: Sequence[finals.FinalRun]) -> None:
+    def _prove(self, loop: EventLoop, queue: Queue, baseline: TrialRecord, winner: TrialRecord) -> Verdict:
+        """Trains pairs until they decide, or there is no time for more."""
+        spec = self.spec.finals
+        verdict = Verdict(VerdictWord.INCONCLUSIVE, "")
+        for look, pairs in enumerate(spec.looks):
+            added = pairs - (spec.looks[look - 1] if look else 0)
+            more_s = 2 * added * loop.pace.seconds(self.spec.budget.tokens) / len(self.slots)
+            if look and not self._has_time(lambda: self._full_s(loop) + REPORT_S)(more_s):
+                break
+            self._run_finals(loop, queue, finals.proving_runs(baseline, winner, spec, self.spec.seed, pairs))
+            runs = queue.records()
+            verdict = finals.judge(baseline, winner, runs, spec, look)
+            undecided = verdict.word is VerdictWord.INCONCLUSIVE and not finals.failed_seeds(winner.number, runs)
+            if not undecided or self.stop.level:
+                break
+        return verdict
+
+    def _run_finals(
+        self, loop: EventLoop, queue: Queue, runs: Sequence[finals.FinalRun], awaits_peers: bool = True
+    ) -> None:
         if self.stop.level or not runs:
             return
         with exclusive(self.storage, self.spec.name):
@@ -315,8 +370,8 @@ class Session:
                 queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
         waiting = sum(record.status is TrialStatus.WAITING for record in queue.records())
         if waiting:
-            self.listener.note("finals", f"finals: {waiting} runs on fresh seeds ({runs[0].stage})")
-        loop.run(queue, self._has_time(lambda: self._full_s(loop) + REPORT_S))
+            self.listener.note("finals", f"{waiting} runs on fresh seeds ({runs[0].stage})")
+        loop.run(queue, self._has_time(lambda: self._full_s(loop) + REPORT_S), awaits_peers=awaits_peers)
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())

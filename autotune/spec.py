@@ -23,6 +23,10 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _STAND_INS: dict[str, Any] = {"name": "unnamed", "budget": {"tokens": 1}, "space": {"": {"choices": [0]}}}
 
 
+# Pairs that the finals go on to at the most, for each that they begin with.
+MOST_SEEDS = 4
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,18 +101,35 @@ class FinalsSpec(_Table):
         finalists: Best search trials that are re-run; 0 leaves everything unproven, which suits a search whose
             records are what is wanted.
         select_seeds: Fresh seeds on which the winner is chosen among several finalists.
-        prove_seeds: Further fresh seeds on which the winner is compared with the baseline, in pairs.
+        prove_seeds: Further fresh seeds on which the winner is compared with the baseline, in pairs. The baseline's
+            part of them is trained before the search and says how large the noise is.
+        max_seeds: Seeds to go on to, doubling, while the pairs do not decide; 0 means 4 times prove_seeds.
         min_gain_frac: Smallest gain worth having, as a share of the baseline's loss.
     """
 
     finalists: int = Field(default=2, ge=0)
     select_seeds: int = Field(default=1, ge=1)
     prove_seeds: int = Field(default=4, ge=2)
+    max_seeds: int = Field(default=0, ge=0)
     min_gain_frac: float = Field(default=0.005, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _max_is_no_less(self) -> FinalsSpec:
+        if 0 < self.max_seeds < self.prove_seeds:
+            raise refusal(f"max_seeds {self.max_seeds} is below prove_seeds {self.prove_seeds}; raise it", "max_seeds")
+        return self
+
+    @property
+    def looks(self) -> list[int]:
+        """Pairs after which the verdict is looked at, as long as it is not decided."""
+        pairs, most = [self.prove_seeds], self.max_seeds or MOST_SEEDS * self.prove_seeds
+        while pairs[-1] < most:
+            pairs.append(min(2 * pairs[-1], most))
+        return pairs
 
     @property
     def runs(self) -> int:
-        """Trainings that the finals take."""
+        """Trainings that the finals take if the first look decides."""
         if not self.finalists:
             return 0
         return (self.finalists * self.select_seeds if self.finalists > 1 else 0) + 2 * self.prove_seeds

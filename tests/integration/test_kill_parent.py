@@ -47,7 +47,8 @@ def test_killed_in_the_finals_and_in_the_full_run(folder: StudyFolder) -> None:
         promote={"tokens": FULL_TOKENS, "automatic": True},
     )
     run = folder.start()
-    wait_for((folder.directory().trial("finals", 1) / "metrics.jsonl").exists)
+    # The first two are the baseline's, before the search.
+    wait_for((folder.directory().trial("finals", 3) / "metrics.jsonl").exists)
     run.kill()
     run = folder.start()
     folder.wait_at_gate()

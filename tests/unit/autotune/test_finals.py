@@ -22,7 +22,7 @@ from autotune.finals import (
 from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
 from autotune.spec import FinalsSpec
 
-SPEC = FinalsSpec(finalists=2, select_seeds=1, prove_seeds=4, min_gain_frac=0.01)
+SPEC = FinalsSpec(finalists=2, select_seeds=1, prove_seeds=4, max_seeds=4, min_gain_frac=0.01)
 
 
 def trial(number: int, loss: float | None, status: TrialStatus = TrialStatus.FINISHED, **changes: Any) -> TrialRecord:
@@ -79,7 +79,7 @@ def test_selection_seeds_and_arms_by_hand() -> None:
 
 
 def test_proving_runs_come_in_whole_pairs() -> None:
-    runs = proving_runs(BASELINE, WINNER, FinalsSpec(select_seeds=2, prove_seeds=2), search_seed=3)
+    runs = proving_runs(BASELINE, WINNER, FinalsSpec(select_seeds=2, prove_seeds=2), search_seed=3, pairs=2)
     assert [(run.arm, run.seed) for run in runs] == [(0, 1005), (5, 1005), (0, 1006), (5, 1006)]
     assert {run.stage for run in runs} == {PROVE}
 
@@ -89,7 +89,7 @@ def test_proving_runs_come_in_whole_pairs() -> None:
 def test_no_seed_plays_two_roles(search_seed: int, seeds: int) -> None:
     spec = FinalsSpec(select_seeds=seeds, prove_seeds=seeds + 1)
     select = {run.seed for run in selection_runs([WINNER, trial(7, 2.95)], spec, search_seed)}
-    prove = {run.seed for run in proving_runs(BASELINE, WINNER, spec, search_seed)}
+    prove = {run.seed for run in proving_runs(BASELINE, WINNER, spec, search_seed, spec.prove_seeds)}
     assert (len(select), len(prove)) == (seeds, seeds + 1)
     assert not select & prove
     assert search_seed not in select | prove
@@ -161,7 +161,7 @@ def test_no_clear_gain_begins_where_the_interval_ends_below_what_is_worth_having
     gains = [0.02, -0.02, 0.01, -0.01]
     _, high = interval(gains)
     assert high is not None
-    spec = FinalsSpec(min_gain_frac=high * share / 3.0)
+    spec = FinalsSpec(max_seeds=4, min_gain_frac=high * share / 3.0)
     assert judge(BASELINE, WINNER, proving([3.0] * 4, [3.0 - gain for gain in gains]), spec).word is word
 
 
@@ -201,7 +201,7 @@ def test_selection_runs_do_not_count_as_proof() -> None:
 def simulated_study(random: np.random.Generator, gain: float, finalists_count: int = 8) -> Any:
     """Finals of arms that all lie `gain` below the baseline; a seed's luck is shared by the arms."""
     sigma, seeds = 0.02, 4
-    spec = FinalsSpec(finalists=finalists_count, select_seeds=1, prove_seeds=seeds)
+    spec = FinalsSpec(finalists=finalists_count, select_seeds=1, prove_seeds=seeds, max_seeds=seeds)
     arms = [trial(number, loss) for number, loss in enumerate(2.9 + sigma * random.standard_normal(finalists_count), 1)]
     select = [trial(0, 3 + sigma * random.standard_normal(), arm=arm.number, stage=SELECT) for arm in arms]
     winner = choose_winner(arms, select)
