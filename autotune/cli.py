@@ -228,7 +228,7 @@ def replay(
     pruner: Annotated[list[str] | None, typer.Option(help="Likewise; each is tried with each sampler.")] = None,
     repeats: Annotated[int, typer.Option(help="Searches of each, with other seeds.", min=1)] = 30,
     hours: Annotated[
-        float | None, typer.Option(help="Device time of a search; that of 60 whole trials if none.")
+        float | None, typer.Option(help="Device time of a search; that of 60 whole trials if none.", min=0.001)
     ] = None,
     within: Annotated[float, typer.Option(help="Found means within this share of the best loss.", min=0)] = 0.005,
     surrogate: Annotated[bool, typer.Option("--surrogate", help="Interpolate between rows: any settings.")] = False,
@@ -241,6 +241,8 @@ def replay(
     recorded = recorded_table(study, out)
     samplers = [simulation.parse_sampler(text) for text in sampler or ["tpe"]]
     pruners = [simulation.parse_pruner(text) for text in pruner or ["median"]]
+    for chosen, stopper in itertools.product(samplers, pruners):
+        simulation.check(recorded, chosen, stopper)
     source = simulation.Surrogate(recorded) if surrogate else None
     budget_s = 3600 * hours if hours else simulation.WHOLE_TRIALS * simulation.trial_s(recorded)
     if not as_json:

@@ -93,7 +93,7 @@ def warm_up(curves: Sequence[Mapping[int, float]], agreement: float = AGREEMENT)
     return WarmUp(grid[first], correlations[first], len(curves))
 
 
-def rank_correlations(losses: Sequence[Sequence[float]]) -> list[float]:
+def rank_correlations(losses: Sequence[Sequence[float]] | np.ndarray) -> list[float]:
     """Returns Spearman's rank correlation (1904) of each column with the last; 0 where a column is constant.
 
     Args:

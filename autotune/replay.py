@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from autotune.pruners import build_pruner
-from autotune.pruning import goes_on
+from autotune.pruning import goes_on, rank_correlations
 from autotune.records import TrialStatus, UserError
 from autotune.samplers import build_sampler
-from autotune.spec import PrunerSpec, SamplerSpec, StudySpec
+from autotune.spec import PrunerSpec, SamplerSpec, StudySpec, algorithm_faults
 from autotune.table import Row, Table
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ WHOLE_TRIALS = 60
 FOLDS = 10
 EXPLAINED = 0.9995
 """Share of the curves' variance that the surrogate's components keep."""
-SMOOTHINGS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+SMOOTHINGS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Tried in cross-validation; without any, settings that were trained twice would be singular."""
 CONFIDENCE = 0.95
 RESAMPLES = 2_000
 
@@ -95,11 +96,11 @@ class Surrogate:
     """Curves and speeds of any settings, interpolated between the rows that finished.
 
     The curves are taken apart into a few components, and each component and the logarithm of the speed are
-    interpolated by thin-plate splines over the settings (Duchon 1977; scipy's `RBFInterpolator`); smoothing and
+    interpolated by cubic radial functions of the settings (Duchon 1977; scipy's `RBFInterpolator`); smoothing and
     error come from cross-validation.
 
     Args:
-        table: At least 20 finished rows.
+        table: At least 20 finished rows, and more for more than 9 settings.
 
     Attributes:
         best: Lowest final loss that it has for the table's own settings.
@@ -112,8 +113,9 @@ class Surrogate:
 
     def __init__(self, table: Table) -> None:
         rows = table.finished()
-        if len(rows) < 2 * FOLDS:
-            raise UserError(f"a surrogate needs {2 * FOLDS} finished rows, and the table has {len(rows)}; record more")
+        needed = 2 * max(FOLDS, len(table.spec.space) + 1)
+        if len(rows) < needed:
+            raise UserError(f"a surrogate needs {needed} finished rows, and the table has {len(rows)}; record more")
         self._positions = Positions(table)
         self._set_up_s = statistics.median(row.set_up_s for row in rows)
         self._eval_s = statistics.median(row.eval_s for row in rows)
@@ -121,7 +123,7 @@ class Surrogate:
         curves = np.array([row.losses for row in rows])
         self._mean = curves.mean(axis=0)
         _, sizes, parts = np.linalg.svd(curves - self._mean, full_matrices=False)
-        shares = np.cumsum(sizes**2) / np.sum(sizes**2)
+        shares = np.cumsum(sizes**2) / max(np.sum(sizes**2), np.finfo(float).tiny)
         self._parts = parts[: int(np.searchsorted(shares, EXPLAINED)) + 1]
         targets = np.column_stack(
             [(curves - self._mean) @ self._parts.T, [[math.log(row.tokens_per_s)] for row in rows]]
@@ -131,8 +133,6 @@ class Surrogate:
         self.best = float(self._curves(self._fit(points))[:, -1].min())
 
     def _validate(self, points: np.ndarray, targets: np.ndarray, curves: np.ndarray) -> tuple[float, float, float]:
-        from scipy.stats import spearmanr
-
         folds = np.random.default_rng(0).permutation(len(points)) % FOLDS
         found = []
         for smoothing in SMOOTHINGS:
@@ -141,7 +141,7 @@ class Surrogate:
                 fit = _interpolator(points[folds != fold], targets[folds != fold], smoothing)
                 predicted[folds == fold] = self._curves(fit(points[folds == fold]))[:, -1]
             error = float(np.sqrt(np.mean((predicted - curves[:, -1]) ** 2)))
-            found.append((error, float(spearmanr(predicted, curves[:, -1]).statistic), smoothing))
+            found.append((error, rank_correlations(np.column_stack([predicted, curves[:, -1]]))[0], smoothing))
         return min(found)
 
     def _curves(self, values: np.ndarray) -> np.ndarray:
@@ -159,8 +159,19 @@ class Surrogate:
 def _interpolator(points: np.ndarray, targets: np.ndarray, smoothing: float) -> Callable[[np.ndarray], np.ndarray]:
     from scipy.interpolate import RBFInterpolator
 
-    fit: Callable[[np.ndarray], np.ndarray] = RBFInterpolator(points, targets, smoothing=smoothing)
-    return fit
+    # A setting that never changes among these points would make the linear part singular: take the space they span.
+    centre = points.mean(axis=0)
+    _, sizes, axes = np.linalg.svd(points - centre, full_matrices=False)
+    axes = axes[sizes > 1e-9 * max(sizes.max(), 1.0)]
+    if not len(axes):
+        return lambda wanted: np.repeat(targets.mean(axis=0)[None], len(wanted), axis=0)
+    fit = RBFInterpolator((points - centre) @ axes.T, targets, smoothing=smoothing, kernel="cubic")
+
+    def interpolate(wanted: np.ndarray) -> np.ndarray:
+        values: np.ndarray = fit((wanted - centre) @ axes.T)
+        return values
+
+    return interpolate
 
 
 @dataclass(frozen=True)
@@ -323,12 +334,27 @@ def name(sampler: SamplerSpec, pruner: PrunerSpec) -> str:
     def words(name: str, options: Mapping[str, Any]) -> str:
         return name + "".join(f" {key}={value}" for key, value in options.items())
 
-    return f"{words(sampler.name, sampler.options)} + {words(pruner.name, pruner.options)}"
+    given = pruner.model_dump(exclude_unset=True, exclude={"name"})
+    return f"{words(sampler.name, sampler.options)} + {words(pruner.name, given)}"
 
 
 def trial_s(table: Table) -> float:
     """Returns the median device time of a whole trial."""
     return statistics.median(row.seconds(table.tokens[-1], len(table.tokens)) for row in table.finished())
+
+
+def check(table: Table, sampler: SamplerSpec, pruner: PrunerSpec) -> None:
+    """Refuses what cannot be replayed on a table.
+
+    Raises:
+        UserError: Saying why.
+    """
+    if sampler.name in ("grid", "brute_force"):
+        raise UserError(f"{sampler.name} goes through its combinations whatever happens; there is nothing to replay")
+    spec = table.spec
+    faults = algorithm_faults(sampler, pruner, spec.space, spec.base, spec.budget.tokens)
+    if faults:
+        raise UserError("\n".join(fault for _, fault in faults))
 
 
 def parse_sampler(text: str) -> SamplerSpec:

@@ -415,19 +415,38 @@ def _check_enqueued(spec: StudySpec, sound: Mapping[str, Dimension], faults: Fau
 
 
 def _check_algorithms(spec: StudySpec, space: SearchSpace, base: Mapping[str, Any], faults: Faults) -> None:
-    """Builds the sampler and the pruner and tries them out on what is sound of the space."""
-    sampler, pruner = spec.sampler, spec.pruner
+    for table, fault in algorithm_faults(spec.sampler, spec.pruner, space, base, spec.budget.tokens):
+        faults.add((table,), fault)
+
+
+def algorithm_faults(
+    sampler: SamplerSpec, pruner: PrunerSpec, space: SearchSpace, base: Mapping[str, Any], budget_tokens: int
+) -> list[tuple[str, str]]:
+    """Builds a sampler and a pruner, tries them out, and returns what they object to.
+
+    Args:
+        sampler: As in a study file.
+        pruner: As in a study file.
+        space: What is sound of the search space; an empty one is no sampler's.
+        base: The nested base config.
+        budget_tokens: Tokens of a trial.
+
+    Returns:
+        "sampler" or "pruner" with a fault of it; none if all is well.
+    """
+    found = []
     try:
         if len(space):
             samplers.rehearse(samplers.build_sampler(sampler.name, sampler.options, space, seed=0), space, base)
     except ImportError as error:
-        faults.add(("sampler",), f"{sampler.name} needs a package that is missing; pip install {error.name}")
+        found.append(("sampler", f"{sampler.name} needs a package that is missing; pip install {error.name}"))
     except (ValueError, TypeError, ArithmeticError) as error:
-        faults.add(("sampler",), f"{sampler.name}: {' '.join(str(error).split())}")
+        found.append(("sampler", f"{sampler.name}: {' '.join(str(error).split())}"))
     try:
-        pruners.rehearse(pruners.build_pruner(pruner.name, pruner.options, spec.budget.tokens))
+        pruners.rehearse(pruners.build_pruner(pruner.name, pruner.options, budget_tokens))
     except (ValueError, TypeError, ArithmeticError) as error:
-        faults.add(("pruner",), f"{pruner.name}: {' '.join(str(error).split())}")
+        found.append(("pruner", f"{pruner.name}: {' '.join(str(error).split())}"))
+    return found
 
 
 def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], faults: Faults) -> None:

@@ -554,3 +554,65 @@ def test_every_fault_is_told_on_a_line_of_its_own() -> None:
         "{name = 5, audit_frac = -1}: Input should be a valid string",
         "{name = 5, audit_frac = -1}: Input should be greater than or equal to 0",
     ]
+
+
+# --- what cannot be replayed, and tables that say little ---
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pruner", "message"),
+    [
+        ({"name": "grid"}, {"name": "none"}, "grid goes through its combinations whatever happens"),
+        ({"name": "brute_force"}, {"name": "none"}, "brute_force goes through its combinations whatever happens"),
+        ({"name": "tpe"}, {"name": "percentile"}, "percentile: it needs percentile; add percentile"),
+        ({"name": "tpe"}, {"name": "median", "n_startup_trials": 2}, "2 are too few to learn the warm-up from"),
+        ({"name": "tpe"}, {"name": "median", "warmup_frac": 2.0}, "warmup_frac is a share of the budget"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(sampler: dict[str, Any], pruner: dict[str, Any], message: str) -> None:
+    recorded = table([row({"lr": 0.01})])
+    with pytest.raises(UserError, match=message):
+        replay.check(recorded, SamplerSpec.model_validate(sampler), PrunerSpec.model_validate(pruner))
+    replay.check(recorded, TPE, NONE)
+
+
+FLAT = {
+    **LR,
+    "one": {"choices": [7]},
+    "fixed": {"low": 2.0, "high": 2.0},
+    "rare": {"choices": ["usual", "rare"]},
+}
+
+
+def test_settings_that_never_change_do_not_matter_to_a_surrogate() -> None:
+    """One has a single choice, one a single value, and one differs in a single row."""
+    rates = [10 ** (-3 + 3 * index / 30) for index in range(30)]
+    base = {"lr": 0.01, "one": 7, "fixed": 2.0, "rare": "usual"}
+    rows = [
+        row({**base, "lr": rate, "rare": "rare" if index == 11 else "usual"}, (4.0, 3.0 + math.log10(rate / 0.05) ** 2))
+        for index, rate in enumerate(rates)
+    ]
+    surrogate = Surrogate(table([*rows, rows[5]], FLAT, base))  # and one was trained twice
+    assert surrogate.error < 0.05 and surrogate.rank_correlation > 0.98
+    assert surrogate.take({**base, "lr": 0.05}).losses[-1] == pytest.approx(3.0, abs=0.05)
+
+
+def test_a_surrogate_of_equal_curves_is_that_curve() -> None:
+    rows = [row({"lr": 10 ** (-3 + index / 10)}, (4.0, 3.0)) for index in range(30)]
+    surrogate = Surrogate(table(rows))
+    assert (surrogate.error, surrogate.rank_correlation) == (pytest.approx(0.0, abs=1e-12), 0.0)
+    assert surrogate.take({"lr": 0.5}).losses == pytest.approx((4.0, 3.0))
+
+
+def test_many_settings_need_more_rows() -> None:
+    space = {f"x{index}": {"low": 0.0, "high": 1.0} for index in range(20)}
+    base = dict.fromkeys(space, 0.5)
+    rows = [row(dict.fromkeys(space, place * 37 % 41 / 41)) for place in range(41)]
+    with pytest.raises(UserError, match="a surrogate needs 42 finished rows, and the table has 41; record more"):
+        Surrogate(table(rows, space, base))
+
+
+def test_arms_that_differ_in_the_audit_have_names_that_differ() -> None:
+    assert replay.name(TPE, PrunerSpec.model_validate({"name": "median", "audit_frac": 0.5})) == (
+        "tpe + median audit_frac=0.5"
+    )
