@@ -168,7 +168,7 @@ def _more_seeds(record: StudyRecord, verdict: Verdict) -> NextStep:
     if wanted is None or wanted > MAX_SEEDS:
         return _longer_trials(record)
     sentence = f"A gain of this size would show with about {wanted} seeds; this repeats the study with as many."
-    command = _repeat(record, "more-seeds", f"finals.prove_seeds={wanted}")
+    command = _repeat(record, "more-seeds", f"finals.max_seeds={max(wanted, record.spec.finals.prove_seeds)}")
     return NextStep(sentence, command, _repeat_words(record, wanted))
 
 

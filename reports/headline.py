@@ -211,9 +211,18 @@ def how_sure(record: StudyRecord) -> list[str]:
     if (sigma := finite(verdict.sigma)) is not None:
         times = f"; the gain is {gain / sigma:.1f} times that" if gain and gain > 0 and sigma > 0 else ""
         lines.append(f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}{times}.")
+    lines += _provable(record)
     if (least := finite(verdict.min_gain)) is not None:
         lines.append(f"The study calls a gain worth having from {number(least)} upwards.")
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]
+
+
+def _provable(record: StudyRecord) -> list[str]:
+    noise = record.attributes.get("noise", {})
+    gain, pairs = finite(noise.get("provable_gain")), noise.get("pairs")
+    if gain is None or not pairs:
+        return []
+    return [f"With this noise, {count(pairs, 'pair')} of runs can prove a gain of {number(gain)} or more."]
 
 
 def _interval_words(low: float, high: float) -> str:
@@ -230,6 +239,7 @@ def _not_yet_sure(record: StudyRecord) -> list[str]:
     if best is None or best.loss is None or done < 2:
         return ["Not sure of anything yet: too little has finished."]
     return [
+        *_provable(record),
         f"So far the lowest of {count(done, 'finished trial')} is {number(best.loss)} (trial {best.number}). "
         "The lowest of many always looks better than it is, so it is no result.",
     ]

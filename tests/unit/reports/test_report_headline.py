@@ -82,6 +82,16 @@ def test_how_sure_names_seeds_interval_and_noise(night: StudyRecord) -> None:
     assert "lies above zero" in text
 
 
+def test_how_sure_tells_what_could_be_proved_at_all(night: StudyRecord) -> None:
+    noise = {"sigma": 0.01, "seeds": 4, "baseline_loss": 5.0, "pairs": 16, "provable_gain": 0.0123}
+    said = "With this noise, 16 pairs of runs can prove a gain of 0.0123 or more."
+
+    assert said in headline.how_sure(replace(night, attributes={**night.attributes, "noise": noise}))
+    assert said not in headline.how_sure(night)
+    running = study_builder.running_study()
+    assert headline.how_sure(replace(running, attributes={"noise": noise}))[0] == said
+
+
 @pytest.mark.parametrize(
     ("low", "high", "part"), [(-0.1, 0.1, "contains zero"), (-0.3, -0.1, "lies below zero"), (None, None, "Noise")]
 )
@@ -140,7 +150,7 @@ def test_next_after_an_inconclusive_study_asks_for_the_seeds_needed() -> None:
     # 12.4 (0.01 / 0.01)^2 = 12.4, so 13.
     assert advice.seeds_needed(record.verdict) == 13
     assert step.command == (
-        "autotune run runs/night/study.toml --set 'name=\"night-more-seeds\"' --set finals.prove_seeds=13"
+        "autotune run runs/night/study.toml --set 'name=\"night-more-seeds\"' --set finals.max_seeds=13"
     )
     # 950 s of search and 26 finals of 100 s.
     assert step.expected == "about 59 min"
