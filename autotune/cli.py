@@ -200,7 +200,7 @@ def record(
 ) -> None:
     """Trains many settings to the end and keeps their curves as a table to replay; resumable."""
     from autotune import table
-    from autotune.orchestrator import Session
+    from autotune.orchestrator import PARKED, Session
     from autotune.storage import read_study
 
     changes = [*(change or []), *([f"budget.tokens={tokens}"] if tokens else [])]
@@ -216,6 +216,8 @@ def record(
         path, found = session.run.root / "table.json", table.from_record(trained)
         table.write(found, path)
         say(f"{len(found.rows)} rows: {path}")
+    if code == PARKED:
+        say("the same `autotune record` command goes on, and adds to the table")
     raise typer.Exit(code)
 
 

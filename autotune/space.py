@@ -130,6 +130,12 @@ class Dimension(BaseModel):
         assert self.low is not None and self.high is not None
         return self.low <= value <= self.high and (not self.is_integer or value == int(value))
 
+    def is_on_grid(self, value: Any) -> bool:
+        """Whether a value within the range is one of its steps; True for a range without steps."""
+        if self.step is None or self.low is None:
+            return True
+        return (Fraction(str(value)) - Fraction(str(self.low))) % Fraction(str(self.step)) == 0
+
     def position(self, value: Any) -> float:
         """Returns where a value lies between the ends, from 0 to 1, on the dimension's own scale.
 

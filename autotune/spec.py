@@ -300,7 +300,9 @@ def _as_text(raw: Mapping[str, Any], changes: Sequence[str]) -> str:
 
 def _merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+        if key in ("sampler", "pruner") and isinstance(value, Mapping) and "name" in value:
+            target[key] = dict(value)  # the parameters of another algorithm mean nothing to it
+        elif isinstance(value, Mapping) and isinstance(target.get(key), dict):
             _merge(target[key], value)
         else:
             target[key] = value
@@ -409,9 +411,10 @@ def _check_enqueued(spec: StudySpec, sound: Mapping[str, Dimension], faults: Fau
             if path not in spec.space.root:
                 known = did_you_mean(path, list(spec.space))
                 faults.add(location, f"it is not searched{known}; name settings of [space]")
-            elif path in sound and not sound[path].contains(value):
-                whole = " in whole numbers" if sound[path].is_integer else ""
-                faults.add(location, f"{value!r} is not within {sound[path].describe()}{whole}; change one of them")
+            elif path in sound and not (sound[path].contains(value) and sound[path].is_on_grid(value)):
+                grid = " in whole numbers" if sound[path].is_integer else ""
+                grid = f" in steps of {sound[path].step}" if sound[path].step else grid
+                faults.add(location, f"{value!r} is not within {sound[path].describe()}{grid}; change one of them")
 
 
 def _check_algorithms(spec: StudySpec, space: SearchSpace, base: Mapping[str, Any], faults: Faults) -> None:

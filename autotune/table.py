@@ -157,6 +157,8 @@ def read(path: Path) -> Table:
         return Table(StudySpec.model_validate(raw["spec"]), raw["provenance"], tuple(raw["tokens"]), rows)
     except FileNotFoundError:
         raise UserError(f"{path}: no such table; `autotune record STUDY` writes one") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: no table of `autotune record`: {error}") from None
 
@@ -178,7 +180,8 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
     import tomli_w
 
     changes = [
-        f'name="{spec.name}-table-{spec.budget.tokens}"',
+        # Another set of settings is another study, which goes on by itself when it was interrupted.
+        f'name="{spec.name}-{"rows" if rows else "table"}-{spec.budget.tokens}"',
         'sampler={name="qmc", scramble=true}',
         'pruner={name="none"}',
         "finals.finalists=0",

@@ -194,3 +194,30 @@ def test_what_the_engine_does_with_a_pruner_is_none_of_its_own_parameters() -> N
     given = PrunerSpec.model_validate({"name": "median", "n_startup_trials": 4, "audit_frac": 0.25})
     assert (given.options, given.audit_frac) == ({"n_startup_trials": 4}, 0.25)
     assert (PrunerSpec().options, PrunerSpec().audit_frac) == ({}, 0.1)
+
+
+def test_another_algorithm_does_not_inherit_the_parameters_of_the_files_own(tmp_path: Path) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text(
+        'name = "night"\ntrainer = "fake_trainer:train"\n[budget]\ntokens = 1_000\n[space]\n'
+        "lr = {low = 0.0001, high = 0.1}\n"
+        "[sampler]\nn_startup_trials = 3\n[pruner]\nn_startup_trials = 4\naudit_frac = 0.5\n"
+    )
+    other = load(path, ['sampler={name="random"}', 'pruner.name="successive_halving"']).spec
+    assert (other.sampler.options, other.pruner.options, other.pruner.audit_frac) == ({}, {}, 0.1)
+    same = load(path, ["sampler.n_startup_trials=5", "pruner.audit_frac=0"]).spec
+    assert (same.sampler.options, same.pruner.options) == ({"n_startup_trials": 5}, {"n_startup_trials": 4})
+
+
+@pytest.mark.parametrize(("value", "fault"), [("0.05", ""), ("0.07", "0.07 is not within 0.0 to 0.1 in steps of 0.05")])
+def test_settings_to_try_first_lie_on_the_grid(tmp_path: Path, value: str, fault: str) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text(
+        'name = "night"\ntrainer = "fake_trainer:train"\n[budget]\ntokens = 1_000\n[base]\nlr = 0.0\n[space]\n'
+        f"lr = {{low = 0.0, high = 0.1, step = 0.05}}\n[[enqueue]]\nlr = {value}\n"
+    )
+    if not fault:
+        assert load(path).spec.enqueue == ({"lr": 0.05},)
+        return
+    with pytest.raises(StudyFileError, match=fault):
+        load(path)

@@ -299,6 +299,7 @@ def test_rows_are_queued_as_they_are(tmp_path: Path) -> None:
     study = make_study(tmp_path, space='lr = {low = 0.0001, high = 0.1}\n"output.dir" = {choices = ["", "a \\"b\\""]}')
     made = load(tmp_path / "night.toml", recording_changes(study.spec, 3, 20, rows)).spec
     assert list(made.enqueue) == rows
+    assert made.name == "night-rows-1000", "not the study of the table that they may be from"
     assert made.budget.trials == 3
 
 
@@ -312,3 +313,8 @@ def test_evaluations_are_set_where_the_trainer_has_them(tmp_path: Path) -> None:
     with_them = spec.model_copy(update={"base": {**spec.base, "data": {"num_evals": 5}}})
     assert "base.data.num_evals=17" in recording_changes(with_them, 40, 17, [])
     assert not [change for change in recording_changes(spec, 40, 17, []) if "num_evals" in change]
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        read(tmp_path)
