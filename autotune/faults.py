@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -202,9 +203,11 @@ def key_lines(text: str) -> dict[Location, int]:
         text: TOML that parses.
 
     Returns:
-        Line numbers from 1 by the path of keys; a path comes after those of the tables around it.
+        Line numbers from 1 by the path of keys; a path comes after those of the tables around it. Those of an array
+        of tables are numbered: [[enqueue]] is ("enqueue", "0"), then ("enqueue", "1").
     """
     positions: dict[Location, int] = {}
+    entries: Counter[Location] = Counter()
     table: Location = ()
     lines = lines_of(text)
     for number, line in enumerate(lines, start=1):
@@ -212,6 +215,9 @@ def key_lines(text: str) -> dict[Location, int]:
         # A line in the middle of a list or a long text may look like a key.
         if not location or not _is_whole("\n".join(lines[: number - 1])):
             continue
+        if line.strip().startswith("[["):
+            location = (*location, str(entries[location]))
+            entries[location[:-1]] += 1
         if line.strip().startswith("["):
             table = location
         for depth in range(1, len(location)):

@@ -84,3 +84,9 @@ def test_the_nearest_name_is_suggested_and_swapped_letters_come_first() -> None:
 @pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
 def test_only_a_newline_ends_a_line(separator: str) -> None:
     assert key_lines(f'title = "a{separator}b"\r\nname = "n"\n') == {("title",): 1, ("name",): 2}
+
+
+def test_tables_of_an_array_are_numbered() -> None:
+    text = "[[a.b]]\nx = 1\n\n[[a.b]]\nx = 2\n[a.b.c]\ny = 3\n"
+    lines = key_lines(text)
+    assert (lines["a", "b", "0", "x"], lines["a", "b", "1"], lines["a", "b", "1", "x"]) == (2, 4, 5)
