@@ -205,9 +205,24 @@ def _pruning(study: StudyTables) -> Drawn:
         f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
         f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best quarter "
         f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half "
-        f"early on (right of the dotted line). {_lost(audit)}"
+        f"early on (right of the dotted line). {_trusted(study.record, audit)} {_lost(audit)}"
     )
     return sentence, [figures.pruning_audit(audit)], audit.table
+
+
+def _trusted(record: StudyRecord, audit: audits.PruningAudit) -> str:
+    """Returns in words from where on the order of the trials could be trusted."""
+    found = audit.warm_up
+    if found is None:
+        return ""
+    budget = record.spec.budget.tokens
+    if found.tokens >= budget:
+        return f"Among {count(found.trials, 'trial')} that no pruner chose, no early order agreed with the final one."
+    start, agreement = percent(found.tokens / budget, 0), number(found.rank_correlation, 2)
+    return (
+        f"Among {count(found.trials, 'trial')} that no pruner chose, the order agreed with the final one from {start} "
+        f"of the training on (rank correlation {agreement})."
+    )
 
 
 def _lost(audit: audits.PruningAudit) -> str:
