@@ -4,8 +4,8 @@ usage: python tests/benchmarks/bench_search.py [STUDY] [--trials 12] [--device c
 
 Runs a study's search (no finals, no full run, nothing pruned) with the real trainer in the real worker. Of each
 trial it takes the seconds of training and of evaluation as the trainer reports them; "set-up" is the rest of the
-trainer's own time, "between" the time from one trial's end to the next one's start, both by wall clock. A shape
-is the model, the pass and whether there is dropout.
+trainer's own time (waiting for the engine's answers too), "between" the time from one trial's end to the next one's
+start as the engine noted both. A shape is the model, the pass and whether there is dropout. One device.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import itertools
 import platform
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from autotune.orchestrator import Options, Session
 from autotune.records import TrialRecord, TrialResult
 from autotune.spec import load
-from autotune.storage import read_study
+from autotune.storage import StudyRecord, read_study
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -38,20 +39,16 @@ class Times:
     training: float
     evaluation: float
     set_up: float
-    between: float
     is_new_shape: bool
 
 
-def run(
-    study: Path, trials: int, device: str, emulate: str, folder: Path
-) -> tuple[list[TrialRecord], dict[str, object]]:
-    """Run the search and return its trials and the hardware profile."""
-    changes = [f"budget.trials={trials}", 'pruner={name="none"}', "promote.automatic=false"]
-    changes += ["finals={finalists=1, select_seeds=1, prove_seeds=2}"]
+def run(study: Path, trials: int, device: str, emulate: str, folder: Path) -> StudyRecord:
+    """Run the search and return what was stored of it."""
+    changes = [f"budget.trials={trials}", 'pruner={name="none"}', "promote.automatic=false", "finals.finalists=0"]
     loaded = load(study, changes)
     session = Session(loaded, Options(out=folder, device=device, emulate=emulate, say=print))
     session.work()
-    return list(read_study(folder / loaded.spec.name).trials), session.profile.to_json()
+    return read_study(folder / loaded.spec.name)
 
 
 def times_of(trials: Sequence[TrialRecord]) -> list[Times]:
@@ -59,18 +56,26 @@ def times_of(trials: Sequence[TrialRecord]) -> list[Times]:
     results = [trial.result for trial in trials if trial.result is not None and trial.result.points]
     seen = {_shape(results[0])}
     found = []
-    for before, result in itertools.pairwise(results):
+    for result in results[1:]:
         training, tokens = 0.0, 0
         for point in result.points:
             training += (point.tokens_seen - tokens) / point.metrics["tokens_per_s"]
             tokens = point.tokens_seen
         evaluation = sum(point.metrics["eval_s"] for point in result.points)
-        ended = datetime.fromisoformat(before.started_at) + timedelta(seconds=before.seconds)
-        between = (datetime.fromisoformat(result.started_at) - ended).total_seconds()
         set_up = result.seconds - training - evaluation
-        found.append(Times(training, evaluation, set_up, between, _shape(result) not in seen))
+        found.append(Times(training, evaluation, set_up, _shape(result) not in seen))
         seen.add(_shape(result))
     return found
+
+
+def between(events: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return the seconds from each trial's end to the next one's start."""
+    noted = [event for event in events if event["kind"] in ("started", "ended")]
+    return [
+        after["time"] - before["time"]
+        for before, after in itertools.pairwise(noted)
+        if (before["kind"], after["kind"]) == ("ended", "started")
+    ]
 
 
 def _shape(result: TrialResult) -> tuple[object, ...]:
@@ -78,14 +83,14 @@ def _shape(result: TrialResult) -> tuple[object, ...]:
     return str(model), result.facts["pass_sequences"], result.config["model"]["dropout"] > 0
 
 
-def table(times: Sequence[Times]) -> list[str]:
+def table(times: Sequence[Times], gaps: Sequence[float]) -> list[str]:
     """Return the figures as rows of Markdown."""
     old, new = ([each for each in times if each.is_new_shape is kind] for kind in (False, True))
-    whole = statistics.mean(each.training + each.evaluation + each.set_up + each.between for each in times)
+    whole = statistics.mean(each.training + each.evaluation + each.set_up for each in times) + statistics.mean(gaps)
     rows = ["| what | figure |", "|---|---|", f"| trials an hour | {3600 / whole:,.0f} |"]
     rows.append(f"| training, median | {statistics.median(each.training for each in times):.2f} s |")
     rows.append(f"| evaluation, median | {statistics.median(each.evaluation for each in times):.2f} s |")
-    rows.append(f"| between trials, median | {1000 * statistics.median(each.between for each in times):.0f} ms |")
+    rows.append(f"| between trials, median | {1000 * statistics.median(gaps):.0f} ms |")
     for name, group in (("seen before", old), ("new", new)):
         if group:
             seconds = [each.set_up for each in group]
@@ -104,14 +109,15 @@ def main() -> None:
     parser.add_argument("--append", action="store_true", help="add the result to RESULTS.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        trials, machine = run(args.study, args.trials, args.device, args.emulate, Path(folder))
+        record = run(args.study, args.trials, args.device, args.emulate, Path(folder))
+    trials, machine = record.trials, record.hardware
     name = machine["name"] or machine["cpu_name"]
     lines = [f"## {datetime.now(UTC):%Y-%m-%d}: trials through the engine", ""]
     lines += [f"{name}, Python {platform.python_version()}, torch {torch.__version__}; {args.study.name}, "]
     lines[-1] += (
         f"{len(trials)} trials{f', --emulate {args.emulate}' if args.emulate else ''}; `make bench BENCH=search`"
     )
-    text = "\n".join([*lines, "", *table(times_of(trials))])
+    text = "\n".join([*lines, "", *table(times_of(trials), between(record.events))])
     print(text)
     if args.append:
         with (HERE / "RESULTS.md").open("a", encoding="utf-8") as file:
