@@ -1,0 +1,5 @@
+"""`python -m autotune`: the command line where no script is installed."""
+
+from autotune.cli import main
+
+main()
