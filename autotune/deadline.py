@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 # A training may take this much longer than the slowest recent ones before it misses the deadline.
@@ -32,6 +33,14 @@ class Deadline:
     def seconds_left(self) -> float:
         """Seconds until the deadline; infinite when there is none."""
         return float("inf") if self._end is None else self._end - time.monotonic()
+
+    def has_time(self, reserve_s: Callable[[], float]) -> Callable[[float], bool]:
+        """Returns what tells whether a training of some seconds may start.
+
+        Args:
+            reserve_s: Seconds to keep for what comes later, asked again each time.
+        """
+        return lambda training_s: self.seconds_left - reserve_s() >= training_s * MARGIN
 
 
 def seconds_until(time_of_day: str, now: datetime) -> float:

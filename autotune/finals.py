@@ -21,7 +21,7 @@ from autotune.spec import FinalsSpec
 
 CONFIDENCE = 0.95
 POWER = 0.8
-SELECT, PROVE = "select", "prove"
+SELECT, PROVE, ATTRIBUTE = "select", "prove", "attribute"
 # Fresh seeds start this far above the search's own, so that no study's seed meets another role's.
 FRESH_SEED_OFFSET = 1_000
 
@@ -34,7 +34,7 @@ class FinalRun:
         arm: Search trial whose settings are repeated; the baseline's own number for the baseline.
         params: Its settings by dotted path.
         seed: Fresh seed.
-        stage: "select" or "prove".
+        stage: "select", "prove" or "attribute".
     """
 
     arm: int

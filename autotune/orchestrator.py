@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune import finals, planner
+from autotune import planner
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
 from autotune.event_loop import EventLoop, StopRequest
@@ -22,6 +22,7 @@ from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.listener import Listener
 from autotune.promote import choice, provenance, write_best_config
+from autotune.proving import Proving
 from autotune.pruners import build_pruner
 from autotune.queues import Queue, hardware_overrides, present
 from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
@@ -37,8 +38,6 @@ from autotune.storage import (
 )
 from autotune.worker import Slot
 
-# Of the time there is, what the baseline's seeds before the search may take.
-NOISE_FRAC = 0.1
 DONE, FAULT, NOTHING_FINISHED, PARKED = 0, 1, 4, 130
 
 
@@ -90,16 +89,20 @@ class Session:
             self._search(loop)
             if self.stop.level:
                 return self._parked()
-            verdict = self._finals(loop)
+            proving = self._proving(loop)
+            verdict = proving.verdict()
             if self.stop.level:
                 return self._parked()
             self._conclude(verdict)
+            proving.attribute(verdict)
+            if self.stop.level:
+                return self._parked()
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
             if not self.spec.promote.automatic:
                 self._write_best_config(planner.full_tokens(self.spec), None)
             else:
-                self._full(loop, planner.full_tokens(self.spec), None, self._has_time(lambda: REPORT_S))
+                self._full(loop, planner.full_tokens(self.spec), None, self.options.deadline.has_time(lambda: REPORT_S))
         return self._parked() if self.stop.level else DONE
 
     def promote(self, tokens: int, number: int | None) -> int:
@@ -110,7 +113,7 @@ class Session:
             number: Search trial to promote, or None for the verdict's choice.
         """
         with self._opened() as loop:
-            self._full(loop, tokens, number, self._has_time(lambda: 0.0))
+            self._full(loop, tokens, number, self.options.deadline.has_time(lambda: 0.0))
         return self._parked("promote") if self.stop.level else DONE
 
     # --- opening and closing ---
@@ -233,9 +236,12 @@ class Session:
         with exclusive(self.storage, spec.name):
             queue.enqueue(spec.space.baseline(spec.base), role="baseline")
 
+        proving = self._proving(loop)
         # Asked again at each start: the finals cost what the trials turn out to cost.
-        has_time = self._has_time(lambda: self._finals_s(loop) + self._full_s(loop) + REPORT_S)
-        self._noise(loop, has_time)
+        has_time = self.options.deadline.has_time(lambda: proving.reserve_s() + proving.later_s())
+        # The baseline by itself: a peer that finds another at it goes on.
+        loop.run(self._queue("trials", self.optuna_study, spec.budget.tokens, None), has_time, awaits_peers=False)
+        proving.noise()
         with exclusive(self.storage, spec.name):
             for settings in spec.enqueue:
                 queue.enqueue(settings, role="search")
@@ -243,38 +249,12 @@ class Session:
         if not self.stop.level and not self.spec.storage:
             back_up(self.run)
 
-    def _noise(self, loop: EventLoop, has_time: Callable[[float], bool]) -> None:
-        """Trains the baseline, then on several seeds, which says what gain can be proved at all.
-
-        A peer that finds another at it goes on to the search.
-        """
-        spec = self.spec
-        first = self._queue("trials", self.optuna_study, spec.budget.tokens, None)
-        loop.run(first, has_time, awaits_peers=False)
-        baseline = read_study(self.run.root).baseline
-        if self.stop.level or not spec.finals.runs or baseline is None or baseline.loss is None:
-            return
-        queue, count = self._finals_queue(), self._noise_seeds(loop)
-        if count:
-            runs = finals.noise_runs(baseline, spec.finals, spec.seed, count)
-            self._run_finals(loop, queue, runs, awaits_peers=False)
-        noise = finals.measure_noise(baseline.number, queue.records(), spec.finals)
-        if noise is not None and "noise" not in self.optuna_study.user_attrs:
-            self.optuna_study.set_user_attr("noise", noise.to_json())
-            self.listener.note("noise", noise.describe())
-
-    def _noise_seeds(self, loop: EventLoop) -> int:
-        """Returns how many seeds the time allows before the search; 0 if not even two."""
-        possible = (
-            NOISE_FRAC * self.options.deadline.seconds_left / max(loop.pace.seconds(self.spec.budget.tokens), 1e-6)
-        )
-        count = int(min(possible * len(self.slots), self.spec.finals.prove_seeds))
-        return count if count >= 2 else 0
-
-    def _finals_queue(self) -> Queue:
-        return self._queue(
+    def _proving(self, loop: EventLoop) -> Proving:
+        queue = self._queue(
             "finals", open_fixed(self.storage, finals_name(self.spec.name)), self.spec.budget.tokens, None
         )
+        later_s = lambda: self._full_s(loop) + REPORT_S  # noqa: E731
+        return Proving(self.spec, self.optuna_study, queue, loop, len(self.slots), later_s)
 
     def _plan(self, loop: EventLoop) -> None:
         """Measures the pace before the first trial and says what is to be expected."""
@@ -309,69 +289,8 @@ class Session:
     def _pass_override(self, size: int) -> dict[str, Any]:
         return present(self.spec.base, {planner.MAX_PASS: size}) if size else {}
 
-    def _finals_s(self, loop: EventLoop) -> float:
-        # With the margin that each start asks for, or the last of them would not be started.
-        return MARGIN * self.spec.finals.runs * loop.pace.seconds(self.spec.budget.tokens) / len(self.slots)
-
     def _full_s(self, loop: EventLoop) -> float:
         return MARGIN * loop.pace.seconds(planner.full_tokens(self.spec)) if self.spec.promote.automatic else 0.0
-
-    def _has_time(self, reserve_s: Callable[[], float]) -> Callable[[float], bool]:
-        def may_start(training_s: float) -> bool:
-            return self.options.deadline.seconds_left - reserve_s() >= training_s * MARGIN
-
-        return may_start
-
-    def _finals(self, loop: EventLoop) -> Verdict:
-        trials = read_study(self.run.root).trials
-        baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
-        best = finals.ranked(trials)
-        if not best:
-            return Verdict(VerdictWord.FAILED, f"none of {len(trials)} trials finished")
-        if baseline is None or baseline.loss is None:
-            cause = "is missing" if baseline is None else f"ended as {baseline.status}"
-            reason = f"the baseline {cause}, so there is nothing to compare the best trial with"
-            return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
-        if not self.spec.finals.runs:
-            reason = "nothing was proved on fresh seeds, since finals.finalists is 0"
-            return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
-        arms = finals.finalists(trials, baseline, self.spec.finals.finalists)
-        if not arms:
-            return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
-        queue = self._finals_queue()
-        self._run_finals(loop, queue, finals.selection_runs(arms, self.spec.finals, self.spec.seed))
-        winner = finals.choose_winner(arms, queue.records())
-        return self._prove(loop, queue, baseline, winner)
-
-    def _prove(self, loop: EventLoop, queue: Queue, baseline: TrialRecord, winner: TrialRecord) -> Verdict:
-        """Trains pairs until they decide, or there is no time for more."""
-        spec = self.spec.finals
-        verdict = Verdict(VerdictWord.INCONCLUSIVE, "")
-        for look, pairs in enumerate(spec.looks):
-            added = pairs - (spec.looks[look - 1] if look else 0)
-            more_s = 2 * added * loop.pace.seconds(self.spec.budget.tokens) / len(self.slots)
-            if look and not self._has_time(lambda: self._full_s(loop) + REPORT_S)(more_s):
-                break
-            self._run_finals(loop, queue, finals.proving_runs(baseline, winner, spec, self.spec.seed, pairs))
-            runs = queue.records()
-            verdict = finals.judge(baseline, winner, runs, spec, look)
-            undecided = verdict.word is VerdictWord.INCONCLUSIVE and not finals.failed_seeds(winner.number, runs)
-            if not undecided or self.stop.level:
-                break
-        return verdict
-
-    def _run_finals(
-        self, loop: EventLoop, queue: Queue, runs: Sequence[finals.FinalRun], awaits_peers: bool = True
-    ) -> None:
-        if self.stop.level or not runs:
-            return
-        with exclusive(self.storage, self.spec.name):
-            for run in runs:
-                queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
-        waiting = sum(record.status is TrialStatus.WAITING for record in queue.records())
-        if waiting:
-            self.listener.note("finals", f"{waiting} runs on fresh seeds ({runs[0].stage})")
-        loop.run(queue, self._has_time(lambda: self._full_s(loop) + REPORT_S), awaits_peers=awaits_peers)
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())

@@ -72,7 +72,7 @@ class Plan:
         trial_s: Seconds of one whole trial.
         trials: Trials at most, by the study file or by the time there is.
         search_s: Seconds of the search if nothing is pruned.
-        finals_s: Seconds of the finals.
+        finals_s: Seconds of the finals and of telling which change gave what.
         full_s: Seconds of the automatic full run; 0 without one.
         total_s: Everything, if nothing is pruned.
         slots: Devices that train at once.
@@ -115,7 +115,7 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
         profile: The hardware.
     """
     trial_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
-    finals_s = spec.finals.runs * trial_s / slots
+    finals_s = (spec.finals.runs + spec.attributing_runs()) * trial_s / slots
     full_s = probe.seconds_for(full_tokens(spec)) if spec.promote.automatic else 0.0
     reserve = finals_s + full_s + REPORT_S
     possible = spec.budget.trials
@@ -366,7 +366,8 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     """Returns the plan in one line for a person."""
     parts = [f"plan: up to {plan.trials} trials of {spec.budget.tokens:,} tokens ({duration(plan.trial_s)} each)"]
     if spec.finals.runs:
-        parts.append(f"{spec.finals.runs} final runs")
+        attributing = f" and up to {runs} to tell which change gave what" if (runs := spec.attributing_runs()) else ""
+        parts.append(f"{spec.finals.runs} final runs{attributing}")
     if plan.full_s:
         parts.append(f"a full run of {full_tokens(spec):,} tokens")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"

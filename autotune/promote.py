@@ -7,6 +7,7 @@ import signal
 import subprocess
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
+from autotune.attribution import Attribution
 from autotune.event_loop import StopRequest
 from autotune.queues import present
 from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
@@ -78,7 +80,8 @@ def git_commit() -> str:
 def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord, str]:
     """Returns the trial to promote and why.
 
-    Only a proven winner replaces the baseline; what is not proven stays at its default.
+    Only a proven winner replaces the baseline, and of its changes those that made no difference go back to their
+    default; what is not proven stays there.
 
     Args:
         record: The study.
@@ -101,10 +104,19 @@ def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord,
         raise UserError(f"{record.spec.name} has no verdict yet; finish it with `autotune run`, or name a --trial", 4)
     winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
     if winner is not None and (verdict.word is VerdictWord.BETTER or baseline is None or baseline.loss is None):
-        return winner, verdict.reason
+        found = attribution(record)
+        if found is None or found.winner != winner.number:
+            return winner, verdict.reason
+        return replace(winner, params=found.params), f"{verdict.reason}; {found.note}"
     if baseline is None or baseline.loss is None:
         raise UserError(f"no trial of {record.spec.name} finished; see its report", 4)
     return baseline, f"the default settings: {verdict.reason}"
+
+
+def attribution(record: StudyRecord) -> Attribution | None:
+    """Returns which change gave what, if that was found out."""
+    stored = record.attributes.get("attribution")
+    return None if stored is None else Attribution.from_json(stored)
 
 
 def write_best_config(run: RunDirectory, record: StudyRecord, trial: TrialRecord, why: str, tokens: int) -> Path:

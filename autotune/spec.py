@@ -105,6 +105,8 @@ class FinalsSpec(_Table):
             part of them is trained before the search and says how large the noise is.
         max_seeds: Seeds to go on to, doubling, while the pairs do not decide; 0 means 4 times prove_seeds.
         min_gain_frac: Smallest gain worth having, as a share of the baseline's loss.
+        attribute_seeds: Proving seeds on which a better winner's changes are taken back one by one, to tell which of
+            them gave what; 0 leaves that out.
     """
 
     finalists: int = Field(default=2, ge=0)
@@ -112,11 +114,16 @@ class FinalsSpec(_Table):
     prove_seeds: int = Field(default=4, ge=2)
     max_seeds: int = Field(default=0, ge=0)
     min_gain_frac: float = Field(default=0.005, gt=0, lt=1)
+    attribute_seeds: int = Field(default=3, ge=0)
 
     @model_validator(mode="after")
-    def _max_is_no_less(self) -> FinalsSpec:
+    def _seeds_are_enough(self) -> FinalsSpec:
         if 0 < self.max_seeds < self.prove_seeds:
             raise refusal(f"max_seeds {self.max_seeds} is below prove_seeds {self.prove_seeds}; raise it", "max_seeds")
+        if self.attribute_seeds == 1:
+            raise refusal(
+                "attribute_seeds is 1, but noise shows only between seeds; write 2 or more, or 0", "attribute_seeds"
+            )
         return self
 
     @property
@@ -216,6 +223,18 @@ class StudySpec(_Table):
                 'nothing is searched; name at least one setting, such as "optim.muon_lr" = {low = 0.003, high = 0.1}'
             )
         return value
+
+    def attributing_runs(self, changes: int | None = None) -> int:
+        """Returns how many trainings tell at the most which change gave what.
+
+        They are the winner without each change, the path from the default between its ends, and what is left
+        without ties.
+
+        Args:
+            changes: Settings that the winner changes; all that are searched by default.
+        """
+        count = len(self.space) if changes is None else changes
+        return self.finals.attribute_seeds * (2 * count - 1) if count > 1 and self.finals.runs else 0
 
     def semantics(self) -> dict[str, Any]:
         """Returns everything that makes two trials of the study comparable, JSON-able.
