@@ -7,6 +7,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.pruning import AUDITED_AT, STOPPED_AT, unchosen, warm_up
+from autotune.records import PRIOR
 
 
 class LearnedWarmup(BasePruner):
@@ -40,7 +41,9 @@ class LearnedWarmup(BasePruner):
 
     def warmup_tokens(self, study: optuna.Study) -> int | None:
         """Returns the tokens before which nothing is judged, or None while too few trials have finished."""
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        # What an earlier study finished may have been chosen by its pruner.
+        trials = [trial for trial in ended if trial.user_attrs.get("role") != PRIOR]
         curves = unchosen(
             {trial.number: trial.intermediate_values for trial in trials if trial.state is TrialState.COMPLETE},
             audited=[trial.number for trial in trials if AUDITED_AT in trial.user_attrs],

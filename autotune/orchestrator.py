@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune import planner
+from autotune import planner, warm_start
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
 from autotune.event_loop import EventLoop, StopRequest
@@ -233,8 +233,12 @@ class Session:
         spec = self.spec
         self._plan(loop)
         queue = self._queue("trials", self.optuna_study, spec.budget.tokens, spec.budget.trials)
+        earlier = list(warm_start.read(spec))
         with exclusive(self.storage, spec.name):
             queue.enqueue(spec.space.baseline(spec.base), role="baseline")
+            for study in earlier:
+                if warm_start.teach(self.optuna_study, spec, study):
+                    self.listener.note("warm start", study.describe())
 
         proving = self._proving(loop)
         # Asked again at each start: the finals cost what the trials turn out to cost.
@@ -243,7 +247,7 @@ class Session:
         loop.run(self._queue("trials", self.optuna_study, spec.budget.tokens, None), has_time, awaits_peers=False)
         proving.noise()
         with exclusive(self.storage, spec.name):
-            for settings in spec.enqueue:
+            for settings in [*spec.enqueue, *(good for study in earlier for good in study.good)]:
                 queue.enqueue(settings, role="search")
         loop.run(queue, has_time)
         if not self.stop.level and not self.spec.storage:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.database import exclusive, is_shared
 from autotune.pruning import AUDITED_AT, STOPPED_AT
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
+from autotune.records import PRIOR, EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, log_event, write_json
 from autotune.space import flatten, with_paths
 from autotune.spec import Study
-from autotune.storage import record_of, save_result
+from autotune.storage import own_records, record_of, save_result
 
 if TYPE_CHECKING:
     import optuna
@@ -79,7 +79,7 @@ class Queue:
 
     def records(self) -> list[TrialRecord]:
         """Returns all of its trials, by number."""
-        return [record_of(trial) for trial in self.optuna_study.get_trials(deepcopy=False)]
+        return own_records(self.optuna_study.get_trials(deepcopy=False))
 
     def take(self) -> Assignment | None:
         """Draws the next trial, or returns None when there is nothing to start now."""
@@ -229,7 +229,8 @@ class Queue:
         trials = self.optuna_study.get_trials(deepcopy=False)
         repeated = {number for trial in trials for number in _attempts_before(trial)}
         for trial in trials:
-            if trial.number in repeated or record_of(trial).status is not TrialStatus.INTERRUPTED:
+            record = record_of(trial)
+            if trial.number in repeated or record.role == PRIOR or record.status is not TrialStatus.INTERRUPTED:
                 continue
             attempts = [record_of(trials[number]) for number in [*_attempts_before(trial), trial.number]]
             # A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.

@@ -30,6 +30,10 @@ class TrialStatus(StrEnum):
         return self in (self.FINISHED, self.PRUNED, self.DIVERGED, self.OUT_OF_MEMORY)
 
 
+PRIOR = "prior"
+"""Role of an Optuna trial that an earlier study trained: it teaches the sampler and is none of the study's own."""
+
+
 class VerdictWord(StrEnum):
     """The three honest answers, and the one for a study in which nothing could be compared."""
 

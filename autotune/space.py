@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.distributions import BaseDistribution
 
 
 def refusal(message: str, *key: str) -> PydanticCustomError:
@@ -111,6 +112,17 @@ class Dimension(BaseModel):
     def is_integer(self) -> bool:
         """Whether the range is searched in whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int) and not isinstance(self.step, float)
+
+    def distribution(self) -> BaseDistribution:
+        """Returns it as Optuna knows it."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices is not None:
+            return CategoricalDistribution(self.choices)
+        assert self.low is not None and self.high is not None
+        if self.is_integer:
+            return IntDistribution(int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return FloatDistribution(float(self.low), float(self.high), step=self.step, log=self.log)
 
     def suggest(self, trial: Trial, path: str) -> Value:
         """Asks an Optuna trial for a value of this dimension, under its dotted path."""

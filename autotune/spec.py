@@ -185,6 +185,8 @@ class StudySpec(_Table):
         base: The baseline: settings that differ from the trainer's defaults, nested.
         space: What is searched.
         enqueue: Settings by dotted path to try first, right after the baseline; those left out are proposed.
+        warm_start: Run directories of earlier studies: their good settings are tried next, and their trials teach the
+            sampler where they are comparable.
     """
 
     name: str
@@ -197,6 +199,7 @@ class StudySpec(_Table):
     base: dict[str, Any] = Field(default_factory=dict)
     space: SearchSpace
     enqueue: tuple[dict[str, Value], ...] = ()
+    warm_start: tuple[str, ...] = ()
     sampler: SamplerSpec = Field(default_factory=SamplerSpec)
     pruner: PrunerSpec = Field(default_factory=PrunerSpec)
     finals: FinalsSpec = Field(default_factory=FinalsSpec)
@@ -370,6 +373,9 @@ def _completed(spec: StudySpec, trainer: Trainer, faults: Faults) -> StudySpec:
         if _check_dimension(path, dimension, known, faults)
     }
     _check_enqueued(spec, sound, faults)
+    for index, folder in enumerate(spec.warm_start):
+        if not (Path(folder) / "spec.json").exists():
+            faults.add(("warm_start", str(index)), f'there is no study at "{folder}"; name a folder such as runs/NAME')
     _check_algorithms(spec, SearchSpace(sound), base, faults)
     if not faults:
         _check_corners(spec, trainer, base, faults)

@@ -7,14 +7,14 @@ The files in `trials/` are twins of it for people and other programs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.database import exclusive, open_storage
 from autotune.pruning import AUDITED_AT, STOPPED_AT
-from autotune.records import TrialRecord, TrialResult, TrialStatus, UserError, Verdict
+from autotune.records import PRIOR, TrialRecord, TrialResult, TrialStatus, UserError, Verdict
 from autotune.run_directory import RunDirectory, now_iso, read_json, read_lines, write_json
 from autotune.space import flatten
 from autotune.spec import StudySpec
@@ -191,7 +191,12 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
 
 def _records(storage: RDBStorage, name: str) -> tuple[TrialRecord, ...]:
     study_id = storage.get_study_id_from_name(name)
-    return tuple(record_of(trial) for trial in storage.get_all_trials(study_id, deepcopy=False))
+    return tuple(own_records(storage.get_all_trials(study_id, deepcopy=False)))
+
+
+def own_records(trials: Sequence[optuna.trial.FrozenTrial]) -> list[TrialRecord]:
+    """Returns our records of a study's own Optuna trials, by number."""
+    return [record for record in map(record_of, trials) if record.role != PRIOR]
 
 
 def record_of(trial: optuna.trial.FrozenTrial) -> TrialRecord:
