@@ -227,7 +227,9 @@ class Session:
 
     def _queue(self, kind: str, optuna_study: Any, tokens: int, target: int | None, **more: Any) -> Queue:
         overrides = {**self.overrides, **present(self.spec.base, more)}
-        return Queue(kind, optuna_study, self.storage, self.run, self.study, overrides, tokens, target)
+        return Queue(
+            kind, optuna_study, self.storage, self.run, self.study, overrides, tokens, target, self.listener.note
+        )
 
     def _search(self, loop: EventLoop) -> None:
         spec = self.spec

@@ -310,7 +310,7 @@ def _shapes(study: Study, profile: HardwareProfile, baseline: Probe) -> list[dic
 
 
 def _corners(study: Study) -> list[dict[str, Any]]:
-    return [dict(corner) for corner in study.spec.space.corners(study.spec.base)] or [{}]
+    return [dict(corner) for corner in study.spec.space.at_limits().corners(study.spec.base)] or [{}]
 
 
 def choose_pass(study: Study, model: CostModel, profile: HardwareProfile, facts: Mapping[str, Any]) -> int:

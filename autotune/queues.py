@@ -7,16 +7,17 @@ all three are Optuna studies, killing, resuming and sharing between machines wor
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune import ranges
 from autotune.database import exclusive, is_shared
 from autotune.pruning import AUDITED_AT, STOPPED_AT
-from autotune.records import PRIOR, EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
+from autotune.records import PRIOR, RANGES, EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, log_event, write_json
-from autotune.space import flatten, with_paths
+from autotune.space import SearchSpace, flatten, with_paths
 from autotune.spec import Study
 from autotune.storage import own_records, record_of, save_result
 
@@ -64,6 +65,7 @@ class Queue:
         overrides: What the engine fills into each config (device, dtype, ...), by dotted path.
         budget_tokens: Tokens of each trial.
         target: Trials that the search wants done; None for a queue of fixed trials.
+        note: Takes the kind of something noteworthy and a sentence about it.
         mine: Numbers of the trials that this process runs now.
     """
 
@@ -75,6 +77,7 @@ class Queue:
     overrides: Mapping[str, Any]
     budget_tokens: int
     target: int | None = None
+    note: Callable[[str, str], None] = lambda kind, message: None
     mine: set[int] = field(default_factory=set)
 
     def records(self) -> list[TrialRecord]:
@@ -88,6 +91,7 @@ class Queue:
             self._requeue()
             if not self._has_next():
                 return None
+            self._widen()
             trial = self.optuna_study.ask()
             self.beat([trial])
         self.mine.add(trial.number)
@@ -109,12 +113,26 @@ class Queue:
         counted = sum(record.status is not TrialStatus.INTERRUPTED for record in records)
         return counted < self.target
 
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched at present."""
+        return self.study.spec.space.with_ranges(self.optuna_study.user_attrs.get(RANGES, {}))
+
+    def _widen(self) -> None:
+        if self.kind != "trials" or self.study.spec.sampler.name not in ranges.SAMPLERS:
+            return
+        space = self.space
+        found = ranges.widened(space, self.records())
+        if found:
+            self.optuna_study.set_user_attr(RANGES, {**self.optuna_study.user_attrs.get(RANGES, {}), **found})
+            self.note("ranges", ranges.describe(space, found))
+
     def _assign(self, trial: optuna.Trial) -> Assignment:
         spec = self.study.spec
         frozen = self.storage.get_trial(trial._trial_id)
         first = (_attempts_before(frozen) or [trial.number])[0]
         if self.kind == "trials":
-            params: Mapping[str, Any] = spec.space.suggest(trial, spec.base)
+            params: Mapping[str, Any] = self.space.suggest(trial, spec.base)
         else:
             params = trial.user_attrs["params"]
         seed = trial.user_attrs.get("seed") or spec.seed

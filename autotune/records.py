@@ -30,6 +30,8 @@ class TrialStatus(StrEnum):
         return self in (self.FINISHED, self.PRUNED, self.DIVERGED, self.OUT_OF_MEMORY)
 
 
+RANGES = "ranges"
+"""Attribute of an Optuna study: the ranges that were widened meanwhile, [low, high] by dotted path."""
 PRIOR = "prior"
 """Role of an Optuna trial that an earlier study trained: it teaches the sampler and is none of the study's own."""
 

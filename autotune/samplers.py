@@ -85,7 +85,12 @@ def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, see
         arguments["search_space"] = {path: space[path].grid() for path in space}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several samplers as experimental
-        return _class(name)(**arguments)
+        sampler = _class(name)(**arguments)
+    if name not in ("tpe", "gp") or space.is_conditional or space.at_limits() == space:
+        return sampler
+    from autotune.ranges import CurrentRanges
+
+    return CurrentRanges(sampler, space)
 
 
 def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -59,7 +59,8 @@ MAX_STEPS = 1_000_000
 class Dimension(BaseModel):
     """What one setting may be: a range (`low`, `high`, optional `log`, `step`) or a list of `choices`.
 
-    A range of two integers is searched in integers. `when` makes it conditional: the setting is only
+    A range of two integers is searched in integers. `limits` lets a range be widened, up to there, when its best value
+    lies at an edge. `when` makes it conditional: the setting is only
     proposed where each named setting has (one of) the given value(s), and keeps its base value elsewhere.
     """
 
@@ -70,16 +71,20 @@ class Dimension(BaseModel):
     log: bool = False
     step: Number | None = None
     choices: tuple[Value, ...] | None = None
+    limits: tuple[Number, Number] | None = None
     when: Mapping[str, Wanted] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Dimension:
         if self.choices is not None:
             self._check_choices(self.choices)
+            if self.limits is not None:
+                raise refusal("has both choices and limits; only a range can be widened", "limits")
         elif self.low is None or self.high is None:
             raise refusal("needs low and high, or choices")
         else:
             self._check_range(self.low, self.high)
+            self._check_limits(self.low, self.high)
         return self
 
     def _check_choices(self, choices: tuple[Value, ...]) -> None:
@@ -107,6 +112,19 @@ class Dimension(BaseModel):
         last = _on_grid(low, self.step, points - 1)
         if last != high:
             raise refusal(f"steps of {self.step} from low {low} do not meet high {high}; write high = {last}", "step")
+
+    def _check_limits(self, low: Number, high: Number) -> None:
+        if self.limits is None:
+            return
+        lowest, highest = self.limits
+        if self.step is not None:
+            raise refusal("limits and step cannot be combined; drop one of them", "limits")
+        if not lowest <= low <= high <= highest:
+            raise refusal(f"limits {lowest} to {highest} do not hold the range {low} to {high}; widen them", "limits")
+        if self.log and lowest <= 0:
+            raise refusal(f"log = true needs limits above 0, but the lower one is {lowest}", "limits")
+        if self.is_integer and not (isinstance(lowest, int) and isinstance(highest, int)):
+            raise refusal(f"the range is searched in whole numbers, but limits are {lowest} to {highest}", "limits")
 
     @property
     def is_integer(self) -> bool:
@@ -160,6 +178,15 @@ class Dimension(BaseModel):
             return 0.5
         scale = math.log if self.log else float
         return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+    def at(self, position: float) -> Number:
+        """Returns the value at a position, which may lie outside of 0 to 1; the inverse of `position` for ranges."""
+        assert self.low is not None and self.high is not None
+        if self.log:
+            value: float = self.low * (self.high / self.low) ** position
+        else:
+            value = self.low + (self.high - self.low) * position
+        return round(value) if self.is_integer else value
 
     def ends(self) -> tuple[Value, ...]:
         """Returns the values at the edges: both ends of a range, or every choice."""
@@ -236,6 +263,23 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
                 raise refusal(f"{late[0]!r} must be listed above it to be a condition", path, "when")
             earlier.add(path)
         return self
+
+    def with_ranges(self, ranges: Mapping[str, Sequence[Number]]) -> SearchSpace:
+        """Returns a copy in which some ranges have other ends.
+
+        Args:
+            ranges: Low and high by dotted path.
+        """
+        changed = {
+            path: dimension.model_copy(update={"low": ranges[path][0], "high": ranges[path][1]})
+            for path, dimension in self.root.items()
+            if path in ranges
+        }
+        return SearchSpace({**self.root, **changed})
+
+    def at_limits(self) -> SearchSpace:
+        """Returns a copy in which every range is as wide as it may become."""
+        return self.with_ranges({path: each.limits for path, each in self.root.items() if each.limits is not None})
 
     @property
     def is_conditional(self) -> bool:

@@ -478,7 +478,7 @@ def algorithm_faults(
 
 
 def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], faults: Faults) -> None:
-    for corner in spec.space.corners(base):
+    for corner in spec.space.at_limits().corners(base):
         try:
             trainer.complete(with_paths(base, corner))
         except ValidationError as error:

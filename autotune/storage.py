@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.database import exclusive, open_storage
 from autotune.pruning import AUDITED_AT, STOPPED_AT
-from autotune.records import PRIOR, TrialRecord, TrialResult, TrialStatus, UserError, Verdict
+from autotune.records import PRIOR, RANGES, TrialRecord, TrialResult, TrialStatus, UserError, Verdict
 from autotune.run_directory import RunDirectory, now_iso, read_json, read_lines, write_json
 from autotune.space import flatten
 from autotune.spec import StudySpec
@@ -114,7 +114,7 @@ class StudyRecord:
 
     Args:
         run: Its run directory.
-        spec: The study file's content with the whole base config.
+        spec: The study file's content with the whole base config, and ranges as they are at present.
         trials: The search, in the order of numbers.
         finals: The finals' re-runs.
         hardware: The hardware profile as JSON; {} before it was taken.
@@ -177,7 +177,7 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
     verdict = attributes.pop("verdict", None)
     return StudyRecord(
         run=run,
-        spec=spec,
+        spec=spec.model_copy(update={"space": spec.space.with_ranges(attributes.get(RANGES, {}))}),
         trials=_records(storage, spec.name),
         finals=_records(storage, finals_name(spec.name)) if finals_name(spec.name) in summaries else (),
         hardware=read_json(run.hardware) or {},

@@ -1,0 +1,28 @@
+"""The best value at an edge widens the range within its limits, is said, and survives a restart."""
+
+from __future__ import annotations
+
+from study_folder import StudyFolder
+
+LIMITS = [0.0001, 1.0]
+
+
+def test_an_optimum_beyond_the_range_is_reached(folder: StudyFolder) -> None:
+    """The optimum is 0.01, the range ends at 0.002."""
+    space = {"lr": {"low": 0.0005, "high": 0.002, "log": True, "limits": LIMITS}}
+    folder.write(budget={"trials": 14}, base={"sigma": 0.0001}, space=space, pruner={"name": "none"})
+    run = folder.run()
+    assert run.end() == 0, run.text
+    assert "the best trial lies at the edge of its range, so it is widened: lr from 0.0005 to 0.002 (log)" in run.text
+    first = folder.record()
+    high = first.spec.space["lr"].high
+    assert high is not None and 0.002 < high <= 1.0
+    again = folder.write(budget={"trials": 40}, base={"sigma": 0.0001}, space=space, pruner={"name": "none"}).run()
+    assert again.end() == 0, again.text
+    record = folder.record()
+    tried = [trial.params["lr"] for trial in record.trials]
+    assert max(tried[:10]) <= 0.002 < max(tried)
+    best = min((trial for trial in record.trials if trial.loss is not None), key=lambda trial: trial.loss or 9)
+    assert best.params["lr"] > 0.004
+    assert LIMITS[0] <= min(tried) and max(tried) <= LIMITS[1]
+    assert record.spec.space["lr"].low == 0.0005
