@@ -1,15 +1,22 @@
-"""Which change gave what: its rows, words, figure and card."""
+"""Which change gave what: its rows, words, figure and card, and what the whole page says is promoted."""
 
+import json
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import study_builder
 from study_builder import around, attributed_study, change
 
+from autotune import promote
 from autotune.attribution import Attribution, Change
+from autotune.run_directory import RunDirectory
+from autotune.space import get_path
 from autotune.storage import StudyRecord
-from reports import attribution, settings_figures
+from reports import advice, attribution, audits, headline, page, settings_figures, tables, twins
 from reports.cards import draw_cards
 
 TIES = ["model.dropout", "optim.adamw_lr", "optim.decay_frac"]
@@ -183,6 +190,7 @@ def test_without_it_the_card_says_why(made: Any, reason: str, record: StudyRecor
     drawn = card(made(record))
 
     assert drawn.problem.startswith("Not drawn: ") and reason in drawn.problem and not drawn.broken
+    assert "Not known: " in twins.report_markdown(made(record))
 
 
 def test_what_was_found_of_another_winner_is_not_used(record: StudyRecord) -> None:
@@ -194,3 +202,108 @@ def test_what_was_found_of_another_winner_is_not_used(record: StudyRecord) -> No
 def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
     assert "another question" in card(forty, "importance").sentence
     assert "“Which change gave what” above" in card(forty, "importance").sentence
+
+
+# --- what the page says is promoted ---
+
+
+def test_report_and_best_config_agree(record: StudyRecord, tmp_path: Path) -> None:
+    record = replace(record, run=RunDirectory(tmp_path))
+    trial, why = promote.choice(record)
+    written = tomllib.loads(promote.write_best_config(record.run, record, trial, why, 8_000).read_text())["config"]
+
+    for item in advice.changes(record):
+        assert get_path(written, item.path) == item.after
+    assert [item.path for item in advice.changes(record) if item.changed] == [
+        "optim.muon_lr", "model.num_experts", "optim.warmup_frac",
+    ]  # fmt: skip
+    assert {item.path for item in advice.changes(record) if item.direction == "left at default"} == set(TIES)
+
+
+def test_what_changed_comes_with_its_share_of_the_gain(record: StudyRecord) -> None:
+    said = {item.path: item.direction for item in advice.changes(record)}
+
+    assert said["optim.muon_lr"] == "raised to 2.5 times, 66 % of the gain"
+    assert said["optim.grad_accum_steps"] == "kept" and said["model.dropout"] == "left at default"
+
+
+def test_ties_are_told_on_the_page_on_the_console_and_in_markdown(record: StudyRecord) -> None:
+    assert LEFT in page.study_page(record)
+    assert LEFT in page.summary_lines(record)
+    assert LEFT.replace("_", "\\_") in twins.report_markdown(record)
+    plain = study_builder.study()
+    assert "Left at default" not in page.study_page(plain) + twins.report_markdown(plain)
+
+
+def test_what_did_harm_is_told_apart_from_ties() -> None:
+    changes = (COUNTING, TIE, change("c", 0, 1, 0.0, -0.1, True))
+    record = attributed_study(changes=changes, params={"a": 1, "b": 0, "c": 0})
+
+    assert attribution.left_line(record) == (
+        "Left at default, since no difference could be measured: b. "
+        "Left at default, since the loss was higher with the change: c."
+    )
+
+
+def test_how_sure_sets_what_is_promoted_beside_the_winner(record: StudyRecord) -> None:
+    lines = headline.how_sure(record)
+    said = (
+        "These numbers are those of the winner with all its changes. What is promoted leaves 3 of them at default: "
+        "its loss on 2 fresh seeds was 4.6450, the winner's 4.6400 and the default's 5.0200."
+    )
+
+    assert lines.count(said) == 1
+    assert headline.before_after(record)[0].after == 4.64, "the verdict's numbers stay the whole winner's"
+    whole = attributed_study(params=dict(record.verdict.params))
+    assert said[:20] not in " ".join(headline.how_sure(whole))
+
+
+def test_the_best_configuration_has_the_ties_at_their_default(record: StudyRecord) -> None:
+    trials = list(record.trials)
+    config = {"optim": {"muon_lr": 0.05, "decay_frac": 0.3, "adamw_lr": 0.002}, "model": {"dropout": 0.05}}
+    trials[6] = replace(trials[6], result=replace(trials[6].result, config=config))
+    shown = page._best_config(replace(record, trials=tuple(trials)))
+
+    assert json.loads(shown) == {
+        "optim": {"muon_lr": 0.05, "decay_frac": 0.2, "adamw_lr": 0.001}, "model": {"dropout": 0.0},
+    }  # fmt: skip
+
+
+def test_a_tie_at_an_edge_calls_for_no_wider_range(record: StudyRecord) -> None:
+    params = {"optim.muon_lr": 0.099, "optim.decay_frac": 0.49}
+
+    assert audits.edges(record, params) == {"optim.muon_lr": "high"}
+    assert audits.edges(replace(record, attributes={}), params) == {"optim.muon_lr": "high", "optim.decay_frac": "high"}
+
+
+def test_runs_without_some_changes_are_not_the_winners_own(record: StudyRecord) -> None:
+    assert any(run.stage == "attribute" for run in record.finals)
+    pd.testing.assert_frame_equal(tables.finals_runs(record), tables.finals_runs(study_builder.study()))
+    assert dict(headline.cost_rows(headline.cost(record)))["Runs on fresh seeds"] == "9"
+
+
+# --- the twins ---
+
+
+def test_json_twin_holds_it(record: StudyRecord) -> None:
+    content = json.loads(twins.report_json(record))
+
+    assert Attribution.from_json(content["attribution"]) == study_builder.attribution()
+    assert content["left_at_default"] == {"model.dropout": 0.0, "optim.adamw_lr": 0.001, "optim.decay_frac": 0.2}
+    assert json.loads(twins.report_json(study_builder.study()))["attribution"] is None
+
+
+def test_markdown_twin_has_its_table(record: StudyRecord) -> None:
+    text = twins.report_markdown(record)
+
+    assert "## Which change gave what\n\n- optim.muon\\_lr gave +0.2500 of the +0.3800 gained in loss" in text
+    assert "| model.num\\_experts | 8 | 16 | +0.0800 (+0.0500 to +0.1100) |" in text
+
+
+def test_injected_names_stay_text(tmp_path: Path) -> None:
+    path = page.write_report(study_builder.hostile_study(), tmp_path)
+    html = path.read_text(encoding="utf-8")
+
+    assert 'id="which-change"' in html and "Could not draw" not in html
+    assert "=HYPERLINK" in html and "<img src=x" not in html and "<svg onload" not in html
+    assert "<script" not in (tmp_path / "report.md").read_text(encoding="utf-8")
