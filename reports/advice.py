@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.records import Verdict, VerdictWord
 from autotune.space import get_path
 from autotune.storage import StudyRecord
-from reports import tables
+from reports import attribution, tables
 from reports.formats import MISSING, duration, finite, gibibytes, setting, tokens
 
 # A full run that names no budget: what the study file's promote.tokens = 0 stands for.
@@ -71,6 +71,7 @@ GLOSSARY = {
     "rank correlation (Spearman)": "Whether two lists are in the same order: 1 the same, 0 unrelated, −1 reversed.",
     "seed": "The number that fixes all chance in a training: the first weights and the order of the text.",
     "throttling": "The GPU slowing itself down, because of heat or too little power.",
+    "tie": "A change for which no difference in loss could be measured: it stays at its default.",
     "token": "A piece of text, a short word or part of one. Models read and write tokens.",
     "trial": "One training with one choice of settings.",
 }
@@ -100,7 +101,7 @@ class Change:
         before: The default's value; None if the base config does not have it.
         after: The best settings' value.
         changed: Whether they differ.
-        direction: "raised to 2.5 times", "lowered ...", "kept" or "changed".
+        direction: "raised to 2.5 times", "lowered ...", "kept", "left at default" or "changed"; its share of the gain.
         explanation: One plain sentence.
     """
 
@@ -213,7 +214,7 @@ def seeds_needed(verdict: Verdict) -> int | None:
 
 
 def changes(record: StudyRecord) -> list[Change]:
-    """Returns every searched setting, default against the best known settings; what changed comes first.
+    """Returns every searched setting, default against the best known settings; what changed comes first, then ties.
 
     Args:
         record: The study.
@@ -221,14 +222,17 @@ def changes(record: StudyRecord) -> list[Change]:
     Returns:
         [] when nothing has finished.
     """
-    params = record.verdict.params if record.verdict and record.verdict.params else None
-    if params is None:
-        best = tables.best_trial(record)
-        params = best.params if best else None
+    params = attribution.best_settings(record)
     if params is None:
         return []
+    left, shares = attribution.left_at_default(record), attribution.shares(record)
     found = [_change(record, path, params) for path in record.spec.space]
-    return sorted(found, key=lambda change: not change.changed)
+    for place, change in enumerate(found):
+        if change.path in left:
+            found[place] = replace(change, direction="left at default")
+        elif change.path in shares:
+            found[place] = replace(change, direction=f"{change.direction}, {shares[change.path]}")
+    return sorted(found, key=lambda change: (not change.changed, change.path not in left))
 
 
 def _change(record: StudyRecord, path: str, params: Mapping[str, Any]) -> Change:

@@ -17,6 +17,7 @@ from autotune.pruning import WarmUp, unchosen, warm_up
 from autotune.records import TrialStatus
 from autotune.space import Dimension
 from autotune.storage import StudyRecord
+from reports import attribution
 from reports.formats import finite
 
 # With fewer finished trials the ranking of settings is mostly chance.
@@ -245,9 +246,10 @@ def edge(dimension: Dimension, value: object) -> str:
 
 
 def edges(record: StudyRecord, params: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the settings that lie at an edge of their range, with the edge's name."""
+    """Returns the settings that lie at an edge of their range, with the edge's name; not those left at default."""
+    left = attribution.left_at_default(record)
     found = {path: edge(dimension, params.get(path)) for path, dimension in record.spec.space.root.items()}
-    return {path: side for path, side in found.items() if side}
+    return {path: side for path, side in found.items() if side and path not in left}
 
 
 def pareto(trials: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from autotune.storage import StudyRecord
-from reports import audits, figures, machine_figures, settings_figures, tables
+from reports import attribution, audits, figures, machine_figures, settings_figures, tables
 from reports.formats import count, duration, finite, number, percent, plain, setting
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
@@ -155,6 +155,17 @@ def _finals(study: StudyTables) -> Drawn:
     return sentence, [figures.finals(runs, arms)], arms.drop(columns="arm")
 
 
+def _which_change(study: StudyTables) -> Drawn:
+    found = attribution.found_in(study.record)
+    if found is None:
+        raise NothingToDrawError(attribution.why_none(study.record))
+    rows = attribution.rows(found)
+    _need(len(rows) > 0, "the winner changes nothing")
+    sentence = " ".join([*attribution.sentences(found), attribution.reading(found)])
+    plot = settings_figures.which_change(rows, found.baseline_loss - found.winner_loss)
+    return sentence, [plot], attribution.words(rows)
+
+
 def _learning_curves(study: StudyTables) -> Drawn:
     _need(len(study.curves) > 0, "no trial has been evaluated yet")
     figure = figures.learning_curves(study.curves, study.trials, study.baseline_number)
@@ -168,8 +179,7 @@ def _learning_curves(study: StudyTables) -> Drawn:
 def _settings(study: StudyTables) -> Drawn:
     record, trials = study.record, study.trials
     _need(bool(trials["loss"].notna().any()), "no trial has finished")
-    best = tables.best_trial(record)
-    params: Mapping[str, Any] = best.params if best else {}
+    params: Mapping[str, Any] = attribution.best_settings(record) or {}
     sides = audits.edges(record, params)
     plots = [
         settings_figures.setting_against_loss(
@@ -189,8 +199,8 @@ def _importance(study: StudyTables) -> Drawn:
     shares = audits.importance(study.record)
     sentence = (
         "How strongly each setting tells the best trials from all the others (the method is called PED-ANOVA). It says "
-        "what mattered within the ranges searched, not which change brought the gain. Settings that only some trials "
-        "had are left out."
+        "what made trials differ within the ranges searched, which is another question than what brought the winner's "
+        f"gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
     )
     return sentence, [settings_figures.importance(shares)], shares
 
@@ -297,6 +307,7 @@ def _full_run(study: StudyTables) -> Drawn:
 CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {
     "best-so-far": ("Best so far", _best_so_far),
     "finals": ("The finals: default against the best", _finals),
+    "which-change": (attribution.TITLE, _which_change),
     "learning-curves": ("Learning curves", _learning_curves),
     "settings": ("Each setting against the loss", _settings),
     "importance": ("Which settings mattered", _importance),

@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.storage import StudyRecord
-from reports import tables
+from reports import attribution, tables
 from reports.formats import MISSING, count, duration, finite, local_time, number, percent, plain, signed
 
 RUNNING = "still running"
@@ -208,6 +208,7 @@ def how_sure(record: StudyRecord) -> list[str]:
             f"The winner and the default were trained again in {pairs}, each pair on a random seed that "
             "played no part in choosing the winner."
         )
+    lines += [line] if (line := attribution.proof_line(record)) else []
     if (sigma := finite(verdict.sigma)) is not None:
         times = f"; the gain is {gain / sigma:.1f} times that" if gain and gain > 0 and sigma > 0 else ""
         lines.append(f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}{times}.")
@@ -282,7 +283,7 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
         ("Finished", str(spent.counts.get("finished", 0))),
         ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),
         ("Failed", str(failed)),
-        ("Runs in the finals", str(spent.finals)),
+        ("Runs on fresh seeds", str(spent.finals)),
         ("GPU energy", spent.energy_text),
     ]
 

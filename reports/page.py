@@ -15,9 +15,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from autotune.queues import present
 from autotune.run_directory import write_text
+from autotune.space import with_paths
 from autotune.storage import StudyRecord
-from reports import advice, headline, tables, twins
+from reports import advice, attribution, headline, tables, twins
 from reports.cards import Card, cells, draw_cards
 from reports.failures import failures
 from reports.formats import plain
@@ -69,6 +71,7 @@ def summary_lines(record: StudyRecord) -> list[str]:
     if known:
         lines.append("; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
     lines.append(" ".join(headline.how_sure(record)[:2]))
+    lines += [left] if (left := attribution.left_line(record)) else []
     lines += headline.full_run_lines(record)[:2]
     lines.append(f"next: {step.command}" + (f" ({step.expected})" if step.expected else ""))
     return [plain(line) for line in lines]
@@ -91,6 +94,7 @@ def study_page(record: StudyRecord) -> str:
         cost_rows=headline.cost_rows(headline.cost(record)),
         next=advice.next_step(record),
         changes=[(change, advice.change_words(change)) for change in changed],
+        left=attribution.left_line(record),
         proven=record.verdict is not None,
         full=headline.full_run_lines(record),
         sample=_sample(record),
@@ -115,6 +119,7 @@ def _sample(record: StudyRecord) -> str:
 def _best_config(record: StudyRecord) -> str:
     best = tables.best_trial(record)
     config = best.result.config if best and best.result else {}
+    config = with_paths(config, present(config, attribution.left_at_default(record)))
     return json.dumps(config, indent=2, default=str) if config else ""
 
 

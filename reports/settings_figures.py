@@ -10,8 +10,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from autotune.space import Dimension
-from reports.figures import BLUE, GREEN, GREY, VERMILLION, base_figure
-from reports.formats import label, setting
+from reports.attribution import COUNTS, TIE, WORSE, interval_words
+from reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, base_figure
+from reports.formats import label, plain, setting
+
+GAIN_STYLE = {
+    COUNTS: ("given on the path", BLUE, ""),
+    TIE: ("tie: no difference measured", GREY, "/"),
+    WORSE: ("made it worse", VERMILLION, "x"),
+}
 
 
 def setting_against_loss(
@@ -92,6 +99,75 @@ def importance(shares: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(tickformat=".0%", rangemode="tozero")
     return figure
+
+
+def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
+    """Draws what each change brought on the path from the default, and what the winner loses without it.
+
+    Args:
+        rows: As `reports.attribution.rows` gives it.
+        gain: Of the winner with all its changes, nats per token.
+    """
+    figure = base_figure("worth (nats per token)", "", height=170 + 56 * (len(rows) + 1))
+    for word, (name, colour, pattern) in GAIN_STYLE.items():
+        _gain_bars(figure, rows[rows["word"] == word], name, colour, pattern)
+    for word, colour in ((COUNTS, ORANGE), (TIE, GREY), (WORSE, GREY)):
+        _harm_marks(figure, rows[rows["word"] == word], colour)
+    _gain_holes(figure, rows, gain)
+    figure.add_bar(
+        x=[gain], y=[len(rows)], orientation="h", width=0.4, marker={"color": GREEN}, showlegend=False,
+        name="all changes together", hovertemplate="all changes together: %{x:+.4f}<extra></extra>",
+    )  # fmt: skip
+    figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    names = [*map(_change_label, rows.to_dict("records")), "<b>all changes</b>"]
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
+    figure.update_layout(barmode="overlay")
+    return figure
+
+
+def _change_label(row: Mapping[Any, Any]) -> str:
+    before, after = (label(plain(setting(row[name]), 16)) for name in ("before", "after"))
+    mark = "" if row["word"] == COUNTS else f" ({row['word']})"
+    return f"{label(plain(row['path'], 32))}<br>{before} → {after}{mark}"
+
+
+def _gain_bars(figure: go.Figure, rows: pd.DataFrame, name: str, colour: str, pattern: str) -> None:
+    known = rows[rows["gain"].notna()]
+    if len(known):
+        figure.add_bar(
+            x=known["gain"].to_numpy(), y=known.index.to_numpy() - 0.15, orientation="h", width=0.3, name=name,
+            error_x={"type": "data", "array": (known["gain_high"] - known["gain"]).to_numpy(), "color": colour},
+            marker={"color": colour, "opacity": 0.55,
+                    "pattern": {"shape": pattern, "solidity": 0.3, "fillmode": "overlay"}},
+            text=interval_words(known, "gain"), hovertemplate="gave %{text}<extra></extra>", textposition="none",
+        )  # fmt: skip
+
+
+def _harm_marks(figure: go.Figure, rows: pd.DataFrame, colour: str) -> None:
+    known = rows[rows["harm"].notna()]
+    if len(known):
+        figure.add_scatter(
+            x=known["harm"].to_numpy(), y=known.index.to_numpy() + 0.2, mode="markers", name="lost without it",
+            error_x={"type": "data", "array": (known["harm_high"] - known["harm"]).to_numpy(), "color": colour},
+            marker={"color": colour, "symbol": "diamond", "size": 10}, showlegend=colour == ORANGE,
+            text=interval_words(known, "harm"), hovertemplate="lost without it: %{text}<extra></extra>",
+        )  # fmt: skip
+
+
+def _gain_holes(figure: go.Figure, rows: pd.DataFrame, gain: float) -> None:
+    """Marks at the edge what the winner does not train without, and at zero what was not measured on the way."""
+    edge = max([gain, *rows["gain_high"].dropna(), *rows["harm_high"].dropna()])
+    for column, x, shift, name, side, colour, symbol in (
+        ("harm", edge, 0.2, "does not train", "left", VERMILLION, "x"),
+        ("gain", 0.0, -0.15, "not measured", "right", PURPLE, "square-x-open"),
+    ):
+        places = rows.index[rows[column].isna()].to_numpy()
+        if len(places):
+            figure.add_scatter(
+                x=[x] * len(places), y=places + shift, mode="markers+text", name=name, cliponaxis=False,
+                text=[name] * len(places), textposition=f"middle {side}", showlegend=False, hoverinfo="skip",
+                marker={"color": colour, "symbol": symbol, "size": 12},
+            )  # fmt: skip
 
 
 def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension]) -> go.Figure:

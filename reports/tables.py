@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from autotune.finals import ATTRIBUTE
 from autotune.records import EvalPoint, TrialRecord, TrialStatus
 from autotune.storage import StudyRecord
 from reports.formats import finite, local_time
@@ -146,7 +147,7 @@ def curve_band(curves: pd.DataFrame, low_frac: float = 0.1, high_frac: float = 0
 
 
 def finals_runs(record: StudyRecord) -> pd.DataFrame:
-    """Returns the finals' runs that finished, a row each.
+    """Returns the finals' runs that finished, a row each; those without some of the winner's changes are not its own.
 
     Returns:
         Columns arm (search trial number), arm_name, stage, seed and loss (nats per token).
@@ -161,7 +162,7 @@ def finals_runs(record: StudyRecord) -> pd.DataFrame:
             "loss": loss,
         }
         for trial in record.finals
-        if trial.arm is not None and (loss := finite(trial.loss)) is not None
+        if trial.arm is not None and trial.stage != ATTRIBUTE and (loss := finite(trial.loss)) is not None
     ]
     return pd.DataFrame(rows, columns=["arm", "arm_name", "stage", "seed", "loss"])
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.storage import StudyRecord
-from reports import advice, headline, tables
+from reports import advice, attribution, headline, tables
 from reports.failures import failures
 from reports.formats import markdown
 from reports.health import health_checks
@@ -26,7 +26,7 @@ def report_json(record: StudyRecord) -> str:
     Args:
         record: The study.
     """
-    spent = headline.cost(record)
+    spent, found = headline.cost(record), attribution.found_in(record)
     content = {
         "study": record.spec.name,
         "title": record.spec.title,
@@ -37,6 +37,8 @@ def report_json(record: StudyRecord) -> str:
         "cost": asdict(spent),
         "next": asdict(advice.next_step(record)),
         "changes": [asdict(change) for change in advice.changes(record)],
+        "left_at_default": attribution.left_at_default(record),
+        "attribution": found.to_json() if found else None,
         "finals": tables.finals_table(tables.finals_runs(record)).to_dict("records"),
         "health": [asdict(check) for check in health_checks(record)],
         "failures": [asdict(failure) for failure in failures(record)],
@@ -145,12 +147,23 @@ def report_markdown(record: StudyRecord) -> str:
     lines += ["## The full run", "", *(markdown(line) for line in full), ""] if full else []
     changed = [(change.path, advice.change_words(change), change.explanation) for change in advice.changes(record)]
     lines += ["## What changed", "", *_table(("setting", "default → best", "what it does"), changed)]
+    lines += [markdown(left), ""] if (left := attribution.left_line(record)) else []
+    lines += [f"## {attribution.TITLE}", "", *_which_change(record)]
     checks = [(check.status, check.name, f"{check.finding} {check.action}") for check in health_checks(record)]
     lines += ["## Health checks", "", *_table(("", "check", "finding"), checks)]
     failed = [(item.status, str(item.trials), f"{item.meaning} {item.action}") for item in failures(record)]
     lines += ["## What failed", "", *(_table(("what", "trials", "why"), failed) if failed else ["Nothing.", ""])]
     lines += ["## Where the numbers come from", "", *_table(("what", "value"), provenance(record))]
     return "\n".join(lines)
+
+
+def _which_change(record: StudyRecord) -> list[str]:
+    found = attribution.found_in(record)
+    if found is None:
+        return [markdown(f"Not known: {attribution.why_none(record)}."), ""]
+    table = attribution.words(attribution.rows(found))
+    said = [f"- {markdown(line)}" for line in attribution.sentences(found)]
+    return [*said, "", *_table(list(table.columns), table.to_numpy().tolist())]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from autotune.attribution import Attribution, Change, Interval
 from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory
 from autotune.spec import StudySpec
@@ -150,6 +152,62 @@ def study(**changes: Any) -> StudyRecord:
     return replace(record, **changes)
 
 
+# Trials, finals and verdict are the finished study's; these three settings come on top of its space.
+MORE_BASE = {**BASE, "optim": {**BASE["optim"], "warmup_frac": 0.05, "decay_frac": 0.2, "adamw_lr": 0.001}}
+MORE_SPACE = {
+    **SPACE,
+    "optim.warmup_frac": {"low": 0.0, "high": 0.2},
+    "optim.decay_frac": {"low": 0.0, "high": 0.5},
+    "optim.adamw_lr": {"low": 0.0001, "high": 0.01, "log": True},
+}
+
+
+def change(path: str, before: Any, after: Any, gain: float | None, harm: float | None, is_tie: bool) -> Change:
+    """A change whose intervals are 0.03 to either side; None where a training failed."""
+    gained, harmed = (None if middle is None else around(middle) for middle in (gain, harm))
+    return Change(path, before, after, gained, harmed, is_tie)
+
+
+def around(middle: float) -> Interval:
+    return middle, middle - 0.03, middle + 0.03
+
+
+def attribution(**changes: Any) -> Attribution:
+    """Six changes, whose gains add up to 0.38; three of them are ties and go back to their default."""
+    made = Attribution(
+        winner=6, seeds=(1002, 1003), loss=4.645, winner_loss=4.64, baseline_loss=5.02,
+        note="no difference could be measured for model.dropout, optim.adamw_lr, optim.decay_frac: left at default",
+        params={**settings(0.05, 0.0, 16, 1), "optim.warmup_frac": 0.1, "optim.decay_frac": 0.2,
+                "optim.adamw_lr": 0.001},
+        changes=(
+            change("optim.muon_lr", 0.02, 0.05, 0.25, 0.22, False),
+            change("model.num_experts", 8, 16, 0.08, 0.09, False),
+            change("optim.warmup_frac", 0.05, 0.1, 0.05, 0.06, False),
+            change("model.dropout", 0.0, 0.05, 0.01, 0.005, True),
+            change("optim.adamw_lr", 0.001, 0.002, -0.005, 0.0, True),
+            change("optim.decay_frac", 0.2, 0.3, -0.005, -0.01, True),
+        ),
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def attributed_study(**changes: Any) -> StudyRecord:
+    """The finished study with more settings, and what each of its winner's six changes gave."""
+    trials = tuple(
+        replace(item, params={**item.params, "optim.warmup_frac": 0.05 + number / 120,
+                              "optim.decay_frac": round(0.2 + number / 60, 6),
+                              "optim.adamw_lr": 0.001 * 2 ** (number / 6)})
+        for number, item in enumerate(search_trials())
+    )  # fmt: skip
+    said = verdict(params={**trials[6].params})
+    # Trained without some of the changes: no run of the winner's own.
+    without = final(8, 6, "attribute", 1002, 4.9)
+    return study(
+        spec=spec(base=MORE_BASE, space=MORE_SPACE), trials=trials, verdict=said, finals=(*finals_trials(), without),
+        attributes={"attribution": json.loads(json.dumps(attribution(**changes).to_json()))},
+    )  # fmt: skip
+
+
 def empty_study() -> StudyRecord:
     """A study whose first trial has not begun."""
     return StudyRecord(run=RunDirectory(Path("runs/night")), spec=spec(), trials=())
@@ -204,7 +262,15 @@ def large_study(trials: int, points: int, seed: int = 0) -> StudyRecord:
         baseline_metrics={"val_accuracy": 1 / default, "val_bpb": default / 4},
         winner_metrics={"val_accuracy": 1 / (lowest + 0.02), "val_bpb": (lowest + 0.02) / 4},
     )  # fmt: skip
+    changed = [path for path, value in best.params.items() if value != made[0].params[path]]
+    shares = [change(path, made[0].params[path], best.params[path], gain / len(changed), gain / len(changed), False)
+              for path in changed]  # fmt: skip
+    found = attribution(
+        winner=best.number, params=best.params, changes=tuple(shares), baseline_loss=default, winner_loss=lowest + 0.02,
+        loss=lowest + 0.02, note="every change counts",
+    )  # fmt: skip
     base = study(trials=tuple(made), finals=tuple(runs), verdict=said, gpu=_plausible_gpu(trials, chance))
+    base = replace(base, attributes={**base.attributes, "attribution": found.to_json()})
     return replace(base, spec=spec(budget={"tokens": 250 * points, "trials": trials}))
 
 
@@ -256,16 +322,23 @@ def hostile_study() -> StudyRecord:
         for number in range(20)
     )  # fmt: skip
     said = verdict(reason=everything, winner=1, params=dict(trials[1].params))
+    changes = (
+        change(knob, PAYLOADS[0], PAYLOADS[1], 0.3, 0.2, False), change(everything, everything, "", 0.0, 0.0, True),
+        change("safe", 1.0, 1.01, None, None, False),
+    )  # fmt: skip
+    found = attribution(winner=1, changes=changes, params={**trials[1].params, everything: everything}, note=everything)
     full = {"status": everything, "sample": everything, "weights": everything, "tokens": 1, "points": []}
     return study(
         spec=made_spec, trials=trials, verdict=said, hardware={"name": everything}, created_at=everything,
         events=({"time": "x", "kind": everything, "message": everything},), gpu=(),
-        attributes={"full": full, "provenance": {everything: everything, "versions": {everything: everything}}},
+        attributes={"full": full, "attribution": found.to_json(), "provenance": {
+            everything: everything, "versions": {everything: everything}}},
     )  # fmt: skip
 
 
 STUDIES = {
     "finished": study,
+    "attributed": attributed_study,
     "empty": empty_study,
     "running": running_study,
     "failed": failed_study,

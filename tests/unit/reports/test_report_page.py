@@ -75,8 +75,8 @@ def test_figure_cards_are_in_order_each_with_a_sentence_and_a_table(forty: Study
     drawn = cards.draw_cards(forty)
 
     assert [card.key for card in drawn] == [
-        "best-so-far", "finals", "learning-curves", "settings", "importance", "pruning", "timeline", "gpu", "speed",
-        "parallel",
+        "best-so-far", "finals", "which-change", "learning-curves", "settings", "importance", "pruning", "timeline",
+        "gpu", "speed", "parallel",
     ]  # fmt: skip
     assert all(card.sentence and card.plots and card.rows and not card.problem for card in drawn)
     html = page.study_page(forty)
