@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from autotune.database import back_up
 from autotune.deadline import REPORT_S, Deadline, Pace
+from autotune.probes import Probing
 from autotune.pruning import goes_on
 from autotune.queues import Assignment, Queue
 from autotune.records import EvalPoint, TrialResult, TrialStatus, UserError
@@ -44,6 +45,7 @@ class Running:
         heard: Last sign of progress by the monotonic clock.
         points: Evaluations so far.
         ending: Status and cause once it was told to stop.
+        probing: What it measures before the training itself, while it does so.
     """
 
     assignment: Assignment
@@ -53,6 +55,7 @@ class Running:
     heard: float = field(default_factory=time.monotonic)
     points: list[EvalPoint] = field(default_factory=list)
     ending: tuple[TrialStatus, str] | None = None
+    probing: Probing | None = None
 
     @property
     def best_loss(self) -> float:
@@ -134,19 +137,27 @@ class EventLoop:
             self.listener.tick()
 
     def _fill(self, queue: Queue, may_start: Callable[[float], bool]) -> None:
-        while self._idle and not self.stop.level and may_start(self.pace.seconds(queue.budget_tokens)):
+        while self._idle and not self.stop.level and may_start(self._expected_s(queue)):
             require_space(self.run_directory.root, self.limits.min_free_bytes)
             assignment = queue.take()
             if assignment is None:
                 return
             worker = self._idle.pop()
             self._running[worker] = Running(assignment, worker)
-            worker.submit(Job(assignment.config, assignment.budget_tokens, assignment.folder / "log.txt"))
+            self._submit(self._running[worker])
             self.listener.started(queue, assignment, worker.slot.name)
+
+    def _submit(self, running: Running) -> None:
+        job = running.assignment
+        running.probing = None if job.probe_points is None else Probing(job.budget_tokens, job.probe_points)
+        running.worker.submit(Job(job.config, job.budget_tokens, job.folder / "log.txt"))
+
+    def _expected_s(self, queue: Queue) -> float:
+        return queue.slowness * self.pace.seconds(queue.budget_tokens)
 
     def _worth_waiting(self, queue: Queue, may_start: Callable[[float], bool]) -> bool:
         """Whether a peer still trains something that may come back to this queue."""
-        patient = not self.stop.level and may_start(self.pace.seconds(queue.budget_tokens))
+        patient = not self.stop.level and may_start(self._expected_s(queue))
         if not patient or queue.is_settled():
             return False
         time.sleep(TICK_S)
@@ -173,7 +184,9 @@ class EventLoop:
 
     def _handle(self, queue: Queue, running: Running, message: Message | None) -> None:
         running.heard = time.monotonic()
-        if isinstance(message, Progress):
+        if running.probing is not None and isinstance(message, Progress | Done):
+            self._probe(queue, running, running.probing, message)
+        elif isinstance(message, Progress):
             running.worker.answer(self._go_on(queue, running, message))
         elif isinstance(message, Done):
             status, cause = running.ending or _natural_end(running)
@@ -189,6 +202,18 @@ class EventLoop:
             self._replace(running.worker)
             self._end(queue, running, *(running.ending or death), worker_died=running.ending is None)
 
+    def _probe(self, queue: Queue, running: Running, probing: Probing, message: Progress | Done) -> None:
+        """Takes the speed on which a trial's budget depends, whatever the losses; then the training itself begins."""
+        if isinstance(message, Progress):
+            running.ending = self._must_stop("while its speed was measured")
+            running.worker.answer(probing.take(message.point) and running.ending is None)
+        elif running.ending is None and probing:
+            running.assignment = queue.measured(running.assignment, probing.result(message.facts).speed)
+            self._submit(running)
+        else:
+            self._idle.append(running.worker)
+            self._end(queue, running, *(running.ending or _natural_end(running)), message)
+
     def _go_on(self, queue: Queue, running: Running, message: Progress) -> bool:
         point = message.point
         append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
@@ -203,18 +228,23 @@ class EventLoop:
         at = f"at {point.tokens_seen:,} tokens"
         if not math.isfinite(point.val_loss):
             return TrialStatus.DIVERGED, f"diverged {at}: the loss is {point.val_loss} (learning rate too high?)"
-        if not queue.report(trial, point):
+        if not queue.report(running.assignment, point):
             return TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here"
         if 0 < DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
             return TrialStatus.DIVERGED, f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
         if point.tokens_seen >= running.assignment.budget_tokens:
             return None
+        if (ending := self._must_stop(at)) is not None:
+            return ending
+        if not goes_on(trial, point.tokens_seen, queue.study.spec):
+            return TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})"
+        return None
+
+    def _must_stop(self, at: str) -> tuple[TrialStatus, str] | None:
         if self.stop.level:
             return TrialStatus.INTERRUPTED, f"stopped {at} by the user"
         if self.deadline.seconds_left < REPORT_S:
             return TrialStatus.INTERRUPTED, f"stopped {at}: the time was up"
-        if not goes_on(trial, point.tokens_seen, queue.study.spec):
-            return TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})"
         return None
 
     def _end(
@@ -243,7 +273,9 @@ class EventLoop:
         )
         # A hang's duration says nothing about the next training, and must not look like a lack of time.
         if running.points and status.teaches:
-            self.pace.learn(running.points[-1].tokens_seen, result.seconds)
+            # In tokens of the baseline, where a trial's own budget takes the seconds of the baseline's.
+            share = running.points[-1].tokens_seen / assignment.budget_tokens
+            self.pace.learn(round(share * queue.budget_tokens), result.seconds)
         queue.tell(assignment.trial, result, assignment.folder)
         self.listener.ended(queue, assignment, result)
         self._count_crashes((queue.kind, assignment.first), result)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from typing import Any
 from autotune import planner, warm_start
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
+from autotune.equal_seconds import EqualSeconds
 from autotune.event_loop import EventLoop, StopRequest
 from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.listener import Listener
+from autotune.objectives import TERMS
+from autotune.probes import Probe
 from autotune.promote import choice, provenance, write_best_config
 from autotune.proving import Proving
 from autotune.pruners import build_pruner
@@ -75,6 +78,7 @@ class Session:
         self.run = RunDirectory(options.out / self.spec.name)
         self.stop = StopRequest()
         self.began = False
+        self.equal_seconds: EqualSeconds | None = None
 
     def work(self) -> int:
         """Goes through the study, taking up what an earlier run left.
@@ -227,13 +231,17 @@ class Session:
 
     def _queue(self, kind: str, optuna_study: Any, tokens: int, target: int | None, **more: Any) -> Queue:
         overrides = {**self.overrides, **present(self.spec.base, more)}
-        return Queue(
+        queue = Queue(
             kind, optuna_study, self.storage, self.run, self.study, overrides, tokens, target, self.listener.note
         )
+        queue.equal_seconds = None if kind == "full" else self.equal_seconds
+        return queue
 
     def _search(self, loop: EventLoop) -> None:
         spec = self.spec
         self._plan(loop)
+        where = self.study, self.profile, self.slots[0], self.optuna_study, self.storage, self.overrides
+        self.equal_seconds = planner.equal_seconds(*where, stopped=lambda: self.stop.level > 0)
         queue = self._queue("trials", self.optuna_study, spec.budget.tokens, spec.budget.trials)
         earlier = list(warm_start.read(spec))
         with exclusive(self.storage, spec.name):
@@ -276,18 +284,20 @@ class Session:
         if self.profile.device == "cuda":
             plan = self._with_pass(plan, measured)
         loop.pace.expect(self.spec.budget.tokens, plan.trial_s)
+        self.optuna_study.set_user_attr(planner.FACTS, dict(measured.facts))
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
         self.listener.note("plan", planner.describe(plan, self.spec))
         self.options.say(planner.done_by(plan, datetime.now()))
 
-    def _with_pass(self, plan: planner.Plan, measured: planner.Probe) -> planner.Plan:
+    def _with_pass(self, plan: planner.Plan, measured: Probe) -> planner.Plan:
         """Chooses how many sequences run at a time; trials, finals and the full run then do so."""
         model = planner.cost_model(
             self.study, self.profile, self.slots[0], measured, stopped=lambda: self.stop.level > 0
         )
         if model is None:
             return plan
+        self.optuna_study.set_user_attr(planner.MODEL, asdict(model))
         size = planner.choose_pass(self.study, model, self.profile, measured.facts)
         self.overrides |= self._pass_override(size)
         return replace(plan, max_pass_sequences=size)
@@ -296,11 +306,14 @@ class Session:
         return present(self.spec.base, {planner.MAX_PASS: size}) if size else {}
 
     def _full_s(self, loop: EventLoop) -> float:
-        return MARGIN * loop.pace.seconds(planner.full_tokens(self.spec)) if self.spec.promote.automatic else 0.0
+        slowest = 1.0 if self.equal_seconds is None else self.equal_seconds.slowest
+        full_s = slowest * loop.pace.seconds(planner.full_tokens(self.spec))
+        return MARGIN * full_s if self.spec.promote.automatic else 0.0
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
-        self.listener.note("verdict", f"verdict: {verdict.word}: {verdict.reason}")
+        terms = TERMS[self.spec.objective]
+        self.listener.note("verdict", f"verdict{terms}: {verdict.word}: {verdict.reason}")
 
     def _write_best_config(self, tokens: int, number: int | None) -> TrialRecord:
         record = read_study(self.run.root)
@@ -322,6 +335,8 @@ class Session:
         )
         with exclusive(self.storage, self.spec.name):
             queue.enqueue(trial.params, role="full", arm=trial.number, seed=self.spec.seed)
+        if trial.budget_tokens is not None:
+            queue.slowness = self.spec.budget.tokens / trial.budget_tokens
         if not loop.pace.seconds(tokens):
             loop.pace.learn(self.spec.budget.tokens, trial.result.seconds if trial.result else 0)
         loop.run(queue, may_start)

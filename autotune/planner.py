@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.costs import CostModel, Counts, Measured
 from autotune.deadline import REPORT_S
+from autotune.equal_seconds import EqualSeconds
 from autotune.event_loop import FIRST_EVALUATION_ALLOWANCE, TICK_S
 from autotune.hardware import HardwareProfile
+from autotune.probes import Probe, Probing
 from autotune.queues import hardware_overrides, present
-from autotune.records import EvalPoint, UserError
+from autotune.records import UserError
 from autotune.space import get_path, with_paths
 from autotune.spec import Study, StudySpec
 from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import RDBStorage
 
 # Share of a trial's budget that the probe trains: enough for a steady speed, little enough to be forgotten.
 PROBE_FRAC = 1 / 25
@@ -33,35 +38,8 @@ MAX_PASS = "system.max_pass_sequences"
 MERGED = 4
 """Micro-batches merged, or parts of one, in the probes that tell what the size of a pass changes."""
 DEFAULT_FULL_FACTOR = 8
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A short training of the baseline.
-
-    Args:
-        tokens_per_s: Training speed, evaluation excluded; 0 if the trainer reports none.
-        eval_s: Seconds of one evaluation; 0 if not reported.
-        evaluations: Evaluations in a trial.
-        seconds: Its duration by the trainer's clock, or by ours if not reported.
-        tokens: Its tokens.
-        peak_bytes: Peak memory; 0 if not reported.
-        facts: What the trainer said about the run.
-    """
-
-    tokens_per_s: float
-    eval_s: float
-    evaluations: int
-    seconds: float
-    tokens: int
-    peak_bytes: int
-    facts: Mapping[str, Any]
-
-    def seconds_for(self, tokens: int) -> float:
-        """Returns the expected seconds of a training of so many tokens, evaluations included."""
-        if self.tokens_per_s > 0:
-            return tokens / self.tokens_per_s + self.evaluations * self.eval_s
-        return self.seconds * tokens / self.tokens
+FACTS, MODEL = "probe_facts", "cost_model"
+"""Attributes of the study: what the trainer said in the plan's probe, and the coefficients that were fitted."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +116,13 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
     )
 
 
+def probe_length(spec: StudySpec, profile: HardwareProfile) -> tuple[int, int]:
+    """Returns the token budget of a probe and the evaluations after which it ends, 0 for its whole budget."""
+    if profile.device == "cuda":
+        return min(spec.budget.tokens, PROBE_TOKENS), PROBE_POINTS
+    return max(1, int(spec.budget.tokens * PROBE_FRAC)), 0
+
+
 def probe(
     study: Study,
     profile: HardwareProfile,
@@ -163,10 +148,8 @@ def probe(
     """
     spec = study.spec
     config = with_paths(spec.base, {**hardware_overrides(study, profile.overrides()), **(changes or {})})
-    on_gpu = profile.device == "cuda"
-    tokens = min(spec.budget.tokens, PROBE_TOKENS) if on_gpu else max(1, int(spec.budget.tokens * PROBE_FRAC))
+    tokens, points = probe_length(spec, profile)
     patience_s = FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s
-    points = PROBE_POINTS if on_gpu else 0
     with tempfile.TemporaryDirectory() as folder:
         job = Job(config, tokens, Path(folder) / "log.txt")
         if worker is not None:
@@ -179,33 +162,21 @@ def probe(
 
 
 def _train_briefly(worker: Worker, job: Job, patience_s: float, stopped: Callable[[], bool], last_point: int) -> Probe:
-    points: list[EvalPoint] = []
-    times = [time.monotonic()]
+    probing = Probing(job.budget_tokens, last_point)
     worker.submit(job)
-    while time.monotonic() - times[-1] < patience_s:
+    while time.monotonic() - probing.heard < patience_s:
         if stopped():
             raise UserError("stopped while probing the baseline; nothing is lost: run again", 130)
         if not ready([worker], TICK_S):
             continue
         message = worker.receive()
         if isinstance(message, Progress):
-            points.append(message.point)
-            times.append(time.monotonic())
-            worker.answer(len(points) != last_point)
-        elif isinstance(message, Done) and points:
-            tokens = points[-1].tokens_seen if last_point else job.budget_tokens
-            return _summary(points, tokens, job.budget_tokens, message.facts, _training_s(points, times))
+            worker.answer(probing.take(message.point))
+        elif isinstance(message, Done) and probing:
+            return probing.result(message.facts)
         else:
             raise UserError(_failure(message, worker, job.log), 1)
     raise UserError(f"the baseline does not train: no evaluation within {patience_s:.0f} s", 1)
-
-
-def _training_s(points: list[EvalPoint], times: list[float]) -> float:
-    """Returns the seconds of a probe by our clock, without the start of its process where that can be told."""
-    tokens = points[-1].tokens_seen - points[0].tokens_seen
-    if not tokens:
-        return times[-1] - times[0]
-    return (times[-1] - times[1]) * points[-1].tokens_seen / tokens
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
@@ -215,25 +186,6 @@ def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
         return "the baseline does not train: the trainer returned without a single report"
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else ""
     return f"the baseline does not train: {worker.cause_of_death()}\n{tail}".rstrip()
-
-
-def _summary(
-    points: list[EvalPoint], tokens: int, budget_tokens: int, facts: Mapping[str, Any], wall_s: float
-) -> Probe:
-    def values(name: str) -> list[float]:
-        return [point.metrics[name] for point in points if name in point.metrics]
-
-    # The first stretch includes warm-up: caches, kernels, the allocator.
-    speeds = values("tokens_per_s")[1:] or values("tokens_per_s")
-    return Probe(
-        tokens_per_s=statistics.median(speeds) if speeds else 0.0,
-        eval_s=statistics.median(values("eval_s") or [0.0]),
-        evaluations=round(len(points) * budget_tokens / tokens),
-        seconds=max(values("elapsed_s"), default=wall_s),
-        tokens=tokens,
-        peak_bytes=int(max(values("peak_memory_bytes"), default=0)),
-        facts=facts,
-    )
 
 
 def cost_model(
@@ -339,6 +291,43 @@ def choose_pass(study: Study, model: CostModel, profile: HardwareProfile, facts:
     return model.best_pass(candidates, profile.memory_bytes)
 
 
+def equal_seconds(
+    study: Study,
+    profile: HardwareProfile,
+    slot: Slot,
+    optuna_study: optuna.Study,
+    storage: RDBStorage,
+    overrides: Mapping[str, Any],
+    stopped: Callable[[], bool],
+) -> EqualSeconds | None:
+    """Returns what gives each configuration its own token budget; None if the objective asks for equal tokens.
+
+    Without a cost model the baseline is probed by each process anew: speeds of two machines, or of two nights, are not
+    to be divided by each other.
+
+    Args:
+        study: The study.
+        profile: The hardware.
+        slot: Where to train.
+        optuna_study: Holds what the plan measured.
+        storage: Its storage.
+        overrides: What the engine fills into each config, by dotted path.
+        stopped: Whether the user wants it to end.
+    """
+    if study.spec.objective != "loss_at_equal_seconds":
+        return None
+    facts, stored = (optuna_study.user_attrs.get(name) for name in (FACTS, MODEL))
+    model = None if stored is None else CostModel(**stored)
+    baseline = with_paths(study.spec.base, overrides)
+    if model is None:
+        speed = probe(study, profile, slot, overrides, stopped).speed
+    else:
+        speed = model.tokens_per_s(Counts.of(study.trainer.counts(baseline, facts or {}) or {}))
+    found = EqualSeconds(study, optuna_study, storage, facts or {}, model, speed, probe_length(study.spec, profile))
+    found.keep(study.spec.space.baseline(study.spec.base), baseline, speed)
+    return found
+
+
 def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> int:
     """Returns the most sequences of one pass of the baseline that the cost model lets fit; 0 if unknown.
 
@@ -364,7 +353,9 @@ def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> i
 
 def describe(plan: Plan, spec: StudySpec) -> str:
     """Returns the plan in one line for a person."""
-    parts = [f"plan: up to {plan.trials} trials of {spec.budget.tokens:,} tokens ({duration(plan.trial_s)} each)"]
+    length = "the seconds of " if spec.objective == "loss_at_equal_seconds" else ""
+    length += f"{spec.budget.tokens:,} tokens"
+    parts = [f"plan: up to {plan.trials} trials of {length} ({duration(plan.trial_s)} each)"]
     if spec.finals.runs:
         attributing = f" and up to {runs} to tell which change gave what" if (runs := spec.attributing_runs()) else ""
         parts.append(f"{spec.finals.runs} final runs{attributing}")

@@ -15,6 +15,7 @@ from autotune.attribution import Attributing
 from autotune.database import exclusive
 from autotune.deadline import MARGIN
 from autotune.event_loop import EventLoop
+from autotune.objectives import candidates
 from autotune.queues import Queue
 from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.spec import StudySpec
@@ -88,7 +89,7 @@ class Proving:
         if not self.spec.finals.runs:
             reason = "nothing was proved on fresh seeds, since finals.finalists is 0"
             return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
-        arms = finals.finalists(trials, baseline, self.spec.finals.finalists)
+        arms = finals.finalists(candidates(self.spec.objective, trials), baseline, self.spec.finals.finalists)
         if not arms:
             return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
         self._train(finals.selection_runs(arms, self.spec.finals, self.spec.seed))

@@ -36,8 +36,11 @@ def goes_on(trial: optuna.Trial, tokens: int, spec: StudySpec) -> bool:
         spec: The study.
     """
     attributes = trial.user_attrs
-    # The baseline is what everything is compared with, so it always runs to its end.
-    if attributes.get("role") == "baseline" or AUDITED_AT in attributes or not trial.should_prune():
+    # The baseline is what everything is compared with, so it always runs to its end. Without a pruner there is nothing
+    # to ask, and of several values Optuna would refuse to be asked.
+    if attributes.get("role") == "baseline" or AUDITED_AT in attributes or spec.pruner.name == "none":
+        return True
+    if not trial.should_prune():
         return True
     is_audit = random.Random(f"audit {spec.seed} {trial.number}").random() < spec.pruner.audit_frac
     trial.set_user_attr(AUDITED_AT if is_audit else STOPPED_AT, tokens)

@@ -6,20 +6,23 @@ all three are Optuna studies, killing, resuming and sharing between machines wor
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune import ranges
 from autotune.database import exclusive, is_shared
+from autotune.equal_seconds import EqualSeconds
+from autotune.objectives import comparable_tokens, values
 from autotune.pruning import AUDITED_AT, STOPPED_AT
 from autotune.records import PRIOR, RANGES, EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, log_event, write_json
 from autotune.space import SearchSpace, flatten, with_paths
 from autotune.spec import Study
-from autotune.storage import own_records, record_of, save_result
+from autotune.storage import BUDGET_TOKENS, CURVE, own_records, record_of, save_result
 
 if TYPE_CHECKING:
     import optuna
@@ -42,6 +45,8 @@ class Assignment:
         folder: Where its files go.
         budget_tokens: Tokens to train on.
         first: Number of the first attempt at these settings; its own unless an interrupted trial is repeated.
+        probe_points: None for the training itself. Else it is a probe first, which decides the budget: evaluations
+            after which that ends, 0 for its whole budget.
     """
 
     trial: optuna.Trial
@@ -50,6 +55,7 @@ class Assignment:
     folder: Path
     budget_tokens: int
     first: int
+    probe_points: int | None = None
 
 
 @dataclass
@@ -63,10 +69,12 @@ class Queue:
         run: The run directory.
         study: The study file and trainer.
         overrides: What the engine fills into each config (device, dtype, ...), by dotted path.
-        budget_tokens: Tokens of each trial.
+        budget_tokens: Tokens of each trial, or of the baseline's.
         target: Trials that the search wants done; None for a queue of fixed trials.
         note: Takes the kind of something noteworthy and a sentence about it.
         mine: Numbers of the trials that this process runs now.
+        equal_seconds: Gives each configuration its own budget; None if all have the same.
+        slowness: Seconds of a token here as a multiple of a token's of the baseline.
     """
 
     kind: str
@@ -79,6 +87,8 @@ class Queue:
     target: int | None = None
     note: Callable[[str, str], None] = lambda kind, message: None
     mine: set[int] = field(default_factory=set)
+    equal_seconds: EqualSeconds | None = None
+    slowness: float = 1.0
 
     def records(self) -> list[TrialRecord]:
         """Returns all of its trials, by number."""
@@ -140,7 +150,31 @@ class Queue:
         config = with_paths(spec.base, {**self.overrides, **params, **present(spec.base, {"seed": seed})})
         folder = self.run.trial(self.kind, trial.number)
         write_json(folder / "config.json", config)
-        return Assignment(trial, params, config, folder, self.budget_tokens, first)
+        budget_tokens, probe_points = self._length(trial, params, config)
+        return Assignment(trial, params, config, folder, budget_tokens, first, probe_points)
+
+    def _length(
+        self, trial: optuna.Trial, params: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> tuple[int, int | None]:
+        """Returns a trial's token budget and None, or the length of the probe that has to decide it."""
+        if self.equal_seconds is None:
+            return self.budget_tokens, None
+        # A repeated trial trains as long as its first attempt.
+        tokens = trial.user_attrs.get(BUDGET_TOKENS) or self.equal_seconds.tokens(params, config)
+        if tokens is None:
+            return self.equal_seconds.probe_length
+        trial.set_user_attr(BUDGET_TOKENS, tokens)
+        return tokens, None
+
+    def measured(self, assignment: Assignment, tokens_per_s: float) -> Assignment:
+        """Returns the training that a probe was for, with the budget that the measured speed gives it."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        assert self.equal_seconds is not None
+        tokens = self.equal_seconds.keep(assignment.params, assignment.config, tokens_per_s)
+        with contextlib.suppress(UpdateFinishedTrialError):  # taken over by a peer: its first report will show that
+            assignment.trial.set_user_attr(BUDGET_TOKENS, tokens)
+        return replace(assignment, budget_tokens=tokens, probe_points=None)
 
     def beat(self, trials: Sequence[optuna.Trial]) -> None:
         """Records a sign of life of running trials, for the peers of a shared storage."""
@@ -158,8 +192,8 @@ class Queue:
             for record in records
         )
 
-    def report(self, trial: optuna.Trial, point: EvalPoint) -> bool:
-        """Stores an evaluation.
+    def report(self, assignment: Assignment, point: EvalPoint) -> bool:
+        """Stores an evaluation, under the tokens of the baseline at the same share of its budget.
 
         Returns:
             False if the trial is no longer ours: this process gave no sign of life for so long (a suspended
@@ -167,8 +201,15 @@ class Queue:
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
+        trial, tokens = assignment.trial, point.tokens_seen
+        if self.equal_seconds is not None:
+            tokens = comparable_tokens(tokens, assignment.budget_tokens, self.budget_tokens)
         try:
-            trial.report(point.val_loss, step=point.tokens_seen)
+            if len(self.optuna_study.directions) > 1:
+                # Optuna refuses a curve here, and a pruned trial that has one in its storage would crash TPE.
+                trial.set_user_attr(CURVE, {**trial.user_attrs.get(CURVE, {}), str(tokens): point.val_loss})
+            else:
+                trial.report(point.val_loss, step=tokens)
         except UpdateFinishedTrialError:
             return False
         return True
@@ -234,7 +275,8 @@ class Queue:
         from optuna import Trial
 
         for record in self._abandoned():
-            points = tuple(EvalPoint(tokens, loss) for tokens, loss in sorted(record.values.items()))
+            scale = (record.budget_tokens or self.budget_tokens) / self.budget_tokens
+            points = tuple(EvalPoint(round(tokens * scale), loss) for tokens, loss in sorted(record.values.items()))
             result = TrialResult(TrialStatus.INTERRUPTED, "the run was killed", points)
             trial = Trial(self.optuna_study, self.optuna_study.get_trials(deepcopy=False)[record.number]._trial_id)
             save_result(trial, result, self.run.trial(self.kind, record.number))
@@ -276,7 +318,7 @@ def _tell_optuna(study: optuna.Study, number: int, result: TrialResult) -> None:
 
     try:
         if result.status is TrialStatus.FINISHED:
-            study.tell(number, result.points[-1].val_loss)
+            study.tell(number, values(result, len(study.directions)))
         else:
             study.tell(number, state=TrialState.PRUNED if result.status.teaches else TrialState.FAIL)
     except RuntimeError as error:
@@ -296,7 +338,7 @@ def _as_new(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
     import copy
 
     fresh = copy.deepcopy(trial)
-    came_of_it = ("result", AUDITED_AT, STOPPED_AT)
+    came_of_it = ("result", CURVE, AUDITED_AT, STOPPED_AT)
     fresh.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in came_of_it}
     return fresh
 

@@ -124,6 +124,17 @@ class TrialResult:
         """The last point with a finite loss, or None."""
         return next((point for point in reversed(self.points) if math.isfinite(point.val_loss)), None)
 
+    @property
+    def training_s(self) -> float:
+        """Seconds of training alone, by the trainer's own speeds; of a trainer that tells none, all but evaluations."""
+        counts = [0, *(point.tokens_seen for point in self.points)]
+        speeds = [point.metrics.get("tokens_per_s", 0.0) for point in self.points]
+        if speeds and all(0 < speed < math.inf for speed in speeds):
+            return sum(
+                (after - before) / speed for before, after, speed in zip(counts, counts[1:], speeds, strict=False)
+            )
+        return max(self.seconds - sum(point.metrics.get("eval_s", 0.0) for point in self.points), 1e-9)
+
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-able form; `from_json` reads it back."""
         return {**asdict(self), "points": [point.to_json() for point in self.points]}
@@ -147,11 +158,13 @@ class TrialRecord:
         role: "baseline", "search" or "final".
         seed: The seed it trains with.
         arm: In the finals, the number of the search trial whose settings are repeated; else None.
-        values: Losses reported so far by tokens; the curve of a trial that is still running.
+        values: Losses reported so far by tokens, the curve of a trial that is still running; where trials have token
+            budgets of their own, by the tokens of the baseline at the same share of its budget.
         retry_of: Number of the interrupted trial that this one repeats, or None.
         stage: In the finals "select" or "prove"; else "".
         audited_at: Tokens at which the pruner would have stopped it, had it not been kept as an audit.
         stopped_at: Tokens at which the pruner did stop it.
+        budget_tokens: Its own token budget, where trials have equal seconds; None where all have the study's.
     """
 
     number: int
@@ -166,6 +179,7 @@ class TrialRecord:
     stage: str = ""
     audited_at: int | None = None
     stopped_at: int | None = None
+    budget_tokens: int | None = None
 
     @property
     def loss(self) -> float | None:

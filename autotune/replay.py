@@ -352,6 +352,11 @@ def check(table: Table, sampler: SamplerSpec, pruner: PrunerSpec) -> None:
     if sampler.name in ("grid", "brute_force"):
         raise UserError(f"{sampler.name} goes through its combinations whatever happens; there is nothing to replay")
     spec = table.spec
+    if spec.objective != "loss_at_equal_tokens":
+        raise UserError(
+            f"{spec.name} has the objective {spec.objective}, and a replay compares losses at equal tokens; record one "
+            "with --set 'objective=\"loss_at_equal_tokens\"'"
+        )
     faults = algorithm_faults(sampler, pruner, spec.space, spec.base, spec.budget.tokens)
     if faults:
         raise UserError("\n".join(fault for _, fault in faults))

@@ -93,16 +93,17 @@ def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, see
     return CurrentRanges(sampler, space)
 
 
-def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any]) -> None:
+def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any], values: int = 1) -> None:
     """Draws a few trials in memory: most samplers look at their parameters only when they are used.
 
     Args:
         sampler: A new sampler.
         space: The study's search space.
         base: The nested base config.
+        values: How many values of a trial are minimised.
 
     Raises:
-        ValueError: If Optuna refuses a parameter or the space.
+        ValueError: If Optuna refuses a parameter, the space or several values.
         ImportError: If the sampler needs a package that is not installed.
     """
     import optuna
@@ -111,12 +112,12 @@ def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any]) 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        study = optuna.create_study(sampler=sampler)
+        study = optuna.create_study(sampler=sampler, directions=["minimize"] * values)
         for value in range(3):
             trial = study.ask()
             space.suggest(trial, base)
             with contextlib.suppress(RuntimeError):  # a small grid may be through by now
-                study.tell(trial, value)
+                study.tell(trial, [value] * values)
 
 
 def _class(name: str) -> Callable[..., BaseSampler]:

@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from autotune import pruners, samplers
+from autotune import objectives, pruners, samplers
 from autotune.faults import Faults, Location, StudyFileError, did_you_mean, no_setting, parse, salvage
+from autotune.objectives import Objective
 from autotune.records import UserError
 from autotune.space import Dimension, SearchSpace, Value, flatten, refusal, with_paths
 from autotune.trainer import Trainer, load_trainer
@@ -181,7 +182,9 @@ class StudySpec(_Table):
         trainer: "package.module:function".
         seed: Seed that every search trial trains with; finals take later ones.
         storage: URL of a shared database, or empty for SQLite in the run directory.
-        objective: What a trial is judged by.
+        objective: What a trial is judged by: "loss_at_equal_tokens"; "loss_at_equal_seconds", where `budget.tokens` are
+            the baseline's and every other configuration gets what it trains on in the same time; or
+            "loss_and_seconds", where trials of equal tokens are judged by both.
         base: The baseline: settings that differ from the trainer's defaults, nested.
         space: What is searched.
         enqueue: Settings by dotted path to try first, right after the baseline; those left out are proposed.
@@ -194,7 +197,7 @@ class StudySpec(_Table):
     trainer: str = "model.train:train"
     seed: int = Field(default=1, ge=0)
     storage: str = ""
-    objective: Literal["val_loss"] = "val_loss"
+    objective: Objective = "loss_at_equal_tokens"
     budget: BudgetSpec
     base: dict[str, Any] = Field(default_factory=dict)
     space: SearchSpace
@@ -217,6 +220,11 @@ class StudySpec(_Table):
         if value in ("compare", "corpus") or re.search(r"\.(finals$|full-)", value):
             raise refusal(f'the name "{value}" is taken by the program itself; choose another')
         return value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _todays_name(cls, value: object) -> object:
+        return objectives.EARLIER_NAMES.get(value, value) if isinstance(value, str) else value
 
     @field_validator("space")
     @classmethod
@@ -443,12 +451,18 @@ def _check_enqueued(spec: StudySpec, sound: Mapping[str, Dimension], faults: Fau
 
 
 def _check_algorithms(spec: StudySpec, space: SearchSpace, base: Mapping[str, Any], faults: Faults) -> None:
-    for table, fault in algorithm_faults(spec.sampler, spec.pruner, space, base, spec.budget.tokens):
+    values = objectives.count(spec.objective)
+    for table, fault in algorithm_faults(spec.sampler, spec.pruner, space, base, spec.budget.tokens, values):
         faults.add((table,), fault)
 
 
 def algorithm_faults(
-    sampler: SamplerSpec, pruner: PrunerSpec, space: SearchSpace, base: Mapping[str, Any], budget_tokens: int
+    sampler: SamplerSpec,
+    pruner: PrunerSpec,
+    space: SearchSpace,
+    base: Mapping[str, Any],
+    budget_tokens: int,
+    values: int = 1,
 ) -> list[tuple[str, str]]:
     """Builds a sampler and a pruner, tries them out, and returns what they object to.
 
@@ -458,6 +472,7 @@ def algorithm_faults(
         space: What is sound of the search space; an empty one is no sampler's.
         base: The nested base config.
         budget_tokens: Tokens of a trial.
+        values: How many values of a trial are minimised.
 
     Returns:
         "sampler" or "pruner" with a fault of it; none if all is well.
@@ -465,11 +480,18 @@ def algorithm_faults(
     found = []
     try:
         if len(space):
-            samplers.rehearse(samplers.build_sampler(sampler.name, sampler.options, space, seed=0), space, base)
+            samplers.rehearse(samplers.build_sampler(sampler.name, sampler.options, space, seed=0), space, base, values)
     except ImportError as error:
         found.append(("sampler", f"{sampler.name} needs a package that is missing; pip install {error.name}"))
     except (ValueError, TypeError, ArithmeticError) as error:
-        found.append(("sampler", f"{sampler.name}: {' '.join(str(error).split())}"))
+        why = " ".join(str(error).split())
+        if values > 1 and "multi-objective" in why:
+            why = 'it minimises one value, and loss and seconds are two; name another, such as "tpe"'
+        found.append(("sampler", f"{sampler.name}: {why}"))
+    if values > 1 and pruner.name != "none":
+        fault = f"{pruner.name} compares losses alone, but loss and seconds are judged here, and a trial that is behind"
+        found.append(("pruner", f'{fault} in one may lead in the other; write pruner = {{name = "none"}}'))
+        return found
     try:
         pruners.rehearse(pruners.build_pruner(pruner.name, pruner.options, budget_tokens))
     except (ValueError, TypeError, ArithmeticError) as error:

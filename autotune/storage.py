@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune import objectives
 from autotune.database import exclusive, open_storage
 from autotune.pruning import AUDITED_AT, STOPPED_AT
 from autotune.records import PRIOR, RANGES, TrialRecord, TrialResult, TrialStatus, UserError, Verdict
@@ -22,6 +23,12 @@ from autotune.spec import StudySpec
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import RDBStorage
+
+
+BUDGET_TOKENS = "budget_tokens"
+"""User attribute of a trial that has a token budget of its own."""
+CURVE = "curve"
+"""User attribute of a trial in a study of several values, for which Optuna keeps no curve: losses by tokens."""
 
 
 def finals_name(study_name: str) -> str:
@@ -59,7 +66,7 @@ def open_study(
             storage=storage,
             sampler=sampler,
             pruner=pruner,
-            direction="minimize",
+            directions=["minimize"] * objectives.count(spec.objective),
             load_if_exists=True,
         )
         stored = study.user_attrs.get("spec")
@@ -217,9 +224,11 @@ def record_of(trial: optuna.trial.FrozenTrial) -> TrialRecord:
         role=trial.user_attrs.get("role", "search"),
         seed=trial.user_attrs.get("seed", 0),
         arm=trial.user_attrs.get("arm"),
-        values=dict(trial.intermediate_values),
+        values=dict(trial.intermediate_values)
+        or {int(at): loss for at, loss in trial.user_attrs.get(CURVE, {}).items()},
         retry_of=history[-1],
         stage=trial.user_attrs.get("stage", ""),
         audited_at=trial.user_attrs.get(AUDITED_AT),
         stopped_at=trial.user_attrs.get(STOPPED_AT),
+        budget_tokens=trial.user_attrs.get(BUDGET_TOKENS),
     )

@@ -6,7 +6,6 @@ two versions of a table can be told apart by a plain diff.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -108,20 +107,14 @@ def from_record(record: StudyRecord) -> Table:
 
 def _row(trial: TrialRecord, result: TrialResult) -> Row:
     points = result.points
-    counts = [0, *(point.tokens_seen for point in points)]
-    steps = [after - before for before, after in itertools.pairwise(counts)]
-    # A trainer that tells no speed is taken to have spent all of its time in training.
-    speeds = [point.metrics.get("tokens_per_s") for point in points]
-    training_s = sum(step / speed for step, speed in zip(steps, speeds, strict=True) if speed)
     eval_s = sum(point.metrics.get("eval_s", 0.0) for point in points)
-    known = all(speeds)
     return Row(
         params=trial.params,
         status=result.status,
         losses=tuple(point.val_loss for point in points),
-        tokens_per_s=counts[-1] / (training_s if known else max(result.seconds - eval_s, 1e-9)),
+        tokens_per_s=points[-1].tokens_seen / result.training_s,
         eval_s=eval_s / len(points),
-        set_up_s=max(0.0, result.seconds - training_s - eval_s) if known else 0.0,
+        set_up_s=max(0.0, result.seconds - result.training_s - eval_s),
     )
 
 
@@ -176,9 +169,18 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
         trials: Configurations to train, the baseline included.
         evaluations: Evaluations in each trial; the budget's ends included.
         rows: Settings to train instead of a space-filling set.
+
+    Raises:
+        UserError: If the study's trials do not have equal tokens, which every row of a table has, or are not judged
+            by loss alone.
     """
     import tomli_w
 
+    if spec.objective != "loss_at_equal_tokens":
+        raise UserError(
+            f"{spec.name} has the objective {spec.objective}, and a table holds losses at equal tokens; add "
+            "--set 'objective=\"loss_at_equal_tokens\"' to record its settings so"
+        )
     changes = [
         # Another set of settings is another study, which goes on by itself when it was interrupted.
         f'name="{spec.name}-{"rows" if rows else "table"}-{spec.budget.tokens}"',

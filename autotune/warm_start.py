@@ -1,8 +1,8 @@
 """What earlier studies know: their good settings are tried first, and their trials teach the sampler.
 
 A trial of an earlier study counts as one of this study only where nothing but the searched settings, the seed and the
-hardware may differ: same trainer, objective, budget, data and base values. Elsewhere its settings are still worth a
-try.
+hardware may differ: same trainer, objective, budget, data and base values; and never where seconds count, which differ
+from machine to machine. Elsewhere its settings are still worth a try.
 """
 
 from __future__ import annotations
@@ -76,6 +76,8 @@ def differs(spec: StudySpec, record: StudyRecord) -> str:
     ):
         if now != then:
             return f"{name} is {now!r} here and {then!r} there"
+    if spec.objective != "loss_at_equal_tokens":
+        return f"seconds count for {spec.objective}, and those of another night are not to be compared"
     now_base, then_base = flatten(spec.base), flatten(record.spec.base)
     for path in sorted(now_base.keys() | then_base.keys()):
         searched = path in spec.space.root or path in record.spec.space.root

@@ -17,7 +17,7 @@ from autotune.pruning import WarmUp, unchosen, warm_up
 from autotune.records import TrialStatus
 from autotune.space import Dimension
 from autotune.storage import StudyRecord
-from reports import attribution
+from reports import attribution, tables
 from reports.formats import finite
 
 # With fewer finished trials the ranking of settings is mostly chance.
@@ -142,6 +142,7 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
     Args:
         record: The study.
     """
+    record = tables.at_equal_shares(record)
     rung_tokens = _first_rung(record)
     if rung_tokens is None:
         return None

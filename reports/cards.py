@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from autotune import objectives
 from autotune.storage import StudyRecord
-from reports import attribution, audits, figures, machine_figures, settings_figures, tables
+from reports import attribution, audits, figures, front, machine_figures, settings_figures, tables
 from reports.formats import count, duration, finite, number, percent, plain, setting
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
@@ -63,8 +64,8 @@ class StudyTables:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """As `tables.curves_table`, of the search."""
-        return tables.curves_table(self.record.trials)
+        """As `tables.curves_table`, of the search, at equal shares of the training."""
+        return tables.curves_table(tables.at_equal_shares(self.record).trials)
 
     @property
     def baseline_number(self) -> int | None:
@@ -86,7 +87,9 @@ def draw_cards(record: StudyRecord) -> list[Card]:
         record: The study.
     """
     study = StudyTables(record)
-    wanted = {key: card for key, card in CARDS.items() if key != "full-run" or record.attributes.get("full")}
+    idle = set() if record.attributes.get("full") else {"full-run"}
+    idle |= {"front"} if objectives.count(record.spec.objective) == 1 else set()
+    wanted = {key: card for key, card in CARDS.items() if key not in idle}
     return [draw_card(key, title, draw, study) for key, (title, draw) in wanted.items()]
 
 
@@ -173,6 +176,8 @@ def _learning_curves(study: StudyTables) -> Drawn:
         "How the loss fell while each trial trained. The grey band holds most trials; the lines are the best "
         f"{figures.BEST_CURVES} and the default."
     )
+    if study.record.spec.objective == "loss_at_equal_seconds":
+        sentence += " Trials read text at different speeds: each stands at the share of its training that it had done."
     return sentence, [figure], tables.curve_band(study.curves)
 
 
@@ -282,6 +287,16 @@ def _speed(study: StudyTables) -> Drawn:
     return sentence, [figure], audits.pareto(trials)
 
 
+def _front(study: StudyTables) -> Drawn:
+    table = front.front_table(study.record)
+    _need(len(table) > 0, "no trial has finished")
+    sentence = (
+        "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
+        f"both better and faster. {front.front_words(study.record)}"
+    )
+    return sentence, [front.loss_against_seconds(study.record)], table
+
+
 def _parallel(study: StudyTables) -> Drawn:
     table = audits.parallel_table(study.record, study.trials, study.settings)
     _need(len(table) > 1, "fewer than two trials have finished")
@@ -298,7 +313,7 @@ def _full_run(study: StudyTables) -> Drawn:
     points = full.get("points") if isinstance(full, Mapping) else None
     if not isinstance(full, Mapping) or not points:
         raise NothingToDrawError("the full run has not been evaluated yet")
-    curve = study.curves[study.curves["number"] == full.get("trial")]
+    curve = tables.curves_table(trial for trial in study.record.trials if trial.number == full.get("trial"))
     table = pd.DataFrame(points)
     sentence = "The loss of the full run as it trained, beside the short trial that it grew from."
     return sentence, [machine_figures.full_run(points, curve)], table
@@ -315,6 +330,7 @@ CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {
     "timeline": ("The night", _timeline),
     "gpu": ("Health of the GPU", _gpu),
     "speed": ("Quality against speed", _speed),
+    "front": ("Loss against training time", _front),
     "parallel": ("What the best trials have in common", _parallel),
     "full-run": ("The full run", _full_run),
 }

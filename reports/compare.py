@@ -131,6 +131,7 @@ def _shown(value: Any) -> str:
 def _meanings() -> dict[str, Callable[[StudyRecord], Any]]:
     readers: dict[str, Callable[[StudyRecord], Any]] = {
         "the trainer": lambda record: record.spec.trainer,
+        "the objective (objective)": lambda record: record.spec.objective,
         "the data (data_hash)": data_hash,
         "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
     }

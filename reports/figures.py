@@ -217,21 +217,37 @@ def speed_against_loss(trials: pd.DataFrame, baseline: int | None) -> go.Figure:
         trials: As `reports.tables.trials_table` gives it.
         baseline: The default's trial number, or None.
     """
-    figure = base_figure("training speed (tokens per second)", "loss (nats per token)")
-    done = trials[trials["loss"].notna() & trials["tokens_per_s"].notna()]
+    title = "training speed (tokens per second)"
+    return trade_off(trials, baseline, audits.pareto(trials), "tokens_per_s", title, "tokens/s")
+
+
+def trade_off(
+    trials: pd.DataFrame, baseline: int | None, front: pd.DataFrame, column: str, title: str, unit: str
+) -> go.Figure:
+    """Draws something that is wanted beside a low loss, and the line of trials that no other beats in both.
+
+    Args:
+        trials: As `reports.tables.trials_table` gives it.
+        baseline: The default's trial number, or None.
+        front: The trials of that line, in order.
+        column: Of the tables, what is wanted.
+        title: The same for the reader, with its unit.
+        unit: Its unit in short.
+    """
+    figure = base_figure(title, "loss (nats per token)")
+    done = trials[trials["loss"].notna() & trials[column].notna()]
     for name, group, colour, symbol in (
         ("trial", done[done["number"] != baseline], BLUE, "circle"),
         ("default", done[done["number"] == baseline], ORANGE, "diamond"),
     ):
         figure.add_scatter(
-            x=group["tokens_per_s"].to_numpy(), y=group["loss"].to_numpy(), mode="markers", name=name,
+            x=group[column].to_numpy(), y=group["loss"].to_numpy(), mode="markers", name=name,
             text=[f"trial {number}" for number in group["number"]],
-            hovertemplate="%{text}: %{x:,.0f} tokens/s, loss %{y:.4f}<extra></extra>",
+            hovertemplate=f"%{{text}}: %{{x:,.4~r}} {unit}, loss %{{y:.4f}}<extra></extra>",
             marker={"color": colour, "symbol": symbol, "size": 9 if name == "trial" else 13},
         )  # fmt: skip
-    front = audits.pareto(trials)
     figure.add_scatter(
-        x=front["tokens_per_s"].to_numpy(), y=front["loss"].to_numpy(), mode="lines", name="best trade-offs",
+        x=front[column].to_numpy(), y=front["loss"].to_numpy(), mode="lines", name="best trade-offs",
         line={"color": GREEN, "dash": "dot", "width": 2}, hoverinfo="skip",
     )  # fmt: skip
     return figure

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.objectives import TERMS
 from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.storage import StudyRecord
 from reports import attribution, tables
@@ -92,13 +93,13 @@ def headline(record: StudyRecord) -> Headline:
     verdict = record.verdict
     if verdict is None:
         return _unfinished(record)
-    reason = plain(verdict.reason)
+    reason, terms = plain(verdict.reason), TERMS[record.spec.objective]
     if verdict.word is VerdictWord.FAILED:
         return Headline("failed", "✕", "Nothing could be compared: no settings could be tested to the end.", reason)
     if verdict.word is VerdictWord.BETTER:
-        return Headline("better", "✓", f"Better settings were found: {_gain_words(verdict)}.", reason)
+        return Headline("better", "✓", f"Better settings were found: {_gain_words(verdict, terms)}.", reason)
     if verdict.word is VerdictWord.NO_CLEAR_GAIN:
-        sentence = "The default settings are about as good as anything tried."
+        sentence = f"The default settings are about as good as anything tried{terms}."
         return Headline("no clear gain", "=", sentence, reason)
     sentence = "There may be a gain, but these runs cannot tell it from chance."
     return Headline("inconclusive", "?", sentence, reason)
@@ -119,11 +120,11 @@ def _ended_finals(record: StudyRecord) -> int:
     return sum(trial.result is not None for trial in record.finals)
 
 
-def _gain_words(verdict: Verdict) -> str:
+def _gain_words(verdict: Verdict, terms: str) -> str:
     gain, before = finite(verdict.gain), finite(verdict.baseline_loss)
     if gain is None or not before:
-        return "the winner beat the default on fresh seeds"
-    return f"the loss fell by {percent(gain / before)} against the default, measured on fresh seeds"
+        return f"the winner beat the default{terms} on fresh seeds"
+    return f"the loss fell by {percent(gain / before)} against the default{terms}, measured on fresh seeds"
 
 
 def before_after(record: StudyRecord) -> list[BeforeAfter]:
@@ -215,6 +216,11 @@ def how_sure(record: StudyRecord) -> list[str]:
     lines += _provable(record)
     if (least := finite(verdict.min_gain)) is not None:
         lines.append(f"The study calls a gain worth having from {number(least)} upwards.")
+    if record.spec.objective == "loss_at_equal_seconds":
+        lines.append(
+            f"Each choice of settings trained on as many tokens as it can read while the default reads "
+            f"{record.spec.budget.tokens:,}, by the speeds measured."
+        )
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from autotune.finals import ATTRIBUTE
+from autotune.objectives import comparable_tokens
 from autotune.records import EvalPoint, TrialRecord, TrialStatus
 from autotune.storage import StudyRecord
 from reports.formats import finite, local_time
@@ -19,11 +21,13 @@ FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
 CONFIDENCE_FRAC = 0.95
 TRIAL_COLUMNS = (
     "number", "role", "status", "cause", "loss", "last_loss", "last_tokens", "seconds", "started_at", "seed",
-    "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps", "num_params",
-    "num_active_params", "epochs", "host", "device", "log", "retry_of",
+    "budget_tokens", "training_s", "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps",
+    "num_params", "num_active_params", "epochs", "host", "device", "log", "retry_of",
 )  # fmt: skip
 _METRICS = ("val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps")
-_NUMBERS = (*_METRICS, "num_params", "num_active_params", "epochs", "loss", "last_loss", "last_tokens", "seconds")
+_NUMBERS = (
+    *_METRICS, "num_params", "num_active_params", "epochs", "loss", "last_loss", "last_tokens", "seconds", "training_s",
+)  # fmt: skip
 _FACTS = ("num_params", "num_active_params", "epochs")
 
 
@@ -37,7 +41,8 @@ def trials_table(record: StudyRecord) -> pd.DataFrame:
         `TRIAL_COLUMNS`: `loss` is the final loss of a finished trial (nats per token, NaN otherwise), `last_loss`
         and `last_tokens` the last finite evaluation of any trial, `started_at` the ISO text as stored.
     """
-    table = pd.DataFrame([_trial_row(trial) for trial in record.trials], columns=list(TRIAL_COLUMNS))
+    rows = [{"budget_tokens": record.spec.budget.tokens, **_trial_row(trial)} for trial in record.trials]
+    table = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
     # Without a row, or with None alone, pandas would guess "object", which has no smallest and no mean.
     return table.astype(dict.fromkeys(_NUMBERS, float))
 
@@ -56,6 +61,9 @@ def _trial_row(trial: TrialRecord) -> dict[str, Any]:
     if math.isnan(row["tokens_per_s"]):
         row["tokens_per_s"] = _overall_speed(trial)
     row["seconds"] = result.seconds if result else math.nan
+    row["training_s"] = result.training_s if result and result.points else math.nan
+    if trial.budget_tokens is not None:
+        row["budget_tokens"] = trial.budget_tokens
     for name in ("cause", "started_at", "host", "device", "log"):
         row[name] = getattr(result, name) if result else ""
     return row
@@ -112,6 +120,25 @@ def curves_table(trials: Iterable[TrialRecord]) -> pd.DataFrame:
 
 def _flat(point: EvalPoint) -> dict[str, float]:
     return {**point.metrics, "tokens_seen": point.tokens_seen, "val_loss": point.val_loss}
+
+
+def at_equal_shares(record: StudyRecord) -> StudyRecord:
+    """Returns the study with the search's evaluations at the baseline's tokens at the same share of the training.
+
+    Where trials have token budgets of their own, their curves can be laid over one another only so.
+    """
+    return replace(record, trials=tuple(_at_equal_shares(trial, record.spec.budget.tokens) for trial in record.trials))
+
+
+def _at_equal_shares(trial: TrialRecord, baseline_tokens: int) -> TrialRecord:
+    budget, result = trial.budget_tokens, trial.result
+    if budget is None or result is None:
+        return trial
+    moved = [
+        replace(point, tokens_seen=comparable_tokens(point.tokens_seen, budget, baseline_tokens))
+        for point in result.points
+    ]
+    return replace(trial, result=replace(result, points=tuple(moved)))
 
 
 def best_so_far(trials: pd.DataFrame) -> pd.DataFrame:

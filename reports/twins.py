@@ -10,10 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from autotune.objectives import count
 from autotune.storage import StudyRecord
 from reports import advice, attribution, headline, tables
+from reports.cards import cells
 from reports.failures import failures
-from reports.formats import markdown
+from reports.formats import markdown, plain
+from reports.front import front_table, front_words
 from reports.health import health_checks
 
 # A spreadsheet would take a text that begins so for a formula.
@@ -42,6 +45,7 @@ def report_json(record: StudyRecord) -> str:
         "finals": tables.finals_table(tables.finals_runs(record)).to_dict("records"),
         "health": [asdict(check) for check in health_checks(record)],
         "failures": [asdict(failure) for failure in failures(record)],
+        "front": front_table(record).to_dict("records") if count(record.spec.objective) > 1 else None,
         "full": record.attributes.get("full"),
         "provenance": dict(provenance(record)),
         "config": record.spec.base,
@@ -73,6 +77,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
         "spec hash": record.spec.fingerprint(),
         "seed of the search": record.spec.seed,
         "seeds of the finals": ", ".join(str(seed) for seed in sorted({run.seed for run in record.finals})),
+        "objective": record.spec.objective,
         "tokens per trial": record.spec.budget.tokens,
         "sampler": record.spec.sampler.name,
         "pruner": record.spec.pruner.name,
@@ -145,6 +150,10 @@ def report_markdown(record: StudyRecord) -> str:
     lines += [step.expected, ""] if step.expected else []
     full = headline.full_run_lines(record)
     lines += ["## The full run", "", *(markdown(line) for line in full), ""] if full else []
+    if count(record.spec.objective) > 1:
+        front = front_table(record)
+        lines += ["## Loss against training time", "", markdown(front_words(record)), ""]
+        lines += _table([plain(name) for name in front.columns], cells(front))
     changed = [(change.path, advice.change_words(change), change.explanation) for change in advice.changes(record)]
     lines += ["## What changed", "", *_table(("setting", "default → best", "what it does"), changed)]
     lines += [markdown(left), ""] if (left := attribution.left_line(record)) else []

@@ -1,7 +1,8 @@
 """A trainer with known curves, for tests of the engine: no torch, no data, real processes.
 
 The loss after a share x of the budget is `floor + distance(lr) + 2 exp(-5 x) + noise(seed)`, where the
-distance is the squared number of decades between `lr` and 0.01: the best settings are known.
+distance is the squared number of decades between `lr` and 0.01: the best settings are known. More experts and more
+tokens lower the floor, and more experts are slower, as far as a test asks for it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class FakeConfig(BaseModel):
         evaluations: Reports per training.
         seconds: Duration of 100,000 tokens.
         claimed_s: Duration that it claims for 100,000 tokens; 0 claims nothing.
+        claimed_per_s: Tokens per second that it claims with one expert, in proportion less with more; 0 claims nothing.
+        experts: Number of experts.
+        expert_gain: Subtracted from the loss for each doubling of the experts.
+        token_gain: Subtracted from the loss for each doubling of the budget, from 100,000 tokens on.
         fault: What goes wrong in the middle: "", nan, blow-up, crash, out-of-memory, hang, exit, kill, no-loss (a
             report without a loss), end-of-file (the exception), odd-facts (facts that JSON does not know),
             gate (it waits until log_dir/open exists, so that a test can act meanwhile).
@@ -52,6 +57,10 @@ class FakeConfig(BaseModel):
     evaluations: int = 5
     seconds: float = 0.0
     claimed_s: float = 0.0
+    claimed_per_s: float = 0.0
+    experts: int = 1
+    expert_gain: float = 0.0
+    token_gain: float = 0.0
     fault: str = ""
     fault_above: float = 0.0
     fault_budget: int = 0
@@ -60,10 +69,12 @@ class FakeConfig(BaseModel):
     output: Output = Output()
 
 
-def loss(config: FakeConfig, share: float) -> float:
+def loss(config: FakeConfig, share: float, budget_tokens: int) -> float:
     """Returns the loss after a share of the budget."""
     noise = random.Random(f"{config.seed}-{config.lr}").gauss(0, config.sigma)
-    return 3.0 + math.log10(config.lr / 0.01) ** 2 - config.gain + 2 * math.exp(-5 * share) + noise
+    gain = config.gain + config.expert_gain * math.log2(config.experts)
+    gain += config.token_gain * math.log2(budget_tokens / 100_000)
+    return 3.0 + math.log10(config.lr / 0.01) ** 2 - gain + 2 * math.exp(-5 * share) + noise
 
 
 def train(
@@ -77,9 +88,12 @@ def train(
     for number in range(1, config.evaluations + 1):
         time.sleep(config.seconds * length / config.evaluations)
         share = number / config.evaluations
-        point = {"tokens_seen": budget_tokens * share, "val_loss": loss(config, share), "val_accuracy": 0.1}
+        point = {"tokens_seen": budget_tokens * share, "val_accuracy": 0.1}
+        point["val_loss"] = loss(config, share, budget_tokens)
         if config.claimed_s:
             point["elapsed_s"] = config.claimed_s * length * share
+        if config.claimed_per_s:
+            point["tokens_per_s"] = config.claimed_per_s / config.experts
         if number == 3 and _is_faulty(config, budget_tokens):
             _strike(config, point)
         if not report(point):

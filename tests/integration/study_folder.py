@@ -19,6 +19,7 @@ import tomli_w
 from optuna.trial import FrozenTrial
 
 from autotune.database import open_storage
+from autotune.planner import PROBE_FRAC
 from autotune.run_directory import RunDirectory
 from autotune.storage import StudyRecord, read_study
 
@@ -204,7 +205,11 @@ class StudyFolder:
         lines = file.read_text().splitlines() if file.exists() else []
         trainings = [line.split() for line in lines]
         all_of_them = [Started(int(pid), int(seed), float(lr), int(tokens)) for pid, seed, lr, tokens in trainings]
-        return [training for training in all_of_them if training.tokens >= STUDY["budget"]["tokens"]]
+        return [training for training in all_of_them if training.tokens > STUDY["budget"]["tokens"] * PROBE_FRAC]
+
+    def probed(self) -> int:
+        """Returns how many probes began."""
+        return (self.log / "started.txt").read_text().count("\n") - len(self.started())
 
     def living(self) -> list[psutil.Process]:
         """Returns the processes that belong to this folder and live, zombies left out."""

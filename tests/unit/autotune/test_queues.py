@@ -223,9 +223,9 @@ def test_a_used_up_grid_ends_the_search(tmp_path: Path, name: str) -> None:
 
 def test_a_trial_that_a_peer_ended_is_reported_and_told_without_a_fault(queue: Queue) -> None:
     assignment = take(queue)
-    assert queue.report(assignment.trial, result().points[0])
+    assert queue.report(assignment, result().points[0])
     queue.optuna_study.tell(0, state=TrialState.FAIL)
-    assert not queue.report(assignment.trial, result().points[1])
+    assert not queue.report(assignment, result().points[1])
     tell(queue, assignment, result())
     assert states(queue)[0] is TrialState.FAIL
 

@@ -46,7 +46,7 @@ def record_of(folder: Path, results: Sequence[TrialResult]) -> StudyRecord:
         assert assignment is not None
         for point in result.points:
             if math.isfinite(point.val_loss):
-                queue.report(assignment.trial, point)
+                queue.report(assignment, point)
         queue.tell(assignment.trial, result, assignment.folder)
     return read_study(queue.run.root)
 

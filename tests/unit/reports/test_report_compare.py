@@ -67,6 +67,13 @@ def test_every_difference_is_named_at_once(night: StudyRecord, tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+def test_studies_of_different_objectives_are_refused(night: StudyRecord) -> None:
+    second = other(objective="loss_at_equal_seconds")
+
+    with pytest.raises(UserError, match=r"the objective \(objective\) differs \(night: loss_at_equal_tokens, "):
+        compare.compare_table([night, second])
+
+
 def test_one_study_is_no_comparison(night: StudyRecord) -> None:
     with pytest.raises(UserError, match="needs two studies, and there is 1"):
         compare.compare_table([night])

@@ -111,7 +111,9 @@ def test_a_card_that_raises_costs_only_itself(
     title, _ = cards.CARDS[key]
     monkeypatch.setitem(cards.CARDS, key, (title, broken))
     points = [{"tokens_seen": 1, "val_loss": 5.0}]
-    record = replace(night, attributes={"full": {"status": "finished", "points": points}})
+    # One for which every card is drawn.
+    spec = night.spec.model_copy(update={"objective": "loss_and_seconds"})
+    record = replace(night, spec=spec, attributes={"full": {"status": "finished", "points": points}})
     html = page.write_report(record, tmp_path).read_text(encoding="utf-8")
 
     assert html.count("Could not draw: &lt;b&gt;the axis&lt;/b&gt; is empty") == 1
