@@ -86,6 +86,13 @@ def test_other_base_values_teach_nothing_but_where_things_are_kept(folder: Study
     assert priors(folder)
 
 
+def test_where_seconds_count_earlier_trials_teach_nothing(folder: StudyFolder, first: StudyRecord) -> None:
+    record = second(folder, objective="loss_and_seconds", pruner={"name": "none"})
+    assert priors(folder) == []
+    assert first.verdict is not None
+    assert record.trials[1].params == first.verdict.params
+
+
 def test_settings_beyond_the_range_are_left_out(folder: StudyFolder, first: StudyRecord) -> None:
     record = second(folder, space={"lr": {"low": 0.0005, "high": 0.01, "log": True}})
     assert all(0.0005 <= trial.params["lr"] <= 0.01 for trial in [*priors(folder), *record.trials])

@@ -284,3 +284,38 @@ def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeyp
     configs = [trial.result.config for trial in (*record.trials, *record.finals) if trial.result is not None]
     assert len(configs) >= 2
     assert {config["system"]["max_pass_sequences"] for config in configs} == {32}
+
+
+def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times the FLOPs are predicted, not probed: the trainer's own formula gives the same budgets."""
+    counting_study(tmp_path)
+    changes = [
+        'space={"model.slowness" = {choices=[1, 10]}, "optim.grad_accum_steps" = {low=1, high=4}}',
+        'objective="loss_at_equal_seconds"',
+        'sampler={name="random"}',
+        "budget.trials=8",
+        "finals={select_seeds=1, prove_seeds=2, max_seeds=2}",
+    ]
+    counting = load(tmp_path / "counting.toml", changes)
+    profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
+    monkeypatch.setattr(orchestrator, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(orchestrator, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(orchestrator, "slots_of", lambda _: [Slot("cpu")])
+    session = orchestrator.Session(counting, orchestrator.Options(tmp_path / "runs"))
+    assert session.work() == 0
+    record = read_study(tmp_path / "runs" / "counting")
+    assert record.baseline is not None and record.baseline.budget_tokens == 100_000
+
+    def speed(config: Any) -> float:
+        built = counting_trainer.Config.model_validate(config)
+        return counting_trainer.counts(built, {})["step_tokens"] / counting_trainer.step_s(built)
+
+    assert record.baseline.result is not None
+    baseline = speed(record.baseline.result.config)
+    for trial in (*record.trials, *record.finals):
+        assert trial.result is not None
+        expected = 100_000 * speed(trial.result.config) / baseline
+        assert trial.budget_tokens == trial.result.points[-1].tokens_seen == pytest.approx(expected, rel=2e-3)
+    assert {trial.params["model.slowness"] for trial in record.trials} == {1, 10}
+    line = next(event["message"] for event in record.events if event["kind"] == "plan")
+    assert line.startswith("plan: up to 8 trials of the seconds of 100,000 tokens (")

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -574,6 +575,14 @@ def test_what_cannot_be_replayed_is_refused(sampler: dict[str, Any], pruner: dic
     with pytest.raises(UserError, match=message):
         replay.check(recorded, SamplerSpec.model_validate(sampler), PrunerSpec.model_validate(pruner))
     replay.check(recorded, TPE, NONE)
+
+
+@pytest.mark.parametrize("objective", ["loss_at_equal_seconds", "loss_and_seconds"])
+def test_a_replay_is_of_equal_tokens(objective: str) -> None:
+    recorded = table([row({"lr": 0.01})])
+    recorded = replace(recorded, spec=recorded.spec.model_copy(update={"objective": objective}))
+    with pytest.raises(UserError, match=f"night has the objective {objective}, and a replay compares losses at equal"):
+        replay.check(recorded, TPE, NONE)
 
 
 FLAT = {

@@ -303,6 +303,14 @@ def test_rows_are_queued_as_they_are(tmp_path: Path) -> None:
     assert made.budget.trials == 3
 
 
+def test_a_table_is_recorded_at_equal_tokens(tmp_path: Path) -> None:
+    seconds = make_study(tmp_path, 'objective="loss_at_equal_seconds"').spec
+    with pytest.raises(UserError, match="a table holds losses at equal tokens; add --set") as caught:
+        recording_changes(seconds, 40, 20, [])
+    mended = str(caught.value).split("'")[1]
+    assert recording_changes(make_study(tmp_path, mended).spec, 40, 20, [])
+
+
 def test_a_recording_study_is_one_of_its_own_for_each_length(tmp_path: Path) -> None:
     spec = make_study(tmp_path, "budget.tokens=2_000").spec
     assert 'name="night-table-2000"' in recording_changes(spec, 40, 20, [])
