@@ -90,6 +90,30 @@ def test_three_peers_share_a_study(shared: StudyFolder, outs: list[str]) -> None
     shared.wait_until_empty()
 
 
+def test_peers_train_equal_seconds_by_the_same_speeds(shared: StudyFolder) -> None:
+    """Two experts are half as fast, whoever measures it first."""
+    shared.write(
+        storage=shared.url,
+        objective="loss_at_equal_seconds",
+        trainer="counting_fake_trainer:train",
+        budget={"trials": TRIALS},
+        base={"seconds": 0.05, "claimed_per_s": 1e5},
+        space={**STUDY["space"], "experts": {"choices": [1, 2]}},
+        pruner={"name": "none"},
+        limits={"heartbeat_s": 1, "min_free_bytes": 0},
+    )
+    peers = [shared.start(out=out) for out in ("a", "b")]
+    for peer in peers:
+        assert peer.end() == 0, peer.text
+    record = shared.record("a")
+    assert len(record.attributes["speeds"]) == len({trial.params["experts"] for trial in record.trials})
+    runs = [run for run in (*record.trials, *record.finals) if run.result is not None and run.result.config]
+    assert len(runs) >= TRIALS
+    for run in runs:
+        assert run.result is not None
+        assert run.budget_tokens == run.result.points[-1].tokens_seen == 100_000 // run.result.config["experts"]
+
+
 def _two_peers_one_at_the_gate(folder: StudyFolder) -> tuple[Run, Run]:
     """Returns a peer whose training stands at the gate, and one that works; only one training meets the gate."""
     _write(folder, fault="gate", fault_budget=STUDY["budget"]["tokens"], strikes=1)
