@@ -9,7 +9,7 @@ from autotune.objectives import pareto_front
 from autotune.storage import StudyRecord
 from reports import tables
 from reports.figures import trade_off
-from reports.formats import duration, finite, number
+from reports.formats import finite, number
 
 
 def front_table(record: StudyRecord) -> pd.DataFrame:
@@ -41,7 +41,7 @@ def front_words(record: StudyRecord) -> str:
     fastest = front[front["loss"] <= best["loss"] + least].iloc[-1]
 
     def words(trial: pd.Series) -> str:
-        return f"trial {trial['number']}, loss {number(trial['loss'])} in {duration(trial['training_s'])} of training"
+        return f"trial {trial['number']}, loss {number(trial['loss'])} in {number(trial['training_s'], 1)} s of training"
 
     if fastest["number"] == best["number"]:
         return f"The best is {words(best)}; no faster trial comes within {number(least)} of it (one seed each)."

@@ -28,12 +28,12 @@ def test_the_front_by_hand(night: StudyRecord) -> None:
 
 def test_the_front_says_which_is_the_fastest_of_the_good(night: StudyRecord) -> None:
     both = judged_by("loss_and_seconds", night)
-    best = "The best is trial 6, loss 4.6000 in 3 min of training"
+    best = "The best is trial 6, loss 4.6000 in 200.0 s of training"
     assert front.front_words(both) == (f"{best}; no faster trial comes within 0.0251 of it (one seed each).")
     lenient = replace(both, verdict=study_builder.verdict(min_gain=0.2))
     assert front.front_words(lenient) == (
         f"{best}; the fastest within 0.2000 of it, the smallest gain worth "
-        "having, is trial 1, loss 4.8000 in 50 s of training (one seed each)."
+        "having, is trial 1, loss 4.8000 in 50.0 s of training (one seed each)."
     )
     assert front.front_words(judged_by("loss_and_seconds", study_builder.empty_study())) == "No trial has finished."
 
