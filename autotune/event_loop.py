@@ -205,7 +205,7 @@ class EventLoop:
     def _probe(self, queue: Queue, running: Running, probing: Probing, message: Progress | Done) -> None:
         """Takes the speed on which a trial's budget depends, whatever the losses; then the training itself begins."""
         if isinstance(message, Progress):
-            running.ending = self._must_stop("while its speed was measured")
+            running.ending = self._must_stop("in its probe")
             running.worker.answer(probing.take(message.point) and running.ending is None)
         elif running.ending is None and probing:
             running.assignment = queue.measured(running.assignment, probing.result(message.facts).speed)

@@ -48,7 +48,8 @@ class Counter(Protocol):
         facts: What the trainer returned for a run on the same data and device.
 
     Returns:
-        At least the fields of `autotune.costs.Counts`.
+        At least the fields of `autotune.costs.Counts`. Configurations with the same counts are taken to be equally fast
+        where trials get equal seconds, so whatever changes the speed should change one of them.
     """
 
     def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...

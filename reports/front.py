@@ -41,7 +41,9 @@ def front_words(record: StudyRecord) -> str:
     fastest = front[front["loss"] <= best["loss"] + least].iloc[-1]
 
     def words(trial: pd.Series) -> str:
-        return f"trial {trial['number']}, loss {number(trial['loss'])} in {number(trial['training_s'], 1)} s of training"
+        return (
+            f"trial {trial['number']}, loss {number(trial['loss'])} in {number(trial['training_s'], 1)} s of training"
+        )
 
     if fastest["number"] == best["number"]:
         return f"The best is {words(best)}; no faster trial comes within {number(least)} of it (one seed each)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,23 @@ def test_what_goes_wrong_in_a_probe_ends_the_trial_alone(folder: StudyFolder, fa
     failed = folder.record().trials[1]
     assert (failed.status, failed.params["experts"], failed.budget_tokens) == (status, 2, None)
     assert failed.result is not None and not failed.result.points
+
+
+def test_stopped_in_a_probe_it_parks_and_goes_on(folder: StudyFolder) -> None:
+    base = {"fault": "gate", "fault_above": 0.015}
+    _write(folder, SECONDS, base=base, budget={"trials": 3}, enqueue=[{"lr": 0.018, "experts": 2}])
+    run = folder.start()
+    folder.wait_at_gate()
+    run.signal(signal.SIGINT)
+    assert run.says("stopping after the next evaluation")
+    folder.open_gate()
+    assert run.end() == 130, run.text
+    stopped = folder.record().trials[1]
+    assert stopped.result is not None and stopped.result.cause == "stopped in its probe by the user"
+    again = folder.run()
+    assert again.end() == 0, again.text
+    repeated = next(trial for trial in folder.record().trials if trial.retry_of == 1)
+    assert (repeated.status, repeated.budget_tokens) == (TrialStatus.FINISHED, BUDGET // 2)
 
 
 def test_the_full_run_has_the_tokens_that_were_asked_for(folder: StudyFolder) -> None:
