@@ -239,10 +239,11 @@ def replay(
 ) -> None:
     """Tries samplers and pruners on recorded trials, without training."""
     from autotune import replay as simulation
+    from autotune.spec import PrunerSpec, SamplerSpec
 
     recorded = recorded_table(study, out)
-    samplers = [simulation.parse_sampler(text) for text in sampler or ["tpe"]]
-    pruners = [simulation.parse_pruner(text) for text in pruner or ["median"]]
+    samplers = [simulation.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
+    pruners = [simulation.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
     for chosen, stopper in itertools.product(samplers, pruners):
         simulation.check(recorded, chosen, stopper)
     source = simulation.Surrogate(recorded) if surrogate else None

@@ -9,6 +9,9 @@ from optuna.trial import FrozenTrial, TrialState
 from autotune.pruning import AUDITED_AT, STOPPED_AT, unchosen, warm_up
 from autotune.records import PRIOR
 
+MEASURED_ON = 8
+"""Trials that no pruner chose, before which the study's own rankings say too little."""
+
 
 class LearnedWarmup(BasePruner):
     """Asks another pruner, but not before the share of the budget at which early ranks can be trusted.
@@ -18,29 +21,20 @@ class LearnedWarmup(BasePruner):
 
     Args:
         inner: The pruner to ask.
-        n_startup_trials: Trials to measure on at the least, 3 or more.
-
-    Raises:
-        ValueError: If there are fewer.
+        default_tokens: Tokens before which nothing is judged as long as there are fewer than `MEASURED_ON` such trials.
     """
 
-    def __init__(self, inner: BasePruner, n_startup_trials: int) -> None:
-        if n_startup_trials < 3:
-            raise ValueError(
-                f"n_startup_trials = {n_startup_trials} are too few to learn the warm-up from; "
-                "give 3 or more, or a warmup_frac"
-            )
+    def __init__(self, inner: BasePruner, default_tokens: int) -> None:
         self.inner = inner
-        self._n_startup_trials = n_startup_trials
-        self._known: tuple[int, int | None] = (0, None)
+        self._default_tokens = default_tokens
+        self._known: tuple[int, int] = (0, default_tokens)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Returns whether to stop a trial; see optuna.pruners.BasePruner."""
-        tokens = self.warmup_tokens(study)
-        return tokens is not None and (trial.last_step or 0) >= tokens and self.inner.prune(study, trial)
+        return (trial.last_step or 0) >= self.warmup_tokens(study) and self.inner.prune(study, trial)
 
-    def warmup_tokens(self, study: optuna.Study) -> int | None:
-        """Returns the tokens before which nothing is judged, or None while too few trials have finished."""
+    def warmup_tokens(self, study: optuna.Study) -> int:
+        """Returns the tokens before which nothing is judged."""
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         # What an earlier study finished may have been chosen by its pruner.
         trials = [trial for trial in ended if trial.user_attrs.get("role") != PRIOR]
@@ -49,9 +43,9 @@ class LearnedWarmup(BasePruner):
             audited=[trial.number for trial in trials if AUDITED_AT in trial.user_attrs],
             stopped=[trial.number for trial in trials if STOPPED_AT in trial.user_attrs],
         )
-        if len(curves) < self._n_startup_trials:
-            return None
+        if len(curves) < MEASURED_ON:
+            return self._default_tokens
         if self._known[0] != len(curves):
             found = warm_up(curves)
-            self._known = len(curves), None if found is None else found.tokens
+            self._known = len(curves), self._default_tokens if found is None else found.tokens
         return self._known[1]

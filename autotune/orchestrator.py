@@ -173,7 +173,7 @@ class Session:
 
     def _sampler(self) -> Any:
         sampler = self.spec.sampler
-        return build_sampler(sampler.name, sampler.options, self.spec.space, self._sampler_seed())
+        return build_sampler(sampler.name, sampler.options, self.spec.space, self.spec.base, self._sampler_seed())
 
     def _sampler_seed(self) -> int:
         """Differs between restarts, which would repeat their first draws, and between peers.
@@ -264,11 +264,14 @@ class Session:
             back_up(self.run)
 
     def _proving(self, loop: EventLoop) -> Proving:
-        queue = self._queue(
-            "finals", open_fixed(self.storage, finals_name(self.spec.name)), self.spec.budget.tokens, None
-        )
-        later_s = lambda: self._full_s(loop) + REPORT_S  # noqa: E731
-        return Proving(self.spec, self.optuna_study, queue, loop, len(self.slots), later_s)
+        def open_queue() -> Queue:
+            study = open_fixed(self.storage, finals_name(self.spec.name))
+            return self._queue("finals", study, self.spec.budget.tokens, None)
+
+        def later_s() -> float:
+            return self._full_s(loop) + REPORT_S
+
+        return Proving(self.spec, self.optuna_study, open_queue, loop, len(self.slots), later_s)
 
     def _plan(self, loop: EventLoop) -> None:
         """Measures the pace before the first trial and says what is to be expected."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import optuna
 
@@ -32,7 +33,7 @@ class Proving:
     Args:
         spec: The study.
         optuna_study: The search, whose attributes keep what was found.
-        queue: Of the finals.
+        open_queue: Opens the finals' queue, which a study without finals never has.
         loop: What trains.
         slots: Devices that train at once.
         later_s: Seconds to keep for what comes after the proof: the full run and the report.
@@ -40,10 +41,15 @@ class Proving:
 
     spec: StudySpec
     optuna_study: optuna.Study
-    queue: Queue
+    open_queue: Callable[[], Queue]
     loop: EventLoop
     slots: int
     later_s: Callable[[], float]
+
+    @cached_property
+    def queue(self) -> Queue:
+        """Of the finals."""
+        return self.open_queue()
 
     def reserve_s(self) -> float:
         """Returns the seconds that finals and attribution take if the first look decides, with a margin."""
@@ -58,7 +64,7 @@ class Proving:
 
         A peer that finds another at it goes on to the search.
         """
-        spec, baseline = self.spec.finals, read_study(self.queue.run.root).baseline
+        spec, baseline = self.spec.finals, read_study(self.loop.run_directory.root).baseline
         if self.loop.stop.level or not spec.runs or baseline is None or baseline.loss is None:
             return
         count = self._noise_seeds()
@@ -77,7 +83,7 @@ class Proving:
 
     def verdict(self) -> Verdict:
         """Re-runs the finalists and proves the winner."""
-        trials = read_study(self.queue.run.root).trials
+        trials = read_study(self.loop.run_directory.root).trials
         baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
         best = finals.ranked(trials)
         if not best:
@@ -113,7 +119,7 @@ class Proving:
 
     def attribute(self, verdict: Verdict) -> None:
         """Finds out which of a better winner's changes gave what, if there is time."""
-        record = read_study(self.queue.run.root)
+        record = read_study(self.loop.run_directory.root)
         winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
         seeds = verdict.seeds[: self.spec.finals.attribute_seeds]
         if verdict.word is not VerdictWord.BETTER or winner is None or record.baseline is None or len(seeds) < 2:

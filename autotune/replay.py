@@ -216,7 +216,7 @@ def simulate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several of its parts as experimental
         study = optuna.create_study(
-            sampler=build_sampler(sampler.name, sampler.options, spec.space, seed),
+            sampler=build_sampler(sampler.name, sampler.options, spec.space, spec.base, seed),
             pruner=build_pruner(pruner.name, pruner.options, spec.budget.tokens),
         )
         ends_s: list[float] = []

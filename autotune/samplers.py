@@ -61,13 +61,16 @@ def is_of_type(value: object, words: list[str]) -> bool:
     return any(isinstance(value, PLAIN_TYPES[word]) for word in words)
 
 
-def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, seed: int) -> BaseSampler:
+def build_sampler(
+    name: str, options: Mapping[str, Any], space: SearchSpace, base: Mapping[str, Any], seed: int
+) -> BaseSampler:
     """Builds a sampler.
 
     Args:
         name: A key of `SAMPLERS`.
         options: Its parameters under Optuna's names.
         space: The study's search space.
+        base: The nested base config.
         seed: Must differ between restarts and between processes, or the same proposals come again.
 
     Raises:
@@ -77,6 +80,9 @@ def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, see
     if name == "tpe":
         # Groups let the multivariate model cope with settings that exist only under a condition.
         arguments |= {"group": space.is_conditional, "multivariate": True, "constant_liar": True}
+    if name == "gp":
+        # The baseline and one random trial; on recorded tables more random ones only cost time.
+        arguments.setdefault("n_startup_trials", 2)
     if name in ("grid", "brute_force"):
         combinations = math.prod(space[path].count for path in space)
         if combinations > MAX_COMBINATIONS:
@@ -86,11 +92,15 @@ def build_sampler(name: str, options: Mapping[str, Any], space: SearchSpace, see
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several samplers as experimental
         sampler = _class(name)(**arguments)
-    if name not in ("tpe", "gp") or space.is_conditional or space.at_limits() == space:
-        return sampler
-    from autotune.ranges import CurrentRanges
+    if name == "gp":
+        from autotune.forecasting import ForecastSampler
 
-    return CurrentRanges(sampler, space)
+        return ForecastSampler(sampler, space, base)
+    if name == "tpe" and not space.is_conditional and space.at_limits() != space:
+        from autotune.ranges import CurrentRanges
+
+        return CurrentRanges(sampler, space)
+    return sampler
 
 
 def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any], values: int = 1) -> None:

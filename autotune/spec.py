@@ -59,7 +59,7 @@ class SamplerSpec(BaseModel):
     """Which Optuna sampler proposes settings; further keys are its parameters under Optuna's names."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = "tpe"
+    name: str = "gp"
 
     @model_validator(mode="after")
     def _known(self) -> SamplerSpec:
@@ -480,7 +480,9 @@ def algorithm_faults(
     found = []
     try:
         if len(space):
-            samplers.rehearse(samplers.build_sampler(sampler.name, sampler.options, space, seed=0), space, base, values)
+            samplers.rehearse(
+                samplers.build_sampler(sampler.name, sampler.options, space, base, 0), space, base, values
+            )
     except ImportError as error:
         found.append(("sampler", f"{sampler.name} needs a package that is missing; pip install {error.name}"))
     except (ValueError, TypeError, ArithmeticError) as error:

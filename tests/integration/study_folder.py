@@ -34,6 +34,7 @@ STUDY: dict[str, Any] = {
     "budget": {"tokens": 100_000, "trials": 8},
     "base": {"lr": 0.001},
     "space": {"lr": {"low": 0.0001, "high": 1.0, "log": True}},
+    "sampler": {"name": "tpe"},  # the default loads torch, which takes seconds in each process
     "pruner": {"name": "median", "n_startup_trials": 2, "warmup_frac": 0.3, "audit_frac": 0},
     "finals": {"prove_seeds": 2, "max_seeds": 2},
     "limits": {"min_free_bytes": 0},

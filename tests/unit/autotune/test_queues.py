@@ -212,7 +212,7 @@ def test_a_used_up_grid_ends_the_search(tmp_path: Path, name: str) -> None:
 
     study = make_study(tmp_path, space="layers = {choices = [1, 2]}")
     queue = make_queue(tmp_path, study, target=9)
-    queue.optuna_study.sampler = build_sampler(name, {}, study.spec.space, seed=0)
+    queue.optuna_study.sampler = build_sampler(name, {}, study.spec.space, study.spec.base, seed=0)
     seen = []
     while (assignment := queue.take()) is not None:
         seen.append(assignment.params["layers"])

@@ -90,7 +90,7 @@ def test_samplers_propose_in_the_widened_range(name: str) -> None:
     space = space_of(
         lr={"low": 0.001, "high": 0.01, "log": True, "limits": [0.001, 1.0]}, gain={"low": 0.0, "high": 1.0}
     )
-    sampler = build_sampler(name, {}, space, seed=1)
+    sampler = build_sampler(name, {}, space, {"lr": 0.005, "gain": 0.5}, seed=1)
     assert isinstance(sampler, CurrentRanges) is (name != "random")
     study = optuna.create_study(sampler=sampler)
 
