@@ -70,6 +70,7 @@ def run(
 ) -> dict[str, tuple[Search, ...]]:
     """Return the searches of each method, by its name."""
     budget_s = trials * replay.trial_s(_read(path))
+    target = _read(path).finished()[0].losses[-1] * (1 + WITHIN_FRAC)
     found = {}
     with ProcessPoolExecutor(jobs) as pool:
         pending = {
@@ -78,7 +79,7 @@ def run(
         }
         for name, searches in pending.items():
             found[name] = tuple(search.result() for search in searches)
-            print(f"{datetime.now():%H:%M:%S} {name}", flush=True)
+            print(f"{datetime.now():%H:%M:%S} {replay.describe(Arm(name, found[name], target))}", flush=True)
     return found
 
 
