@@ -190,6 +190,12 @@ class Search:
         """Returns the device time at which a trial had finished at a loss or below; infinite if none did."""
         return next((end for end, each in zip(self.ends_s, self.losses, strict=True) if each <= loss), math.inf)
 
+    def best_by(self, seconds: float) -> float:
+        """Returns the lowest final loss of the trials that ended by then; infinite if none finished."""
+        return min(
+            (loss for end, loss in zip(self.ends_s, self.losses, strict=True) if end <= seconds), default=math.inf
+        )
+
     @property
     def best(self) -> float:
         """The lowest final loss; infinite if nothing finished."""
@@ -216,12 +222,28 @@ def simulate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several of its parts as experimental
         study = optuna.create_study(
+            study_name=f"{spec.name}-{seed}",  # Hyperband draws its brackets from it
             sampler=build_sampler(sampler.name, sampler.options, spec.space, spec.base, seed),
             pruner=build_pruner(pruner.name, pruner.options, spec.budget.tokens),
         )
-        ends_s: list[float] = []
-        losses: list[float] = []
-        now_s = 0.0
+    return search(study, spec, table, source, budget_s)
+
+
+def search(study: optuna.Study, spec: StudySpec, table: Table, source: Source, budget_s: float) -> Search:
+    """Runs a new Optuna study on a table, whatever its sampler and pruner.
+
+    Args:
+        study: Where trials are asked for and told.
+        spec: Gives the space, the base config and what is audited.
+        table: Gives the token grid.
+        source: What trials measure.
+        budget_s: Device time after which no trial begins.
+    """
+    ends_s: list[float] = []
+    losses: list[float] = []
+    now_s = 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         while now_s < budget_s:
             row = source.take(_proposal(study, spec, is_baseline=not losses))
             if row is None:

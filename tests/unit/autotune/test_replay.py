@@ -289,6 +289,18 @@ def test_seconds_to_a_loss_are_those_of_the_first_trial_there() -> None:
     assert search.best == 2.0
 
 
+def test_the_best_by_some_time_is_of_the_trials_that_ended_by_then() -> None:
+    search = Search((10.0, 20.0, 30.0, 40.0), (5.0, INF, 2.0, 3.0))
+    assert [search.best_by(seconds) for seconds in (9.9, 10.0, 29.9, 30.0, 50.0)] == [INF, 5.0, 5.0, 2.0, 2.0]
+
+
+def test_a_hyperband_search_is_the_same_for_the_same_seed() -> None:
+    recorded = bowl_table(60)
+    hyperband = PrunerSpec(name="hyperband")
+    first, again = (simulate(recorded, Rows(recorded), TPE, hyperband, 1, 400.0) for _ in range(2))
+    assert first == again
+
+
 def test_a_search_without_a_finished_trial_has_no_best() -> None:
     assert Search((), ()).best == INF
     assert Search((1.0,), (INF,)).best == INF
