@@ -102,10 +102,11 @@ class Attention(nn.Module):
         """
         B, T, _ = x_BTD.shape
         q_BHTC, k_BKTC, v_BKTC = self._project(x_BTD, cos_TC, sin_TC)
-        if drop is not None:
-            v_BKTC = dropout(self._share(v_BKTC).transpose(1, 2), drop, axes=1).transpose(1, 2)
+        if drop is not None:  # each query head draws its own
+            k_BKTC, v_BKTC = self._share(k_BKTC), self._share(v_BKTC)
+            v_BKTC = dropout(v_BKTC.transpose(1, 2), drop, axes=1).transpose(1, 2)
         if cpu.available(x_BTD):
-            out_BHTC = cpu.attend(q_BHTC, self._share(k_BKTC) if drop is not None else k_BKTC, v_BKTC)
+            out_BHTC = cpu.attend(q_BHTC, k_BKTC, v_BKTC)
         else:
             with sdpa_kernel(self._backends(x_BTD), set_priority=True):
                 out_BHTC = F.scaled_dot_product_attention(

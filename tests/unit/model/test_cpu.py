@@ -66,14 +66,20 @@ def test_products_keep_fp32_digits_and_the_setting_comes_back():
     before = setting.fp32_precision
     x, y = torch.randn(200, 300), torch.randn(300, 100)
     exact = x.double() @ y.double()
-    with cpu.fast_products():
+    with cpu.fast_products(torch.device("cpu")):
         error = (x @ y - exact).norm() / exact.norm()
     assert error < 1e-6  # of bf16 inputs it would be 3e-3
     assert setting.fp32_precision == before
 
 
+def test_a_run_on_a_gpu_leaves_the_setting_alone():
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with cpu.fast_products(torch.device("cuda")):
+        assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
 def test_where_products_would_lose_digits_no_leave_is_given(monkeypatch):
     monkeypatch.setattr(cpu, "_keeps_digits", lambda: False)
     before = torch.backends.mkldnn.matmul.fp32_precision
-    with cpu.fast_products():
+    with cpu.fast_products(torch.device("cpu")):
         assert torch.backends.mkldnn.matmul.fp32_precision == before
