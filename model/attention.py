@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model import fused
+from model import cpu, fused
 from model.config import ModelConfig
 from model.dropout import dropout
 
@@ -26,6 +26,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` normalised, in its own dtype (the mean square is taken in fp32)."""
+        if cpu.available(x):
+            return cpu.norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
     def add(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -56,6 +58,8 @@ def rotary_tables(num_positions: int, head_dim: int, theta: float) -> tuple[Tens
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + C/2) of the last dimension by its position's angle; the tables broadcast."""
+    if cpu.available(x):
+        return cpu.rotate(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -97,31 +101,31 @@ class Attention(nn.Module):
             [B, T, D].
         """
         B, T, _ = x_BTD.shape
-        q_BTHC, k_BTHC, v_BTHC = self._project(x_BTD, cos_TC, sin_TC)
-        if drop is not None:
-            v_BTHC = dropout(v_BTHC, drop, axes=1)
-        with sdpa_kernel(self._backends(x_BTD), set_priority=True):
-            out_BHTC = F.scaled_dot_product_attention(
-                q_BTHC.transpose(1, 2), k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2), is_causal=True
-            )
+        q_BHTC, k_BKTC, v_BKTC = self._project(x_BTD, cos_TC, sin_TC)
+        if drop is not None:  # each query head draws its own
+            k_BKTC, v_BKTC = self._share(k_BKTC), self._share(v_BKTC)
+            v_BKTC = dropout(v_BKTC.transpose(1, 2), drop, axes=1).transpose(1, 2)
+        if cpu.available(x_BTD):
+            out_BHTC = cpu.attend(q_BHTC, k_BKTC, v_BKTC)
+        else:
+            with sdpa_kernel(self._backends(x_BTD), set_priority=True):
+                out_BHTC = F.scaled_dot_product_attention(
+                    q_BHTC, self._share(k_BKTC), self._share(v_BKTC), is_causal=True
+                )
         return self._linear(out_BHTC.transpose(1, 2).reshape(B, T, -1), self.o_proj.weight)
 
     def _project(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, [B, T, H, C]; each key-value head is repeated for its group.
-
-        enable_gqa would miss the fused kernels of older GPUs.
-        """
+        """Return queries [B, H, T, C], keys and values [B, K, T, C] or already repeated [B, H, T, C]."""
         qkv_BTW = self._linear(x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight)
         H, K = self.num_heads, self.num_kv_heads
         if fused.available(x_BTD):
             gains = self.q_norm.weight, self.k_norm.weight
-            return fused.heads(qkv_BTW, *gains, cos_TC, sin_TC, H, K, self.q_norm.eps)
-        heads = qkv_BTW.unflatten(-1, (-1, self.head_dim))
-        q_BTHC, k_BTKC, v_BTKC = heads.split((H, K, K), dim=2)
-        cos_T1C, sin_T1C = (table.to(x_BTD.dtype).unsqueeze(1) for table in (cos_TC, sin_TC))
-        q_BTHC = rotate(self.q_norm(q_BTHC), cos_T1C, sin_T1C)
-        k_BTKC = rotate(self.k_norm(k_BTKC), cos_T1C, sin_T1C)
-        return q_BTHC, self._share(k_BTKC), self._share(v_BTKC)
+            q_BTHC, k_BTHC, v_BTHC = fused.heads(qkv_BTW, *gains, cos_TC, sin_TC, H, K, self.q_norm.eps)
+            return q_BTHC.transpose(1, 2), k_BTHC.transpose(1, 2), v_BTHC.transpose(1, 2)
+        heads_BHTC = qkv_BTW.unflatten(-1, (-1, self.head_dim)).transpose(1, 2).contiguous()
+        q_BHTC, k_BKTC, v_BKTC = heads_BHTC.split((H, K, K), dim=1)
+        tables_TC = cos_TC.to(x_BTD.dtype), sin_TC.to(x_BTD.dtype)
+        return rotate(self.q_norm(q_BHTC), *tables_TC), rotate(self.k_norm(k_BKTC), *tables_TC), v_BKTC
 
     @staticmethod
     def _linear(x_BTD: Tensor, *weights: Tensor) -> Tensor:
@@ -141,6 +145,7 @@ class Attention(nn.Module):
             backends.insert(0, SDPBackend.CUDNN_ATTENTION)
         return backends
 
-    def _share(self, x_BTKC: Tensor) -> Tensor:
-        group = self.num_heads // self.num_kv_heads
-        return x_BTKC.unsqueeze(3).expand(-1, -1, -1, group, -1).flatten(2, 3)
+    def _share(self, x_BKTC: Tensor) -> Tensor:
+        """Repeat each key-value head for its group; enable_gqa would miss the fused kernels of older GPUs."""
+        group = self.num_heads // x_BKTC.shape[1]
+        return x_BKTC if group == 1 else x_BKTC.repeat_interleave(group, dim=1)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from model import fused
+from model import cpu, fused
 from model.config import ModelConfig
 
 
@@ -163,6 +163,11 @@ class MoE(nn.Module):
             y_BTD, *tally = fused.moe(x_BTD, self.gate.weight, self.experts.gate_up_proj, self.experts.down_proj, top_k)
             return y_BTD, RouterTally(*tally)
         routing = self.gate(x_BTD)
+        if cpu.available(x_BTD):
+            where = routing.order_S, routing.inverse_S, routing.group_ends_E
+            weights = self.experts.gate_up_proj, self.experts.down_proj
+            y_ND = cpu.experts(x_BTD.flatten(0, 1), routing.weight_NK, *weights, *where)
+            return y_ND.view_as(x_BTD), routing.tally
         x_SD = _Dispatch.apply(x_BTD.flatten(0, 1), routing.order_S, routing.inverse_S, top_k)
         y_SD = _Undo.apply(self.experts(x_SD, routing.group_ends_E), routing.order_S, routing.inverse_S)
         weight_NK = routing.weight_NK.to(y_SD.dtype)

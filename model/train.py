@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import checkpoint, residents
+from model import checkpoint, cpu, residents
 from model.batches import Batches
 from model.config import TrainConfig
 from model.corpus import Corpus, load
@@ -56,7 +56,7 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
         cap_frac = min(1.0, config.system.memory_bytes / total_bytes) if config.system.memory_bytes else 1.0
         torch.cuda.set_per_process_memory_fraction(cap_frac, device)
         torch.cuda.reset_peak_memory_stats(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with cpu.fast_products(device), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             return _Run(config, budget_tokens, load(config.data), device).run(report)
         except torch.OutOfMemoryError:

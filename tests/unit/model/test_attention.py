@@ -58,7 +58,7 @@ def test_dropout_hides_whole_positions_from_all_queries_of_a_head():
     torch.manual_seed(5)
     kept = (torch.rand(2, 16, 4, 1) >= 0.5) / 0.5  # one draw for each position and query head
     with torch.no_grad():
-        q, k, v = layer._project(x, cos, sin)
+        q, k, v = (layer._share(each).transpose(1, 2) for each in layer._project(x, cos, sin))
         scores = torch.einsum("bthc,bshc->bhts", q, k) / math.sqrt(8)
         weights = scores.masked_fill(torch.ones(16, 16).triu(1).bool(), -math.inf).softmax(-1)
         expected = layer.o_proj(torch.einsum("bhts,bshc->bthc", weights, v * kept).flatten(2))
