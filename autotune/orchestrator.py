@@ -19,6 +19,7 @@ from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
 from autotune.equal_seconds import EqualSeconds
 from autotune.event_loop import EventLoop, StopRequest
+from autotune.finals import Noise
 from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.listener import Listener
@@ -31,6 +32,7 @@ from autotune.queues import Queue, hardware_overrides, present
 from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory, read_json, write_json, write_text
 from autotune.samplers import build_sampler
+from autotune.search_end import SearchEnd
 from autotune.spec import Study
 from autotune.storage import (
     finals_name,
@@ -252,16 +254,24 @@ class Session:
 
         proving = self._proving(loop)
         # Asked again at each start: the finals cost what the trials turn out to cost.
-        has_time = self.options.deadline.has_time(lambda: proving.reserve_s() + proving.later_s())
+        reserve_s = lambda: proving.reserve_s() + proving.later_s()  # noqa: E731
+        has_time = self.options.deadline.has_time(reserve_s)
         # The baseline by itself: a peer that finds another at it goes on.
         loop.run(self._queue("trials", self.optuna_study, spec.budget.tokens, None), has_time, awaits_peers=False)
         proving.noise()
         with exclusive(self.storage, spec.name):
             for settings in [*spec.enqueue, *(good for study in earlier for good in study.good)]:
                 queue.enqueue(settings, role="search")
-        loop.run(queue, has_time)
+        fit = self.optuna_study.user_attrs["plan"]["trials"]
+        end = SearchEnd(queue, self.options.deadline, reserve_s, self._noise, self.listener, fit)
+        loop.run(queue, end.may_start)
         if not self.stop.level and not self.spec.storage:
             back_up(self.run)
+
+    def _noise(self) -> Noise | None:
+        """Returns what gain can be proved, if it was measured and may end the search."""
+        stored = self.optuna_study.user_attrs.get("noise")
+        return Noise(**stored) if stored and self.spec.budget.ends_early else None
 
     def _proving(self, loop: EventLoop) -> Proving:
         def open_queue() -> Queue:

@@ -40,12 +40,14 @@ class BudgetSpec(_Table):
         trials: Trials at most, the baseline included.
         hours: Hours for everything (search, finals, report and an automatic promotion), or None.
         until: Local time of day "HH:MM" at which everything must be done, or None.
+        ends_early: Whether the search ends when more trials would hardly bring a gain that can be proved.
     """
 
     tokens: int = Field(gt=0)
     trials: int = Field(default=40, ge=1)
     hours: float | None = Field(default=None, gt=0)
     until: str | None = None
+    ends_early: bool = True
 
     @field_validator("until")
     @classmethod
