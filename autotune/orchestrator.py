@@ -29,7 +29,8 @@ from autotune.promote import choice, provenance, write_best_config
 from autotune.proving import Proving
 from autotune.pruners import build_pruner
 from autotune.queues import Queue, hardware_overrides, present
-from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
+from autotune.ranges import SAMPLERS
+from autotune.records import RANGES, TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory, read_json, write_json, write_text
 from autotune.samplers import build_sampler
 from autotune.search_end import SearchEnd
@@ -311,7 +312,13 @@ class Session:
         if model is None:
             return plan
         self.optuna_study.set_user_attr(planner.MODEL, asdict(model))
-        size = planner.choose_pass(self.study, model, self.profile, measured.facts)
+        # The others go through what the study file says, whatever comes of it.
+        follows = self.spec.sampler.name in SAMPLERS
+        left = planner.fitting(self.study, model, self.profile, measured.facts) if follows else {}
+        for path, values in left.items():
+            self.listener.note("ranges", planner.describe_left(self.spec, path, values, self.profile))
+        self.optuna_study.set_user_attr(RANGES, left)
+        size = planner.choose_pass(self.study, model, self.profile, measured.facts, left)
         self.overrides |= self._pass_override(size)
         return replace(plan, max_pass_sequences=size)
 

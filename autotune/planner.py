@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from autotune.hardware import HardwareProfile
 from autotune.probes import Probe, Probing
 from autotune.queues import hardware_overrides, present
 from autotune.records import UserError
-from autotune.space import get_path, with_paths
+from autotune.space import SearchSpace, Value, get_path, with_paths
 from autotune.spec import Study, StudySpec
 from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
 
@@ -255,18 +256,22 @@ def _shapes(study: Study, profile: HardwareProfile, baseline: Probe) -> list[dic
         counts = _counts(study, profile, changes, baseline.facts)
         return counts.weights if counts is not None else 0.0
 
-    heaviest = max(_corners(study), key=weights)
+    heaviest = max(_corners(study.spec.space, base), key=weights)
     if weights(heaviest) > weights({}):
         shapes.append(heaviest)
     return shapes
 
 
-def _corners(study: Study) -> list[dict[str, Any]]:
-    return [dict(corner) for corner in study.spec.space.at_limits().corners(study.spec.base)] or [{}]
+def _corners(space: SearchSpace, base: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [dict(corner) for corner in space.at_limits().corners(base)] or [{}]
 
 
-def choose_pass(study: Study, model: CostModel, profile: HardwareProfile, facts: Mapping[str, Any]) -> int:
-    """Returns the most sequences that one pass shall have: fast, and small enough for every corner of the space.
+def fitting(
+    study: Study, model: CostModel, profile: HardwareProfile, facts: Mapping[str, Any]
+) -> dict[str, tuple[Value, ...]]:
+    """Returns what is left of choices and ranges of whole numbers of which some values cannot fit on this device.
+
+    A value cannot fit if it does not even with one sequence at a time and everything else as small as it may be.
 
     Args:
         study: The study.
@@ -275,12 +280,65 @@ def choose_pass(study: Study, model: CostModel, profile: HardwareProfile, facts:
         facts: Of a probe.
 
     Returns:
+        The choices left, or low and high, by dotted path; nothing for settings that fit whole.
+    """
+    corners = _corners(study.spec.space, study.spec.base)
+
+    def fits(path: str, value: Value) -> bool:
+        counted = (_counts(study, profile, {**corner, path: value, MAX_PASS: 1}, facts) for corner in corners)
+        return any(counts is None or model.fits(counts, profile.memory_bytes) for counts in counted)
+
+    found: dict[str, tuple[Value, ...]] = {}
+    for path, dimension in study.spec.space.root.items():
+        if dimension.choices is None and not dimension.is_integer:
+            continue
+        values = dimension.grid()
+        if dimension.choices is not None:
+            left = [value for value in values if fits(path, value)]
+        else:  # larger ones never take less
+            left = values[: bisect.bisect_left(values, True, key=lambda value: not fits(path, value))]
+        if get_path(study.spec.base, path) in left and len(left) < len(values):
+            found[path] = tuple(left) if dimension.choices is not None else (left[0], left[-1])
+    return found
+
+
+def describe_left(spec: StudySpec, path: str, left: Sequence[Value], profile: HardwareProfile) -> str:
+    """Returns in words what of a setting is left out because it does not fit.
+
+    Args:
+        spec: The study.
+        path: The setting.
+        left: What is left of it, as `fitting` returns it.
+        profile: The hardware with its memory.
+    """
+    kept = f"{left[0]} to {left[-1]}" if spec.space[path].choices is None else ", ".join(map(str, left))
+    size = f"{profile.memory_bytes / 2**30:.1f} GiB"
+    return f"{path} is kept to {kept}: the others do not fit into {size}, not even one sequence at a time"
+
+
+def choose_pass(
+    study: Study,
+    model: CostModel,
+    profile: HardwareProfile,
+    facts: Mapping[str, Any],
+    left: Mapping[str, Sequence[Any]] | None = None,
+) -> int:
+    """Returns the most sequences that one pass shall have: fast, and small enough for every corner of the space.
+
+    Args:
+        study: The study.
+        model: What steps cost.
+        profile: The hardware with its memory.
+        facts: Of a probe.
+        left: Choices and ranges that are left, as `fitting` returns them.
+
+    Returns:
         0 if not even one sequence fits, or the study file chooses itself.
     """
     if MAX_PASS in study.explicit:
         return 0
     micro_batch = int(get_path(study.spec.base, MICRO_BATCH))
-    corners = _corners(study)
+    corners = _corners(study.spec.space.with_ranges(left or {}), study.spec.base)
     accumulations = {int(get_path(with_paths(study.spec.base, corner), ACCUMULATION)) for corner in corners}
     sizes = {micro_batch * factor for factor in range(1, max(accumulations) + 1)}
     sizes |= {size for size in range(1, micro_batch) if micro_batch % size == 0}

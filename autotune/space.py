@@ -264,18 +264,22 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
             earlier.add(path)
         return self
 
-    def with_ranges(self, ranges: Mapping[str, Sequence[Number]]) -> SearchSpace:
-        """Returns a copy in which some ranges have other ends.
+    def with_ranges(self, ranges: Mapping[str, Sequence[Any]]) -> SearchSpace:
+        """Returns a copy in which some ranges have other ends, or some lists other choices.
 
         Args:
-            ranges: Low and high by dotted path.
+            ranges: Low and high, or the choices, by dotted path.
         """
-        changed = {
-            path: dimension.model_copy(update={"low": ranges[path][0], "high": ranges[path][1]})
-            for path, dimension in self.root.items()
-            if path in ranges
-        }
-        return SearchSpace({**self.root, **changed})
+
+        def changed(path: str, dimension: Dimension) -> Dimension:
+            if path not in ranges:
+                return dimension
+            if dimension.choices is not None:
+                return dimension.model_copy(update={"choices": tuple(ranges[path])})
+            low, high = ranges[path]
+            return dimension.model_copy(update={"low": low, "high": high})
+
+        return SearchSpace({path: changed(path, dimension) for path, dimension in self.root.items()})
 
     def at_limits(self) -> SearchSpace:
         """Returns a copy in which every range is as wide as it may become."""

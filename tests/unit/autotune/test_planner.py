@@ -20,14 +20,17 @@ from autotune.planner import (
     choose_pass,
     cost_model,
     describe,
+    describe_left,
     done_by,
     duration,
+    fitting,
     full_tokens,
     largest_micro_batch,
     make_plan,
     probe,
 )
 from autotune.records import UserError
+from autotune.space import SearchSpace
 from autotune.spec import Study, StudySpec, load
 from autotune.storage import read_study
 from autotune.worker import Slot
@@ -319,3 +322,45 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
     assert {trial.params["model.slowness"] for trial in record.trials} == {1, 10}
     line = next(event["message"] for event in record.events if event["kind"] == "plan")
     assert line.startswith("plan: up to 8 trials of the seconds of 100,000 tokens (")
+
+
+def test_values_that_cannot_fit_are_left_out_of_the_search(tmp_path: Path, gpu: HardwareProfile) -> None:
+    """One sequence with 16 experts takes 16 x 9,000 + 5,000 + 3,300 bytes, with 4 less than a third of that."""
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+
+    def left(of: Study, memory_bytes: int) -> dict[str, Any]:
+        device: Any = NoOverrides(device="cuda", memory_bytes=memory_bytes)
+        return fitting(of, model, device, {})
+
+    assert left(counting, 10**9) == {}
+    found = left(counting, 120_000)
+    assert found == {"model.experts": (2, 4)}
+    assert describe_left(counting.spec, "model.experts", (2, 4), NoOverrides(memory_bytes=2**31)) == (
+        "model.experts is kept to 2, 4: the others do not fit into 2.0 GiB, not even one sequence at a time"
+    )
+    narrowed = counting.spec.space.with_ranges(found)
+    assert narrowed["model.experts"].choices == (2, 4) and narrowed["optim.grad_accum_steps"].high == 4
+    tight: Any = NoOverrides(device="cuda", memory_bytes=120_000)
+    assert choose_pass(counting, model, tight, {}) == 0
+    assert choose_pass(counting, model, tight, {}, found) > 0
+    # What the baseline itself has is never left out: then it is the model that errs.
+    assert left(counting, 1_000) == {}
+
+
+def test_a_range_of_whole_numbers_ends_where_it_no_longer_fits(tmp_path: Path, gpu: HardwareProfile) -> None:
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+    space = SearchSpace.model_validate({"model.experts": {"low": 2, "high": 64}})
+    ranged = replace(counting, spec=counting.spec.model_copy(update={"space": space}))
+    device: Any = NoOverrides(device="cuda", memory_bytes=200_000)
+    low, high = fitting(ranged, model, device, {})["model.experts"]
+    assert low == 2
+
+    def peak_bytes(experts: int) -> float:
+        one = {"micro_batch_size": 8, "max_pass_sequences": 1}
+        return counting_trainer.peak_bytes(counting_trainer.Config(model={"experts": experts}, system=one))
+
+    assert peak_bytes(int(high)) <= 0.92 * 200_000 < peak_bytes(int(high) + 1)
