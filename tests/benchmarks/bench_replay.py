@@ -26,7 +26,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -47,12 +47,18 @@ BUDGETS_TRIALS = (5, 10, 20, 40)
 PACKAGES = {"syne_tune": "syne-tune", "ray": "ray", "neps": "neural-pipeline-search"}
 
 
-def ours(table: Table, seed: int, budget_s: float) -> Search:
-    """Simulate the engine's default search."""
-    return simulate(table, Rows(table), SamplerSpec(), PrunerSpec(), seed, budget_s)
+def ours(table: Table, seed: int, budget_s: float, sampler: str = "", pruner: str = "") -> Search:
+    """Simulate the engine's default search, or with another sampler or pruner of the engine."""
+    samplers = SamplerSpec(name=sampler) if sampler else SamplerSpec()
+    pruners = PrunerSpec(name=pruner) if pruner else PrunerSpec()
+    return simulate(table, Rows(table), samplers, pruners, seed, budget_s)
 
 
-OURS = peers.Method("ours", ours)
+OURS = (
+    peers.Method("ours", ours),
+    peers.Method("ours, TPE instead", partial(ours, sampler="tpe")),
+    peers.Method("ours, nothing pruned", partial(ours, pruner="none")),
+)
 
 
 @cache
@@ -153,7 +159,7 @@ def main() -> None:
     tools, missing = peers.available(peers.TOOLS if args.peers else ())
     print("\n".join(missing))
     asked = (*peers.OPTUNA, *(tool for tool in tools if args.slow or not tool.is_slow))
-    methods = [OURS, *(method for method in asked if re.search(args.only, method.name))]
+    methods = [*OURS, *(method for method in asked if re.search(args.only, method.name))]
     found = run(args.table, methods, args.repeats, args.trials, args.jobs)
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d}: device time to good settings, on a recorded table",
