@@ -169,7 +169,7 @@ def optuna_search(
             own default would be a first rung of one token.
         options: Parameters of the pruner.
     """
-    spec = table.spec.model_copy(update={"pruner": PrunerSpec(name="none", audit_frac=0)})
+    spec = table.spec.model_copy(update={"pruner": PrunerSpec(name=pruner, audit_frac=0, **(options or {}))})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study = optuna.create_study(
