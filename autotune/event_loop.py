@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Running:
         points: Evaluations so far.
         ending: Status and cause once it was told to stop.
         probing: What it measures before the training itself, while it does so.
+        curves: Evaluations of the seeds that were trained before this one.
     """
 
     assignment: Assignment
@@ -56,6 +58,7 @@ class Running:
     points: list[EvalPoint] = field(default_factory=list)
     ending: tuple[TrialStatus, str] | None = None
     probing: Probing | None = None
+    curves: list[list[EvalPoint]] = field(default_factory=list)
 
     @property
     def best_loss(self) -> float:
@@ -153,7 +156,7 @@ class EventLoop:
         running.worker.submit(Job(job.config, job.budget_tokens, job.folder / "log.txt"))
 
     def _expected_s(self, queue: Queue) -> float:
-        return queue.slowness * self.pace.seconds(queue.budget_tokens)
+        return queue.seeds * queue.slowness * self.pace.seconds(queue.budget_tokens)
 
     def _worth_waiting(self, queue: Queue, may_start: Callable[[float], bool]) -> bool:
         """Whether a peer still trains something that may come back to this queue."""
@@ -189,9 +192,12 @@ class EventLoop:
         elif isinstance(message, Progress):
             running.worker.answer(self._go_on(queue, running, message))
         elif isinstance(message, Done):
-            status, cause = running.ending or _natural_end(running)
-            self._idle.append(running.worker)
-            self._end(queue, running, status, cause, message)
+            ending: tuple[TrialStatus, str] | None = running.ending or _natural_end(running)
+            if queue.seeds > 1 and ending == (TrialStatus.FINISHED, ""):
+                ending = self._after_seed(queue, running)
+            if ending is not None:
+                self._idle.append(running.worker)
+                self._end(queue, running, *ending, message)
         elif isinstance(message, Failed):
             self._replace(running.worker)
             status = TrialStatus.OUT_OF_MEMORY if message.out_of_memory else TrialStatus.CRASHED
@@ -214,6 +220,24 @@ class EventLoop:
             self._idle.append(running.worker)
             self._end(queue, running, *(running.ending or _natural_end(running)), message)
 
+    def _after_seed(self, queue: Queue, running: Running) -> tuple[TrialStatus, str] | None:
+        """Begins a trial's next seed and returns None, or returns how the trial ends."""
+        assignment, loss = running.assignment, running.points[-1].val_loss
+        running.curves.append(running.points)
+        count = len(running.curves)
+        at = f"after {count} of {queue.seeds} seeds"
+        if not queue.report_seed(assignment, count, loss):
+            return TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here"
+        if not assignment.seeds_left:
+            return TrialStatus.FINISHED, ""
+        if (stopped := self._must_stop(at)) is not None:
+            return stopped
+        if not goes_on(assignment.trial, assignment.budget_tokens, queue.study.spec):
+            return TrialStatus.PRUNED, f"behind the best trial {at} (loss {loss:.4f})"
+        running.assignment, running.points = queue.with_next_seed(assignment), []
+        self._submit(running)
+        return None
+
     def _go_on(self, queue: Queue, running: Running, message: Progress) -> bool:
         point = message.point
         append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
@@ -228,7 +252,7 @@ class EventLoop:
         at = f"at {point.tokens_seen:,} tokens"
         if not math.isfinite(point.val_loss):
             return TrialStatus.DIVERGED, f"diverged {at}: the loss is {point.val_loss} (learning rate too high?)"
-        if not queue.report(running.assignment, point):
+        if queue.seeds == 1 and not queue.report(running.assignment, point):
             return TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here"
         if 0 < DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
             return TrialStatus.DIVERGED, f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
@@ -236,7 +260,7 @@ class EventLoop:
             return None
         if (ending := self._must_stop(at)) is not None:
             return ending
-        if not goes_on(trial, point.tokens_seen, queue.study.spec):
+        if queue.seeds == 1 and not goes_on(trial, point.tokens_seen, queue.study.spec):
             return TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})"
         return None
 
@@ -258,10 +282,12 @@ class EventLoop:
     ) -> None:
         self._running.pop(running.worker, None)
         assignment = running.assignment
+        # Of several seeds the result is the mean of those that were trained to their end.
+        points = mean_curve(running.curves) if running.curves else tuple(running.points)
         result = TrialResult(
             status=status,
             cause=cause,
-            points=tuple(running.points),
+            points=points,
             facts=dict(done.facts) if done else {},
             started_at=running.started_at,
             seconds=time.monotonic() - running.start,
@@ -272,9 +298,10 @@ class EventLoop:
             worker_died=worker_died,
         )
         # A hang's duration says nothing about the next training, and must not look like a lack of time.
-        if running.points and status.teaches:
+        if points and status.teaches:
             # In tokens of the baseline, where a trial's own budget takes the seconds of the baseline's.
-            share = running.points[-1].tokens_seen / assignment.budget_tokens
+            trained = sum(curve[-1].tokens_seen for curve in (running.curves or [list(points)]))
+            share = trained / assignment.budget_tokens
             self.pace.learn(round(share * queue.budget_tokens), result.seconds)
         queue.tell(assignment.trial, result, assignment.folder)
         self.listener.ended(queue, assignment, result)
@@ -307,6 +334,20 @@ class EventLoop:
             worker.kill()
         for worker in self._idle:
             worker.close()
+
+
+def mean_curve(curves: Sequence[Sequence[EvalPoint]]) -> tuple[EvalPoint, ...]:
+    """Returns the mean over seeds of each evaluation, of the metrics that all of them have.
+
+    Args:
+        curves: Evaluations at the same tokens, a list for each seed.
+    """
+    found = []
+    for points in zip(*curves, strict=True):
+        shared = set.intersection(*(set(point.metrics) for point in points))
+        metrics = {name: statistics.fmean(point.metrics[name] for point in points) for name in sorted(shared)}
+        found.append(EvalPoint(points[0].tokens_seen, statistics.fmean(point.val_loss for point in points), metrics))
+    return tuple(found)
 
 
 def _natural_end(running: Running) -> tuple[TrialStatus, str]:

@@ -288,7 +288,7 @@ class Session:
         """Measures the pace before the first trial and says what is to be expected."""
         stored = self.optuna_study.user_attrs.get("plan")
         if stored is not None:
-            loop.pace.expect(self.spec.budget.tokens, stored["trial_s"])
+            loop.pace.expect(self.spec.budget.seeds * self.spec.budget.tokens, stored["trial_s"])
             done = sum(trial.status.teaches for trial in read_study(self.run.root).trials)
             self.listener.note("resumed", f"going on: {done} of {self.spec.budget.trials} trials are done")
             return
@@ -297,7 +297,7 @@ class Session:
         plan = planner.make_plan(self.spec, measured, len(self.slots), self.options.deadline.seconds_left, self.profile)
         if self.profile.device == "cuda":
             plan = self._with_pass(plan, measured)
-        loop.pace.expect(self.spec.budget.tokens, plan.trial_s)
+        loop.pace.expect(self.spec.budget.seeds * self.spec.budget.tokens, plan.trial_s)
         self.optuna_study.set_user_attr(planner.FACTS, dict(measured.facts))
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))

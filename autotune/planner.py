@@ -93,8 +93,9 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
         seconds_left: Seconds until the deadline; infinite without one.
         profile: The hardware.
     """
-    trial_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
-    finals_s = (spec.finals.runs + spec.attributing_runs()) * trial_s / slots
+    training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
+    trial_s = spec.budget.seeds * training_s
+    finals_s = (spec.finals.runs + spec.attributing_runs()) * training_s / slots
     full_s = probe.seconds_for(full_tokens(spec)) if spec.promote.automatic else 0.0
     reserve = finals_s + full_s + REPORT_S
     possible = spec.budget.trials

@@ -47,6 +47,7 @@ class Assignment:
         first: Number of the first attempt at these settings; its own unless an interrupted trial is repeated.
         probe_points: None for the training itself. Else it is a probe first, which decides the budget: evaluations
             after which that ends, 0 for its whole budget.
+        seeds_left: Seeds that it is trained with after this one.
     """
 
     trial: optuna.Trial
@@ -56,6 +57,7 @@ class Assignment:
     budget_tokens: int
     first: int
     probe_points: int | None = None
+    seeds_left: tuple[int, ...] = ()
 
 
 @dataclass
@@ -151,7 +153,19 @@ class Queue:
         folder = self.run.trial(self.kind, trial.number)
         write_json(folder / "config.json", config)
         budget_tokens, probe_points = self._length(trial, params, config)
-        return Assignment(trial, params, config, folder, budget_tokens, first, probe_points)
+        seeds_left = tuple(range(seed + 1, seed + self.seeds))
+        return Assignment(trial, params, config, folder, budget_tokens, first, probe_points, seeds_left)
+
+    @property
+    def seeds(self) -> int:
+        """Seeds that each trial trains."""
+        return self.study.spec.budget.seeds if self.kind == "trials" else 1
+
+    def with_next_seed(self, assignment: Assignment) -> Assignment:
+        """Returns the same training with the next of its trial's seeds."""
+        seed, *others = assignment.seeds_left
+        config = with_paths(assignment.config, present(self.study.spec.base, {"seed": seed}))
+        return replace(assignment, config=config, seeds_left=tuple(others))
 
     def _length(
         self, trial: optuna.Trial, params: Mapping[str, Any], config: Mapping[str, Any]
@@ -210,6 +224,16 @@ class Queue:
                 trial.set_user_attr(CURVE, {**trial.user_attrs.get(CURVE, {}), str(tokens): point.val_loss})
             else:
                 trial.report(point.val_loss, step=tokens)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def report_seed(self, assignment: Assignment, count: int, loss: float) -> bool:
+        """Stores the final loss of one of a trial's seeds, under their count; returns as `report` does."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            assignment.trial.report(loss, step=count)
         except UpdateFinishedTrialError:
             return False
         return True
@@ -276,7 +300,9 @@ class Queue:
 
         for record in self._abandoned():
             scale = (record.budget_tokens or self.budget_tokens) / self.budget_tokens
-            points = tuple(EvalPoint(round(tokens * scale), loss) for tokens, loss in sorted(record.values.items()))
+            # What is stored of several seeds are their final losses, no curve.
+            values = sorted(record.values.items()) if self.seeds == 1 else []
+            points = tuple(EvalPoint(round(tokens * scale), loss) for tokens, loss in values)
             result = TrialResult(TrialStatus.INTERRUPTED, "the run was killed", points)
             trial = Trial(self.optuna_study, self.optuna_study.get_trials(deepcopy=False)[record.number]._trial_id)
             save_result(trial, result, self.run.trial(self.kind, record.number))

@@ -373,6 +373,8 @@ def check(table: Table, sampler: SamplerSpec, pruner: PrunerSpec) -> None:
     """
     if sampler.name in ("grid", "brute_force"):
         raise UserError(f"{sampler.name} goes through its combinations whatever happens; there is nothing to replay")
+    if pruner.name == "wilcoxon":
+        raise UserError("wilcoxon compares trials by their seeds, and a row of a table was trained with one")
     spec = table.spec
     if spec.objective != "loss_at_equal_tokens":
         raise UserError(

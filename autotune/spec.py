@@ -38,6 +38,8 @@ class BudgetSpec(_Table):
     Args:
         tokens: Training tokens of one trial.
         trials: Trials at most, the baseline included.
+        seeds: Seeds that each trial trains one after the other; its loss is their mean, and what is compared before its
+            end are their final losses (pruner "wilcoxon").
         hours: Hours for everything (search, finals, report and an automatic promotion), or None.
         until: Local time of day "HH:MM" at which everything must be done, or None.
         ends_early: Whether the search ends when more trials would hardly bring a gain that can be proved.
@@ -45,6 +47,7 @@ class BudgetSpec(_Table):
 
     tokens: int = Field(gt=0)
     trials: int = Field(default=40, ge=1)
+    seeds: int = Field(default=1, ge=1)
     hours: float | None = Field(default=None, gt=0)
     until: str | None = None
     ends_early: bool = True
@@ -237,6 +240,16 @@ class StudySpec(_Table):
             )
         return value
 
+    @model_validator(mode="after")
+    def _seeds_suit(self) -> StudySpec:
+        if self.budget.seeds > 1 and self.pruner.name not in ("wilcoxon", "none"):
+            raise refusal('trials of several seeds are compared by seeds; use "wilcoxon" or "none"', "pruner", "name")
+        if self.budget.seeds == 1 and self.pruner.name == "wilcoxon":
+            raise refusal('"wilcoxon" compares trials by their seeds; write budget.seeds = 5 or more', "pruner", "name")
+        if self.budget.seeds > 1 and objectives.count(self.objective) > 1:
+            raise refusal("trials of several seeds have one value, their mean loss; leave seeds out", "budget", "seeds")
+        return self
+
     def attributing_runs(self, changes: int | None = None) -> int:
         """Returns how many trainings tell at the most which change gave what.
 
@@ -255,7 +268,8 @@ class StudySpec(_Table):
         Names, deadlines, the number of trials and limits may change while a study goes on; these may not.
         """
         kept = {"trainer", "seed", "objective", "base", "space", "sampler", "pruner", "finals"}
-        return {**self.model_dump(mode="json", include=kept), "budget": {"tokens": self.budget.tokens}}
+        budget = {"tokens": self.budget.tokens, "seeds": self.budget.seeds}
+        return {**self.model_dump(mode="json", include=kept), "budget": budget}
 
     def fingerprint(self) -> str:
         """Returns a hash of `semantics`, 16 hexadecimal digits."""

@@ -189,6 +189,7 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
         "finals.finalists=0",
         "promote.automatic=false",
         f"budget.trials={trials}",
+        "budget.seeds=1",
     ]
     if "data.num_evals" in flatten(spec.base):
         changes.append(f"base.data.num_evals={evaluations}")

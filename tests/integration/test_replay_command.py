@@ -62,7 +62,16 @@ def _lines(run: Run) -> list[str]:
 
 
 def test_each_sampler_with_each_pruner_is_a_line(tabled: StudyFolder) -> None:
-    options = ("--sampler", "random", "--sampler", "{n_startup_trials=4}", "--pruner", "none", "--pruner", "median")
+    options = (
+        "--sampler",
+        "random",
+        "--sampler",
+        '{name="tpe", n_startup_trials=4}',
+        "--pruner",
+        "none",
+        "--pruner",
+        "median",
+    )
     head, *arms = _lines(tabled.run("replay", *options, *SHORT))
     finished = len(recorded().finished())
     assert finished < ROWS
@@ -81,7 +90,7 @@ def test_without_options_it_is_the_defaults_on_60_trials(tabled: StudyFolder) ->
     head, *arms = _lines(tabled.run("replay", "--repeats", "2"))
     assert head.endswith("; 12 min of device time a search")  # 60 * 12.5 s
     assert len(arms) == 1
-    assert arms[0].startswith("tpe + median: found in ") and " of 2 searches" in arms[0]
+    assert arms[0].startswith("gp + median: found in ") and " of 2 searches" in arms[0]
 
 
 def test_json_is_all_that_is_printed(tabled: StudyFolder) -> None:
@@ -145,7 +154,7 @@ def test_the_figures_are_those_of_the_searches_run_here(tabled: StudyFolder, sur
     [
         (("--sampler", "tpee"), "tpee: there is no sampler 'tpee', did you mean \"tpe\"?; known: tpe, "),
         (("--pruner", "mean"), "mean: there is no pruner 'mean'"),
-        (("--sampler", "{seed=1}"), "{seed=1}: sampler 'tpe' has no parameter 'seed'; it takes "),
+        (("--sampler", "{seed=1}"), "{seed=1}: sampler 'gp' has no parameter 'seed'; it takes "),
         (("--pruner", '{name="none"'), '{name="none": Unclosed inline table'),
         (("--repeats", "0"), "--repeats"),
         (("--within", "-1"), "--within"),

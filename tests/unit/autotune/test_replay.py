@@ -494,7 +494,7 @@ def test_an_arm_as_json() -> None:
         ("random", "random", {}),
         ('{name = "tpe"}', "tpe", {}),
         ('{name="tpe", n_startup_trials=5}', "tpe", {"n_startup_trials": 5}),
-        ("{n_startup_trials = 7}", "tpe", {"n_startup_trials": 7}),
+        ("{n_startup_trials = 7}", "gp", {"n_startup_trials": 7}),
     ],
 )
 def test_samplers_that_can_be_written(text: str, name: str, options: dict[str, Any]) -> None:
@@ -518,9 +518,9 @@ def test_pruners_that_can_be_written() -> None:
         ('{name = "zzz"}', "{name = \"zzz\"}: there is no sampler 'zzz'; known: tpe, "),
         (
             "{n_startup = 5}",
-            "{n_startup = 5}: sampler 'tpe' has no parameter 'n_startup', did you mean \"n_startup_trials\"?; it ",
+            "{n_startup = 5}: sampler 'gp' has no parameter 'n_startup', did you mean \"n_startup_trials\"?; it ",
         ),
-        ("{seed = 5}", "{seed = 5}: sampler 'tpe' has no parameter 'seed'; it takes "),
+        ("{seed = 5}", "{seed = 5}: sampler 'gp' has no parameter 'seed'; it takes "),
         ('{n_startup_trials = "5"}', "{n_startup_trials = \"5\"}: must be int, but it is '5'"),
         ("{name = 5}", "{name = 5}: Input should be a valid string"),
         ('{name = "tpe"', '{name = "tpe": Unclosed inline table'),
@@ -578,7 +578,7 @@ def test_every_fault_is_told_on_a_line_of_its_own() -> None:
         ({"name": "grid"}, {"name": "none"}, "grid goes through its combinations whatever happens"),
         ({"name": "brute_force"}, {"name": "none"}, "brute_force goes through its combinations whatever happens"),
         ({"name": "tpe"}, {"name": "percentile"}, "percentile: it needs percentile; add percentile"),
-        ({"name": "tpe"}, {"name": "median", "n_startup_trials": 2}, "2 are too few to learn the warm-up from"),
+        ({"name": "tpe"}, {"name": "wilcoxon"}, "wilcoxon compares trials by their seeds, and a row of a table"),
         ({"name": "tpe"}, {"name": "median", "warmup_frac": 2.0}, "warmup_frac is a share of the budget"),
     ],
 )

@@ -94,7 +94,7 @@ def test_config_differences_name_defaults_ranges_and_engine(night: StudyRecord) 
     assert rows == [
         ["optim.muon_lr", "0.02", "0.03"],
         ["range of model.dropout", "0.0 to 0.3", "0.0 to 0.5"],
-        ["sampler", "tpe", "random"],
+        ["sampler", "gp", "random"],
     ]
 
 
