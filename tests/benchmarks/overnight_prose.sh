@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# On tokenised prose, with the space of the overnight study (uint16 token ids of a 50,304-token vocabulary):
+#   table: a space-filling set of 320 settings, trained to the end; kept as overnight_h100.json
+#   rows:  16 of that table's rows, evenly spread over its ranks, at 8 and 4 times the length
+#   live:  a whole study whose default is the seed's hand-tuned configuration, in our trainer: 100 trials at most, finals
+#          on 5 pairs or more, attribution
+# Each goes on where it was left.
+# usage: overnight_prose.sh TRAIN.bin VAL.bin FOLDER table|rows|live
+set -euo pipefail
+train=$1 val=$2 out=$3 what=$4
+here=$(cd "$(dirname "$0")" && pwd)
+prose() {
+  local command=$1
+  shift
+  python -m autotune "$command" "$here/../../studies/overnight.toml" --out "$out" \
+    --set 'base.data={source = "tokens", name = "", subset = "", tokenizer = "", max_tokens = 0}' \
+    --set "base.data={path = \"$train\", val_path = \"$val\", vocab_size = 50304, eos_id = 50256}" \
+    --set 'base.data={bytes_per_token = 4.05, eval_tokens = 102400}' "$@"
+}
+case $what in
+table) prose record --evaluations 20 --trials 320 ;;
+rows)
+  for tokens in 49152000 24576000; do
+    prose record --evaluations 20 --rows "$here/overnight_h100.json" --trials 16 --tokens $tokens
+  done
+  ;;
+live)
+  # Its learning rate is Muon's and a tenth of it AdamW's; 5 % warm-up, cosine to 5 %, 16 experts, dropout 0.05.
+  prose run --set 'name="overnight-live"' --set 'budget={trials = 100}' \
+    --set 'base.optim={muon_lr = 0.065, adamw_lr = 0.0065, grad_accum_steps = 2, warmup_frac = 0.05}' \
+    --set 'base.optim={schedule = "cosine", final_lr_frac = 0.05}' \
+    --set 'base.model={num_experts = 16, dropout = 0.05}' \
+    --set 'space={"optim.schedule" = {choices = ["cosine", "wsd"]}}' \
+    --set 'finals={finalists = 3, prove_seeds = 5}'
+  ;;
+*) echo "what is to be done: table, rows or live" >&2 && exit 2 ;;
+esac
