@@ -40,7 +40,7 @@ class Change:
         after: The winner's value.
         gain: What making it brought on the path, with its interval, nats per token; None if an arm failed.
         harm: What taking it back from the winner costs, likewise; None if the winner does not train without it.
-        is_tie: Whether neither can be told from noise.
+        is_tie: Whether neither shows a gain above the noise.
     """
 
     path: str
@@ -147,13 +147,13 @@ class Attributing:
         losses = self._losses(runs)
         blocks, changes = self._changes(losses)
         ties = [change.path for change in changes if change.is_tie]
-        kept, note = self._reduced(losses), f"no difference could be measured for {', '.join(ties)}: left at default"
+        kept, note = self._reduced(losses), f"no gain could be measured for {', '.join(ties)}: left at default"
         lost = blocks.difference(_key(kept), _key(self._winner.params))
         if not ties:
             note = "every change counts"
         elif len(ties) == len(changes) or lost is None or lost[1] > 0:
             kept = dict(self._winner.params)
-            note = f"no difference could be measured for {', '.join(ties)} alone, but together they count: kept"
+            note = f"no gain could be measured for {', '.join(ties)} alone, but together they count: kept"
         return Attribution(
             winner=self._winner.number,
             changes=tuple(changes),

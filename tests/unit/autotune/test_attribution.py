@@ -75,7 +75,7 @@ def test_each_change_gets_its_own_effect_in_the_order_of_their_size() -> None:
         assert change.harm[0] == pytest.approx(effects[change.path], abs=1e-12)
     assert {change.path for change in found.changes if change.is_tie} == {"c", "e"}
     assert found.params == {"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0, "e": 0.0}
-    assert found.note == "no difference could be measured for c, e: left at default"
+    assert found.note == "no gain could be measured for c, e: left at default"
     assert (found.baseline_loss, found.winner_loss, found.loss) == pytest.approx((3.0, 2.74, 2.74))
     assert (found.winner, found.seeds) == (7, SEEDS)
     # Five arms less one change each, three inside of the path beyond those; what is left without ties is on the path.
