@@ -254,8 +254,11 @@ class Session:
                     self.listener.note("warm start", study.describe())
 
         proving = self._proving(loop)
+
         # Asked again at each start: the finals cost what the trials turn out to cost.
-        reserve_s = lambda: proving.reserve_s() + proving.later_s()  # noqa: E731
+        def reserve_s() -> float:
+            return proving.reserve_s() + proving.later_s()
+
         has_time = self.options.deadline.has_time(reserve_s)
         # The baseline by itself: a peer that finds another at it goes on.
         loop.run(self._queue("trials", self.optuna_study, spec.budget.tokens, None), has_time, awaits_peers=False)
