@@ -26,7 +26,7 @@ rows)
   ;;
 live)
   # Its learning rate is Muon's and a tenth of it AdamW's; 5 % warm-up, cosine to 5 %, 16 experts, dropout 0.05.
-  prose run --set 'name="overnight-live"' --set 'budget={trials = 100}' \
+  prose run --set 'name="overnight-live"' --set 'budget={trials = 100, ends_early = false}' \
     --set 'base.optim={muon_lr = 0.065, adamw_lr = 0.0065, grad_accum_steps = 2, warmup_frac = 0.05}' \
     --set 'base.optim={schedule = "cosine", final_lr_frac = 0.05}' \
     --set 'base.model={num_experts = 16, dropout = 0.05}' \
