@@ -31,7 +31,7 @@ live)
     --set 'base.optim={schedule = "cosine", final_lr_frac = 0.05}' \
     --set 'base.model={num_experts = 16, dropout = 0.05}' \
     --set 'space={"optim.schedule" = {choices = ["cosine", "wsd"]}}' \
-    --set 'finals={finalists = 3, prove_seeds = 5}'
+    --set 'finals={finalists = 3, prove_seeds = 5}' --set 'promote={tokens = 49152000}'
   ;;
 *) echo "what is to be done: table, rows or live" >&2 && exit 2 ;;
 esac
