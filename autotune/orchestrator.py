@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune import planner, warm_start
+from autotune import objectives, planner, warm_start
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
 from autotune.equal_seconds import EqualSeconds
@@ -23,7 +23,6 @@ from autotune.finals import Noise
 from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.listener import Listener
-from autotune.objectives import TERMS
 from autotune.probes import Probe
 from autotune.promote import choice, provenance, write_best_config
 from autotune.proving import Proving
@@ -273,9 +272,10 @@ class Session:
             back_up(self.run)
 
     def _noise(self) -> Noise | None:
-        """Returns what gain can be proved, if it was measured and may end the search."""
+        """Returns what gain can be proved, if it was measured and may end the search: a gain in loss alone may not."""
         stored = self.optuna_study.user_attrs.get("noise")
-        return Noise(**stored) if stored and self.spec.budget.ends_early else None
+        may_end = self.spec.budget.ends_early and objectives.count(self.spec.objective) == 1
+        return Noise(**stored) if stored and may_end else None
 
     def _proving(self, loop: EventLoop) -> Proving:
         def open_queue() -> Queue:
@@ -335,7 +335,7 @@ class Session:
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
-        terms = TERMS[self.spec.objective]
+        terms = objectives.TERMS[self.spec.objective]
         self.listener.note("verdict", f"verdict{terms}: {verdict.word}: {verdict.reason}")
 
     def _write_best_config(self, tokens: int, number: int | None) -> TrialRecord:

@@ -131,7 +131,8 @@ class Queue:
         return self.study.spec.space.with_ranges(self.optuna_study.user_attrs.get(RANGES, {}))
 
     def _widen(self) -> None:
-        if self.kind != "trials" or self.study.spec.sampler.name not in ranges.SAMPLERS:
+        one_value = len(self.optuna_study.directions) == 1  # of several, the lowest loss is no optimum
+        if self.kind != "trials" or self.study.spec.sampler.name not in ranges.SAMPLERS or not one_value:
             return
         space = self.space
         found = ranges.widened(space, self.records())

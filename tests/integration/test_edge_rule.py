@@ -26,3 +26,20 @@ def test_an_optimum_beyond_the_range_is_reached(folder: StudyFolder) -> None:
     assert best.params["lr"] > 0.004
     assert LIMITS[0] <= min(tried) and max(tried) <= LIMITS[1]
     assert record.spec.space["lr"].low == 0.0005
+
+
+def test_of_loss_and_seconds_the_lowest_loss_is_no_optimum(folder: StudyFolder) -> None:
+    """Nor does a search for both end because the loss alone has come to its end."""
+    folder.write(
+        objective="loss_and_seconds",
+        budget={"trials": 30},
+        base={"sigma": 0.05},
+        space={"lr": {"low": 0.0005, "high": 0.002, "log": True, "limits": LIMITS}},
+        finals={"prove_seeds": 3, "max_seeds": 3},
+        pruner={"name": "none"},
+    )
+    run = folder.run()
+    assert run.end() == 0, run.text
+    record = folder.record()
+    assert sum(trial.status.teaches for trial in record.trials) == 30
+    assert "ends early" not in run.text and "widened" not in run.text
