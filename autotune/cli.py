@@ -151,7 +151,7 @@ def plan(
     left = deadline_of(loaded, hours, until).seconds_left
     night = planner.make_plan(loaded.spec, measured, len(slots), left, taken)
     say(planner.describe(night, loaded.spec))
-    say(planner.done_by(night, datetime.now()))
+    say(planner.done_by(night.total_s, datetime.now()))
     for path, dimension in loaded.spec.space.root.items():
         say(f"  searches {path}: {dimension.describe()}")
 
@@ -284,21 +284,34 @@ def recorded_table(study: str, out: Path) -> Table:
 @app.command()
 def promote(
     study: StudyArgument,
-    tokens: Annotated[int | None, typer.Option(help="Length of the full run; 8 times a trial's if not given.")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(help="Length of the full run; else what fits into --hours, or 8 trials'.", min=1),
+    ] = None,
     trial: Annotated[int | None, typer.Option(help="Promote this trial instead of the proven winner.")] = None,
+    as_is: Annotated[bool, typer.Option("--as-is", help="Copy the settings, without rescaling them.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it begins.")] = False,
     hours: HoursOption = None,
     until: UntilOption = None,
     out: RunsOption = RUNS,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
 ) -> None:
-    """Trains a study's winner for longer, resumable, to weights and a sample."""
+    """Trains a study's winner for longer, resumable, to weights and a sample; learning rates fitted to the length."""
     from autotune import planner
     from autotune.orchestrator import Session
 
     loaded = load_study(study, out, None)
-    session = Session(loaded, make_options(loaded, out, device, emulate, hours, until))
-    code = session.promote(tokens or planner.full_tokens(loaded.spec), trial)
+    # The hours of the study file are the night's; a full run has its own.
+    session = Session(loaded, make_options(None, out, device, emulate, hours, until))
+    if tokens is None and hours is None and until is None:
+        tokens = planner.full_tokens(loaded.spec)
+
+    def agree(cost: str) -> bool:
+        say(cost)
+        return yes or not sys.stdin.isatty() or typer.confirm("go on?", default=True)
+
+    code = session.promote(tokens, trial, as_is, agree)
     finish_report(session.run.root)
     raise typer.Exit(code)
 
@@ -414,15 +427,15 @@ def run_directory(name: str, out: Path) -> Path:
     return out / name
 
 
-def deadline_of(study: Study, hours: float | None, until: str | None) -> Any:
-    """Returns the deadline: the command line's, or else the study file's."""
+def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Any:
+    """Returns the deadline: the command line's, or else the study file's if there is one."""
     from pydantic import ValidationError
 
     from autotune.deadline import Deadline
     from autotune.faults import in_words
     from autotune.spec import BudgetSpec
 
-    if hours is None and until is None:
+    if hours is None and until is None and study is not None:
         hours, until = study.spec.budget.hours, study.spec.budget.until
     try:
         BudgetSpec(tokens=1, hours=hours, until=until)
@@ -431,8 +444,10 @@ def deadline_of(study: Study, hours: float | None, until: str | None) -> Any:
     return Deadline(hours, until)
 
 
-def make_options(study: Study, out: Path, device: str, emulate: str, hours: float | None, until: str | None) -> Options:
-    """Returns the options of one run."""
+def make_options(
+    study: Study | None, out: Path, device: str, emulate: str, hours: float | None, until: str | None
+) -> Options:
+    """Returns the options of one run; those that are not given come from the study file, if there is one."""
     from autotune.orchestrator import Options
 
     return Options(out, device, emulate, say, deadline_of(study, hours, until))

@@ -22,7 +22,7 @@ MARKS = {
     TrialStatus.CRASHED: "✗",
     TrialStatus.INTERRUPTED: "…",
 }
-NOUNS = {"trials": "trial", "finals": "final", "full": "full run"}
+NOUNS = {"trials": "trial", "finals": "final", "bracket": "bracket", "full": "full run"}
 
 
 class Listener:

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune import objectives, planner, warm_start
+from autotune import horizon, objectives, planner, warm_start
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
 from autotune.equal_seconds import EqualSeconds
@@ -22,9 +22,11 @@ from autotune.event_loop import EventLoop, StopRequest
 from autotune.finals import Noise
 from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
+from autotune.horizon import PROMOTION, Promotion
 from autotune.listener import Listener
 from autotune.probes import Probe
 from autotune.promote import choice, provenance, write_best_config
+from autotune.promoting import Promoting
 from autotune.proving import Proving
 from autotune.pruners import build_pruner
 from autotune.queues import Queue, hardware_overrides, present
@@ -36,7 +38,7 @@ from autotune.search_end import SearchEnd
 from autotune.spec import Study
 from autotune.storage import (
     finals_name,
-    full_name,
+    long_name,
     open_fixed,
     open_study,
     read_study,
@@ -105,21 +107,34 @@ class Session:
                 return self._parked()
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
-            if not self.spec.promote.automatic:
-                self._write_best_config(planner.full_tokens(self.spec), None)
+            tokens = planner.full_tokens(self.spec)
+            if self.spec.promote.automatic:
+                self._full(loop, tokens, None, as_is=False, reserve_s=REPORT_S)
             else:
-                self._full(loop, planner.full_tokens(self.spec), None, self.options.deadline.has_time(lambda: REPORT_S))
+                self._write_best_config(*self._promotion(loop, tokens, None, as_is=False, has_time=lambda _: False))
         return self._parked() if self.stop.level else DONE
 
-    def promote(self, tokens: int, number: int | None) -> int:
+    def promote(
+        self,
+        tokens: int | None,
+        number: int | None,
+        as_is: bool = False,
+        agree: Callable[[str], bool] = lambda cost: True,
+    ) -> int:
         """Trains the study's winner, or a chosen trial, for longer.
 
         Args:
-            tokens: Length of the full run.
+            tokens: Length of the full run; None for what fits until the deadline.
             number: Search trial to promote, or None for the verdict's choice.
+            as_is: Whether to copy the trial's settings, which are rescaled for the longer run otherwise.
+            agree: Takes what it will cost, in words, and returns whether to go on.
         """
         with self._opened() as loop:
-            self._full(loop, tokens, number, self.options.deadline.has_time(lambda: 0.0))
+            trial, _ = choice(read_study(self.run.root), number)
+            self._expect_pace(loop, trial)
+            tokens = tokens or self._fitting_tokens(loop, trial, as_is)
+            if agree(self._cost(loop, trial, tokens, as_is)):
+                self._full(loop, tokens, number, as_is)
         return self._parked("promote") if self.stop.level else DONE
 
     # --- opening and closing ---
@@ -236,7 +251,7 @@ class Session:
         queue = Queue(
             kind, optuna_study, self.storage, self.run, self.study, overrides, tokens, target, self.listener.note
         )
-        queue.equal_seconds = None if kind == "full" else self.equal_seconds
+        queue.equal_seconds = self.equal_seconds if kind in ("trials", "finals") else None
         return queue
 
     def _search(self, loop: EventLoop) -> None:
@@ -305,7 +320,7 @@ class Session:
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
         self.listener.note("plan", planner.describe(plan, self.spec))
-        self.options.say(planner.done_by(plan, datetime.now()))
+        self.options.say(planner.done_by(plan.total_s, datetime.now()))
 
     def _with_pass(self, plan: planner.Plan, measured: Probe) -> planner.Plan:
         """Chooses how many sequences run at a time; trials, finals and the full run then do so."""
@@ -330,43 +345,93 @@ class Session:
 
     def _full_s(self, loop: EventLoop) -> float:
         slowest = 1.0 if self.equal_seconds is None else self.equal_seconds.slowest
-        full_s = slowest * loop.pace.seconds(planner.full_tokens(self.spec))
-        return MARGIN * full_s if self.spec.promote.automatic else 0.0
+        tokens = planner.full_tokens(self.spec)
+        seconds = loop.pace.seconds(tokens) + self._promoting(loop).seconds(self.spec.budget.tokens, tokens)
+        return MARGIN * slowest * seconds if self.spec.promote.automatic else 0.0
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
         terms = objectives.TERMS[self.spec.objective]
         self.listener.note("verdict", f"verdict{terms}: {verdict.word}: {verdict.reason}")
 
-    def _write_best_config(self, tokens: int, number: int | None) -> TrialRecord:
-        record = read_study(self.run.root)
-        trial, why = choice(record, number)
-        path = write_best_config(self.run, record, trial, why, tokens)
+    def _write_best_config(self, trial: TrialRecord, why: str, promotion: Promotion) -> None:
+        path = write_best_config(self.run, read_study(self.run.root), trial, why, promotion)
         self.listener.note("best", f"{path}: trial {trial.number}, {why}")
-        return trial
 
-    def _full(self, loop: EventLoop, tokens: int, number: int | None, may_start: Callable[[float], bool]) -> None:
-        """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""
-        trial = self._write_best_config(tokens, number)
-        folder = self.run.full / f"trial-{trial.number:04d}-{tokens}-tokens"
-        queue = self._queue(
-            "full",
-            open_fixed(self.storage, full_name(self.spec.name, trial.number, tokens)),
-            tokens,
-            None,
-            **{"output.dir": str(folder)},
-        )
-        with exclusive(self.storage, self.spec.name):
-            queue.enqueue(trial.params, role="full", arm=trial.number, seed=self.spec.seed)
+    def _promotion(
+        self, loop: EventLoop, tokens: int, number: int | None, as_is: bool, has_time: Callable[[float], bool]
+    ) -> tuple[TrialRecord, str, Promotion]:
+        """Chooses the trial, finds out what its settings become in a run of so many tokens, and stores and says it."""
+        trial, why = choice(read_study(self.run.root), number)
+        promotion = self._promoting(loop).promotion(trial, tokens, as_is, has_time)
+        facts = trial.result.facts if trial.result else {}
+        if facts.get("train_tokens"):
+            repeats = horizon.repetition(facts["train_tokens"], promotion.trial_tokens, tokens)
+            promotion = replace(promotion, repeats=repeats)
+        self.optuna_study.set_user_attr(PROMOTION, promotion.to_json())
+        self.listener.note("promotion", promotion.describe())
+        if promotion.repeats:
+            self.listener.note("promotion", promotion.repeats)
+        return trial, why, promotion
+
+    def _promoting(self, loop: EventLoop) -> Promoting:
+        noise = self.optuna_study.user_attrs.get("noise")
+        return Promoting(self.study, loop, self._long_queue, Noise(**noise).sigma if noise else None)
+
+    def _long_queue(self, trial: TrialRecord, tokens: int, kind: str = "bracket", suffix: str = "") -> Queue:
+        """Opens the queue of trainings of one trial's settings at another length."""
+        folder = f"{kind}/trial-{trial.number:04d}-{tokens}-tokens{suffix}"
+        output = {"output.dir": str(self.run.root / folder)} if kind == "full" else {}
+        study = open_fixed(self.storage, long_name(self.spec.name, kind, trial.number, tokens) + suffix)
+        queue = self._queue(kind, study, tokens, None, **output)
+        queue.folder = folder
         if trial.budget_tokens is not None:
             queue.slowness = self.spec.budget.tokens / trial.budget_tokens
-        if not loop.pace.seconds(tokens):
-            loop.pace.learn(self.spec.budget.tokens, trial.result.seconds if trial.result else 0)
-        loop.run(queue, may_start)
-        last = queue.records()[-1]
+        return queue
+
+    def _expect_pace(self, loop: EventLoop, trial: TrialRecord) -> None:
+        if not loop.pace.seconds(1) and trial.result is not None:
+            loop.pace.learn(trial.budget_tokens or self.spec.budget.tokens, trial.result.seconds)
+
+    def _fitting_tokens(self, loop: EventLoop, trial: TrialRecord, as_is: bool) -> int:
+        """Returns the length of the run that fits until the deadline, brackets before it included."""
+        left_s = self.options.deadline.seconds_left
+        length = trial.budget_tokens or self.spec.budget.tokens
+        fit = int(max(0.0, left_s - REPORT_S) / MARGIN / loop.pace.seconds(1))
+        brackets = not as_is and bool(self.study.trainer.length_rules) and self.spec.promote.bracket
+        tokens = horizon.longest(length, fit) if brackets else fit
+        if tokens < length:
+            raise UserError(
+                f"in {left_s / 60:.0f} min {tokens:,} tokens fit, fewer than a trial's {length:,}; give more --hours"
+            )
+        return tokens
+
+    def _cost(self, loop: EventLoop, trial: TrialRecord, tokens: int, as_is: bool) -> str:
+        length = trial.budget_tokens or self.spec.budget.tokens
+        bracket_s = 0.0 if as_is else self._promoting(loop).seconds(length, tokens)
+        seconds = loop.pace.seconds(tokens) + bracket_s
+        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
+        if bracket_s:
+            words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
+        return f"{words}: about {planner.duration(seconds)}, {planner.done_by(seconds, datetime.now())}"
+
+    def _full(self, loop: EventLoop, tokens: int, number: int | None, as_is: bool, reserve_s: float = 0.0) -> None:
+        """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""
+        deadline = self.options.deadline
+        before_run = deadline.has_time(lambda: MARGIN * loop.pace.seconds(tokens) + reserve_s)
+        trial, why, promotion = self._promotion(loop, tokens, number, as_is, before_run)
+        if self.stop.level:
+            return
+        self._write_best_config(trial, why, promotion)
+        queue = self._long_queue(trial, tokens, "full", "-as-is" if as_is else "")
+        params = {**trial.params, **{change.path: change.after for change in promotion.changes}}
+        with exclusive(self.storage, self.spec.name):
+            queue.enqueue(params, role="full", arm=trial.number, seed=self.spec.seed)
+        loop.run(queue, deadline.has_time(lambda: reserve_s))
+        last = next(record for record in reversed(queue.records()) if dict(record.params) == params)
         if last.status is TrialStatus.WAITING and not self.stop.level:
             self.listener.note("full", f"no time left for the full run; later: autotune promote {self.spec.name}")
-        self.optuna_study.set_user_attr("full", full_summary(last, tokens, folder))
+        self.optuna_study.set_user_attr("full", full_summary(last, tokens, self.run.root / queue.folder))
 
     def _parked(self, command: str = "run") -> int:
         out = "" if self.options.out == Options.out else f" --out {self.options.out}"

@@ -430,14 +430,14 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     return line
 
 
-def done_by(plan: Plan, now: datetime) -> str:
-    """Returns in words when everything will be done if nothing is pruned.
+def done_by(seconds: float, now: datetime) -> str:
+    """Returns in words when something will be done.
 
     Args:
-        plan: The plan.
+        seconds: What it takes.
         now: Local time at which it begins.
     """
-    end = now + timedelta(seconds=plan.total_s)
+    end = now + timedelta(seconds=seconds)
     day = "" if end.date() == now.date() else f" on {end:%A}"
     return f"done by about {end:%H:%M}{day}"
 

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from autotune.attribution import Attribution
 from autotune.event_loop import StopRequest
+from autotune.horizon import PROMOTION, Promotion
 from autotune.queues import present
 from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory, now_iso, write_text
@@ -119,7 +120,9 @@ def attribution(record: StudyRecord) -> Attribution | None:
     return None if stored is None else Attribution.from_json(stored)
 
 
-def write_best_config(run: RunDirectory, record: StudyRecord, trial: TrialRecord, why: str, tokens: int) -> Path:
+def write_best_config(
+    run: RunDirectory, record: StudyRecord, trial: TrialRecord, why: str, promotion: Promotion
+) -> Path:
     """Writes `best_config.toml`, which `autotune train` reads and a person may edit.
 
     Args:
@@ -127,27 +130,32 @@ def write_best_config(run: RunDirectory, record: StudyRecord, trial: TrialRecord
         record: The study.
         trial: The trial whose settings it holds.
         why: Why this one.
-        tokens: Length of the full run.
+        promotion: The length of the full run and what changes on the way to it.
 
     Returns:
         Its path.
     """
-    config = with_paths(record.spec.base, {**trial.params, **present(record.spec.base, {"seed": record.spec.seed})})
+    changed = {change.path: change.after for change in promotion.changes}
+    seed = present(record.spec.base, {"seed": record.spec.seed})
+    config = with_paths(record.spec.base, {**trial.params, **changed, **seed})
     content = {
         "trainer": record.spec.trainer,
-        "tokens": tokens,
+        "tokens": promotion.tokens,
         "config": config,
         "provenance": {
             **record.attributes.get("provenance", {}),
             "trial": trial.number,
             "why": why,
-            "learning_rates": "as in the trials; not rescaled for the longer run",
             "search_loss": trial.loss,
             "written_at": now_iso(),
             **_proof(record.verdict, trial),
         },
+        PROMOTION: promotion.to_json(),
     }
     header = f"# Settings of trial {trial.number} of study {record.spec.name}: {_one_line(why)}\n"
+    header += "".join(
+        f"# {change.path}: {change.before:.4g} in the trial; {change.why}\n" for change in promotion.changes
+    )
     header += f"# Train them with: autotune train {run.best_config}\n\n"
     write_text(run.best_config, header + tomli_w.dumps(_without_none(content)))
     return run.best_config

@@ -65,7 +65,7 @@ class Queue:
     """Trials of one Optuna study, each given out once.
 
     Args:
-        kind: "trials", "finals" or "full"; the folder of its trials' files.
+        kind: "trials", "finals", "bracket" or "full".
         optuna_study: Where they are stored.
         storage: Its storage.
         run: The run directory.
@@ -77,6 +77,7 @@ class Queue:
         mine: Numbers of the trials that this process runs now.
         equal_seconds: Gives each configuration its own budget; None if all have the same.
         slowness: Seconds of a token here as a multiple of a token's of the baseline.
+        folder: Where its trials' files go, below the run directory; "" is the folder of its kind's name.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class Queue:
     mine: set[int] = field(default_factory=set)
     equal_seconds: EqualSeconds | None = None
     slowness: float = 1.0
+    folder: str = ""
 
     def records(self) -> list[TrialRecord]:
         """Returns all of its trials, by number."""
@@ -119,11 +121,14 @@ class Queue:
         if attempts >= MAX_ATTEMPTS * self.target + MAX_ATTEMPTS:
             raise UserError(
                 f"{attempts} trials were started for {self.target} wanted, and too few of them ended; "
-                f"see the logs under {self.run.root / self.kind}",
+                f"see the logs under {self._folder(0).parent}",
                 1,
             )
         counted = sum(record.status is not TrialStatus.INTERRUPTED for record in records)
         return counted < self.target
+
+    def _folder(self, number: int) -> Path:
+        return self.run.trial(self.folder or self.kind, number)
 
     @property
     def space(self) -> SearchSpace:
@@ -151,7 +156,7 @@ class Queue:
         seed = trial.user_attrs.get("seed") or spec.seed
         trial.set_user_attr("seed", seed)
         config = with_paths(spec.base, {**self.overrides, **params, **present(spec.base, {"seed": seed})})
-        folder = self.run.trial(self.kind, trial.number)
+        folder = self._folder(trial.number)
         write_json(folder / "config.json", config)
         budget_tokens, probe_points = self._length(trial, params, config)
         seeds_left = tuple(range(seed + 1, seed + self.seeds))
@@ -306,7 +311,7 @@ class Queue:
             points = tuple(EvalPoint(round(tokens * scale), loss) for tokens, loss in values)
             result = TrialResult(TrialStatus.INTERRUPTED, "the run was killed", points)
             trial = Trial(self.optuna_study, self.optuna_study.get_trials(deepcopy=False)[record.number]._trial_id)
-            save_result(trial, result, self.run.trial(self.kind, record.number))
+            save_result(trial, result, self._folder(record.number))
             _tell_optuna(self.optuna_study, record.number, result)
 
     def _requeue(self) -> None:

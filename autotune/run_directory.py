@@ -87,7 +87,7 @@ class RunDirectory:
         """Returns the folder of one trial.
 
         Args:
-            queue: "trials" or "finals".
+            queue: "trials", "finals", or the folder of a full run.
             number: Optuna's trial number in that queue.
         """
         return self.root / queue / f"{number:04d}"

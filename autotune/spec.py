@@ -154,10 +154,13 @@ class PromoteSpec(_Table):
     Args:
         tokens: Its training tokens; 0 means 8 times a trial's.
         automatic: Whether `autotune run` goes on into it when the finals are done.
+        bracket: Whether other learning rates are tried at two lengths before a run of 8 times a trial's length or more,
+            if there is time.
     """
 
     tokens: int = Field(default=0, ge=0)
     automatic: bool = False
+    bracket: bool = True
 
 
 class LimitsSpec(_Table):

@@ -36,15 +36,16 @@ def finals_name(study_name: str) -> str:
     return f"{study_name}.finals"
 
 
-def full_name(study_name: str, arm: int, tokens: int) -> str:
-    """Returns the name of the Optuna study that holds a full run and its interrupted attempts.
+def long_name(study_name: str, kind: str, arm: int, tokens: int) -> str:
+    """Returns the name of the Optuna study that holds a full run, or a bracket, and its interrupted attempts.
 
     Args:
         study_name: The study's name.
+        kind: "full" or "bracket".
         arm: Search trial whose settings are trained.
-        tokens: Length of the full run.
+        tokens: Length of each training.
     """
-    return f"{study_name}.full-{arm}-{tokens}"
+    return f"{study_name}.{kind}-{arm}-{tokens}"
 
 
 def open_study(

@@ -2,7 +2,9 @@
 
 The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first
 parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked. A module
-that also has `counts(config, facts)` lets the planner predict cost and memory of any config: see `Counter`.
+that also has `counts(config, facts)` lets the planner predict cost and memory of any config: see `Counter`. One that
+has `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings
+be rescaled for a full run: see `autotune.horizon`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import PydanticUserError, TypeAdapter
 
 from autotune.faults import did_you_mean
+from autotune.horizon import RULES, Rule
 from autotune.records import UserError
 
 Report = Callable[[Mapping[str, float]], bool]
@@ -64,12 +67,14 @@ class Trainer:
         function: The function itself.
         config_type: Validates a nested mapping into the function's first argument.
         counter: Counts a configuration's work; None if the trainer does not.
+        length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
     """
 
     name: str
     function: TrainFunction
     config_type: TypeAdapter[Any]
     counter: Counter | None = None
+    length_rules: Mapping[str, Rule] = field(default_factory=dict)
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Validates a config and returns it with every default filled in, nested and JSON-able.
@@ -118,7 +123,19 @@ def load_trainer(name: str) -> Trainer:
     if not callable(function):
         raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
     counter = getattr(module, "counts", None)
-    return Trainer(name, function, _config_type(name, function), counter if callable(counter) else None)
+    rules = _length_rules(name, getattr(module, "length_rules", {}))
+    return Trainer(name, function, _config_type(name, function), counter if callable(counter) else None, rules)
+
+
+def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
+    if not isinstance(rules, Mapping):
+        raise UserError(f'trainer = "{name}": its length_rules are no mapping of dotted paths, but {rules!r}')
+    for path, rule in rules.items():
+        if rule not in RULES:
+            raise UserError(
+                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(RULES)}'
+            )
+    return dict(rules)
 
 
 def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:

@@ -189,6 +189,15 @@ class OutputConfig(_Section):
     prompt: str = ""
 
 
+length_rules = {
+    "optim.muon_lr": "learning_rate",
+    "optim.adamw_lr": "learning_rate",
+    "optim.weight_decay": "weight_decay",
+    "optim.warmup_frac": "warmup_frac",
+}
+"""Settings whose best value depends on the length of a run, by dotted path, and what each of them is."""
+
+
 class TrainConfig(_Section):
     """Everything that decides a training run, apart from its budget in tokens."""
 

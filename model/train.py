@@ -15,6 +15,7 @@ from torch import Tensor
 from model import checkpoint, cpu, residents
 from model.batches import Batches
 from model.config import TrainConfig
+from model.config import length_rules as length_rules  # part of the trainer's interface
 from model.corpus import Corpus, load
 from model.counts import counts as counts  # part of the trainer's interface
 from model.evaluate import evaluate

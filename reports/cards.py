@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from autotune import objectives
 from autotune.storage import StudyRecord
-from reports import attribution, audits, figures, front, machine_figures, settings_figures, tables
+from reports import attribution, audits, figures, front, machine_figures, promotion, settings_figures, tables
 from reports.formats import count, duration, finite, number, percent, plain, setting
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
@@ -88,6 +88,7 @@ def draw_cards(record: StudyRecord) -> list[Card]:
     """
     study = StudyTables(record)
     idle = set() if record.attributes.get("full") else {"full-run"}
+    idle |= set() if promotion.found_in(record) else {"promotion"}
     idle |= {"front"} if objectives.count(record.spec.objective) == 1 else set()
     wanted = {key: card for key, card in CARDS.items() if key not in idle}
     return [draw_card(key, title, draw, study) for key, (title, draw) in wanted.items()]
@@ -308,6 +309,14 @@ def _parallel(study: StudyTables) -> Drawn:
     return sentence, [plot], table
 
 
+def _promotion(study: StudyTables) -> Drawn:
+    found = promotion.found_in(study.record)
+    if found is None:
+        raise NothingToDrawError("the study has not come to its full run yet")
+    plots = [promotion.learning_rates(found)] if found.brackets else []
+    return " ".join(promotion.sentences(found)), plots, promotion.losses(found) if plots else promotion.rows(found)
+
+
 def _full_run(study: StudyTables) -> Drawn:
     full = study.record.attributes.get("full")
     points = full.get("points") if isinstance(full, Mapping) else None
@@ -332,5 +341,6 @@ CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {
     "speed": ("Quality against speed", _speed),
     "front": ("Loss against training time", _front),
     "parallel": ("What the best trials have in common", _parallel),
+    "promotion": (promotion.TITLE, _promotion),
     "full-run": ("The full run", _full_run),
 }

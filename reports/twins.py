@@ -10,9 +10,10 @@ from typing import Any
 
 import pandas as pd
 
+from autotune.horizon import PROMOTION
 from autotune.objectives import count
 from autotune.storage import StudyRecord
-from reports import advice, attribution, headline, tables
+from reports import advice, attribution, headline, promotion, tables
 from reports.cards import cells
 from reports.failures import failures
 from reports.formats import markdown, plain
@@ -46,6 +47,7 @@ def report_json(record: StudyRecord) -> str:
         "health": [asdict(check) for check in health_checks(record)],
         "failures": [asdict(failure) for failure in failures(record)],
         "front": front_table(record).to_dict("records") if count(record.spec.objective) > 1 else None,
+        "promotion": record.attributes.get(PROMOTION),
         "full": record.attributes.get("full"),
         "provenance": dict(provenance(record)),
         "config": record.spec.base,
@@ -148,6 +150,11 @@ def report_markdown(record: StudyRecord) -> str:
     lines += ["## Cost", "", *_table(("what", "how much"), headline.cost_rows(headline.cost(record)))]
     lines += ["## Next", "", markdown(step.sentence), "", f"    {step.command}", ""]
     lines += [step.expected, ""] if step.expected else []
+    long_run = promotion.found_in(record)
+    if long_run is not None:
+        lines += [f"## {promotion.TITLE}", "", *(f"- {markdown(line)}" for line in promotion.sentences(long_run)), ""]
+        tried = promotion.losses(long_run)
+        lines += _table(list(tried.columns), cells(tried)) if len(tried) else []
     full = headline.full_run_lines(record)
     lines += ["## The full run", "", *(markdown(line) for line in full), ""] if full else []
     if count(record.spec.objective) > 1:

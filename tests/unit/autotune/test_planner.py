@@ -269,8 +269,8 @@ def test_a_trainer_that_counts_nothing_has_no_cost_model(tmp_path: Path, gpu: Ha
 
 def test_the_end_of_the_plan_is_named_with_its_day_when_it_is_another() -> None:
     night = replace(plan(spec()), total_s=8 * 3600.0)
-    assert done_by(night, datetime(2026, 11, 24, 13, 30)) == "done by about 21:30"
-    assert done_by(night, datetime(2026, 11, 24, 23, 0)) == "done by about 07:00 on Wednesday"
+    assert done_by(night.total_s, datetime(2026, 11, 24, 13, 30)) == "done by about 21:30"
+    assert done_by(night.total_s, datetime(2026, 11, 24, 23, 0)) == "done by about 07:00 on Wednesday"
 
 
 def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

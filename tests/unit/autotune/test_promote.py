@@ -16,6 +16,7 @@ import pytest
 from study_case import make_study, result
 
 from autotune import promote
+from autotune.horizon import Change, Promotion, scaling
 from autotune.promote import choice, git_commit, provenance, train_file, write_best_config
 from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory
@@ -99,8 +100,23 @@ def test_what_cannot_be_chosen(
 # --- best_config.toml ---
 
 
-def write(record: StudyRecord, trial: TrialRecord = WINNER) -> Path:
-    return write_best_config(record.run, record, trial, BETTER.reason, 8_000)
+AS_IS = Promotion(4, 1_000, 8_000, None)
+
+
+def write(record: StudyRecord, trial: TrialRecord = WINNER, promotion: Promotion = AS_IS) -> Path:
+    return write_best_config(record.run, record, trial, BETTER.reason, promotion)
+
+
+def test_what_changes_for_the_longer_run_is_in_the_file_with_its_reason(record: StudyRecord) -> None:
+    change = Change("lr", 0.01, 0.005, "learning rate x 0.5")
+    path = write(record, promotion=Promotion(4, 1_000, 8_000, scaling(1_000, 8_000), (change,)))
+    content = tomllib.loads(path.read_text())
+    assert content["config"]["lr"] == 0.005
+    assert content["promotion"]["changes"] == [
+        {"path": "lr", "before": 0.01, "after": 0.005, "why": "learning rate x 0.5"}
+    ]
+    assert content["promotion"]["scaling"]["exponent"] == pytest.approx(0.32)
+    assert "# lr: 0.01 in the trial; learning rate x 0.5\n" in path.read_text()
 
 
 def test_the_file_holds_the_whole_config_and_where_it_comes_from(record: StudyRecord) -> None:

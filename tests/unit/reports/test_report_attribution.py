@@ -13,12 +13,14 @@ from study_builder import around, attributed_study, change
 
 from autotune import promote
 from autotune.attribution import Attribution, Change
+from autotune.horizon import Promotion
 from autotune.run_directory import RunDirectory
 from autotune.space import get_path
 from autotune.storage import StudyRecord
 from reports import advice, attribution, audits, headline, page, settings_figures, tables, twins
 from reports.cards import draw_cards
 
+AS_IS = Promotion(0, 1_000, 8_000, None)
 TIES = ["model.dropout", "optim.adamw_lr", "optim.decay_frac"]
 LEFT = "Left at default, since no difference could be measured: model.dropout, optim.adamw_lr and optim.decay_frac."
 
@@ -210,7 +212,7 @@ def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
 def test_report_and_best_config_agree(record: StudyRecord, tmp_path: Path) -> None:
     record = replace(record, run=RunDirectory(tmp_path))
     trial, why = promote.choice(record)
-    written = tomllib.loads(promote.write_best_config(record.run, record, trial, why, 8_000).read_text())["config"]
+    written = tomllib.loads(promote.write_best_config(record.run, record, trial, why, AS_IS).read_text())["config"]
 
     for item in advice.changes(record):
         assert get_path(written, item.path) == item.after

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import study_builder
 
+from autotune.horizon import PROMOTION, Promotion
 from autotune.storage import StudyRecord
 from reports import cards, page
 
@@ -113,7 +114,9 @@ def test_a_card_that_raises_costs_only_itself(
     points = [{"tokens_seen": 1, "val_loss": 5.0}]
     # One for which every card is drawn.
     spec = night.spec.model_copy(update={"objective": "loss_and_seconds"})
-    record = replace(night, spec=spec, attributes={"full": {"status": "finished", "points": points}})
+    promoted = Promotion(0, 1_000, 8_000, None).to_json()
+    attributes = {"full": {"status": "finished", "points": points}, PROMOTION: promoted}
+    record = replace(night, spec=spec, attributes=attributes)
     html = page.write_report(record, tmp_path).read_text(encoding="utf-8")
 
     assert html.count("Could not draw: &lt;b&gt;the axis&lt;/b&gt; is empty") == 1

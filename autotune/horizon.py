@@ -1,0 +1,303 @@
+"""From the settings of a short trial to those of a long run: what is rescaled, by how much, and how sure that is.
+
+The best learning rate falls with the length of a run as a power of it. How fast, and whether the trial's own was the
+best of its length, is a guess that a study can correct: it trains the settings with half and double the learning rate
+at two lengths, and each parabola through three losses says where the best lies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from autotune.space import flatten
+
+EXPONENT, EXPONENT_SD = 0.32, 0.15
+"""Of the best learning rate over tokens at a fixed batch: Bjorck et al. 2024, arXiv 2409.19913, for AdamW; the same for
+Muon in arXiv 2603.28743. The spread is that of their models and data sets."""
+TRIAL_LR_SD = 0.4
+"""How far a search's winner is from the best learning rate of its length, as a natural logarithm: the spread among the
+best 16 of 320 settings of tests/benchmarks/overnight_h100.json is 0.45 for Muon's and 0.57 for AdamW's."""
+FACTORS = (0.5, 1.0, 2.0)
+"""Of the learning rates in a bracket."""
+MIN_LENGTHENING = 8
+"""Times as long as a trial that a run must be for brackets: their trainings then cost as much as the run itself, and
+ever less the longer it is, while the learning rate that they decide on is a factor of two away from the trial's."""
+MIN_WARMUP_FRAC = 0.01
+"""Shortest warm-up that is chosen here."""
+ONE_SEED_SIGMA = 0.002
+"""Standard deviation of a loss between seeds, as a share of it, where a study has not measured its own."""
+
+PROMOTION = "promotion"
+"""Attribute of the study: the latest `Promotion`."""
+
+Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
+RULES: tuple[str, ...] = get_args(Rule)
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The losses of one length with the learning rates multiplied by several factors.
+
+    Args:
+        tokens: Length of each training.
+        factors: Multiples of the trial's learning rates, rising.
+        losses: Final losses in nats per token; None where a training did not finish.
+    """
+
+    tokens: int
+    factors: tuple[float, ...]
+    losses: tuple[float | None, ...]
+
+    def best(self, sigma: float) -> tuple[float, float] | None:
+        """Returns the natural logarithm of the best factor and its standard deviation, None if noise hides it.
+
+        It is the vertex of the parabola through the losses over the logarithm, its error by the delta method. Where
+        that is no valley, or lies outside of the bracket, the best of the factors stands for it, give or take the
+        distance to the next.
+
+        Args:
+            sigma: Standard deviation of a loss between seeds, nats per token.
+        """
+        import numpy as np
+
+        known = [(math.log(factor), loss) for factor, loss in zip(self.factors, self.losses, strict=True) if loss]
+        if len(known) < 2 or max(loss for _, loss in known) - min(loss for _, loss in known) < 2 * math.sqrt(2) * sigma:
+            return None
+        at = np.array([log for log, _ in known])
+        best = min(known, key=lambda each: each[1])[0]
+        coarse = best, math.log(self.factors[1] / self.factors[0])
+        if len(known) < 3:
+            return coarse
+        design = np.vander(at, 3)
+        curvature, slope, _ = np.linalg.lstsq(design, np.array([loss for _, loss in known]), rcond=None)[0]
+        if curvature <= 0 or not at[0] <= -slope / (2 * curvature) <= at[-1]:
+            return coarse
+        covariance = sigma**2 * np.linalg.inv(design.T @ design)
+        gradient = np.array([slope / (2 * curvature**2), -1 / (2 * curvature), 0.0])
+        spread = math.sqrt(float(gradient @ covariance @ gradient))
+        return float(-slope / (2 * curvature)), min(spread, coarse[1])
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a trial's learning rates are multiplied for a longer run.
+
+    Args:
+        factor: What they are multiplied by.
+        low, high: Its 95 % interval.
+        exponent: By which the best learning rate falls with the tokens, as the study's brackets leave it.
+        exponent_sd: Its standard deviation.
+    """
+
+    factor: float
+    low: float
+    high: float
+    exponent: float
+    exponent_sd: float
+
+
+def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:
+    """Returns the factor for a run of so many tokens.
+
+    With m the logarithm of the best factor at the trial's own length and b the exponent, the best one at r times that
+    length is m - b ln r. Both have a normal prior, each bracket observes one such sum, and the answer is the posterior
+    mean (Bayesian linear regression: Bishop 2006, equations 3.50 and 3.51).
+
+    Args:
+        trial_tokens: Length of the trial.
+        tokens: Length of the run.
+        brackets: What the study has trained to find out.
+        sigma: Standard deviation of a loss between seeds, nats per token.
+    """
+    import numpy as np
+
+    mean = np.array([0.0, EXPONENT])
+    precision = np.diag([TRIAL_LR_SD**-2, EXPONENT_SD**-2])
+    information = precision @ mean
+    for bracket in brackets:
+        found = bracket.best(sigma)
+        if found is not None:
+            row = np.array([1.0, -math.log(bracket.tokens / trial_tokens)])
+            weight = max(found[1], 1e-3) ** -2
+            precision = precision + weight * np.outer(row, row)
+            information = information + weight * found[0] * row
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ information
+    row = np.array([1.0, -math.log(tokens / trial_tokens)])
+    log, spread = float(row @ mean), 1.96 * math.sqrt(float(row @ covariance @ row))
+    return Scaling(
+        factor=math.exp(log),
+        low=math.exp(log - spread),
+        high=math.exp(log + spread),
+        exponent=float(mean[1]),
+        exponent_sd=math.sqrt(float(covariance[1, 1])),
+    )
+
+
+def bracket_tokens(trial_tokens: int, tokens: int) -> tuple[int, ...]:
+    """Returns the lengths at which brackets are trained before a run: the trial's, and half of the way in factors.
+
+    Args:
+        trial_tokens: Length of the trial.
+        tokens: Length of the run.
+    """
+    if tokens < MIN_LENGTHENING * trial_tokens:
+        return ()
+    return trial_tokens, round(math.sqrt(trial_tokens * tokens))
+
+
+def longest(trial_tokens: int, tokens: int) -> int:
+    """Returns the longest run that is trained on so many tokens together with its brackets, or all where none fit.
+
+    Args:
+        trial_tokens: Length of the trial.
+        tokens: Tokens in all.
+    """
+    # With u the root of the run's length in trials: u^2 + 3 u + 3 of them in all.
+    count = len(FACTORS)
+    root = (math.sqrt(count**2 - 4 * (count - tokens / trial_tokens)) - count) / 2 if tokens > trial_tokens else 0.0
+    run = int(trial_tokens * root**2) if root > 0 else 0
+    return run if run >= MIN_LENGTHENING * trial_tokens else tokens
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs between the trial and the long run.
+
+    Args:
+        path: The setting's dotted path.
+        before: The trial's value.
+        after: The run's.
+        why: The rule, in words.
+    """
+
+    path: str
+    before: float
+    after: float
+    why: str
+
+
+def changes(
+    config: Mapping[str, Any], rules: Mapping[str, Rule], trial_tokens: int, tokens: int, factor: float
+) -> list[Change]:
+    """Returns which settings a run of another length takes otherwise than the trial.
+
+    Learning rates are multiplied. Weight decay is divided by the same factor, so that it forgets over as many tokens
+    as in the trial (Wang and Aitchison 2024, arXiv 2405.13698: that time is the inverse of learning rate times decay).
+    Warm-up keeps its tokens, down to 1 % of the run. What is a share of the run otherwise, such as the decay of the
+    schedule, stays one (Haegele et al. 2024, arXiv 2405.18392).
+
+    Args:
+        config: The trial's nested config.
+        rules: Which settings depend on the length, by dotted path.
+        trial_tokens: Length of the trial.
+        tokens: Length of the run.
+        factor: For the learning rates.
+    """
+    values = flatten(config)
+    found = []
+    for path, rule in rules.items():
+        before = float(values[path])
+        if rule == "learning_rate":
+            after, why = before * factor, f"learning rate x {factor:.3g}"
+        elif rule == "weight_decay":
+            after, why = before / factor, "so that it forgets over as many tokens as in the trial"
+        else:
+            kept = before * trial_tokens / tokens
+            after = max(kept, min(before, MIN_WARMUP_FRAC))
+            why = "as many tokens as in the trial" if after == kept else f"{MIN_WARMUP_FRAC:.0%} of the run at least"
+        after = float(f"{after:.3g}")
+        if after != before:
+            found.append(Change(path, before, after, why))
+    return found
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a study says of the long run that follows it; stored with it, for the report.
+
+    Args:
+        trial: The trial that is promoted.
+        trial_tokens: Its length.
+        tokens: The run's length.
+        scaling: How its learning rates are multiplied; None if they are copied as they are.
+        changes: The settings that are changed.
+        brackets: What was trained to find out.
+        note: Why nothing was measured, or is changed; else "".
+        repeats: What is to be said of text that is read more often than by the trials; else "".
+    """
+
+    trial: int
+    trial_tokens: int
+    tokens: int
+    scaling: Scaling | None
+    changes: tuple[Change, ...] = ()
+    brackets: tuple[Bracket, ...] = ()
+    note: str = ""
+    repeats: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Promotion:
+        """Returns what `to_json` stored."""
+        scaling = stored["scaling"]
+        return cls(
+            trial=stored["trial"],
+            trial_tokens=stored["trial_tokens"],
+            tokens=stored["tokens"],
+            scaling=None if scaling is None else Scaling(**scaling),
+            changes=tuple(Change(**change) for change in stored["changes"]),
+            brackets=tuple(
+                Bracket(each["tokens"], tuple(each["factors"]), tuple(each["losses"])) for each in stored["brackets"]
+            ),
+            note=stored["note"],
+            repeats=stored["repeats"],
+        )
+
+    def describe(self) -> str:
+        """Returns it in a sentence or two for a person."""
+        if self.scaling is None:
+            return f"the settings are those of trial {self.trial}{': ' + self.note if self.note else ''}"
+        grown = self.tokens / self.trial_tokens
+        words = ", ".join(f"{each.path} {each.before:.4g} -> {each.after:.4g}" for each in self.changes)
+        basis = "by this study's own runs at two lengths" if self.brackets else f"by the published rule; {self.note}"
+        return (
+            f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "
+            f"95 % interval {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
+        )
+
+
+# --- text that is read more than once ----------------------------------------------------------------------
+
+HALF_WORTH_EPOCHS = 15.39
+"""How slowly repeated text loses its worth: R*_D of Muennighoff et al. 2023, arXiv 2305.16264, section 5."""
+GOOD_EPOCHS = 4
+"""Readings up to which repeated text is worth almost as much as fresh text, of the same source."""
+
+
+def repetition(train_tokens: int, trial_tokens: int, tokens: int) -> str:
+    """Returns what is to be said where a run repeats its text more often than the trials did; else "".
+
+    Args:
+        train_tokens: Tokens of the training text.
+        trial_tokens: Tokens that a trial trains on.
+        tokens: Tokens that the run trains on.
+    """
+    epochs, before = tokens / train_tokens, trial_tokens / train_tokens
+    if epochs <= max(1.0, before):
+        return ""
+    worth = 1 + HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / HALF_WORTH_EPOCHS))
+    words = (
+        f"the run reads its text {epochs:.1f} times, a trial {before:.1f} times: what the trials say of dropout need "
+        f"not hold, since it helps where text repeats. By published runs, that is worth about as much as {worth:.1f} "
+        "times as much fresh text"
+    )
+    if epochs > GOOD_EPOCHS:
+        words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {GOOD_EPOCHS * train_tokens}"
+    return words

@@ -1,0 +1,98 @@
+"""What changes between a trial and the long run that follows it, in rows, words and a figure."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from autotune.horizon import PROMOTION, Promotion
+from autotune.storage import StudyRecord
+from reports.figures import BLUE, ORANGE, base_figure
+from reports.formats import number, plain, tokens
+
+TITLE = "Settings for the long run"
+
+
+def found_in(record: StudyRecord) -> Promotion | None:
+    """Returns what the study says of the long run, or None before it has been promoted.
+
+    Args:
+        record: The study.
+    """
+    stored = record.attributes.get(PROMOTION)
+    return None if stored is None else Promotion.from_json(stored)
+
+
+def rows(found: Promotion) -> pd.DataFrame:
+    """Returns the settings that are changed, a row each: setting, in the trial, in the long run, why."""
+    made = [(plain(each.path), each.before, each.after, each.why) for each in found.changes]
+    return pd.DataFrame(made, columns=["setting", "in the trial", "in the long run", "why"])
+
+
+def losses(found: Promotion) -> pd.DataFrame:
+    """Returns what was trained to find out: tokens, factor (of the trial's learning rates), loss (NaN if none)."""
+    made = [
+        (bracket.tokens, factor, loss)
+        for bracket in found.brackets
+        for factor, loss in zip(bracket.factors, bracket.losses, strict=True)
+    ]
+    table = pd.DataFrame(made, columns=["tokens", "factor", "loss"])
+    return table.astype({"tokens": int, "factor": float, "loss": float})
+
+
+def sentences(found: Promotion) -> list[str]:
+    """Returns in words what is changed, by what evidence and how sure that is.
+
+    Args:
+        found: As `found_in` gives it.
+    """
+    grown = number(found.tokens / found.trial_tokens, 1)
+    scaling = found.scaling
+    if scaling is None:
+        why = f" ({found.note})" if found.note else ""
+        said = [f"The long run takes the settings of trial {found.trial} as they are{why}."]
+        return said + ([_sentence(found.repeats)] if found.repeats else [])
+    said = [
+        f"The best learning rate falls the longer a model trains. For a run {grown} times as long as a trial, those of "
+        f"trial {found.trial} are multiplied by {number(scaling.factor, 2)} (95 % interval {number(scaling.low, 2)} to "
+        f"{number(scaling.high, 2)})."
+    ]
+    if found.brackets:
+        said.append(
+            "That is what shorter runs at two lengths say together with the published rule: the loss at lower and "
+            f"higher learning rates is below. The exponent found is {number(scaling.exponent, 2)} "
+            f"± {number(scaling.exponent_sd, 2)}."
+        )
+    else:
+        note = f" ({found.note})" if found.note else ""
+        said.append(f"That is the published rule alone{note}; it may be off by what the interval says.")
+    words = [f"{plain(each.path)} {each.before:.4g} → {each.after:.4g} ({each.why})" for each in found.changes]
+    said += [f"So: {'; '.join(words)}."] if words else []
+    said += [_sentence(found.repeats)] if found.repeats else []
+    return said
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def learning_rates(found: Promotion) -> go.Figure:
+    """Draws the losses of the brackets over the factor of the learning rates, and the factor that was chosen."""
+    table = losses(found)
+    figure = base_figure("learning rates as a multiple of the trial's", "loss (nats per token)")
+    styles = ((BLUE, "circle"), (ORANGE, "diamond"))
+    for length, (colour, symbol) in zip(table["tokens"].unique().tolist(), styles, strict=False):
+        group = table[table["tokens"] == length]
+        figure.add_scatter(
+            x=group["factor"],
+            y=group["loss"],
+            name=tokens(length),
+            mode="lines+markers",
+            line={"color": colour},
+            marker={"symbol": symbol, "size": 9},
+            hovertemplate="x %{x:.3g}: loss %{y:.4f}<extra></extra>",
+        )
+    if found.scaling is not None:
+        figure.add_vline(x=found.scaling.factor, line={"dash": "dot"}, annotation_text="chosen for the long run")
+    figure.update_xaxes(type="log")
+    return figure

@@ -1,0 +1,109 @@
+"""What a winner's settings become in a longer run: rescaled, checked at two lengths, or copied; killed, it goes on."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from study_folder import Run, StudyFolder, wait_for
+
+from autotune.horizon import Promotion
+from autotune.storage import StudyRecord
+
+BEST_LR = 0.0025  # of 16 times the trial's length, where the trials' best is 0.01
+TOKENS = 1_600_000
+
+
+def searched(folder: StudyFolder, **tables: Any) -> StudyFolder:
+    """A study that has proved its winner, its best learning rate nearly found."""
+    usual: dict[str, Any] = {
+        "trainer": "length_fake_trainer:train",
+        "base": {"sigma": 0.001, "lr": 0.05},
+        "enqueue": [{"lr": 0.012}],
+        "budget": {"trials": 3},
+        "space": {"lr": {"low": 0.005, "high": 0.1, "log": True}},
+        "finals": {"finalists": 1},
+    }
+    folder.write(**{**usual, **tables})
+    run = folder.run()
+    assert run.end() == 0, run.text
+    return folder
+
+
+def promoted(folder: StudyFolder, *options: str) -> tuple[Run, StudyRecord, Promotion]:
+    run = folder.run("promote", *options)
+    assert run.end() == 0, run.text
+    record = folder.record()
+    return run, record, Promotion.from_json(record.attributes["promotion"])
+
+
+def full_lr(folder: StudyFolder) -> float:
+    """The learning rate that the longest training began with, in the trainer's own terms."""
+    last = folder.started()[-1]
+    return float(last.lr / (last.tokens / 100_000) ** 0.5)
+
+
+def test_brackets_find_the_learning_rate_of_the_longer_run(folder: StudyFolder) -> None:
+    run, record, promotion = promoted(searched(folder), "--tokens", str(TOKENS))
+    assert "a full run of 1,600,000 tokens, 16 times a trial, after shorter ones for its learning rate" in run.text
+    assert [bracket.tokens for bracket in promotion.brackets] == [100_000, 400_000]
+    assert promotion.scaling is not None
+    assert promotion.scaling.exponent == pytest.approx(0.5, abs=0.1)
+    assert full_lr(folder) == pytest.approx(BEST_LR, rel=0.15)
+    best = tomllib.loads(record.run.best_config.read_text())
+    assert best["config"]["lr"] == pytest.approx(full_lr(folder))
+    assert best["promotion"]["changes"][0]["path"] == "lr"
+    full = record.attributes["full"]
+    assert (full["status"], full["tokens"]) == ("finished", TOKENS)
+    # Without evidence the published rule leaves it twice as far from the best.
+    assert 0.012 * 16**-0.32 / BEST_LR > 1.8
+    trainings = len(folder.started())
+    promoted(folder, "--tokens", str(TOKENS))
+    assert len(folder.started()) == trainings
+
+
+def test_settings_are_copied_if_asked_for_and_kept_apart(folder: StudyFolder) -> None:
+    searched(folder)
+    _, record, promotion = promoted(folder, "--tokens", "400000", "--as-is")
+    assert promotion.scaling is None and promotion.changes == ()
+    assert full_lr(folder) == pytest.approx(record.verdict.params["lr"])  # type: ignore[union-attr]
+    as_is = record.attributes["full"]["folder"]
+    run, record, promotion = promoted(folder, "--tokens", "400000")
+    assert promotion.brackets == () and "8 times a trial's length" in promotion.note
+    assert full_lr(folder) == pytest.approx(0.012 * 4**-0.32, rel=0.05)
+    assert record.attributes["full"]["folder"] != as_is
+    assert "reads its text 1.3 times, a trial 0.3 times" in run.text
+
+
+def test_hours_choose_the_length(folder: StudyFolder) -> None:
+    """At a second a trial and with the time for the report left out, what fits is longer than a trial by far."""
+    searched(folder, promote={"bracket": False}, base={"sigma": 0.001, "lr": 0.05, "seconds": 0.2})
+    run, record, promotion = promoted(folder, "--hours", str(26 / 3600))
+    assert 2 < promotion.tokens / 100_000 < 40
+    assert record.attributes["full"]["status"] == "finished"
+    assert f"a full run of {promotion.tokens:,} tokens" in run.text
+    short = folder.run("promote", "--hours", "0.001")
+    assert short.end() == 2 and "fewer than a trial's 100,000; give more --hours" in short.text
+
+
+def test_killed_in_a_bracket_it_goes_on(folder: StudyFolder) -> None:
+    searched(folder)
+    run = folder.start("promote", "--tokens", str(TOKENS))
+    before = len(folder.started())
+    wait_for(lambda: len(folder.started()) >= before + 2)
+    run.kill()
+    folder.wait_until_empty()
+    _, _, promotion = promoted(folder, "--tokens", str(TOKENS))
+    assert all(None not in bracket.losses for bracket in promotion.brackets)
+    lengths = [training.tokens for training in folder.started()[before:]]
+    # Nothing that was done is done again: at most the training that was killed.
+    assert 7 <= len(lengths) <= 8 and lengths[-1] == TOKENS
+
+
+def test_a_proven_best_config_says_what_a_longer_run_will_change(folder: StudyFolder) -> None:
+    record = searched(folder, promote={"tokens": TOKENS}).record()
+    best: Mapping[str, Any] = tomllib.loads(record.run.best_config.read_text())
+    assert best["config"]["lr"] == pytest.approx(0.012 * 16**-0.32, rel=0.05)
+    assert best["promotion"]["note"] == "not checked by shorter runs"
