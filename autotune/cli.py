@@ -435,7 +435,15 @@ def make_options(study: Study, out: Path, device: str, emulate: str, hours: floa
     """Returns the options of one run."""
     from autotune.orchestrator import Options
 
-    return Options(out, device, emulate, say, deadline_of(study, hours, until))
+    return Options(out, device, emulate, say, deadline_of(study, hours, until), refresh_report)
+
+
+def refresh_report(root: Path) -> None:
+    """Writes the report of a study that is running."""
+    from autotune.storage import read_study
+    from reports.page import write_report
+
+    write_report(read_study(root), root / "report")
 
 
 def finish_report(root: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any
 from autotune import objectives, planner, warm_start
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
+from autotune.early_end import EXPORT_S
 from autotune.equal_seconds import EqualSeconds
 from autotune.event_loop import EventLoop, StopRequest
 from autotune.finals import Noise
+from autotune.full_run import FullRun, evaluations
 from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.listener import Listener
@@ -29,7 +31,7 @@ from autotune.proving import Proving
 from autotune.pruners import build_pruner
 from autotune.queues import Queue, hardware_overrides, present
 from autotune.ranges import SAMPLERS
-from autotune.records import RANGES, TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
+from autotune.records import RANGES, TrialRecord, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory, read_json, write_json, write_text
 from autotune.samplers import build_sampler
 from autotune.search_end import SearchEnd
@@ -56,6 +58,7 @@ class Options:
         emulate: "" or "t4".
         say: Takes a line for a person.
         deadline: When everything must be done.
+        refresh: Takes the run directory, now and then while the study runs, and writes its report anew; None for none.
     """
 
     out: Path = Path("runs")
@@ -63,6 +66,7 @@ class Options:
     emulate: str = ""
     say: Callable[[str], None] = print
     deadline: Deadline = field(default_factory=Deadline)
+    refresh: Callable[[Path], None] | None = None
 
 
 class Session:
@@ -108,7 +112,7 @@ class Session:
             if not self.spec.promote.automatic:
                 self._write_best_config(planner.full_tokens(self.spec), None)
             else:
-                self._full(loop, planner.full_tokens(self.spec), None, self.options.deadline.has_time(lambda: REPORT_S))
+                self._full(loop, planner.full_tokens(self.spec), None)
         return self._parked() if self.stop.level else DONE
 
     def promote(self, tokens: int, number: int | None) -> int:
@@ -119,7 +123,7 @@ class Session:
             number: Search trial to promote, or None for the verdict's choice.
         """
         with self._opened() as loop:
-            self._full(loop, tokens, number, self.options.deadline.has_time(lambda: 0.0))
+            self._full(loop, tokens, number)
         return self._parked("promote") if self.stop.level else DONE
 
     # --- opening and closing ---
@@ -136,7 +140,7 @@ class Session:
             self.overrides = hardware_overrides(self.study, self.profile.overrides())
             planned = self.optuna_study.user_attrs.get("plan", {})
             self.overrides |= self._pass_override(planned.get("max_pass_sequences", 0))
-            self.listener = Listener(self.run, self.options.say, self._monitor())
+            self.listener = Listener(self.run, self.options.say, self._monitor(), self.options.refresh)
             self.slots = slots_of(self.profile)
             loop = EventLoop(
                 self.slots,
@@ -331,7 +335,7 @@ class Session:
     def _full_s(self, loop: EventLoop) -> float:
         slowest = 1.0 if self.equal_seconds is None else self.equal_seconds.slowest
         full_s = slowest * loop.pace.seconds(planner.full_tokens(self.spec))
-        return MARGIN * full_s if self.spec.promote.automatic else 0.0
+        return MARGIN * full_s + EXPORT_S if self.spec.promote.automatic else 0.0
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
@@ -345,7 +349,7 @@ class Session:
         self.listener.note("best", f"{path}: trial {trial.number}, {why}")
         return trial
 
-    def _full(self, loop: EventLoop, tokens: int, number: int | None, may_start: Callable[[float], bool]) -> None:
+    def _full(self, loop: EventLoop, tokens: int, number: int | None) -> None:
         """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""
         trial = self._write_best_config(tokens, number)
         folder = self.run.full / f"trial-{trial.number:04d}-{tokens}-tokens"
@@ -354,7 +358,7 @@ class Session:
             open_fixed(self.storage, full_name(self.spec.name, trial.number, tokens)),
             tokens,
             None,
-            **{"output.dir": str(folder)},
+            **{"output.dir": str(folder), **evaluations(self.spec, tokens)},
         )
         with exclusive(self.storage, self.spec.name):
             queue.enqueue(trial.params, role="full", arm=trial.number, seed=self.spec.seed)
@@ -362,45 +366,20 @@ class Session:
             queue.slowness = self.spec.budget.tokens / trial.budget_tokens
         if not loop.pace.seconds(tokens):
             loop.pace.learn(self.spec.budget.tokens, trial.result.seconds if trial.result else 0)
-        loop.run(queue, may_start)
-        last = queue.records()[-1]
-        if last.status is TrialStatus.WAITING and not self.stop.level:
-            self.listener.note("full", f"no time left for the full run; later: autotune promote {self.spec.name}")
-        self.optuna_study.set_user_attr("full", full_summary(last, tokens, folder))
+        noise = self.optuna_study.user_attrs.get("noise")
+        sigma = noise["sigma"] if noise else None
+
+        def keep(shown: dict[str, Any]) -> None:
+            self.optuna_study.set_user_attr("full", shown)
+
+        deadline = self.options.deadline
+        FullRun(queue, trial.params, folder, deadline, self.listener, sigma, keep).train(loop)
 
     def _parked(self, command: str = "run") -> int:
         out = "" if self.options.out == Options.out else f" --out {self.options.out}"
         again = f"autotune {command} {self.run.study_file}{out}"
         self.listener.note("parked", f"parked, nothing is lost; go on with: {again}")
         return PARKED
-
-
-def full_summary(record: TrialRecord, tokens: int, folder: Path) -> dict[str, Any]:
-    """Returns what a report says of a full run, JSON-able.
-
-    Args:
-        record: Its latest attempt.
-        tokens: Its length.
-        folder: Where its checkpoints, weights and sample are.
-    """
-    result = record.result
-    facts: Mapping[str, Any] = result.facts if result else {}
-    sample = folder / "sample.txt"
-    last = result.points[-1] if result and result.points else None
-    return {
-        "status": str(record.status),
-        "cause": result.cause if result else "",
-        "trial": record.arm,
-        "tokens": tokens,
-        "folder": str(folder),
-        "seconds": result.seconds if result else 0.0,
-        "val_loss": last.val_loss if last else None,
-        **({name: last.metrics[name] for name in ("val_accuracy", "val_bpb") if name in last.metrics} if last else {}),
-        "points": [point.to_json() for point in result.points] if result else [],
-        "weights": facts.get("weights_path", ""),
-        "export": facts.get("export_path", ""),
-        "sample": sample.read_text(encoding="utf-8") if sample.exists() else "",
-    }
 
 
 def slots_of(hardware: HardwareProfile) -> list[Slot]:

@@ -154,10 +154,12 @@ class PromoteSpec(_Table):
     Args:
         tokens: Its training tokens; 0 means 8 times a trial's.
         automatic: Whether `autotune run` goes on into it when the finals are done.
+        num_evals: Evaluations of it, if the trainer has `data.num_evals`; 0 means as dense as the trials', 100 at most.
     """
 
     tokens: int = Field(default=0, ge=0)
     automatic: bool = False
+    num_evals: int = Field(default=0, ge=0)
 
 
 class LimitsSpec(_Table):

@@ -21,7 +21,8 @@ from pydantic import PydanticUserError, TypeAdapter
 from autotune.faults import did_you_mean
 from autotune.records import UserError
 
-Report = Callable[[Mapping[str, float]], bool]
+Report = Callable[[Mapping[str, float]], bool | int]
+"""Takes an evaluation and answers what to do: see `TrainFunction`."""
 
 
 class TrainFunction(Protocol):
@@ -31,7 +32,9 @@ class TrainFunction(Protocol):
         config: The resolved configuration, of the type that the function's annotation names.
         budget_tokens: Tokens to train on; the schedule must end there.
         report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
-            evaluation; a False answer asks the trainer to stop at once.
+            evaluation, and answers: False, stop at once; True, go on; a number of tokens, more than seen and less than
+            the budget, end there, brought to that end by the trainer's own schedule and evaluated once more. The latest
+            number holds. A trainer that takes numbers for True is stopped when its time is up.
 
     Returns:
         Facts about the run, JSON-able, or None.
