@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune import early_warnings
-from autotune.deadline import REPORT_S, Deadline, time_of_day
-from autotune.early_end import EXPORT_S, NEWS_FRAC, EarlyEnd, RunPace
-from autotune.early_warnings import EarlyWarning, rate
+from autotune.deadline import REPORT_S, Deadline
+from autotune.early_end import EXPORT_S
 from autotune.event_loop import EventLoop
 from autotune.listener import Listener
 from autotune.queues import Assignment, Queue
 from autotune.records import EvalPoint, TrialRecord, TrialStatus
-from autotune.run_directory import read_lines
+from autotune.run_watch import END_TOKENS, WARNINGS, RunWatch
 from autotune.space import flatten
 from autotune.spec import StudySpec
 
@@ -25,11 +20,6 @@ from autotune.spec import StudySpec
 ENOUGH_FRAC = 0.5
 MAX_EVALUATIONS = 100
 NUM_EVALS = "data.num_evals"
-END_TOKENS, WARNINGS = "end_tokens", "early_warnings"
-"""User attributes of a full run's trial, handed on to the attempts after it."""
-# On the console a line for each twentieth of the run, and one every few minutes.
-SAID_FRAC = 0.05
-SAID_EVERY_S = 300.0
 # What may be a fault of the machine, and is worth another attempt.
 AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED)
 
@@ -78,7 +68,7 @@ class FullRun:
         self._params = dict(params)
         self._folder = folder
         self._keep = keep
-        self._watched = _Watched(queue.budget_tokens)
+        self._watch: RunWatch | None = None
         queue.watch = self.evaluated
 
     def train(self, loop: EventLoop) -> None:
@@ -95,6 +85,7 @@ class FullRun:
         """
         self.queue.recover()
         again = self._attempts()[-1]
+        self._say_what_is_done(again)
         try:
             while True:
                 if again.status in AGAIN:
@@ -113,6 +104,18 @@ class FullRun:
 
     def _attempts(self) -> list[TrialRecord]:
         return [record for record in self.queue.records() if dict(record.params) == self._params]
+
+    def _say_what_is_done(self, last: TrialRecord) -> None:
+        """Says why a run that has ended is not trained again, where that may surprise."""
+        seen, budget, name = _reached([last]), self.queue.budget_tokens, self.queue.study.spec.name
+        if last.status is TrialStatus.FINISHED and seen < budget:
+            ended = f"the full run of {budget:,} tokens is finished, at {seen:,}, which was what fitted"
+            self.listener.say(f"{ended}; for a longer one: autotune promote {name} --tokens {2 * budget}")
+        if last.status is TrialStatus.DIVERGED and last.result is not None:
+            self.listener.say(
+                f"the full run has {last.result.cause}, and would again; train another trial (--trial), or a copy of "
+                f"{self.queue.run.best_config} with a lower learning rate (autotune train)"
+            )
 
     def _try_again(self, ended: TrialRecord) -> None:
         cause = f": {ended.result.cause}" if ended.result and ended.result.cause else ""
@@ -134,10 +137,8 @@ class FullRun:
         what = "to go on with the full run" if has_begun else f"for the full run, not even for {ENOUGH_FRAC:.0%} of it"
         self.listener.note("full", f"no time left {what}; later: autotune promote {self.queue.study.spec.name}")
 
-    # --- while it trains ---
-
     def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
-        """Takes an evaluation: decides on the end, warns, says how far it is, and keeps it for the report.
+        """Takes an evaluation: has it watched, and keeps it for the report.
 
         Args:
             assignment: What is trained.
@@ -146,82 +147,14 @@ class FullRun:
         Returns:
             Tokens at which it shall end, None for its budget.
         """
-        if len(points) == 1:
-            earlier = [attempt for attempt in self._attempts() if attempt.number != assignment.trial.number]
-            self._watched = _Watched(assignment.budget_tokens, assignment.trial.user_attrs, _reached(earlier))
-        watched = self._watched
-        watched.take(points[-1])
-        if watched.decide(points, self.deadline.seconds_left):
-            self._store(assignment, END_TOKENS, watched.end.end_tokens)
-            self._say_end()
-        elif watched.is_news_that_it_trains_on(points[-1]):
-            self.listener.note(
-                "full",
-                f"the trainer trains on beyond the {watched.end.end_tokens:,} tokens at which it was asked to end; "
-                "if the time is up before it ends, its last checkpoint is kept",
-            )
-        if (warning := self._warning(points)) is not None:
-            watched.warnings.append(warning.to_json())
-            self._store(assignment, WARNINGS, watched.warnings)
-            at = f"warning at {warning.tokens_seen:,} tokens"
-            self.listener.note("warning", f"{at}: {warning.finding}; {warning.action}")
-        self._say_progress(points[-1])
-        record = next(record for record in self.queue.records() if record.number == assignment.trial.number)
-        self._keep(self._summary(record, points) | watched.live(points[-1]))
-        return watched.end.end_tokens if watched.is_moved else None
-
-    def _store(self, assignment: Assignment, name: str, value: Any) -> None:
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        with contextlib.suppress(UpdateFinishedTrialError):  # taken over by a peer: the next report will show that
-            assignment.trial.set_user_attr(name, value)
-
-    def _say_end(self) -> None:
-        watched, budget = self._watched, self.queue.budget_tokens
-        end, speed, left_s = watched.end.end_tokens, watched.pace.tokens_per_s, self.deadline.seconds_left
-        # Small corrections are made without a word.
-        if watched.said_end is not None and abs(end - watched.said_end) <= NEWS_FRAC * budget:
-            return
-        watched.said_end = end
-        why = f"at {rate(speed or 0.0)} "
-        why += "there is more time" if left_s == float("inf") else f"that is what fits until {_clock(left_s)}"
-        self.listener.note("full", f"the full run will end at {end:,} of {budget:,} tokens: {why}")
-
-    def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
-        """Returns what looks wrong and was not said yet."""
-        watched = self._watched
-        checks: dict[str, Callable[[], EarlyWarning | None]] = {
-            "divergence": lambda: early_warnings.divergence(points),
-            "plateau": lambda: early_warnings.plateau(points, self.queue.budget_tokens, self.sigma),
-            "throttling": lambda: self._throttling(points[-1].tokens_seen),
-            "skipped steps": lambda: early_warnings.skipped_steps(points),
-        }
-        said = {warning["kind"] for warning in watched.warnings}
-        return next((found for kind, check in checks.items() if kind not in said and (found := check())), None)
-
-    def _throttling(self, tokens_seen: int) -> EarlyWarning | None:
-        speeds, times = self._watched.speeds, self._watched.times
-        if not early_warnings.is_slow(speeds):
-            return None
-        since = times[-1 - early_warnings.IN_A_ROW]
-        samples = [sample for sample in read_lines(self.queue.run.gpu) if sample.get("time", 0.0) >= times[0]]
-        now = [sample for sample in samples if sample["time"] >= since]
-        return early_warnings.throttling(tokens_seen, speeds, samples[: len(samples) - len(now)], now)
-
-    def _say_progress(self, point: EvalPoint) -> None:
-        watched = self._watched
-        share = watched.share(point)
-        is_due = time.monotonic() - watched.said_at >= SAID_EVERY_S or share - watched.said_share >= SAID_FRAC
-        if not is_due and share < 1:
-            return
-        watched.said_at, watched.said_share = time.monotonic(), share
-        line = f"full run {share:5.0%}  loss {point.val_loss:.4f}"
-        if (speed := watched.pace.tokens_per_s) is not None:
-            line += f"  {rate(speed)}"
-            line += f"  done about {_clock(watched.seconds_left(point) or 0.0)}" if share < 1 else ""
-        self.listener.say(line)
-
-    # --- what is kept ---
+        attempts = {record.number: record for record in self.queue.records()}
+        attempt = attempts.pop(assignment.trial.number)
+        if len(points) == 1 or self._watch is None:
+            earlier = [other for other in attempts.values() if dict(other.params) == dict(assignment.params)]
+            self._watch = RunWatch(assignment, _reached(earlier), self.deadline, self.sigma, self.listener)
+        end = self._watch.evaluated(points)
+        self._keep(self._summary(attempt, points) | self._watch.live(points[-1]))
+        return end
 
     def _stored(self, number: int) -> Mapping[str, Any]:
         return dict(self.queue.optuna_study.get_trials(deepcopy=False)[number].user_attrs)
@@ -230,72 +163,6 @@ class FullRun:
         stored = self._stored(record.number)
         kept = {"end_tokens": stored.get(END_TOKENS), "warnings": list(stored.get(WARNINGS, []))}
         return full_summary(record, self.queue.budget_tokens, self._folder, points) | kept
-
-
-class _Watched:
-    """One attempt at a full run, as seen at its last evaluation.
-
-    Args:
-        budget_tokens: Tokens asked for.
-        stored: What earlier attempts have left: where it shall end, and what was warned of.
-        reached: Tokens that they reached.
-    """
-
-    def __init__(self, budget_tokens: int, stored: Mapping[str, Any] | None = None, reached: int = 0) -> None:
-        kept = stored or {}
-        self.end = EarlyEnd(budget_tokens, kept.get(END_TOKENS) or budget_tokens)
-        self.is_moved = END_TOKENS in kept
-        self.pace = RunPace(reached)
-        self.warnings: list[dict[str, Any]] = list(kept.get(WARNINGS, []))
-        self.speeds: list[float] = []
-        self.times: list[float] = []
-        self.said_end: int | None = None
-        self._is_past_end = False
-        self.said_at, self.said_share = time.monotonic(), 0.0
-
-    def take(self, point: EvalPoint) -> None:
-        """Takes the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
-        self.pace.take(point, time.monotonic())
-        speed = point.metrics.get("tokens_per_s", self.pace.latest)
-        if speed is not None and 0 < speed < float("inf"):
-            self.speeds.append(speed)
-        self.times.append(time.time())
-
-    def decide(self, points: Sequence[EvalPoint], seconds_left: float) -> bool:
-        """Decides on the end, and returns whether it was moved."""
-        tokens = [0, *(point.tokens_seen for point in points[-2:])]
-        was_moved = self.end.decide(tokens[-1], tokens[-1] - tokens[-2], self.pace.tokens_per_s, seconds_left)
-        self.is_moved |= was_moved
-        return was_moved
-
-    def is_news_that_it_trains_on(self, point: EvalPoint) -> bool:
-        """Whether the trainer has gone past the end that it was asked for; True once."""
-        is_news = not self._is_past_end and point.tokens_seen > self.end.end_tokens
-        self._is_past_end |= is_news
-        return is_news
-
-    def share(self, point: EvalPoint) -> float:
-        """How much of the run is done."""
-        return point.tokens_seen / self._ends_at
-
-    def seconds_left(self, point: EvalPoint) -> float | None:
-        """Seconds until its end by the recent pace; None if that is not known."""
-        speed = self.pace.tokens_per_s
-        return None if speed is None else (self._ends_at - point.tokens_seen) / speed
-
-    @property
-    def _ends_at(self) -> int:
-        return self.end.budget_tokens if self._is_past_end else self.end.end_tokens
-
-    def live(self, point: EvalPoint) -> dict[str, Any]:
-        """Returns what is known of a run only while it trains; times are Unix seconds."""
-        left_s, now = self.seconds_left(point), time.time()
-        return {
-            "status": str(TrialStatus.RUNNING),
-            "at": now,
-            "done_at": None if left_s is None else now + left_s,
-            "tokens_per_s": self.pace.tokens_per_s,
-        }
 
 
 def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequence[EvalPoint]) -> dict[str, Any]:
@@ -331,7 +198,3 @@ def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequenc
 def _reached(attempts: Sequence[TrialRecord]) -> int:
     """Returns the most tokens at which one of the attempts was evaluated."""
     return max((max(attempt.values, default=0) for attempt in attempts), default=0)
-
-
-def _clock(seconds: float) -> str:
-    return time_of_day(seconds, datetime.now())

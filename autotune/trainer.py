@@ -33,8 +33,9 @@ class TrainFunction(Protocol):
         budget_tokens: Tokens to train on; the schedule must end there.
         report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
             evaluation, and answers: False, stop at once; True, go on; a number of tokens, more than seen and less than
-            the budget, end there, brought to that end by the trainer's own schedule and evaluated once more. The latest
-            number holds. A trainer that takes numbers for True is stopped when its time is up.
+            the budget, end there, brought to that end by the trainer's own schedule, with a last evaluation whose
+            `tokens_seen` is that number. It may come again, and a later one holds instead; a run that goes on from a
+            checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
 
     Returns:
         Facts about the run, JSON-able, or None.

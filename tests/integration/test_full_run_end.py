@@ -85,7 +85,9 @@ def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(f
     assert line in (record.run.report / "report.md").read_text()
     # It is done: neither going on with the study nor promoting it again trains it once more.
     assert session(folder, []).work() == 0
-    assert session(folder, []).promote(FULL_TOKENS, None) == 0
+    assert session(folder, said).promote(FULL_TOKENS, None) == 0
+    done = f"the full run of {FULL_TOKENS:,} tokens is finished, at {full['end_tokens']:,}, which was what fitted; "
+    assert f"{done}for a longer one: autotune promote fake --tokens {2 * FULL_TOKENS}" in said
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
     assert folder.record().attributes["full"] == full
 
@@ -166,6 +168,17 @@ def test_a_crashed_full_run_is_tried_again(folder: StudyFolder) -> None:
     ]
     assert session(folder, said).work() == 0
     assert len(folder.optuna_trials()[f"fake.full-0-{FULL_TOKENS}"]) == 4
+
+
+def test_a_full_run_that_diverged_is_not_trained_again(folder: StudyFolder) -> None:
+    folder.write(**STUDY, base={"fault": "nan", "fault_budget": FULL_TOKENS})
+    said: list[str] = []
+    assert session(folder, said).work() == 0
+    assert session(folder, said).promote(FULL_TOKENS, None) == 0
+    assert folder.record().attributes["full"]["status"] == "diverged"
+    assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
+    (told,) = (line for line in said if line.startswith("the full run has diverged at 240,000 tokens"))
+    assert "and would again; train another trial (--trial), or a copy of " in told
 
 
 def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune import full_run
 from autotune.deadline import Deadline
 from autotune.full_run import FullRun, evaluations
 from autotune.listener import Listener
 from autotune.queues import Assignment, Queue
 from autotune.records import EvalPoint, TrialStatus
 from autotune.run_directory import read_lines
+from autotune.run_watch import END_TOKENS
 
 TOKENS = 8_000
 
@@ -123,7 +123,7 @@ def test_a_warning_is_said_once_also_by_the_next_attempt(opened: Callable[[], Op
 def test_the_end_is_decided_for_the_run_and_told_to_every_attempt(opened: Callable[[], Opened]) -> None:
     run, queue, said, kept = opened()
     assignment = take(queue)
-    assignment.trial.set_user_attr(full_run.END_TOKENS, 4_000)
+    assignment.trial.set_user_attr(END_TOKENS, 4_000)
     assert evaluate(run, queue, assignment, [4.0, 3.5]) == 4_000
     assert kept[-1]["end_tokens"] == 4_000
     assert said[-1].startswith("full run   50%  loss 3.5000")
