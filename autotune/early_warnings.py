@@ -25,7 +25,10 @@ NORM_FACTOR = 10.0
 MIN_NORMS = 5
 PLATEAU_FRAC = 0.2
 SLOW_FRAC = 0.15
-MIN_SPEEDS = 5
+# Speeds of single evaluations scatter by more than that on a busy machine: several in a row, over some time, do not.
+SLOW_IN_A_ROW = 3
+SLOW_S = 20.0
+MIN_SPEEDS = 8
 # A loss scale that looks for its level skips one update in thousands; these are more, and more than before.
 SKIPPED = 10
 SKIPPED_INTERVALS = 3
@@ -113,18 +116,22 @@ def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None
     )
 
 
-def is_slow(speeds: Sequence[float]) -> bool:
-    """Whether the last evaluations came more slowly than the best quarter of a run.
+def is_slow(speeds: Sequence[float], seconds: float) -> bool:
+    """Whether a run is plainly slower than in its best quarter, and has been for a while.
 
     Args:
         speeds: Tokens per second before each evaluation, in their order.
+        seconds: What the last `SLOW_IN_A_ROW` evaluations took.
     """
-    return len(speeds) >= MIN_SPEEDS and max(speeds[-IN_A_ROW:]) < (1 - SLOW_FRAC) * _best_quarter(speeds)
+    if len(speeds) < MIN_SPEEDS or seconds < SLOW_S:
+        return False
+    return max(speeds[-SLOW_IN_A_ROW:]) < (1 - SLOW_FRAC) * _best_quarter(speeds)
 
 
 def throttling(
     tokens_seen: int,
     speeds: Sequence[float],
+    seconds: float,
     earlier: Sequence[Mapping[str, Any]] = (),
     now: Sequence[Mapping[str, Any]] = (),
 ) -> EarlyWarning | None:
@@ -133,12 +140,13 @@ def throttling(
     Args:
         tokens_seen: Tokens so far.
         speeds: As for `is_slow`.
+        seconds: Likewise.
         earlier: Samples of the GPU's health from before, as `gpu_monitor.GpuSample` has them.
         now: Samples of the time in which it was slow.
     """
-    if not is_slow(speeds):
+    if not is_slow(speeds, seconds):
         return None
-    usual, speed = _best_quarter(speeds), statistics.fmean(speeds[-IN_A_ROW:])
+    usual, speed = _best_quarter(speeds), statistics.fmean(speeds[-SLOW_IN_A_ROW:])
     finding = f"it trains {rate(speed)}, {1 - speed / usual:.0%} below the best quarter of this run ({rate(usual)})"
     reasons = [reason for sample in now for reason in sample.get("throttle_reasons") or () if reason in HARMFUL_REASONS]
     clocks = _clock(earlier), _clock(now)

@@ -50,7 +50,8 @@ class RunWatch:
         self._pace = RunPace(reached)
         self._speeds: list[float] = []
         self._times: list[float] = []
-        self._said_at, self._said_part = time.monotonic(), 0
+        # What is repeated from a checkpoint was said before.
+        self._said_at, self._said_part = time.monotonic(), self._part(reached)
 
     def evaluated(self, points: Sequence[EvalPoint]) -> int | None:
         """Takes an evaluation.
@@ -133,16 +134,16 @@ class RunWatch:
         return next((found for kind, check in checks.items() if kind not in said and (found := check())), None)
 
     def _throttling(self, tokens_seen: int) -> EarlyWarning | None:
-        if not early_warnings.is_slow(self._speeds):
+        since = self._times[-1 - early_warnings.SLOW_IN_A_ROW :][0]
+        slow_s = self._times[-1] - since
+        if not early_warnings.is_slow(self._speeds, slow_s):
             return None
-        since = self._times[-1 - early_warnings.IN_A_ROW]
         samples = [sample for sample in read_lines(self._listener.run.gpu) if sample.get("time", 0.0) >= self._times[0]]
         earlier = [sample for sample in samples if sample["time"] < since]
-        return early_warnings.throttling(tokens_seen, self._speeds, earlier, samples[len(earlier) :])
+        return early_warnings.throttling(tokens_seen, self._speeds, slow_s, earlier, samples[len(earlier) :])
 
     def _say_progress(self, point: EvalPoint) -> None:
-        share = point.tokens_seen / self._ends_at
-        part = math.floor(share / SAID_FRAC + 1e-9)
+        share, part = point.tokens_seen / self._ends_at, self._part(point.tokens_seen)
         if part <= self._said_part and time.monotonic() - self._said_at < SAID_EVERY_S:
             return
         self._said_at, self._said_part = time.monotonic(), part
@@ -152,6 +153,10 @@ class RunWatch:
             line += f"  {rate(self._pace.tokens_per_s or 0.0)}"
             line += f"  done about {_clock(left_s)}" if share < 1 else ""
         self._listener.say(line)
+
+    def _part(self, tokens: int) -> int:
+        """Returns how many parts of the run are done; one counts that lacks a few tokens by rounding."""
+        return math.floor(tokens / self._ends_at / SAID_FRAC + 0.01)
 
     def _seconds_left(self, point: EvalPoint) -> float | None:
         speed = self._pace.tokens_per_s

@@ -10,7 +10,7 @@ import fake_trainer
 import pytest
 from study_folder import StudyFolder
 
-from autotune import early_end, listener
+from autotune import early_end, early_warnings, listener
 from autotune.deadline import REPORT_S, Deadline
 from autotune.orchestrator import Options, Session
 from autotune.records import TrialStatus
@@ -55,8 +55,11 @@ def session(folder: StudyFolder, said: list[str], **options: object) -> Session:
     return Session(load(folder.file), Options(folder.root / "runs", device="cpu", say=said.append, **options))  # type: ignore[arg-type]
 
 
-def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(folder: StudyFolder) -> None:
+def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(
+    folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """6 s of training become 12 when the second half takes three times as long, and there are 9."""
+    monkeypatch.setattr(early_warnings, "SLOW_S", 0.5)
     base = {"seconds": 1.5, "fault": "slow", "fault_budget": FULL_TOKENS, "obeys": True, "data": {"num_evals": 10}}
     folder.write(**STUDY, base=base)
     deadline, said = FromTheFullRunOn(folder, room_s=9), []

@@ -95,23 +95,24 @@ def test_without_a_learning_rate_there_is_no_plateau() -> None:
 
 # --- throttling ---
 
-SLOWED = [100.0, 100.0, 98.0, 96.0, 97.0, 80.0, 78.0]
+SLOWED = [100.0, 100.0, 100.0, 98.0, 96.0, 97.0, 80.0, 79.0, 78.0]
 
 
 @pytest.mark.parametrize(
-    ("speeds", "is_told"),
+    ("speeds", "seconds", "is_told"),
     [
-        (SLOWED, True),
-        ([100.0, 100.0, 100.0, 100.0, 80.0], False),  # once is not enough
-        ([100.0, 100.0, 80.0, 80.0], False),  # too few
-        ([100.0] * 5 + [86.0] * 2, False),
-        ([100.0] * 5 + [84.0] * 2, True),
-        ([70.0, 70.0, 100.0, 100.0, 100.0], False),
+        (SLOWED, 60.0, True),
+        (SLOWED, 19.0, False),  # what passes in seconds is no throttling
+        (SLOWED[:-1], 60.0, False),  # neither is what came twice
+        ([100.0] * 4 + [80.0] * 3, 60.0, False),  # too few
+        ([100.0] * 6 + [86.0] * 3, 60.0, False),
+        ([100.0] * 6 + [84.0] * 3, 60.0, True),
+        ([70.0] * 6 + [100.0] * 3, 60.0, False),
     ],
 )
-def test_slower_than_the_best_quarter(speeds: list[float], is_told: bool) -> None:
-    assert is_slow(speeds) is is_told
-    assert (throttling(700, speeds) is not None) is is_told
+def test_slower_than_the_best_quarter(speeds: list[float], seconds: float, is_told: bool) -> None:
+    assert is_slow(speeds, seconds) is is_told
+    assert (throttling(700, speeds, seconds) is not None) is is_told
 
 
 def sample(clock_hz: float | None, *reasons: str) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def sample(clock_hz: float | None, *reasons: str) -> dict[str, Any]:
 def test_the_gpu_says_why() -> None:
     earlier = [sample(1.98e9), sample(1.98e9, "power cap")]
     now = [sample(1.2e9, "power cap", "thermal (hardware)"), sample(1.2e9, "thermal (hardware)")]
-    warning = throttling(700, SLOWED, earlier, now)
+    warning = throttling(700, SLOWED, 60.0, earlier, now)
     assert warning is not None
     assert warning.finding == (
         "it trains 79 tokens/s, 21% below the best quarter of this run (100 tokens/s); "
@@ -132,7 +133,7 @@ def test_the_gpu_says_why() -> None:
 
 def test_a_gpu_at_its_usual_clock_is_not_to_blame() -> None:
     usual = [sample(1.98e9, "power cap"), sample(None)]
-    warning = throttling(700, SLOWED, usual, usual)
+    warning = throttling(700, SLOWED, 60.0, usual, usual)
     assert warning is not None
     assert warning.finding.endswith("(100 tokens/s)") and "see what else uses this machine" in warning.action
 

@@ -114,7 +114,8 @@ def test_a_warning_is_said_once_also_by_the_next_attempt(opened: Callable[[], Op
     queue.try_again(assignment.trial.number)
     queue.try_again(assignment.trial.number)  # once is enough
     again, queue, said, kept = opened()
-    evaluate(again, queue, take(queue), [3.0, 3.2, 3.3, 3.4])
+    evaluate(again, queue, take(queue), [3.0, 3.2, 3.3, 3.4, 3.5])
+    assert [line[:16] for line in said] == ["full run   62%  "]  # what was said of the first attempt is not said again
     assert not [line for line in said if line.startswith("warning")]
     assert [warning["tokens_seen"] for warning in kept[-1]["warnings"]] == [3_000]
     assert queue.take() is None
