@@ -58,11 +58,11 @@ def session(folder: StudyFolder, said: list[str], **options: object) -> Session:
 def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(
     folder: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """6 s of training become 12 when the second half takes three times as long, and there are 9."""
+    """4 s of training become 8 when the second half takes three times as long, and there are 6."""
     monkeypatch.setattr(early_warnings, "SLOW_S", 0.5)
-    base = {"seconds": 1.5, "fault": "slow", "fault_budget": FULL_TOKENS, "obeys": True, "data": {"num_evals": 10}}
+    base = {"seconds": 1.0, "fault": "slow", "fault_budget": FULL_TOKENS, "obeys": True, "data": {"num_evals": 10}}
     folder.write(**STUDY, base=base)
-    deadline, said = FromTheFullRunOn(folder, room_s=9), []
+    deadline, said = FromTheFullRunOn(folder, room_s=6), []
     assert session(folder, said, deadline=deadline).work() == 0
     assert deadline.seconds_left > REPORT_S
     record = folder.record()
