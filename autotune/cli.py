@@ -450,7 +450,15 @@ def make_options(
     """Returns the options of one run; those that are not given come from the study file, if there is one."""
     from autotune.orchestrator import Options
 
-    return Options(out, device, emulate, say, deadline_of(study, hours, until))
+    return Options(out, device, emulate, say, deadline_of(study, hours, until), refresh_report)
+
+
+def refresh_report(root: Path) -> None:
+    """Writes the report of a study that is running."""
+    from autotune.storage import read_study
+    from reports.page import write_report
+
+    write_report(read_study(root), root / "report")
 
 
 def finish_report(root: Path) -> None:

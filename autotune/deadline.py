@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 MARGIN = 1.1
 # Kept for the verdict, the report and the end of the process, in seconds.
 REPORT_S = 20.0
+# A time of day further off than this could be taken for another day's, in seconds.
+FAR_S = 20 * 3600.0
 
 
 class Deadline:
@@ -56,6 +58,17 @@ def seconds_until(time_of_day: str, now: datetime) -> float:
         then += timedelta(days=1)
     # By timestamps: the difference of two local times would miss the hour of a change to summer time.
     return then.timestamp() - now.timestamp()
+
+
+def time_of_day(seconds: float, now: datetime) -> str:
+    """Returns when something will be, "07:12", or "Sat 07:12" if that is far off.
+
+    Args:
+        seconds: Seconds from now.
+        now: The present, local time.
+    """
+    then = now + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if seconds < FAR_S else f"{then:%a %H:%M}"
 
 
 class Pace:

@@ -48,6 +48,7 @@ class Running:
         ending: Status and cause once it was told to stop.
         probing: What it measures before the training itself, while it does so.
         curves: Evaluations of the seeds that were trained before this one.
+        end_tokens: Tokens at which it was asked to end before its budget; None if it was not.
     """
 
     assignment: Assignment
@@ -59,6 +60,7 @@ class Running:
     ending: tuple[TrialStatus, str] | None = None
     probing: Probing | None = None
     curves: list[list[EvalPoint]] = field(default_factory=list)
+    end_tokens: int | None = None
 
     @property
     def best_loss(self) -> float:
@@ -238,13 +240,17 @@ class EventLoop:
         self._submit(running)
         return None
 
-    def _go_on(self, queue: Queue, running: Running, message: Progress) -> bool:
+    def _go_on(self, queue: Queue, running: Running, message: Progress) -> bool | int:
         point = message.point
         append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
         running.ending = self._verdict(queue, running, point)
         running.points.append(point)
-        self.listener.progress(queue, running.assignment, point)
-        return running.ending is None
+        if running.ending is not None:
+            return False
+        if queue.watch is None:
+            return True
+        end = running.end_tokens = queue.watch(running.assignment, running.points)
+        return end if end is not None and point.tokens_seen < end else True
 
     def _verdict(self, queue: Queue, running: Running, point: EvalPoint) -> tuple[TrialStatus, str] | None:
         """Returns how a trial must end after an evaluation, or None if it goes on."""
@@ -256,7 +262,7 @@ class EventLoop:
             return TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here"
         if 0 < DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
             return TrialStatus.DIVERGED, f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
-        if point.tokens_seen >= running.assignment.budget_tokens:
+        if point.tokens_seen >= running.assignment.budget_tokens or point.tokens_seen == running.end_tokens:
             return None
         if (ending := self._must_stop(at)) is not None:
             return ending
@@ -354,7 +360,7 @@ def _natural_end(running: Running) -> tuple[TrialStatus, str]:
     if not running.points:
         return TrialStatus.CRASHED, "the trainer returned without a single report"
     last, budget = running.points[-1].tokens_seen, running.assignment.budget_tokens
-    if last < budget:
+    if last < (running.end_tokens or budget):
         return TrialStatus.CRASHED, f"the trainer returned at {last:,} of {budget:,} tokens without being asked"
     return TrialStatus.FINISHED, ""
 

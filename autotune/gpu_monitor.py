@@ -26,6 +26,10 @@ _REASON_WORDS = {
     0x200: "board limit",
     0x400: "reliability",
 }
+# A power cap is how most cards run under full load; these mean that heat or the power supply slowed the card.
+HARMFUL_REASONS = frozenset(
+    {"hardware slowdown", "thermal (software)", "thermal (hardware)", "power brake", "board limit", "reliability"}
+)
 
 
 @dataclass(frozen=True)

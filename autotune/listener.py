@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.records import EvalPoint, TrialResult, TrialStatus
+from autotune.records import TrialResult, TrialStatus
 from autotune.run_directory import RunDirectory, append_line, log_event
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ MARKS = {
     TrialStatus.INTERRUPTED: "…",
 }
 NOUNS = {"trials": "trial", "finals": "final", "bracket": "bracket", "full": "full run"}
+SAMPLE_EVERY_S = 5.0
+# The page is written while a study runs: at most this often, and in at most this share of the time.
+REFRESH_EVERY_S = 60.0
+REFRESH_FRAC = 0.05
 
 
 class Listener:
@@ -32,13 +37,23 @@ class Listener:
         run: The run directory.
         say: Takes a line for a person.
         monitor: Source of GPU samples, or None on a machine without a GPU.
+        refresh: Takes the run directory and writes what is to be seen of the study meanwhile; None for nothing.
     """
 
-    def __init__(self, run: RunDirectory, say: Callable[[str], None], monitor: GpuMonitor | None = None) -> None:
+    def __init__(
+        self,
+        run: RunDirectory,
+        say: Callable[[str], None],
+        monitor: GpuMonitor | None = None,
+        refresh: Callable[[Path], None] | None = None,
+    ) -> None:
         self.run = run
         self.say = say
         self._monitor = monitor
         self._sampled = 0.0
+        self._refresh = refresh
+        self._refresh_due = time.monotonic() + REFRESH_EVERY_S
+        self._cannot_refresh = ""
         self._best = float("inf")
 
     def note(self, kind: str, message: str) -> None:
@@ -51,12 +66,6 @@ class Listener:
         log_event(self.run, "started", _title(queue, assignment), slot=slot)
         if queue.kind == "full":
             self.say(f"full run of {assignment.budget_tokens:,} tokens begins on {slot}")
-
-    def progress(self, queue: Queue, assignment: Assignment, point: EvalPoint) -> None:
-        """A trial was evaluated."""
-        if queue.kind == "full":
-            share = point.tokens_seen / assignment.budget_tokens
-            self.say(f"full run {share:5.0%}  loss {point.val_loss:.4f}")
 
     def ended(self, queue: Queue, assignment: Assignment, result: TrialResult) -> None:
         """A trial ended and its result is stored."""
@@ -73,13 +82,26 @@ class Listener:
         self.say(f"{line}  [{result.seconds:.0f} s]  {settings}")
 
     def tick(self) -> None:
-        """Called often; takes a sample of the GPU's health every few seconds."""
-        if self._monitor is None or time.monotonic() - self._sampled < 5:
-            return
-        self._sampled = time.monotonic()
-        sample = self._monitor.sample()
-        if sample is not None:
-            append_line(self.run.gpu, asdict(sample))
+        """Called often; takes a sample of the GPU's health every few seconds, and refreshes the page now and then."""
+        if self._monitor is not None and time.monotonic() - self._sampled >= SAMPLE_EVERY_S:
+            self._sampled = time.monotonic()
+            sample = self._monitor.sample()
+            if sample is not None:
+                append_line(self.run.gpu, asdict(sample))
+        if self._refresh is not None and time.monotonic() >= self._refresh_due:
+            self._refresh_page(self._refresh)
+
+    def _refresh_page(self, refresh: Callable[[Path], None]) -> None:
+        began = time.monotonic()
+        try:
+            refresh(self.run.root)
+        except Exception as error:  # noqa: BLE001 - a page that cannot be written must not cost the night
+            why = str(error) or type(error).__name__
+            if why != self._cannot_refresh:
+                self._cannot_refresh = why
+                self.note("report", f"the report could not be refreshed, and the study goes on without: {why}")
+        ended = time.monotonic()
+        self._refresh_due = ended + max(REFRESH_EVERY_S, (ended - began) / REFRESH_FRAC)
 
 
 def _title(queue: Queue, assignment: Assignment) -> str:

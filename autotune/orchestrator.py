@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import Any
 from autotune import horizon, objectives, planner, warm_start
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
+from autotune.early_end import EXPORT_S
 from autotune.equal_seconds import EqualSeconds
 from autotune.event_loop import EventLoop, StopRequest
 from autotune.finals import Noise
+from autotune.full_run import FullRun, evaluations
 from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.horizon import PROMOTION, Promotion
@@ -31,7 +33,7 @@ from autotune.proving import Proving
 from autotune.pruners import build_pruner
 from autotune.queues import Queue, hardware_overrides, present
 from autotune.ranges import SAMPLERS
-from autotune.records import RANGES, TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
+from autotune.records import RANGES, TrialRecord, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory, read_json, write_json, write_text
 from autotune.samplers import build_sampler
 from autotune.search_end import SearchEnd
@@ -58,6 +60,7 @@ class Options:
         emulate: "" or "t4".
         say: Takes a line for a person.
         deadline: When everything must be done.
+        refresh: Takes the run directory, now and then while the study runs, and writes its report anew; None for none.
     """
 
     out: Path = Path("runs")
@@ -65,6 +68,7 @@ class Options:
     emulate: str = ""
     say: Callable[[str], None] = print
     deadline: Deadline = field(default_factory=Deadline)
+    refresh: Callable[[Path], None] | None = None
 
 
 class Session:
@@ -109,7 +113,7 @@ class Session:
                 return NOTHING_FINISHED
             tokens = planner.full_tokens(self.spec)
             if self.spec.promote.automatic:
-                self._full(loop, tokens, None, as_is=False, reserve_s=REPORT_S)
+                self._full(loop, tokens, None, as_is=False)
             else:
                 self._write_best_config(*self._promotion(loop, tokens, None, as_is=False, has_time=lambda _: False))
         return self._parked() if self.stop.level else DONE
@@ -151,7 +155,7 @@ class Session:
             self.overrides = hardware_overrides(self.study, self.profile.overrides())
             planned = self.optuna_study.user_attrs.get("plan", {})
             self.overrides |= self._pass_override(planned.get("max_pass_sequences", 0))
-            self.listener = Listener(self.run, self.options.say, self._monitor())
+            self.listener = Listener(self.run, self.options.say, self._monitor(), self.options.refresh)
             self.slots = slots_of(self.profile)
             loop = EventLoop(
                 self.slots,
@@ -347,7 +351,7 @@ class Session:
         slowest = 1.0 if self.equal_seconds is None else self.equal_seconds.slowest
         tokens = planner.full_tokens(self.spec)
         seconds = loop.pace.seconds(tokens) + self._promoting(loop).seconds(self.spec.budget.tokens, tokens)
-        return MARGIN * slowest * seconds if self.spec.promote.automatic else 0.0
+        return MARGIN * slowest * seconds + EXPORT_S if self.spec.promote.automatic else 0.0
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
@@ -375,15 +379,21 @@ class Session:
         return trial, why, promotion
 
     def _promoting(self, loop: EventLoop) -> Promoting:
+        return Promoting(self.study, loop, self._long_queue, self._sigma())
+
+    def _sigma(self) -> float | None:
+        """Returns the standard deviation of a loss between seeds; None if it was not measured."""
         noise = self.optuna_study.user_attrs.get("noise")
-        return Promoting(self.study, loop, self._long_queue, Noise(**noise).sigma if noise else None)
+        return None if noise is None else Noise(**noise).sigma
 
     def _long_queue(self, trial: TrialRecord, tokens: int, kind: str = "bracket", suffix: str = "") -> Queue:
         """Opens the queue of trainings of one trial's settings at another length."""
         folder = f"{kind}/trial-{trial.number:04d}-{tokens}-tokens{suffix}"
-        output = {"output.dir": str(self.run.root / folder)} if kind == "full" else {}
+        of_full = (
+            {"output.dir": str(self.run.root / folder), **evaluations(self.spec, tokens)} if kind == "full" else {}
+        )
         study = open_fixed(self.storage, long_name(self.spec.name, kind, trial.number, tokens) + suffix)
-        queue = self._queue(kind, study, tokens, None, **output)
+        queue = self._queue(kind, study, tokens, None, **of_full)
         queue.folder = folder
         if trial.budget_tokens is not None:
             queue.slowness = self.spec.budget.tokens / trial.budget_tokens
@@ -415,10 +425,10 @@ class Session:
             words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
         return f"{words}: about {planner.duration(seconds)}, {planner.done_by(seconds, datetime.now())}"
 
-    def _full(self, loop: EventLoop, tokens: int, number: int | None, as_is: bool, reserve_s: float = 0.0) -> None:
+    def _full(self, loop: EventLoop, tokens: int, number: int | None, as_is: bool) -> None:
         """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""
         deadline = self.options.deadline
-        before_run = deadline.has_time(lambda: MARGIN * loop.pace.seconds(tokens) + reserve_s)
+        before_run = deadline.has_time(lambda: MARGIN * loop.pace.seconds(tokens) + EXPORT_S + REPORT_S)
         trial, why, promotion = self._promotion(loop, tokens, number, as_is, before_run)
         if self.stop.level:
             return
@@ -427,45 +437,18 @@ class Session:
         params = {**trial.params, **{change.path: change.after for change in promotion.changes}}
         with exclusive(self.storage, self.spec.name):
             queue.enqueue(params, role="full", arm=trial.number, seed=self.spec.seed)
-        loop.run(queue, deadline.has_time(lambda: reserve_s))
-        last = next(record for record in reversed(queue.records()) if dict(record.params) == params)
-        if last.status is TrialStatus.WAITING and not self.stop.level:
-            self.listener.note("full", f"no time left for the full run; later: autotune promote {self.spec.name}")
-        self.optuna_study.set_user_attr("full", full_summary(last, tokens, self.run.root / queue.folder))
+
+        def keep(shown: dict[str, Any]) -> None:
+            self.optuna_study.set_user_attr("full", shown)
+
+        folder = self.run.root / queue.folder
+        FullRun(queue, params, folder, deadline, self.listener, self._sigma(), keep).train(loop)
 
     def _parked(self, command: str = "run") -> int:
         out = "" if self.options.out == Options.out else f" --out {self.options.out}"
         again = f"autotune {command} {self.run.study_file}{out}"
         self.listener.note("parked", f"parked, nothing is lost; go on with: {again}")
         return PARKED
-
-
-def full_summary(record: TrialRecord, tokens: int, folder: Path) -> dict[str, Any]:
-    """Returns what a report says of a full run, JSON-able.
-
-    Args:
-        record: Its latest attempt.
-        tokens: Its length.
-        folder: Where its checkpoints, weights and sample are.
-    """
-    result = record.result
-    facts: Mapping[str, Any] = result.facts if result else {}
-    sample = folder / "sample.txt"
-    last = result.points[-1] if result and result.points else None
-    return {
-        "status": str(record.status),
-        "cause": result.cause if result else "",
-        "trial": record.arm,
-        "tokens": tokens,
-        "folder": str(folder),
-        "seconds": result.seconds if result else 0.0,
-        "val_loss": last.val_loss if last else None,
-        **({name: last.metrics[name] for name in ("val_accuracy", "val_bpb") if name in last.metrics} if last else {}),
-        "points": [point.to_json() for point in result.points] if result else [],
-        "weights": facts.get("weights_path", ""),
-        "export": facts.get("export_path", ""),
-        "sample": sample.read_text(encoding="utf-8") if sample.exists() else "",
-    }
 
 
 def slots_of(hardware: HardwareProfile) -> list[Slot]:

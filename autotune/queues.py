@@ -78,6 +78,8 @@ class Queue:
         equal_seconds: Gives each configuration its own budget; None if all have the same.
         slowness: Seconds of a token here as a multiple of a token's of the baseline.
         folder: Where its trials' files go, below the run directory; "" is the folder of its kind's name.
+        watch: Takes each evaluation of a training, with those before it, and returns the tokens at which that shall
+            end, None for its budget.
     """
 
     kind: str
@@ -93,6 +95,7 @@ class Queue:
     equal_seconds: EqualSeconds | None = None
     slowness: float = 1.0
     folder: str = ""
+    watch: Callable[[Assignment, Sequence[EvalPoint]], int | None] | None = None
 
     def records(self) -> list[TrialRecord]:
         """Returns all of its trials, by number."""
@@ -314,10 +317,20 @@ class Queue:
             save_result(trial, result, self._folder(record.number))
             _tell_optuna(self.optuna_study, record.number, result)
 
-    def _requeue(self) -> None:
+    def try_again(self, number: int) -> None:
+        """Queues a trial's settings and role again, however it ended and however often; once for each time it ended."""
+        with exclusive(self.storage, self.study.spec.name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the retry callback is marked experimental
+            trials = self.optuna_study.get_trials(deepcopy=False)
+            if all(number not in _attempts_before(trial) for trial in trials):
+                self._repeat(trials[number])
+
+    def _repeat(self, trial: optuna.trial.FrozenTrial) -> None:
         from optuna.storages import RetryHeartbeatStaleTrialCallback
 
-        retry = RetryHeartbeatStaleTrialCallback()
+        RetryHeartbeatStaleTrialCallback()(self.optuna_study, _as_new(trial))
+
+    def _requeue(self) -> None:
         trials = self.optuna_study.get_trials(deepcopy=False)
         repeated = {number for trial in trials for number in _attempts_before(trial)}
         for trial in trials:
@@ -327,7 +340,7 @@ class Queue:
             attempts = [record_of(trials[number]) for number in [*_attempts_before(trial), trial.number]]
             # A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.
             if sum(not attempt.excused for attempt in attempts) <= self.study.spec.limits.retries:
-                retry(self.optuna_study, _as_new(trial))
+                self._repeat(trial)
                 log_event(self.run, "requeued", f"trial {trial.number} was interrupted; its settings are queued again")
 
     def enqueue(self, params: Mapping[str, Any], **attributes: Any) -> None:

@@ -156,11 +156,13 @@ class PromoteSpec(_Table):
         automatic: Whether `autotune run` goes on into it when the finals are done.
         bracket: Whether other learning rates are tried at two lengths before a run of 8 times a trial's length or more,
             if there is time.
+        num_evals: Evaluations of it, if the trainer has `data.num_evals`; 0 means as dense as the trials', 100 at most.
     """
 
     tokens: int = Field(default=0, ge=0)
     automatic: bool = False
     bracket: bool = True
+    num_evals: int = Field(default=0, ge=0)
 
 
 class LimitsSpec(_Table):

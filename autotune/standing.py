@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from autotune.deadline import time_of_day
 from autotune.finals import ranked
 from autotune.records import TrialStatus
 from autotune.storage import StudyRecord
@@ -30,6 +34,10 @@ def of(record: StudyRecord) -> dict[str, Any]:
         "finals": len(record.finals),
         "verdict": str(record.verdict.word) if record.verdict else None,
         "full_run": record.attributes.get("full", {}).get("status"),
+        "full_run_tokens": record.attributes.get("full", {}).get("tokens"),
+        "full_run_seen_tokens": record.attributes.get("full", {}).get("tokens_seen"),
+        "full_run_end_tokens": record.attributes.get("full", {}).get("end_tokens"),
+        "full_run_done_at": record.attributes.get("full", {}).get("done_at"),
         "last_event": record.events[-1]["message"] if record.events else None,
     }
 
@@ -49,6 +57,22 @@ def describe(stands: dict[str, Any]) -> str:
         lines.append(f"finals: {stands['finals_finished']} of {stands['finals']} runs finished")
     if stands["verdict"]:
         lines.append(f"verdict: {stands['verdict']}")
+    if stands["full_run_tokens"]:
+        lines.append(_full_run(stands))
     if stands["last_event"]:
         lines.append(f"last: {stands['last_event']}")
     return "\n".join(lines)
+
+
+def _full_run(stands: Mapping[str, Any]) -> str:
+    """Returns how far the full run is, and when it ends if it is under way."""
+    seen, tokens, status = stands["full_run_seen_tokens"], stands["full_run_tokens"], stands["full_run"]
+    line = f"full run: {seen / tokens:.0%} of {tokens:,} tokens"
+    if status != TrialStatus.RUNNING:
+        return f"{line}, {status}"
+    if (end := stands["full_run_end_tokens"]) is not None:
+        line += f", ends at {end:,}"
+    if stands["running_pid"] is None:
+        return f"{line}, not running; go on with: autotune promote {stands['study']}"
+    left_s = None if stands["full_run_done_at"] is None else stands["full_run_done_at"] - time.time()
+    return line if left_s is None else f"{line}, done about {time_of_day(max(0.0, left_s), datetime.now())}"

@@ -24,7 +24,8 @@ from autotune.faults import did_you_mean
 from autotune.horizon import RULES, Rule
 from autotune.records import UserError
 
-Report = Callable[[Mapping[str, float]], bool]
+Report = Callable[[Mapping[str, float]], bool | int]
+"""Takes an evaluation and answers what to do: see `TrainFunction`."""
 
 
 class TrainFunction(Protocol):
@@ -34,7 +35,10 @@ class TrainFunction(Protocol):
         config: The resolved configuration, of the type that the function's annotation names.
         budget_tokens: Tokens to train on; the schedule must end there.
         report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
-            evaluation; a False answer asks the trainer to stop at once.
+            evaluation, and answers: False, stop at once; True, go on; a number of tokens, more than seen and less than
+            the budget, end there, brought to that end by the trainer's own schedule, with a last evaluation whose
+            `tokens_seen` is that number. It may come again, and a later one holds instead; a run that goes on from a
+            checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
 
     Returns:
         Facts about the run, JSON-able, or None.

@@ -1,7 +1,7 @@
 """One resident training process per device slot: warm between trials, replaced after any fault.
 
 The parent holds the Optuna study and no CUDA; the child holds the trainer. They speak over one pipe:
-a Job goes down; Progress, Done and Failed come up; each Progress is answered with go on or stop.
+a Job goes down; Progress, Done and Failed come up; each Progress is answered: go on, stop, or end at so many tokens.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ class Worker:
         with contextlib.suppress(OSError):
             self.connection.send(job)
 
-    def answer(self, go_on: bool) -> None:
-        """Answers a Progress: train on, or stop."""
+    def answer(self, answer: bool | int) -> None:
+        """Answers a Progress as a trainer's `report` does: go on, stop, or the tokens at which to end."""
         with contextlib.suppress(OSError):
-            self.connection.send(go_on)
+            self.connection.send(answer)
 
     def receive(self) -> Message | None:
         """Returns the next message, waiting for it, or None when the process has died."""
@@ -208,9 +208,9 @@ def _next_job(connection: Connection) -> Job | None:
 def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
     from autotune.trainer import load_trainer
 
-    def report(point: Mapping[str, float]) -> bool:
+    def report(point: Mapping[str, float]) -> bool | int:
         connection.send(Progress(EvalPoint.from_report({key: float(value) for key, value in point.items()})))
-        answer: bool = connection.recv()
+        answer: bool | int = connection.recv()
         return answer
 
     try:

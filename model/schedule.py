@@ -1,6 +1,9 @@
 """The learning-rate schedule: a pure function of tokens, so that accumulation cannot bend it."""
 
 import math
+from dataclasses import dataclass
+
+from model.config import OptimConfig
 
 
 def lr_factor(
@@ -48,3 +51,53 @@ def lr_factor(
     else:
         raise ValueError(f'schedule "{schedule}" is unknown; use "wsd", "cosine" or "linear"')
     return final_lr_frac + (1.0 - final_lr_frac) * remaining
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The schedule of one run, which may be told to end sooner than its budget.
+
+    Args:
+        optim: Its shape.
+        budget_tokens: Tokens of the whole run, above 0.
+        end_tokens: Where it ends, at most the budget.
+        down_from: Tokens from which it comes down to that end in a straight line; None while it ends at its budget.
+        down_factor: The factor there.
+    """
+
+    optim: OptimConfig
+    budget_tokens: int
+    end_tokens: int
+    down_from: int | None = None
+    down_factor: float = 0.0
+
+    def factor(self, tokens_seen: int) -> float:
+        """Return the factor on the peak learning rate after `tokens_seen`."""
+        optim = self.optim
+        if self.down_from is None or tokens_seen < self.down_from:
+            shape = optim.schedule, optim.warmup_frac, optim.decay_frac, optim.final_lr_frac
+            return lr_factor(tokens_seen, self.budget_tokens, *shape)
+        done = min(1.0, (tokens_seen - self.down_from) / (self.end_tokens - self.down_from))
+        return self.down_factor + (min(optim.final_lr_frac, self.down_factor) - self.down_factor) * done
+
+    def ending_at(self, end_tokens: int, tokens_seen: int) -> "Schedule":
+        """Return the same schedule up to `tokens_seen`, brought down to its floor by `end_tokens`.
+
+        "wsd" stays at its peak as long as its usual share of the shortened run is left for the decay; whatever falls
+        already goes on in a straight line to the new end, and a warm-up is completed first.
+
+        Args:
+            end_tokens: Where the run is to end; one that is not between `tokens_seen` and the budget changes nothing.
+            tokens_seen: Tokens so far.
+        """
+        if not tokens_seen < end_tokens < self.budget_tokens or end_tokens == self.end_tokens:
+            return self
+        optim, budget_tokens = self.optim, self.budget_tokens
+        start = max(tokens_seen, int(optim.warmup_frac * budget_tokens))
+        has_begun = self.down_from is not None and tokens_seen > self.down_from
+        if optim.schedule == "wsd" and not has_begun and tokens_seen <= (1 - optim.decay_frac) * budget_tokens:
+            start = max(start, int((1 - optim.decay_frac) * end_tokens))
+        if start >= end_tokens:  # still warming up, or a decay of no length
+            start = tokens_seen
+        before = self if has_begun else Schedule(optim, budget_tokens, budget_tokens)
+        return Schedule(optim, budget_tokens, end_tokens, start, before.factor(start))

@@ -24,10 +24,10 @@ from model.generate import sample_text
 from model.learner import stream_seed
 from model.loss import chunk_rows
 from model.precision import choose_device, choose_dtype
-from model.schedule import lr_factor
+from model.schedule import Schedule
 from model.transformer import flops_per_token, num_params
 
-Report = Callable[[Mapping[str, float]], bool]
+Report = Callable[[Mapping[str, float]], bool | int]
 
 
 def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, object]:
@@ -40,7 +40,8 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
     Args:
         config: The whole configuration.
         budget_tokens: Training tokens, at least 1; the schedule ends exactly there.
-        report: Called with each point (plain floats); training stops when it returns False.
+        report: Called with each point (plain floats). False stops the training; a number of tokens, more than those of
+            the point and less than the budget, asks that the run end there, its schedule brought down to the floor.
 
     Returns:
         Facts about the run, all JSON values.
@@ -79,7 +80,7 @@ class _Run:
         self.batches = Batches(corpus.train_ids, seq_len, order_seed, device)
         self.dtype = choose_dtype(config.system, device)
         self.learner = residents.learner_for(config, corpus.vocab_size, device, self.dtype)
-        self.num_sequences = math.ceil(budget_tokens / seq_len)
+        self.schedule = Schedule(config.optim, budget_tokens, budget_tokens)
         num_evals = config.data.num_evals
         grid = {budget_tokens * i // num_evals for i in range(1, num_evals + 1)}
         self.grid_tokens = sorted(grid - {0})
@@ -88,15 +89,26 @@ class _Run:
         self.lr_factor = self.interval_s = self.earlier_s = 0.0
 
     @property
+    def num_sequences(self) -> int:
+        """Sequences of the whole run."""
+        return math.ceil(self.schedule.end_tokens / self.config.model.seq_len)
+
+    @property
     def tokens_seen(self) -> int:
-        """Training tokens so far, at most the budget."""
-        return min(self.sequences * self.config.model.seq_len, self.budget_tokens)
+        """Training tokens so far, at most those of the whole run."""
+        return min(self.sequences * self.config.model.seq_len, self.schedule.end_tokens)
+
+    def _goes_on(self, answer: bool | int) -> bool:
+        """Take a caller's answer to a point: go on, stop, or end at so many tokens."""
+        if not isinstance(answer, bool):
+            self.schedule = self.schedule.ending_at(answer, self.tokens_seen)
+        return answer is not False
 
     def run(self, report: Report) -> dict[str, object]:
         """Train to the end of the budget, or until `report` says stop."""
         if self.config.output.dir:
             self._resume()
-        if not all(report(dict(point)) for point in self.points):
+        if not all(self._goes_on(report(dict(point))) for point in self.points):
             return self._facts(stopped=True)
         self.clock_s = time.perf_counter()
         while self.sequences < self.num_sequences:
@@ -110,21 +122,13 @@ class _Run:
 
     def _train_pass(self) -> None:
         """Accumulate one pass, and update the weights when the batch is complete or the budget ends."""
-        optim = self.config.optim
         count = min(self.config.pass_sequences, self.num_sequences - self.sequences)
         self.learner.accumulate(*self.batches.batch(self.sequences, count))
         self.sequences += count
         self.interval_sequences += count
         if self.sequences % self.config.batch_sequences and self.sequences < self.num_sequences:
             return
-        self.lr_factor = lr_factor(
-            self.tokens_seen,
-            self.budget_tokens,
-            optim.schedule,
-            optim.warmup_frac,
-            optim.decay_frac,
-            optim.final_lr_frac,
-        )
+        self.lr_factor = self.schedule.factor(self.tokens_seen)
         self.learner.update(self.lr_factor)
         self.optimizer_steps += 1
 
@@ -132,9 +136,11 @@ class _Run:
         """Evaluate once if grid points were reached, and report each under its nominal number of tokens."""
         # At the end of the pass nearest to a grid point: of passes of any size, none is ahead on average.
         reached = self.tokens_seen + self.config.pass_sequences * self.config.model.seq_len / 2
+        end = self.schedule.end_tokens
         if self.sequences < self.num_sequences:
-            reached = min(reached, self.budget_tokens - 1)
-        due = [tokens for tokens in self.grid_tokens[len(self.points) :] if tokens <= reached]
+            reached = min(reached, end - 1)
+        grid = [*(tokens for tokens in self.grid_tokens if tokens < end), end]
+        due = [tokens for tokens in grid[len(self.points) :] if tokens <= reached]
         if not due:
             return True
         self._stop_clock()
@@ -142,7 +148,7 @@ class _Run:
         going_on = True
         for tokens in due:
             self.points.append({"tokens_seen": float(tokens)} | metrics)
-            going_on = report(dict(self.points[-1])) and going_on
+            going_on = self._goes_on(report(dict(self.points[-1]))) and going_on
         self.learner.clear_meters()
         self.interval_sequences, self.interval_s = 0, 0.0
         self.clock_s = time.perf_counter()
@@ -208,6 +214,7 @@ class _Run:
             "optimizer_steps": self.optimizer_steps,
             "points": self.points,
             "lr_factor": self.lr_factor,
+            "schedule": [self.schedule.end_tokens, self.schedule.down_from, self.schedule.down_factor],
             "pending": self.learner.pending,
             "interval_s": self.interval_s,
             "interval_sequences": self.interval_sequences,
@@ -233,6 +240,8 @@ class _Run:
         self.learner.load_state_tensors({**parts}, state["pending"])
         self.sequences, self.optimizer_steps = state["sequences"], state["optimizer_steps"]
         self.points, self.lr_factor = state["points"], state["lr_factor"]
+        if "schedule" in state:
+            self.schedule = Schedule(self.config.optim, self.budget_tokens, *state["schedule"])
         self.interval_s, self.interval_sequences = state["interval_s"], state["interval_sequences"]
         self.earlier_s, self.saved_tokens = state["elapsed_s"], self.tokens_seen
 
@@ -243,6 +252,7 @@ class _Run:
         on_cuda = self.device.type == "cuda"
         return {
             "stopped": stopped,
+            "end_tokens": self.schedule.end_tokens,
             "data_hash": corpus.data_hash,
             "train_tokens": len(corpus.train_ids),
             "val_tokens": len(self.eval_starts) * config.model.seq_len,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autotune.records import Verdict, VerdictWord
+from autotune.records import TrialStatus, Verdict, VerdictWord
 from autotune.space import get_path
 from autotune.storage import StudyRecord
 from reports import attribution, tables
@@ -139,6 +139,8 @@ def next_step(record: StudyRecord) -> NextStep:
 
 def _after_full_run(record: StudyRecord, full: Mapping[str, Any]) -> NextStep:
     name, seen = record.spec.name, finite(full.get("tokens"))
+    if full.get("status") == TrialStatus.RUNNING:
+        return NextStep("The full run is in progress; this says how far it is.", f"autotune status {name}")
     if full.get("status") not in ("finished", None):
         return NextStep("The full run has not finished; this goes on with it.", f"autotune promote {name}")
     more = int(2 * (seen or full_run_tokens(record)))

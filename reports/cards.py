@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from autotune import objectives
 from autotune.storage import StudyRecord
-from reports import attribution, audits, figures, front, machine_figures, promotion, settings_figures, tables
+from reports import attribution, audits, figures, front, headline, machine_figures, promotion, settings_figures, tables
 from reports.formats import count, duration, finite, number, percent, plain, setting
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
@@ -324,7 +324,8 @@ def _full_run(study: StudyTables) -> Drawn:
         raise NothingToDrawError("the full run has not been evaluated yet")
     curve = tables.curves_table(trial for trial in study.record.trials if trial.number == full.get("trial"))
     table = pd.DataFrame(points)
-    sentence = "The loss of the full run as it trained, beside the short trial that it grew from."
+    sentence = "The loss of the full run as it trained, beside the short trial that it grew from. "
+    sentence += headline.full_run_lines(study.record)[0]
     return sentence, [machine_figures.full_run(points, curve)], table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from autotune.objectives import TERMS
@@ -299,12 +300,37 @@ def full_run_lines(record: StudyRecord) -> list[str]:
     full = record.attributes.get("full")
     if not isinstance(full, Mapping):
         return []
-    status, seen = plain(full.get("status", "unknown")), finite(full.get("tokens"))
-    size = MISSING if seen is None else f"{seen:,.0f}"
-    lines = [f"The full run is {status}: {size} training tokens in {duration(finite(full.get('seconds')))}."]
+    status = plain(full.get("status", "unknown"))
+    lines = [_in_progress(full) if status == TrialStatus.RUNNING else _ended(status, full)]
     loss, accuracy = finite(full.get("val_loss")), finite(full.get("val_accuracy"))
     if loss is not None:
         lines.append(f"Its loss is {number(loss)}, its accuracy {percent(accuracy)}.")
     if full.get("weights"):
         lines.append(f"Its weights are in {plain(full['weights'])}.")
     return lines
+
+
+def _ended(status: str, full: Mapping[str, Any]) -> str:
+    asked, seen, took = finite(full.get("tokens")), finite(full.get("tokens_seen")), finite(full.get("seconds"))
+    size = MISSING if asked is None else f"{asked:,.0f}"
+    if status == TrialStatus.FINISHED and asked is not None and seen is not None and seen < asked:
+        return (
+            f"The full run is finished, at {seen:,.0f} of {size} training tokens in {duration(took)}: no more fitted "
+            "before its deadline, and its learning rate was brought down early, so the model is whole."
+        )
+    if status != TrialStatus.FINISHED and seen is not None:
+        return f"The full run is {status}: {seen:,.0f} of {size} training tokens in {duration(took)}."
+    return f"The full run is {status}: {size} training tokens in {duration(took)}."
+
+
+def _in_progress(full: Mapping[str, Any]) -> str:
+    asked, seen, end = finite(full.get("tokens")), finite(full.get("tokens_seen")), finite(full.get("end_tokens"))
+    share = None if not asked or seen is None else seen / asked
+    line = f"The full run is in progress: {percent(share, 0)} of {MISSING if asked is None else f'{asked:,.0f}'} tokens"
+    line += f" at {_time_of_day(full['at'])}" if finite(full.get("at")) else ""
+    line += f", done about {_time_of_day(full['done_at'])}" if finite(full.get("done_at")) else ""
+    return line + (f"; it ends at {end:,.0f}, which is what fits before its deadline." if end is not None else ".")
+
+
+def _time_of_day(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s).strftime("%a %H:%M")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from autotune.records import TrialStatus
@@ -189,6 +189,19 @@ def _repeated_data(name: str, record: StudyRecord) -> Check:
     return Check(name, "pass", finding)
 
 
+def _full_run(name: str, record: StudyRecord) -> Check:
+    full = record.attributes.get("full")
+    points = full.get("points") if isinstance(full, Mapping) else None
+    if not isinstance(full, Mapping) or not points:
+        return Check(name, "skip", "There is no full run yet.")
+    warnings = full.get("warnings") or ()
+    if not warnings:
+        return Check(name, "pass", f"Nothing looked wrong at its {count(len(points), 'evaluation')}.")
+    found = [f"At {warning['tokens_seen']:,} tokens {plain(warning['finding'])}." for warning in warnings]
+    actions = [plain(warning["action"]) for warning in warnings]
+    return Check(name, "warn", " ".join(found), " ".join(f"{text[:1].upper()}{text[1:]}." for text in actions))
+
+
 def _more_trials(name: str, record: StudyRecord) -> Check:
     best = tables.best_so_far(tables.trials_table(record))
     if len(best) < MIN_SEARCH_TRIALS:
@@ -212,4 +225,5 @@ CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {
     "Crashed trials": _crashes,
     "Wasted trials": _wasted,
     "Repeated text and dropout": _repeated_data,
+    "The full run as it trained": _full_run,
 }

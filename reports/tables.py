@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from autotune.finals import ATTRIBUTE
+from autotune.gpu_monitor import HARMFUL_REASONS
 from autotune.objectives import comparable_tokens
 from autotune.records import EvalPoint, TrialRecord, TrialStatus
 from autotune.storage import StudyRecord
@@ -267,10 +268,6 @@ def gpu_table(record: StudyRecord) -> pd.DataFrame:
     return table[table["time"].notna()].sort_values("time", kind="stable").reset_index(drop=True)
 
 
-# A power cap is how most cards run under full load; these mean that heat or the power supply slowed the card.
-HARMFUL_REASONS = frozenset(
-    {"hardware slowdown", "thermal (software)", "thermal (hardware)", "power brake", "board limit", "reliability"}
-)
 # Samples further apart belong to different sessions: nothing is known about the time between.
 MAX_SAMPLE_GAP_S = 600.0
 

@@ -8,5 +8,5 @@ def _no_report(_: object) -> None:
 
 
 if __name__ == "__main__":
-    cli.finish_report = _no_report
+    cli.finish_report = cli.refresh_report = _no_report
     cli.main()

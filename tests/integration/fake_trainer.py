@@ -23,6 +23,11 @@ class Output(BaseModel):
     dir: str = ""
 
 
+class Data(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    num_evals: int = 0
+
+
 class FakeConfig(BaseModel):
     """What the fake trainer can be told.
 
@@ -39,11 +44,14 @@ class FakeConfig(BaseModel):
         token_gain: Subtracted from the loss for each doubling of the budget, from 100,000 tokens on.
         fault: What goes wrong in the middle: "", nan, blow-up, crash, out-of-memory, hang, exit, kill, no-loss (a
             report without a loss), end-of-file (the exception), odd-facts (facts that JSON does not know),
-            gate (it waits until log_dir/open exists, so that a test can act meanwhile).
+            gate (it waits until log_dir/open exists, so that a test can act meanwhile), slow (from the middle on it
+            takes three times as long).
         fault_above: The fault strikes only where lr lies above this.
         fault_budget: The fault strikes only where the budget is at least this, in tokens: not in the probe.
         strikes: How often the fault strikes in all, counted in log_dir; 0 for always.
         log_dir: Folder that collects a line per training started, for tests that count them.
+        obeys: Whether it ends where an answer asks it to, with the loss of a training of so many tokens.
+        data: `num_evals` counts in the place of `evaluations` where it is not 0, as the engine sets it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -66,7 +74,9 @@ class FakeConfig(BaseModel):
     fault_budget: int = 0
     strikes: int = 0
     log_dir: str = ""
+    obeys: bool = False
     output: Output = Output()
+    data: Data = Data()
 
 
 def loss(config: FakeConfig, share: float, budget_tokens: int) -> float:
@@ -78,26 +88,33 @@ def loss(config: FakeConfig, share: float, budget_tokens: int) -> float:
 
 
 def train(
-    config: FakeConfig, budget_tokens: int, report: Callable[[Mapping[str, float]], bool]
+    config: FakeConfig, budget_tokens: int, report: Callable[[Mapping[str, float]], bool | int]
 ) -> Mapping[str, object]:
     """Trains nothing, and reports as a trainer would."""
     if config.log_dir:
         _write_line(config, "started.txt", f"{os.getpid()} {config.seed} {config.lr!r} {budget_tokens}")
     print(f"training with lr {config.lr}")
     length = budget_tokens / 100_000
-    for number in range(1, config.evaluations + 1):
-        time.sleep(config.seconds * length / config.evaluations)
-        share = number / config.evaluations
-        point = {"tokens_seen": budget_tokens * share, "val_accuracy": 0.1}
-        point["val_loss"] = loss(config, share, budget_tokens)
+    evaluations = config.data.num_evals or config.evaluations
+    end_tokens, seen, number = budget_tokens, 0.0, 0
+    while evaluations and seen < end_tokens:
+        number += 1
+        before, seen = seen, min(budget_tokens * number / evaluations, end_tokens)
+        slow = 3 if config.fault == "slow" and _is_faulty(config, budget_tokens) and 2 * seen > budget_tokens else 1
+        time.sleep(slow * config.seconds * (seen - before) / 100_000)
+        point = {"tokens_seen": seen, "val_accuracy": 0.1}
+        point["val_loss"] = loss(config, seen / end_tokens, end_tokens)
         if config.claimed_s:
-            point["elapsed_s"] = config.claimed_s * length * share
+            point["elapsed_s"] = config.claimed_s * length * seen / budget_tokens
         if config.claimed_per_s:
             point["tokens_per_s"] = config.claimed_per_s / config.experts
         if number == 3 and _is_faulty(config, budget_tokens):
             _strike(config, point)
-        if not report(point):
+        answer = report(point)
+        if not answer:
             return {"stopped": True}
+        if config.obeys and answer is not True:
+            end_tokens = answer
     return {"data_hash": "fake", "odd": object()} if config.fault == "odd-facts" else {"data_hash": "fake"}
 
 

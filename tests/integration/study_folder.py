@@ -148,7 +148,8 @@ class StudyFolder:
         command, rest = ("run", options) if not options or options[0].startswith("-") else (options[0], options[1:])
         self._runs += 1
         output = self.root / f"output-{self._runs}.txt"
-        environment = {**os.environ, "PYTHONPATH": str(HERE), MARK: str(self.root)}
+        path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+        environment = {**os.environ, "PYTHONPATH": path, MARK: str(self.root)}
         arguments = [sys.executable, str(HERE / "drive.py"), command, str(self.file), "--out", out, *rest]
         with output.open("wb") as file:
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from test_train_run import run, small_config, speeches, without_times  # noqa: F401 (fixtures)
 
+from model.train import train
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BUDGET_TOKENS = 128 * 40
@@ -105,7 +107,7 @@ def test_the_loss_scale_of_fp16_is_part_of_the_state(speeches, tmp_path):  # noq
 
 
 def test_killed_at_random_moments_it_still_ends_the_same(speeches, tmp_path, reference):  # noqa: F811
-    config = resumable(speeches, tmp_path / "out", output={"checkpoint_every_s": 0.02})
+    config = resumable(speeches, tmp_path / "out", output={"checkpoint_every_tokens": 128})
     (tmp_path / "config.json").write_text(config.model_dump_json())
     code = (
         "import sys, json, torch; from model.config import TrainConfig; from model.train import train\n"
@@ -117,13 +119,40 @@ def test_killed_at_random_moments_it_still_ends_the_same(speeches, tmp_path, ref
         "print(json.dumps([points, facts]), flush=True)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
-    for _ in range(3):
+    for _ in range(10):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         process.stdout.readline()  # the first point: it is training by now
-        time.sleep(random.random() * 0.4)
+        time.sleep(random.random() * 0.2)
         process.send_signal(signal.SIGKILL)
         process.communicate()
     finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
     points, facts = json.loads(finished.stdout.splitlines()[-1])
     check(points, facts, reference)
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_told_to_end_sooner_it_ends_there_decayed_also_when_interrupted(speeches, tmp_path):  # noqa: F811
+    """Told at its second point of eight, 1,280 of 5,120 tokens, to end at 2,900."""
+    sections = {"optim": {"grad_accum_steps": 3, "decay_frac": 0.2, "final_lr_frac": 0.1}}
+
+    def shortened(folder, stop_after=None):
+        points = []
+
+        def report(point):
+            points.append(dict(point))
+            if len(points) == stop_after:
+                return False
+            return 2_900 if len(points) == 2 else True
+
+        return points, train(resumable(speeches, folder, **sections), BUDGET_TOKENS, report)
+
+    whole, facts = shortened(tmp_path / "whole")
+    assert [point["tokens_seen"] for point in whole] == [640, 1280, 1920, 2560, 2900]
+    assert facts["end_tokens"] == 2_900 and facts["micro_steps"] == 23 and not facts["stopped"]
+    lrs = [point["muon_lr"] for point in whole]
+    # The decay begins at 2,320; the last update before 2,560 was at 2,304.
+    assert lrs[1] == lrs[2] == lrs[3] > lrs[4] == pytest.approx(0.1 * lrs[1])
+    shortened(tmp_path / "parts", stop_after=4)
+    points, again = shortened(tmp_path / "parts")
+    assert without_times(points) == without_times(whole)
+    assert Path(again["weights_path"]).read_bytes() == Path(facts["weights_path"]).read_bytes()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
 from pathlib import Path
 
+import pytest
 from study_case import make_queue, make_study, result
 
 from autotune import standing
@@ -26,7 +29,14 @@ def test_in_the_middle(tmp_path: Path) -> None:
     assignment = queue.take()
     assert assignment is not None
     queue.tell(assignment.trial, TrialResult(TrialStatus.CRASHED, "planned"), assignment.folder)
-    queue.optuna_study.set_user_attr("full", {"status": "running"})
+    full = {
+        "status": "running",
+        "tokens": 8_000,
+        "tokens_seen": 2_000,
+        "end_tokens": 5_000,
+        "done_at": time.time() + 30,
+    }
+    queue.optuna_study.set_user_attr("full", full)
     log_event(queue.run, "ended", "trial 2 crashed")
     with queue.run.held():
         stands = standing.of(read_study(queue.run.root))
@@ -34,6 +44,27 @@ def test_in_the_middle(tmp_path: Path) -> None:
         f"night: running as PID {stands['running_pid']}",
         "trials of 3: 2 finished, 1 crashed",
         "best so far (one seed): trial 1, loss 2.2500",
+        f"full run: 25% of 8,000 tokens, ends at 5,000, done about {datetime.fromtimestamp(full['done_at']):%H:%M}",
         "last: trial 2 crashed",
     ]
     assert (stands["best_trial"], stands["full_run"], stands["verdict"]) == (1, "running", None)
+
+
+@pytest.mark.parametrize(
+    ("full", "line"),
+    [
+        (
+            {"status": "running", "tokens": 8_000, "tokens_seen": 2_000, "done_at": 1.0},
+            "full run: 25% of 8,000 tokens, not running; go on with: autotune promote night",
+        ),
+        (
+            {"status": "finished", "tokens": 8_000, "tokens_seen": 5_000, "end_tokens": 5_000},
+            "full run: 62% of 8,000 tokens, finished",
+        ),
+        ({"status": "waiting", "tokens": 8_000, "tokens_seen": 0}, "full run: 0% of 8,000 tokens, waiting"),
+    ],
+)
+def test_a_full_run_that_does_not_train_now(tmp_path: Path, full: dict[str, object], line: str) -> None:
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    queue.optuna_study.set_user_attr("full", full)
+    assert standing.describe(standing.of(read_study(queue.run.root))).splitlines()[-1] == line

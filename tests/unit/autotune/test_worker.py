@@ -49,6 +49,19 @@ def test_a_training_reports_and_is_done(start: Start, tmp_path: Path) -> None:
     assert (tmp_path / "log.txt").read_text() == "training with lr 0.01\n"
 
 
+def test_an_end_reaches_the_trainer(start: Start, tmp_path: Path) -> None:
+    worker = start("fake_trainer:train")
+    worker.submit(Job({"evaluations": 5, "obeys": True}, 100, tmp_path / "log.txt"))
+    seen = []
+    for answer in (70, 50, True):
+        message = worker.receive()
+        assert isinstance(message, Progress)
+        seen.append(message.point.tokens_seen)
+        worker.answer(answer)
+    assert seen == [20, 40, 50]
+    assert worker.receive() == Done({"data_hash": "fake"})
+
+
 def test_a_stop_reaches_the_trainer_and_the_worker_stays_for_the_next_job(start: Start, tmp_path: Path) -> None:
     worker = start("fake_trainer:train")
     before = worker.pid

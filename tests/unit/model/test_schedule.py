@@ -1,6 +1,11 @@
-import pytest
+from itertools import pairwise
 
-from model.schedule import lr_factor
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.config import OptimConfig
+from model.schedule import Schedule, lr_factor
 
 
 def factors(schedule, times, warmup_frac=0.2, decay_frac=0.4, final_lr_frac=0.0):
@@ -45,3 +50,59 @@ def test_warmup_alone_ends_at_the_peak_just_before_the_end():
 def test_unknown_name():
     with pytest.raises(ValueError, match='"step" is unknown'):
         lr_factor(50, 100, "step", 0.1, 0.1, 0.0)
+
+
+# --- a run that is told to end sooner ---
+
+
+def optim(schedule="wsd", **settings):
+    return OptimConfig(**{"schedule": schedule, "warmup_frac": 0.2, "decay_frac": 0.4, **settings})
+
+
+def shortened(end, seen, schedule="wsd", **settings):
+    return Schedule(optim(schedule, **settings), 1000, 1000).ending_at(end, seen)
+
+
+def test_a_stable_schedule_keeps_its_peak_until_its_usual_share_is_left():
+    """Told at 300 to end at 500: the decay takes the last 40 % of it, 300 to 500."""
+    short = shortened(500, 250)
+    assert [short.factor(at) for at in (100, 250, 300, 400, 450, 500)] == pytest.approx([0.5, 1, 1, 0.5, 0.25, 0])
+
+
+def test_told_of_a_later_end_in_time_it_keeps_its_peak_for_longer():
+    later = shortened(500, 250).ending_at(800, 260)
+    assert [later.factor(at) for at in (300, 480, 640, 800)] == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_told_late_it_comes_down_at_once():
+    assert [shortened(500, 400).factor(at) for at in (400, 450, 500)] == pytest.approx([1, 0.5, 0])
+
+
+def test_what_falls_already_goes_on_from_where_it_is():
+    """Linear after a warm-up of 200: at 600 half is left, which the rest of the run halves and ends."""
+    short = shortened(800, 600, "linear", final_lr_frac=0.1)
+    assert [short.factor(at) for at in (600, 700, 800)] == pytest.approx([0.55, 0.325, 0.1])
+    again = short.ending_at(900, 700)
+    assert [again.factor(at) for at in (700, 800, 900)] == pytest.approx([0.325, 0.2125, 0.1])
+
+
+@pytest.mark.parametrize("end", [0, 300, 1000, 2000])
+def test_an_end_that_is_past_or_beyond_the_budget_changes_nothing(end):
+    assert shortened(end, 300) == Schedule(optim(), 1000, 1000)
+
+
+@given(
+    schedule=st.sampled_from(["wsd", "linear", "cosine"]),
+    floor=st.sampled_from([0.0, 0.1]),
+    requests=st.lists(st.tuples(st.integers(1, 999), st.integers(1, 999)), min_size=1, max_size=4),
+)
+def test_it_goes_on_from_where_it_is_and_falls_to_its_floor(schedule, floor, requests):
+    short = Schedule(optim(schedule, final_lr_frac=floor), 1000, 1000)
+    for seen, end in sorted(requests):
+        if seen < short.end_tokens:
+            before, short = short, short.ending_at(end, seen)
+            assert short.factor(seen) == pytest.approx(before.factor(seen))
+    start = short.down_from if short.down_from is not None else 200
+    factors = [short.factor(at) for at in range(start, short.end_tokens + 1)]
+    assert all(later <= earlier + 1e-9 for earlier, later in pairwise(factors))
+    assert factors[-1] <= floor + 1e-9

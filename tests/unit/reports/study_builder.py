@@ -327,7 +327,11 @@ def hostile_study() -> StudyRecord:
         change("safe", 1.0, 1.01, None, None, False),
     )  # fmt: skip
     found = attribution(winner=1, changes=changes, params={**trials[1].params, everything: everything}, note=everything)
-    full = {"status": everything, "sample": everything, "weights": everything, "tokens": 1, "points": []}
+    warning = {"kind": everything, "tokens_seen": 1, "finding": everything, "action": everything}
+    full = {
+        "status": everything, "sample": everything, "weights": everything, "tokens": 1, "warnings": [warning],
+        "points": [{"tokens_seen": 1, "val_loss": 1.0}],
+    }  # fmt: skip
     return study(
         spec=made_spec, trials=trials, verdict=said, hardware={"name": everything}, created_at=everything,
         events=({"time": "x", "kind": everything, "message": everything},), gpu=(),

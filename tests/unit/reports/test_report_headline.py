@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import study_builder
@@ -178,8 +179,36 @@ def test_next_after_the_full_run_doubles_it(night: StudyRecord) -> None:
     assert headline.full_run_lines(record) == [
         "The full run is finished: 8,000 training tokens in 27 min.", "Its loss is 4.1000, its accuracy 25.0 %.",
     ]  # fmt: skip
+    shorter = replace(night, attributes={"full": full | {"tokens_seen": 5000, "end_tokens": 5000}})
+    assert headline.full_run_lines(shorter)[0] == (
+        "The full run is finished, at 5,000 of 8,000 training tokens in 27 min: no more fitted before its deadline, "
+        "and its learning rate was brought down early, so the model is whole."
+    )
     unfinished = replace(night, attributes={"full": {"status": "interrupted"}})
     assert advice.next_step(unfinished).command == "autotune promote night"
+
+
+def test_a_full_run_in_progress_says_how_far_it_is(night: StudyRecord) -> None:
+    at = datetime(2026, 1, 6, 6, 50).timestamp()
+    full = {
+        "status": "running",
+        "tokens": 8000,
+        "tokens_seen": 3440,
+        "at": at,
+        "done_at": at + 22 * 60,
+        "val_loss": 4.5,
+    }
+    record = replace(night, attributes={"full": full})
+
+    start = "The full run is in progress: 43 % of 8,000 tokens at Tue 06:50, done about Tue 07:12"
+    assert headline.full_run_lines(record)[0] == f"{start}."
+    assert advice.next_step(record).command == "autotune status night"
+    shorter = replace(night, attributes={"full": full | {"end_tokens": 5000}})
+    assert headline.full_run_lines(shorter)[0] == f"{start}; it ends at 5,000, which is what fits before its deadline."
+    begun = {"status": "running", "tokens": 8000, "tokens_seen": 0, "at": None, "done_at": None}
+    assert headline.full_run_lines(replace(night, attributes={"full": begun})) == [
+        "The full run is in progress: 0 % of 8,000 tokens."
+    ]
 
 
 def test_next_after_failure_and_while_running() -> None:

@@ -29,7 +29,7 @@ def test_the_statuses_of_the_finished_study(night: StudyRecord) -> None:
         "Headline on fresh seeds": "pass", "Gain against noise": "pass", "Ranges wide enough": "pass",
         "Early against final losses": "pass", "Good trials pruned": "pass", "Enough trials": "skip",
         "Speed of the GPU": "warn", "Crashed trials": "warn", "Wasted trials": "pass",
-        "Repeated text and dropout": "warn",
+        "Repeated text and dropout": "warn", "The full run as it trained": "skip",
     }  # fmt: skip
 
 
@@ -115,6 +115,21 @@ def test_repeated_text_with_dropout(night: StudyRecord, epochs: float | None, st
     trials[6] = replace(trials[6], result=result)
 
     assert check(replace(night, trials=tuple(trials)), "Repeated text and dropout").status == status
+
+
+def test_warnings_of_the_full_run_are_repeated_with_what_to_do(night: StudyRecord) -> None:
+    warnings = [
+        {"kind": "plateau", "tokens_seen": 6000, "finding": "the loss fell by 0.001", "action": "use more text"},
+        {"kind": "throttling", "tokens_seen": 7000, "finding": "it became\x1b slower", "action": "cool it"},
+    ]
+    full = {"status": "finished", "points": [{"tokens_seen": 6000, "val_loss": 4.0}], "warnings": warnings}
+    found = check(replace(night, attributes={"full": full}), "The full run as it trained")
+
+    assert found.status == "warn"
+    assert found.finding == "At 6,000 tokens the loss fell by 0.001. At 7,000 tokens it became\ufffd slower."
+    assert found.action == "Use more text. Cool it."
+    sound = check(replace(night, attributes={"full": full | {"warnings": []}}), "The full run as it trained")
+    assert (sound.status, sound.finding) == ("pass", "Nothing looked wrong at its 1 evaluation.")
 
 
 def test_a_check_that_fails_says_so_and_spares_the_others(night: StudyRecord, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,143 @@
+"""What the engine makes of a full run's evaluations: how many, what is said, what is kept and what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_case import make_queue, make_study, result
+
+from autotune.deadline import Deadline
+from autotune.full_run import FullRun, evaluations
+from autotune.listener import Listener
+from autotune.queues import Assignment, Queue
+from autotune.records import EvalPoint, TrialStatus
+from autotune.run_directory import read_lines
+from autotune.run_watch import END_TOKENS
+
+TOKENS = 8_000
+
+
+@pytest.mark.parametrize(
+    ("num_evals", "tokens", "changes", "expected"),
+    [
+        (10, 8_000, (), 80),
+        (10, 80_000, (), 100),
+        (10, 1_500, (), 15),
+        (10, 500, (), 10),
+        (200, 8_000, (), 200),  # what the study file asks of a trial is not made coarser
+        (10, 8_000, ("promote.num_evals=33",), 33),
+    ],
+)
+def test_a_full_run_is_evaluated_as_densely_as_a_trial(
+    tmp_path: Path, num_evals: int, tokens: int, changes: tuple[str, ...], expected: int
+) -> None:
+    study = make_study(tmp_path, f"base.data.num_evals={num_evals}", *changes)
+    assert evaluations(study.spec, tokens) == {"data.num_evals": expected}
+
+
+def test_a_trainer_that_decides_itself_is_left_to_it(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "base.data.num_evals=0")
+    assert evaluations(study.spec, TOKENS) == {}
+    del study.spec.base["data"]
+    assert evaluations(study.spec, TOKENS) == {}
+
+
+class Far(Deadline):
+    """A deadline far beyond any test."""
+
+    @property
+    def seconds_left(self) -> float:
+        return 1e6
+
+
+Opened = tuple[FullRun, Queue, list[str], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[[], Opened]:
+    """Opens a full run of 8,000 tokens as a new process would: with what it says and what it keeps."""
+
+    def open_run() -> Opened:
+        queue = make_queue(tmp_path, make_study(tmp_path), kind="full", target=None)
+        queue.budget_tokens = TOKENS
+        queue.enqueue({"lr": 0.01}, role="full", arm=3, seed=1)
+        said: list[str] = []
+        kept: list[dict[str, Any]] = []
+        listener = Listener(queue.run, said.append)
+        run = FullRun(queue, {"lr": 0.01}, tmp_path / "full", Far(), listener, sigma=0.01, keep=kept.append)
+        return run, queue, said, kept
+
+    return open_run
+
+
+def evaluate(run: FullRun, queue: Queue, assignment: Assignment, losses: list[float], **metrics: float) -> int | None:
+    points: list[EvalPoint] = []
+    answer = None
+    for place, loss in enumerate(losses):
+        points.append(EvalPoint(1_000 * (place + 1), loss, metrics))
+        queue.report(assignment, points[-1])
+        answer = run.evaluated(assignment, list(points))
+    return answer
+
+
+def take(queue: Queue) -> Assignment:
+    assignment = queue.take()
+    assert assignment is not None
+    return assignment
+
+
+def test_a_running_full_run_is_kept_for_the_report(opened: Callable[[], Opened]) -> None:
+    run, queue, said, kept = opened()
+    assert evaluate(run, queue, take(queue), [4.0, 3.5, 3.25], val_accuracy=0.3) is None
+    last = kept[-1]
+    assert (last["status"], last["trial"], last["tokens"], last["tokens_seen"]) == ("running", 3, TOKENS, 3_000)
+    assert (last["val_loss"], last["val_accuracy"], last["warnings"], last["end_tokens"]) == (3.25, 0.3, [], None)
+    assert [point["tokens_seen"] for point in last["points"]] == [1_000, 2_000, 3_000]
+    assert last["tokens_per_s"] > 0 and last["done_at"] > last["at"]
+    assert said[0] == "full run   12%  loss 4.0000"
+    assert said[1].startswith("full run   25%  loss 3.5000  ") and "tokens/s  done about " in said[1]
+
+
+def test_a_warning_is_said_once_also_by_the_next_attempt(opened: Callable[[], Opened]) -> None:
+    run, queue, said, kept = opened()
+    assignment = take(queue)
+    evaluate(run, queue, assignment, [3.0, 3.2, 3.3, 3.4])
+    warned = [line for line in said if line.startswith("warning at 3,000 tokens: the loss rose to 3.3000")]
+    assert len(warned) == 1
+    assert [event["message"] for event in read_lines(queue.run.events) if event["kind"] == "warning"] == warned
+    assert [warning["kind"] for warning in kept[-1]["warnings"]] == ["divergence"]
+
+    queue.tell(assignment.trial, result(TrialStatus.CRASHED), assignment.folder)
+    queue.try_again(assignment.trial.number)
+    queue.try_again(assignment.trial.number)  # once is enough
+    again, queue, said, kept = opened()
+    evaluate(again, queue, take(queue), [3.0, 3.2, 3.3, 3.4, 3.5])
+    assert [line[:16] for line in said] == ["full run   62%  "]  # what was said of the first attempt is not said again
+    assert not [line for line in said if line.startswith("warning")]
+    assert [warning["tokens_seen"] for warning in kept[-1]["warnings"]] == [3_000]
+    assert queue.take() is None
+
+
+def test_the_end_is_decided_for_the_run_and_told_to_every_attempt(opened: Callable[[], Opened]) -> None:
+    run, queue, said, kept = opened()
+    assignment = take(queue)
+    assignment.trial.set_user_attr(END_TOKENS, 4_000)
+    assert evaluate(run, queue, assignment, [4.0, 3.5]) == 4_000
+    assert kept[-1]["end_tokens"] == 4_000
+    assert said[-1].startswith("full run   50%  loss 3.5000")
+    queue.tell(assignment.trial, result(TrialStatus.INTERRUPTED), assignment.folder)
+    again, queue, said, _ = opened()
+    assert evaluate(again, queue, take(queue), [4.0]) == 4_000
+
+
+def test_lines_are_few_however_many_evaluations(opened: Callable[[], Opened]) -> None:
+    run, queue, said, _ = opened()
+    assignment, points = take(queue), []
+    for number in range(1, 101):
+        points.append(EvalPoint(80 * number, 3.0 - number / 1_000))
+        run.evaluated(assignment, points)
+    assert len([line for line in said if line.startswith("full run")]) == 20
+    assert said[-1].startswith("full run  100%")
