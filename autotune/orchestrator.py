@@ -24,7 +24,7 @@ from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.listener import Listener
 from autotune.probes import Probe
-from autotune.promote import choice, provenance, write_best_config
+from autotune.promote import card_lines, choice, provenance, write_best_config
 from autotune.proving import Proving
 from autotune.pruners import build_pruner
 from autotune.queues import Queue, hardware_overrides, present
@@ -354,7 +354,7 @@ class Session:
             open_fixed(self.storage, full_name(self.spec.name, trial.number, tokens)),
             tokens,
             None,
-            **{"output.dir": str(folder)},
+            **{"output.dir": str(folder), "output.provenance": card_lines(self.run.best_config)},
         )
         with exclusive(self.storage, self.spec.name):
             queue.enqueue(trial.params, role="full", arm=trial.number, seed=self.spec.seed)
