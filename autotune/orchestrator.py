@@ -136,7 +136,7 @@ class Session:
             self.overrides = hardware_overrides(self.study, self.profile.overrides())
             planned = self.optuna_study.user_attrs.get("plan", {})
             self.overrides |= self._pass_override(planned.get("max_pass_sequences", 0))
-            self.listener = Listener(self.run, self.options.say, self._monitor())
+            self.listener = Listener(self.run, self.options.say, self._monitor(), self.spec.trackers)
             self.slots = slots_of(self.profile)
             loop = EventLoop(
                 self.slots,
@@ -152,6 +152,7 @@ class Session:
                     yield loop
             finally:
                 loop.close()
+                self.listener.close()
                 if not self.spec.storage:
                     back_up(self.run)
 
@@ -335,8 +336,7 @@ class Session:
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
-        terms = objectives.TERMS[self.spec.objective]
-        self.listener.note("verdict", f"verdict{terms}: {verdict.word}: {verdict.reason}")
+        self.listener.concluded(verdict, objectives.TERMS[self.spec.objective])
 
     def _write_best_config(self, tokens: int, number: int | None) -> TrialRecord:
         record = read_study(self.run.root)
