@@ -1,11 +1,13 @@
-"""The command line: doctor profile plan run record replay status stop report compare promote train."""
+"""The command line: doctor profile plan run record replay status stop report compare promote train.
+
+`cli_model` has the commands that use a trained model.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import re
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune import cli_model
+from autotune.console import plain, say
 from autotune.nvml import NvmlError
 from autotune.records import UserError
 
@@ -44,21 +48,7 @@ UntilOption = Annotated[str | None, typer.Option(help='Time of day at which ever
 TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
 RUNS = Path("runs")
-
-
-def plain(text: str) -> str:
-    """Returns a text in which control characters, of names for example, cannot steer a terminal."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
-
-
-def say(line: str) -> None:
-    """Prints one line for a person; control characters in names stay text."""
-    try:
-        typer.echo(plain(line))
-        sys.stdout.flush()
-    except OSError:
-        # The terminal was closed or the pipe's reader has left: the night goes on without an audience.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+app.add_typer(cli_model.app)
 
 
 @app.command()

@@ -245,6 +245,7 @@ class EventLoop:
         append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
         running.ending = self._verdict(queue, running, point)
         running.points.append(point)
+        self.listener.progress(queue, running.assignment, point)
         if running.ending is not None:
             return False
         if queue.watch is None:

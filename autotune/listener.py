@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.records import TrialResult, TrialStatus
+from autotune.records import EvalPoint, TrialResult, TrialStatus, Verdict
 from autotune.run_directory import RunDirectory, append_line, log_event
+from autotune.tracking import Tracking
 
 if TYPE_CHECKING:
     from autotune.gpu_monitor import GpuMonitor
@@ -31,13 +32,14 @@ REFRESH_FRAC = 0.05
 
 
 class Listener:
-    """Writes events to the study's history and, as lines of text, wherever `say` sends them.
+    """Writes events to the study's history, to its trackers and, as lines of text, wherever `say` sends them.
 
     Args:
         run: The run directory.
         say: Takes a line for a person.
         monitor: Source of GPU samples, or None on a machine without a GPU.
         refresh: Takes the run directory and writes what is to be seen of the study meanwhile; None for nothing.
+        trackers: Names of the trackers that want to know.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Listener:
         say: Callable[[str], None],
         monitor: GpuMonitor | None = None,
         refresh: Callable[[Path], None] | None = None,
+        trackers: Sequence[str] = (),
     ) -> None:
         self.run = run
         self.say = say
         self._monitor = monitor
+        self._tracking = Tracking(trackers, run, run.root.name, self.note)
         self._sampled = 0.0
         self._refresh = refresh
         self._refresh_due = time.monotonic() + REFRESH_EVERY_S
@@ -66,6 +70,13 @@ class Listener:
         log_event(self.run, "started", _title(queue, assignment), slot=slot)
         if queue.kind == "full":
             self.say(f"full run of {assignment.budget_tokens:,} tokens begins on {slot}")
+        settings = {**assignment.params, "seed": assignment.config.get("seed")}
+        self._tracking.started(queue.kind, assignment.trial.number, settings)
+
+    def progress(self, queue: Queue, assignment: Assignment, point: EvalPoint) -> None:
+        """A trial was evaluated."""
+        if queue.seeds == 1:
+            self._tracking.point(queue.kind, assignment.trial.number, point)
 
     def ended(self, queue: Queue, assignment: Assignment, result: TrialResult) -> None:
         """A trial ended and its result is stored."""
@@ -80,6 +91,19 @@ class Listener:
         settings = " ".join(f"{path.rsplit('.', 1)[-1]}={_short(value)}" for path, value in assignment.params.items())
         log_event(self.run, "ended", line, seconds=result.seconds)
         self.say(f"{line}  [{result.seconds:.0f} s]  {settings}")
+        # The curves of several seeds begin anew with each seed; their mean is one curve.
+        for point in result.points if queue.seeds > 1 else ():
+            self._tracking.point(queue.kind, assignment.trial.number, point)
+        self._tracking.ended(queue.kind, assignment.trial.number, result)
+
+    def concluded(self, verdict: Verdict, terms: str) -> None:
+        """The study has a verdict; `terms` say what it was judged by."""
+        self.note("verdict", f"verdict{terms}: {verdict.word}: {verdict.reason}")
+        self._tracking.concluded(verdict)
+
+    def close(self) -> None:
+        """Nothing more will happen."""
+        self._tracking.close()
 
     def tick(self) -> None:
         """Called often; takes a sample of the GPU's health every few seconds, and refreshes the page now and then."""

@@ -27,7 +27,7 @@ from autotune.hardware import HardwareError, HardwareProfile, profile, visible_d
 from autotune.horizon import PROMOTION, Promotion
 from autotune.listener import Listener
 from autotune.probes import Probe
-from autotune.promote import choice, provenance, write_best_config
+from autotune.promote import card_lines, choice, provenance, write_best_config
 from autotune.promoting import Promoting
 from autotune.proving import Proving
 from autotune.pruners import build_pruner
@@ -155,7 +155,9 @@ class Session:
             self.overrides = hardware_overrides(self.study, self.profile.overrides())
             planned = self.optuna_study.user_attrs.get("plan", {})
             self.overrides |= self._pass_override(planned.get("max_pass_sequences", 0))
-            self.listener = Listener(self.run, self.options.say, self._monitor(), self.options.refresh)
+            self.listener = Listener(
+                self.run, self.options.say, self._monitor(), self.options.refresh, self.spec.trackers
+            )
             self.slots = slots_of(self.profile)
             loop = EventLoop(
                 self.slots,
@@ -171,6 +173,7 @@ class Session:
                     yield loop
             finally:
                 loop.close()
+                self.listener.close()
                 if not self.spec.storage:
                     back_up(self.run)
 
@@ -355,8 +358,7 @@ class Session:
 
     def _conclude(self, verdict: Verdict) -> None:
         self.optuna_study.set_user_attr("verdict", verdict.to_json())
-        terms = objectives.TERMS[self.spec.objective]
-        self.listener.note("verdict", f"verdict{terms}: {verdict.word}: {verdict.reason}")
+        self.listener.concluded(verdict, objectives.TERMS[self.spec.objective])
 
     def _write_best_config(self, trial: TrialRecord, why: str, promotion: Promotion) -> None:
         path = write_best_config(self.run, read_study(self.run.root), trial, why, promotion)
@@ -389,11 +391,13 @@ class Session:
     def _long_queue(self, trial: TrialRecord, tokens: int, kind: str = "bracket", suffix: str = "") -> Queue:
         """Opens the queue of trainings of one trial's settings at another length."""
         folder = f"{kind}/trial-{trial.number:04d}-{tokens}-tokens{suffix}"
-        of_full = (
-            {"output.dir": str(self.run.root / folder), **evaluations(self.spec, tokens)} if kind == "full" else {}
-        )
+        more: dict[str, Any] = {}
+        if kind == "full":
+            card = card_lines(self.run.best_config)
+            more = {"output.dir": str(self.run.root / folder), "output.provenance": card}
+            more |= evaluations(self.spec, tokens)
         study = open_fixed(self.storage, long_name(self.spec.name, kind, trial.number, tokens) + suffix)
-        queue = self._queue(kind, study, tokens, None, **of_full)
+        queue = self._queue(kind, study, tokens, None, **more)
         queue.folder = folder
         if trial.budget_tokens is not None:
             queue.slowness = self.spec.budget.tokens / trial.budget_tokens

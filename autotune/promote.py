@@ -161,6 +161,20 @@ def write_best_config(
     return run.best_config
 
 
+def card_lines(best_config: Path) -> list[str]:
+    """Returns the provenance of a `best_config.toml` as lines for a model card; none if it has no provenance."""
+    known = tomllib.loads(best_config.read_text(encoding="utf-8")).get("provenance")
+    if not isinstance(known, Mapping):
+        return []
+    return [f"{name.replace('_', ' ')}: {_in_a_line(value)}" for name, value in known.items() if value != ""]
+
+
+def _in_a_line(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else _one_line(str(value))
+
+
 def _proof(verdict: Verdict | None, trial: TrialRecord) -> dict[str, Any]:
     if verdict is None or verdict.winner != trial.number:
         return {}
@@ -198,7 +212,8 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     """
     trainer, config, length = _read_config(path, tokens)
     folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
-    config = with_paths(config, present(config, {"output.dir": str(folder)}))
+    lines = [*card_lines(path), f"trained from: {path.name}, which may have been edited since it was written"]
+    config = with_paths(config, present(config, {"output.dir": str(folder), "output.provenance": lines}))
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)
 

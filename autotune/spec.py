@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from autotune import objectives, pruners, samplers
+from autotune import objectives, pruners, samplers, trackers
 from autotune.faults import Faults, Location, StudyFileError, did_you_mean, no_setting, parse, salvage
 from autotune.objectives import Objective
 from autotune.records import UserError
@@ -200,6 +201,7 @@ class StudySpec(_Table):
         enqueue: Settings by dotted path to try first, right after the baseline; those left out are proposed.
         warm_start: Run directories of earlier studies: their good settings are tried next, and their trials teach the
             sampler where they are comparable.
+        trackers: Experiment trackers that follow the study: "tensorboard", "wandb" (offline), "trackio".
     """
 
     name: str
@@ -213,6 +215,7 @@ class StudySpec(_Table):
     space: SearchSpace
     enqueue: tuple[dict[str, Value], ...] = ()
     warm_start: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()
     sampler: SamplerSpec = Field(default_factory=SamplerSpec)
     pruner: PrunerSpec = Field(default_factory=PrunerSpec)
     finals: FinalsSpec = Field(default_factory=FinalsSpec)
@@ -318,6 +321,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         _merge(raw, parse(change, f"--set {change}"))
     faults = Faults(path, text, changes)
     spec = _validate(raw, faults)
+    for index, name in enumerate(spec.trackers if spec is not None else ()):
+        if fault := _tracker_fault(name):
+            faults.add(("trackers", str(index)), fault)
     # Without the right trainer there is nothing to hold the rest of the file against.
     trainer = None if spec is None or faults.has(("trainer",)) else _trainer(spec, faults)
     if spec is not None and trainer is not None:
@@ -325,6 +331,15 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     if faults or spec is None or trainer is None:
         raise StudyFileError("\n".join(faults.in_order()))
     return Study(spec, trainer, frozenset(flatten(raw.get("base", {}))), _as_text(raw, changes) if changes else text)
+
+
+def _tracker_fault(name: str) -> str:
+    known = list(trackers.TRACKERS)
+    if name not in known:
+        return f'there is no tracker "{name}"{did_you_mean(name, known)}; known: {", ".join(known)}'
+    if not trackers.is_installed(name):
+        return f"{name} is not installed: {sys.executable} -m pip install {name}"
+    return ""
 
 
 def _read(path: Path) -> str:

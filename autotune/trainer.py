@@ -1,10 +1,11 @@
 """A study names its trainer as "package.module:function"; this finds it and the type of its config.
 
 The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first
-parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked. A module
-that also has `counts(config, facts)` lets the planner predict cost and memory of any config: see `Counter`. One that
-has `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings
-be rescaled for a full run: see `autotune.horizon`.
+parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked. What else
+a module may have beside its trainer, by name: `counts(config, facts)` lets the planner predict cost and memory of any
+config (`Counter`), `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets
+these settings be rescaled for a full run (`autotune.horizon`), `generate_text` and `evaluate_weights` serve the
+commands that use a trained model (`Writer`, `Evaluator`).
 """
 
 from __future__ import annotations
@@ -62,6 +63,56 @@ class Counter(Protocol):
     def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...
 
 
+class Writer(Protocol):
+    """Continues a prompt with a trained model; beside the trainer, under the name `generate_text`.
+
+    Args:
+        path: What the trainer left: the folder of a full run, or what lies in it.
+        prompt: Text to continue; may be empty.
+        write: Takes each piece of new text as it comes.
+        num_tokens: New tokens at most.
+        temperature: 0 takes the most likely token.
+        top_k: Sample among this many most likely tokens; 0 for all.
+        seed: Seed of the draw.
+
+    Raises:
+        FileNotFoundError: Nothing trained is there.
+        ValueError: It cannot be used; the message says why and what to do.
+    """
+
+    def __call__(
+        self,
+        path: Path,
+        prompt: str,
+        write: Callable[[str], None],
+        /,
+        *,
+        num_tokens: int,
+        temperature: float,
+        top_k: int,
+        seed: int,
+    ) -> None: ...
+
+
+class Evaluator(Protocol):
+    """Measures a trained model on a text; beside the trainer, under the name `evaluate_weights`.
+
+    Args:
+        path: What the trainer left: the folder of a full run, or what lies in it.
+        data: A file, folder or glob; "" for what the training held out.
+        num_tokens: Tokens to predict at most; 0 for all.
+
+    Returns:
+        Names and values to show, JSON-able: `tokens`, `loss` and whatever else was measured.
+
+    Raises:
+        FileNotFoundError: Nothing trained is there.
+        ValueError: It cannot be used; the message says why and what to do.
+    """
+
+    def __call__(self, path: Path, data: str, /, *, num_tokens: int) -> Mapping[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A trainer and its config type.
@@ -72,6 +123,8 @@ class Trainer:
         config_type: Validates a nested mapping into the function's first argument.
         counter: Counts a configuration's work; None if the trainer does not.
         length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
+        writer: Writes text with a trained model; None if the trainer does not.
+        evaluator: Measures a trained model; None if the trainer does not.
     """
 
     name: str
@@ -79,6 +132,8 @@ class Trainer:
     config_type: TypeAdapter[Any]
     counter: Counter | None = None
     length_rules: Mapping[str, Rule] = field(default_factory=dict)
+    writer: Writer | None = None
+    evaluator: Evaluator | None = None
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Validates a config and returns it with every default filled in, nested and JSON-able.
@@ -126,9 +181,10 @@ def load_trainer(name: str) -> Trainer:
         raise UserError(f'trainer = "{name}": {module_name} has no {function_name}{nearest}')
     if not callable(function):
         raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
-    counter = getattr(module, "counts", None)
     rules = _length_rules(name, getattr(module, "length_rules", {}))
-    return Trainer(name, function, _config_type(name, function), counter if callable(counter) else None, rules)
+    others = (getattr(module, other, None) for other in ("counts", "generate_text", "evaluate_weights"))
+    counter, writer, evaluator = (other if callable(other) else None for other in others)
+    return Trainer(name, function, _config_type(name, function), counter, rules, writer, evaluator)
 
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:

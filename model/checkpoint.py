@@ -67,7 +67,7 @@ def load_newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[st
     notices: list[str] = []
     for path in _newest_first(folder, identity):
         try:
-            return _read(path), notices
+            return read(path), notices
         except Exception as error:  # noqa: BLE001 (whatever makes it unreadable, the one before is next)
             notices.append(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
     return None, notices
@@ -83,7 +83,12 @@ def _newest_first(folder: Path, identity: str) -> list[Path]:
     return sorted(folder.glob(f"{identity}-*{SUFFIX}"), reverse=True)
 
 
-def _read(path: Path) -> Checkpoint:
+def read(path: Path) -> Checkpoint:
+    """Return what `save` wrote.
+
+    Raises:
+        ValueError: The content is not what was written; safetensors raises errors of its own for a torn file.
+    """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -179,7 +179,10 @@ class SystemConfig(_Section):
 
 
 class OutputConfig(_Section):
-    """What a run leaves on disk: nothing when `dir` is empty."""
+    """What a run leaves on disk: nothing when `dir` is empty.
+
+    `provenance` are lines for the model card, "name: value": where these settings come from.
+    """
 
     dir: str = ""
     checkpoint_every_s: NonNegative = 600.0
@@ -187,6 +190,7 @@ class OutputConfig(_Section):
     keep_checkpoints: Count = 2
     sample_tokens: CountOrZero = 200
     prompt: str = ""
+    provenance: list[str] = []
 
 
 length_rules = {

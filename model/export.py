@@ -16,6 +16,8 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.transformer import Transformer, padded_vocab_size
 
+WEIGHTS = "model.safetensors"
+
 
 def export(
     folder: Path,
@@ -40,8 +42,8 @@ def export(
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "config.json", hf_config(config, vocab_size, eos_id))
-    _write_json(folder / "generation_config.json", {"eos_token_id": eos_id, "max_length": config.seq_len})
-    save_file(hf_weights(weights), folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(folder / "generation_config.json", _generation_config(vocab_size, eos_id))
+    save_file(hf_weights(weights), folder / WEIGHTS, metadata={"format": "pt"})
     if tokenizer_path is not None:
         _write_tokenizer(folder, tokenizer_path, config.seq_len, eos_id)
     return folder
@@ -79,8 +81,16 @@ def hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -
         "bos_token_id": None,
         "eos_token_id": eos_id,
         "pad_token_id": None,
+        "torch_dtype": "float32",  # transformers 4 reads this one, 5 the next
         "dtype": "float32",
     }
+
+
+def _generation_config(vocab_size: int, eos_id: int | None) -> dict[str, Any]:
+    """Return what transformers' `generate` needs to know: where a text ends, and which ids only pad the vocabulary."""
+    padding = list(range(vocab_size, padded_vocab_size(vocab_size)))
+    settings = {"eos_token_id": eos_id, "pad_token_id": eos_id}
+    return settings | ({"suppress_tokens": padding} if padding else {})
 
 
 def hf_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +126,7 @@ def load_model(folder: Path) -> Transformer:
         norm_eps=fields["rms_norm_eps"],
     )
     model = Transformer(config, fields["vocab_size"])
-    stored = load_file(folder / "model.safetensors")
+    stored = load_file(folder / WEIGHTS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_stacked(f"model.{name}", stored, config.num_experts))
@@ -140,6 +150,7 @@ def _write_tokenizer(folder: Path, tokenizer_path: Path, seq_len: int, eos_id: i
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": seq_len,
+        "model_input_names": ["input_ids", "attention_mask"],  # else generate() is handed token types it refuses
         "eos_token": added.get(eos_id),
     }
     _write_json(folder / "tokenizer_config.json", settings)

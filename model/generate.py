@@ -1,14 +1,23 @@
-"""Text from a trained model, one token at a time.
+"""Text from a trained model, one token at a time: with our own model after a training, with transformers' for users.
 
 Shape suffixes: B batch, T positions, V vocabulary.
 """
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
+from model.config import SystemConfig
+from model.export import export
+from model.precision import choose_device
+from model.trained import Trained, find_weights, read_weights
 from model.transformer import Transformer
 
 
@@ -74,3 +83,108 @@ def _draw(logits_V: Tensor, temperature: float, top_k: int, generator: torch.Gen
         threshold = logits_V.topk(top_k).values[-1]
         logits_V = logits_V.masked_fill(logits_V < threshold, -torch.inf)
     return int(torch.multinomial((logits_V / temperature).softmax(-1), 1, generator=generator))
+
+
+def generate_text(
+    path: Path,
+    prompt: str,
+    write: Callable[[str], None],
+    num_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+) -> None:
+    """Continue a prompt, piece by piece, with transformers' own model and key-value cache.
+
+    Args:
+        path: An export folder, a run's folder or a checkpoint.
+        prompt: Text to continue; an empty one starts a new document.
+        write: Takes each piece of new text as soon as its characters are whole.
+        num_tokens: New tokens at most.
+        temperature: 0 takes the most likely token, 1 samples from the model's distribution.
+        top_k: Sample among this many most likely tokens; 0 for all.
+        seed: Seed of the draw.
+
+    Raises:
+        FileNotFoundError: Nothing trained is there.
+        ValueError: It cannot be read, or has no tokenizer.
+    """
+    with ExitStack() as stack:
+        folder = find_weights(path)
+        if folder.is_file():
+            folder = _exported(read_weights(folder), Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        if not (folder / "tokenizer.json").is_file():
+            raise ValueError(
+                f"{folder} has no tokenizer, since its training data are token ids: set data.tokenizer and train "
+                "again, or put the tokenizer.json that made the ids into the folder"
+            )
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        model = _stock_model(folder)
+        device = choose_device(SystemConfig())
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+        torch.manual_seed(seed)
+        ids = tokenizer.encode(prompt, add_special_tokens=False).ids or [model.config.eos_token_id]
+        _continue(model.to(device), ids, num_tokens, temperature, top_k, _Pieces(tokenizer, ids, write))
+
+
+def _exported(trained: Trained, folder: Path) -> Path:
+    shape = trained.config.model
+    return export(folder, trained.weights, shape, trained.vocab_size, trained.eos_id, trained.tokenizer_path)
+
+
+def _stock_model(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+    except Exception as error:  # torn files: many kinds from many layers
+        raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
+
+
+class _Pieces:
+    """Takes token ids from `generate` and writes text, a character only once all of its bytes are there.
+
+    The interface is that of transformers' streamers, whose own one holds text back until the next space.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int], write: Callable[[str], None]) -> None:
+        self._tokenizer, self._write = tokenizer, write
+        self._stream = DecodeStream(skip_special_tokens=True)
+        # The prompt decides how the first new tokens are spelled, a space in front of a word for example.
+        for token_id in prompt_ids:
+            self._stream.step(tokenizer, token_id)
+        self._is_prompt = True
+        self.ids: list[int] = []
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt, which is passed over, and then each new token."""
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        for token_id in value.flatten().tolist():
+            self.ids.append(token_id)
+            piece = self._stream.step(self._tokenizer, token_id)
+            if piece:
+                self._write(piece)
+
+    def end(self) -> None:
+        """Expect another prompt; half a character at the end stays unwritten."""
+        self._is_prompt = True
+
+
+def _continue(
+    model: Any, prompt_ids: list[int], num_tokens: int, temperature: float, top_k: int, pieces: _Pieces
+) -> None:
+    """Generate until `num_tokens` or the end of the text; a full context goes on from its last half."""
+    seq_len, eos_id = model.config.max_position_embeddings, model.config.eos_token_id
+    sampling = {"do_sample": temperature > 0}
+    sampling |= {"temperature": temperature, "top_k": top_k, "top_p": 1.0} if temperature > 0 else {}
+    while len(pieces.ids) < num_tokens and pieces.ids[-1:] != [eos_id]:
+        ids = [*prompt_ids, *pieces.ids]
+        ids = ids if len(ids) < seq_len else ids[-max(1, seq_len // 2) :]
+        room = min(num_tokens - len(pieces.ids), seq_len - len(ids))
+        prompt = torch.tensor([ids], device=model.device)
+        mask = torch.ones_like(prompt)
+        model.generate(prompt, attention_mask=mask, max_new_tokens=room, streamer=pieces, **sampling)

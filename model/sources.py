@@ -34,8 +34,12 @@ class Documents:
     notices: tuple[str, ...] = ()
 
 
-def open_documents(config: DataConfig) -> Documents:
+def open_documents(config: DataConfig, cut: bool = True) -> Documents:
     """Find the documents of a text source; reading starts when `read` is called.
+
+    Args:
+        config: The source.
+        cut: Whether a single text file is cut into documents, so that some of them can be held out.
 
     Raises:
         CorpusError: Nothing is there, or it is not text.
@@ -46,7 +50,7 @@ def open_documents(config: DataConfig) -> Documents:
         case "stdlib":
             return _stdlib()
         case "text":
-            return _text(find_files(config.path))
+            return _text(find_files(config.path), cut)
         case "jsonl" | "parquet":
             files = find_files(config.path)
             return Documents(lambda: _rows(config, files), file_identity(files))
@@ -108,9 +112,9 @@ def _stdlib() -> Documents:
     return Documents(lambda: map(_read_text, files), ("stdlib", platform.python_version(), str(root)))
 
 
-def _text(files: list[Path]) -> Documents:
+def _text(files: list[Path], cut: bool) -> Documents:
     identity = file_identity(files)
-    if len(files) > 1:
+    if len(files) > 1 or not cut:
         return Documents(lambda: map(_read_text, files), identity)
     notice = f"{files[0].name} is cut at blank lines into documents of about {DOCUMENT_CHARS} characters"
     return Documents(lambda: _cut(_read_text(files[0])), identity, (notice,))

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import checkpoint, cpu, residents
+from model import card, checkpoint, cpu, residents
 from model.batches import Batches
 from model.config import TrainConfig
 from model.config import length_rules as length_rules  # part of the trainer's interface
@@ -20,9 +20,11 @@ from model.corpus import Corpus, load
 from model.counts import counts as counts  # part of the trainer's interface
 from model.evaluate import evaluate
 from model.export import export
+from model.generate import generate_text as generate_text  # part of the trainer's interface
 from model.generate import sample_text
 from model.learner import stream_seed
 from model.loss import chunk_rows
+from model.measure import evaluate_weights as evaluate_weights  # part of the trainer's interface
 from model.precision import choose_device, choose_dtype
 from model.schedule import Schedule
 from model.transformer import flops_per_token, num_params
@@ -118,7 +120,8 @@ class _Run:
                 self._save()
             if not going_on:
                 return self._facts(stopped=True)
-        return self._facts(stopped=False) | self._write_outputs()
+        facts = self._facts(stopped=False)
+        return facts | self._write_outputs(facts)
 
     def _train_pass(self) -> None:
         """Accumulate one pass, and update the weights when the batch is complete or the budget ends."""
@@ -219,6 +222,11 @@ class _Run:
             "interval_s": self.interval_s,
             "interval_sequences": self.interval_sequences,
             "elapsed_s": time.perf_counter() - self.started_s + self.earlier_s,
+            # Read by whoever uses the weights of this moment; the run itself knows them.
+            "config": self.config.model_dump(mode="json"),
+            "budget_tokens": self.budget_tokens,
+            "data_hash": self.corpus.data_hash,
+            "device": self.device.type,
         }
         keep = self.config.output.keep_checkpoints
         checkpoint.save(self._checkpoint_dir(), self._identity(), self.sequences, tensors, state, keep)
@@ -272,8 +280,8 @@ class _Run:
             "notices": self.notices,
         }
 
-    def _write_outputs(self) -> dict[str, object]:
-        """Write the export folder and a sample; return their paths."""
+    def _write_outputs(self, facts: Mapping[str, object]) -> dict[str, object]:
+        """Write the export folder with its card, and a sample; return their paths."""
         output, corpus = self.config.output, self.corpus
         if not output.dir:
             return {}
@@ -285,6 +293,7 @@ class _Run:
             corpus.eos_id,
             corpus.tokenizer_path,
         )
+        card.write(folder, self.config, self.budget_tokens, facts, self.points[-1])
         paths = {"weights_path": str(folder / "model.safetensors"), "export_path": str(folder)}
         if corpus.tokenizer_path is not None and corpus.eos_id is not None and output.sample_tokens:
             tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))

@@ -84,6 +84,31 @@ def test_the_full_run_leaves_loadable_weights_and_a_sample(night: tuple[Path, st
     assert len((folder / "sample.txt").read_text().split()) > 20
 
 
+def test_the_full_run_can_be_used_by_its_studys_name(night: tuple[Path, str]) -> None:
+    folder, _ = night
+    (full,) = (night[0] / "runs/quickstart/full").glob("trial-*-tokens")
+    said = autotune(folder, "generate", "quickstart", "--prompt", "My fellow", "--tokens", "20").stdout
+    assert said.startswith("My fellow")
+    assert len(said) > len("My fellow") + 20
+    found = json.loads(autotune(folder, "evaluate", "quickstart", "--json").stdout)
+    stored = json.loads((folder / "runs/quickstart/full/0000/result.json").read_text())
+    assert found["loss"] == found["loss_in_training"] == stored["points"][-1]["val_loss"]
+    (folder / "own.txt").write_text("My fellow citizens. " * 50)
+    said = autotune(folder, "evaluate", str(full), "--data", "own.txt").stdout
+    assert re.search(r"^bytes +1,000$", said, flags=re.MULTILINE)
+
+
+def test_the_model_card_says_where_its_settings_come_from(night: tuple[Path, str]) -> None:
+    folder, _ = night
+    best = tomllib.loads((folder / "runs/quickstart/best_config.toml").read_text())["provenance"]
+    (card,) = (folder / "runs/quickstart/full").glob("trial-*-tokens/export/README.md")
+    text = card.read_text(encoding="utf-8")
+    assert "- study: quickstart\n" in text
+    assert f"- git commit: {best['git_commit']}\n" in text
+    assert f"torch {best['versions']['torch']}" in text
+    assert re.search(r"^- trial: \d+$", text, flags=re.MULTILINE)
+
+
 def test_best_config_has_provenance_and_can_be_trained(night: tuple[Path, str]) -> None:
     folder, _ = night
     path = folder / "runs/quickstart/best_config.toml"

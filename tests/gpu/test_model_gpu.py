@@ -8,7 +8,7 @@ import torch
 
 from model.config import TrainConfig
 from model.learner import Learner
-from model.train import train
+from model.train import evaluate_weights, generate_text, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -137,3 +137,15 @@ def test_a_resumed_run_stays_close(speeches, tmp_path):
     assert len(points) == 4
     assert points[-1]["val_loss"] == pytest.approx(whole[-1]["val_loss"], rel=0.01)
     assert facts["sample_path"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_a_trained_model_is_measured_as_it_was_and_writes(speeches, tmp_path, dtype):
+    output = {"dir": str(tmp_path), "sample_tokens": 0}
+    points, _ = run(config(speeches, system={"dtype": dtype}, output=output))
+    found = evaluate_weights(tmp_path)
+    assert found["loss"] == pytest.approx(points[-1]["val_loss"], rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(points[-1]["val_bpb"], rel=1e-6)
+    pieces: list[str] = []
+    generate_text(tmp_path, "My fellow", pieces.append, num_tokens=40)
+    assert len("".join(pieces)) > 20

@@ -248,6 +248,8 @@ def test_outputs_are_the_model_that_was_evaluated(speeches, tmp_path):
         "model.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
+        "README.md",
+        "results.json",
     }
 
 

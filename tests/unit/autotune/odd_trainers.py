@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -89,6 +90,11 @@ def reports(config: dict[str, Any], budget_tokens: int, report: Report) -> None:
 def returns_oddities(config: dict[str, Any], budget_tokens: int, report: Report) -> Mapping[str, Any]:
     """Returns what neither JSON nor pickle knows."""
     return {"path": Path("weights"), "function": lambda: None, "number": 3}
+
+
+def keeps_its_config(config: dict[str, Any], budget_tokens: int, report: Report) -> None:
+    """Writes its config into its folder."""
+    (Path(config["output"]["dir"]) / "config.json").write_text(json.dumps(config))
 
 
 def environment(config: dict[str, Any], budget_tokens: int, report: Report) -> Mapping[str, Any]:

@@ -15,7 +15,20 @@ from autotune import cli
 from autotune.records import UserError
 from autotune.run_directory import RunDirectory
 
-VERBS = ("doctor", "profile", "plan", "run", "status", "stop", "report", "compare", "promote", "train")
+VERBS = (
+    "doctor",
+    "profile",
+    "plan",
+    "run",
+    "status",
+    "stop",
+    "report",
+    "compare",
+    "promote",
+    "train",
+    "generate",
+    "evaluate",
+)
 HEAVY = ("torch", "optuna", "pandas", "numpy", "scipy", "plotly", "sqlalchemy")
 # Does something and then says on stderr which of the heavy packages that has imported.
 PROBE = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from study_case import make_study, result
 
 from autotune import promote
 from autotune.horizon import Change, Promotion, scaling
-from autotune.promote import choice, git_commit, provenance, train_file, write_best_config
+from autotune.promote import card_lines, choice, git_commit, provenance, train_file, write_best_config
 from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
 from autotune.run_directory import RunDirectory
 from autotune.storage import StudyRecord
@@ -145,6 +146,19 @@ def test_the_header_is_a_comment_whatever_the_reason_holds(record: StudyRecord) 
     assert empty == ""
 
 
+def test_its_provenance_goes_to_the_model_card_a_line_each(record: StudyRecord) -> None:
+    path = write(record)
+    lines = card_lines(path)
+    for line in ("study: night", "gpu: T4", "data hash: abc", "trial: 4", "why: better on fresh seeds", "gain: 0.1"):
+        assert line in lines
+    (versions,) = (line for line in lines if line.startswith("versions: "))
+    assert versions.startswith("versions: python 3.")
+    assert ", torch " in versions
+    assert "seeds: 1002, 1003" in lines
+    path.write_text("provenance = 5\n")
+    assert card_lines(path) == []
+
+
 def test_a_proof_is_claimed_for_the_winner_alone(record: StudyRecord) -> None:
     kept = tomllib.loads(write(record, BASELINE).read_text())["provenance"]
     assert not {"word", "gain", "seeds"} & kept.keys()
@@ -170,6 +184,16 @@ def test_the_file_can_be_trained(record: StudyRecord) -> None:
     assert code == 0
     assert [line.split()[0] for line in said[:-1]] == ["20%", "40%", "60%", "80%", "100%"]
     assert said[-1] == f"done: {path.parent / 'full' / 'best_config-8000-tokens'}"
+
+
+def test_the_trainer_is_told_where_its_settings_come_from(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    tables = '[config.output]\ndir = ""\nprovenance = []\n[provenance]\nstudy = "night"\n'
+    path.write_text(f'trainer = "odd_trainers:keeps_its_config"\ntokens = 10\n{tables}')
+    assert trained(path, folder=tmp_path)[0] == 0
+    lines = ["study: night", "trained from: mine.toml, which may have been edited since it was written"]
+    output = {"dir": str(tmp_path), "provenance": lines}
+    assert json.loads((tmp_path / "config.json").read_text()) == {"output": output}
 
 
 def test_an_edited_file_trains_with_the_edit_and_in_the_folder_given(record: StudyRecord, tmp_path: Path) -> None:
