@@ -285,18 +285,18 @@ def repetition(train_tokens: int, trial_tokens: int, tokens: int) -> str:
     """Returns what is to be said where a run repeats its text more often than the trials did; else "".
 
     Args:
-        train_tokens: Tokens of the training text.
+        train_tokens: Tokens of the training text; 0 if that is not known.
         trial_tokens: Tokens that a trial trains on.
         tokens: Tokens that the run trains on.
     """
-    epochs, before = tokens / train_tokens, trial_tokens / train_tokens
-    if epochs <= max(1.0, before):
+    if tokens <= max(train_tokens, trial_tokens) or not train_tokens:
         return ""
+    epochs, before = tokens / train_tokens, trial_tokens / train_tokens
     worth = 1 + HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / HALF_WORTH_EPOCHS))
     words = (
-        f"the run reads its text {epochs:.1f} times, a trial {before:.1f} times: what the trials say of dropout need "
-        f"not hold, since it helps where text repeats. By published runs, that is worth about as much as {worth:.1f} "
-        "times as much fresh text"
+        f"the run reads its text {epochs:.1f} times, a trial {before:.1f} times: what wins trials need not win there, "
+        f"since dropout and gentler steps pay where text repeats. By published runs, that is worth about as much as "
+        f"{worth:.1f} times as much fresh text"
     )
     if epochs > GOOD_EPOCHS:
         words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {GOOD_EPOCHS * train_tokens}"

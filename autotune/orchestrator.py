@@ -327,6 +327,10 @@ class Session:
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
         self.listener.note("plan", planner.describe(plan, self.spec))
+        full = planner.full_tokens(self.spec)
+        repeats = horizon.repetition(measured.facts.get("train_tokens", 0), self.spec.budget.tokens, full)
+        if repeats:
+            self.listener.note("plan", f"in a full run of {full:,} tokens {repeats}")
         self.options.say(planner.done_by(plan.total_s, datetime.now()))
 
     def _with_pass(self, plan: planner.Plan, measured: Probe) -> planner.Plan:
