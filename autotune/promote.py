@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import signal
 import subprocess
@@ -223,8 +224,12 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
 
     try:
         trainer.run(config, length, report)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
     finally:
         signal.signal(signal.SIGINT, before)
+    if os.environ.get("RANK", "0") != "0":  # torchrun runs this once for each GPU; the first one speaks
+        return 130 if stop.level else 0
     say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
     return 130 if stop.level else 0
 

@@ -12,12 +12,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import card, checkpoint, cpu, residents
+from model import card, checkpoint, cpu, distributed, residents
 from model.batches import Batches
 from model.config import TrainConfig
 from model.config import length_rules as length_rules  # part of the trainer's interface
 from model.corpus import Corpus, load
 from model.counts import counts as counts  # part of the trainer's interface
+from model.distributed import Ranks
 from model.evaluate import evaluate
 from model.export import export
 from model.generate import generate_text as generate_text  # part of the trainer's interface
@@ -54,6 +55,11 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
     """
     if budget_tokens < 1:
         raise ValueError(f"budget_tokens = {budget_tokens}; give at least 1")
+    with distributed.joined(config.system) as ranks:
+        return _train(config, budget_tokens, report, ranks)
+
+
+def _train(config: TrainConfig, budget_tokens: int, report: Report, ranks: Ranks) -> dict[str, object]:
     device = choose_device(config.system)
     if device.type == "cuda":
         total_bytes = torch.cuda.get_device_properties(device).total_memory
@@ -62,7 +68,9 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
         torch.cuda.reset_peak_memory_stats(device)
     with cpu.fast_products(device), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            return _Run(config, budget_tokens, load(config.data), device).run(report)
+            corpus = load(config.data) if ranks.rank == 0 else None
+            ranks.first_says(0, device)  # by now the corpus is made, for the others to read
+            return _Run(config, budget_tokens, corpus or load(config.data), device, ranks).run(report)
         except torch.OutOfMemoryError:
             residents.clear()
             raise
@@ -71,8 +79,11 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
 class _Run:
     """One training run: its learner and data, its place in the budget, its clocks and its points."""
 
-    def __init__(self, config: TrainConfig, budget_tokens: int, corpus: Corpus, device: torch.device) -> None:
+    def __init__(
+        self, config: TrainConfig, budget_tokens: int, corpus: Corpus, device: torch.device, ranks: Ranks
+    ) -> None:
         self.started_s = self.clock_s = self.saved_s = time.perf_counter()
+        self.asked, self.ranks, config = config, ranks, distributed.shared(config, ranks)
         self.config, self.budget_tokens, self.corpus, self.device = config, budget_tokens, corpus, device
         seq_len = config.model.seq_len
         self.eval_starts, notice = corpus.eval_starts(config.data.eval_tokens, seq_len)
@@ -89,6 +100,12 @@ class _Run:
         self.sequences = self.optimizer_steps = self.interval_sequences = self.saved_tokens = 0
         self.points: list[dict[str, float]] = []
         self.lr_factor = self.interval_s = self.earlier_s = 0.0
+        self._seed_dropout()
+
+    def _seed_dropout(self) -> None:
+        """Give each further process its own stream."""
+        if self.ranks.rank:
+            torch.manual_seed(stream_seed(self.config.seed, "dropout") + self.ranks.rank + self.sequences)
 
     @property
     def num_sequences(self) -> int:
@@ -100,40 +117,52 @@ class _Run:
         """Training tokens so far, at most those of the whole run."""
         return min(self.sequences * self.config.model.seq_len, self.schedule.end_tokens)
 
-    def _goes_on(self, answer: bool | int) -> bool:
-        """Take a caller's answer to a point: go on, stop, or end at so many tokens."""
-        if not isinstance(answer, bool):
+    def _goes_on(self, report: Report, point: Mapping[str, float]) -> bool:
+        """Report a point and take the answer: go on, stop, or end at so many tokens."""
+        # True and False are 1 and 0 here: no run ends at its first token.
+        answer = self.ranks.first_says(int(report(dict(point))) if self.ranks.rank == 0 else 0, self.device)
+        if answer > 1:
             self.schedule = self.schedule.ending_at(answer, self.tokens_seen)
-        return answer is not False
+        return answer > 0
 
     def run(self, report: Report) -> dict[str, object]:
         """Train to the end of the budget, or until `report` says stop."""
         if self.config.output.dir:
             self._resume()
-        if not all(self._goes_on(report(dict(point))) for point in self.points):
+        if not all(self._goes_on(report, point) for point in self.points):
             return self._facts(stopped=True)
         self.clock_s = time.perf_counter()
         while self.sequences < self.num_sequences:
             self._train_pass()
             going_on = self._report_due_points(report)
-            if self.config.output.dir and (not going_on or self._checkpoint_due()):
+            if not going_on:
+                self._sum_gradients()  # of a batch in its midst, so that the first process can keep it
+            if self.config.output.dir and self.ranks.rank == 0 and (not going_on or self._checkpoint_due()):
                 self._save()
             if not going_on:
                 return self._facts(stopped=True)
         facts = self._facts(stopped=False)
-        return facts | self._write_outputs(facts)
+        return facts | (self._write_outputs(facts) if self.ranks.rank == 0 else {})
 
     def _train_pass(self) -> None:
         """Accumulate one pass, and update the weights when the batch is complete or the budget ends."""
         count = min(self.config.pass_sequences, self.num_sequences - self.sequences)
-        self.learner.accumulate(*self.batches.batch(self.sequences, count))
+        if self.sequences // self.config.pass_sequences % self.ranks.count == self.ranks.rank:
+            self.learner.accumulate(*self.batches.batch(self.sequences, count))
         self.sequences += count
         self.interval_sequences += count
         if self.sequences % self.config.batch_sequences and self.sequences < self.num_sequences:
             return
         self.lr_factor = self.schedule.factor(self.tokens_seen)
+        self._sum_gradients()
         self.learner.update(self.lr_factor)
         self.optimizer_steps += 1
+
+    def _sum_gradients(self) -> None:
+        """Bring together what each process has accumulated."""
+        if self.ranks.count > 1:
+            self.ranks.sum_(group.grad for group in self.learner.weights.groups.values())
+            self.learner.pending = self.ranks.total(self.learner.pending, self.device)
 
     def _report_due_points(self, report: Report) -> bool:
         """Evaluate once if grid points were reached, and report each under its nominal number of tokens."""
@@ -151,7 +180,7 @@ class _Run:
         going_on = True
         for tokens in due:
             self.points.append({"tokens_seen": float(tokens)} | metrics)
-            going_on = self._goes_on(report(dict(self.points[-1]))) and going_on
+            going_on = self._goes_on(report, self.points[-1]) and going_on
         self.learner.clear_meters()
         self.interval_sequences, self.interval_s = 0, 0.0
         self.clock_s = time.perf_counter()
@@ -164,6 +193,7 @@ class _Run:
         learner.model.eval()
         result = evaluate(learner.score, self.corpus.val_ids, self.eval_starts, seq_len, at_a_time, self.device)
         learner.model.train()
+        self.ranks.sum_(learner.meters.values())
         now_s = time.perf_counter()
         passes = self.interval_sequences / self.config.pass_sequences
         load_LE = learner.meters["load_LE"]
@@ -196,11 +226,13 @@ class _Run:
         by_tokens = output.checkpoint_every_tokens
         tokens_due = bool(by_tokens) and self.tokens_seen // by_tokens > self.saved_tokens // by_tokens
         time_due = time.perf_counter() - self.saved_s >= output.checkpoint_every_s
-        return self.sequences < self.num_sequences and (tokens_due or time_due)
+        # Several processes keep what is accumulated each by itself: they wait for the batch's end.
+        is_whole = self.ranks.count == 1 or self.sequences % self.config.batch_sequences == 0
+        return is_whole and self.sequences < self.num_sequences and (tokens_due or time_due)
 
     def _identity(self) -> str:
         """Return a name for what makes two runs the same run; outputs, caches and caps do not count."""
-        fields = self.config.model_dump(mode="json", exclude={"output": True, "data": {"cache_dir"}})
+        fields = self.asked.model_dump(mode="json", exclude={"output": True, "data": {"cache_dir"}})
         fields["system"] |= {"memory_bytes": 0, "device": self.device.type, "dtype": str(self.dtype)}
         text = json.dumps([fields, self.budget_tokens, self.corpus.data_hash], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -219,6 +251,7 @@ class _Run:
             "lr_factor": self.lr_factor,
             "schedule": [self.schedule.end_tokens, self.schedule.down_from, self.schedule.down_factor],
             "pending": self.learner.pending,
+            "pass_sequences": self.config.pass_sequences,
             "interval_s": self.interval_s,
             "interval_sequences": self.interval_sequences,
             "elapsed_s": time.perf_counter() - self.started_s + self.earlier_s,
@@ -246,12 +279,22 @@ class _Run:
             parts.setdefault(part, {})[name] = tensor
         state = found.state
         self.learner.load_state_tensors({**parts}, state["pending"])
+        self._take_over_pending(state.get("pass_sequences", self.config.pass_sequences))
         self.sequences, self.optimizer_steps = state["sequences"], state["optimizer_steps"]
         self.points, self.lr_factor = state["points"], state["lr_factor"]
         if "schedule" in state:
             self.schedule = Schedule(self.config.optim, self.budget_tokens, *state["schedule"])
         self.interval_s, self.interval_sequences = state["interval_s"], state["interval_sequences"]
         self.earlier_s, self.saved_tokens = state["elapsed_s"], self.tokens_seen
+        self._seed_dropout()
+
+    def _take_over_pending(self, pass_sequences: int) -> None:
+        """Count what was accumulated in passes of another size in passes of this run's, once for all processes."""
+        ratio = pass_sequences / self.config.pass_sequences if self.ranks.rank == 0 else 0.0
+        if self.learner.pending and ratio != 1:
+            self.learner.pending *= ratio
+            for group in self.learner.weights.groups.values():
+                group.grad.mul_(ratio)
 
     def _facts(self, stopped: bool) -> dict[str, object]:
         config, corpus, model = self.config, self.corpus, self.learner.model
@@ -293,7 +336,7 @@ class _Run:
             corpus.eos_id,
             corpus.tokenizer_path,
         )
-        card.write(folder, self.config, self.budget_tokens, facts, self.points[-1])
+        card.write(folder, self.asked, self.schedule.end_tokens, facts, self.points[-1])
         paths = {"weights_path": str(folder / "model.safetensors"), "export_path": str(folder)}
         if corpus.tokenizer_path is not None and corpus.eos_id is not None and output.sample_tokens:
             tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))

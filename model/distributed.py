@@ -1,0 +1,99 @@
+"""Several processes of one host that train one model together, as `torchrun` starts them: one for each GPU.
+
+Each process takes its share of a batch's passes; gradients are summed before every update. That is all there is, since
+gradients lie side by side in a few tensors and an update is a function of them.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.config import SystemConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Args:
+        rank: Its number, from 0; the first one reports and writes.
+        count: How many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    def sum_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over all processes."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def total(self, number: float, device: torch.device) -> float:
+        """Return the sum of a number over all processes."""
+        tensor = torch.tensor(number, dtype=torch.float64, device=device)
+        self.sum_([tensor])
+        return tensor.item()
+
+    def first_says(self, number: int, device: torch.device) -> int:
+        """Return the first process's number in all of them."""
+        tensor = torch.tensor(number, dtype=torch.int64, device=device)
+        if self.count > 1:
+            dist.broadcast(tensor, 0)
+        return int(tensor.item())
+
+
+@contextlib.contextmanager
+def joined(config: SystemConfig) -> Iterator[Ranks]:
+    """Join the other processes that `torchrun` has started, if it has, and leave them at the end.
+
+    Raises:
+        ValueError: There are more processes than GPUs.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Ranks()
+        return
+    on_cuda = config.device != "cpu" and torch.cuda.is_available()
+    local_rank, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    if on_cuda:
+        if local_count > torch.cuda.device_count():
+            raise ValueError(
+                f"torchrun started {local_count} processes for {torch.cuda.device_count()} visible GPUs; "
+                f"use --nproc-per-node {torch.cuda.device_count()}"
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if on_cuda else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), count)
+    finally:
+        dist.destroy_process_group()
+
+
+def shared(config: TrainConfig, ranks: Ranks) -> TrainConfig:
+    """Return the configuration with passes that so many processes can share.
+
+    Args:
+        config: As for one process.
+        ranks: The processes.
+
+    Raises:
+        ValueError: They do not divide the sequences of a batch.
+    """
+    if ranks.count == 1:
+        return config
+    batch = config.batch_sequences
+    if batch % ranks.count:
+        fitting = ", ".join(str(count) for count in range(1, min(batch, 16) + 1) if batch % count == 0)
+        raise ValueError(
+            f"{ranks.count} processes cannot share the {batch} sequences of a batch (micro_batch_size x "
+            f"grad_accum_steps) evenly; start {fitting} of them, or change one of the two"
+        )
+    limit = config.pass_sequences
+    size = next(size for size in range(min(limit, batch // ranks.count), 0, -1) if batch // ranks.count % size == 0)
+    return config.model_copy(update={"system": config.system.model_copy(update={"max_pass_sequences": size})})

@@ -1,0 +1,46 @@
+"""What processes that train together share: passes of a batch, and refusals."""
+
+import pytest
+
+from model.config import TrainConfig
+from model.distributed import Ranks, joined, shared
+
+
+def config(micro_batch, accumulation, limit=0):
+    return TrainConfig.model_validate(
+        {
+            "system": {"micro_batch_size": micro_batch, "max_pass_sequences": limit},
+            "optim": {"grad_accum_steps": accumulation},
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "accumulation", "limit", "count", "size"),
+    [
+        (24, 1, 0, 2, 12),  # one pass of 24 becomes one of 12 for each of two
+        (24, 4, 48, 2, 48),
+        (24, 4, 48, 4, 24),
+        (24, 1, 16, 3, 8),
+        (8, 3, 0, 2, 6),  # 24 sequences, 12 for each of two, 8 at a time at most
+    ],
+)
+def test_the_most_sequences_of_a_pass_that_divide_each_share(micro_batch, accumulation, limit, count, size):
+    found = shared(config(micro_batch, accumulation, limit), Ranks(0, count))
+    assert found.pass_sequences == size
+    assert found.batch_sequences == micro_batch * accumulation
+
+
+def test_one_process_keeps_its_passes():
+    alone = config(24, 4, 48)
+    assert shared(alone, Ranks()) is alone
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match=r"5 processes cannot share the 6 sequences .* start 1, 2, 3, 6 of them"):
+        shared(config(6, 1), Ranks(0, 5))
+
+
+def test_without_torchrun_there_is_one():
+    with joined(TrainConfig().system) as ranks:
+        assert (ranks.rank, ranks.count) == (0, 1)
