@@ -415,7 +415,7 @@ class Session:
         """Returns the length of the run that fits until the deadline, brackets before it included."""
         left_s = self.options.deadline.seconds_left
         length = trial.budget_tokens or self.spec.budget.tokens
-        fit = int(max(0.0, left_s - REPORT_S) / MARGIN / loop.pace.seconds(1))
+        fit = int(max(0.0, left_s - REPORT_S - EXPORT_S) / MARGIN / loop.pace.seconds(1))
         brackets = not as_is and bool(self.study.trainer.length_rules) and self.spec.promote.bracket
         tokens = horizon.longest(length, fit) if brackets else fit
         if tokens < length:

@@ -91,7 +91,7 @@ def test_the_full_run_can_be_used_by_its_studys_name(night: tuple[Path, str]) ->
     assert said.startswith("My fellow")
     assert len(said) > len("My fellow") + 20
     found = json.loads(autotune(folder, "evaluate", "quickstart", "--json").stdout)
-    stored = json.loads((folder / "runs/quickstart/full/0000/result.json").read_text())
+    stored = json.loads((full / "0000/result.json").read_text())
     assert found["loss"] == found["loss_in_training"] == stored["points"][-1]["val_loss"]
     (folder / "own.txt").write_text("My fellow citizens. " * 50)
     said = autotune(folder, "evaluate", str(full), "--data", "own.txt").stdout

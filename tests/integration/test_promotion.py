@@ -80,7 +80,7 @@ def test_settings_are_copied_if_asked_for_and_kept_apart(folder: StudyFolder) ->
 def test_hours_choose_the_length(folder: StudyFolder) -> None:
     """At a second a trial and with the time for the report left out, what fits is longer than a trial by far."""
     searched(folder, promote={"bracket": False}, base={"sigma": 0.001, "lr": 0.05, "seconds": 0.2})
-    run, record, promotion = promoted(folder, "--hours", str(26 / 3600))
+    run, record, promotion = promoted(folder, "--hours", str(41 / 3600))
     assert 2 < promotion.tokens / 100_000 < 40
     assert record.attributes["full"]["status"] == "finished"
     assert f"a full run of {promotion.tokens:,} tokens" in run.text
