@@ -72,13 +72,16 @@ class Schedule:
     down_factor: float = 0.0
 
     def factor(self, tokens_seen: int) -> float:
-        """Return the factor on the peak learning rate after `tokens_seen`."""
+        """Return the factor on the peak learning rate after `tokens_seen`: the floor, exactly, at the end."""
         optim = self.optim
+        shape = optim.schedule, optim.warmup_frac, optim.decay_frac, optim.final_lr_frac
+        whole = lr_factor(tokens_seen, self.budget_tokens, *shape)
         if self.down_from is None or tokens_seen < self.down_from:
-            shape = optim.schedule, optim.warmup_frac, optim.decay_frac, optim.final_lr_frac
-            return lr_factor(tokens_seen, self.budget_tokens, *shape)
-        done = min(1.0, (tokens_seen - self.down_from) / (self.end_tokens - self.down_from))
-        return self.down_factor + (min(optim.final_lr_frac, self.down_factor) - self.down_factor) * done
+            return whole
+        left = max(0.0, (self.end_tokens - tokens_seen) / (self.end_tokens - self.down_from))
+        floor = min(optim.final_lr_frac, self.down_factor)
+        # Near its end a cosine lies below a straight line, also below one that ends a little sooner.
+        return min(whole, floor + (self.down_factor - floor) * left)
 
     def ending_at(self, end_tokens: int, tokens_seen: int) -> "Schedule":
         """Return the same schedule up to `tokens_seen`, brought down to its floor by `end_tokens`.
@@ -93,11 +96,12 @@ class Schedule:
         if not tokens_seen < end_tokens < self.budget_tokens or end_tokens == self.end_tokens:
             return self
         optim, budget_tokens = self.optim, self.budget_tokens
+        whole, at = Schedule(optim, budget_tokens, budget_tokens), self.down_from
+        if at is not None and (tokens_seen > at or self.down_factor < whole.factor(at)):  # it is on its way down
+            return Schedule(optim, budget_tokens, end_tokens, tokens_seen, self.factor(tokens_seen))
         start = max(tokens_seen, int(optim.warmup_frac * budget_tokens))
-        has_begun = self.down_from is not None and tokens_seen > self.down_from
-        if optim.schedule == "wsd" and not has_begun and tokens_seen <= (1 - optim.decay_frac) * budget_tokens:
+        if optim.schedule == "wsd" and tokens_seen <= (1 - optim.decay_frac) * budget_tokens:
             start = max(start, int((1 - optim.decay_frac) * end_tokens))
         if start >= end_tokens:  # still warming up, or a decay of no length
             start = tokens_seen
-        before = self if has_begun else Schedule(optim, budget_tokens, budget_tokens)
-        return Schedule(optim, budget_tokens, end_tokens, start, before.factor(start))
+        return Schedule(optim, budget_tokens, end_tokens, start, whole.factor(start))

@@ -86,6 +86,19 @@ def test_what_falls_already_goes_on_from_where_it_is():
     assert [again.factor(at) for at in (700, 800, 900)] == pytest.approx([0.325, 0.2125, 0.1])
 
 
+def test_told_in_its_warmup_of_two_ends_it_does_not_jump():
+    """At 2 it has begun to come down from 0.005, reached at 1."""
+    again = shortened(3, 1).ending_at(201, 2)
+    assert [again.factor(at) for at in (2, 201)] == pytest.approx([0.0025, 0])
+
+
+def test_a_shortened_cosine_stays_below_the_whole_one():
+    """Over the last tenth it is flatter than a straight line to a slightly earlier end."""
+    short, whole = shortened(990, 900, "cosine"), Schedule(optim("cosine"), 1000, 1000)
+    assert short.factor(950) == whole.factor(950)
+    assert short.factor(990) == 0.0
+
+
 @pytest.mark.parametrize("end", [0, 300, 1000, 2000])
 def test_an_end_that_is_past_or_beyond_the_budget_changes_nothing(end):
     assert shortened(end, 300) == Schedule(optim(), 1000, 1000)
@@ -105,4 +118,8 @@ def test_it_goes_on_from_where_it_is_and_falls_to_its_floor(schedule, floor, req
     start = short.down_from if short.down_from is not None else 200
     factors = [short.factor(at) for at in range(start, short.end_tokens + 1)]
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(factors))
-    assert factors[-1] <= floor + 1e-9
+    whole = Schedule(optim(schedule, final_lr_frac=floor), 1000, 1000)
+    assert all(short.factor(at) <= whole.factor(at) for at in range(short.end_tokens + 1))
+    # Told in its warm-up to end there, it may never have come above the floor.
+    reached = short.down_factor if short.down_from is not None else 1.0
+    assert factors[-1] == min(floor, reached)
