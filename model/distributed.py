@@ -5,6 +5,7 @@ gradients lie side by side in a few tensors and an update is a function of them.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,12 +35,6 @@ class Ranks:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
-    def total(self, number: float, device: torch.device) -> float:
-        """Return the sum of a number over all processes."""
-        tensor = torch.tensor(number, dtype=torch.float64, device=device)
-        self.sum_([tensor])
-        return tensor.item()
-
     def first_says(self, number: int, device: torch.device) -> int:
         """Return the first process's number in all of them."""
         tensor = torch.tensor(number, dtype=torch.int64, device=device)
@@ -55,7 +50,8 @@ def joined(config: SystemConfig) -> Iterator[Ranks]:
     Raises:
         ValueError: There are more processes than GPUs.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    # By torchrun's own mark: some clusters set WORLD_SIZE for every process, and a trial's would wait for others.
+    count = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
     if count == 1:
         yield Ranks()
         return
@@ -78,6 +74,9 @@ def joined(config: SystemConfig) -> Iterator[Ranks]:
 def shared(config: TrainConfig, ranks: Ranks) -> TrainConfig:
     """Return the configuration with passes that so many processes can share.
 
+    They are parts of one process's passes, so that every pass of one process ends where one of theirs does: there a
+    checkpoint or an evaluation of either is the other's too.
+
     Args:
         config: As for one process.
         ranks: The processes.
@@ -94,6 +93,5 @@ def shared(config: TrainConfig, ranks: Ranks) -> TrainConfig:
             f"{ranks.count} processes cannot share the {batch} sequences of a batch (micro_batch_size x "
             f"grad_accum_steps) evenly; start {fitting} of them, or change one of the two"
         )
-    limit = config.pass_sequences
-    size = next(size for size in range(min(limit, batch // ranks.count), 0, -1) if batch // ranks.count % size == 0)
+    size = math.gcd(config.pass_sequences, batch // ranks.count)
     return config.model_copy(update={"system": config.system.model_copy(update={"max_pass_sequences": size})})

@@ -125,6 +125,10 @@ class Learner:
         else:  # the last pass of a run may be smaller than those that were captured
             self._pass(tokens_BT, targets_BT, share)
 
+    def leave_out(self, num_sequences: int) -> None:
+        """Count a pass of this batch whose gradients come from elsewhere before the update."""
+        self.pending += num_sequences / self.config.pass_sequences
+
     def update(self, lr_factor: float) -> None:
         """Average, unscale and clip the gradients, update the weights and clear the gradients.
 

@@ -68,9 +68,7 @@ def _train(config: TrainConfig, budget_tokens: int, report: Report, ranks: Ranks
         torch.cuda.reset_peak_memory_stats(device)
     with cpu.fast_products(device), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
-            corpus = load(config.data) if ranks.rank == 0 else None
-            ranks.first_says(0, device)  # by now the corpus is made, for the others to read
-            return _Run(config, budget_tokens, corpus or load(config.data), device, ranks).run(report)
+            return _Run(config, budget_tokens, load(config.data), device, ranks).run(report)
         except torch.OutOfMemoryError:
             residents.clear()
             raise
@@ -117,26 +115,36 @@ class _Run:
         """Training tokens so far, at most those of the whole run."""
         return min(self.sequences * self.config.model.seq_len, self.schedule.end_tokens)
 
-    def _goes_on(self, report: Report, point: Mapping[str, float]) -> bool:
-        """Report a point and take the answer: go on, stop, or end at so many tokens."""
+    def _told(self, report: Report, point: Mapping[str, float]) -> int:
+        """Report a point and return the answer, in all processes the one that the first is given."""
+        return self.ranks.first_says(int(report(dict(point))) if self.ranks.rank == 0 else 0, self.device)
+
+    def _goes_on(self, answer: int) -> bool:
+        """Take the answer to the last point: go on, stop, or end at so many tokens."""
         # True and False are 1 and 0 here: no run ends at its first token.
-        answer = self.ranks.first_says(int(report(dict(point))) if self.ranks.rank == 0 else 0, self.device)
-        if answer > 1:
-            self.schedule = self.schedule.ending_at(answer, self.tokens_seen)
+        if answer > 1 and self.sequences < self.num_sequences:
+            # A point is named by the grid, and the pass nearest to it may have gone further than what is asked for.
+            done_tokens = max(self.tokens_seen, int(self.points[-1]["tokens_seen"]))
+            self.schedule = self.schedule.ending_at(max(answer, done_tokens + 1), self.tokens_seen)
         return answer > 0
 
     def run(self, report: Report) -> dict[str, object]:
         """Train to the end of the budget, or until `report` says stop."""
         if self.config.output.dir:
             self._resume()
-        if not all(self._goes_on(report, point) for point in self.points):
+        answer = 1
+        for point in self.points:  # what was answered to all but the last is part of the checkpoint's schedule
+            answer = self._told(report, point)
+            if not answer:
+                break
+        if not self._goes_on(answer):
             return self._facts(stopped=True)
         self.clock_s = time.perf_counter()
         while self.sequences < self.num_sequences:
             self._train_pass()
             going_on = self._report_due_points(report)
             if not going_on:
-                self._sum_gradients()  # of a batch in its midst, so that the first process can keep it
+                self._bring_together()  # of a batch in its midst, so that the first process can keep it
             if self.config.output.dir and self.ranks.rank == 0 and (not going_on or self._checkpoint_due()):
                 self._save()
             if not going_on:
@@ -149,28 +157,33 @@ class _Run:
         count = min(self.config.pass_sequences, self.num_sequences - self.sequences)
         if self.sequences // self.config.pass_sequences % self.ranks.count == self.ranks.rank:
             self.learner.accumulate(*self.batches.batch(self.sequences, count))
+        else:
+            self.learner.leave_out(count)
         self.sequences += count
         self.interval_sequences += count
         if self.sequences % self.config.batch_sequences and self.sequences < self.num_sequences:
             return
         self.lr_factor = self.schedule.factor(self.tokens_seen)
-        self._sum_gradients()
+        self._bring_together()
         self.learner.update(self.lr_factor)
         self.optimizer_steps += 1
 
-    def _sum_gradients(self) -> None:
-        """Bring together what each process has accumulated."""
-        if self.ranks.count > 1:
-            self.ranks.sum_(group.grad for group in self.learner.weights.groups.values())
-            self.learner.pending = self.ranks.total(self.learner.pending, self.device)
+    def _bring_together(self) -> None:
+        """Sum what each process has accumulated: gradients in all of them, meters in the first, which keeps them."""
+        self.ranks.sum_(group.grad for group in self.learner.weights.groups.values())
+        self.ranks.sum_(self.learner.meters.values())
+        if self.ranks.rank:
+            self.learner.clear_meters()
 
     def _report_due_points(self, report: Report) -> bool:
         """Evaluate once if grid points were reached, and report each under its nominal number of tokens."""
-        # At the end of the pass nearest to a grid point: of passes of any size, none is ahead on average.
-        reached = self.tokens_seen + self.config.pass_sequences * self.config.model.seq_len / 2
+        # At the end of the pass nearest to a grid point: of passes of any size, none is ahead on average. Several
+        # processes, whose passes are parts of one process's, evaluate where that one would.
+        pass_sequences = self.asked.pass_sequences
+        reached = self.tokens_seen + pass_sequences * self.config.model.seq_len / 2
         end = self.schedule.end_tokens
         if self.sequences < self.num_sequences:
-            reached = min(reached, end - 1)
+            reached = min(reached, end - 1) if self.sequences % pass_sequences == 0 else 0
         grid = [*(tokens for tokens in self.grid_tokens if tokens < end), end]
         due = [tokens for tokens in grid[len(self.points) :] if tokens <= reached]
         if not due:
@@ -179,8 +192,10 @@ class _Run:
         metrics = self._metrics()
         going_on = True
         for tokens in due:
+            if tokens > self.schedule.end_tokens:
+                break  # the answer to the one before has moved the end
             self.points.append({"tokens_seen": float(tokens)} | metrics)
-            going_on = self._goes_on(report, self.points[-1]) and going_on
+            going_on = self._goes_on(self._told(report, self.points[-1])) and going_on
         self.learner.clear_meters()
         self.interval_sequences, self.interval_s = 0, 0.0
         self.clock_s = time.perf_counter()
@@ -279,7 +294,7 @@ class _Run:
             parts.setdefault(part, {})[name] = tensor
         state = found.state
         self.learner.load_state_tensors({**parts}, state["pending"])
-        self._take_over_pending(state.get("pass_sequences", self.config.pass_sequences))
+        self._take_over_sums(state.get("pass_sequences", self.config.pass_sequences))
         self.sequences, self.optimizer_steps = state["sequences"], state["optimizer_steps"]
         self.points, self.lr_factor = state["points"], state["lr_factor"]
         if "schedule" in state:
@@ -288,13 +303,16 @@ class _Run:
         self.earlier_s, self.saved_tokens = state["elapsed_s"], self.tokens_seen
         self._seed_dropout()
 
-    def _take_over_pending(self, pass_sequences: int) -> None:
-        """Count what was accumulated in passes of another size in passes of this run's, once for all processes."""
-        ratio = pass_sequences / self.config.pass_sequences if self.ranks.rank == 0 else 0.0
-        if self.learner.pending and ratio != 1:
-            self.learner.pending *= ratio
-            for group in self.learner.weights.groups.values():
-                group.grad.mul_(ratio)
+    def _take_over_sums(self, pass_sequences: int) -> None:
+        """Count what was summed over passes of another size in passes of this run's, once among all processes."""
+        learner, ratio = self.learner, pass_sequences / self.config.pass_sequences
+        learner.pending *= ratio
+        if self.ranks.rank:
+            learner.weights.clear_gradients()
+            learner.clear_meters()
+        gradients = [group.grad for group in learner.weights.groups.values()]
+        for total in (*gradients, learner.meters["loss"], learner.meters["aux_loss"]):  # the load counts tokens
+            total.mul_(ratio)
 
     def _facts(self, stopped: bool) -> dict[str, object]:
         config, corpus, model = self.config, self.corpus, self.learner.model

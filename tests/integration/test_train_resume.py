@@ -156,3 +156,49 @@ def test_told_to_end_sooner_it_ends_there_decayed_also_when_interrupted(speeches
     points, again = shortened(tmp_path / "parts")
     assert without_times(points) == without_times(whole)
     assert Path(again["weights_path"]).read_bytes() == Path(facts["weights_path"]).read_bytes()
+
+
+def answered(config, answers, stop_after=None):
+    """Train with the answers to the points of the same number, from 1, and True to the others."""
+    points = []
+
+    def report(point):
+        points.append(dict(point))
+        return len(points) != stop_after and answers.get(len(points), True)
+
+    return points, train(config, BUDGET_TOKENS, report)
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+def test_told_again_and_again_where_to_end_it_resumes_bit_for_bit(speeches, tmp_path, schedule):  # noqa: F811
+    """Sooner, later, sooner: what was asked is part of a checkpoint, and the old answers do not count twice."""
+    sections = {"optim": {"grad_accum_steps": 3, "decay_frac": 0.5, "schedule": schedule}}
+    answers = {1: 3_000, 2: 2_600, 3: 4_100, 5: 3_700}
+    whole, facts = answered(resumable(speeches, tmp_path / "whole", **sections), answers)
+    assert [point["tokens_seen"] for point in whole] == [640, 1280, 1920, 2560, 3200, 3700]
+    assert whole[-1]["muon_lr"] == 0.0
+    config = resumable(speeches, tmp_path / "parts", **sections)
+    for stop_after in (2, 4, 5):  # what is answered to the fifth comes when it goes on
+        answered(config, answers, stop_after)
+    points, again = answered(config, answers)
+    assert without_times(points) == without_times(whole)
+    assert Path(again["weights_path"]).read_bytes() == Path(facts["weights_path"]).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("num_evals", "answers", "last"),
+    [
+        (80, {21: 1_345}, [1280, 1344, 1345]),  # points of 64 tokens, passes of 128
+        (80, {20: 1_290}, [1216, 1280, 1290]),  # the 21st is due at once with the 20th
+        (8, {2: 700}, [640, 1280, 1281]),  # trained already: as soon as it can
+        (8, {8: 6_000, 2: BUDGET_TOKENS}, [3840, 4480, 5120]),  # the end is the end
+        (8, {3: 2_000, 4: 4_000}, [1280, 1920, 2000]),  # a run that has ended does not go on
+    ],
+)
+def test_the_last_point_is_the_end_that_was_asked_for(speeches, num_evals, answers, last):  # noqa: F811
+    config = small_config(speeches, data={"num_evals": num_evals}, optim={"grad_accum_steps": 3})
+    points, facts = answered(config, answers)
+    tokens = [point["tokens_seen"] for point in points]
+    assert tokens[-3:] == last and facts["end_tokens"] == last[-1]
+    assert tokens == sorted(set(tokens))
+    assert points[-1]["muon_lr"] == 0.0

@@ -21,13 +21,17 @@ def config(micro_batch, accumulation, limit=0):
         (24, 1, 0, 2, 12),  # one pass of 24 becomes one of 12 for each of two
         (24, 4, 48, 2, 48),
         (24, 4, 48, 4, 24),
-        (24, 1, 16, 3, 8),
-        (8, 3, 0, 2, 6),  # 24 sequences, 12 for each of two, 8 at a time at most
+        (24, 1, 16, 3, 4),  # 12 at a time by one process, 8 for each of three
+        (8, 3, 0, 2, 4),
     ],
 )
-def test_the_most_sequences_of_a_pass_that_divide_each_share(micro_batch, accumulation, limit, count, size):
-    found = shared(config(micro_batch, accumulation, limit), Ranks(0, count))
+def test_passes_are_the_largest_parts_of_one_processes_that_divide_each_share(
+    micro_batch, accumulation, limit, count, size
+):
+    asked = config(micro_batch, accumulation, limit)
+    found = shared(asked, Ranks(0, count))
     assert found.pass_sequences == size
+    assert asked.pass_sequences % size == 0
     assert found.batch_sequences == micro_batch * accumulation
 
 
@@ -41,6 +45,8 @@ def test_a_batch_that_cannot_be_shared_is_refused():
         shared(config(6, 1), Ranks(0, 5))
 
 
-def test_without_torchrun_there_is_one():
+def test_without_torchrun_there_is_one(monkeypatch):
+    """Also where a cluster counts its processes in the same variable."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
     with joined(TrainConfig().system) as ranks:
         assert (ranks.rank, ranks.count) == (0, 1)
