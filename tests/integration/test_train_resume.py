@@ -1,12 +1,6 @@
 """Interrupted training goes on as if nothing had happened: bit for bit on a CPU."""
 
-import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -104,31 +98,6 @@ def test_the_loss_scale_of_fp16_is_part_of_the_state(speeches, tmp_path):  # noq
     run(config, 128 * 16, stop_after=4)
     points, _ = run(config, 128 * 16)
     assert without_times(points) == without_times(whole)
-
-
-def test_killed_at_random_moments_it_still_ends_the_same(speeches, tmp_path, reference):  # noqa: F811
-    config = resumable(speeches, tmp_path / "out", output={"checkpoint_every_tokens": 128})
-    (tmp_path / "config.json").write_text(config.model_dump_json())
-    code = (
-        "import sys, json, torch; from model.config import TrainConfig; from model.train import train\n"
-        "torch.set_num_threads(1)\n"
-        "config = TrainConfig.model_validate_json(open(sys.argv[1]).read())\n"
-        "points = []\n"
-        "def report(point): points.append(dict(point)); print('point', flush=True); return True\n"
-        f"facts = train(config, {BUDGET_TOKENS}, report)\n"
-        "print(json.dumps([points, facts]), flush=True)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "config.json")]
-    for _ in range(10):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()  # the first point: it is training by now
-        time.sleep(random.random() * 0.2)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
-    points, facts = json.loads(finished.stdout.splitlines()[-1])
-    check(points, facts, reference)
-    assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
 def test_told_to_end_sooner_it_ends_there_decayed_also_when_interrupted(speeches, tmp_path):  # noqa: F811
