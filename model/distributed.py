@@ -5,8 +5,12 @@ gradients lie side by side in a few tensors and an update is a function of them.
 """
 
 import contextlib
+import ctypes
+import importlib
 import math
 import os
+import signal
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -15,6 +19,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.config import SystemConfig, TrainConfig
+
+# Linux's prctl option that has the kernel signal a process when the one that started it dies. Source: prctl(2).
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,10 @@ class Ranks:
 
     def first_says(self, number: int, device: torch.device) -> int:
         """Return the first process's number in all of them."""
+        if self.count == 1:
+            return number
         tensor = torch.tensor(number, dtype=torch.int64, device=device)
-        if self.count > 1:
-            dist.broadcast(tensor, 0)
+        dist.broadcast(tensor, 0)
         return int(tensor.item())
 
 
@@ -55,6 +63,8 @@ def joined(config: SystemConfig) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
+    if sys.platform == "linux":  # a killed torchrun leaves its processes, and the next start would find them at work
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     on_cuda = config.device != "cpu" and torch.cuda.is_available()
     local_rank, local_count = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if on_cuda:
@@ -64,6 +74,10 @@ def joined(config: SystemConfig) -> Iterator[Ranks]:
                 f"use --nproc-per-node {torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local_rank)
+    # Its functions have the group of the moment of their import as a default, and torch's compiler, which optimizers
+    # load, imports it. Imported later, it would keep the group and its threads to the end of the interpreter, which now
+    # and then aborts over them.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if on_cuda else "gloo")
     try:
         yield Ranks(dist.get_rank(), count)
