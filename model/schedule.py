@@ -97,7 +97,7 @@ class Schedule:
         has_begun = self.down_from is not None and tokens_seen > self.down_from
         if optim.schedule == "wsd" and not has_begun and tokens_seen <= (1 - optim.decay_frac) * budget_tokens:
             start = max(start, int((1 - optim.decay_frac) * end_tokens))
-        if start >= end_tokens:  # still warming up, or a decay of no length
+        if has_begun or start >= end_tokens:  # or it is still warming up, or has a decay of no length
             start = tokens_seen
         before = self if has_begun else Schedule(optim, budget_tokens, budget_tokens)
         return Schedule(optim, budget_tokens, end_tokens, start, before.factor(start))
