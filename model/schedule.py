@@ -102,6 +102,6 @@ class Schedule:
         start = max(tokens_seen, int(optim.warmup_frac * budget_tokens))
         if optim.schedule == "wsd" and tokens_seen <= (1 - optim.decay_frac) * budget_tokens:
             start = max(start, int((1 - optim.decay_frac) * end_tokens))
-        if start >= end_tokens:  # still warming up, or a decay of no length
+        if start >= end_tokens:  # it is still warming up, or has a decay of no length
             start = tokens_seen
         return Schedule(optim, budget_tokens, end_tokens, start, whole.factor(start))

@@ -97,7 +97,7 @@ tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForCausalLM.from
 text = sys.argv[2]
 prompt = tokenizer(text, return_tensors="pt")
 assert tokenizer.decode(prompt["input_ids"][0]) == text
-greedy = [model.generate(**prompt, max_new_tokens=50, max_length=None, do_sample=False, use_cache=cache)[0].tolist()
+greedy = [model.generate(**prompt, max_new_tokens=40, max_length=None, do_sample=False, use_cache=cache)[0].tolist()
           for cache in (True, False)]
 with open("README.md", encoding="utf-8") as file:
     (example,) = re.findall(r"```python\\n(.*?)```", file.read(), flags=re.DOTALL)
@@ -125,7 +125,7 @@ def test_the_export_loads_where_this_project_cannot_be_imported(trained):
     assert not {"autotune", "model", "reports"} & set(found["modules"])
     ids = Tokenizer.from_file(str(trained.export / "tokenizer.json")).encode(text).ids
     vocab_size = json.loads((trained.export / "results.json").read_text())["training"]["vocab_size"]
-    ours = ids + generate(load_model(trained.export), ids, 50, vocab_size, eos_id=0, temperature=0)
+    ours = ids + generate(load_model(trained.export), ids, 40, vocab_size, eos_id=0, temperature=0)
     assert len(ids) + 20 < len(ours) <= SEQ_LEN  # beyond the context ours forgets the first tokens
     assert found["greedy"] == [ours, ours]
     assert example[0].startswith("The")

@@ -291,7 +291,8 @@ def test_a_recording_study_trains_all_of_a_low_discrepancy_set_and_proves_nothin
     assert (made.sampler.name, made.sampler.options) == ("qmc", {"scramble": True})
     assert (made.pruner.name, made.finals.runs, made.promote.automatic) == ("none", 0, False)
     assert (made.budget.trials, made.budget.tokens, made.enqueue) == (40, 1_000, ())
-    assert (made.space, made.base, made.seed) == (spec.space, spec.base, spec.seed)
+    assert (made.space, made.seed) == (spec.space, spec.seed)
+    assert made.base == {**spec.base, "data": {**spec.base["data"], "num_evals": 20}}
 
 
 def test_rows_are_queued_as_they_are(tmp_path: Path) -> None:
@@ -317,8 +318,8 @@ def test_a_recording_study_is_one_of_its_own_for_each_length(tmp_path: Path) -> 
 
 
 def test_evaluations_are_set_where_the_trainer_has_them(tmp_path: Path) -> None:
-    spec = make_study(tmp_path).spec
-    with_them = spec.model_copy(update={"base": {**spec.base, "data": {"num_evals": 5}}})
+    with_them = make_study(tmp_path).spec
+    spec = with_them.model_copy(update={"base": {key: with_them.base[key] for key in with_them.base if key != "data"}})
     assert "base.data.num_evals=17" in recording_changes(with_them, 40, 17, [])
     assert not [change for change in recording_changes(spec, 40, 17, []) if "num_evals" in change]
 
