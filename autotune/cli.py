@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune import cli_model
+from autotune.cli_model import RUNS, JsonOption, RunsOption
 from autotune.console import plain, say
 from autotune.nvml import NvmlError
 from autotune.records import UserError
@@ -35,19 +36,16 @@ app = typer.Typer(
 )
 
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")]
-RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.')]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
 UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
 TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
-RUNS = Path("runs")
 app.add_typer(cli_model.app)
 
 
@@ -276,7 +274,7 @@ def promote(
     study: StudyArgument,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Length of the full run; else what fits into --hours, or 8 trials'.", min=1),
+        typer.Option(help="Length of the full run; else what fits into --hours, or the study file's.", min=1),
     ] = None,
     trial: Annotated[int | None, typer.Option(help="Promote this trial instead of the proven winner.")] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Copy the settings, without rescaling them.")] = False,

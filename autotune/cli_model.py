@@ -31,6 +31,7 @@ TrainerOption = Annotated[
     str, typer.Option(help='Who trained it, "package.module:function"; the study\'s trainer if it lies in its folder.')
 ]
 RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 RUNS = Path("runs")
 
 
@@ -78,7 +79,7 @@ def evaluate(
     tokens: Annotated[int, typer.Option(help="Tokens to predict at most; 0 for all of them.", min=0)] = 0,
     trainer: TrainerOption = "",
     out: RunsOption = RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measures a trained model on a text of yours, or on the training's held-out text."""
     path, who = find_model(model, out, trainer)

@@ -83,8 +83,8 @@ class ForecastSampler(CurrentRanges):
 def _use_one_thread() -> None:
     """Keeps the Gaussian process, which Optuna computes with torch, off the other cores.
 
-    Its matrices are tiny, and threads that wait for each other cost more than they compute: on a host of 32 cores 0.8 s
-    passed between two trials, where two cores take 0.1 s.
+    Its matrices are tiny, and threads may cost more than they compute: on a host of 32 cores 0.8 s passed between two
+    trials, where two cores take 0.1 s for a proposal.
     """
     import torch
 

@@ -136,8 +136,9 @@ class Session:
         with self._opened() as loop:
             trial, _ = choice(read_study(self.run.root), number)
             self._expect_pace(loop, trial)
-            tokens = tokens or self._fitting_tokens(loop, trial, as_is)
-            if agree(self._cost(loop, trial, tokens, as_is)):
+            promoting = self._promoting(loop)
+            tokens = tokens or promoting.fitting_tokens(trial, self.options.deadline.seconds_left, as_is)
+            if agree(promoting.cost(trial, tokens, as_is)):
                 self._full(loop, tokens, number, as_is)
         return self._parked("promote") if self.stop.level else DONE
 
@@ -410,28 +411,6 @@ class Session:
     def _expect_pace(self, loop: EventLoop, trial: TrialRecord) -> None:
         if not loop.pace.seconds(1) and trial.result is not None:
             loop.pace.learn(trial.budget_tokens or self.spec.budget.tokens, trial.result.seconds)
-
-    def _fitting_tokens(self, loop: EventLoop, trial: TrialRecord, as_is: bool) -> int:
-        """Returns the length of the run that fits until the deadline, brackets before it included."""
-        left_s = self.options.deadline.seconds_left
-        length = trial.budget_tokens or self.spec.budget.tokens
-        fit = int(max(0.0, left_s - REPORT_S - EXPORT_S) / MARGIN / loop.pace.seconds(1))
-        brackets = not as_is and bool(self.study.trainer.length_rules) and self.spec.promote.bracket
-        tokens = horizon.longest(length, fit) if brackets else fit
-        if tokens < length:
-            raise UserError(
-                f"in {left_s / 60:.0f} min {tokens:,} tokens fit, fewer than a trial's {length:,}; give more --hours"
-            )
-        return tokens
-
-    def _cost(self, loop: EventLoop, trial: TrialRecord, tokens: int, as_is: bool) -> str:
-        length = trial.budget_tokens or self.spec.budget.tokens
-        bracket_s = 0.0 if as_is else self._promoting(loop).seconds(length, tokens)
-        seconds = loop.pace.seconds(tokens) + bracket_s
-        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
-        if bracket_s:
-            words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
-        return f"{words}: about {planner.duration(seconds)}, {planner.done_by(seconds, datetime.now())}"
 
     def _full(self, loop: EventLoop, tokens: int, number: int | None, as_is: bool) -> None:
         """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from autotune import horizon
 from autotune.database import exclusive
+from autotune.deadline import MARGIN, REPORT_S
+from autotune.early_end import EXPORT_S
 from autotune.event_loop import EventLoop
 from autotune.horizon import FACTORS, Bracket, Promotion
+from autotune.planner import done_by, duration
 from autotune.queues import Queue
-from autotune.records import TrialRecord
+from autotune.records import TrialRecord, UserError
 from autotune.space import with_paths
 from autotune.spec import Study
 
@@ -43,77 +48,117 @@ class Promoting:
             as_is: Whether to copy the settings.
             has_time: Takes seconds; whether there is time for so many more before the run.
         """
-        length = trial.budget_tokens or self.study.spec.budget.tokens
-        rules = self.study.trainer.length_rules
+        length, rules = self._length(trial), self.study.trainer.length_rules
         if as_is or not rules or tokens == length:
             why = "as was asked for" if as_is else "the trainer names no settings that depend on a run's length"
             return Promotion(trial.number, length, tokens, None, note="" if tokens == length else why)
-        brackets, note = self._brackets(trial, length, tokens, has_time)
+        brackets, note = self._brackets(trial, tokens, has_time)
         scaling = horizon.scaling(length, tokens, brackets, self._sigma(trial))
         changes = horizon.changes(self._config(trial), rules, length, tokens, scaling.factor)
         return Promotion(trial.number, length, tokens, scaling, tuple(changes), brackets, note)
 
-    def seconds(self, length: int, tokens: int) -> float:
+    def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
         """Returns how long the brackets before a run take, at a trial's pace.
 
         Args:
             length: Tokens of the trial.
             tokens: Length of the run.
+            as_is: Whether the settings are to be copied.
         """
-        if not self.study.trainer.length_rules or not self.study.spec.promote.bracket:
+        if not self._is_checked(as_is):
             return 0.0
         return len(FACTORS) * self.loop.pace.seconds(sum(horizon.bracket_tokens(length, tokens)))
 
+    def fitting_tokens(self, trial: TrialRecord, seconds_left: float, as_is: bool) -> int:
+        """Returns the length of the run that fits into some time, with its brackets.
+
+        Args:
+            trial: The trial to promote.
+            seconds_left: Until everything must be done.
+            as_is: Whether the settings are to be copied.
+
+        Raises:
+            UserError: If not even a trial's length fits.
+        """
+        length = self._length(trial)
+        fit = int(max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN / self.loop.pace.seconds(1))
+        tokens = horizon.longest(length, fit) if self._is_checked(as_is) else fit
+        if tokens < length:
+            minutes = seconds_left / 60
+            raise UserError(
+                f"in {minutes:.0f} min {tokens:,} tokens fit, fewer than a trial's {length:,}; give more --hours"
+            )
+        return tokens
+
+    def cost(self, trial: TrialRecord, tokens: int, as_is: bool) -> str:
+        """Returns in words what a run will take, from now on.
+
+        Args:
+            trial: The trial to promote.
+            tokens: Length of the run.
+            as_is: Whether the settings are to be copied.
+        """
+        length = self._length(trial)
+        bracket_s = self.seconds(length, tokens, as_is)
+        seconds = self.loop.pace.seconds(tokens) + bracket_s
+        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
+        if bracket_s:
+            words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
+        return f"{words}: about {duration(seconds)}, {done_by(seconds, datetime.now())}"
+
+    def _is_checked(self, as_is: bool) -> bool:
+        return not as_is and bool(self.study.trainer.length_rules) and self.study.spec.promote.bracket
+
+    def _length(self, trial: TrialRecord) -> int:
+        return trial.budget_tokens or self.study.spec.budget.tokens
+
     def _brackets(
-        self, trial: TrialRecord, length: int, tokens: int, has_time: Callable[[float], bool]
+        self, trial: TrialRecord, tokens: int, has_time: Callable[[float], bool]
     ) -> tuple[tuple[Bracket, ...], str]:
-        lengths = horizon.bracket_tokens(length, tokens)
-        if not self.study.spec.promote.bracket:
+        length = self._length(trial)
+        if not self._is_checked(as_is=False):
             return (), "promote.bracket is off"
-        if not lengths:
+        queues = {at: self.open_queue(trial, at) for at in horizon.bracket_tokens(length, tokens)}
+        if not queues:
             return (), f"below {horizon.MIN_LENGTHENING} times a trial's length a check would cost more than the run"
-        queues = [self.open_queue(trial, at) for at in lengths]
-        found = [self._trained(trial, length, at, queue) for at, queue in zip(lengths, queues, strict=True)]
-        if not all(found) and not has_time(self.seconds(length, tokens)):
+        missing = [at for at, queue in queues.items() if self._trained(trial, at, queue) is None]
+        if missing and not has_time(self.seconds(length, tokens)):
             return (), "not checked by shorter runs"
-        for at, queue in zip(lengths, queues, strict=True):
-            self._train(trial, length, at, queue, has_time)
-        found = [self._trained(trial, length, at, queue) for at, queue in zip(lengths, queues, strict=True)]
+        for at in missing:
+            self._train(trial, at, queues[at], has_time)
+        found = [self._trained(trial, at, queue) for at, queue in queues.items()]
         return tuple(each for each in found if each is not None), ""
 
-    def _train(self, trial: TrialRecord, length: int, at: int, queue: Queue, has_time: Callable[[float], bool]) -> None:
+    def _arms(self, trial: TrialRecord, at: int) -> dict[float, dict[str, Any]]:
+        """Returns the settings of one length, by their multiple of the trial's learning rates: around the rule's."""
+        length, rules, config = self._length(trial), self.study.trainer.length_rules, self._config(trial)
+        expected = horizon.scaling(length, at).factor
+        return {
+            factor: dict(trial.params)
+            | {each.path: each.after for each in horizon.changes(config, rules, length, at, factor)}
+            for factor in (expected * factor for factor in FACTORS)
+        }
+
+    def _train(self, trial: TrialRecord, at: int, queue: Queue, has_time: Callable[[float], bool]) -> None:
         if self.loop.stop.level:
             return
         with exclusive(queue.storage, self.study.spec.name):
-            for factor in self._factors(length, at):
-                params = {**trial.params, **self._changed(trial, length, at, factor)}
+            for params in self._arms(trial, at).values():
                 queue.enqueue(params, role="bracket", arm=trial.number, seed=self.study.spec.seed)
         self.loop.run(queue, has_time)
 
-    def _trained(self, trial: TrialRecord, length: int, at: int, queue: Queue) -> Bracket | None:
+    def _trained(self, trial: TrialRecord, at: int, queue: Queue) -> Bracket | None:
         """Returns the losses of one length, None until each of its trainings has come to an end."""
-        records = queue.records()
+        records, arms = queue.records(), self._arms(trial, at)
         losses: list[float | None] = []
-        factors = self._factors(length, at)
-        for factor in factors:
-            params = {**trial.params, **self._changed(trial, length, at, factor)}
+        for params in arms.values():
             runs = [record for record in records if dict(record.params) == params and record.result is not None]
             if not runs or not runs[-1].status.teaches:
                 return None
             losses.append(runs[-1].loss)
-        return Bracket(at, factors, tuple(losses))
+        return Bracket(at, tuple(arms), tuple(losses))
 
-    def _factors(self, length: int, at: int) -> tuple[float, ...]:
-        """Returns the multiples of the trial's learning rates around what the published rule gives for a length."""
-        expected = horizon.scaling(length, at).factor
-        return tuple(expected * factor for factor in FACTORS)
-
-    def _changed(self, trial: TrialRecord, length: int, at: int, factor: float) -> dict[str, float]:
-        rules = self.study.trainer.length_rules
-        found = horizon.changes(self._config(trial), rules, length, at, factor)
-        return {change.path: change.after for change in found}
-
-    def _config(self, trial: TrialRecord) -> dict[str, object]:
+    def _config(self, trial: TrialRecord) -> dict[str, Any]:
         return with_paths(self.study.spec.base, trial.params)
 
     def _sigma(self, trial: TrialRecord) -> float:

