@@ -281,23 +281,32 @@ GOOD_EPOCHS = 4
 """Readings up to which repeated text is worth almost as much as fresh text, of the same source."""
 
 
-def repetition(train_tokens: int, trial_tokens: int, tokens: int) -> str:
-    """Returns what is to be said where a run repeats its text more often than the trials did; else "".
+SAME_EPOCHS = 1.25
+"""Factor up to which two trainings read their text about as often."""
+
+
+def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
+    """Returns what is to be said where a run repeats its text, or where the trials did so more often; else "".
 
     Args:
-        train_tokens: Tokens of the training text; 0 if that is not known.
-        trial_tokens: Tokens that a trial trains on.
+        train_tokens: Tokens of the run's training text; 0 if that is not known.
         tokens: Tokens that the run trains on.
+        trial_epochs: How often a trial read the text that it was given.
     """
-    if tokens <= max(train_tokens, trial_tokens) or not train_tokens:
+    epochs = tokens / train_tokens if train_tokens else 0.0
+    if not epochs or max(epochs, trial_epochs) <= 1:
         return ""
-    epochs, before = tokens / train_tokens, trial_tokens / train_tokens
-    worth = 1 + HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / HALF_WORTH_EPOCHS))
-    words = (
-        f"the run reads its text {epochs:.1f} times, a trial {before:.1f} times: what wins trials need not win there, "
-        f"since dropout and gentler steps pay where text repeats. By published runs, that is worth about as much as "
-        f"{worth:.1f} times as much fresh text"
-    )
+    words = f"the run reads its text {epochs:.1f} times, "
+    if 1 / SAME_EPOCHS <= epochs / trial_epochs <= SAME_EPOCHS:
+        words += "and so do the trials with the less that they are given"
+    else:
+        words += (
+            f"a trial {trial_epochs:.1f} times: what wins trials need not win there, since dropout and gentler steps "
+            "pay where text repeats"
+        )
+    if epochs > 1:
+        worth = 1 + HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / HALF_WORTH_EPOCHS))
+        words += f". By published runs, that is worth about as much as {worth:.1f} times as much fresh text"
     if epochs > GOOD_EPOCHS:
         words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {GOOD_EPOCHS * train_tokens}"
     return words

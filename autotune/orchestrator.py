@@ -149,7 +149,7 @@ class Session:
         held = contextlib.nullcontext() if self.spec.storage else self.run.held()
         with held, self._signals():
             self.storage = open_storage(self.run, self.spec.storage, self.spec.limits.heartbeat_s)
-            self.optuna_study = open_study(self.storage, self.spec, self._sampler(), self._pruner())
+            self.optuna_study = open_study(self.storage, self.study, self._sampler(), self._pruner())
             self._freeze()
             self.began = True
             self.profile = self._hardware()
@@ -262,12 +262,18 @@ class Session:
         queue.equal_seconds = self.equal_seconds if kind in ("trials", "finals") else None
         return queue
 
+    def _short_queue(self, kind: str, optuna_study: Any, target: int | None) -> Queue:
+        """Opens a queue of trainings of a trial's length, which read their text as often as the full run."""
+        tokens = self.spec.budget.tokens
+        epochs = self.optuna_study.user_attrs["plan"].get("epochs", 0.0)
+        return self._queue(kind, optuna_study, tokens, target, **planner.text(tokens, epochs))
+
     def _search(self, loop: EventLoop) -> None:
         spec = self.spec
         self._plan(loop)
         where = self.study, self.profile, self.slots[0], self.optuna_study, self.storage, self.overrides
         self.equal_seconds = planner.equal_seconds(*where, stopped=lambda: self.stop.level > 0)
-        queue = self._queue("trials", self.optuna_study, spec.budget.tokens, spec.budget.trials)
+        queue = self._short_queue("trials", self.optuna_study, spec.budget.trials)
         earlier = list(warm_start.read(spec))
         with exclusive(self.storage, spec.name):
             queue.enqueue(spec.space.baseline(spec.base), role="baseline")
@@ -283,7 +289,7 @@ class Session:
 
         has_time = self.options.deadline.has_time(reserve_s)
         # The baseline by itself: a peer that finds another at it goes on.
-        loop.run(self._queue("trials", self.optuna_study, spec.budget.tokens, None), has_time, awaits_peers=False)
+        loop.run(self._short_queue("trials", self.optuna_study, None), has_time, awaits_peers=False)
         proving.noise()
         with exclusive(self.storage, spec.name):
             for settings in [*spec.enqueue, *(good for study in earlier for good in study.good)]:
@@ -303,7 +309,7 @@ class Session:
     def _proving(self, loop: EventLoop) -> Proving:
         def open_queue() -> Queue:
             study = open_fixed(self.storage, finals_name(self.spec.name))
-            return self._queue("finals", study, self.spec.budget.tokens, None)
+            return self._short_queue("finals", study, None)
 
         def later_s() -> float:
             return self._full_s(loop) + REPORT_S
@@ -328,10 +334,11 @@ class Session:
         self.optuna_study.set_user_attr("plan", plan.to_json())
         self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
         self.listener.note("plan", planner.describe(plan, self.spec))
-        full = planner.full_tokens(self.spec)
-        repeats = horizon.repetition(measured.facts.get("train_tokens", 0), self.spec.budget.tokens, full)
-        if repeats:
-            self.listener.note("plan", f"in a full run of {full:,} tokens {repeats}")
+        full, train_tokens = planner.full_tokens(self.spec), measured.facts.get("train_tokens", 0)
+        if train_tokens:
+            epochs = plan.epochs or self.spec.budget.tokens / train_tokens
+            if repeats := horizon.repetition(train_tokens, full, epochs):
+                self.listener.note("plan", f"in a full run of {full:,} tokens {repeats}")
         self.options.say(planner.done_by(plan.total_s, datetime.now()))
 
     def _with_pass(self, plan: planner.Plan, measured: Probe) -> planner.Plan:
@@ -375,9 +382,10 @@ class Session:
         """Chooses the trial, finds out what its settings become in a run of so many tokens, and stores and says it."""
         trial, why = choice(read_study(self.run.root), number)
         promotion = self._promoting(loop).promotion(trial, tokens, as_is, has_time)
-        facts = trial.result.facts if trial.result else {}
-        if facts.get("train_tokens"):
-            repeats = horizon.repetition(facts["train_tokens"], promotion.trial_tokens, tokens)
+        whole = self.optuna_study.user_attrs.get(planner.FACTS, {}).get("train_tokens", 0)
+        own = trial.result.facts.get("train_tokens", 0) if trial.result else 0
+        if own:
+            repeats = horizon.repetition(whole, tokens, promotion.trial_tokens / own)
             promotion = replace(promotion, repeats=repeats)
         self.optuna_study.set_user_attr(PROMOTION, promotion.to_json())
         self.listener.note("promotion", promotion.describe())
@@ -386,20 +394,26 @@ class Session:
         return trial, why, promotion
 
     def _promoting(self, loop: EventLoop) -> Promoting:
-        return Promoting(self.study, loop, self._long_queue, self._sigma())
+        return Promoting(self.study, loop, self._bracket_queue, self._sigma())
 
     def _sigma(self) -> float | None:
         """Returns the standard deviation of a loss between seeds; None if it was not measured."""
         noise = self.optuna_study.user_attrs.get("noise")
         return None if noise is None else Noise(**noise).sigma
 
-    def _long_queue(self, trial: TrialRecord, tokens: int, kind: str = "bracket", suffix: str = "") -> Queue:
+    def _bracket_queue(self, trial: TrialRecord, tokens: int, run_tokens: int) -> Queue:
+        facts = self.optuna_study.user_attrs.get(planner.FACTS, {})
+        text = planner.text(tokens, planner.matched_epochs(self.spec, facts, run_tokens))
+        # Runs that repeat their text more or less often are preceded by other trainings.
+        suffix = "".join(f"-on-{size}" for size in text.values())
+        return self._long_queue(trial, tokens, "bracket", suffix, **text)
+
+    def _long_queue(self, trial: TrialRecord, tokens: int, kind: str, suffix: str = "", **more: Any) -> Queue:
         """Opens the queue of trainings of one trial's settings at another length."""
         folder = f"{kind}/trial-{trial.number:04d}-{tokens}-tokens{suffix}"
-        more: dict[str, Any] = {}
         if kind == "full":
             card = card_lines(self.run.best_config)
-            more = {"output.dir": str(self.run.root / folder), "output.provenance": card}
+            more |= {"output.dir": str(self.run.root / folder), "output.provenance": card}
             more |= evaluations(self.spec, tokens)
         study = open_fixed(self.storage, long_name(self.spec.name, kind, trial.number, tokens) + suffix)
         queue = self._queue(kind, study, tokens, None, **more)

@@ -36,6 +36,7 @@ PROBE_TOKENS = 4_000_000
 MICRO_BATCH = "system.micro_batch_size"
 ACCUMULATION = "optim.grad_accum_steps"
 MAX_PASS = "system.max_pass_sequences"
+TRAIN_TOKENS = "data.train_tokens"
 MERGED = 4
 """Micro-batches merged, or parts of one, in the probes that tell what the size of a pass changes."""
 DEFAULT_FULL_FACTOR = 8
@@ -59,6 +60,8 @@ class Plan:
         peak_bytes: Measured peak memory of the baseline.
         max_pass_sequences: Most sequences of one pass, chosen for speed within memory; 0 if not chosen.
         energy_kwh: At the device's power limit; 0 without a GPU.
+        epochs: How often each trial reads the text that it is given less of, so that this is as often as in the full
+            run; 0 if it is given all of it.
     """
 
     trial_s: float
@@ -72,6 +75,7 @@ class Plan:
     peak_bytes: int
     max_pass_sequences: int
     energy_kwh: float
+    epochs: float
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-able form."""
@@ -81,6 +85,28 @@ class Plan:
 def full_tokens(spec: StudySpec) -> int:
     """Returns the tokens of the promoted full run."""
     return spec.promote.tokens or DEFAULT_FULL_FACTOR * spec.budget.tokens
+
+
+def matched_epochs(spec: StudySpec, facts: Mapping[str, Any], tokens: int) -> float:
+    """Returns how often shorter trainings are to read their text before a run; 0 if they are to read all of it.
+
+    Args:
+        spec: The study.
+        facts: What the trainer said of a run that was given the whole text.
+        tokens: Length of the run.
+    """
+    epochs = tokens / facts["train_tokens"] if facts.get("train_tokens") else 0.0
+    return epochs if epochs > 1 and spec.budget.match_epochs and present(spec.base, {TRAIN_TOKENS: 0}) else 0.0
+
+
+def text(tokens: int, epochs: float) -> dict[str, int]:
+    """Returns how much text a training is given, under the config path that says so; {} for all of it.
+
+    Args:
+        tokens: Length of the training.
+        epochs: How often it is to read that text; 0 for all of it.
+    """
+    return {TRAIN_TOKENS: round(tokens / epochs)} if epochs else {}
 
 
 def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:
@@ -115,6 +141,7 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
         energy_kwh=profile.power_limit_w * slots * total_s / 3.6e6,
+        epochs=matched_epochs(spec, probe.facts, full_tokens(spec)),
     )
 
 
@@ -425,6 +452,8 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         line += f", {plan.energy_kwh:.1f} kWh"
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
+    if plan.epochs:
+        line += f"; on {round(spec.budget.tokens / plan.epochs):,} tokens of text each"
     if plan.max_pass_sequences:
         line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line

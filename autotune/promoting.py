@@ -30,13 +30,13 @@ class Promoting:
     Args:
         study: The study file and its trainer.
         loop: What trains.
-        open_queue: Opens the queue of the bracket of a trial at so many tokens.
+        open_queue: Opens the queue of the bracket of a trial at so many tokens, before a run of so many.
         sigma: Standard deviation of a loss between seeds, nats per token; None if the study has not measured it.
     """
 
     study: Study
     loop: EventLoop
-    open_queue: Callable[[TrialRecord, int], Queue]
+    open_queue: Callable[[TrialRecord, int, int], Queue]
     sigma: float | None
 
     def promotion(self, trial: TrialRecord, tokens: int, as_is: bool, has_time: Callable[[float], bool]) -> Promotion:
@@ -118,7 +118,7 @@ class Promoting:
         length = self._length(trial)
         if not self._is_checked(as_is=False):
             return (), "promote.bracket is off"
-        queues = {at: self.open_queue(trial, at) for at in horizon.bracket_tokens(length, tokens)}
+        queues = {at: self.open_queue(trial, at, tokens) for at in horizon.bracket_tokens(length, tokens)}
         if not queues:
             return (), f"below {horizon.MIN_LENGTHENING} times a trial's length a check would cost more than the run"
         missing = [at for at, queue in queues.items() if self._trained(trial, at, queue) is None]

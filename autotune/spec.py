@@ -44,6 +44,8 @@ class BudgetSpec(_Table):
         hours: Hours for everything (search, finals, report and an automatic promotion), or None.
         until: Local time of day "HH:MM" at which everything must be done, or None.
         ends_early: Whether the search ends when more trials would hardly bring a gain that can be proved.
+        match_epochs: Whether trials get less text where the full run reads its text more than once, so that they read
+            theirs as often, if the trainer has `data.train_tokens`.
     """
 
     tokens: int = Field(gt=0)
@@ -52,6 +54,7 @@ class BudgetSpec(_Table):
     hours: float | None = Field(default=None, gt=0)
     until: str | None = None
     ends_early: bool = True
+    match_epochs: bool = True
 
     @field_validator("until")
     @classmethod

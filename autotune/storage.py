@@ -7,10 +7,13 @@ The files in `trials/` are twins of it for people and other programs.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from autotune import objectives
 from autotune.database import exclusive, open_storage
@@ -18,7 +21,7 @@ from autotune.pruning import AUDITED_AT, STOPPED_AT
 from autotune.records import PRIOR, RANGES, TrialRecord, TrialResult, TrialStatus, UserError, Verdict
 from autotune.run_directory import RunDirectory, now_iso, read_json, read_lines, write_json
 from autotune.space import flatten
-from autotune.spec import StudySpec
+from autotune.spec import Study, StudySpec
 
 if TYPE_CHECKING:
     import optuna
@@ -50,7 +53,7 @@ def long_name(study_name: str, kind: str, arm: int, tokens: int) -> str:
 
 def open_study(
     storage: RDBStorage,
-    spec: StudySpec,
+    study: Study,
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
 ) -> optuna.Study:
@@ -61,8 +64,9 @@ def open_study(
     """
     import optuna
 
+    spec = study.spec
     with exclusive(storage, spec.name):
-        study = optuna.create_study(
+        found = optuna.create_study(
             study_name=spec.name,
             storage=storage,
             sampler=sampler,
@@ -70,13 +74,21 @@ def open_study(
             directions=["minimize"] * objectives.count(spec.objective),
             load_if_exists=True,
         )
-        stored = study.user_attrs.get("spec")
+        stored = found.user_attrs.get("spec")
         if stored is None:
-            study.set_user_attr("created_at", now_iso())
-        elif (before := StudySpec.model_validate(stored)).fingerprint() != spec.fingerprint():
+            found.set_user_attr("created_at", now_iso())
+        elif (before := _completed(stored, study)).fingerprint() != spec.fingerprint():
             raise UserError(_changed(before, spec))
-        study.set_user_attr("spec", spec.model_dump(mode="json"))
-    return study
+        found.set_user_attr("spec", spec.model_dump(mode="json"))
+    return found
+
+
+def _completed(stored: Mapping[str, Any], study: Study) -> StudySpec:
+    """Returns a stored spec with the defaults of what its trainer, or the engine, has been given since."""
+    spec = StudySpec.model_validate(stored)
+    with contextlib.suppress(ValidationError):
+        return spec.model_copy(update={"base": study.trainer.complete(spec.base)})
+    return spec
 
 
 def _changed(before: StudySpec, after: StudySpec) -> str:

@@ -188,6 +188,7 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
         'pruner={name="none"}',
         "finals.finalists=0",
         "promote.automatic=false",
+        "budget.match_epochs=false",
         f"budget.trials={trials}",
         "budget.seeds=1",
     ]

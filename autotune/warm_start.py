@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune import planner
 from autotune.finals import ranked
 from autotune.promote import choice
 from autotune.records import PRIOR, TrialRecord, UserError
@@ -78,12 +79,20 @@ def differs(spec: StudySpec, record: StudyRecord) -> str:
             return f"{name} is {now!r} here and {then!r} there"
     if spec.objective != "loss_at_equal_tokens":
         return f"seconds count for {spec.objective}, and those of another night are not to be compared"
+    here, there = (_epochs(each, record) for each in (spec, record.spec))
+    if here != there:
+        return f"the trials' text is read {here or 1:.1f} times here and {there or 1:.1f} times there"
     now_base, then_base = flatten(spec.base), flatten(record.spec.base)
     for path in sorted(now_base.keys() | then_base.keys()):
         searched = path in spec.space.root or path in record.spec.space.root
         if not path.startswith(NOT_TRAINED) and not searched and now_base.get(path) != then_base.get(path):
             return f"{path} is {now_base.get(path)!r} here and {then_base.get(path)!r} there"
     return ""
+
+
+def _epochs(spec: StudySpec, record: StudyRecord) -> float:
+    """Returns how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
+    return planner.matched_epochs(spec, record.attributes.get(planner.FACTS, {}), planner.full_tokens(spec))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:

@@ -28,13 +28,23 @@ class Batches:
         seq_len: Input tokens per window.
         seed: Seed of the order; each epoch draws its own permutation.
         device: Where batches are wanted.
+        limit_tokens: Tokens to use at most, in whole windows evenly spread over the text, one at least; 0 for all.
     """
 
-    def __init__(self, ids: npt.NDArray[np.unsignedinteger], seq_len: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        ids: npt.NDArray[np.unsignedinteger],
+        seq_len: int,
+        seed: int,
+        device: torch.device,
+        limit_tokens: int = 0,
+    ) -> None:
         self.ids, self.seq_len, self.seed, self.device = ids, seq_len, seed, device
-        self.num_windows = num_windows(len(ids), seq_len)
-        if self.num_windows < 1:
+        available = num_windows(len(ids), seq_len)
+        if available < 1:
             raise ValueError(f"{len(ids)} training tokens do not fill one window of seq_len = {seq_len}")
+        self.num_windows = min(available, max(1, limit_tokens // seq_len)) if limit_tokens else available
+        self._kept = np.arange(self.num_windows) * available // self.num_windows
         self._epoch = -1
         self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._block = range(0)
@@ -56,7 +66,7 @@ class Batches:
     def _window(self, position: int) -> int:
         epoch, place = divmod(position, self.num_windows)
         if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(self.num_windows)
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(self._kept)
             self._epoch = epoch
         return int(self._order[place])
 

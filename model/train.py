@@ -88,7 +88,7 @@ class _Run:
         self.notices = [*corpus.notices, *([notice] if notice else [])]
         self.bytes_per_token = corpus.bytes_per_token(self.eval_starts, seq_len)
         order_seed = stream_seed(config.seed, "order")
-        self.batches = Batches(corpus.train_ids, seq_len, order_seed, device)
+        self.batches = Batches(corpus.train_ids, seq_len, order_seed, device, config.data.train_tokens)
         self.dtype = choose_dtype(config.system, device)
         self.learner = residents.learner_for(config, corpus.vocab_size, device, self.dtype)
         self.schedule = Schedule(config.optim, budget_tokens, budget_tokens)
@@ -323,7 +323,7 @@ class _Run:
             "stopped": stopped,
             "end_tokens": self.schedule.end_tokens,
             "data_hash": corpus.data_hash,
-            "train_tokens": len(corpus.train_ids),
+            "train_tokens": epoch_tokens if config.data.train_tokens else len(corpus.train_ids),
             "val_tokens": len(self.eval_starts) * config.model.seq_len,
             "epochs": self.sequences * config.model.seq_len / epoch_tokens,
             "num_params": total,

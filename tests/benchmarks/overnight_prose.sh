@@ -2,10 +2,12 @@
 # On tokenised prose, with the space of the overnight study (uint16 token ids of a 50,304-token vocabulary):
 #   table: a space-filling set of 320 settings, trained to the end; kept as overnight_h100.json
 #   rows:  16 of that table's rows, evenly spread over its ranks, at 8 and 4 times the length
+#   once, often: a study whose winner is promoted to 8 times a trial's length, and 7 learning rates at that length: the run
+#          reads its text once, or 8 times what is an eighth of it
 #   live:  a whole study whose default is the seed's hand-tuned configuration, in our trainer: 100 trials at most, finals
 #          on 5 pairs or more, attribution
 # Each goes on where it was left.
-# usage: overnight_prose.sh TRAIN.bin VAL.bin FOLDER table|rows|live
+# usage: overnight_prose.sh TRAIN.bin VAL.bin FOLDER table|rows|once|often|live
 set -euo pipefail
 train=$1 val=$2 out=$3 what=$4
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,6 +26,16 @@ rows)
     prose record --evaluations 20 --rows "$here/overnight_h100.json" --trials 16 --tokens $tokens
   done
   ;;
+once | often)
+  text=$train
+  if [ "$what" = often ]; then
+    text=$out/eighth.bin
+    head -c $(($(stat -c %s "$train") / 16 * 2)) "$train" > "$text"
+  fi
+  prose run --set "name=\"$what\"" --set 'budget={tokens = 983040, trials = 40, ends_early = false}' \
+    --set "base.data={path = \"$text\"}" --set 'promote={tokens = 7864320, automatic = true}'
+  python "$here/bench_promotion.py" "$out/$what"
+  ;;
 live)
   # Its learning rate is Muon's and a tenth of it AdamW's; 5 % warm-up, cosine to 5 %, 16 experts, dropout 0.05.
   prose run --set 'name="overnight-live"' --set 'budget={trials = 100, ends_early = false}' \
@@ -33,5 +45,5 @@ live)
     --set 'space={"optim.schedule" = {choices = ["cosine", "wsd"]}}' \
     --set 'finals={finalists = 3, prove_seeds = 5}' --set 'promote={tokens = 49152000}'
   ;;
-*) echo "what is to be done: table, rows or live" >&2 && exit 2 ;;
+*) echo "what is to be done: table, rows, once, often or live" >&2 && exit 2 ;;
 esac

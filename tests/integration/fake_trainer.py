@@ -26,6 +26,7 @@ class Output(BaseModel):
 class Data(BaseModel):
     model_config = ConfigDict(extra="forbid")
     num_evals: int = 0
+    train_tokens: int = 0
 
 
 class FakeConfig(BaseModel):
@@ -51,7 +52,8 @@ class FakeConfig(BaseModel):
         strikes: How often the fault strikes in all, counted in log_dir; 0 for always.
         log_dir: Folder that collects a line per training started, for tests that count them.
         obeys: Whether it ends where an answer asks it to, with the loss of a training of so many tokens.
-        data: `num_evals` counts in the place of `evaluations` where it is not 0, as the engine sets it.
+        data: `num_evals` counts in the place of `evaluations` where it is not 0, as the engine sets it; a text of so
+            many `train_tokens` is claimed, as the engine sets them too, or none.
     """
 
     model_config = ConfigDict(extra="forbid")

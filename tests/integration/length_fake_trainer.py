@@ -15,4 +15,4 @@ def train(
 ) -> Mapping[str, object]:
     """Trains as at 100,000 tokens with the learning rate that is as far from the best there."""
     scaled = config.model_copy(update={"lr": config.lr * (budget_tokens / 100_000) ** 0.5})
-    return {"train_tokens": 300_000, **fake_trainer.train(scaled, budget_tokens, report)}
+    return {"train_tokens": config.data.train_tokens or 300_000, **fake_trainer.train(scaled, budget_tokens, report)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -74,7 +75,34 @@ def test_settings_are_copied_if_asked_for_and_kept_apart(folder: StudyFolder) ->
     assert promotion.brackets == () and "8 times a trial's length" in promotion.note
     assert full_lr(folder) == pytest.approx(0.012 * 4**-0.32, rel=0.05)
     assert record.attributes["full"]["folder"] != as_is
-    assert "reads its text 1.3 times, a trial 0.3 times" in run.text
+    assert "reads its text 1.3 times, a trial 2.7 times" in run.text
+
+
+def given_text(folder: StudyFolder, below: str) -> set[int]:
+    """How much text the trainings below a folder were given."""
+    configs = (folder.root / "runs" / "fake").glob(f"{below}/**/config.json")
+    return {json.loads(path.read_text())["data"]["train_tokens"] for path in configs}
+
+
+def test_what_is_shorter_than_the_full_run_reads_its_text_as_often(folder: StudyFolder) -> None:
+    """1.6 million tokens of a text of 300,000 are 5.33 readings: 100,000 tokens are as many of 18,750."""
+    searched(folder, promote={"tokens": TOKENS})
+    words = "and so do the trials with the less that they are given"
+    assert f"reads its text 5.3 times, {words}" in str(folder.record().events)
+    assert given_text(folder, "trials") == given_text(folder, "finals") == {18_750}
+    _, _, promotion = promoted(folder, "--tokens", str(TOKENS))
+    assert words in promotion.repeats
+    assert given_text(folder, "bracket") == {18_750, 75_000}
+    assert given_text(folder, "full") == {0}
+    promoted(folder, "--tokens", str(2 * TOKENS))
+    assert given_text(folder, "bracket/trial-*-100000-*") == {18_750, 9_375}
+
+
+def test_all_text_for_all_if_asked_for(folder: StudyFolder) -> None:
+    searched(folder, promote={"tokens": TOKENS}, budget={"trials": 3, "match_epochs": False})
+    _, _, promotion = promoted(folder, "--tokens", str(TOKENS))
+    assert "a trial 0.3 times" in promotion.repeats
+    assert given_text(folder, "*") == {0}
 
 
 def test_hours_choose_the_length(folder: StudyFolder) -> None:

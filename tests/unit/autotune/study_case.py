@@ -37,7 +37,7 @@ def make_queue(folder: Path, study: Study, kind: str = "trials", target: int | N
     storage = open_storage(run)
     write_json(run.spec, study.spec.model_dump(mode="json"))
     sampler = optuna.samplers.RandomSampler(seed=seed)
-    optuna_study = open_study(storage, study.spec, sampler, optuna.pruners.NopPruner())
+    optuna_study = open_study(storage, study, sampler, optuna.pruners.NopPruner())
     return Queue(kind, optuna_study, storage, run, study, {}, study.spec.budget.tokens, target)
 
 

@@ -189,13 +189,24 @@ def test_its_words() -> None:
 
 
 def test_text_read_once_needs_no_word() -> None:
-    assert horizon.repetition(10_000, 1_000, 10_000) == ""
-    assert horizon.repetition(500, 1_000, 1_000) == ""  # the trials have repeated it as often
+    assert horizon.repetition(10_000, 10_000, 0.1) == ""
+    assert horizon.repetition(0, 10_000, 2.0) == ""  # nobody knows how long the text is
 
 
 def test_repeated_text_is_said_with_what_it_is_worth() -> None:
     """15.39 (1 - exp(-7 / 15.39)) = 5.62: eight times the same is worth 6.6 times as much fresh text."""
-    words = horizon.repetition(1_000, 500, 8_000)
+    words = horizon.repetition(1_000, 8_000, 0.5)
     assert "reads its text 8.0 times, a trial 0.5 times" in words
     assert "worth about as much as 6.6 times as much fresh text" in words
     assert "--tokens 4000" in words
+
+
+def test_trials_that_read_theirs_as_often_tell_what_wins() -> None:
+    words = horizon.repetition(1_000, 3_000, 2.9)
+    assert words.startswith("the run reads its text 3.0 times, and so do the trials")
+    assert "need not win" not in words and "--tokens" not in words
+
+
+def test_trials_that_repeated_theirs_say_little_of_a_run_that_does_not() -> None:
+    words = horizon.repetition(10_000, 5_000, 4.0)
+    assert "0.5 times, a trial 4.0 times" in words and "worth" not in words

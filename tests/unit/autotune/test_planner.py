@@ -28,6 +28,7 @@ from autotune.planner import (
     largest_micro_batch,
     make_plan,
     probe,
+    text,
 )
 from autotune.records import UserError
 from autotune.space import SearchSpace
@@ -97,6 +98,21 @@ def test_energy_is_power_times_time() -> None:
 def test_the_full_run_is_eight_trials_long_unless_the_study_says() -> None:
     assert full_tokens(spec()) == 8_000
     assert full_tokens(spec(promote={"tokens": 123})) == 123
+
+
+@pytest.mark.parametrize(
+    ("base", "match", "epochs"),
+    [({"data": {"train_tokens": 0}}, True, 4.0), ({"data": {"train_tokens": 0}}, False, 0.0), ({}, True, 0.0)],
+)
+def test_trials_read_their_text_as_often_as_the_full_run(base: dict[str, Any], match: bool, epochs: float) -> None:
+    """8,000 tokens of a text of 2,000: trials of 1,000 tokens get 250 of them."""
+    study = spec(base=base, budget={"tokens": 1_000, "match_epochs": match})
+    profile: Any = PowerLimit()
+    found = make_plan(study, replace(PROBE, facts={"train_tokens": 2_000}), 1, float("inf"), profile)
+    assert found.epochs == epochs
+    assert text(1_000, epochs) == ({"data.train_tokens": 250} if epochs else {})
+    assert ("on 250 tokens of text each" in describe(found, study)) == bool(epochs)
+    assert make_plan(study, replace(PROBE, facts={"train_tokens": 8_000}), 1, 1e6, profile).epochs == 0
 
 
 def test_a_trainer_that_takes_no_time_does_not_break_the_plan() -> None:

@@ -147,7 +147,7 @@ def test_a_changed_study_is_refused_with_every_change(tmp_path: Path) -> None:
     make_queue(tmp_path, make_study(tmp_path))
     changed = make_study(tmp_path, "budget.tokens=2000", "space.lr.high=0.2", "base.layers=3", 'pruner.name="none"')
     with pytest.raises(UserError) as caught:
-        open_study(open_storage(RunDirectory(tmp_path / "runs" / "night")), changed.spec, RANDOM, NONE)
+        open_study(open_storage(RunDirectory(tmp_path / "runs" / "night")), changed, RANDOM, NONE)
     lines = str(caught.value).splitlines()
     assert lines[0] == "night was begun with other settings, and its trials would not be comparable:"
     assert lines[1:-1] == [
@@ -157,6 +157,18 @@ def test_a_changed_study_is_refused_with_every_change(tmp_path: Path) -> None:
         "  space.lr.high: was 0.1, is 0.2",
     ]
     assert '--set name="..."' in lines[-1]
+
+
+def test_a_setting_that_the_trainer_has_been_given_since_is_no_change(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    opened = make_queue(tmp_path, study).optuna_study
+    stored = opened.user_attrs["spec"]
+    del stored["base"]["layers"], stored["budget"]["seeds"]
+    opened.set_user_attr("spec", stored)
+    make_queue(tmp_path, study)
+    opened.set_user_attr("spec", stored)
+    with pytest.raises(UserError, match=r"base\.layers: was 2, is 3"):
+        make_queue(tmp_path, make_study(tmp_path, "base.layers=3"))
 
 
 # --- reading ---

@@ -21,6 +21,14 @@ def test_each_epoch_sees_each_window_once_in_its_own_order():
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+def test_less_text_is_spread_over_all_of_it():
+    batches = Batches(IDS, seq_len=10, seed=0, device=CPU, limit_tokens=39)
+    assert batches.num_windows == 3
+    assert [sorted(batches.windows(3 * epoch, 3)) for epoch in range(2)] == [[0, 3, 6]] * 2
+    assert Batches(IDS, 10, 0, CPU, 1).windows(0, 2) == [0, 0]
+    assert Batches(IDS, 10, 0, CPU, 1000).windows(0, 10) == Batches(IDS, 10, 0, CPU).windows(0, 10)
+
+
 def test_the_order_is_a_function_of_seed_and_position_only():
     forward, backward = Batches(IDS, 10, 0, CPU), Batches(IDS, 10, 0, CPU)
     expected = [forward.windows(3 * number, 3) for number in range(12)]
