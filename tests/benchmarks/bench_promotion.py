@@ -66,9 +66,9 @@ def trained(record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str
         "promote.automatic=false",
         tomli_w.dumps({"enqueue": list(settings.values()), "warm_start": []}),
     ]
-    for path, value in next(iter(settings.values())).items():
-        if isinstance(value, float):  # whatever the study's range is
-            changes.append(f'space."{path}"={{low = 1e-9, high = 10.0, log = false, limits = [1e-9, 10.0]}}')
+    for path in next(iter(settings.values())):
+        if len({one[path] for one in settings.values()}) > 1:  # whatever the study's range is
+            changes.append(f'space."{path}"={{low = 0.0, high = 10.0, log = false, limits = [0.0, 10.0]}}')
     study = load(record.run.study_file, changes)
     Session(study, options).work()
     found = read_study(options.out / study.spec.name).trials
