@@ -68,7 +68,7 @@ def trained(record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str
     ]
     for path in next(iter(settings.values())):
         if len({one[path] for one in settings.values()}) > 1:  # whatever the study's range is
-            changes.append(f'space."{path}"={{low = 0.0, high = 10.0, log = false, limits = [0.0, 10.0]}}')
+            changes.append(f'space."{path}"={{low = 0.0, high = 1.0, log = false, limits = [0.0, 1.0]}}')
     study = load(record.run.study_file, changes)
     Session(study, options).work()
     found = read_study(options.out / study.spec.name).trials

@@ -32,9 +32,10 @@ once | often)
     text=$out/eighth.bin
     head -c $(($(stat -c %s "$train") / 16 * 2)) "$train" > "$text"
   fi
-  prose run --set "name=\"$what\"" --set 'budget={tokens = 983040, trials = 40, ends_early = false}' \
+  name=$what${SEED:+-$SEED}
+  prose run --set "name=\"$name\"" --set "seed=${SEED:-0}" --set 'budget={tokens = 983040, trials = 40, ends_early = false}' \
     --set "base.data={path = \"$text\"}" --set 'promote={tokens = 7864320, automatic = true}'
-  python "$here/bench_promotion.py" "$out/$what"
+  python "$here/bench_promotion.py" "$out/$name"
   ;;
 live)
   # Its learning rate is Muon's and a tenth of it AdamW's; 5 % warm-up, cosine to 5 %, 16 experts, dropout 0.05.

@@ -177,7 +177,7 @@ def test_a_promotion_survives_storage() -> None:
 
 def test_its_words() -> None:
     assert PROMOTED.describe() == (
-        "for a run 8 times as long as a trial: lr 0.02 -> 0.0103 (learning rates x 0.51, 95 % interval 0.19 to 1.39, "
+        "for a run 8 times as long as a trial: lr 0.02 -> 0.0103 (learning rates x 0.51, 95 % interval 0.14 to 1.86, "
         "by this study's own runs at two lengths)"
     )
     assert Promotion(4, 1_000, 8_000, None, note="as was asked for").describe() == (
