@@ -2,7 +2,7 @@
 
 The best learning rate falls with the length of a run as a power of it. How fast, and whether the trial's own was the
 best of its length, is a guess that a study can correct: it trains the settings with half and double the learning rate
-at two lengths, and each parabola through three losses says where the best lies.
+at two lengths, and where their losses are lowest corrects the guess.
 """
 
 from __future__ import annotations
@@ -10,20 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from autotune.space import flatten
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 EXPONENT, EXPONENT_SD = 0.32, 0.25
 """Of the best learning rate over tokens at a fixed batch: Bjorck et al. 2024, arXiv 2409.19913, for AdamW; the same for
-Muon in arXiv 2603.28743. Theirs are runs of billions of tokens. The spread is wider than theirs, 0.15, since the rows of
-tests/benchmarks/overnight_h100.json, at 0.77 and 6.1 million tokens, have their best learning rates at the same place:
-an exponent of -0.1 to 0."""
+Muon in arXiv 2603.28743. Theirs are runs of billions of tokens, and 0.15 is their spread. It is wider here, since from
+0.8 to 8 million tokens of prose the best learning rates hardly moved (tests/benchmarks/RESULTS.md)."""
 TRIAL_LR_SD = 0.4
 """How far a search's winner is from the best learning rate of its length, as a natural logarithm: the spread among the
 best 16 of 320 settings of tests/benchmarks/overnight_h100.json is 0.45 for Muon's and 0.57 for AdamW's."""
 FACTORS = (0.5, 1.0, 2.0)
 """Of the learning rates in a bracket."""
+LEAST_CURVATURE = 0.003
+"""Of the loss over the natural logarithm of the learning rates' factor, squared, as a share of it: less would be no
+valley. On prose it was 0.01 to 0.04 (tests/benchmarks/RESULTS.md)."""
+GRID_SDS, GRID_POINTS = 4.0, 161
+"""Reach of the grid in standard deviations of what was expected, and its points that way."""
+MIN_SIGMA = 1e-5
+"""Noise in nats per token below which nothing is taken to be sharper."""
 MIN_LENGTHENING = 8
 """Times as long as a trial that a run must be for brackets: their trainings then cost as much as the run itself, and
 ever less the longer it is, while the learning rate that they decide on is a factor of two away from the trial's."""
@@ -53,34 +63,30 @@ class Bracket:
     factors: tuple[float, ...]
     losses: tuple[float | None, ...]
 
-    def best(self, sigma: float) -> tuple[float, float] | None:
-        """Returns the natural logarithm of the best factor and its standard deviation, None if noise hides it.
+    def log_likelihood(self, best: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+        """Returns how well the losses fit a valley about each of several places, up to a constant.
 
-        It is the vertex of the parabola through the losses over the logarithm, its error by the delta method. Where
-        that is no valley, or lies outside of the bracket, the best of the factors stands for it, give or take the
-        distance to the next.
+        Over the logarithm of the factor a valley is a parabola, here of any height, and of the curvature that fits
+        best. Losses that noise drowns fit a valley anywhere.
 
         Args:
+            best: Natural logarithms of factors, of any shape.
             sigma: Standard deviation of a loss between seeds, nats per token.
         """
         import numpy as np
 
         known = [(math.log(factor), loss) for factor, loss in zip(self.factors, self.losses, strict=True) if loss]
-        if len(known) < 2 or max(loss for _, loss in known) - min(loss for _, loss in known) < 2 * math.sqrt(2) * sigma:
-            return None
-        at = np.array([log for log, _ in known])
-        best = min(known, key=lambda each: each[1])[0]
-        coarse = best, math.log(self.factors[1] / self.factors[0])
-        if len(known) < 3:
-            return coarse
-        design = np.vander(at, 3)
-        curvature, slope, _ = np.linalg.lstsq(design, np.array([loss for _, loss in known]), rcond=None)[0]
-        if curvature <= 0 or not at[0] <= -slope / (2 * curvature) <= at[-1]:
-            return coarse
-        covariance = sigma**2 * np.linalg.inv(design.T @ design)
-        gradient = np.array([slope / (2 * curvature**2), -1 / (2 * curvature), 0.0])
-        spread = math.sqrt(float(gradient @ covariance @ gradient))
-        return float(-slope / (2 * curvature)), min(spread, coarse[1])
+        if len(known) < 2:
+            return np.zeros_like(best)
+        at, losses = np.array(known).T
+        shape = (at - best[..., None]) ** 2
+        shape -= shape.mean(-1, keepdims=True)
+        losses = losses - (height := losses.mean())
+        fitting = (shape @ losses) / np.maximum((shape**2).sum(-1), np.finfo(float).tiny)
+        curvature = np.maximum(fitting, LEAST_CURVATURE * height)
+        misfit = ((losses - curvature[..., None] * shape) ** 2).sum(-1)
+        fit: NDArray[np.float64] = -misfit / (2 * max(sigma, MIN_SIGMA) ** 2)
+        return fit
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,8 @@ def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), si
     """Returns the factor for a run of so many tokens.
 
     With m the logarithm of the best factor at the trial's own length and b the exponent, the best one at r times that
-    length is m - b ln r. Both have a normal prior, each bracket observes one such sum, and the answer is the posterior
-    mean (Bayesian linear regression: Bishop 2006, equations 3.50 and 3.51).
+    length is m - b ln r. Both have a normal prior, the losses of each bracket are noise about a valley there, and the
+    answer is the posterior mean, summed over a grid.
 
     Args:
         trial_tokens: Length of the trial.
@@ -116,27 +122,20 @@ def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), si
     """
     import numpy as np
 
-    mean = np.array([0.0, EXPONENT])
-    precision = np.diag([TRIAL_LR_SD**-2, EXPONENT_SD**-2])
-    information = precision @ mean
+    steps = np.linspace(-GRID_SDS, GRID_SDS, GRID_POINTS)
+    own, exponent = np.meshgrid(TRIAL_LR_SD * steps, EXPONENT + EXPONENT_SD * steps)
+    fit = -(steps[:, None] ** 2 + steps**2) / 2
     for bracket in brackets:
-        found = bracket.best(sigma)
-        if found is not None:
-            row = np.array([1.0, -math.log(bracket.tokens / trial_tokens)])
-            weight = max(found[1], 1e-3) ** -2
-            precision = precision + weight * np.outer(row, row)
-            information = information + weight * found[0] * row
-    covariance = np.linalg.inv(precision)
-    mean = covariance @ information
-    row = np.array([1.0, -math.log(tokens / trial_tokens)])
-    log, spread = float(row @ mean), 1.96 * math.sqrt(float(row @ covariance @ row))
-    return Scaling(
-        factor=math.exp(log),
-        low=math.exp(log - spread),
-        high=math.exp(log + spread),
-        exponent=float(mean[1]),
-        exponent_sd=math.sqrt(float(covariance[1, 1])),
-    )
+        best = own - exponent * math.log(bracket.tokens / trial_tokens)
+        fit = fit + bracket.log_likelihood(best, sigma)
+    weights = np.exp(fit - fit.max())
+
+    def moments(values: NDArray[np.float64]) -> tuple[float, float]:
+        mean = float(np.average(values, weights=weights))
+        return mean, math.sqrt(float(np.average((values - mean) ** 2, weights=weights)))
+
+    log, spread = moments(own - exponent * math.log(tokens / trial_tokens))
+    return Scaling(math.exp(log), math.exp(log - 1.96 * spread), math.exp(log + 1.96 * spread), *moments(exponent))
 
 
 def bracket_tokens(trial_tokens: int, tokens: int) -> tuple[int, ...]:

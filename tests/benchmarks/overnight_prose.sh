@@ -33,7 +33,7 @@ once | often)
     head -c $(($(stat -c %s "$train") / 16 * 2)) "$train" > "$text"
   fi
   name=$what${SEED:+-$SEED}
-  prose run --set "name=\"$name\"" --set "seed=${SEED:-0}" --set 'budget={tokens = 983040, trials = 40, ends_early = false}' \
+  prose run --set "name=\"$name\"" --set "seed=${SEED:-1}" --set 'budget={tokens = 983040, trials = 40, ends_early = false}' \
     --set "base.data={path = \"$text\"}" --set 'promote={tokens = 7864320, automatic = true}'
   python "$here/bench_promotion.py" "$out/$name"
   ;;
