@@ -67,8 +67,10 @@ def trained(record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str
         tomli_w.dumps({"enqueue": list(settings.values()), "warm_start": []}),
     ]
     for path in next(iter(settings.values())):
-        if len({one[path] for one in settings.values()}) > 1:  # whatever the study's range is
-            changes.append(f'space."{path}"={{low = 0.0, high = 1.0, log = false, limits = [0.0, 1.0]}}')
+        values = [one[path] for one in settings.values()]
+        if min(values) < max(values):  # whatever the study's range is
+            ends = min(0.0, *values), max(*values, flatten(spec.base)[path])
+            changes.append(f'space."{path}"={{low = {ends[0]}, high = {ends[1]}, log = false, limits = {list(ends)}}}')
     study = load(record.run.study_file, changes)
     Session(study, options).work()
     found = read_study(options.out / study.spec.name).trials
