@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # On tokenised prose, with the space of the overnight study (uint16 token ids of a 50,304-token vocabulary):
 #   table: a space-filling set of 320 settings, trained to the end; kept as overnight_h100.json
+#          (of it, 64 rows at an eighth of the length are overnight_h100_eighth.json, and 16 on an eighth of the text, which
+#          they read as often as the rows of 8 times the length do theirs, are overnight_h100_cut.json)
 #   rows:  16 of that table's rows, evenly spread over its ranks, at 8 and 4 times the length
 #   once, often: a study whose winner is promoted to 8 times a trial's length, and 7 learning rates at that length: the run
 #          reads its text once, or 8 times what is an eighth of it
