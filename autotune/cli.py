@@ -1,4 +1,4 @@
-"""The command line: doctor profile plan run record replay status stop report compare promote train.
+"""The command line: doctor profile plan run record replay status stop report compare timeline promote train.
 
 `cli_model` has the commands that use a trained model.
 """
@@ -350,8 +350,13 @@ def stop(
 
 @app.command()
 def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
-    """Writes the report of a study from its stored records."""
-    finish_report(run_directory(study, out))
+    """Writes the report of a study from its stored records, and its figures as PNG where a browser is there."""
+    from autotune.storage import read_study
+    from reports.page import add_pictures
+
+    root = run_directory(study, out)
+    finish_report(root)
+    say(add_pictures(read_study(root), root / "report") or f"pictures: {root / 'report'}/*.png")
 
 
 @app.command()
@@ -371,6 +376,34 @@ def compare(
     for row in compare_table(records):
         say(f"{row.name}: {row.sentence}  [{row.trials} trials, {row.hours:.2f} h]")
     say(f"page: {path}")
+
+
+@app.command()
+def timeline(
+    out: RunsOption = RUNS,
+    folder: Annotated[Path, typer.Option(help="Where the page, timeline.md and pictures go.")] = RUNS / "timeline",
+    into: Annotated[
+        Path | None, typer.Option(help="A Markdown file, a README say, that takes the section; renewed if it is there.")
+    ] = None,
+) -> None:
+    """Tells all studies in order: what changed, loss before and after, how sure."""
+    from autotune.run_directory import write_text
+    from reports import pictures
+    from reports import timeline as history
+
+    found = history.read_timeline(out)
+    figures = history.write_timeline(found, folder)
+    skipped = pictures.write_pictures(figures, folder)
+    shown = () if skipped else tuple(figures)
+    write_text(folder / "timeline.md", history.timeline_markdown(found, shown))
+    if into is not None:
+        beside = [os.path.relpath(folder / name, into.parent) for name in shown]
+        text = into.read_text(encoding="utf-8") if into.exists() else ""
+        write_text(into, history.put_into(text, history.timeline_markdown(found, beside)))
+    for line in history.summary(found):
+        say(line)
+    say(skipped or f"pictures: {len(figures)} PNG files in {folder}")
+    say(f"page: {folder / 'index.html'}")
 
 
 def load_study(

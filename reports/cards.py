@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -91,20 +91,19 @@ def draw_cards(record: StudyRecord) -> list[Card]:
     idle |= set() if promotion.found_in(record) else {"promotion"}
     idle |= {"front"} if objectives.count(record.spec.objective) == 1 else set()
     wanted = {key: card for key, card in CARDS.items() if key not in idle}
-    return [draw_card(key, title, draw, study) for key, (title, draw) in wanted.items()]
+    return [draw_card(key, title, partial(draw, study)) for key, (title, draw) in wanted.items()]
 
 
-def draw_card(key: str, title: str, draw: Callable[[StudyTables], Drawn], study: StudyTables) -> Card:
+def draw_card(key: str, title: str, draw: Callable[[], Drawn]) -> Card:
     """Returns one card; whatever goes wrong becomes a sentence in it.
 
     Args:
         key: Its id.
         title: Its title.
         draw: Returns sentence, figures and table.
-        study: The study's tables.
     """
     try:
-        sentence, plots, table = draw(study)
+        sentence, plots, table = draw()
         columns, rows = [str(name) for name in table.columns], cells(table.head(MAX_ROWS))
         return Card(key, title, sentence, plots, columns, rows, max(0, len(table) - MAX_ROWS))
     except (NothingToDrawError, audits.TooFewTrialsError) as reason:

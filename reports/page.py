@@ -19,7 +19,7 @@ from autotune.queues import present
 from autotune.run_directory import write_text
 from autotune.space import with_paths
 from autotune.storage import StudyRecord
-from reports import advice, attribution, headline, tables, twins
+from reports import advice, attribution, headline, pictures, tables, twins
 from reports.cards import Card, cells, draw_cards
 from reports.failures import failures
 from reports.formats import plain
@@ -52,6 +52,24 @@ def write_report(record: StudyRecord, folder: Path) -> Path:
     for name, content in files.items():
         write_text(folder / name, writable(content(record)))
     return folder / "index.html"
+
+
+def add_pictures(record: StudyRecord, folder: Path) -> str:
+    """Writes every figure as a PNG file beside the report, and report.md anew with them in it.
+
+    Args:
+        record: The study.
+        folder: Of the report; made if missing.
+
+    Returns:
+        "" when they were written, else why there are none and what to do.
+    """
+    cards = draw_cards(record)
+    skipped = pictures.write_pictures(pictures.of_cards(cards), folder)
+    if not skipped:
+        shown = [(card.title, card.sentence, list(pictures.of_cards([card]))) for card in cards if card.plots]
+        write_text(folder / "report.md", writable(twins.report_markdown(record, shown)))
+    return skipped
 
 
 def writable(text: str) -> str:

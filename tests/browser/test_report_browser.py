@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from reports.compare import write_compare
 from reports.page import write_report
+from reports.timeline import timeline, write_timeline
 
 DARK_INK, LIGHT_INK = "rgb(230, 234, 240)", "rgb(28, 36, 48)"
 
@@ -191,3 +192,14 @@ def test_the_comparison_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
 
     assert visit.quiet(), visit
     assert visit.plots() == (1, 1)
+
+
+def test_the_timeline_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
+    first = study_builder.study()
+    second = study_builder.study(spec=study_builder.spec("second"), created_at="2026-01-07")
+    write_timeline(timeline([first, second, study_builder.hostile_study()]), tmp_path)
+    visit.open(tmp_path / "index.html")
+
+    assert visit.quiet(), visit
+    assert visit.plots() == (2, 2)
+    assert visit.page.evaluate("typeof window.ran") == "undefined"

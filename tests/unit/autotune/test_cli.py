@@ -24,6 +24,7 @@ VERBS = (
     "stop",
     "report",
     "compare",
+    "timeline",
     "promote",
     "train",
     "generate",

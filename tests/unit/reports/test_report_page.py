@@ -11,7 +11,7 @@ import study_builder
 
 from autotune.horizon import PROMOTION, Promotion
 from autotune.storage import StudyRecord
-from reports import cards, page
+from reports import cards, page, twins
 
 
 class Outline(HTMLParser):
@@ -235,3 +235,11 @@ def test_a_large_study_fits_the_page(tmp_path: Path) -> None:
     path = page.write_report(study_builder.large_study(1000, 50), tmp_path)
 
     assert path.stat().st_size < 6_000_000
+
+
+def test_markdown_twin_shows_pictures_where_they_are(night: StudyRecord) -> None:
+    shown = twins.report_markdown(night, [("Best so far", "Lower | better. " + 60 * "words ", ["a.png", "a-2.png"])])
+
+    assert "### Best so far\n\nLower \\| better. words" in shown
+    assert "![Best so far](a.png)\n![Best so far](a-2.png)" in shown
+    assert "in pictures" not in twins.report_markdown(night)
