@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -471,7 +472,16 @@ def make_options(
     """Returns the options of one run; those that are not given come from the study file, if there is one."""
     from autotune.orchestrator import Options
 
-    return Options(out, device, emulate, say, deadline_of(study, hours, until), refresh_report)
+    return Options(out, device, emulate, audience(), deadline_of(study, hours, until), refresh_report)
+
+
+def audience() -> Callable[[str], None]:
+    """Returns what takes the lines of a run: a screen on a terminal, plain lines anywhere else."""
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return say
+    from autotune.screen import Screen
+
+    return Screen()
 
 
 def refresh_report(root: Path) -> None:
