@@ -1,15 +1,16 @@
-"""The command line: doctor profile plan run record replay status stop report compare timeline promote train.
+"""The command line: doctor profile plan run record replay status stop report watch compare timeline promote train.
 
 `cli_model` has the commands that use a trained model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +37,8 @@ app = typer.Typer(
     help="Finds good settings for a small language model overnight, proves them, and trains the winner.",
 )
 
+# An open page of `autotune watch` is loaded anew so often.
+WATCHED_S = 15
 StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")]
 SetOption = Annotated[
     list[str] | None,
@@ -46,6 +49,15 @@ EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a 
 HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
 UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
 TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.")]
+OnFinishOption = Annotated[
+    str,
+    typer.Option(
+        metavar="CMD", help="Shell command run at the end; it finds AUTOTUNE_TEXT and more in its environment."
+    ),
+]
+WebhookOption = Annotated[
+    str, typer.Option(metavar="URL", help="Gets the result as JSON at the end (Slack, Discord, ...).")
+]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
 app.add_typer(cli_model.app)
 
@@ -158,18 +170,25 @@ def run(
     change: SetOption = None,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    on_finish: OnFinishOption = "",
+    webhook: WebhookOption = "",
 ) -> None:
     """Runs a study to its report, or goes on where it was left."""
+    from autotune.notify import check_webhook
     from autotune.orchestrator import Session
 
+    check_webhook(webhook)
     loaded = load_study(study or default_study(), out, change, trials=trials, seed=seed)
     session = Session(loaded, make_options(loaded, out, device, emulate, hours, until))
     code = 1
     try:
         code = session.work()
+    except UserError as error:
+        code = error.exit_code
+        raise
     finally:
         if session.run.spec.exists() and session.began:
-            finish_report(session.run.root)
+            announce(session.run.root, code, finish_report(session.run.root), on_finish, webhook)
     raise typer.Exit(code)
 
 
@@ -285,11 +304,15 @@ def promote(
     out: RunsOption = RUNS,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    on_finish: OnFinishOption = "",
+    webhook: WebhookOption = "",
 ) -> None:
     """Trains a study's winner for longer, resumable, to weights and a sample; learning rates fitted to the length."""
     from autotune import planner
+    from autotune.notify import check_webhook
     from autotune.orchestrator import Session
 
+    check_webhook(webhook)
     loaded = load_study(study, out, None)
     # The hours of the study file are the night's; a full run has its own.
     session = Session(loaded, make_options(None, out, device, emulate, hours, until))
@@ -301,7 +324,7 @@ def promote(
         return yes or not sys.stdin.isatty() or typer.confirm("go on?", default=True)
 
     code = session.promote(tokens, trial, as_is, agree)
-    finish_report(session.run.root)
+    announce(session.run.root, code, finish_report(session.run.root), on_finish, webhook)
     raise typer.Exit(code)
 
 
@@ -358,6 +381,25 @@ def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
     root = run_directory(study, out)
     finish_report(root)
     say(add_pictures(read_study(root), root / "report") or f"pictures: {root / 'report'}/*.png")
+
+
+@app.command()
+def watch(
+    study: StudyArgument,
+    out: RunsOption = RUNS,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8642,
+) -> None:
+    """Serves a study's page to this machine's browser, anew while the study works; Ctrl-C ends the watching only."""
+    from autotune.storage import read_study
+    from autotune.watch import PageServer
+    from reports.page import study_page
+
+    root = run_directory(study, out)
+    read_study(root)
+    with PageServer(lambda: study_page(read_study(root), WATCHED_S), port) as server:
+        say(f"{root.name}: {server.address}  (Ctrl-C ends the watching; a study that runs goes on)")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @app.command()
@@ -486,23 +528,35 @@ def audience() -> Callable[[str], None]:
 
 def refresh_report(root: Path) -> None:
     """Writes the report of a study that is running."""
+    from autotune.listener import REFRESH_EVERY_S
     from autotune.storage import read_study
     from reports.page import write_report
 
-    write_report(read_study(root), root / "report")
+    write_report(read_study(root), root / "report", round(REFRESH_EVERY_S))
 
 
-def finish_report(root: Path) -> None:
-    """Writes a study's report and ends with the verdict, the page's path and the next command."""
+def finish_report(root: Path) -> list[str]:
+    """Writes a study's report, says the verdict, the next command and the page's path, and returns what it said."""
     from autotune.storage import read_study
     from reports.page import summary_lines, write_report
 
     record = read_study(root)
     path = write_report(record, root / "report")
-    say("")
-    for line in summary_lines(record):
+    lines = summary_lines(record)
+    for line in ["", *lines, f"report: {path}"]:
         say(line)
-    say(f"report: {path}")
+    return lines
+
+
+def announce(root: Path, code: int, lines: Sequence[str], on_finish: str, webhook: str) -> None:
+    """Tells whoever asked for it that a run has ended; what goes wrong with that is said and changes nothing."""
+    from autotune import notify
+
+    ending = notify.Ending(root.name, code, lines, root / "report" / "index.html")
+    trouble = [notify.run_command(on_finish, ending)] if on_finish else []
+    trouble += [notify.call_webhook(webhook, ending)] if webhook else []
+    for line in filter(None, trouble):
+        say(line)
 
 
 def main() -> None:

@@ -62,9 +62,37 @@
     setTimeout(() => { button.textContent = "Copy"; }, 2500);
   }
 
+  // A page of a study at work loads itself anew, as it was: what was open stays open, where it was read stays in sight.
+  // Not while nobody looks, while text is selected, or after "Pause".
+  function renew() {
+    const seconds = Number(document.documentElement.dataset.renewedS || 0);
+    const button = document.querySelector(".renewal button");
+    if (!seconds || !button) return;
+    const folds = [...document.querySelectorAll("details")];
+    const kept = history.state || {};
+    for (const place of kept.open || []) if (folds[place]) folds[place].open = true;
+    const pause = (paused) => {
+      button.setAttribute("aria-pressed", String(paused));
+      button.textContent = paused ? "Go on" : "Pause";
+    };
+    pause(Boolean(kept.paused));
+    const isPaused = () => button.getAttribute("aria-pressed") === "true";
+    button.addEventListener("click", () => { pause(!isPaused()); remember(); });
+    function remember() {
+      const open = folds.flatMap((fold, place) => (fold.open ? [place] : []));
+      history.replaceState({ open, paused: isPaused() }, "");
+    }
+    setInterval(() => {
+      if (document.hidden || isPaused() || String(getSelection())) return;
+      remember();
+      location.reload();
+    }, 1000 * seconds);
+  }
+
   for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
   dark.addEventListener("change", () => paint(false));
   addEventListener("beforeprint", () => paint(true));
   addEventListener("afterprint", () => paint(false));
+  renew();
   draw();
 })();

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -203,3 +203,55 @@ def test_the_timeline_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
     assert visit.quiet(), visit
     assert visit.plots() == (2, 2)
     assert visit.page.evaluate("typeof window.ran") == "undefined"
+
+
+def test_a_page_of_a_study_at_work_renews_itself_as_it_was(visit: Visit, tmp_path: Path) -> None:
+    path = write_report(study_builder.running_study(), tmp_path, renewed_s=3)
+    visit.open(path)
+    visit.page.locator("#best-so-far summary").click()
+    visit.page.evaluate("scrollTo(0, 900)")
+    write_report(
+        replace(study_builder.running_study(), spec=study_builder.spec(title="Renewed")), tmp_path, renewed_s=1
+    )
+
+    expect(visit.page.locator(".study")).to_contain_text("Renewed", timeout=20_000)
+    visit.page.locator("html[data-drawn=all]").wait_for(state="attached")
+    assert visit.page.locator("#best-so-far details").get_attribute("open") is not None
+    assert visit.page.evaluate("scrollY") == pytest.approx(900, abs=40)
+    assert not visit.errors
+
+
+def test_a_renewing_page_can_be_paused_with_the_keyboard(visit: Visit, tmp_path: Path) -> None:
+    path = write_report(study_builder.running_study(), tmp_path, renewed_s=2)
+    visit.open(path)
+    button = visit.page.locator(".renewal button")
+    button.focus()
+    visit.page.keyboard.press("Enter")
+    expect(button).to_have_text("Go on")
+    write_report(study_builder.study(spec=study_builder.spec("night", title="Renewed")), tmp_path, renewed_s=2)
+    visit.page.wait_for_timeout(3_000)
+    assert "Renewed" not in visit.page.locator(".study").inner_text()
+
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator(".study")).to_contain_text("Renewed", timeout=20_000)
+
+
+def test_a_finished_page_does_not_renew_itself(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+
+    assert visit.page.locator(".renewal").count() == 0
+    assert visit.page.evaluate("document.documentElement.dataset.renewedS") is None
+
+
+def test_every_control_is_reached_by_tab(visit: Visit, tmp_path: Path) -> None:
+    visit.open(write_report(study_builder.study(), tmp_path, renewed_s=600))
+    place = "[...document.querySelectorAll('*')].indexOf(e)"
+    controls = visit.page.evaluate(
+        f"[...document.querySelectorAll('a[href], button, summary')].filter((e) => e.offsetParent).map((e) => {place})"
+    )
+    seen = set()
+    for _ in range(3 * len(controls)):
+        visit.page.keyboard.press("Tab")
+        seen.add(visit.page.evaluate(f"((e) => {place})(document.activeElement)"))
+
+    assert set(controls) <= seen

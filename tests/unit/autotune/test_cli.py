@@ -23,6 +23,7 @@ VERBS = (
     "status",
     "stop",
     "report",
+    "watch",
     "compare",
     "timeline",
     "promote",
