@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -17,6 +18,8 @@ from reports.formats import count, duration, finite, number, percent, plain, set
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
 MAX_ROWS = 200
+# Settings shown in pairs: three pictures.
+MAX_PAIRED = 3
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class StudyTables:
     def curves(self) -> pd.DataFrame:
         """As `tables.curves_table`, of the search, at equal shares of the training."""
         return tables.curves_table(tables.at_equal_shares(self.record).trials)
+
+    @cached_property
+    def importance(self) -> pd.DataFrame:
+        """As `audits.importance`."""
+        return audits.importance(self.record)
 
     @property
     def baseline_number(self) -> int | None:
@@ -201,13 +209,35 @@ def _settings(study: StudyTables) -> Drawn:
 
 
 def _importance(study: StudyTables) -> Drawn:
-    shares = audits.importance(study.record)
+    shares = study.importance
     sentence = (
         "How strongly each setting tells the best trials from all the others (the method is called PED-ANOVA). It says "
         "what made trials differ within the ranges searched, which is another question than what brought the winner's "
         f"gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
     )
     return sentence, [settings_figures.importance(shares)], shares
+
+
+def _pairs(study: StudyTables) -> Drawn:
+    paths = list(study.importance["path"][:MAX_PAIRED])
+    _need(len(paths) > 1, "fewer than two settings were varied in every trial")
+    params: Mapping[str, Any] = attribution.best_settings(study.record) or {}
+    space = study.record.spec.space
+    pairs = list(itertools.combinations(paths, 2))
+    plots = [
+        settings_figures.pair(
+            (x, y), (space[x], space[y]), study.settings, study.trials, (params.get(x), params.get(y))
+        )
+        for x, y in pairs
+    ]
+    sentence = (
+        f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
+        "are the best quarter, red crosses the worst. Diamonds along a slant say that two settings belong together: "
+        "one must be changed with the other. The dotted lines are the best values."
+    )
+    done = study.trials[study.trials["loss"].notna()]
+    table = done[["number", "loss"]].join(study.settings[paths], on="number").sort_values("loss")
+    return sentence, plots, table
 
 
 def _pruning(study: StudyTables) -> Drawn:
@@ -335,6 +365,7 @@ CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {
     "learning-curves": ("Learning curves", _learning_curves),
     "settings": ("Each setting against the loss", _settings),
     "importance": ("Which settings mattered", _importance),
+    "pairs": ("Settings two at a time", _pairs),
     "pruning": ("Was early stopping right?", _pruning),
     "timeline": ("The night", _timeline),
     "gpu": ("Health of the GPU", _gpu),

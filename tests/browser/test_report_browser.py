@@ -75,7 +75,7 @@ def test_every_figure_is_drawn_without_errors_or_requests(visit: Visit, forty_re
     visit.open(forty_report)
 
     assert visit.quiet(), visit
-    assert visit.plots() == (14, 14)
+    assert visit.plots() == (17, 17)
 
 
 @pytest.mark.parametrize("name", study_builder.STUDIES)
@@ -109,7 +109,7 @@ def test_a_script_put_into_the_file_does_not_run(visit: Visit, forty_report: Pat
 
     assert visit.page.evaluate("typeof window.ran") == "undefined"
     assert any("Content Security Policy" in error for error in visit.errors)
-    assert visit.plots() == (14, 14)
+    assert visit.plots() == (17, 17)
 
 
 def test_dark_mode_is_followed_while_the_page_is_open(visit: Visit, forty_report: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, width: in
         summary.click()
 
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert visit.plots() == (14, 14)
+    assert visit.plots() == (17, 17)
     context.close()
 
 

@@ -76,13 +76,13 @@ def test_figure_cards_are_in_order_each_with_a_sentence_and_a_table(forty: Study
     drawn = cards.draw_cards(forty)
 
     assert [card.key for card in drawn] == [
-        "best-so-far", "finals", "which-change", "learning-curves", "settings", "importance", "pruning", "timeline",
-        "gpu", "speed", "parallel",
+        "best-so-far", "finals", "which-change", "learning-curves", "settings", "importance", "pairs", "pruning",
+        "timeline", "gpu", "speed", "parallel",
     ]  # fmt: skip
     assert all(card.sentence and card.plots and card.rows and not card.problem for card in drawn)
     html = page.study_page(forty)
     assert html.count("<figure>") == html.count("<figcaption>") == len(drawn)
-    assert html.count('class="plot"') == html.count('type="application/json"') == len(drawn) - 1 + 4
+    assert html.count('class="plot"') == html.count('type="application/json"') == len(drawn) - 2 + 4 + 3
 
 
 def test_plotly_is_inlined_once_and_left_out_where_nothing_is_drawn(night: StudyRecord) -> None:
