@@ -17,7 +17,7 @@ from reports import attribution, audits, figures, front, headline, machine_figur
 from reports.formats import count, duration, finite, number, percent, plain, setting
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
-MAX_ROWS = 200
+MAX_ROWS = 100
 # Settings shown in pairs: three pictures.
 MAX_PAIRED = 3
 
@@ -232,8 +232,8 @@ def _pairs(study: StudyTables) -> Drawn:
     ]
     sentence = (
         f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
-        "are the best quarter, red crosses the worst. Diamonds along a slant say that two settings belong together: "
-        "one must be changed with the other. The dotted lines are the best values."
+        "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slant say that two "
+        "settings belong together: one must be changed with the other. The dotted lines are the best values."
     )
     done = study.trials[study.trials["loss"].notna()]
     table = done[["number", "loss"]].join(study.settings[paths], on="number").sort_values("loss")

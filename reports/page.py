@@ -27,7 +27,7 @@ from reports.health import health_checks
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Rows of the appendix; trials.csv has them all.
-MAX_APPENDIX_ROWS = 1_000
+MAX_APPENDIX_ROWS = 200
 MAX_EVENTS = 300
 SAMPLE_CHARACTERS = 4_000
 

@@ -10,6 +10,7 @@
   const PRINT_WIDTH = 680;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const drawn = [];
+  const waiting = new Set(document.querySelectorAll(".plot"));
 
   // The figure's own JSON in the theme's colours: axes, texts, and marks that would be too dark on black.
   function themed(plot, theme) {
@@ -37,17 +38,51 @@
     }
   }
 
+  // plotly.js is most of the page, and stands in it as text, so that a reader has the words before it is read.
+  function load() {
+    const source = document.getElementById("plotly");
+    if (!source) return;
+    const script = document.createElement("script");
+    script.textContent = source.textContent;
+    source.remove();
+    document.head.append(script);
+  }
+
+  function drawOne(plot) {
+    waiting.delete(plot);
+    const failed = (error) => { plot.textContent = `This browser could not draw the figure: ${error.message}`; };
+    try {
+      const { data, layout } = themed(plot, dark.matches ? DARK : LIGHT);
+      Plotly.newPlot(plot, data, layout, CONFIG).catch(failed);
+      drawn.push(plot);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  function distance(plot) {
+    const box = plot.getBoundingClientRect();
+    return Math.max(0, box.top - innerHeight, -box.bottom);
+  }
+
+  // The figure that is nearest to what the reader sees comes first, and between two the page answers the reader.
   async function draw() {
-    for (const plot of document.querySelectorAll(".plot")) {
-      try {
-        const { data, layout } = themed(plot, dark.matches ? DARK : LIGHT);
-        await Plotly.newPlot(plot, data, layout, CONFIG);
-        drawn.push(plot);
-      } catch (error) {
-        plot.textContent = `This browser could not draw the figure: ${error.message}`;
-      }
+    const breath = () => new Promise((done) => setTimeout(done));
+    if (!document.hidden) await new Promise(requestAnimationFrame);
+    await breath();
+    load();
+    while (waiting.size) {
+      await breath();
+      const near = [...waiting].sort((one, other) => distance(one) - distance(other));
+      if (near.length) drawOne(near[0]);
     }
     document.documentElement.dataset.drawn = "all";
+  }
+
+  function print() {
+    load();
+    for (const plot of waiting) drawOne(plot);
+    paint(true);
   }
 
   async function copy(button) {
@@ -91,7 +126,7 @@
 
   for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
   dark.addEventListener("change", () => paint(false));
-  addEventListener("beforeprint", () => paint(true));
+  addEventListener("beforeprint", print);
   addEventListener("afterprint", () => paint(false));
   renew();
   draw();

@@ -143,6 +143,25 @@ def test_a_page_opened_in_the_dark_prints_on_white(browser: Browser, forty_repor
     context.close()
 
 
+def test_a_page_that_is_printed_at_once_has_its_figures(visit: Visit, forty_report: Path) -> None:
+    visit.page.add_init_script(
+        "addEventListener('DOMContentLoaded', () => { dispatchEvent(new Event('beforeprint')); "
+        "window.atOnce = document.querySelectorAll('.plot .cartesianlayer .trace').length; })"
+    )
+    visit.open(forty_report)
+
+    assert visit.page.evaluate("window.atOnce") >= 17
+    assert visit.quiet(), visit
+
+
+def test_the_words_come_before_plotly_is_read(visit: Visit, forty_report: Path) -> None:
+    visit.page.add_init_script("addEventListener('DOMContentLoaded', () => { window.early = typeof Plotly; })")
+    visit.open(forty_report)
+
+    assert visit.page.evaluate("window.early") == "undefined"
+    assert visit.page.evaluate("typeof Plotly") == "object"
+
+
 @pytest.mark.parametrize("width", [390, 768])
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, width: int, forty_report: Path) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800})
@@ -211,7 +230,7 @@ def test_a_page_of_a_study_at_work_renews_itself_as_it_was(visit: Visit, tmp_pat
     visit.page.locator("#best-so-far summary").click()
     visit.page.evaluate("scrollTo(0, 900)")
     write_report(
-        replace(study_builder.running_study(), spec=study_builder.spec(title="Renewed")), tmp_path, renewed_s=1
+        replace(study_builder.running_study(), spec=study_builder.spec(title="Renewed")), tmp_path, renewed_s=60
     )
 
     expect(visit.page.locator(".study")).to_contain_text("Renewed", timeout=20_000)

@@ -94,7 +94,7 @@ def test_a_setting_is_drawn_on_its_own_scale_with_the_best_and_its_edge(night: S
         0.09, "high",
     )  # fmt: skip
 
-    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.title.text == "optim.muon_lr (log scale)"
+    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.title.text == "optim.muon_lr (log)"
     assert list(figure.data[0].x) == [0.02, 0.03, 0.005, 0.05, 0.04, 0.03]
     assert list(figure.data[0].y) == [5.0, 4.8, 5.2, 4.6, 4.7, 4.9]
     assert figure.layout.shapes[0].x0 == 0.09
