@@ -39,7 +39,23 @@ app = typer.Typer(
 
 # An open page of `autotune watch` is loaded anew so often.
 WATCHED_S = 15
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")]
+
+
+def known_studies(begun: str) -> list[str]:
+    """Returns names of studies in runs/, and study files, that begin so: what the shell completes.
+
+    Args:
+        begun: What is typed already.
+    """
+    names = sorted(path.parent.name for path in RUNS.glob("*/spec.json"))
+    names += sorted(str(path) for path in Path("studies").glob("*.toml"))
+    return [name for name in names if name.startswith(begun)]
+
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A study file, or the name of a study.", autocompletion=known_studies),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
@@ -160,7 +176,12 @@ def plan(
 @app.command()
 def run(
     study: Annotated[
-        str, typer.Argument(metavar="[STUDY]", help="A study file or name; picked by the machine if not given.")
+        str,
+        typer.Argument(
+            metavar="[STUDY]",
+            help="A study file or name; picked by the machine if not given.",
+            autocompletion=known_studies,
+        ),
     ] = "",
     hours: HoursOption = None,
     until: UntilOption = None,
@@ -404,7 +425,10 @@ def watch(
 
 @app.command()
 def compare(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.")],
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.", autocompletion=known_studies),
+    ],
     out: RunsOption = RUNS,
     folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
 ) -> None:
