@@ -1,14 +1,16 @@
-"""The command line: doctor profile plan run record replay status stop report compare promote train.
+"""The command line: doctor profile plan run record replay status stop report watch compare timeline promote train.
 
 `cli_model` has the commands that use a trained model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +37,25 @@ app = typer.Typer(
     help="Finds good settings for a small language model overnight, proves them, and trains the winner.",
 )
 
-StudyArgument = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")]
+# An open page of `autotune watch` is loaded anew so often.
+WATCHED_S = 15
+
+
+def known_studies(begun: str) -> list[str]:
+    """Returns names of studies in runs/, and study files, that begin so: what the shell completes.
+
+    Args:
+        begun: What is typed already.
+    """
+    names = sorted(path.parent.name for path in RUNS.glob("*/spec.json"))
+    names += sorted(str(path) for path in Path("studies").glob("*.toml"))
+    return [name for name in names if name.startswith(begun)]
+
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A study file, or the name of a study.", autocompletion=known_studies),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
@@ -45,6 +65,15 @@ EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a 
 HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
 UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
 TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.")]
+OnFinishOption = Annotated[
+    str,
+    typer.Option(
+        metavar="CMD", help="Shell command run at the end; it finds AUTOTUNE_TEXT and more in its environment."
+    ),
+]
+WebhookOption = Annotated[
+    str, typer.Option(metavar="URL", help="Gets the result as JSON at the end (Slack, Discord, ...).")
+]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
 app.add_typer(cli_model.app)
 
@@ -147,7 +176,12 @@ def plan(
 @app.command()
 def run(
     study: Annotated[
-        str, typer.Argument(metavar="[STUDY]", help="A study file or name; picked by the machine if not given.")
+        str,
+        typer.Argument(
+            metavar="[STUDY]",
+            help="A study file or name; picked by the machine if not given.",
+            autocompletion=known_studies,
+        ),
     ] = "",
     hours: HoursOption = None,
     until: UntilOption = None,
@@ -157,18 +191,25 @@ def run(
     change: SetOption = None,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    on_finish: OnFinishOption = "",
+    webhook: WebhookOption = "",
 ) -> None:
     """Runs a study to its report, or goes on where it was left."""
+    from autotune.notify import check_webhook
     from autotune.orchestrator import Session
 
+    check_webhook(webhook)
     loaded = load_study(study or default_study(), out, change, trials=trials, seed=seed)
     session = Session(loaded, make_options(loaded, out, device, emulate, hours, until))
     code = 1
     try:
         code = session.work()
+    except UserError as error:
+        code = error.exit_code
+        raise
     finally:
         if session.run.spec.exists() and session.began:
-            finish_report(session.run.root)
+            announce(session.run.root, code, finish_report(session.run.root), on_finish, webhook)
     raise typer.Exit(code)
 
 
@@ -284,11 +325,15 @@ def promote(
     out: RunsOption = RUNS,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    on_finish: OnFinishOption = "",
+    webhook: WebhookOption = "",
 ) -> None:
     """Trains a study's winner for longer, resumable, to weights and a sample; learning rates fitted to the length."""
     from autotune import planner
+    from autotune.notify import check_webhook
     from autotune.orchestrator import Session
 
+    check_webhook(webhook)
     loaded = load_study(study, out, None)
     # The hours of the study file are the night's; a full run has its own.
     session = Session(loaded, make_options(None, out, device, emulate, hours, until))
@@ -300,7 +345,7 @@ def promote(
         return yes or not sys.stdin.isatty() or typer.confirm("go on?", default=True)
 
     code = session.promote(tokens, trial, as_is, agree)
-    finish_report(session.run.root)
+    announce(session.run.root, code, finish_report(session.run.root), on_finish, webhook)
     raise typer.Exit(code)
 
 
@@ -350,13 +395,40 @@ def stop(
 
 @app.command()
 def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
-    """Writes the report of a study from its stored records."""
-    finish_report(run_directory(study, out))
+    """Writes the report of a study from its stored records, and its figures as PNG where a browser is there."""
+    from autotune.storage import read_study
+    from reports.page import add_pictures
+
+    root = run_directory(study, out)
+    finish_report(root)
+    say(add_pictures(read_study(root), root / "report") or f"pictures: {root / 'report'}/*.png")
+
+
+@app.command()
+def watch(
+    study: StudyArgument,
+    out: RunsOption = RUNS,
+    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8642,
+) -> None:
+    """Serves a study's page to this machine's browser, anew while the study works; Ctrl-C ends the watching only."""
+    from autotune.storage import read_study
+    from autotune.watch import PageServer
+    from reports.page import study_page
+
+    root = run_directory(study, out)
+    read_study(root)
+    with PageServer(lambda: study_page(read_study(root), WATCHED_S), port) as server:
+        say(f"{root.name}: {server.address}  (Ctrl-C ends the watching; a study that runs goes on)")
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @app.command()
 def compare(
-    studies: Annotated[list[str], typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.")],
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.", autocompletion=known_studies),
+    ],
     out: RunsOption = RUNS,
     folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
 ) -> None:
@@ -371,6 +443,34 @@ def compare(
     for row in compare_table(records):
         say(f"{row.name}: {row.sentence}  [{row.trials} trials, {row.hours:.2f} h]")
     say(f"page: {path}")
+
+
+@app.command()
+def timeline(
+    out: RunsOption = RUNS,
+    folder: Annotated[Path, typer.Option(help="Where the page, timeline.md and pictures go.")] = RUNS / "timeline",
+    into: Annotated[
+        Path | None, typer.Option(help="A Markdown file, a README say, that takes the section; renewed if it is there.")
+    ] = None,
+) -> None:
+    """Tells all studies in order: what changed, loss before and after, how sure."""
+    from autotune.run_directory import write_text
+    from reports import pictures
+    from reports import timeline as history
+
+    found = history.read_timeline(out)
+    figures = history.write_timeline(found, folder)
+    skipped = pictures.write_pictures(figures, folder)
+    shown = () if skipped else tuple(figures)
+    write_text(folder / "timeline.md", history.timeline_markdown(found, shown))
+    if into is not None:
+        beside = [os.path.relpath(folder / name, into.parent) for name in shown]
+        text = into.read_text(encoding="utf-8") if into.exists() else ""
+        write_text(into, history.put_into(text, history.timeline_markdown(found, beside)))
+    for line in history.summary(found):
+        say(line)
+    say(skipped or f"pictures: {len(figures)} PNG files in {folder}")
+    say(f"page: {folder / 'index.html'}")
 
 
 def load_study(
@@ -438,28 +538,49 @@ def make_options(
     """Returns the options of one run; those that are not given come from the study file, if there is one."""
     from autotune.orchestrator import Options
 
-    return Options(out, device, emulate, say, deadline_of(study, hours, until), refresh_report)
+    return Options(out, device, emulate, audience(), deadline_of(study, hours, until), refresh_report)
+
+
+def audience() -> Callable[[str], None]:
+    """Returns what takes the lines of a run: a screen on a terminal, plain lines anywhere else."""
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return say
+    from autotune.screen import Screen
+
+    return Screen()
 
 
 def refresh_report(root: Path) -> None:
     """Writes the report of a study that is running."""
+    from autotune.listener import REFRESH_EVERY_S
     from autotune.storage import read_study
     from reports.page import write_report
 
-    write_report(read_study(root), root / "report")
+    write_report(read_study(root), root / "report", round(REFRESH_EVERY_S))
 
 
-def finish_report(root: Path) -> None:
-    """Writes a study's report and ends with the verdict, the page's path and the next command."""
+def finish_report(root: Path) -> list[str]:
+    """Writes a study's report, says the verdict, the next command and the page's path, and returns what it said."""
     from autotune.storage import read_study
     from reports.page import summary_lines, write_report
 
     record = read_study(root)
     path = write_report(record, root / "report")
-    say("")
-    for line in summary_lines(record):
+    lines = summary_lines(record)
+    for line in ["", *lines, f"report: {path}"]:
         say(line)
-    say(f"report: {path}")
+    return lines
+
+
+def announce(root: Path, code: int, lines: Sequence[str], on_finish: str, webhook: str) -> None:
+    """Tells whoever asked for it that a run has ended; what goes wrong with that is said and changes nothing."""
+    from autotune import notify
+
+    ending = notify.Ending(root.name, code, lines, root / "report" / "index.html")
+    trouble = [notify.run_command(on_finish, ending)] if on_finish else []
+    trouble += [notify.call_webhook(webhook, ending)] if webhook else []
+    for line in filter(None, trouble):
+        say(line)
 
 
 def main() -> None:

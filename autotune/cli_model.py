@@ -13,9 +13,9 @@ import typer
 
 from autotune.console import say
 from autotune.records import UserError
-from autotune.run_directory import RunDirectory, read_json
 
 if TYPE_CHECKING:
+    from autotune.run_directory import RunDirectory
     from autotune.trainer import Trainer
 
 app = typer.Typer()
@@ -132,6 +132,8 @@ def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
         raise UserError(
             f"{name}: no such folder, checkpoint or study in {out}; `autotune promote STUDY` trains a model"
         )
+    from autotune.run_directory import RunDirectory, read_json
+
     if RunDirectory(path).spec.is_file():
         path = latest_full_run(RunDirectory(path))
     study = next((parent for parent in (path, *path.absolute().parents) if RunDirectory(parent).spec.is_file()), None)

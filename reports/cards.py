@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,9 @@ from reports import attribution, audits, figures, front, headline, machine_figur
 from reports.formats import count, duration, finite, number, percent, plain, setting
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
-MAX_ROWS = 200
+MAX_ROWS = 100
+# Settings shown in pairs: three pictures.
+MAX_PAIRED = 3
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class StudyTables:
         """As `tables.curves_table`, of the search, at equal shares of the training."""
         return tables.curves_table(tables.at_equal_shares(self.record).trials)
 
+    @cached_property
+    def importance(self) -> pd.DataFrame:
+        """As `audits.importance`."""
+        return audits.importance(self.record)
+
     @property
     def baseline_number(self) -> int | None:
         """The default's trial number."""
@@ -91,20 +99,19 @@ def draw_cards(record: StudyRecord) -> list[Card]:
     idle |= set() if promotion.found_in(record) else {"promotion"}
     idle |= {"front"} if objectives.count(record.spec.objective) == 1 else set()
     wanted = {key: card for key, card in CARDS.items() if key not in idle}
-    return [draw_card(key, title, draw, study) for key, (title, draw) in wanted.items()]
+    return [draw_card(key, title, partial(draw, study)) for key, (title, draw) in wanted.items()]
 
 
-def draw_card(key: str, title: str, draw: Callable[[StudyTables], Drawn], study: StudyTables) -> Card:
+def draw_card(key: str, title: str, draw: Callable[[], Drawn]) -> Card:
     """Returns one card; whatever goes wrong becomes a sentence in it.
 
     Args:
         key: Its id.
         title: Its title.
         draw: Returns sentence, figures and table.
-        study: The study's tables.
     """
     try:
-        sentence, plots, table = draw(study)
+        sentence, plots, table = draw()
         columns, rows = [str(name) for name in table.columns], cells(table.head(MAX_ROWS))
         return Card(key, title, sentence, plots, columns, rows, max(0, len(table) - MAX_ROWS))
     except (NothingToDrawError, audits.TooFewTrialsError) as reason:
@@ -202,13 +209,35 @@ def _settings(study: StudyTables) -> Drawn:
 
 
 def _importance(study: StudyTables) -> Drawn:
-    shares = audits.importance(study.record)
+    shares = study.importance
     sentence = (
         "How strongly each setting tells the best trials from all the others (the method is called PED-ANOVA). It says "
         "what made trials differ within the ranges searched, which is another question than what brought the winner's "
         f"gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
     )
     return sentence, [settings_figures.importance(shares)], shares
+
+
+def _pairs(study: StudyTables) -> Drawn:
+    paths = list(study.importance["path"][:MAX_PAIRED])
+    _need(len(paths) > 1, "fewer than two settings were varied in every trial")
+    params: Mapping[str, Any] = attribution.best_settings(study.record) or {}
+    space = study.record.spec.space
+    pairs = list(itertools.combinations(paths, 2))
+    plots = [
+        settings_figures.pair(
+            (x, y), (space[x], space[y]), study.settings, study.trials, (params.get(x), params.get(y))
+        )
+        for x, y in pairs
+    ]
+    sentence = (
+        f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
+        "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slant say that two "
+        "settings belong together: one must be changed with the other. The dotted lines are the best values."
+    )
+    done = study.trials[study.trials["loss"].notna()]
+    table = done[["number", "loss"]].join(study.settings[paths], on="number").sort_values("loss")
+    return sentence, plots, table
 
 
 def _pruning(study: StudyTables) -> Drawn:
@@ -336,6 +365,7 @@ CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {
     "learning-curves": ("Learning curves", _learning_curves),
     "settings": ("Each setting against the loss", _settings),
     "importance": ("Which settings mattered", _importance),
+    "pairs": ("Settings two at a time", _pairs),
     "pruning": ("Was early stopping right?", _pruning),
     "timeline": ("The night", _timeline),
     "gpu": ("Health of the GPU", _gpu),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +13,22 @@ from autotune.records import UserError
 from autotune.run_directory import write_text
 from autotune.space import flatten
 from autotune.storage import StudyRecord
-from reports import advice, headline, tables
-from reports.cards import Card, NothingToDrawError, cells
+from reports import tables
+from reports.cards import Card, Drawn, NothingToDrawError, draw_card
 from reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
-from reports.formats import duration, finite, label, number, percent, plain, setting, signed
+from reports.formats import duration, finite, label, plain, setting
 from reports.page import render, writable
+from reports.studies import StudyRow, data_hash, meanings, study_row
 
-# What decides which held-out tokens are scored and how: two losses are comparable only where all are equal.
-EVALUATION = (
-    "data.eval_tokens", "data.val_frac", "data.val_path", "data.tokenizer", "data.vocab_size", "model.seq_len",
-)  # fmt: skip
 LINES = (
     (BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"), (VERMILLION, "dashdot"), (PURPLE, "longdash"), (SKY, "solid"),
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StudyRow:
-    """One study in the comparison.
-
-    Args:
-        name: The study.
-        created: When it began, ISO 8601.
-        verdict: better / no clear gain / inconclusive / failed / still running.
-        before: The default's loss, nats per token, or None.
-        after: The winner's loss on fresh seeds, nats per token, or None.
-        gain_frac: (before - after) / before, or None.
-        interval: The gain's 95 % interval in words.
-        trials: Search trials.
-        hours: Hours of training.
-        energy: The GPU's energy in words.
-        key_change: The changed settings in words.
-    """
-
-    name: str
-    created: str
-    verdict: str
-    before: float | None
-    after: float | None
-    gain_frac: float | None
-    interval: str
-    trials: int
-    hours: float
-    energy: str
-    key_change: str
-
-    @property
-    def sentence(self) -> str:
-        """One line of a diary: "loss a -> b, -x %, key change"."""
-        if self.before is None or self.after is None:
-            return f"{self.verdict}, no proven loss"
-        moved = signed(-100 * (self.gain_frac or 0.0), 1)
-        return f"loss {number(self.before)} → {number(self.after)}, {moved} %, {self.verdict}: {self.key_change}"
+PROGRESS_SENTENCE = (
+    "The lowest loss of each search against the hours of training it had spent. The band is the default with its "
+    "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
+)
 
 
 def compare_table(records: Sequence[StudyRecord]) -> list[StudyRow]:
@@ -79,27 +41,7 @@ def compare_table(records: Sequence[StudyRecord]) -> list[StudyRow]:
         UserError: If there are fewer than two, or they differ in data, budget or evaluation.
     """
     require_comparable(records)
-    return [_row(record) for record in sorted(records, key=lambda record: record.created_at)]
-
-
-def _row(record: StudyRecord) -> StudyRow:
-    verdict, spent = record.verdict, headline.cost(record)
-    before, after = tables.baseline_loss(record), finite(verdict.winner_loss) if verdict else None
-    low, high = (finite(value) for value in (verdict.gain_low, verdict.gain_high)) if verdict else (None, None)
-    changed = [f"{item.path} {advice.change_words(item)}" for item in advice.changes(record) if item.changed]
-    return StudyRow(
-        name=plain(record.spec.name),
-        created=record.created_at,
-        verdict=headline.headline(record).word,
-        before=before,
-        after=after,
-        gain_frac=(before - after) / before if before and after is not None else None,
-        interval="–" if low is None or high is None else f"{signed(low)} to {signed(high)}",
-        trials=len(record.trials),
-        hours=spent.busy_s / 3600,
-        energy=spent.energy_text,
-        key_change=", ".join(changed) or "nothing changed",
-    )
+    return [study_row(record) for record in sorted(records, key=lambda record: record.created_at)]
 
 
 def require_comparable(records: Sequence[StudyRecord]) -> None:
@@ -114,10 +56,10 @@ def require_comparable(records: Sequence[StudyRecord]) -> None:
     if len(records) < 2:
         raise UserError(f"a comparison needs two studies, and there is {len(records)}; name another")
     found = []
-    for name, read in _meanings().items():
-        values = {record.spec.name: read(record) for record in records}
-        if len({str(value) for value in values.values()}) > 1:
-            listed = ", ".join(f"{study}: {_shown(value)}" for study, value in values.items())
+    for name, read in meanings().items():
+        values = [(record.spec.name, read(record)) for record in records]
+        if len({str(value) for _, value in values}) > 1:
+            listed = ", ".join(f"{study}: {_shown(value)}" for study, value in values)
             found.append(f"  {name} differs ({listed})")
     if found:
         lines = "\n".join(found)
@@ -126,35 +68,6 @@ def require_comparable(records: Sequence[StudyRecord]) -> None:
 
 def _shown(value: Any) -> str:
     return "not reported" if value in (None, "") else plain(value)
-
-
-def _meanings() -> dict[str, Callable[[StudyRecord], Any]]:
-    readers: dict[str, Callable[[StudyRecord], Any]] = {
-        "the trainer": lambda record: record.spec.trainer,
-        "the objective (objective)": lambda record: record.spec.objective,
-        "the data (data_hash)": data_hash,
-        "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
-    }
-    for path in EVALUATION:
-        readers[f"the evaluation ({path})"] = partial(_base_value, path)
-    return readers
-
-
-def _base_value(path: str, record: StudyRecord) -> Any:
-    return flatten(record.spec.base).get(path)
-
-
-def data_hash(record: StudyRecord) -> str:
-    """Returns the hash of the training data, or "" when no trainer reported one.
-
-    Args:
-        record: The study.
-    """
-    stored = record.attributes.get("provenance")
-    if isinstance(stored, Mapping) and stored.get("data_hash"):
-        return str(stored["data_hash"])
-    facts = (trial.result.facts for trial in record.trials if trial.result)
-    return next((str(known["data_hash"]) for known in facts if known.get("data_hash")), "")
 
 
 def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
@@ -182,10 +95,8 @@ def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
 
 
 def _row_cells(row: StudyRow) -> list[str]:
-    loss = [number(value) for value in (row.before, row.after)]
-    gain = percent(row.gain_frac) if row.gain_frac is not None else "–"
     hours = duration(row.hours * 3600)
-    return [row.name, row.verdict, *loss, gain, row.interval, str(row.trials), hours, row.energy]
+    return [row.name, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, str(row.trials), hours, row.energy]
 
 
 def config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
@@ -223,17 +134,11 @@ def progress(record: StudyRecord) -> pd.DataFrame:
 
 
 def _progress_card(records: Sequence[StudyRecord]) -> Card:
-    try:
+    def draw() -> Drawn:
         figure, table = progress_figure(records)
-    except NothingToDrawError as reason:
-        return Card("progress", "Best so far", "", problem=f"Not drawn: {reason}.")
-    except Exception as error:  # noqa: BLE001 - one figure must not cost the reader the page
-        return Card("progress", "Best so far", "", problem=f"Could not draw: {plain(error)}", broken=True)
-    sentence = (
-        "The lowest loss of each search against the hours of training it had spent. The band is the default with its "
-        "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
-    )
-    return Card("progress", "Best so far", sentence, [figure], list(table.columns), cells(table))
+        return PROGRESS_SENTENCE, [figure], table
+
+    return draw_card("progress", "Best so far", draw)
 
 
 def progress_figure(records: Sequence[StudyRecord]) -> tuple[go.Figure, pd.DataFrame]:

@@ -37,9 +37,9 @@ def label(text: object) -> str:
     return escaped.replace("%{", "%\u200b{")
 
 
-def markdown(text: object) -> str:
-    """Returns foreign text for Markdown: no HTML, no links, no table bars."""
-    return _MARKDOWN.sub(r"\\\1", plain(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def markdown(text: object, length: int = NAMED_LENGTH) -> str:
+    """Returns foreign text for Markdown, cut to a length: no HTML, no links, no table bars."""
+    return _MARKDOWN.sub(r"\\\1", plain(text, length)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def finite(value: object) -> float | None:

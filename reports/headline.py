@@ -285,7 +285,11 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
     failed = sum(spent.counts.get(status.value, 0) for status in tables.FAILED)
     return [
         ("From start to end", duration(spent.wall_s)),
-        ("Of which training", duration(spent.busy_s)),
+        # Several devices train at the same time, and a part is never larger than the whole.
+        (
+            "Of which training" if spent.busy_s <= spent.wall_s else "Training, all devices added",
+            duration(spent.busy_s),
+        ),
         ("Trials", str(sum(spent.counts.values()))),
         ("Finished", str(spent.counts.get("finished", 0))),
         ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),

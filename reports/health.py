@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from autotune.records import TrialStatus
 from autotune.space import flatten
-from autotune.storage import StudyRecord
-from reports import audits, tables
+from autotune.storage import StudyRecord, read_study
+from reports import audits, studies, tables
 from reports.formats import count, finite, number, percent, plain, setting
 
 MIN_SPEARMAN = 0.5
@@ -214,6 +214,29 @@ def _more_trials(name: str, record: StudyRecord) -> Check:
     return Check(name, "pass", finding)
 
 
+def _last_study(name: str, record: StudyRecord) -> Check:
+    before = _study_before(record)
+    if before is None:
+        return Check(name, "skip", "There is no earlier study in this folder.")
+    last = plain(before.spec.name)
+    found = studies.differences(before, record)
+    if found:
+        return Check(
+            name, "warn", f"The losses of {last} mean something else than this study's: {', '.join(found)} differ.",
+            "Compare the gains of the two, not their losses; for comparable losses keep data, budget and evaluation.",
+        )  # fmt: skip
+    command = f"autotune compare {last} {plain(record.spec.name)}"
+    return Check(name, "pass", f"Losses of this study and of {last} mean the same: `{command}` shows both.")
+
+
+def _study_before(record: StudyRecord) -> StudyRecord | None:
+    """Returns the study that was begun last before this one in the same folder, or None."""
+    own = record.run.root
+    files = {path.parent: path.stat().st_mtime for path in own.parent.glob("*/spec.json")}
+    earlier = [root for root, began in files.items() if root.name != own.name and began < files.get(own, 0.0)]
+    return read_study(max(earlier, key=files.__getitem__)) if earlier else None
+
+
 CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {
     "Headline on fresh seeds": _fresh_seeds,
     "Gain against noise": _noise,
@@ -226,4 +249,5 @@ CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {
     "Wasted trials": _wasted,
     "Repeated text and dropout": _repeated_data,
     "The full run as it trained": _full_run,
+    "Comparable with the last study": _last_study,
 }

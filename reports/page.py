@@ -19,7 +19,7 @@ from autotune.queues import present
 from autotune.run_directory import write_text
 from autotune.space import with_paths
 from autotune.storage import StudyRecord
-from reports import advice, attribution, headline, tables, twins
+from reports import advice, attribution, headline, pictures, tables, twins
 from reports.cards import Card, cells, draw_cards
 from reports.failures import failures
 from reports.formats import plain
@@ -27,23 +27,24 @@ from reports.health import health_checks
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Rows of the appendix; trials.csv has them all.
-MAX_APPENDIX_ROWS = 1_000
+MAX_APPENDIX_ROWS = 200
 MAX_EVENTS = 300
 SAMPLE_CHARACTERS = 4_000
 
 
-def write_report(record: StudyRecord, folder: Path) -> Path:
+def write_report(record: StudyRecord, folder: Path, renewed_s: int = 0) -> Path:
     """Writes index.html, report.md, report.json, trials.csv and curves.csv, each atomically.
 
     Args:
         record: The study: running, failed or done.
         folder: Where they go; made if missing.
+        renewed_s: Seconds after which an open page loads itself anew, since it is written again; 0 for never.
 
     Returns:
         The path of index.html.
     """
     files: dict[str, Callable[[StudyRecord], str]] = {
-        "index.html": study_page,
+        "index.html": lambda record: study_page(record, renewed_s),
         "report.md": twins.report_markdown,
         "report.json": twins.report_json,
         "trials.csv": twins.trials_csv,
@@ -52,6 +53,24 @@ def write_report(record: StudyRecord, folder: Path) -> Path:
     for name, content in files.items():
         write_text(folder / name, writable(content(record)))
     return folder / "index.html"
+
+
+def add_pictures(record: StudyRecord, folder: Path) -> str:
+    """Writes every figure as a PNG file beside the report, and report.md anew with them in it.
+
+    Args:
+        record: The study.
+        folder: Of the report; made if missing.
+
+    Returns:
+        "" when they were written, else why there are none and what to do.
+    """
+    cards = draw_cards(record)
+    skipped = pictures.write_pictures(pictures.of_cards(cards), folder)
+    if not skipped:
+        shown = [(card.title, card.sentence, list(pictures.of_cards([card]))) for card in cards if card.plots]
+        write_text(folder / "report.md", writable(twins.report_markdown(record, shown)))
+    return skipped
 
 
 def writable(text: str) -> str:
@@ -77,15 +96,17 @@ def summary_lines(record: StudyRecord) -> list[str]:
     return [plain(line) for line in lines]
 
 
-def study_page(record: StudyRecord) -> str:
+def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
     """Returns the page as HTML.
 
     Args:
         record: The study.
+        renewed_s: Seconds after which an open page loads itself anew; 0 for never.
     """
     changed = advice.changes(record)
     return render(
         "study.html.j2",
+        renewed_s=renewed_s,
         name=plain(record.spec.name),
         title=plain(record.spec.title or record.spec.name),
         headline=headline.headline(record),
@@ -143,7 +164,7 @@ def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
     return heads, cells(table.head(MAX_APPENDIX_ROWS)), max(0, len(table) - MAX_APPENDIX_ROWS)
 
 
-def render(template: str, cards: list[Card], **content: Any) -> str:
+def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any) -> str:
     """Renders a page of the house: style and scripts inlined, everything else escaped.
 
     Only the two scripts whose hashes the content policy names can run, and no request can leave the page.
@@ -151,6 +172,7 @@ def render(template: str, cards: list[Card], **content: Any) -> str:
     Args:
         template: File name in `templates/`.
         cards: Its figure cards.
+        renewed_s: Seconds after which an open page loads itself anew; 0 for never.
         content: What the template needs besides.
     """
     plotly, script = _asset("plotly"), _asset("page.js")
@@ -159,6 +181,7 @@ def render(template: str, cards: list[Card], **content: Any) -> str:
         .get_template(template)
         .render(
             cards=cards,
+            renewed_s=renewed_s,
             plot_json=plot_json,
             style=Markup(_asset("page.css")),
             plotly=Markup(plotly if any(card.plots for card in cards) else ""),

@@ -37,22 +37,14 @@ def setting_against_loss(
     done = trials[trials["loss"].notna()]
     done = done[done["number"].map(settings).notna()]
     values = [settings[number] for number in done["number"]]
-    figure = base_figure(label(path) + (" (log scale)" if dimension.log else ""), "loss", height=250)
+    figure = base_figure(_title(path, dimension), "loss", height=250)
     figure.add_scatter(
         x=[_place(dimension, value) for value in values], y=done["loss"].to_numpy(),
         mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, showlegend=False,
         text=[f"trial {number}: {label(setting(value))}" for number, value in zip(done["number"], values, strict=True)],
         hovertemplate="%{text}, loss %{y:.4f}<extra></extra>",
     )  # fmt: skip
-    if dimension.choices is not None:
-        words = [label(setting(choice)) for choice in dimension.choices]
-        places = list(range(len(words)))
-        figure.update_xaxes(tickvals=places, ticktext=words, range=[-0.5, len(words) - 0.5])
-    elif dimension.log:
-        ticks = log_ticks(float(dimension.low or 1), float(dimension.high or 1))
-        figure.update_xaxes(type="log", tickvals=ticks, ticktext=[setting(tick) for tick in ticks])
-    else:
-        figure.update_xaxes(nticks=5, tickformat="d" if dimension.is_integer else None)
+    figure.update_xaxes(**_ticks(dimension))
     if best is not None:
         figure.add_vline(x=_place(dimension, best), line={"color": GREEN, "dash": "dot", "width": 2})
     if side:
@@ -62,6 +54,65 @@ def setting_against_loss(
         )  # fmt: skip
     figure.update_layout(margin={"l": 52, "r": 12, "t": 24, "b": 48})
     return figure
+
+
+def pair(
+    names: tuple[str, str],
+    dimensions: tuple[Dimension, Dimension],
+    settings: pd.DataFrame,
+    trials: pd.DataFrame,
+    best: tuple[Any, Any],
+) -> go.Figure:
+    """Draws two settings against each other, finished trials told apart by their rank.
+
+    Args:
+        names: Dotted config paths of the settings along x and y.
+        dimensions: Their ranges or choices.
+        settings: As `reports.tables.settings_table` gives it.
+        trials: As `reports.tables.trials_table` gives it.
+        best: The best settings' values; None for one that they do not have.
+    """
+    figure = base_figure(label(names[0]), label(names[1]), height=270)
+    done = trials[trials["loss"].notna()]
+    rank = done["loss"].rank(pct=True)
+    for name, kept, colour, symbol in (
+        ("worst quarter", rank > 0.75, VERMILLION, "x"),
+        ("in between", (rank > 0.25) & (rank <= 0.75), GREY, "circle-open"),
+        ("best quarter", rank <= 0.25, GREEN, "diamond"),
+    ):
+        numbers = list(done.loc[kept, "number"])
+        x, y = ([_place(side, settings[path][number]) for number in numbers]
+                for path, side in zip(names, dimensions, strict=True))  # fmt: skip
+        figure.add_scatter(
+            x=x, y=y, mode="markers", name=name, marker={"color": colour, "symbol": symbol, "size": 9},
+            text=[f"trial {number}: loss {loss:.4f}" for number, loss in
+                  zip(numbers, done.loc[kept, "loss"], strict=True)],
+            hovertemplate="%{text}<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(**_ticks(dimensions[0]))
+    figure.update_yaxes(**_ticks(dimensions[1]))
+    if best[0] is not None:
+        figure.add_vline(x=_place(dimensions[0], best[0]), line={"color": GREEN, "dash": "dot", "width": 1.5})
+    if best[1] is not None:
+        figure.add_hline(y=_place(dimensions[1], best[1]), line={"color": GREEN, "dash": "dot", "width": 1.5})
+    # The card's sentence says what the marks mean: three legends would take a third of each picture.
+    figure.update_layout(showlegend=False, margin={"l": 60, "r": 12, "t": 12, "b": 48})
+    return figure
+
+
+def _title(path: str, dimension: Dimension) -> str:
+    return label(path) + (" (log)" if dimension.log else "")
+
+
+def _ticks(dimension: Dimension) -> dict[str, Any]:
+    """An axis of a setting: choices in their order, decades, or plain numbers."""
+    if dimension.choices is not None:
+        words = [label(setting(choice)) for choice in dimension.choices]
+        return {"tickvals": list(range(len(words))), "ticktext": words, "range": [-0.5, len(words) - 0.5]}
+    if dimension.log:
+        ticks = log_ticks(float(dimension.low or 1), float(dimension.high or 1))
+        return {"type": "log", "tickvals": ticks, "ticktext": [setting(tick) for tick in ticks]}
+    return {"nticks": 5, "tickformat": "d" if dimension.is_integer else None}
 
 
 def _place(dimension: Dimension, value: Any) -> Any:

@@ -20,6 +20,8 @@ from reports.formats import markdown, plain
 from reports.front import front_table, front_words
 from reports.health import health_checks
 
+# Letters of a figure's sentences at most.
+LONG = 1_500
 # A spreadsheet would take a text that begins so for a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -135,11 +137,12 @@ def _harmless(value: Any) -> Any:
     return value
 
 
-def report_markdown(record: StudyRecord) -> str:
+def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequence[str]]] = ()) -> str:
     """Returns the page's words as Markdown, for a terminal or a repository.
 
     Args:
         record: The study.
+        pictures: Title, sentence and files of each figure card that it shows.
     """
     said, step = headline.headline(record), advice.next_step(record)
     lines = [f"# {markdown(record.spec.title or record.spec.name)}", ""]
@@ -165,6 +168,9 @@ def report_markdown(record: StudyRecord) -> str:
     lines += ["## What changed", "", *_table(("setting", "default → best", "what it does"), changed)]
     lines += [markdown(left), ""] if (left := attribution.left_line(record)) else []
     lines += [f"## {attribution.TITLE}", "", *_which_change(record)]
+    lines += ["## The night in pictures", ""] if pictures else []
+    for title, sentence, files in pictures:
+        lines += [f"### {title}", "", markdown(sentence, LONG), "", *(f"![{title}]({file})" for file in files), ""]
     checks = [(check.status, check.name, f"{check.finding} {check.action}") for check in health_checks(record)]
     lines += ["## Health checks", "", *_table(("", "check", "finding"), checks)]
     failed = [(item.status, str(item.trials), f"{item.meaning} {item.action}") for item in failures(record)]

@@ -10,6 +10,7 @@
   const PRINT_WIDTH = 680;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const drawn = [];
+  const waiting = new Set(document.querySelectorAll(".plot"));
 
   // The figure's own JSON in the theme's colours: axes, texts, and marks that would be too dark on black.
   function themed(plot, theme) {
@@ -37,17 +38,51 @@
     }
   }
 
+  // plotly.js is most of the page, and stands in it as text, so that a reader has the words before it is read.
+  function load() {
+    const source = document.getElementById("plotly");
+    if (!source) return;
+    const script = document.createElement("script");
+    script.textContent = source.textContent;
+    source.remove();
+    document.head.append(script);
+  }
+
+  function drawOne(plot) {
+    waiting.delete(plot);
+    const failed = (error) => { plot.textContent = `This browser could not draw the figure: ${error.message}`; };
+    try {
+      const { data, layout } = themed(plot, dark.matches ? DARK : LIGHT);
+      Plotly.newPlot(plot, data, layout, CONFIG).catch(failed);
+      drawn.push(plot);
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  function distance(plot) {
+    const box = plot.getBoundingClientRect();
+    return Math.max(0, box.top - innerHeight, -box.bottom);
+  }
+
+  // The figure that is nearest to what the reader sees comes first, and between two the page answers the reader.
   async function draw() {
-    for (const plot of document.querySelectorAll(".plot")) {
-      try {
-        const { data, layout } = themed(plot, dark.matches ? DARK : LIGHT);
-        await Plotly.newPlot(plot, data, layout, CONFIG);
-        drawn.push(plot);
-      } catch (error) {
-        plot.textContent = `This browser could not draw the figure: ${error.message}`;
-      }
+    const breath = () => new Promise((done) => setTimeout(done));
+    if (!document.hidden) await new Promise(requestAnimationFrame);
+    await breath();
+    load();
+    while (waiting.size) {
+      await breath();
+      const near = [...waiting].sort((one, other) => distance(one) - distance(other));
+      if (near.length) drawOne(near[0]);
     }
     document.documentElement.dataset.drawn = "all";
+  }
+
+  function print() {
+    load();
+    for (const plot of waiting) drawOne(plot);
+    paint(true);
   }
 
   async function copy(button) {
@@ -62,9 +97,37 @@
     setTimeout(() => { button.textContent = "Copy"; }, 2500);
   }
 
+  // A page of a study at work loads itself anew, as it was: what was open stays open, where it was read stays in sight.
+  // Not while nobody looks, while text is selected, or after "Pause".
+  function renew() {
+    const seconds = Number(document.documentElement.dataset.renewedS || 0);
+    const button = document.querySelector(".renewal button");
+    if (!seconds || !button) return;
+    const folds = [...document.querySelectorAll("details")];
+    const kept = history.state || {};
+    for (const place of kept.open || []) if (folds[place]) folds[place].open = true;
+    const pause = (paused) => {
+      button.setAttribute("aria-pressed", String(paused));
+      button.textContent = paused ? "Go on" : "Pause";
+    };
+    pause(Boolean(kept.paused));
+    const isPaused = () => button.getAttribute("aria-pressed") === "true";
+    button.addEventListener("click", () => { pause(!isPaused()); remember(); });
+    function remember() {
+      const open = folds.flatMap((fold, place) => (fold.open ? [place] : []));
+      history.replaceState({ open, paused: isPaused() }, "");
+    }
+    setInterval(() => {
+      if (document.hidden || isPaused() || String(getSelection())) return;
+      remember();
+      location.reload();
+    }, 1000 * seconds);
+  }
+
   for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
   dark.addEventListener("change", () => paint(false));
-  addEventListener("beforeprint", () => paint(true));
+  addEventListener("beforeprint", print);
   addEventListener("afterprint", () => paint(false));
+  renew();
   draw();
 })();

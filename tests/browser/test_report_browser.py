@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from reports.compare import write_compare
 from reports.page import write_report
+from reports.timeline import timeline, write_timeline
 
 DARK_INK, LIGHT_INK = "rgb(230, 234, 240)", "rgb(28, 36, 48)"
 
@@ -74,7 +75,7 @@ def test_every_figure_is_drawn_without_errors_or_requests(visit: Visit, forty_re
     visit.open(forty_report)
 
     assert visit.quiet(), visit
-    assert visit.plots() == (14, 14)
+    assert visit.plots() == (17, 17)
 
 
 @pytest.mark.parametrize("name", study_builder.STUDIES)
@@ -108,7 +109,7 @@ def test_a_script_put_into_the_file_does_not_run(visit: Visit, forty_report: Pat
 
     assert visit.page.evaluate("typeof window.ran") == "undefined"
     assert any("Content Security Policy" in error for error in visit.errors)
-    assert visit.plots() == (14, 14)
+    assert visit.plots() == (17, 17)
 
 
 def test_dark_mode_is_followed_while_the_page_is_open(visit: Visit, forty_report: Path) -> None:
@@ -142,6 +143,25 @@ def test_a_page_opened_in_the_dark_prints_on_white(browser: Browser, forty_repor
     context.close()
 
 
+def test_a_page_that_is_printed_at_once_has_its_figures(visit: Visit, forty_report: Path) -> None:
+    visit.page.add_init_script(
+        "addEventListener('DOMContentLoaded', () => { dispatchEvent(new Event('beforeprint')); "
+        "window.atOnce = document.querySelectorAll('.plot .cartesianlayer .trace').length; })"
+    )
+    visit.open(forty_report)
+
+    assert visit.page.evaluate("window.atOnce") >= 17
+    assert visit.quiet(), visit
+
+
+def test_the_words_come_before_plotly_is_read(visit: Visit, forty_report: Path) -> None:
+    visit.page.add_init_script("addEventListener('DOMContentLoaded', () => { window.early = typeof Plotly; })")
+    visit.open(forty_report)
+
+    assert visit.page.evaluate("window.early") == "undefined"
+    assert visit.page.evaluate("typeof Plotly") == "object"
+
+
 @pytest.mark.parametrize("width", [390, 768])
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, width: int, forty_report: Path) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800})
@@ -151,7 +171,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, width: in
         summary.click()
 
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-    assert visit.plots() == (14, 14)
+    assert visit.plots() == (17, 17)
     context.close()
 
 
@@ -191,3 +211,66 @@ def test_the_comparison_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
 
     assert visit.quiet(), visit
     assert visit.plots() == (1, 1)
+
+
+def test_the_timeline_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
+    first = study_builder.study()
+    second = study_builder.study(spec=study_builder.spec("second"), created_at="2026-01-07")
+    write_timeline(timeline([first, second, study_builder.hostile_study()]), tmp_path)
+    visit.open(tmp_path / "index.html")
+
+    assert visit.quiet(), visit
+    assert visit.plots() == (2, 2)
+    assert visit.page.evaluate("typeof window.ran") == "undefined"
+
+
+def test_a_page_of_a_study_at_work_renews_itself_as_it_was(visit: Visit, tmp_path: Path) -> None:
+    path = write_report(study_builder.running_study(), tmp_path, renewed_s=3)
+    visit.open(path)
+    visit.page.locator("#best-so-far summary").click()
+    visit.page.evaluate("scrollTo(0, 900)")
+    write_report(
+        replace(study_builder.running_study(), spec=study_builder.spec(title="Renewed")), tmp_path, renewed_s=60
+    )
+
+    expect(visit.page.locator(".study")).to_contain_text("Renewed", timeout=20_000)
+    visit.page.locator("html[data-drawn=all]").wait_for(state="attached")
+    assert visit.page.locator("#best-so-far details").get_attribute("open") is not None
+    assert visit.page.evaluate("scrollY") == pytest.approx(900, abs=40)
+    assert not visit.errors
+
+
+def test_a_renewing_page_can_be_paused_with_the_keyboard(visit: Visit, tmp_path: Path) -> None:
+    path = write_report(study_builder.running_study(), tmp_path, renewed_s=2)
+    visit.open(path)
+    button = visit.page.locator(".renewal button")
+    button.focus()
+    visit.page.keyboard.press("Enter")
+    expect(button).to_have_text("Go on")
+    write_report(study_builder.study(spec=study_builder.spec("night", title="Renewed")), tmp_path, renewed_s=2)
+    visit.page.wait_for_timeout(3_000)
+    assert "Renewed" not in visit.page.locator(".study").inner_text()
+
+    visit.page.keyboard.press("Enter")
+    expect(visit.page.locator(".study")).to_contain_text("Renewed", timeout=20_000)
+
+
+def test_a_finished_page_does_not_renew_itself(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+
+    assert visit.page.locator(".renewal").count() == 0
+    assert visit.page.evaluate("document.documentElement.dataset.renewedS") is None
+
+
+def test_every_control_is_reached_by_tab(visit: Visit, tmp_path: Path) -> None:
+    visit.open(write_report(study_builder.study(), tmp_path, renewed_s=600))
+    place = "[...document.querySelectorAll('*')].indexOf(e)"
+    controls = visit.page.evaluate(
+        f"[...document.querySelectorAll('a[href], button, summary')].filter((e) => e.offsetParent).map((e) => {place})"
+    )
+    seen = set()
+    for _ in range(3 * len(controls)):
+        visit.page.keyboard.press("Tab")
+        seen.add(visit.page.evaluate(f"((e) => {place})(document.activeElement)"))
+
+    assert set(controls) <= seen

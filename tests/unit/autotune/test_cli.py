@@ -23,7 +23,9 @@ VERBS = (
     "status",
     "stop",
     "report",
+    "watch",
     "compare",
+    "timeline",
     "promote",
     "train",
     "generate",
@@ -226,3 +228,26 @@ def test_the_command_lines_deadline_replaces_the_study_files(tmp_path: Path) -> 
     assert 4 * 3600 < cli.deadline_of(study, None, None).seconds_left <= 5 * 3600
     assert 8 * 3600 < cli.deadline_of(study, 9.0, None).seconds_left <= 9 * 3600
     assert cli.deadline_of(make_study(tmp_path), None, None).seconds_left == float("inf")
+
+
+def test_the_shell_completes_studies(tmp_path: Path) -> None:
+    for name in ("night", "noon"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "spec.json").touch()
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "nightly.toml").touch()
+    asked = {"_AUTOTUNE_COMPLETE": "complete_bash", "COMP_WORDS": "autotune status n", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv = ['autotune']; from autotune.cli import app; app(prog_name='autotune')",
+        ],
+        env={**os.environ, **asked, "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.split() == ["night", "noon"], done.stderr

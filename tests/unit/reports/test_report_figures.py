@@ -94,7 +94,7 @@ def test_a_setting_is_drawn_on_its_own_scale_with_the_best_and_its_edge(night: S
         0.09, "high",
     )  # fmt: skip
 
-    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.title.text == "optim.muon_lr (log scale)"
+    assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.title.text == "optim.muon_lr (log)"
     assert list(figure.data[0].x) == [0.02, 0.03, 0.005, 0.05, 0.04, 0.03]
     assert list(figure.data[0].y) == [5.0, 4.8, 5.2, 4.6, 4.7, 4.9]
     assert figure.layout.shapes[0].x0 == 0.09
@@ -112,6 +112,22 @@ def test_choices_stand_evenly_in_their_order(night: StudyRecord) -> None:
     assert list(figure.data[0].x) == [1, 1, 0, 2, 2, 1]
     assert figure.layout.shapes[0].x0 == 2
     assert not figure.layout.annotations
+
+
+def test_a_pair_tells_trials_apart_by_their_rank(night: StudyRecord) -> None:
+    names = ("optim.muon_lr", "model.num_experts")
+    dimensions = (night.spec.space[names[0]], night.spec.space[names[1]])
+    settings, trials = tables.settings_table(night), tables.trials_table(night)
+    figure = settings_figures.pair(names, dimensions, settings, trials, (0.05, None))
+    worst, between, best = figure.data
+
+    # Losses 5.0, 4.8, 5.2, 4.6, 4.7, 4.9 have ranks 5, 3, 6, 1, 2, 4 of 6: one is below a quarter, two above three.
+    assert (worst.name, list(worst.x), list(worst.y)) == ("worst quarter", [0.02, 0.005], [1, 0])
+    assert (best.name, list(best.x), list(best.y)) == ("best quarter", [0.05], [2])
+    assert list(between.x) == [0.03, 0.04, 0.03]
+    assert len({trace.marker.symbol for trace in figure.data}) == 3
+    assert figure.layout.xaxis.type == "log" and list(figure.layout.yaxis.ticktext) == ["4", "8", "16"]
+    assert [shape.x0 for shape in figure.layout.shapes] == [0.05]
 
 
 @pytest.mark.parametrize(

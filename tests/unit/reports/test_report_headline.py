@@ -269,3 +269,9 @@ def test_summary_lines_for_the_console(night: StudyRecord) -> None:
     assert "95 % interval +0.3552 to +0.4048" in lines[2]
     assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
     assert summary_lines(study_builder.empty_study())[-1] == "next: autotune status night"
+
+
+def test_several_devices_train_more_hours_than_pass() -> None:
+    names = [headline.cost_rows(headline.Cost(wall_s, 100.0, {}, 0, None))[1][0] for wall_s in (100.0, 50.0)]
+
+    assert names == ["Of which training", "Training, all devices added"]

@@ -1,9 +1,12 @@
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import study_builder
 
 from autotune.records import TrialResult
+from autotune.run_directory import RunDirectory, write_json
 from autotune.storage import StudyRecord
 from reports import audits, health
 
@@ -30,6 +33,7 @@ def test_the_statuses_of_the_finished_study(night: StudyRecord) -> None:
         "Early against final losses": "pass", "Good trials pruned": "pass", "Enough trials": "skip",
         "Speed of the GPU": "warn", "Crashed trials": "warn", "Wasted trials": "pass",
         "Repeated text and dropout": "warn", "The full run as it trained": "skip",
+        "Comparable with the last study": "skip",
     }  # fmt: skip
 
 
@@ -130,6 +134,27 @@ def test_warnings_of_the_full_run_are_repeated_with_what_to_do(night: StudyRecor
     assert found.action == "Use more text. Cool it."
     sound = check(replace(night, attributes={"full": full | {"warnings": []}}), "The full run as it trained")
     assert (sound.status, sound.finding) == ("pass", "Nothing looked wrong at its 1 evaluation.")
+
+
+def placed(folder: Path, name: str, began: float, tokens: int = 1000) -> StudyRecord:
+    """A study without trials in a folder of its own, begun at a time."""
+    run = RunDirectory(folder / name)
+    spec = study_builder.spec(name, budget={"tokens": tokens, "trials": 12})
+    write_json(run.spec, spec.model_dump(mode="json"))
+    os.utime(run.spec, (began, began))
+    return replace(study_builder.empty_study(), run=run, spec=spec)
+
+
+def test_the_study_before_is_the_one_that_losses_are_compared_with(tmp_path: Path) -> None:
+    name = "Comparable with the last study"
+    first = placed(tmp_path, "first", 1.0, tokens=2000)
+    second, third = placed(tmp_path, "second", 2.0), placed(tmp_path, "third", 3.0)
+
+    assert check(first, name).status == "skip"
+    differs = check(second, name)
+    assert differs.status == "warn" and "the budget (budget.tokens) differ" in differs.finding
+    same = check(third, name)
+    assert same.status == "pass" and "`autotune compare second third`" in same.finding
 
 
 def test_a_check_that_fails_says_so_and_spares_the_others(night: StudyRecord, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import study_builder
 
 from autotune.horizon import PROMOTION, Promotion
 from autotune.storage import StudyRecord
-from reports import cards, page
+from reports import cards, page, twins
 
 
 class Outline(HTMLParser):
@@ -39,7 +39,7 @@ class Outline(HTMLParser):
 def outline(html: str) -> Outline:
     found = Outline()
     # The parser is slow on plotly's 5 MB, which is not ours to check.
-    found.feed(re.sub(r"<script>/\*\*\n\* plotly.js.*?</script>", "<script></script>", html, flags=re.DOTALL))
+    found.feed(re.sub(r"(<script[^>]*>)/\*\*\n\* plotly.js.*?</script>", r"\1</script>", html, flags=re.DOTALL))
     return found
 
 
@@ -76,13 +76,13 @@ def test_figure_cards_are_in_order_each_with_a_sentence_and_a_table(forty: Study
     drawn = cards.draw_cards(forty)
 
     assert [card.key for card in drawn] == [
-        "best-so-far", "finals", "which-change", "learning-curves", "settings", "importance", "pruning", "timeline",
-        "gpu", "speed", "parallel",
+        "best-so-far", "finals", "which-change", "learning-curves", "settings", "importance", "pairs", "pruning",
+        "timeline", "gpu", "speed", "parallel",
     ]  # fmt: skip
     assert all(card.sentence and card.plots and card.rows and not card.problem for card in drawn)
     html = page.study_page(forty)
     assert html.count("<figure>") == html.count("<figcaption>") == len(drawn)
-    assert html.count('class="plot"') == html.count('type="application/json"') == len(drawn) - 1 + 4
+    assert html.count('class="plot"') == html.count('type="application/json"') == len(drawn) - 2 + 4 + 3
 
 
 def test_plotly_is_inlined_once_and_left_out_where_nothing_is_drawn(night: StudyRecord) -> None:
@@ -98,7 +98,9 @@ def test_only_scripts_with_the_stated_hashes_may_run(night: StudyRecord) -> None
     assert "default-src &#39;none&#39;" in policy[1] or "default-src 'none'" in policy[1]
     assert "unsafe-eval" not in policy[1] and "http:" not in policy[1] and "https:" not in policy[1]
     assert not re.search(r"script-src[^;]*unsafe-inline", policy[1])
-    for script in re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL):
+    scripts = re.findall(r"<script(?: type=\"text/plain\" id=\"plotly\")?>(.*?)</script>", html, flags=re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
         assert page._digest(script) in policy[1].replace("&#43;", "+")
 
 
@@ -140,7 +142,7 @@ def test_names_are_never_html_script_template_or_formula(tmp_path: Path) -> None
     found = outline(html)
 
     assert "Could not draw" not in html
-    assert found.scripts.count("javascript") == 2
+    assert (found.scripts.count("javascript"), found.scripts.count("text/plain")) == (1, 1)
     assert not found.handlers
     assert "<img src=x" not in html and "<svg onload" not in html and "<script>window" not in html
     assert "{{7*7}}" in html and "\x1b" not in html and "\0" not in html
@@ -235,3 +237,11 @@ def test_a_large_study_fits_the_page(tmp_path: Path) -> None:
     path = page.write_report(study_builder.large_study(1000, 50), tmp_path)
 
     assert path.stat().st_size < 6_000_000
+
+
+def test_markdown_twin_shows_pictures_where_they_are(night: StudyRecord) -> None:
+    shown = twins.report_markdown(night, [("Best so far", "Lower | better. " + 60 * "words ", ["a.png", "a-2.png"])])
+
+    assert "### Best so far\n\nLower \\| better. words" in shown
+    assert "![Best so far](a.png)\n![Best so far](a-2.png)" in shown
+    assert "in pictures" not in twins.report_markdown(night)

@@ -1,0 +1,178 @@
+"""One row per study: what comparisons and the timeline say of each, and what makes two losses mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from autotune.space import flatten
+from autotune.storage import StudyRecord
+from reports import advice, headline
+from reports.formats import count, finite, number, plain, signed
+
+# What decides which held-out tokens are scored and how: two losses are comparable only where all are equal.
+EVALUATION = (
+    "data.eval_tokens", "data.val_frac", "data.val_path", "data.tokenizer", "data.vocab_size", "model.seq_len",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One study in a comparison or in the timeline.
+
+    Args:
+        name: The study.
+        created: When it began, ISO 8601.
+        verdict: better / no clear gain / inconclusive / failed / still running.
+        before: The default's loss, nats per token, or None.
+        after: The winner's loss on fresh seeds, nats per token, or None.
+        gain_frac: (before - after) / before, or None.
+        gain_low_frac: Lower end of the gain's 95 % interval over `before`, or None.
+        gain_high_frac: Upper end, or None.
+        interval: The gain's 95 % interval in words.
+        perplexity: "a → b", or "–".
+        accuracy: "a → b", or "–".
+        sure: How sure the gain is, in a few words.
+        trials: Search trials.
+        hours: Hours of training.
+        energy: The GPU's energy in words.
+        key_change: The changed settings in words.
+    """
+
+    name: str
+    created: str
+    verdict: str
+    before: float | None
+    after: float | None
+    gain_frac: float | None
+    gain_low_frac: float | None
+    gain_high_frac: float | None
+    interval: str
+    perplexity: str
+    accuracy: str
+    sure: str
+    trials: int
+    hours: float
+    energy: str
+    key_change: str
+
+    @property
+    def date(self) -> str:
+        """The day on which it began, or "–"."""
+        return self.created[:10] or "–"
+
+    @property
+    def loss(self) -> str:
+        """The default's loss and the winner's: "5.0200 → 4.6400"."""
+        return _arrow(None if value is None else number(value) for value in (self.before, self.after))
+
+    @property
+    def moved(self) -> str:
+        """By how much the loss moved: "−7.6 %", or "–"."""
+        return "–" if self.gain_frac is None else f"{signed(-100 * self.gain_frac, 1)} %"
+
+    @property
+    def sentence(self) -> str:
+        """One line of a diary: "loss a -> b, -x %, key change"."""
+        if self.before is None or self.after is None:
+            return f"{self.verdict}, no proven loss"
+        return f"loss {self.loss}, {self.moved}, {self.verdict}: {self.key_change}"
+
+
+def study_row(record: StudyRecord) -> StudyRow:
+    """Returns a study's row.
+
+    Args:
+        record: The study: running, failed or done.
+    """
+    verdict, spent = record.verdict, headline.cost(record)
+    loss, perplexity, accuracy, _ = headline.before_after(record)
+    gain = (verdict.gain, verdict.gain_low, verdict.gain_high) if verdict else (None, None, None)
+    _, low, high = (finite(value) for value in gain)
+    before, after = loss.before, loss.after
+    changed = [f"{item.path} {advice.change_words(item)}" for item in advice.changes(record) if item.changed]
+    return StudyRow(
+        name=plain(record.spec.name),
+        created=plain(record.created_at, 40),
+        verdict=headline.headline(record).word,
+        before=before,
+        after=after,
+        gain_frac=(before - after) / before if before and after is not None else None,
+        gain_low_frac=low / before if before and low is not None else None,
+        gain_high_frac=high / before if before and high is not None else None,
+        interval="–" if low is None or high is None else f"{signed(low)} to {signed(high)}",
+        perplexity=_known(perplexity),
+        accuracy=_known(accuracy),
+        sure=_how_sure(record),
+        trials=len(record.trials),
+        hours=spent.busy_s / 3600,
+        energy=spent.energy_text,
+        key_change=", ".join(changed) or "nothing changed",
+    )
+
+
+def _known(measure: headline.BeforeAfter) -> str:
+    sides = ((measure.before, measure.before_text), (measure.after, measure.after_text))
+    return _arrow(None if value is None else text for value, text in sides)
+
+
+def _arrow(sides: Any) -> str:
+    texts = list(sides)
+    return "–" if not any(texts) else " → ".join(text or "–" for text in texts)
+
+
+def _how_sure(record: StudyRecord) -> str:
+    word, verdict = headline.headline(record).word, record.verdict
+    if verdict is None:
+        return word
+    before = finite(verdict.baseline_loss)
+    low, high = finite(verdict.gain_low), finite(verdict.gain_high)
+    if not before or low is None or high is None:
+        return word
+    gain = " to ".join(f"{signed(100 * end / before, 1)} %" for end in (low, high))
+    return f"{word}: gain {gain}, {count(len(verdict.seeds), 'pair')} of runs"
+
+
+def meanings() -> Mapping[str, Callable[[StudyRecord], Any]]:
+    """Returns what must be equal for two studies' losses to mean the same: its name, and how it is read."""
+    readers: dict[str, Callable[[StudyRecord], Any]] = {
+        "the trainer": lambda record: record.spec.trainer,
+        "the objective (objective)": lambda record: record.spec.objective,
+        "the data (data_hash)": data_hash,
+        "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
+        "how often trials read their text": lambda record: (
+            record.attributes.get("plan", {}).get("epochs") or "all, once"
+        ),
+    }
+    for path in EVALUATION:
+        readers[f"the evaluation ({path})"] = partial(_base_value, path)
+    return readers
+
+
+def differences(one: StudyRecord, other: StudyRecord) -> list[str]:
+    """Returns the names of what makes two studies' losses mean different things; [] where they can be compared."""
+    return [name for name, read in meanings().items() if str(read(one)) != str(read(other))]
+
+
+def _readings(record: StudyRecord) -> str:
+    epochs = record.attributes.get("plan", {}).get("epochs", 0.0)
+    return f"{epochs:.3g} times" if epochs else "as far as the budget goes"
+
+
+def _base_value(path: str, record: StudyRecord) -> Any:
+    return flatten(record.spec.base).get(path)
+
+
+def data_hash(record: StudyRecord) -> str:
+    """Returns the hash of the training data, or "" when no trainer reported one.
+
+    Args:
+        record: The study.
+    """
+    stored = record.attributes.get("provenance")
+    if isinstance(stored, Mapping) and stored.get("data_hash"):
+        return str(stored["data_hash"])
+    facts = (trial.result.facts for trial in record.trials if trial.result)
+    return next((str(known["data_hash"]) for known in facts if known.get("data_hash")), "")
