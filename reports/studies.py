@@ -142,9 +142,7 @@ def meanings() -> Mapping[str, Callable[[StudyRecord], Any]]:
         "the objective (objective)": lambda record: record.spec.objective,
         "the data (data_hash)": data_hash,
         "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
-        "how often trials read their text": lambda record: (
-            record.attributes.get("plan", {}).get("epochs") or "all, once"
-        ),
+        "how often trials read their text": _readings,
     }
     for path in EVALUATION:
         readers[f"the evaluation ({path})"] = partial(_base_value, path)
