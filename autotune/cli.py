@@ -158,6 +158,7 @@ def plan(
 ) -> None:
     """Profiles a few steps and says what a study will take; nothing is kept."""
     from autotune import orchestrator, planner
+    from autotune.space import flatten
 
     loaded = load_study(study, RUNS, change, trials=trials)
     say("profiling the hardware ...")
@@ -169,8 +170,12 @@ def plan(
     night = planner.make_plan(loaded.spec, measured, len(slots), left, taken)
     say(planner.describe(night, loaded.spec))
     say(planner.done_by(night.total_s, datetime.now()))
+    settings = flatten(loaded.spec.base)
     for path, dimension in loaded.spec.space.root.items():
-        say(f"  searches {path}: {dimension.describe()}")
+        say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(settings.pop(path))}")
+    say("everything else, the same in all trials:")
+    for path, value in settings.items():
+        say(f"  {path} = {json.dumps(value)}")
 
 
 @app.command()

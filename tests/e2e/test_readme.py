@@ -157,6 +157,7 @@ def test_promote_trains_a_chosen_trial(night: tuple[Path, str]) -> None:
 def test_plan_says_what_a_study_will_take(tmp_path: Path) -> None:
     said = autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1").stdout
     assert "plan: up to 14 trials of 16,384 tokens" in said
+    assert "  searches optim.muon_lr: " in said and ", by default 0.02" in said and "  model.top_k = 2" in said
     assert not (tmp_path / "runs" / "quickstart").exists()
 
 
