@@ -86,6 +86,15 @@ def test_other_base_values_teach_nothing_but_where_things_are_kept(folder: Study
     assert priors(folder)
 
 
+def test_trials_that_read_their_text_more_often_teach_nothing(folder: StudyFolder) -> None:
+    """800,000 tokens of a text of 300,000 are 2.7 readings, 300,000 are one."""
+    text = {"trainer": "length_fake_trainer:train"}
+    assert folder.write(**text).run().end() == 0
+    record = second(folder, **text, promote={"tokens": 300_000})
+    assert "the trials' text is read 1.0 times here and 2.7 times there" in str(record.events)
+    assert priors(folder) == []
+
+
 def test_where_seconds_count_earlier_trials_teach_nothing(folder: StudyFolder, first: StudyRecord) -> None:
     record = second(folder, objective="loss_and_seconds", pruner={"name": "none"})
     assert priors(folder) == []
