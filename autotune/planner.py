@@ -106,7 +106,7 @@ def text(tokens: int, epochs: float) -> dict[str, int]:
         tokens: Length of the training.
         epochs: How often it is to read that text; 0 for all of it.
     """
-    return {TRAIN_TOKENS: round(tokens / epochs)} if epochs else {}
+    return {TRAIN_TOKENS: max(1, round(tokens / epochs))} if epochs else {}
 
 
 def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:
