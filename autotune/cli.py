@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -422,6 +423,8 @@ def watch(
 
     root = run_directory(study, out)
     read_study(root)
+    for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
+        signal.signal(name, signal.default_int_handler)
     with PageServer(lambda: study_page(read_study(root), WATCHED_S), port) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C ends the watching; a study that runs goes on)")
         with contextlib.suppress(KeyboardInterrupt):

@@ -225,13 +225,15 @@ def test_the_timeline_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
 
 
 def test_a_page_of_a_study_at_work_renews_itself_as_it_was(visit: Visit, tmp_path: Path) -> None:
-    path = write_report(study_builder.running_study(), tmp_path, renewed_s=3)
+    path = write_report(study_builder.running_study(), tmp_path, renewed_s=600)
+    visit.page.clock.install()
     visit.open(path)
     visit.page.locator("#best-so-far summary").click()
     visit.page.evaluate("scrollTo(0, 900)")
     write_report(
-        replace(study_builder.running_study(), spec=study_builder.spec(title="Renewed")), tmp_path, renewed_s=60
+        replace(study_builder.running_study(), spec=study_builder.spec(title="Renewed")), tmp_path, renewed_s=600
     )
+    visit.page.clock.fast_forward(600_000)
 
     expect(visit.page.locator(".study")).to_contain_text("Renewed", timeout=20_000)
     visit.page.locator("html[data-drawn=all]").wait_for(state="attached")
@@ -241,17 +243,20 @@ def test_a_page_of_a_study_at_work_renews_itself_as_it_was(visit: Visit, tmp_pat
 
 
 def test_a_renewing_page_can_be_paused_with_the_keyboard(visit: Visit, tmp_path: Path) -> None:
-    path = write_report(study_builder.running_study(), tmp_path, renewed_s=2)
+    path = write_report(study_builder.running_study(), tmp_path, renewed_s=600)
+    visit.page.clock.install()
     visit.open(path)
     button = visit.page.locator(".renewal button")
     button.focus()
     visit.page.keyboard.press("Enter")
     expect(button).to_have_text("Go on")
-    write_report(study_builder.study(spec=study_builder.spec("night", title="Renewed")), tmp_path, renewed_s=2)
-    visit.page.wait_for_timeout(3_000)
+    write_report(study_builder.study(spec=study_builder.spec("night", title="Renewed")), tmp_path, renewed_s=600)
+    visit.page.clock.fast_forward(1_200_000)
+    expect(button).to_have_text("Go on")
     assert "Renewed" not in visit.page.locator(".study").inner_text()
 
     visit.page.keyboard.press("Enter")
+    visit.page.clock.fast_forward(600_000)
     expect(visit.page.locator(".study")).to_contain_text("Renewed", timeout=20_000)
 
 
