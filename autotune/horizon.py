@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXPONENT, EXPONENT_SD = 0.32, 0.25
 """Of the best learning rate over tokens at a fixed batch: Bjorck et al. 2024, arXiv 2409.19913, for AdamW; the same for
 Muon in arXiv 2603.28743. Theirs are runs of billions of tokens, and 0.15 is their spread. It is wider here, since from
-0.8 to 8 million tokens of prose the best learning rates hardly moved (tests/benchmarks/RESULTS.md)."""
+1 to 8 million tokens of prose the best learning rates hardly moved (tests/benchmarks/RESULTS.md)."""
 TRIAL_LR_SD = 0.4
 """How far a search's winner is from the best learning rate of its length, as a natural logarithm: the spread among the
 best 16 of 320 settings of tests/benchmarks/overnight_h100.json is 0.45 for Muon's and 0.57 for AdamW's."""
@@ -29,7 +29,7 @@ FACTORS = (0.5, 1.0, 2.0)
 """Of the learning rates in a bracket."""
 LEAST_CURVATURE = 0.003
 """Of the loss over the natural logarithm of the learning rates' factor, squared, as a share of it: less would be no
-valley. On prose it was 0.01 to 0.04 (tests/benchmarks/RESULTS.md)."""
+valley. On prose brackets gave 0.01 to 0.04 (tests/benchmarks/RESULTS.md)."""
 GRID_SDS, GRID_POINTS = 4.0, 161
 """Reach of the grid in standard deviations of what was expected, and its points that way."""
 MIN_SIGMA = 1e-5

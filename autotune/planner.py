@@ -452,8 +452,8 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         line += f", {plan.energy_kwh:.1f} kWh"
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
-    if plan.epochs:
-        line += f"; on {round(spec.budget.tokens / plan.epochs):,} tokens of text each"
+    for size in text(spec.budget.tokens, plan.epochs).values():
+        line += f"; on {size:,} tokens of text each"
     if plan.max_pass_sequences:
         line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line
