@@ -1,15 +1,10 @@
-"""The command line: doctor profile plan run record replay status stop report watch compare timeline promote train.
-
-`cli_model` has the commands that use a trained model.
-"""
+"""The command line: doctor profile plan run record replay promote train, and what `cli_studies` and `cli_model` have."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -18,8 +13,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune import cli_model
-from autotune.cli_model import RUNS, JsonOption, RunsOption
+from autotune import cli_model, cli_studies
+from autotune.cli_options import (
+    RUNS,
+    DeviceOption,
+    EmulateOption,
+    HoursOption,
+    JsonOption,
+    OnFinishOption,
+    RunsOption,
+    SeedOption,
+    SetOption,
+    StudyArgument,
+    TrialsOption,
+    UntilOption,
+    WebhookOption,
+    deadline_of,
+    default_study,
+    known_studies,
+    load_study,
+    run_directory,
+)
+from autotune.cli_studies import finish_report, refresh_report
 from autotune.console import plain, say
 from autotune.nvml import NvmlError
 from autotune.records import UserError
@@ -38,45 +53,8 @@ app = typer.Typer(
     help="Finds good settings for a small language model overnight, proves them, and trains the winner.",
 )
 
-# An open page of `autotune watch` is loaded anew so often.
-WATCHED_S = 15
-
-
-def known_studies(begun: str) -> list[str]:
-    """Returns names of studies in runs/, and study files, that begin so: what the shell completes.
-
-    Args:
-        begun: What is typed already.
-    """
-    names = sorted(path.parent.name for path in RUNS.glob("*/spec.json"))
-    names += sorted(str(path) for path in Path("studies").glob("*.toml"))
-    return [name for name in names if name.startswith(begun)]
-
-
-StudyArgument = Annotated[
-    str,
-    typer.Argument(metavar="STUDY", help="A study file, or the name of a study.", autocompletion=known_studies),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.')]
-HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
-UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
-TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.")]
-OnFinishOption = Annotated[
-    str,
-    typer.Option(
-        metavar="CMD", help="Shell command run at the end; it finds AUTOTUNE_TEXT and more in its environment."
-    ),
-]
-WebhookOption = Annotated[
-    str, typer.Option(metavar="URL", help="Gets the result as JSON at the end (Slack, Discord, ...).")
-]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
-app.add_typer(cli_model.app)
+for more in (cli_studies.app, cli_model.app):
+    app.add_typer(more)
 
 
 @app.command()
@@ -367,179 +345,6 @@ def train(
     raise typer.Exit(train_file(config, tokens, folder, say))
 
 
-@app.command()
-def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Shows how a study stands, also while it runs."""
-    from autotune import standing
-    from autotune.storage import read_study
-
-    record = read_study(run_directory(study, out))
-    stands = standing.of(record)
-    typer.echo(json.dumps(stands, indent=2, default=str)) if as_json else say(standing.describe(stands))
-
-
-@app.command()
-def stop(
-    study: StudyArgument,
-    out: RunsOption = RUNS,
-    now: Annotated[bool, typer.Option("--now", help="End running trials at once; they are queued again.")] = False,
-) -> None:
-    """Asks a running study to park; nothing is lost."""
-    import signal
-
-    from autotune.run_directory import RunDirectory
-
-    run_dir = RunDirectory(run_directory(study, out))
-    pid = run_dir.running_pid()
-    if pid is None:
-        raise UserError(f"{run_dir.root.name} is not running", 2)
-    # Two of the same kind in quick succession may arrive as one.
-    for name in (signal.SIGINT, signal.SIGTERM) if now else (signal.SIGINT,):
-        os.kill(pid, name)
-    say(f"asked PID {pid} to {'stop now' if now else 'park after the next evaluation'}")
-
-
-@app.command()
-def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
-    """Writes the report of a study from its stored records, and its figures as PNG where a browser is there."""
-    from autotune.storage import read_study
-    from reports.page import add_pictures
-
-    root = run_directory(study, out)
-    finish_report(root)
-    say(add_pictures(read_study(root), root / "report") or f"pictures: {root / 'report'}/*.png")
-
-
-@app.command()
-def watch(
-    study: StudyArgument,
-    out: RunsOption = RUNS,
-    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8642,
-) -> None:
-    """Serves a study's page to this machine's browser, anew while the study works; Ctrl-C ends the watching only."""
-    from autotune.storage import read_study
-    from autotune.watch import PageServer
-    from reports.page import study_page
-
-    root = run_directory(study, out)
-    read_study(root)
-    for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
-        signal.signal(name, signal.default_int_handler)
-    with PageServer(lambda: study_page(read_study(root), WATCHED_S), port) as server:
-        say(f"{root.name}: {server.address}  (Ctrl-C ends the watching; a study that runs goes on)")
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
-
-
-@app.command()
-def compare(
-    studies: Annotated[
-        list[str],
-        typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.", autocompletion=known_studies),
-    ],
-    out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
-) -> None:
-    """Puts studies side by side."""
-    from autotune.storage import read_study
-    from reports.compare import compare_table, write_compare
-
-    if len(studies) < 2:
-        raise UserError("name two studies or more to compare")
-    records = [read_study(run_directory(study, out)) for study in studies]
-    path = write_compare(records, folder)
-    for row in compare_table(records):
-        say(f"{row.name}: {row.sentence}  [{row.trials} trials, {row.hours:.2f} h]")
-    say(f"page: {path}")
-
-
-@app.command()
-def timeline(
-    out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Where the page, timeline.md and pictures go.")] = RUNS / "timeline",
-    into: Annotated[
-        Path | None, typer.Option(help="A Markdown file, a README say, that takes the section; renewed if it is there.")
-    ] = None,
-) -> None:
-    """Tells all studies in order: what changed, loss before and after, how sure."""
-    from autotune.run_directory import write_text
-    from reports import pictures
-    from reports import timeline as history
-
-    found = history.read_timeline(out)
-    figures = history.write_timeline(found, folder)
-    skipped = pictures.write_pictures(figures, folder)
-    shown = () if skipped else tuple(figures)
-    write_text(folder / "timeline.md", history.timeline_markdown(found, shown))
-    if into is not None:
-        beside = [os.path.relpath(folder / name, into.parent) for name in shown]
-        text = into.read_text(encoding="utf-8") if into.exists() else ""
-        write_text(into, history.put_into(text, history.timeline_markdown(found, beside)))
-    for line in history.summary(found):
-        say(line)
-    say(skipped or f"pictures: {len(figures)} PNG files in {folder}")
-    say(f"page: {folder / 'index.html'}")
-
-
-def load_study(
-    name: str, out: Path, changes: list[str] | None, trials: int | None = None, seed: int | None = None
-) -> Study:
-    """Finds and loads a study file, with the changes that the command line makes.
-
-    Args:
-        name: A path, the name of a study that was run, or of a file in studies/.
-        out: Folder of the run directories.
-        changes: `--set` assignments.
-        trials: `--trials`, or None.
-        seed: `--seed`, or None.
-    """
-    from autotune.spec import load
-
-    every = list(changes or [])
-    every += [f"budget.trials={trials}"] if trials is not None else []
-    every += [f"seed={seed}"] if seed is not None else []
-    candidates = [Path(name), out / name / "study.toml", Path("studies") / f"{name}.toml"]
-    path = next((candidate for candidate in candidates if candidate.is_file()), Path(name))
-    return load(path, every)
-
-
-def default_study() -> str:
-    """Returns the study for this machine: a night's work on a GPU, a few minutes' on a CPU."""
-    from autotune.hardware import visible_devices
-
-    gpu = bool(visible_devices())
-    name = "overnight" if gpu else "quickstart"
-    say(f"{'a GPU' if gpu else 'no GPU'} found: running studies/{name}.toml")
-    return str(Path("studies") / f"{name}.toml")
-
-
-def run_directory(name: str, out: Path) -> Path:
-    """Returns the run directory of a study named by its name, its directory or its file."""
-    path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
-        return out / str(load_study(name, out, None).spec.name)
-    if (path / "spec.json").is_file():
-        return path
-    return out / name
-
-
-def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Any:
-    """Returns the deadline: the command line's, or else the study file's if there is one."""
-    from pydantic import ValidationError
-
-    from autotune.deadline import Deadline
-    from autotune.faults import in_words
-    from autotune.spec import BudgetSpec
-
-    if hours is None and until is None and study is not None:
-        hours, until = study.spec.budget.hours, study.spec.budget.until
-    try:
-        BudgetSpec(tokens=1, hours=hours, until=until)
-    except ValidationError as error:
-        raise UserError("\n".join(f"--{fault['loc'][0]}: {in_words(fault, ())}" for fault in error.errors())) from None
-    return Deadline(hours, until)
-
-
 def make_options(
     study: Study | None, out: Path, device: str, emulate: str, hours: float | None, until: str | None
 ) -> Options:
@@ -556,28 +361,6 @@ def audience() -> Callable[[str], None]:
     from autotune.screen import Screen
 
     return Screen()
-
-
-def refresh_report(root: Path) -> None:
-    """Writes the report of a study that is running."""
-    from autotune.listener import REFRESH_EVERY_S
-    from autotune.storage import read_study
-    from reports.page import write_report
-
-    write_report(read_study(root), root / "report", round(REFRESH_EVERY_S))
-
-
-def finish_report(root: Path) -> list[str]:
-    """Writes a study's report, says the verdict, the next command and the page's path, and returns what it said."""
-    from autotune.storage import read_study
-    from reports.page import summary_lines, write_report
-
-    record = read_study(root)
-    path = write_report(record, root / "report")
-    lines = summary_lines(record)
-    for line in ["", *lines, f"report: {path}"]:
-        say(line)
-    return lines
 
 
 def announce(root: Path, code: int, lines: Sequence[str], on_finish: str, webhook: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.cli_options import RUNS, JsonOption, RunsOption
 from autotune.console import say
 from autotune.records import UserError
 
@@ -30,9 +31,6 @@ ModelArgument = Annotated[
 TrainerOption = Annotated[
     str, typer.Option(help='Who trained it, "package.module:function"; the study\'s trainer if it lies in its folder.')
 ]
-RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
-RUNS = Path("runs")
 
 
 @app.command()

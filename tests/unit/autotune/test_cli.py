@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune import cli
+from autotune import cli_options, console
 from autotune.records import UserError
 from autotune.run_directory import RunDirectory
 
@@ -108,8 +108,8 @@ def test_the_probe_of_imports_sees_them() -> None:
     ],
 )
 def test_control_characters_stay_text(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.plain(text) == shown
-    cli.say(text)
+    assert console.plain(text) == shown
+    console.say(text)
     assert capsys.readouterr().out == f"{shown}\n"
 
 
@@ -206,7 +206,7 @@ def test_a_study_is_found_by_its_path_its_run_and_its_name(tmp_path: Path, monke
     for place, title in (("runs/night/study.toml", "run"), ("studies/night.toml", "file"), ("studies/x.toml", "other")):
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         Path(place).write_text(f'title = "{title}"\n{text}')
-    titles = [cli.load_study(name, Path("runs"), None).spec.title for name in ("night.toml", "night", "x")]
+    titles = [cli_options.load_study(name, Path("runs"), None).spec.title for name in ("night.toml", "night", "x")]
     assert titles == ["", "run", "other"]
 
 
@@ -214,20 +214,22 @@ def test_the_run_directory_is_found_by_name_folder_and_file(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     make_queue(tmp_path, make_study(tmp_path))
     for name in ("night", "runs/night", "night.toml"):
-        assert cli.run_directory(name, Path("runs")) == Path("runs/night")
+        assert cli_options.run_directory(name, Path("runs")) == Path("runs/night")
 
 
 def test_flags_come_after_the_settings_of_the_same_name(tmp_path: Path) -> None:
     make_study(tmp_path)
-    loaded = cli.load_study(str(tmp_path / "night.toml"), tmp_path, ["budget.trials=5", "seed=2"], trials=7, seed=3)
+    loaded = cli_options.load_study(
+        str(tmp_path / "night.toml"), tmp_path, ["budget.trials=5", "seed=2"], trials=7, seed=3
+    )
     assert (loaded.spec.budget.trials, loaded.spec.seed) == (7, 3)
 
 
 def test_the_command_lines_deadline_replaces_the_study_files(tmp_path: Path) -> None:
     study = make_study(tmp_path, "budget.hours=5.0")
-    assert 4 * 3600 < cli.deadline_of(study, None, None).seconds_left <= 5 * 3600
-    assert 8 * 3600 < cli.deadline_of(study, 9.0, None).seconds_left <= 9 * 3600
-    assert cli.deadline_of(make_study(tmp_path), None, None).seconds_left == float("inf")
+    assert 4 * 3600 < cli_options.deadline_of(study, None, None).seconds_left <= 5 * 3600
+    assert 8 * 3600 < cli_options.deadline_of(study, 9.0, None).seconds_left <= 9 * 3600
+    assert cli_options.deadline_of(make_study(tmp_path), None, None).seconds_left == float("inf")
 
 
 def test_the_shell_completes_studies(tmp_path: Path) -> None:

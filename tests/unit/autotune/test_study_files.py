@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.cli import plain
+from autotune.console import plain
 from autotune.faults import StudyFileError
 from autotune.spec import load
 
