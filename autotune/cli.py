@@ -1,4 +1,4 @@
-"""The command line: doctor profile plan run record replay promote train, and what `cli_studies` and `cli_model` have."""
+"""The command line: doctor profile plan run record replay promote train, and what `cli_studies`, `cli_model` have."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def measured_hardware(device: str, emulate: str, quick: bool = False) -> Hardwar
 
 def largest_micro_batch(study: str, taken: HardwareProfile) -> int:
     """Returns the largest micro-batch of a study's baseline that fits, by a few short trainings; 0 if unknown."""
-    from autotune import orchestrator, planner
+    from autotune import capacity, orchestrator
 
-    return planner.largest_micro_batch(load_study(study, RUNS, None), taken, orchestrator.slots_of(taken)[0])
+    return capacity.largest_micro_batch(load_study(study, RUNS, None), taken, orchestrator.slots_of(taken)[0])
 
 
 def hardware_lines(taken: dict[str, Any]) -> list[str]:
@@ -134,24 +134,38 @@ def plan(
     change: SetOption = None,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    out: RunsOption = RUNS,
+    as_json: JsonOption = False,
 ) -> None:
     """Profiles a few steps and says what a study will take; nothing is kept."""
     from autotune import orchestrator, planner
+    from autotune.run_directory import free_bytes
     from autotune.space import flatten
 
-    loaded = load_study(study, RUNS, change, trials=trials)
-    say("profiling the hardware ...")
+    def tell(line: str) -> None:
+        if not as_json:
+            say(line)
+
+    loaded = load_study(study, out, change, trials=trials)
+    tell("profiling the hardware ...")
     taken = measured_hardware(device, emulate, quick=True)
-    slots = orchestrator.slots_of(taken)
-    say("probing the baseline ...")
-    measured = planner.probe(loaded, taken, slots[0])
-    left = deadline_of(loaded, hours, until).seconds_left
-    night = planner.make_plan(loaded.spec, measured, len(slots), left, taken)
-    say(planner.describe(night, loaded.spec))
-    say(planner.done_by(night.total_s, datetime.now()))
+    tell("probing the baseline ...")
+    seconds_left = deadline_of(loaded, hours, until).seconds_left
+    found = planner.survey(loaded, taken, orchestrator.slots_of(taken), seconds_left)
     settings = flatten(loaded.spec.base)
-    for path, dimension in loaded.spec.space.root.items():
-        say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(settings.pop(path))}")
+    space = {path: (dimension, settings.pop(path)) for path, dimension in loaded.spec.space.root.items()}
+    lines = found.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
+    if as_json:
+        searches = {
+            path: each.model_dump(exclude_none=True) | {"default": value} for path, (each, value) in space.items()
+        }
+        told = {"plan": found.plan.to_json(), "says": [line for _, line in lines], "left": found.left}
+        typer.echo(json.dumps(told | {"searches": searches, "config": settings}, indent=2))
+        return
+    for _, line in lines:
+        say(line)
+    for path, (dimension, value) in space.items():
+        say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(value)}")
     say("everything else, the same in all trials:")
     for path, value in settings.items():
         say(f"  {path} = {json.dumps(value)}")

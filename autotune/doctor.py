@@ -27,6 +27,7 @@ from autotune.doctor_gpu import (
     check_torch,
     gib,
 )
+from autotune.run_directory import existing, free_bytes
 
 __all__ = ["CHECKS", "Check", "Finding", "Machine", "diagnose", "exit_code", "render", "to_json"]
 
@@ -146,19 +147,19 @@ def check_ram(machine: Machine) -> list[Finding]:
 
 def check_disk(machine: Machine) -> list[Finding]:
     """The run's disk has room."""
-    free_bytes = shutil.disk_usage(_existing(machine.folder)).free
-    message = f"{free_bytes / 1e9:.1f} GB free for {machine.folder}"
+    free = free_bytes(machine.folder)
+    message = f"{free / 1e9:.1f} GB free for {machine.folder}"
     remedy = "free some space, or choose another folder"
-    if free_bytes < _DISK_FAIL_BYTES:
+    if free < _DISK_FAIL_BYTES:
         return [Finding("fail", "disk", message, remedy)]
-    if free_bytes < _DISK_WARN_BYTES:
+    if free < _DISK_WARN_BYTES:
         return [Finding("warn", "disk", message, remedy)]
     return [Finding("ok", "disk", message)]
 
 
 def check_writing(machine: Machine) -> list[Finding]:
     """The run's folder can be written, durably and fast."""
-    folder = _existing(machine.folder)
+    folder = existing(machine.folder)
     try:
         start_s = time.perf_counter()
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -173,11 +174,6 @@ def check_writing(machine: Machine) -> list[Finding]:
     if took_s > _SLOW_WRITE_S:
         return [Finding("warn", "writing", message, "choose a folder on a local disk")]
     return [Finding("ok", "writing", message)]
-
-
-def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists (which may turn out to be a file)."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
 
 
 def check_hub(machine: Machine) -> list[Finding]:

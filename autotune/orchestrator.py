@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from autotune import horizon, objectives, planner, warm_start
+from autotune import capacity, horizon, objectives, planner, warm_start
 from autotune.database import back_up, exclusive, open_storage, storage_faults
 from autotune.deadline import MARGIN, REPORT_S, Deadline
 from autotune.early_end import EXPORT_S
@@ -26,15 +26,13 @@ from autotune.gpu_monitor import GpuMonitor
 from autotune.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.horizon import PROMOTION, Promotion
 from autotune.listener import Listener
-from autotune.probes import Probe
 from autotune.promote import card_lines, choice, provenance, write_best_config
 from autotune.promoting import Promoting
 from autotune.proving import Proving
 from autotune.pruners import build_pruner
 from autotune.queues import Queue, hardware_overrides, present
-from autotune.ranges import SAMPLERS
 from autotune.records import RANGES, TrialRecord, UserError, Verdict, VerdictWord
-from autotune.run_directory import RunDirectory, read_json, write_json, write_text
+from autotune.run_directory import RunDirectory, free_bytes, read_json, write_json, write_text
 from autotune.samplers import build_sampler
 from autotune.search_end import SearchEnd
 from autotune.spec import Study
@@ -272,7 +270,7 @@ class Session:
         spec = self.spec
         self._plan(loop)
         where = self.study, self.profile, self.slots[0], self.optuna_study, self.storage, self.overrides
-        self.equal_seconds = planner.equal_seconds(*where, stopped=lambda: self.stop.level > 0)
+        self.equal_seconds = capacity.equal_seconds(*where, stopped=lambda: self.stop.level > 0)
         queue = self._short_queue("trials", self.optuna_study, spec.budget.trials)
         earlier = list(warm_start.read(spec))
         with exclusive(self.storage, spec.name):
@@ -325,42 +323,23 @@ class Session:
             self.listener.note("resumed", f"going on: {done} of {self.spec.budget.trials} trials are done")
             return
         self.options.say("probing the baseline ...")
-        measured = planner.probe(self.study, self.profile, self.slots[0], stopped=lambda: self.stop.level > 0)
-        plan = planner.make_plan(self.spec, measured, len(self.slots), self.options.deadline.seconds_left, self.profile)
-        if self.profile.device == "cuda":
-            plan = self._with_pass(plan, measured)
+        deadline_s = self.options.deadline.seconds_left
+        found = planner.survey(self.study, self.profile, self.slots, deadline_s, lambda: self.stop.level > 0)
+        plan = found.plan
+        self.overrides |= self._pass_override(plan.max_pass_sequences)
         loop.pace.expect(self.spec.budget.seeds * self.spec.budget.tokens, plan.trial_s)
-        self.optuna_study.set_user_attr(planner.FACTS, dict(measured.facts))
-        self.optuna_study.set_user_attr("plan", plan.to_json())
-        self.optuna_study.set_user_attr("provenance", provenance(self.spec, self.profile.to_json(), measured.facts))
-        self.listener.note("plan", planner.describe(plan, self.spec))
-        full, train_tokens = planner.full_tokens(self.spec), measured.facts.get("train_tokens", 0)
-        if train_tokens:
-            epochs = plan.epochs or self.spec.budget.tokens / train_tokens
-            if repeats := horizon.repetition(train_tokens, full, epochs):
-                self.listener.note("plan", f"in a full run of {full:,} tokens {repeats}")
-        self.options.say(planner.done_by(plan.total_s, datetime.now()))
-
-    def _with_pass(self, plan: planner.Plan, measured: Probe) -> planner.Plan:
-        """Chooses how many sequences run at a time; trials, finals and the full run then do so."""
-        model = planner.cost_model(
-            self.study, self.profile, self.slots[0], measured, stopped=lambda: self.stop.level > 0
-        )
-        if model is None:
-            return plan
-        self.optuna_study.set_user_attr(planner.MODEL, asdict(model))
-        # The others go through what the study file says, whatever comes of it.
-        follows = self.spec.sampler.name in SAMPLERS
-        left = planner.fitting(self.study, model, self.profile, measured.facts) if follows else {}
-        for path, values in left.items():
-            self.listener.note("ranges", planner.describe_left(self.spec, path, values, self.profile))
-        self.optuna_study.set_user_attr(RANGES, left)
-        size = planner.choose_pass(self.study, model, self.profile, measured.facts, left)
-        self.overrides |= self._pass_override(size)
-        return replace(plan, max_pass_sequences=size)
+        attributes: dict[str, Any] = {capacity.FACTS: dict(found.baseline.facts)}
+        if found.model is not None:
+            attributes |= {capacity.MODEL: asdict(found.model), RANGES: found.left}
+        attributes["provenance"] = provenance(self.spec, self.profile.to_json(), found.baseline.facts)
+        # The plan comes last: where it is, everything is.
+        for name, value in (attributes | {"plan": plan.to_json()}).items():
+            self.optuna_study.set_user_attr(name, value)
+        for kind, line in found.lines(self.spec, self.profile, free_bytes(self.run.root), datetime.now()):
+            self.listener.note(kind, line)
 
     def _pass_override(self, size: int) -> dict[str, Any]:
-        return present(self.spec.base, {planner.MAX_PASS: size}) if size else {}
+        return present(self.spec.base, {capacity.MAX_PASS: size}) if size else {}
 
     def _full_s(self, loop: EventLoop) -> float:
         slowest = 1.0 if self.equal_seconds is None else self.equal_seconds.slowest
@@ -382,7 +361,7 @@ class Session:
         """Chooses the trial, finds out what its settings become in a run of so many tokens, and stores and says it."""
         trial, why = choice(read_study(self.run.root), number)
         promotion = self._promoting(loop).promotion(trial, tokens, as_is, has_time)
-        whole = self.optuna_study.user_attrs.get(planner.FACTS, {}).get("train_tokens", 0)
+        whole = self.optuna_study.user_attrs.get(capacity.FACTS, {}).get("train_tokens", 0)
         own = trial.result.facts.get("train_tokens", 0) if trial.result else 0
         if own:
             repeats = horizon.repetition(whole, tokens, promotion.trial_tokens / own)
@@ -402,7 +381,7 @@ class Session:
         return None if noise is None else Noise(**noise).sigma
 
     def _bracket_queue(self, trial: TrialRecord, tokens: int, run_tokens: int) -> Queue:
-        facts = self.optuna_study.user_attrs.get(planner.FACTS, {})
+        facts = self.optuna_study.user_attrs.get(capacity.FACTS, {})
         text = planner.text(tokens, planner.matched_epochs(self.spec, facts, run_tokens))
         # Runs that repeat their text more or less often are preceded by other trainings.
         suffix = "".join(f"-on-{size}" for size in text.values())

@@ -1,47 +1,32 @@
-"""What a study will cost: short probes of the real trainer -> seconds, memory, and a plan for the night."""
+"""The plan of a night: what a study will take in time, power and disk, from what was measured of its trainer."""
 
 from __future__ import annotations
 
-import bisect
-import tempfile
-import time
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from autotune.costs import CostModel, Counts, Measured
+from autotune import capacity, horizon
+from autotune.costs import CostModel
 from autotune.deadline import REPORT_S
-from autotune.equal_seconds import EqualSeconds
-from autotune.event_loop import FIRST_EVALUATION_ALLOWANCE, TICK_S
 from autotune.hardware import HardwareProfile
-from autotune.probes import Probe, Probing
+from autotune.probes import Probe
 from autotune.queues import hardware_overrides, present
-from autotune.records import UserError
-from autotune.space import SearchSpace, Value, get_path, with_paths
+from autotune.ranges import SAMPLERS
+from autotune.space import Value, with_paths
 from autotune.spec import Study, StudySpec
-from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
+from autotune.worker import Slot
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.storages import RDBStorage
-
-# Share of a trial's budget that the probe trains: enough for a steady speed, little enough to be forgotten.
-PROBE_FRAC = 1 / 25
-# A probe on a GPU goes to this many evaluations of a trial of so many tokens, or of the study's own if that is
-# shorter: a small share would be over before clocks and caches are warm, and a long trial's would cost the night.
-PROBE_POINTS = 3
-PROBE_TOKENS = 4_000_000
-MICRO_BATCH = "system.micro_batch_size"
-ACCUMULATION = "optim.grad_accum_steps"
-MAX_PASS = "system.max_pass_sequences"
 TRAIN_TOKENS = "data.train_tokens"
-MERGED = 4
-"""Micro-batches merged, or parts of one, in the probes that tell what the size of a pass changes."""
 DEFAULT_FULL_FACTOR = 8
-FACTS, MODEL = "probe_facts", "cost_model"
-"""Attributes of the study: what the trainer said in the plan's probe, and the coefficients that were fitted."""
+WHOLE_TRIALS, STOPPED_SHARE = 8, 0.45
+"""About so many trials end before any is stopped, and of a whole trial each later one takes this share: searches
+replayed on the two recorded tables with the default pruner, where 32 trials took as long as 19 whole ones, 80 as 40."""
+STUDY_BYTES, EVALUATION_BYTES = 6e6, 3_500
+"""Disk of a study's page and database, and of each evaluation in files and two copies of the database, rounded up from
+a study of 18 trials with 20 evaluations."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +35,13 @@ class Plan:
 
     Args:
         trial_s: Seconds of one whole trial.
-        trials: Trials at most, by the study file or by the time there is.
+        trials: Trials if none is stopped early, by the study file or by the time there is.
+        most_trials: Trials if as many are stopped early as usual.
         search_s: Seconds of the search if nothing is pruned.
         finals_s: Seconds of the finals and of telling which change gave what.
         full_s: Seconds of the automatic full run; 0 without one.
         total_s: Everything, if nothing is pruned.
+        likely_s: Everything, if as many trials are stopped early as usual.
         slots: Devices that train at once.
         tokens_per_s: Measured training speed; 0 if the trainer reports none.
         peak_bytes: Measured peak memory of the baseline.
@@ -62,20 +49,24 @@ class Plan:
         energy_kwh: At the device's power limit; 0 without a GPU.
         epochs: How often each trial reads the text that it is given less of, so that this is as often as in the full
             run; 0 if it is given all of it.
+        disk_bytes: What the study will take, an automatic full run included if the trainer tells what that takes.
     """
 
     trial_s: float
     trials: int
+    most_trials: int
     search_s: float
     finals_s: float
     full_s: float
     total_s: float
+    likely_s: float
     slots: int
     tokens_per_s: float
     peak_bytes: int
     max_pass_sequences: int
     energy_kwh: float
     epochs: float
+    disk_bytes: float
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON-able form."""
@@ -124,324 +115,113 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
     finals_s = (spec.finals.runs + spec.attributing_runs()) * training_s / slots
     full_s = probe.seconds_for(full_tokens(spec)) if spec.promote.automatic else 0.0
     reserve = finals_s + full_s + REPORT_S
-    possible = spec.budget.trials
-    if seconds_left != float("inf"):
-        possible = min(possible, int(max(0.0, seconds_left - reserve) / trial_s * slots))
+    whole = max(0.0, seconds_left - reserve) / trial_s * slots
+    possible = int(min(spec.budget.trials, whole))
+    share = 1.0 if spec.pruner.name == "none" else STOPPED_SHARE
+    most = int(
+        min(spec.budget.trials, whole if whole <= WHOLE_TRIALS else WHOLE_TRIALS + (whole - WHOLE_TRIALS) / share)
+    )
     search_s = possible * trial_s / slots
     total_s = search_s + reserve
+    likely = min(most, WHOLE_TRIALS) + share * max(0, most - WHOLE_TRIALS)
     return Plan(
         trial_s=trial_s,
         trials=possible,
+        most_trials=most,
         search_s=search_s,
         finals_s=finals_s,
         full_s=full_s,
         total_s=total_s,
+        likely_s=min(total_s, likely * trial_s / slots + reserve),
         slots=slots,
         tokens_per_s=probe.tokens_per_s,
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
         energy_kwh=profile.power_limit_w * slots * total_s / 3.6e6,
         epochs=matched_epochs(spec, probe.facts, full_tokens(spec)),
+        disk_bytes=STUDY_BYTES + (most + spec.finals.runs) * spec.budget.seeds * probe.evaluations * EVALUATION_BYTES,
     )
 
 
-def probe_length(spec: StudySpec, profile: HardwareProfile) -> tuple[int, int]:
-    """Returns the token budget of a probe and the evaluations after which it ends, 0 for its whole budget."""
-    if profile.device == "cuda":
-        return min(spec.budget.tokens, PROBE_TOKENS), PROBE_POINTS
-    return max(1, int(spec.budget.tokens * PROBE_FRAC)), 0
+@dataclass(frozen=True)
+class Survey:
+    """What was measured before a night, and what follows from it.
+
+    Args:
+        plan: The night.
+        baseline: A short training of the baseline.
+        model: What steps cost; None if that is not known.
+        left: What is left of settings of which some values cannot fit, by dotted path.
+    """
+
+    plan: Plan
+    baseline: Probe
+    model: CostModel | None = None
+    left: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+    def lines(self, spec: StudySpec, profile: HardwareProfile, free_bytes: int, now: datetime) -> list[tuple[str, str]]:
+        """Returns what a person is told, with the kind of event that each line is.
+
+        Args:
+            spec: The study.
+            profile: The hardware.
+            free_bytes: Disk that is free.
+            now: Local time at which the night begins.
+        """
+        found = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
+        found.append(("plan", describe(self.plan, spec)))
+        full, train_tokens = full_tokens(spec), self.baseline.facts.get("train_tokens", 0)
+        if train_tokens:
+            repeats = horizon.repetition(train_tokens, full, self.plan.epochs or spec.budget.tokens / train_tokens)
+            found += [("plan", f"in a full run of {full:,} tokens {repeats}")] if repeats else []
+        kept = spec.limits.min_free_bytes
+        if free_bytes < self.plan.disk_bytes + kept:
+            words = f"only {in_bytes(free_bytes)} of disk are free, of which {in_bytes(kept)} are kept: make room, or "
+            found.append(("plan", words + "choose another folder with --out; else the study parks when it is full"))
+        found.append(("plan", done_by(self.plan.total_s, now, self.plan.likely_s)))
+        return found
 
 
-def probe(
+def survey(
     study: Study,
     profile: HardwareProfile,
-    slot: Slot,
-    changes: Mapping[str, Any] | None = None,
+    slots: Sequence[Slot],
+    seconds_left: float,
     stopped: Callable[[], bool] = lambda: False,
-    worker: Worker | None = None,
-) -> Probe:
-    """Trains the baseline for a small share of its budget.
-
-    On a GPU it is the beginning of a trial, to `PROBE_POINTS` evaluations.
+) -> Survey:
+    """Measures the trainer by short trainings, and plans the night.
 
     Args:
         study: The study.
-        profile: The hardware, which decides device and dtype.
-        slot: Where to train.
-        changes: Settings to probe instead of the baseline's, by dotted path.
+        profile: The hardware.
+        slots: Devices that train at once.
+        seconds_left: Seconds until the deadline; infinite without one.
         stopped: Whether the user wants it to end.
-        worker: What trains; default one of its own.
 
     Raises:
-        UserError: If the baseline does not train: then no trial would. With exit code 130 if it was stopped.
+        UserError: If the baseline does not train, or with exit code 130 if it was stopped.
     """
-    spec = study.spec
-    config = with_paths(spec.base, {**hardware_overrides(study, profile.overrides()), **(changes or {})})
-    tokens, points = probe_length(spec, profile)
-    patience_s = FIRST_EVALUATION_ALLOWANCE * spec.limits.hang_s
-    with tempfile.TemporaryDirectory() as folder:
-        job = Job(config, tokens, Path(folder) / "log.txt")
-        if worker is not None:
-            return _train_briefly(worker, job, patience_s, stopped, points)
-        worker = Worker(slot, spec.trainer)
-        try:
-            return _train_briefly(worker, job, patience_s, stopped, points)
-        finally:
-            worker.kill()
-
-
-def _train_briefly(worker: Worker, job: Job, patience_s: float, stopped: Callable[[], bool], last_point: int) -> Probe:
-    probing = Probing(job.budget_tokens, last_point)
-    worker.submit(job)
-    while time.monotonic() - probing.heard < patience_s:
-        if stopped():
-            raise UserError("stopped while probing the baseline; nothing is lost: run again", 130)
-        if not ready([worker], TICK_S):
-            continue
-        message = worker.receive()
-        if isinstance(message, Progress):
-            worker.answer(probing.take(message.point))
-        elif isinstance(message, Done) and probing:
-            return probing.result(message.facts)
-        else:
-            raise UserError(_failure(message, worker, job.log), 1)
-    raise UserError(f"the baseline does not train: no evaluation within {patience_s:.0f} s", 1)
-
-
-def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
-    if isinstance(message, Failed):
-        return f"the baseline does not train: {message.message}"
-    if isinstance(message, Done):
-        return "the baseline does not train: the trainer returned without a single report"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else ""
-    return f"the baseline does not train: {worker.cause_of_death()}\n{tail}".rstrip()
-
-
-def cost_model(
-    study: Study, profile: HardwareProfile, slot: Slot, baseline: Probe, stopped: Callable[[], bool] = lambda: False
-) -> CostModel | None:
-    """Probes a few shapes and fits what steps cost.
-
-    Args:
-        study: The study.
-        profile: The hardware.
-        slot: Where to train.
-        baseline: The probe of the baseline.
-        stopped: Whether the user wants it to end.
-
-    Returns:
-        None if the trainer counts nothing or its config has no passes to choose.
-    """
-    found = [_measured(study, profile, {}, baseline)]
-    if found == [None]:
-        return None
-    worker = Worker(slot, study.spec.trainer)
-    try:
-        for changes in _shapes(study, profile, baseline):
-            try:
-                taken = probe(study, profile, slot, changes, stopped, worker)
-                found.append(_measured(study, profile, changes, taken))
-            except UserError:
-                if stopped():
-                    raise
-                # Too large for this device, most likely: the others say enough to know that.
-                worker.kill()
-                worker = Worker(slot, study.spec.trainer)
-    finally:
-        worker.kill()
-    return CostModel.fit([each for each in found if each is not None])
-
-
-def _measured(study: Study, profile: HardwareProfile, changes: Mapping[str, Any], taken: Probe) -> Measured | None:
-    counts = _counts(study, profile, changes, taken.facts)
-    if counts is None or not taken.tokens_per_s or not taken.peak_bytes:
-        return None
-    return Measured(counts, counts.step_tokens / taken.tokens_per_s, taken.peak_bytes)
-
-
-def _counts(
-    study: Study, profile: HardwareProfile, changes: Mapping[str, Any], facts: Mapping[str, Any]
-) -> Counts | None:
-    """Returns the counts of a configuration as it would run on this hardware."""
-    base = study.spec.base
-    if len(present(base, {MICRO_BATCH: 0, ACCUMULATION: 0, MAX_PASS: 0})) < 3:
-        return None
-    on_hardware = {**hardware_overrides(study, profile.overrides()), **changes}
-    values = study.trainer.counts(with_paths(base, on_hardware), facts)
-    return None if values is None else Counts.of(values)
-
-
-def _shapes(study: Study, profile: HardwareProfile, baseline: Probe) -> list[dict[str, Any]]:
-    """Returns what to probe beside the baseline: smaller passes, larger ones, and the corner with most weights."""
-    base = study.spec.base
-    micro_batch, accumulation = int(get_path(base, MICRO_BATCH)), int(get_path(base, ACCUMULATION))
-    shapes: list[dict[str, Any]] = [
-        {MAX_PASS: max(1, micro_batch // MERGED)},
-        {ACCUMULATION: MERGED * accumulation, MAX_PASS: MERGED * micro_batch},
-    ]
-
-    def weights(changes: Mapping[str, Any]) -> float:
-        counts = _counts(study, profile, changes, baseline.facts)
-        return counts.weights if counts is not None else 0.0
-
-    heaviest = max(_corners(study.spec.space, base), key=weights)
-    if weights(heaviest) > weights({}):
-        shapes.append(heaviest)
-    return shapes
-
-
-def _corners(space: SearchSpace, base: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [dict(corner) for corner in space.at_limits().corners(base)] or [{}]
-
-
-def fitting(
-    study: Study, model: CostModel, profile: HardwareProfile, facts: Mapping[str, Any]
-) -> dict[str, tuple[Value, ...]]:
-    """Returns what is left of choices and ranges of whole numbers of which some values cannot fit on this device.
-
-    A value cannot fit if it does not even with one sequence at a time and everything else as small as it may be.
-
-    Args:
-        study: The study.
-        model: What steps cost.
-        profile: The hardware with its memory.
-        facts: Of a probe.
-
-    Returns:
-        The choices left, or low and high, by dotted path; nothing for settings that fit whole.
-    """
-    corners = _corners(study.spec.space, study.spec.base)
-
-    def fits(path: str, value: Value) -> bool:
-        counted = (_counts(study, profile, {**corner, path: value, MAX_PASS: 1}, facts) for corner in corners)
-        return any(counts is None or model.fits(counts, profile.memory_bytes) for counts in counted)
-
-    found: dict[str, tuple[Value, ...]] = {}
-    for path, dimension in study.spec.space.root.items():
-        if dimension.choices is None and not dimension.is_integer:
-            continue
-        values = dimension.grid()
-        if dimension.choices is not None:
-            left = [value for value in values if fits(path, value)]
-        else:  # larger ones never take less
-            left = values[: bisect.bisect_left(values, True, key=lambda value: not fits(path, value))]
-        if get_path(study.spec.base, path) in left and len(left) < len(values):
-            found[path] = tuple(left) if dimension.choices is not None else (left[0], left[-1])
-    return found
-
-
-def describe_left(spec: StudySpec, path: str, left: Sequence[Value], profile: HardwareProfile) -> str:
-    """Returns in words what of a setting is left out because it does not fit.
-
-    Args:
-        spec: The study.
-        path: The setting.
-        left: What is left of it, as `fitting` returns it.
-        profile: The hardware with its memory.
-    """
-    kept = f"{left[0]} to {left[-1]}" if spec.space[path].choices is None else ", ".join(map(str, left))
-    size = f"{profile.memory_bytes / 2**30:.1f} GiB"
-    return f"{path} is kept to {kept}: the others do not fit into {size}, not even one sequence at a time"
-
-
-def choose_pass(
-    study: Study,
-    model: CostModel,
-    profile: HardwareProfile,
-    facts: Mapping[str, Any],
-    left: Mapping[str, Sequence[Any]] | None = None,
-) -> int:
-    """Returns the most sequences that one pass shall have: fast, and small enough for every corner of the space.
-
-    Args:
-        study: The study.
-        model: What steps cost.
-        profile: The hardware with its memory.
-        facts: Of a probe.
-        left: Choices and ranges that are left, as `fitting` returns them.
-
-    Returns:
-        0 if not even one sequence fits, or the study file chooses itself.
-    """
-    if MAX_PASS in study.explicit:
-        return 0
-    micro_batch = int(get_path(study.spec.base, MICRO_BATCH))
-    corners = _corners(study.spec.space.with_ranges(left or {}), study.spec.base)
-    accumulations = {int(get_path(with_paths(study.spec.base, corner), ACCUMULATION)) for corner in corners}
-    sizes = {micro_batch * factor for factor in range(1, max(accumulations) + 1)}
-    sizes |= {size for size in range(1, micro_batch) if micro_batch % size == 0}
-    candidates = {}
-    for size in sizes:
-        counted = [_counts(study, profile, {**corner, MAX_PASS: size}, facts) for corner in corners]
-        candidates[size] = [counts for counts in counted if counts is not None]
-    return model.best_pass(candidates, profile.memory_bytes)
-
-
-def equal_seconds(
-    study: Study,
-    profile: HardwareProfile,
-    slot: Slot,
-    optuna_study: optuna.Study,
-    storage: RDBStorage,
-    overrides: Mapping[str, Any],
-    stopped: Callable[[], bool],
-) -> EqualSeconds | None:
-    """Returns what gives each configuration its own token budget; None if the objective asks for equal tokens.
-
-    Without a cost model the baseline is probed by each process anew: speeds of two machines, or of two nights, are not
-    to be divided by each other.
-
-    Args:
-        study: The study.
-        profile: The hardware.
-        slot: Where to train.
-        optuna_study: Holds what the plan measured.
-        storage: Its storage.
-        overrides: What the engine fills into each config, by dotted path.
-        stopped: Whether the user wants it to end.
-    """
-    if study.spec.objective != "loss_at_equal_seconds":
-        return None
-    facts, stored = (optuna_study.user_attrs.get(name) for name in (FACTS, MODEL))
-    model = None if stored is None else CostModel(**stored)
-    baseline = with_paths(study.spec.base, overrides)
+    baseline = capacity.probe(study, profile, slots[0], stopped=stopped)
+    plan = make_plan(study.spec, baseline, len(slots), seconds_left, profile)
+    if study.spec.promote.automatic:
+        config = with_paths(study.spec.base, hardware_overrides(study, profile.overrides()))
+        counted = study.trainer.counts(config, baseline.facts) or {}
+        plan = replace(plan, disk_bytes=plan.disk_bytes + counted.get("disk_bytes", 0.0))
+    model = capacity.cost_model(study, profile, slots[0], baseline, stopped) if profile.device == "cuda" else None
     if model is None:
-        speed = probe(study, profile, slot, overrides, stopped).speed
-    else:
-        speed = model.tokens_per_s(Counts.of(study.trainer.counts(baseline, facts or {}) or {}))
-    found = EqualSeconds(study, optuna_study, storage, facts or {}, model, speed, probe_length(study.spec, profile))
-    found.keep(study.spec.space.baseline(study.spec.base), baseline, speed)
-    return found
-
-
-def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> int:
-    """Returns the most sequences of one pass of the baseline that the cost model lets fit; 0 if unknown.
-
-    Args:
-        study: The study.
-        profile: The hardware with its memory.
-        slot: Where to train.
-    """
-    baseline = probe(study, profile, slot)
-    model = cost_model(study, profile, slot, baseline)
-    if model is None:
-        return 0
-
-    def fits(size: int) -> bool:
-        counts = _counts(study, profile, {MICRO_BATCH: size, ACCUMULATION: 1, MAX_PASS: 0}, baseline.facts)
-        return counts is not None and model.fits(counts, profile.memory_bytes)
-
-    size = 0
-    for step in (2**power for power in reversed(range(20))):  # binary search: more sequences never take less
-        size += step if fits(size + step) else 0
-    return size
+        return Survey(plan, baseline)
+    # The others go through what the study file says, whatever comes of it.
+    left = capacity.fitting(study, model, profile, baseline.facts) if study.spec.sampler.name in SAMPLERS else {}
+    size = capacity.choose_pass(study, model, profile, baseline.facts, left)
+    return Survey(replace(plan, max_pass_sequences=size), baseline, model, left)
 
 
 def describe(plan: Plan, spec: StudySpec) -> str:
     """Returns the plan in one line for a person."""
     length = "the seconds of " if spec.objective == "loss_at_equal_seconds" else ""
     length += f"{spec.budget.tokens:,} tokens"
-    parts = [f"plan: up to {plan.trials} trials of {length} ({duration(plan.trial_s)} each)"]
+    trials = f"up to {plan.trials}" if plan.most_trials == plan.trials else f"{plan.trials} to {plan.most_trials}"
+    parts = [f"plan: {trials} trials of {length} ({duration(plan.trial_s)} each)"]
     if spec.finals.runs:
         attributing = f" and up to {runs} to tell which change gave what" if (runs := spec.attributing_runs()) else ""
         parts.append(f"{spec.finals.runs} final runs{attributing}")
@@ -450,6 +230,7 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
     if plan.energy_kwh:
         line += f", {plan.energy_kwh:.1f} kWh"
+    line += f", {in_bytes(plan.disk_bytes)} of disk"
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
     for size in text(spec.budget.tokens, plan.epochs).values():
@@ -459,16 +240,21 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     return line
 
 
-def done_by(seconds: float, now: datetime) -> str:
+def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
     """Returns in words when something will be done.
 
     Args:
-        seconds: What it takes.
+        seconds: What it takes at most.
         now: Local time at which it begins.
+        likely_s: What it takes if trials are stopped early as usual; infinite if that is nothing to tell.
     """
-    end = now + timedelta(seconds=seconds)
-    day = "" if end.date() == now.date() else f" on {end:%A}"
-    return f"done by about {end:%H:%M}{day}"
+
+    early, late = (now + timedelta(seconds=min(each, seconds)) for each in (likely_s, seconds))
+    end = f"{late:%H:%M}" if late.date() == now.date() else f"{late:%H:%M} on {late:%A}"
+    if f"{early:%d %H:%M}" == f"{late:%d %H:%M}":
+        return f"done by about {end}"
+    begin = f"{early:%H:%M}" if early.date() in (now.date(), late.date()) else f"{early:%H:%M} on {early:%A}"
+    return f"done between about {begin} and {end}: trials that lag behind are stopped early"
 
 
 def duration(seconds: float) -> str:
@@ -476,3 +262,8 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def in_bytes(num_bytes: float) -> str:
+    """Returns a size on disk as a person says it: "6 MB" or "1.3 GB"."""
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"

@@ -199,13 +199,23 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def existing(folder: Path) -> Path:
+    """Returns the folder itself, or the nearest one above it that exists (which may turn out to be a file)."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+
+
+def free_bytes(folder: Path) -> int:
+    """Returns the free disk where a folder is or will be."""
+    return shutil.disk_usage(existing(folder)).free
+
+
 def require_space(folder: Path, min_free_bytes: int) -> None:
     """Refuses to go on when the disk is nearly full.
 
     Raises:
         UserError: If fewer than `min_free_bytes` are free.
     """
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if free < min_free_bytes:
         raise UserError(
             f"{free / 1e9:.1f} GB left on the disk of {folder}, {min_free_bytes / 1e9:.1f} GB are kept free; "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune import planner
+from autotune import capacity, planner
 from autotune.finals import ranked
 from autotune.promote import choice
 from autotune.records import PRIOR, TrialRecord, UserError
@@ -92,7 +92,7 @@ def differs(spec: StudySpec, record: StudyRecord) -> str:
 
 def _epochs(spec: StudySpec, record: StudyRecord) -> float:
     """Returns how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
-    return planner.matched_epochs(spec, record.attributes.get(planner.FACTS, {}), planner.full_tokens(spec))
+    return planner.matched_epochs(spec, record.attributes.get(capacity.FACTS, {}), planner.full_tokens(spec))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:

@@ -19,8 +19,9 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
 
     Returns:
         "step_tokens", "passes", "pass_flops", "weights", and in bytes "fixed_bytes" (weights, gradients,
-        optimizer state), "pass_bytes" (what a pass keeps for its backward, and its largest working memory) and
-        "update_bytes" (Newton-Schulz on the largest group of matrices).
+        optimizer state), "pass_bytes" (what a pass keeps for its backward, and its largest working memory),
+        "update_bytes" (Newton-Schulz on the largest group of matrices) and "disk_bytes" (a run's checkpoints, the one
+        that is being written included, and its exported weights).
     """
     with torch.device("meta"):
         model = Transformer(config.model, int(facts["vocab_size"]))
@@ -35,16 +36,19 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
     tokens = config.pass_sequences * config.model.seq_len
     largest = max(muon, key=lambda group: muon[group])
     short, long = sorted(map(int, largest.split("x")))
+    # In fp32: one momentum for Muon, AdamW's two averages.
+    learned_bytes = 4 * sum(muon.values()) + 8 * (weights - sum(muon.values()))
     return {
         "step_tokens": config.tokens_per_step,
         "passes": config.batch_sequences / config.pass_sequences,
         "pass_flops": float(flops_per_token(model)) * tokens,
         "weights": weights,
-        # fp32 weights and gradients and the half-precision copy; one fp32 momentum or AdamW's two averages.
-        "fixed_bytes": weights * (8 + copies) + 4 * sum(muon.values()) + 8 * (weights - sum(muon.values())),
+        # fp32 weights and gradients and the half-precision copy.
+        "fixed_bytes": weights * (8 + copies) + learned_bytes,
         "pass_bytes": _pass_bytes(config, tokens, len(model.embed_tokens.weight), int(facts["chunk_rows"]), half),
         # The look-ahead, the iterate and the next one, and two products of its shorter side.
         "update_bytes": muon[largest] * half * (3 + 2 * short / long),
+        "disk_bytes": (config.output.keep_checkpoints + 1) * (4 * weights + learned_bytes) + 4 * weights,
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_train_run import run, small_config, speeches, without_times  # noqa: F401 (fixtures)
 
+from model.counts import counts
 from model.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -57,6 +58,17 @@ def test_checkpoints_by_tokens_fall_in_mid_accumulation_and_between_points(speec
         check(points, facts, reference)
         assert len(list((tmp_path / "checkpoints").iterdir())) == 3 - number
         path.unlink()
+
+
+def test_the_disk_that_is_counted_is_what_checkpoints_and_export_take(speeches, tmp_path):  # noqa: F811
+    """And once more a checkpoint, for the one that is being written."""
+    output = {"checkpoint_every_tokens": 128 * 4, "keep_checkpoints": 2}
+    config = resumable(speeches, tmp_path, optim={"grad_accum_steps": 1}, output=output)
+    _, facts = run(config, BUDGET_TOKENS)
+    kept = [path.stat().st_size for path in (tmp_path / "checkpoints").iterdir()]
+    assert len(kept) == 2
+    taken = 1.5 * sum(kept) + Path(facts["weights_path"]).stat().st_size
+    assert counts(config, facts)["disk_bytes"] == pytest.approx(taken, rel=0.1)
 
 
 def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(speeches, tmp_path, reference, capsys):  # noqa: F811

@@ -44,6 +44,7 @@ def counts(config: Config, facts: Mapping[str, Any]) -> dict[str, float]:
         "fixed_bytes": 16 * weights,
         "pass_bytes": 3_000.0 * size,
         "update_bytes": 2 * weights,
+        "disk_bytes": 5e9,
     }
 
 

@@ -1,0 +1,176 @@
+"""Probes of a trainer, what steps cost and what fits, with real workers and a trainer whose costs are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import counting_trainer
+import pytest
+from capacity_case import Machine, counting_study
+
+from autotune.capacity import choose_pass, cost_model, describe_left, fitting, largest_micro_batch, probe
+from autotune.costs import Counts
+from autotune.hardware import HardwareProfile
+from autotune.records import UserError
+from autotune.space import SearchSpace
+from autotune.spec import Study, load
+from autotune.worker import Slot
+
+
+def study(tmp_path: Path, base: str = "") -> Study:
+    path = tmp_path / "night.toml"
+    path.write_text(
+        'name = "night"\ntrainer = "fake_trainer:train"\n[budget]\ntokens = 1_000\n'
+        f"[base]\n{base}\n[space]\nlayers = {{low = 1, high = 4}}\n"
+    )
+    return load(path)
+
+
+NOTHING: HardwareProfile = Machine()  # type: ignore[assignment]
+
+
+def test_the_probe_trains_the_baseline_for_a_small_share(tmp_path: Path) -> None:
+    found = probe(study(tmp_path, "evaluations = 4"), NOTHING, Slot("cpu"))
+    assert (found.tokens, found.evaluations, found.facts) == (40, 4, {"data_hash": "fake"})
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ('fault = "crash"', "the baseline does not train: RuntimeError: planned crash"),
+        ('fault = "exit"', "the baseline does not train: its worker ended with exit code 7"),
+        ("evaluations = 0", "the baseline does not train: the trainer returned without a single report"),
+    ],
+)
+def test_a_baseline_that_does_not_train_is_told_before_the_night(tmp_path: Path, base: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        probe(study(tmp_path, base), NOTHING, Slot("cpu"))
+    assert caught.value.exit_code == 1
+
+
+# --- what steps cost, by probes of a trainer whose cost is known ---
+
+
+@pytest.fixture
+def gpu() -> HardwareProfile:
+    return Machine(device="cuda", memory_bytes=1_000_000)  # type: ignore[return-value]
+
+
+def test_the_cost_model_of_a_few_probes_is_the_trainers_own(tmp_path: Path, gpu: HardwareProfile) -> None:
+    counting = counting_study(tmp_path)
+    baseline = probe(counting, gpu, Slot("cpu"))
+    assert (baseline.tokens, baseline.evaluations) == (30_000, 10)  # stopped after three of ten evaluations
+    model = cost_model(counting, gpu, Slot("cpu"), baseline)
+    assert model is not None
+    for experts, micro_batch, accumulation in ((2, 1, 1), (4, 8, 4), (32, 64, 2)):
+        config = counting_trainer.Config(
+            model={"experts": experts},
+            optim={"grad_accum_steps": accumulation},
+            system={"micro_batch_size": micro_batch},
+        )
+        counts = Counts.of(counting_trainer.counts(config, {}))
+        assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(config), rel=1e-3)
+        assert model.peak_bytes(counts) == pytest.approx(counting_trainer.peak_bytes(config), rel=1e-3)
+
+
+def test_a_pass_is_large_enough_to_be_fast_and_fits_every_corner(tmp_path: Path, gpu: HardwareProfile) -> None:
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+
+    def chosen(of: Study, memory_bytes: int) -> int:
+        device: Any = Machine(device="cuda", memory_bytes=memory_bytes)
+        return choose_pass(of, model, device, {})
+
+    roomy, tight = chosen(counting, 10**9), chosen(counting, 250_000)
+    assert roomy == 32  # all four micro-batches at once: each pass costs a fixed time
+    assert 0 < tight < 32
+    heaviest = counting_trainer.Config(
+        model={"experts": 16},
+        optim={"grad_accum_steps": 4},
+        system={"micro_batch_size": 8, "max_pass_sequences": tight},
+    )
+    assert counting_trainer.peak_bytes(heaviest) <= 250_000
+    assert chosen(counting, 1_000) == 0
+    chosen_by_hand = counting_study(tmp_path, "max_pass_sequences = 4")
+    assert chosen(chosen_by_hand, 10**9) == 0
+
+
+def test_the_largest_micro_batch_is_the_largest(tmp_path: Path, gpu: HardwareProfile) -> None:
+    largest = largest_micro_batch(counting_study(tmp_path), gpu, Slot("cpu"))
+
+    def peak_bytes(size: int) -> float:
+        config = counting_trainer.Config(model={"experts": 4}, system={"micro_batch_size": size})
+        return counting_trainer.peak_bytes(config)
+
+    assert peak_bytes(largest) <= 0.92 * gpu.memory_bytes < peak_bytes(largest + 1)
+
+
+def test_configurations_are_counted_as_the_hardware_runs_them(tmp_path: Path, gpu: HardwareProfile) -> None:
+    """Here the hardware triples the FLOPs; counted without that, each would seem three times as slow."""
+    tripled: Any = Machine(device="cuda", memory_bytes=gpu.memory_bytes)
+    tripled.overrides = lambda: {"model.slowness": 3}
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, tripled, Slot("cpu"), probe(counting, tripled, Slot("cpu")))
+    assert model is not None
+    counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
+    assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
+
+
+def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwareProfile) -> None:
+    """Merged passes run out of memory here; the other probes still tell what a step costs."""
+    counting = counting_study(tmp_path, "largest_pass = 16")
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+    counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
+    assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
+
+
+def test_a_trainer_that_counts_nothing_has_no_cost_model(tmp_path: Path, gpu: HardwareProfile) -> None:
+    plain = study(tmp_path)
+    assert cost_model(plain, gpu, Slot("cpu"), probe(plain, gpu, Slot("cpu"))) is None
+    assert largest_micro_batch(plain, gpu, Slot("cpu")) == 0
+
+
+def test_values_that_cannot_fit_are_left_out_of_the_search(tmp_path: Path, gpu: HardwareProfile) -> None:
+    """One sequence with 16 experts takes 16 x 9,000 + 5,000 + 3,300 bytes, with 4 less than a third of that."""
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+
+    def left(of: Study, memory_bytes: int) -> dict[str, Any]:
+        device: Any = Machine(device="cuda", memory_bytes=memory_bytes)
+        return fitting(of, model, device, {})
+
+    assert left(counting, 10**9) == {}
+    found = left(counting, 120_000)
+    assert found == {"model.experts": (2, 4)}
+    assert describe_left(counting.spec, "model.experts", (2, 4), Machine(memory_bytes=2**31)) == (
+        "model.experts is kept to 2, 4: the others do not fit into 2.0 GiB, not even one sequence at a time"
+    )
+    narrowed = counting.spec.space.with_ranges(found)
+    assert narrowed["model.experts"].choices == (2, 4) and narrowed["optim.grad_accum_steps"].high == 4
+    tight: Any = Machine(device="cuda", memory_bytes=120_000)
+    assert choose_pass(counting, model, tight, {}) == 0
+    assert choose_pass(counting, model, tight, {}, found) > 0
+    # What the baseline itself has is never left out: then it is the model that errs.
+    assert left(counting, 1_000) == {}
+
+
+def test_a_range_of_whole_numbers_ends_where_it_no_longer_fits(tmp_path: Path, gpu: HardwareProfile) -> None:
+    counting = counting_study(tmp_path)
+    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    assert model is not None
+    space = SearchSpace.model_validate({"model.experts": {"low": 2, "high": 64}})
+    ranged = replace(counting, spec=counting.spec.model_copy(update={"space": space}))
+    device: Any = Machine(device="cuda", memory_bytes=200_000)
+    low, high = fitting(ranged, model, device, {})["model.experts"]
+    assert low == 2
+
+    def peak_bytes(experts: int) -> float:
+        one = {"micro_batch_size": 8, "max_pass_sequences": 1}
+        return counting_trainer.peak_bytes(counting_trainer.Config(model={"experts": experts}, system=one))
+
+    assert peak_bytes(int(high)) <= 0.92 * 200_000 < peak_bytes(int(high) + 1)
