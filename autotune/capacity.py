@@ -99,16 +99,21 @@ def _train_briefly(worker: Worker, job: Job, patience_s: float, stopped: Callabl
             return probing.result(message.facts)
         else:
             raise UserError(_failure(message, worker, job.log), 1)
-    raise UserError(f"the baseline does not train: no evaluation within {patience_s:.0f} s", 1)
+    why = f"no evaluation within {patience_s:.0f} s"
+    raise UserError(f"the baseline does not train: {why}; let it evaluate more often, or raise limits.hang_s", 1)
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
     if isinstance(message, Failed):
-        return f"the baseline does not train: {message.message}"
-    if isinstance(message, Done):
-        return "the baseline does not train: the trainer returned without a single report"
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:]) if log.exists() else ""
-    return f"the baseline does not train: {worker.cause_of_death()}\n{tail}".rstrip()
+        why = message.message
+    elif isinstance(message, Done):
+        why = "the trainer returned without a single report"
+    else:
+        tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+        why = "\n".join([worker.cause_of_death(), *tail])
+    return (
+        f"the baseline does not train: {why}\nmend that in [base] of the study file, or in the trainer, and run again"
+    )
 
 
 def cost_model(

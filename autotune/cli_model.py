@@ -148,5 +148,5 @@ def latest_full_run(run: RunDirectory) -> Path:
     # Folders with a number are the engine's own: the record of the training, without its weights.
     folders = [folder for folder in run.full.glob("*") if folder.is_dir() and not folder.name.isdigit()]
     if not folders:
-        raise UserError(f"{run.root.name} has no full run yet; `autotune promote {run.root.name}` trains one")
+        raise UserError(f"{run.root.name} has no full run yet; `{run.command('promote')}` trains one")
     return max(folders, key=lambda folder: max(file.stat().st_mtime_ns for file in (folder, *folder.glob("*"))))

@@ -46,7 +46,7 @@ def stop(
     run_dir = RunDirectory(run_directory(study, out))
     pid = run_dir.running_pid()
     if pid is None:
-        raise UserError(f"{run_dir.root.name} is not running", 2)
+        raise UserError(f"{run_dir.root.name} is not running; {run_dir.command('status')} says how it stands", 2)
     # Two of the same kind in quick succession may arrive as one.
     for name in (signal.SIGINT, signal.SIGTERM) if now else (signal.SIGINT,):
         os.kill(pid, name)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_S = 60
 # A peer counts as dead after this many heartbeats without a sign of life.
 MISSED_HEARTBEATS = 3
+AS_URL = 'write it as "postgresql://user@host/database"'
 
 
 def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> RDBStorage:
@@ -100,7 +101,7 @@ def _is_sound(database: Path) -> bool:
             return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
     except sqlite3.OperationalError as error:
         # Locked or unreadable: no word about its content.
-        raise UserError(f"{database} cannot be read: {error}", 3) from None
+        raise UserError(f"{database} cannot be read: {error}; see who uses it, and whether you may", 3) from None
     except sqlite3.DatabaseError:
         return False
 
@@ -134,7 +135,7 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
 
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
-        raise UserError(f'storage = "{scheme}...": write it as "postgresql://user@host/database", or leave it out', 3)
+        raise UserError(f'storage = "{scheme}...": {AS_URL}, or leave it out', 3)
     url = f"postgresql+psycopg://{rest}"
     grace_s = MISSED_HEARTBEATS * heartbeat_s
     try:
@@ -156,9 +157,9 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
         ) from None
     except OperationalError as error:
         reason = str(error.orig).strip().splitlines()[0]
-        raise UserError(f'storage = "{scheme}://...": cannot connect: {reason}', 3) from None
+        raise UserError(f'storage = "{scheme}://...": cannot connect: {reason}; start it, or leave it out', 3) from None
     except (ArgumentError, ValueError) as error:
-        raise UserError(f'storage = "{scheme}://...": not a database URL: {error}', 3) from None
+        raise UserError(f'storage = "{scheme}://...": not a database URL: {error}; {AS_URL}', 3) from None
 
 
 @contextlib.contextmanager

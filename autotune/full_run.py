@@ -107,10 +107,11 @@ class FullRun:
 
     def _say_what_is_done(self, last: TrialRecord) -> None:
         """Says why a run that has ended is not trained again, where that may surprise."""
-        seen, budget, name = _reached([last]), self.queue.budget_tokens, self.queue.study.spec.name
+        seen, budget = _reached([last]), self.queue.budget_tokens
         if last.status is TrialStatus.FINISHED and seen < budget:
             ended = f"the full run of {budget:,} tokens is finished, at {seen:,}, which was what fitted"
-            self.listener.say(f"{ended}; for a longer one: autotune promote {name} --tokens {2 * budget}")
+            longer = self.queue.run.command("promote", "--tokens", str(2 * budget))
+            self.listener.say(f"{ended}; for a longer one: {longer}")
         if last.status is TrialStatus.DIVERGED and last.result is not None:
             self.listener.say(
                 f"the full run has {last.result.cause}, and would again; train another trial (--trial), or a copy of "
@@ -135,7 +136,7 @@ class FullRun:
 
     def _say_no_time(self, has_begun: bool) -> None:
         what = "to go on with the full run" if has_begun else f"for the full run, not even for {ENOUGH_FRAC:.0%} of it"
-        self.listener.note("full", f"no time left {what}; later: autotune promote {self.queue.study.spec.name}")
+        self.listener.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
 
     def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
         """Takes an evaluation: has it watched, and keeps it for the report.

@@ -425,8 +425,9 @@ class Session:
         FullRun(queue, params, folder, deadline, self.listener, self._sigma(), keep).train(loop)
 
     def _parked(self, command: str = "run") -> int:
-        out = "" if self.options.out == Options.out else f" --out {self.options.out}"
-        again = f"autotune {command} {self.run.study_file}{out}"
+        given = {"--device": self.options.device, "--emulate": self.options.emulate}
+        kept = [word for flag, value in given.items() if value not in ("", Options.device) for word in (flag, value)]
+        again = self.run.command(command, *kept)
         self.listener.note("parked", f"parked, nothing is lost; go on with: {again}")
         return PARKED
 

@@ -103,7 +103,8 @@ def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord,
         return trial, "chosen by hand"
     verdict, baseline = record.verdict, record.baseline
     if verdict is None:
-        raise UserError(f"{record.spec.name} has no verdict yet; finish it with `autotune run`, or name a --trial", 4)
+        again = record.run.command("run")
+        raise UserError(f"{record.spec.name} has no verdict yet; finish it with `{again}`, or name a --trial", 4)
     winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
     if winner is not None and (verdict.word is VerdictWord.BETTER or baseline is None or baseline.loss is None):
         found = attribution(record)
@@ -111,7 +112,7 @@ def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord,
             return winner, verdict.reason
         return replace(winner, params=found.params), f"{verdict.reason}; {found.note}"
     if baseline is None or baseline.loss is None:
-        raise UserError(f"no trial of {record.spec.name} finished; see its report", 4)
+        raise UserError(f"no trial of {record.spec.name} finished; its report says why: {record.run.report}", 4)
     return baseline, f"the default settings: {verdict.reason}"
 
 

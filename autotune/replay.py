@@ -372,9 +372,11 @@ def check(table: Table, sampler: SamplerSpec, pruner: PrunerSpec) -> None:
         UserError: Saying why.
     """
     if sampler.name in ("grid", "brute_force"):
-        raise UserError(f"{sampler.name} goes through its combinations whatever happens; there is nothing to replay")
+        raise UserError(f"{sampler.name} goes through its combinations whatever happens; choose another --sampler")
     if pruner.name == "wilcoxon":
-        raise UserError("wilcoxon compares trials by their seeds, and a row of a table was trained with one")
+        raise UserError(
+            "wilcoxon compares trials by their seeds, and a table's rows have one each; choose another --pruner"
+        )
     spec = table.spec
     if spec.objective != "loss_at_equal_tokens":
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import tempfile
@@ -91,6 +92,16 @@ class RunDirectory:
             number: Optuna's trial number in that queue.
         """
         return self.root / queue / f"{number:04d}"
+
+    def command(self, verb: str, *arguments: str) -> str:
+        """Returns a command on this study, to be typed where its `runs/` is.
+
+        Args:
+            verb: "run", "promote", "status" ...
+            arguments: What follows the study's name.
+        """
+        where = [] if self.root.parent.name == "runs" else ["--out", str(self.root.parent)]
+        return shlex.join(["autotune", verb, self.root.name, *arguments, *where])
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -38,6 +38,7 @@ def of(record: StudyRecord) -> dict[str, Any]:
         "full_run_seen_tokens": record.attributes.get("full", {}).get("tokens_seen"),
         "full_run_end_tokens": record.attributes.get("full", {}).get("end_tokens"),
         "full_run_done_at": record.attributes.get("full", {}).get("done_at"),
+        "next": _next(record),
         "last_event": record.events[-1]["message"] if record.events else None,
     }
 
@@ -61,7 +62,19 @@ def describe(stands: dict[str, Any]) -> str:
         lines.append(_full_run(stands))
     if stands["last_event"]:
         lines.append(f"last: {stands['last_event']}")
+    lines.append(f"next: {stands['next']}")
     return "\n".join(lines)
+
+
+def _next(record: StudyRecord) -> str:
+    """Returns the command that goes on from here, or where the report is when there is nothing to go on with."""
+    if record.run.running_pid() is not None:
+        return f"{record.run.command('watch')} shows its page, {record.run.command('stop')} parks it"
+    if record.attributes.get("full", {}).get("status") not in (None, TrialStatus.FINISHED, TrialStatus.DIVERGED):
+        return f"{record.run.command('promote')} goes on with the full run"
+    if record.verdict is None:
+        return f"{record.run.command('run')} goes on with it"
+    return f"read {record.run.report / 'index.html'}"
 
 
 def _full_run(stands: Mapping[str, Any]) -> str:
@@ -73,6 +86,6 @@ def _full_run(stands: Mapping[str, Any]) -> str:
     if (end := stands["full_run_end_tokens"]) is not None:
         line += f", ends at {end:,}"
     if stands["running_pid"] is None:
-        return f"{line}, not running; go on with: autotune promote {stands['study']}"
+        return f"{line}, not running"
     left_s = None if stands["full_run_done_at"] is None else stands["full_run_done_at"] - time.time()
     return line if left_s is None else f"{line}, done about {time_of_day(max(0.0, left_s), datetime.now())}"

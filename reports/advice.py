@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -119,12 +118,12 @@ def next_step(record: StudyRecord) -> NextStep:
     Args:
         record: The study.
     """
-    name, verdict = record.spec.name, record.verdict
+    verdict = record.verdict
     if verdict is None:
         if record.events and record.events[-1].get("kind") in ("parked", "stopped"):
             return NextStep("The study was stopped before its verdict; this goes on with it.", _run(record))
         sentence = f"Wait for the verdict. If it was stopped, go on with: {_run(record)}"
-        return NextStep(sentence, f"autotune status {name}")
+        return NextStep(sentence, record.run.command("status"))
     if isinstance(record.attributes.get("full"), Mapping):
         return _after_full_run(record, record.attributes["full"])
     if verdict.word is VerdictWord.FAILED:
@@ -134,18 +133,19 @@ def next_step(record: StudyRecord) -> NextStep:
     sentence = "Train the full model with the settings found."
     if verdict.word is VerdictWord.NO_CLEAR_GAIN:
         sentence = "Keep the default settings and train the full model with them."
-    return NextStep(sentence, f"autotune promote {name}", _full_run_words(record, full_run_tokens(record)))
+    return NextStep(sentence, record.run.command("promote"), _full_run_words(record, full_run_tokens(record)))
 
 
 def _after_full_run(record: StudyRecord, full: Mapping[str, Any]) -> NextStep:
-    name, seen = record.spec.name, finite(full.get("tokens"))
+    seen = finite(full.get("tokens"))
     if full.get("status") == TrialStatus.RUNNING:
-        return NextStep("The full run is in progress; this says how far it is.", f"autotune status {name}")
+        return NextStep("The full run is in progress; this says how far it is.", record.run.command("status"))
     if full.get("status") not in ("finished", None):
-        return NextStep("The full run has not finished; this goes on with it.", f"autotune promote {name}")
+        return NextStep("The full run has not finished; this goes on with it.", record.run.command("promote"))
     more = int(2 * (seen or full_run_tokens(record)))
     sentence = "The full run is done. To go further, train on twice as many tokens."
-    return NextStep(sentence, f"autotune promote {name} --tokens {more}", _full_run_words(record, more))
+    command = record.run.command("promote", "--tokens", str(more))
+    return NextStep(sentence, command, _full_run_words(record, more))
 
 
 def full_run_tokens(record: StudyRecord) -> int:
@@ -183,9 +183,7 @@ def _longer_trials(record: StudyRecord) -> NextStep:
 
 
 def _run(record: StudyRecord, *changes: str) -> str:
-    root = record.run.root
-    file = f"runs/{root.name}/study.toml" if root.parent.name == "runs" else str(record.run.study_file)
-    return shlex.join(["autotune", "run", file, *(word for change in changes for word in ("--set", change))])
+    return record.run.command("run", *(word for change in changes for word in ("--set", change)))
 
 
 def _repeat(record: StudyRecord, suffix: str, change: str) -> str:

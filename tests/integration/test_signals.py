@@ -85,8 +85,8 @@ def test_parked_study_completes(busy: StudyFolder) -> None:
     run.signal(signal.SIGINT)
     busy.open_gate()
     _assert_parked(busy, run, " tokens by the user")
-    command = run.text.split("go on with: autotune run ")[1].split()
-    assert command[0].endswith("study.toml")
+    command = run.text.split("go on with: ")[1].splitlines()[0]
+    assert command == "autotune run fake"
     again = busy.run()
     assert again.end() == 0, again.text
     record = busy.record()

@@ -81,11 +81,16 @@ def test_a_trial_that_did_not_train_soundly_is_not_promoted(record: StudyRecord,
     [
         ({}, 9, "night has no trial 9; it has 0, 4", 2),
         ({"trials": ()}, 0, "night has no trial 0; none has begun yet", 2),
-        ({"verdict": None}, None, "night has no verdict yet; finish it with `autotune run`, or name a --trial", 4),
+        (
+            {"verdict": None},
+            None,
+            "night has no verdict yet; finish it with `autotune run night`, or name a --trial",
+            4,
+        ),
         (
             {"trials": (), "verdict": Verdict(VerdictWord.FAILED, "none of 0")},
             None,
-            "no trial of night finished; see its report",
+            "no trial of night finished; its report says why: {report}",
             4,
         ),
     ],
@@ -95,7 +100,7 @@ def test_what_cannot_be_chosen(
 ) -> None:
     with pytest.raises(UserError) as caught:
         choice(replace(record, **changes), number)
-    assert (str(caught.value), caught.value.exit_code) == (message, exit_code)
+    assert (str(caught.value), caught.value.exit_code) == (message.format(report=record.run.report), exit_code)
 
 
 # --- best_config.toml ---

@@ -578,7 +578,7 @@ def test_every_fault_is_told_on_a_line_of_its_own() -> None:
         ({"name": "grid"}, {"name": "none"}, "grid goes through its combinations whatever happens"),
         ({"name": "brute_force"}, {"name": "none"}, "brute_force goes through its combinations whatever happens"),
         ({"name": "tpe"}, {"name": "percentile"}, "percentile: it needs percentile; add percentile"),
-        ({"name": "tpe"}, {"name": "wilcoxon"}, "wilcoxon compares trials by their seeds, and a row of a table"),
+        ({"name": "tpe"}, {"name": "wilcoxon"}, "wilcoxon compares trials by their seeds, and a table"),
         ({"name": "tpe"}, {"name": "median", "warmup_frac": 2.0}, "warmup_frac is a share of the budget"),
     ],
 )

@@ -135,3 +135,9 @@ def test_a_full_disk_parks(tmp_path: Path) -> None:
 
 def test_folders_of_trials(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).trial("finals", 7) == tmp_path / "finals" / "0007"
+
+
+def test_a_command_on_a_study_can_be_copied() -> None:
+    assert RunDirectory(Path("runs/night")).command("promote", "--tokens", "5") == "autotune promote night --tokens 5"
+    elsewhere = RunDirectory(Path("/big disk/studies/night"))
+    assert elsewhere.command("run") == "autotune run night --out '/big disk/studies'"

@@ -10,14 +10,25 @@ import pytest
 from study_case import make_queue, make_study, result
 
 from autotune import standing
-from autotune.records import TrialResult, TrialStatus
+from autotune.records import TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.run_directory import log_event
 from autotune.storage import read_study
 
 
 def test_before_the_first_trial(tmp_path: Path) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
-    assert standing.describe(standing.of(read_study(queue.run.root))) == "night: not running\ntrials of 3: none yet"
+    assert standing.describe(standing.of(read_study(queue.run.root))).splitlines() == [
+        "night: not running",
+        "trials of 3: none yet",
+        "next: autotune run night goes on with it",
+    ]
+
+
+def test_with_its_verdict(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path / "elsewhere", make_study(tmp_path))
+    queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.FAILED, "nothing finished").to_json())
+    *_, verdict, after = standing.describe(standing.of(read_study(queue.run.root))).splitlines()
+    assert (verdict, after) == ("verdict: failed", f"next: read {queue.run.root}/report/index.html")
 
 
 def test_in_the_middle(tmp_path: Path) -> None:
@@ -46,25 +57,32 @@ def test_in_the_middle(tmp_path: Path) -> None:
         "best so far (one seed): trial 1, loss 2.2500",
         f"full run: 25% of 8,000 tokens, ends at 5,000, done about {datetime.fromtimestamp(full['done_at']):%H:%M}",
         "last: trial 2 crashed",
+        "next: autotune watch night shows its page, autotune stop night parks it",
     ]
     assert (stands["best_trial"], stands["full_run"], stands["verdict"]) == (1, "running", None)
 
 
 @pytest.mark.parametrize(
-    ("full", "line"),
+    ("full", "line", "after"),
     [
         (
             {"status": "running", "tokens": 8_000, "tokens_seen": 2_000, "done_at": 1.0},
-            "full run: 25% of 8,000 tokens, not running; go on with: autotune promote night",
+            "full run: 25% of 8,000 tokens, not running",
+            "autotune promote night goes on with the full run",
         ),
         (
             {"status": "finished", "tokens": 8_000, "tokens_seen": 5_000, "end_tokens": 5_000},
             "full run: 62% of 8,000 tokens, finished",
+            "autotune run night goes on with it",
         ),
-        ({"status": "waiting", "tokens": 8_000, "tokens_seen": 0}, "full run: 0% of 8,000 tokens, waiting"),
+        (
+            {"status": "waiting", "tokens": 8_000, "tokens_seen": 0},
+            "full run: 0% of 8,000 tokens, waiting",
+            "autotune promote night goes on with the full run",
+        ),
     ],
 )
-def test_a_full_run_that_does_not_train_now(tmp_path: Path, full: dict[str, object], line: str) -> None:
+def test_a_full_run_that_does_not_train_now(tmp_path: Path, full: dict[str, object], line: str, after: str) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
     queue.optuna_study.set_user_attr("full", full)
-    assert standing.describe(standing.of(read_study(queue.run.root))).splitlines()[-1] == line
+    assert standing.describe(standing.of(read_study(queue.run.root))).splitlines()[-2:] == [line, f"next: {after}"]

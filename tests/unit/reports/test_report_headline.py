@@ -33,7 +33,7 @@ def test_a_parked_study_says_so_and_how_to_go_on() -> None:
     record = replace(study_builder.running_study(), events=({"kind": "parked", "message": "parked"},))
 
     assert headline.headline(record).sentence.startswith("Parked, nothing is lost: 4 of")
-    assert advice.next_step(record).command == "autotune run runs/night/study.toml"
+    assert advice.next_step(record).command == "autotune run night"
 
 
 def test_the_headline_never_comes_from_the_lowest_loss(night: StudyRecord) -> None:
@@ -150,9 +150,7 @@ def test_next_after_an_inconclusive_study_asks_for_the_seeds_needed() -> None:
 
     # 12.4 (0.01 / 0.01)^2 = 12.4, so 13.
     assert advice.seeds_needed(record.verdict) == 13
-    assert step.command == (
-        "autotune run runs/night/study.toml --set 'name=\"night-more-seeds\"' --set finals.max_seeds=13"
-    )
+    assert step.command == ("autotune run night --set 'name=\"night-more-seeds\"' --set finals.max_seeds=13")
     # 950 s of search and 26 finals of 100 s.
     assert step.expected == "about 59 min"
 
