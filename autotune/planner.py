@@ -11,6 +11,7 @@ from typing import Any
 from autotune import capacity, horizon
 from autotune.costs import CostModel
 from autotune.deadline import REPORT_S
+from autotune.early_end import EXPORT_S
 from autotune.hardware import HardwareProfile
 from autotune.probes import Probe
 from autotune.queues import hardware_overrides, present
@@ -39,7 +40,7 @@ class Plan:
         most_trials: Trials if as many are stopped early as usual.
         search_s: Seconds of the search if nothing is pruned.
         finals_s: Seconds of the finals and of telling which change gave what.
-        full_s: Seconds of the automatic full run; 0 without one.
+        full_s: Seconds of the automatic full run, the shorter ones before it and its export; 0 without one.
         total_s: Everything, if nothing is pruned.
         likely_s: Everything, if as many trials are stopped early as usual.
         slots: Devices that train at once.
@@ -100,7 +101,14 @@ def text(tokens: int, epochs: float) -> dict[str, int]:
     return {TRAIN_TOKENS: max(1, round(tokens / epochs))} if epochs else {}
 
 
-def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:
+def make_plan(
+    spec: StudySpec,
+    probe: Probe,
+    slots: int,
+    seconds_left: float,
+    profile: HardwareProfile,
+    depends_on_length: bool = False,
+) -> Plan:
     """Plans the night from one probe.
 
     Args:
@@ -109,11 +117,17 @@ def make_plan(spec: StudySpec, probe: Probe, slots: int, seconds_left: float, pr
         slots: Devices that train at once.
         seconds_left: Seconds until the deadline; infinite without one.
         profile: The hardware.
+        depends_on_length: Whether the trainer has settings that depend on a run's length, for which shorter runs are
+            trained before an automatic full one.
     """
     training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     trial_s = spec.budget.seeds * training_s
     finals_s = (spec.finals.runs + spec.attributing_runs()) * training_s / slots
-    full_s = probe.seconds_for(full_tokens(spec)) if spec.promote.automatic else 0.0
+    full_s = 0.0
+    if spec.promote.automatic:
+        checked = horizon.bracket_tokens(spec.budget.tokens, full_tokens(spec)) if spec.promote.bracket else ()
+        bracket_s = len(horizon.FACTORS) * sum(map(probe.seconds_for, checked)) / slots if depends_on_length else 0.0
+        full_s = bracket_s + probe.seconds_for(full_tokens(spec)) + EXPORT_S
     reserve = finals_s + full_s + REPORT_S
     whole = max(0.0, seconds_left - reserve) / trial_s * slots
     possible = int(min(spec.budget.trials, whole))
@@ -202,7 +216,8 @@ def survey(
         UserError: If the baseline does not train, or with exit code 130 if it was stopped.
     """
     baseline = capacity.probe(study, profile, slots[0], stopped=stopped)
-    plan = make_plan(study.spec, baseline, len(slots), seconds_left, profile)
+    depends_on_length = bool(study.trainer.length_rules)
+    plan = make_plan(study.spec, baseline, len(slots), seconds_left, profile, depends_on_length)
     if study.spec.promote.automatic:
         config = with_paths(study.spec.base, hardware_overrides(study, profile.overrides()))
         counted = study.trainer.counts(config, baseline.facts) or {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from autotune.records import TrialStatus
+from autotune.run_directory import RunDirectory, read_lines
 from autotune.space import flatten
 from autotune.storage import StudyRecord, read_study
 from reports import audits, studies, tables
@@ -232,9 +233,11 @@ def _last_study(name: str, record: StudyRecord) -> Check:
 def _study_before(record: StudyRecord) -> StudyRecord | None:
     """Returns the study that was begun last before this one in the same folder, or None."""
     own = record.run.root
-    files = {path.parent: path.stat().st_mtime for path in own.parent.glob("*/spec.json")}
-    earlier = [root for root, began in files.items() if root.name != own.name and began < files.get(own, 0.0)]
-    return read_study(max(earlier, key=files.__getitem__)) if earlier else None
+    # By what happened first: reading each database for its date would take seconds where there are many.
+    events = {path.parent: read_lines(RunDirectory(path.parent).events) for path in own.parent.glob("*/spec.json")}
+    began = {root: float(lines[0]["time"]) for root, lines in events.items() if lines}
+    earlier = [root for root, time in began.items() if time < began.get(own, 0.0)]
+    return read_study(max(earlier, key=began.__getitem__)) if earlier else None
 
 
 CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {

@@ -84,9 +84,21 @@ def test_trials_that_are_stopped_early_make_room_for_more() -> None:
 def test_two_devices_share_the_work_but_not_the_full_run() -> None:
     study = spec(promote={"automatic": True})
     found = plan(study, slots=2)
-    # 8,000 tokens at 100 a second and five evaluations of 2 s.
-    assert (found.search_s, found.finals_s, found.full_s) == (100, 100, 90)
-    assert plan(study, slots=2, seconds_left=100 + 90 + REPORT_S + 30).trials == 3
+    # 8,000 tokens at 100 a second, five evaluations of 2 s, and 15 s for the export.
+    assert (found.search_s, found.finals_s, found.full_s) == (100, 100, 90 + 15)
+    assert plan(study, slots=2, seconds_left=100 + 105 + REPORT_S + 30).trials == 3
+
+
+def test_shorter_runs_before_the_full_run_are_planned_for() -> None:
+    """Three of a trial's length and three of the root of 8 times that, 2,828 tokens; each has five evaluations."""
+    machine: Any = Machine()
+
+    def full_s(tokens: int, **promote: Any) -> float:
+        study = spec(promote={"automatic": True, "tokens": tokens} | promote)
+        return make_plan(study, PROBE, 1, float("inf"), machine, depends_on_length=True).full_s
+
+    assert full_s(8_000) == pytest.approx(3 * (20 + 28.28 + 10) + 90 + 15)
+    assert full_s(4_000) == 50 + 15 and full_s(8_000, bracket=False) == 90 + 15
 
 
 def test_energy_is_power_times_time() -> None:
@@ -124,7 +136,7 @@ def test_in_words() -> None:
     found = replace(plan(spec(promote={"automatic": True}), power_w=36_000.0), max_pass_sequences=48)
     assert describe(found, spec(promote={"automatic": True})) == (
         "plan: up to 10 trials of 1,000 tokens (20 s each), 10 final runs, a full run of 8,000 tokens: "
-        "at most 8 min, 5.1 kWh, 6 MB of disk; 100 tokens/s; up to 48 sequences at a time"
+        "at most 9 min, 5.2 kWh, 6 MB of disk; 100 tokens/s; up to 48 sequences at a time"
     )
     assert describe(replace(plan(spec()), tokens_per_s=0.0), spec()) == (
         "plan: up to 10 trials of 1,000 tokens (20 s each), 10 final runs: at most 7 min, 6 MB of disk"

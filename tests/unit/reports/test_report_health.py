@@ -1,4 +1,3 @@
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +5,7 @@ import pytest
 import study_builder
 
 from autotune.records import TrialResult
-from autotune.run_directory import RunDirectory, write_json
+from autotune.run_directory import RunDirectory, append_line, write_json
 from autotune.storage import StudyRecord
 from reports import audits, health
 
@@ -141,7 +140,7 @@ def placed(folder: Path, name: str, began: float, tokens: int = 1000) -> StudyRe
     run = RunDirectory(folder / name)
     spec = study_builder.spec(name, budget={"tokens": tokens, "trials": 12})
     write_json(run.spec, spec.model_dump(mode="json"))
-    os.utime(run.spec, (began, began))
+    append_line(run.events, {"time": began, "kind": "plan", "message": "a plan"})
     return replace(study_builder.empty_study(), run=run, spec=spec)
 
 
