@@ -13,7 +13,7 @@ from autotune.records import UserError
 from autotune.run_directory import write_text
 from autotune.space import flatten
 from autotune.storage import StudyRecord
-from reports import tables
+from reports import attribution, tables
 from reports.cards import Card, Drawn, NothingToDrawError, draw_card
 from reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
 from reports.formats import duration, finite, label, plain, setting
@@ -26,7 +26,7 @@ LINES = (
 
 
 PROGRESS_SENTENCE = (
-    "The lowest loss of each search against the hours of training it had spent. The band is the default with its "
+    "The lowest loss of each search against the time of training it had spent. The band is the default with its "
     "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
 )
 
@@ -87,7 +87,7 @@ def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
     ordered = sorted(records, key=lambda record: record.created_at)
     page = render(
         "compare.html.j2", [_progress_card(ordered)], rows=rows, row_cells=[_row_cells(row) for row in rows],
-        names=[row.name for row in rows], differences=config_differences(ordered),
+        names=[row.name for row in rows], settings=settings_found(ordered), differences=config_differences(ordered),
         unknown_data=not data_hash(ordered[0]),
     )  # fmt: skip
     write_text(folder / "index.html", writable(page))
@@ -97,6 +97,28 @@ def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
 def _row_cells(row: StudyRow) -> list[str]:
     hours = duration(row.hours * 3600)
     return [row.name, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, str(row.trials), hours, row.energy]
+
+
+def settings_found(records: Sequence[StudyRecord]) -> list[list[str]]:
+    """Returns what any of the studies searches: path, then its default and what was found, a cell per study.
+
+    Args:
+        records: The studies.
+    """
+    paths = dict.fromkeys(path for record in records for path in record.spec.space)
+    return [[plain(path), *(_found(record, path) for record in records)] for path in paths]
+
+
+def _found(record: StudyRecord, path: str) -> str:
+    default = flatten(record.spec.base).get(path)
+    before = "–" if default is None else plain(setting(default))
+    if path not in record.spec.space:
+        return f"{before}, not searched"
+    best = attribution.best_settings(record)
+    if best is None:
+        return f"{before}, nothing found yet"
+    after = best.get(path, default)
+    return f"{before}, kept" if after == default else f"{before} → {plain(setting(after))}"
 
 
 def config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
@@ -153,22 +175,25 @@ def progress_figure(records: Sequence[StudyRecord]) -> tuple[go.Figure, pd.DataF
     Raises:
         NothingToDrawError: If no trial of any has finished.
     """
-    figure = base_figure("hours of training", "lowest loss so far (nats per token)")
-    parts = []
-    for place, record in enumerate(records):
+    lines = [progress(record) for record in records]
+    table = pd.concat(
+        [line.assign(study=plain(record.spec.name)) for line, record in zip(lines, records, strict=True)],
+        ignore_index=True,
+    )
+    if table.empty:
+        raise NothingToDrawError("no trial has finished")
+    unit, per_hour = ("hours", 1) if table["hours"].max() >= 1 else ("minutes", 60)
+    figure = base_figure(f"{unit} of training", "lowest loss so far (nats per token)")
+    for place, (record, line) in enumerate(zip(records, lines, strict=True)):
         colour, dash = LINES[place % len(LINES)] if place < len(LINES) else (GREY, "dot")
-        line = progress(record)
-        parts.append(line.assign(study=plain(record.spec.name)))
         figure.add_scatter(
-            x=line["hours"].to_numpy(), y=line["best"].to_numpy(), mode="lines+markers", name=label(record.spec.name),
+            x=(line["hours"] * per_hour).to_numpy(), y=line["best"].to_numpy(),
+            mode="lines+markers", name=label(record.spec.name),
             line={"color": colour, "dash": dash, "width": 2.5, "shape": "hv"},
-            hovertemplate="%{y:.4f} after %{x:.2f} h<extra></extra>",
+            hovertemplate="%{y:.4f} after %{x:.3g} " + unit + "<extra></extra>",
         )  # fmt: skip
         sigma, default = finite(record.verdict.sigma) if record.verdict else None, tables.baseline_loss(record)
         if sigma and default is not None:
             low, high = default - 2 * sigma, default + 2 * sigma
             figure.add_hrect(y0=low, y1=high, fillcolor=colour, opacity=0.15, line={"width": 0}, layer="below")
-    table = pd.concat(parts, ignore_index=True)
-    if table.empty:
-        raise NothingToDrawError("no trial has finished")
     return figure, table[["study", "hours", "best"]]

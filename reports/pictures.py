@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -47,6 +48,8 @@ def write_pictures(named: Mapping[str, go.Figure], folder: Path) -> str:
         return "PNG skipped: the Python package kaleido is not installed (pip install kaleido)"
     import kaleido
 
+    # It logs a traceback of each message from the browser that it cannot read, and goes on: nothing for our reader.
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".png-") as drawn:

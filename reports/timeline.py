@@ -186,7 +186,7 @@ def gains_figure(rows: Sequence[StudyRow]) -> go.Figure:
     Args:
         rows: Studies with a known gain, oldest first.
     """
-    figure = base_figure("gain: loss lowered by (% of the default's)", "", height=130 + 44 * len(rows))
+    figure = base_figure("gain (% of the loss)", "", height=130 + 44 * len(rows))
     places = _places(rows)
     for word in dict.fromkeys(row.verdict for row in rows):
         colour, symbol = WORD_STYLE.get(word, (VERMILLION, "x"))
@@ -223,7 +223,7 @@ def losses_figure(rows: Sequence[StudyRow]) -> go.Figure:
     Args:
         rows: Studies that can be compared and have a default's loss, oldest first.
     """
-    figure = base_figure("loss on fresh seeds (nats per token)", "", height=130 + 44 * len(rows))
+    figure = base_figure("loss (nats per token)", "", height=130 + 44 * len(rows))
     places = _places(rows)
     joined = [(row, place) for row, place in zip(rows, places, strict=True) if row.after is not None]
     figure.add_scatter(

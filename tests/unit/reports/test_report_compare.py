@@ -6,7 +6,7 @@ import study_builder
 
 from autotune.records import UserError
 from autotune.storage import StudyRecord
-from reports import compare
+from reports import attribution, compare
 
 
 def other(name: str = "second", **changes: object) -> StudyRecord:
@@ -125,3 +125,27 @@ def test_a_comparison_of_nothing_finished_is_still_a_page(tmp_path: Path) -> Non
     second = replace(first, spec=study_builder.spec("second"))
 
     assert "Not drawn: no trial has finished" in compare.write_compare([first, second], tmp_path).read_text()
+
+
+def test_settings_stand_side_by_side(night: StudyRecord) -> None:
+    """What one found, what it kept, and what the other did not search."""
+    narrow = other(space={"optim.muon_lr": {"low": 0.003, "high": 0.1}})
+    rows = {row[0]: row[1:] for row in compare.settings_found([night, narrow])}
+    best = attribution.best_settings(night)
+    assert best is not None and best["optim.muon_lr"] != 0.02
+    assert rows["optim.muon_lr"][0] == f"0.02 → {best['optim.muon_lr']:g}"
+    assert rows["model.dropout"][1].endswith(", not searched")
+    unfinished = study_builder.empty_study()
+    assert compare.settings_found([unfinished])[0][1].endswith(", nothing found yet")
+
+
+@pytest.mark.parametrize(("seconds", "unit"), [(100.0, "minutes"), (1000.0, "hours")])
+def test_short_studies_are_drawn_in_minutes(night: StudyRecord, seconds: float, unit: str) -> None:
+    trials = tuple(
+        trial if trial.result is None else replace(trial, result=replace(trial.result, seconds=seconds))
+        for trial in night.trials
+    )
+    figure, table = compare.progress_figure([replace(night, trials=trials), other()])
+    assert figure.layout.xaxis.title.text == f"{unit} of training"
+    first = table["hours"].iloc[0]
+    assert figure.data[0].x[0] == pytest.approx(first * (60 if unit == "minutes" else 1))
