@@ -17,7 +17,8 @@ from autotune.probes import Probe, Probing
 from autotune.queues import hardware_overrides, present
 from autotune.records import UserError
 from autotune.space import SearchSpace, Value, get_path, with_paths
-from autotune.spec import Study, StudySpec
+from autotune.spec import StudySpec
+from autotune.study_file import Study
 from autotune.worker import Done, Failed, Job, Progress, Slot, Worker, ready
 
 if TYPE_CHECKING:

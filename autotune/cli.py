@@ -42,7 +42,7 @@ from autotune.records import UserError
 if TYPE_CHECKING:
     from autotune.hardware import HardwareProfile
     from autotune.orchestrator import Options
-    from autotune.spec import Study
+    from autotune.study_file import Study
     from autotune.table import Table
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ from autotune.console import say
 from autotune.records import UserError
 
 if TYPE_CHECKING:
-    from autotune.spec import Study
+    from autotune.study_file import Study
 
 RUNS = Path("runs")
 
@@ -66,7 +66,7 @@ def load_study(
         trials: `--trials`, or None.
         seed: `--seed`, or None.
     """
-    from autotune.spec import load
+    from autotune.study_file import load
 
     every = list(changes or [])
     every += [f"budget.trials={trials}"] if trials is not None else []

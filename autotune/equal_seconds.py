@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.costs import CostModel, Counts
 from autotune.database import exclusive
-from autotune.spec import Study
+from autotune.study_file import Study
 
 if TYPE_CHECKING:
     import optuna

@@ -35,7 +35,6 @@ from autotune.records import RANGES, TrialRecord, UserError, Verdict, VerdictWor
 from autotune.run_directory import RunDirectory, free_bytes, read_json, write_json, write_text
 from autotune.samplers import build_sampler
 from autotune.search_end import SearchEnd
-from autotune.spec import Study
 from autotune.storage import (
     finals_name,
     long_name,
@@ -43,6 +42,7 @@ from autotune.storage import (
     open_study,
     read_study,
 )
+from autotune.study_file import Study
 from autotune.worker import Slot
 
 DONE, FAULT, NOTHING_FINISHED, PARKED = 0, 1, 4, 130

@@ -17,7 +17,8 @@ from autotune.probes import Probe
 from autotune.queues import hardware_overrides, present
 from autotune.ranges import SAMPLERS
 from autotune.space import Value, with_paths
-from autotune.spec import Study, StudySpec
+from autotune.spec import StudySpec
+from autotune.study_file import Study
 from autotune.worker import Slot
 
 TRAIN_TOKENS = "data.train_tokens"

@@ -20,7 +20,7 @@ from autotune.planner import done_by, duration
 from autotune.queues import Queue
 from autotune.records import TrialRecord, UserError
 from autotune.space import with_paths
-from autotune.spec import Study
+from autotune.study_file import Study
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from autotune.pruning import AUDITED_AT, STOPPED_AT
 from autotune.records import PRIOR, RANGES, EvalPoint, TrialRecord, TrialResult, TrialStatus, UserError
 from autotune.run_directory import RunDirectory, log_event, write_json
 from autotune.space import SearchSpace, flatten, with_paths
-from autotune.spec import Study
 from autotune.storage import BUDGET_TOKENS, CURVE, own_records, record_of, save_result
+from autotune.study_file import Study
 
 if TYPE_CHECKING:
     import optuna

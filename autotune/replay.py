@@ -21,7 +21,8 @@ from autotune.pruners import build_pruner
 from autotune.pruning import goes_on, rank_correlations
 from autotune.records import TrialStatus, UserError
 from autotune.samplers import build_sampler
-from autotune.spec import PrunerSpec, SamplerSpec, StudySpec, algorithm_faults
+from autotune.spec import PrunerSpec, SamplerSpec, StudySpec
+from autotune.study_file import algorithm_faults
 from autotune.table import Row, Table
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from autotune.pruning import AUDITED_AT, STOPPED_AT
 from autotune.records import PRIOR, RANGES, TrialRecord, TrialResult, TrialStatus, UserError, Verdict
 from autotune.run_directory import RunDirectory, now_iso, read_json, read_lines, write_json
 from autotune.space import flatten
-from autotune.spec import Study, StudySpec
+from autotune.spec import StudySpec
+from autotune.study_file import Study
 
 if TYPE_CHECKING:
     import optuna

@@ -24,8 +24,8 @@ from autotune.horizon import PROMOTION, Promotion
 from autotune.orchestrator import Options, Session
 from autotune.promote import choice
 from autotune.space import flatten, with_paths
-from autotune.spec import load
 from autotune.storage import StudyRecord, read_study
+from autotune.study_file import load
 
 FACTORS = [2.0 ** (step / 2) for step in range(-5, 2)]
 """Of the trial's learning rates: from a sixth to one and a half."""

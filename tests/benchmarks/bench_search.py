@@ -25,8 +25,8 @@ import torch
 
 from autotune.orchestrator import Options, Session
 from autotune.records import TrialRecord, TrialResult
-from autotune.spec import load
 from autotune.storage import StudyRecord, read_study
+from autotune.study_file import load
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -19,7 +19,7 @@ import torch
 
 from autotune.hardware import profile
 from autotune.orchestrator import Options, Session
-from autotune.spec import load
+from autotune.study_file import load
 from model.config import TrainConfig
 from model.train import train
 

@@ -10,7 +10,7 @@ from study_folder import StudyFolder
 from autotune.deadline import REPORT_S, Deadline
 from autotune.orchestrator import Options, Session
 from autotune.records import TrialStatus, VerdictWord
-from autotune.spec import load
+from autotune.study_file import load
 
 TRIAL_S = 0.4
 

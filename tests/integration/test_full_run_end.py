@@ -14,9 +14,9 @@ from autotune import early_end, early_warnings, listener
 from autotune.deadline import REPORT_S, Deadline
 from autotune.orchestrator import Options, Session
 from autotune.records import TrialStatus
-from autotune.spec import load
 from autotune.standing import describe, of
 from autotune.storage import read_study
+from autotune.study_file import load
 from reports.headline import full_run_lines
 from reports.health import health_checks
 from reports.page import write_report

@@ -12,7 +12,7 @@ from study_folder import StudyFolder, is_over
 from autotune import orchestrator
 from autotune.orchestrator import Options, Session
 from autotune.records import TrialRecord, TrialStatus, VerdictWord
-from autotune.spec import load
+from autotune.study_file import load
 from autotune.worker import Slot
 
 # Starts are stored in whole seconds: two that overlap for more than one more can be told from two in a row.

@@ -12,7 +12,7 @@ from autotune.deadline import REPORT_S, Deadline
 from autotune.finals import ATTRIBUTE
 from autotune.orchestrator import Options, Session
 from autotune.records import VerdictWord
-from autotune.spec import load
+from autotune.study_file import load
 
 # layers and heads change nothing in the fake trainer; its noise depends on seed and lr alone.
 SPACE: dict[str, Any] = {

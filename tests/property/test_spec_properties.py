@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotune.faults import StudyFileError, key_lines
-from autotune.spec import StudySpec, load
+from autotune.spec import StudySpec
+from autotune.study_file import load
 
 FAKE_TRAINER = str(Path(__file__).parents[1] / "integration")
 if FAKE_TRAINER not in sys.path:

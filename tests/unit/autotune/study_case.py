@@ -11,8 +11,8 @@ from autotune.database import open_storage
 from autotune.queues import Queue
 from autotune.records import EvalPoint, TrialResult, TrialStatus
 from autotune.run_directory import RunDirectory, write_json
-from autotune.spec import Study, load
 from autotune.storage import open_study
+from autotune.study_file import Study, load
 
 TEXT = """
 name = "night"

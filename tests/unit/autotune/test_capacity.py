@@ -15,7 +15,7 @@ from autotune.costs import Counts
 from autotune.hardware import HardwareProfile
 from autotune.records import UserError
 from autotune.space import SearchSpace
-from autotune.spec import Study, load
+from autotune.study_file import Study, load
 from autotune.worker import Slot
 
 

@@ -26,8 +26,9 @@ from autotune.planner import (
     text,
 )
 from autotune.probes import Probe
-from autotune.spec import StudySpec, load
+from autotune.spec import StudySpec
 from autotune.storage import read_study
+from autotune.study_file import load
 from autotune.worker import Slot
 
 PROBE = Probe(tokens_per_s=100.0, eval_s=2.0, evaluations=5, seconds=7.0, tokens=40, peak_bytes=3, facts={})

@@ -10,7 +10,8 @@ import pytest
 
 from autotune.faults import StudyFileError
 from autotune.space import get_path
-from autotune.spec import FinalsSpec, PrunerSpec, Study, StudySpec, load
+from autotune.spec import FinalsSpec, PrunerSpec, StudySpec
+from autotune.study_file import Study, load
 
 TEXT = """
 name = "night"

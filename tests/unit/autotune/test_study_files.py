@@ -12,7 +12,7 @@ import pytest
 
 from autotune.console import plain
 from autotune.faults import StudyFileError
-from autotune.spec import load
+from autotune.study_file import load
 
 HERE = Path(__file__).parent
 FILES = HERE / "study_files"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from autotune.faults import StudyFileError
 from autotune.records import UserError
-from autotune.spec import load
+from autotune.study_file import load
 from autotune.trainer import load_trainer
 
 
