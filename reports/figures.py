@@ -40,7 +40,8 @@ def base_figure(x_title: str, y_title: str, height: int = HEIGHT) -> go.Figure:
     figure = go.Figure(layout={"template": "none"})
     figure.update_layout(
         height=height,
-        margin={"l": 64, "r": 16, "t": 16, "b": 56},
+        # A legend or a label that asks for a wider margin makes plotly draw the figure twice: these hold most of them.
+        margin={"l": 68, "r": 16, "t": 48, "b": 56},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13},
@@ -147,6 +148,7 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame) -> go.Figure:
         )  # fmt: skip
     order = list(arms["arm_name"])
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
+    figure.update_layout(margin={"l": 96})
     return figure
 
 
@@ -207,6 +209,7 @@ def pruning_audit(audit: audits.PruningAudit) -> go.Figure:
         hovertemplate="%{text}: %{x:.4f} → %{y:.4f}<extra></extra>", marker={"color": BLUE, "size": 9},
     )  # fmt: skip
     figure.add_vline(x=float(table["rung_loss"].median()), line={"color": GREY, "dash": "dot"})
+    figure.update_layout(margin={"t": 20})
     return figure
 
 

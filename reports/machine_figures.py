@@ -43,7 +43,7 @@ def timeline(rows: pd.DataFrame) -> go.Figure:
             marker={"color": colour, "line": {"width": 0.5, "color": "white"},
                     "pattern": {"shape": PATTERNS.get(str(status), ""), "solidity": 0.3, "fillmode": "overlay"}},
         )  # fmt: skip
-    figure.update_layout(barmode="overlay")
+    figure.update_layout(barmode="overlay", margin={"l": 82, "b": 72})
     figure.update_xaxes(type="date")
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
@@ -106,7 +106,7 @@ def gpu_health(gpu: pd.DataFrame, speeds: pd.DataFrame) -> go.Figure:
             type="rect", xref="x", yref="paper", x0=_local(low), x1=_local(high), y0=0, y1=1, layer="below",
             fillcolor=VERMILLION, opacity=0.2, line={"width": 0},
         )  # fmt: skip
-    figure.update_layout(showlegend=False, margin={"t": 28, "b": 40})
+    figure.update_layout(showlegend=False, margin={"t": 28, "b": 72})
     return figure
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from autotune.queues import present
 from autotune.run_directory import write_text
@@ -26,6 +25,8 @@ from reports.formats import plain
 from reports.health import health_checks
 
 TEMPLATES = Path(__file__).parent / "templates"
+# The whole plotly.js takes a browser several times as long to read as its part for lines, marks and bars.
+PLOTLY = Path(__file__).parent / "vendor" / "plotly-basic.min.js"
 # Rows of the appendix; trials.csv has them all.
 MAX_APPENDIX_ROWS = 200
 MAX_EVENTS = 300
@@ -175,7 +176,7 @@ def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any)
         renewed_s: Seconds after which an open page loads itself anew; 0 for never.
         content: What the template needs besides.
     """
-    plotly, script = _asset("plotly"), _asset("page.js")
+    plotly, script = _asset(PLOTLY), _asset(TEMPLATES / "page.js")
     return (
         _environment()
         .get_template(template)
@@ -183,7 +184,7 @@ def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any)
             cards=cards,
             renewed_s=renewed_s,
             plot_json=plot_json,
-            style=Markup(_asset("page.css")),
+            style=Markup(_asset(TEMPLATES / "page.css")),
             plotly=Markup(plotly if any(card.plots for card in cards) else ""),
             script=Markup(script),
             script_hashes=" ".join(f"'sha256-{_digest(text)}'" for text in (plotly, script)),
@@ -205,9 +206,8 @@ def plot_json(figure: Any) -> Markup:
 
 
 @cache
-def _asset(name: str) -> str:
-    text = str(get_plotlyjs()) if name == "plotly" else (TEMPLATES / name).read_text(encoding="utf-8")
-    return text.replace("\r\n", "\n")
+def _asset(path: Path) -> str:
+    return path.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
 @cache

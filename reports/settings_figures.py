@@ -52,7 +52,7 @@ def setting_against_loss(
             text="▲ best is at the edge", xref="paper", yref="paper", x=0 if side == "low" else 1, y=1.08,
             xanchor="left" if side == "low" else "right", showarrow=False, font={"color": VERMILLION},
         )  # fmt: skip
-    figure.update_layout(margin={"l": 52, "r": 12, "t": 24, "b": 48})
+    figure.update_layout(margin={"l": 58, "r": 16, "t": 24, "b": 54})
     return figure
 
 
@@ -96,7 +96,7 @@ def pair(
     if best[1] is not None:
         figure.add_hline(y=_place(dimensions[1], best[1]), line={"color": GREEN, "dash": "dot", "width": 1.5})
     # The card's sentence says what the marks mean: three legends would take a third of each picture.
-    figure.update_layout(showlegend=False, margin={"l": 60, "r": 12, "t": 12, "b": 48})
+    figure.update_layout(showlegend=False, margin={"l": 68, "r": 12, "t": 12, "b": 54})
     return figure
 
 
@@ -149,6 +149,7 @@ def importance(shares: pd.DataFrame) -> go.Figure:
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_layout(margin={"t": 16})
     return figure
 
 

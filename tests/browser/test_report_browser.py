@@ -162,6 +162,26 @@ def test_the_words_come_before_plotly_is_read(visit: Visit, forty_report: Path) 
     assert visit.page.evaluate("typeof Plotly") == "object"
 
 
+def test_a_far_figure_is_reached_by_its_anchor_and_answers_the_mouse(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+    visit.page.evaluate("location.hash = 'speed'")
+    assert abs(visit.page.evaluate("document.getElementById('speed').getBoundingClientRect().top")) < 1
+
+    visit.page.locator("#speed .points path").first.hover(force=True)
+    expect(visit.page.locator("#speed .hoverlayer .hovertext").first).to_contain_text("tokens/s, loss")
+    assert visit.quiet(), visit
+
+
+def test_only_figures_with_long_labels_are_drawn_again_for_a_wider_margin(visit: Visit, forty_report: Path) -> None:
+    visit.open(forty_report)
+    widened = visit.page.evaluate(
+        """[...document.querySelectorAll('.plot')].filter(({ _fullLayout: { margin, _size } }) =>
+          ['l', 'r', 't', 'b'].some((side) => margin[side] !== _size[side])).map((plot) => plot.closest('.card').id)"""
+    )
+
+    assert set(widened) <= {"best-so-far", "which-change", "importance"}
+
+
 @pytest.mark.parametrize("width", [390, 768])
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Browser, width: int, forty_report: Path) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800})
