@@ -30,6 +30,17 @@ def found_in(record: StudyRecord) -> Attribution | None:
     return found
 
 
+def is_missing(record: StudyRecord) -> bool:
+    """Returns whether it is still to be found out which change gave what.
+
+    Args:
+        record: The study.
+    """
+    better = record.verdict is not None and record.verdict.word is VerdictWord.BETTER
+    wanted = record.spec.finals.attribute_seeds > 0 and not any(event.get("kind") == "best" for event in record.events)
+    return better and wanted and found_in(record) is None
+
+
 def why_none(record: StudyRecord) -> str:
     """Returns why it is not known which change gave what.
 

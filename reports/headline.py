@@ -14,7 +14,7 @@ from autotune.storage import StudyRecord
 from reports import attribution, tables
 from reports.formats import MISSING, count, duration, finite, local_time, number, percent, plain, signed
 
-RUNNING = "still running"
+RUNNING, PARKED, STOPPED = "still running", "parked", "not finished"
 # exp of more than this overflows a double.
 MAX_EXPONENT = 700.0
 
@@ -24,7 +24,7 @@ class Headline:
     """The verdict as a reader meets it.
 
     Args:
-        word: better / no clear gain / inconclusive / failed / still running.
+        word: better / no clear gain / inconclusive / failed / still running / parked / not finished.
         icon: A sign that tells the words apart without colour.
         sentence: One sentence in plain words.
         reason: What the finals said, or "".
@@ -109,16 +109,39 @@ def headline(record: StudyRecord) -> Headline:
 def _unfinished(record: StudyRecord) -> Headline:
     ended = sum(trial.status not in (TrialStatus.WAITING, TrialStatus.RUNNING) for trial in record.trials)
     planned = max(record.spec.budget.trials, len(record.trials))
-    parked = bool(record.events) and record.events[-1].get("kind") == "parked"
-    start = "Parked, nothing is lost" if parked else "No verdict yet"
-    sentence = f"{start}: {ended} of up to {count(planned, 'trial')} done"
+    sentence = f"No verdict yet: {ended} of up to {count(planned, 'trial')} done"
     if record.finals:
-        sentence += f", and {count(_ended_finals(record), 'final run')} of {record.spec.finals.runs} done"
-    return Headline(RUNNING, "…", sentence + ".", "The verdict comes after the finals, on seeds that chose nothing.")
+        planned = max(record.spec.finals.runs, sum(run.status is not TrialStatus.INTERRUPTED for run in record.finals))
+        sentence += f", and {_ended_finals(record)} of {count(planned, 'run')} on fresh seeds"
+    sentence += "."
+    reason = "The verdict comes after the finals, on random seeds that played no part in choosing the settings."
+    word = RUNNING if is_at_work(record) else PARKED if is_parked(record) else STOPPED
+    if word != RUNNING:
+        sentence += " Nothing is lost."
+    return Headline(word, "…", sentence, reason)
+
+
+def is_parked(record: StudyRecord) -> bool:
+    """Returns whether the last that happened to a study is that it was stopped.
+
+    Args:
+        record: The study.
+    """
+    return bool(record.events) and record.events[-1].get("kind") in ("parked", "stopped")
+
+
+def is_at_work(record: StudyRecord) -> bool:
+    """Returns whether a study works now; of one that several machines share, that is taken to be so until it is parked.
+
+    Args:
+        record: The study.
+    """
+    return not is_parked(record) and (bool(record.spec.storage) or record.run.running_pid() is not None)
 
 
 def _ended_finals(record: StudyRecord) -> int:
-    return sum(trial.result is not None for trial in record.finals)
+    """An interrupted run is not counted: it comes again."""
+    return sum(trial.result is not None and trial.status is not TrialStatus.INTERRUPTED for trial in record.finals)
 
 
 def _gain_words(verdict: Verdict, terms: str) -> str:

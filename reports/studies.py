@@ -25,7 +25,7 @@ class StudyRow:
     Args:
         name: The study.
         created: When it began, ISO 8601.
-        verdict: better / no clear gain / inconclusive / failed / still running.
+        verdict: The headline's word.
         before: The default's loss, nats per token, or None.
         after: The winner's loss on fresh seeds, nats per token, or None.
         gain_frac: (before - after) / before, or None.
@@ -92,7 +92,8 @@ def study_row(record: StudyRecord) -> StudyRow:
     gain = (verdict.gain, verdict.gain_low, verdict.gain_high) if verdict else (None, None, None)
     _, low, high = (finite(value) for value in gain)
     before, after = loss.before, loss.after
-    changed = [f"{item.path} {advice.change_words(item)}" for item in advice.changes(record) if item.changed]
+    changes = advice.changes(record)
+    changed = [f"{item.path} {advice.change_words(item)}" for item in changes if item.changed]
     return StudyRow(
         name=plain(record.spec.name),
         created=plain(record.created_at, 40),
@@ -109,7 +110,7 @@ def study_row(record: StudyRecord) -> StudyRow:
         trials=len(record.trials),
         hours=spent.busy_s / 3600,
         energy=spent.energy_text,
-        key_change=", ".join(changed) or "nothing changed",
+        key_change=", ".join(changed) or ("nothing changed" if changes else "–"),
     )
 
 

@@ -208,9 +208,17 @@ def attributed_study(**changes: Any) -> StudyRecord:
     )  # fmt: skip
 
 
+class HeldDirectory(RunDirectory):
+    """The run directory of a study that is at work."""
+
+    def running_pid(self) -> int:
+        """Returns the process that runs it."""
+        return 1234
+
+
 def empty_study() -> StudyRecord:
     """A study whose first trial has not begun."""
-    return StudyRecord(run=RunDirectory(Path("runs/night")), spec=spec(), trials=())
+    return StudyRecord(run=HeldDirectory(Path("runs/night")), spec=spec(), trials=())
 
 
 def running_study() -> StudyRecord:
@@ -218,7 +226,8 @@ def running_study() -> StudyRecord:
     trials = search_trials()
     running = TrialRecord(4, settings(0.1, 0.0, 8, 1), TrialStatus.RUNNING, values={250: 6.0, 500: 5.4})
     waiting = TrialRecord(5, settings(0.02, 0.0, 16, 4), TrialStatus.WAITING)
-    return study(trials=(*trials[:4], running, waiting), finals=(), verdict=None, gpu=())
+    held = HeldDirectory(Path("runs/night"))
+    return study(run=held, trials=(*trials[:4], running, waiting), finals=(), verdict=None, gpu=())
 
 
 def failed_study() -> StudyRecord:

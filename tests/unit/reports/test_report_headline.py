@@ -1,10 +1,13 @@
 import math
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import study_builder
 
+from autotune.records import TrialStatus
+from autotune.run_directory import RunDirectory
 from autotune.storage import StudyRecord
 from reports import advice, headline
 from reports.failures import failures
@@ -32,8 +35,36 @@ def test_verdict_word_icon_and_sentence(record: StudyRecord, word: str, icon: st
 def test_a_parked_study_says_so_and_how_to_go_on() -> None:
     record = replace(study_builder.running_study(), events=({"kind": "parked", "message": "parked"},))
 
-    assert headline.headline(record).sentence.startswith("Parked, nothing is lost: 4 of")
+    said = headline.headline(record)
+    assert (said.word, said.icon) == ("parked", "…")
+    assert said.sentence == "No verdict yet: 4 of up to 12 trials done. Nothing is lost."
     assert advice.next_step(record).command == "autotune run night"
+
+
+def test_a_study_that_no_process_runs_is_not_called_running() -> None:
+    record = replace(study_builder.running_study(), run=RunDirectory(Path("runs/night")))
+
+    assert headline.headline(record).word == "not finished"
+    assert advice.next_step(record).command == "autotune run night"
+    shared = replace(record, spec=study_builder.spec(storage="postgresql://u@h/db"))
+    assert headline.headline(shared).word == "still running"
+
+
+def test_an_interrupted_run_on_a_fresh_seed_is_not_called_done() -> None:
+    begun = study_builder.finals_trials()[:3]
+    again = replace(begun[2], status=TrialStatus.INTERRUPTED)
+    record = replace(study_builder.running_study(), finals=(*begun[:2], again))
+
+    assert "and 2 of " in headline.headline(record).sentence
+    assert dict(headline.cost_rows(headline.cost(record)))["Runs on fresh seeds"] == "2"
+
+
+def test_a_study_stopped_before_it_knows_which_change_gave_what_goes_on_with_that() -> None:
+    record = replace(study_builder.study(), events=({"kind": "parked", "message": "parked"},))
+
+    assert advice.next_step(record).command == "autotune run night"
+    done = replace(record, events=({"kind": "best", "message": ""}, *record.events))
+    assert advice.next_step(done).command == "autotune promote night"
 
 
 def test_the_headline_never_comes_from_the_lowest_loss(night: StudyRecord) -> None:
