@@ -119,8 +119,8 @@ class Noise:
         """Returns it in a sentence for a person."""
         return (
             f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
-            f"{self.pairs} pairs can prove a gain of {self.provable_gain:.4f} "
-            f"({self.provable_gain / self.baseline_loss:.2%}) or more"
+            f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
+            f"({100 * self.provable_gain / self.baseline_loss:.1f} %) or more"
         )
 
 
@@ -238,12 +238,10 @@ def _word(low: float | None, high: float | None, min_gain: float, pairs: int, lo
     if lost:
         return VerdictWord.INCONCLUSIVE, f"the winner failed on {lost} of its fresh seeds, so it cannot be relied on"
     if low > 0:
-        return VerdictWord.BETTER, f"better on fresh seeds: the 95 % interval of {pairs} pairs lies above zero"
+        return VerdictWord.BETTER, f"the gain's 95 % interval from {pairs} pairs of runs lies above zero"
     if high < min_gain:
-        return VerdictWord.NO_CLEAR_GAIN, "whatever gain there may be is smaller than what is worth having"
-    return VerdictWord.INCONCLUSIVE, (
-        f"{pairs} pairs cannot tell a useful gain from none; more seeds (finals.max_seeds) would"
-    )
+        return VerdictWord.NO_CLEAR_GAIN, "whatever gain there may be is smaller than one worth having"
+    return VerdictWord.INCONCLUSIVE, f"{pairs} pairs of runs cannot tell a useful gain from none"
 
 
 def _pairs(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> list[tuple[TrialRecord, TrialRecord]]:

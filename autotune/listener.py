@@ -117,7 +117,9 @@ class Listener:
             self.board.best = (loss, number) if best else self.board.best
             line += f"  loss {loss:.4f}{' (best so far)' if best else ''}"
         elif result.cause:
-            line += f": {result.cause}"
+            # A cause may begin with what it is the cause of: "diverged at 9,830 tokens".
+            said = result.cause.startswith(result.status)
+            line += result.cause.removeprefix(result.status) if said else f": {result.cause}"
         settings = " ".join(f"{path.rsplit('.', 1)[-1]}={_short(value)}" for path, value in assignment.params.items())
         log_event(self.run, "ended", line, seconds=result.seconds)
         line = f"{line}  [{result.seconds:.0f} s]  {settings}"

@@ -353,7 +353,7 @@ class Session:
 
     def _write_best_config(self, trial: TrialRecord, why: str, promotion: Promotion) -> None:
         path = write_best_config(self.run, read_study(self.run.root), trial, why, promotion)
-        self.listener.note("best", f"{path}: trial {trial.number}, {why}")
+        self.listener.note("best", f"{path}: trial {trial.number} ({why})")
 
     def _promotion(
         self, loop: EventLoop, tokens: int, number: int | None, as_is: bool, has_time: Callable[[float], bool]

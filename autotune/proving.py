@@ -5,6 +5,7 @@ Each step looks at what is stored and trains what is missing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,12 @@ from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.spec import StudySpec
 from autotune.storage import read_study
 
+# What the runs of a stage are for, as the console says it.
+PURPOSES = {
+    finals.SELECT: "to choose the winner",
+    finals.PROVE: "to prove its gain",
+    finals.ATTRIBUTE: "to find out which change gave what",
+}
 # Of the time there is, what the baseline's seeds before the search may take.
 NOISE_FRAC = 0.1
 
@@ -69,7 +76,8 @@ class Proving:
             return
         count = self._noise_seeds()
         if count:
-            self._train(finals.noise_runs(baseline, spec, self.spec.seed, count), awaits_peers=False)
+            runs = finals.noise_runs(baseline, spec, self.spec.seed, count)
+            self._train(runs, "of the default, to see what chance does to the loss", awaits_peers=False)
         noise = finals.measure_noise(baseline.number, self.queue.records(), spec)
         if noise is not None and "noise" not in self.optuna_study.user_attrs:
             self.optuna_study.set_user_attr("noise", noise.to_json())
@@ -87,7 +95,9 @@ class Proving:
         baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
         best = finals.ranked(trials)
         if not best:
-            return Verdict(VerdictWord.FAILED, f"none of {len(trials)} trials finished")
+            ends = Counter(str(trial.status) for trial in trials).most_common()
+            counts = ", ".join(f"{count} {status}" for status, count in ends)
+            return Verdict(VerdictWord.FAILED, f"none of {len(trials)} trials finished ({counts})")
         if baseline is None or baseline.loss is None:
             cause = "is missing" if baseline is None else f"ended as {baseline.status}"
             reason = f"the baseline {cause}, so there is nothing to compare the best trial with"
@@ -142,7 +152,7 @@ class Proving:
     def _has_time(self, training_s: float) -> bool:
         return self.loop.deadline.has_time(self.later_s)(training_s)
 
-    def _train(self, runs: Sequence[finals.FinalRun], awaits_peers: bool = True) -> None:
+    def _train(self, runs: Sequence[finals.FinalRun], purpose: str = "", awaits_peers: bool = True) -> None:
         if self.loop.stop.level or not runs:
             return
         with exclusive(self.queue.storage, self.spec.name):
@@ -150,5 +160,6 @@ class Proving:
                 self.queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
         waiting = sum(record.status is TrialStatus.WAITING for record in self.queue.records())
         if waiting:
-            self.loop.listener.note("finals", f"{waiting} runs on fresh seeds ({runs[0].stage})")
+            noun = "run" if waiting == 1 else "runs"
+            self.loop.listener.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
         self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)

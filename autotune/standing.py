@@ -22,7 +22,9 @@ def of(record: StudyRecord) -> dict[str, Any]:
     """
     counts = Counter(str(trial.status) for trial in record.trials)
     best = next(iter(ranked(record.trials)), None)
-    finished_finals = sum(run.status is TrialStatus.FINISHED for run in record.finals)
+    # An interrupted run comes again as another.
+    finals = [run for run in record.finals if run.status is not TrialStatus.INTERRUPTED]
+    verdict = record.verdict
     return {
         "study": record.spec.name,
         "running_pid": record.run.running_pid(),
@@ -30,9 +32,12 @@ def of(record: StudyRecord) -> dict[str, Any]:
         "trials": dict(counts),
         "best_trial": best.number if best else None,
         "best_loss": best.loss if best else None,
-        "finals_finished": finished_finals,
-        "finals": len(record.finals),
-        "verdict": str(record.verdict.word) if record.verdict else None,
+        "finals_finished": sum(run.status is TrialStatus.FINISHED for run in finals),
+        "finals": len(finals),
+        "verdict": str(verdict.word) if verdict else None,
+        "gain": verdict.gain if verdict else None,
+        "gain_low": verdict.gain_low if verdict else None,
+        "gain_high": verdict.gain_high if verdict else None,
         "full_run": record.attributes.get("full", {}).get("status"),
         "full_run_tokens": record.attributes.get("full", {}).get("tokens"),
         "full_run_seen_tokens": record.attributes.get("full", {}).get("tokens_seen"),
@@ -55,9 +60,9 @@ def describe(stands: dict[str, Any]) -> str:
     if stands["best_trial"] is not None:
         lines.append(f"best so far (one seed): trial {stands['best_trial']}, loss {stands['best_loss']:.4f}")
     if stands["finals"]:
-        lines.append(f"finals: {stands['finals_finished']} of {stands['finals']} runs finished")
+        lines.append(f"runs on fresh seeds: {stands['finals_finished']} of {stands['finals']} finished")
     if stands["verdict"]:
-        lines.append(f"verdict: {stands['verdict']}")
+        lines.append(f"verdict: {stands['verdict']}{_gain(stands)}")
     if stands["full_run_tokens"]:
         lines.append(_full_run(stands))
     if stands["last_event"]:
@@ -72,15 +77,25 @@ def _next(record: StudyRecord) -> str:
         return f"{record.run.command('watch')} shows its page, {record.run.command('stop')} parks it"
     if record.attributes.get("full", {}).get("status") not in (None, TrialStatus.FINISHED, TrialStatus.DIVERGED):
         return f"{record.run.command('promote')} goes on with the full run"
-    if record.verdict is None:
+    was_parked = bool(record.events) and record.events[-1].get("kind") == "parked"
+    if record.verdict is None or (was_parked and not any(event.get("kind") == "best" for event in record.events)):
         return f"{record.run.command('run')} goes on with it"
-    return f"read {record.run.report / 'index.html'}"
+    return f"read {record.run.report / 'index.html'}, which says what comes next"
+
+
+def _gain(stands: Mapping[str, Any]) -> str:
+    """Returns the gain of a verdict with its interval, as the report writes them, or "" if it was not measured."""
+    numbers = [stands[name] for name in ("gain", "gain_low", "gain_high")]
+    if None in numbers:
+        return ""
+    gain, low, high = (f"{value:+.4f}".replace("-", "\N{MINUS SIGN}") for value in numbers)
+    return f", gain in loss {gain} (95 % interval {low} to {high})"
 
 
 def _full_run(stands: Mapping[str, Any]) -> str:
     """Returns how far the full run is, and when it ends if it is under way."""
     seen, tokens, status = stands["full_run_seen_tokens"], stands["full_run_tokens"], stands["full_run"]
-    line = f"full run: {seen / tokens:.0%} of {tokens:,} tokens"
+    line = f"full run: {100 * seen / tokens:.0f} % of {tokens:,} tokens"
     if status != TrialStatus.RUNNING:
         return f"{line}, {status}"
     if (end := stands["full_run_end_tokens"]) is not None:

@@ -128,13 +128,25 @@ def next_step(record: StudyRecord) -> NextStep:
     if isinstance(record.attributes.get("full"), Mapping):
         return _after_full_run(record, record.attributes["full"])
     if verdict.word is VerdictWord.FAILED:
-        return NextStep("Check the machine and the study file, then see below what failed.", "autotune doctor")
+        return _after_failure(record)
     if verdict.word is VerdictWord.INCONCLUSIVE:
         return _more_seeds(record, verdict)
     sentence = "Train the full model with the settings found."
     if verdict.word is VerdictWord.NO_CLEAR_GAIN:
         sentence = "Keep the default settings and train the full model with them."
     return NextStep(sentence, record.run.command("promote"), _full_run_words(record, full_run_tokens(record)))
+
+
+def _after_failure(record: StudyRecord) -> NextStep:
+    """A machine that is at fault shows in crashes; where all that ended diverged, the settings are."""
+    ended = {trial.status for trial in record.trials if trial.result is not None}
+    if ended == {TrialStatus.DIVERGED}:
+        sentence = (
+            "The steps of the training were too big: lower the learning rates in the study file, those of [base] and "
+            "those of [space], and run it under a new name. This shows what they are."
+        )
+        return NextStep(sentence, record.run.command("plan"))
+    return NextStep("Check the machine and the study file, then read in the report what failed.", "autotune doctor")
 
 
 def _after_full_run(record: StudyRecord, full: Mapping[str, Any]) -> NextStep:
@@ -144,7 +156,7 @@ def _after_full_run(record: StudyRecord, full: Mapping[str, Any]) -> NextStep:
     if full.get("status") not in ("finished", None):
         return NextStep("The full run has not finished; this goes on with it.", record.run.command("promote"))
     more = int(2 * (seen or full_run_tokens(record)))
-    sentence = "The full run is done. To go further, train on twice as many tokens."
+    sentence = "To go further, train on twice as many tokens."
     command = record.run.command("promote", "--tokens", str(more))
     return NextStep(sentence, command, _full_run_words(record, more))
 
@@ -167,7 +179,9 @@ def _full_run_words(record: StudyRecord, amount: int) -> str:
 
 def _more_seeds(record: StudyRecord, verdict: Verdict) -> NextStep:
     if finite(verdict.gain) is None:
-        return NextStep("The finals measured nothing; see below what failed, and check the machine.", "autotune doctor")
+        return NextStep(
+            "The finals measured nothing; read in the report what failed, and check the machine.", "autotune doctor"
+        )
     wanted = seeds_needed(verdict)
     if wanted is None or wanted > MAX_SEEDS:
         return _longer_trials(record)

@@ -59,6 +59,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
+def as_sentence(words: str) -> str:
+    """Returns words with a capital letter first and a full stop at the end."""
+    return f"{words[:1].upper()}{words[1:].removesuffix('.')}."
+
+
 def signed(value: float, digits: int = 4) -> str:
     """Returns a number with its sign, a real minus sign for a negative one."""
     return f"{value:+,.{digits}f}".replace("-", "−")

@@ -27,7 +27,7 @@ class Headline:
         word: better / no clear gain / inconclusive / failed / still running / parked / not finished.
         icon: A sign that tells the words apart without colour.
         sentence: One sentence in plain words.
-        reason: What the finals said, or "".
+        reason: What the finals said, or "" where the sentence or "How sure" says it.
     """
 
     word: str
@@ -96,9 +96,9 @@ def headline(record: StudyRecord) -> Headline:
         return _unfinished(record)
     reason, terms = plain(verdict.reason), TERMS[record.spec.objective]
     if verdict.word is VerdictWord.FAILED:
-        return Headline("failed", "✕", "Nothing could be compared: no settings could be tested to the end.", reason)
+        return Headline("failed", "✕", f"Nothing could be compared: {reason}.")
     if verdict.word is VerdictWord.BETTER:
-        return Headline("better", "✓", f"Better settings were found: {_gain_words(verdict, terms)}.", reason)
+        return Headline("better", "✓", f"Better settings were found: {_gain_words(verdict, terms)}.")
     if verdict.word is VerdictWord.NO_CLEAR_GAIN:
         sentence = f"The default settings are about as good as anything tried{terms}."
         return Headline("no clear gain", "=", sentence, reason)
@@ -253,7 +253,8 @@ def _provable(record: StudyRecord) -> list[str]:
     gain, pairs = finite(noise.get("provable_gain")), noise.get("pairs")
     if gain is None or not pairs:
         return []
-    return [f"With this noise, {count(pairs, 'pair')} of runs can prove a gain of {number(gain)} or more."]
+    most = f"{count(pairs, 'pair')} of runs, the most that this study trains,"
+    return [f"With this noise, {most} can prove a gain of {number(gain)} or more."]
 
 
 def _interval_words(low: float, high: float) -> str:
@@ -333,7 +334,9 @@ def full_run_lines(record: StudyRecord) -> list[str]:
     if loss is not None:
         lines.append(f"Its loss is {number(loss)}, its accuracy {percent(accuracy)}.")
     if full.get("weights"):
-        lines.append(f"Its weights are in {plain(full['weights'])}.")
+        # A trainer whose model wrote a sample can write more.
+        writes = f"; `{record.run.command('generate')}` lets it write" if full.get("sample") else ""
+        lines.append(f"Its weights are in {plain(full['weights'])}{writes}.")
     return lines
 
 

@@ -21,7 +21,7 @@ from autotune.storage import StudyRecord
 from reports import advice, attribution, headline, pictures, tables, twins
 from reports.cards import Card, cells, draw_cards
 from reports.failures import failures
-from reports.formats import plain
+from reports.formats import as_sentence, plain
 from reports.health import health_checks
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -80,7 +80,7 @@ def writable(text: str) -> str:
 
 
 def summary_lines(record: StudyRecord) -> list[str]:
-    """Returns the console's last lines: verdict, before and after, how sure, next command.
+    """Returns the console's last lines: verdict, before and after, how sure, what to do next.
 
     Args:
         record: The study.
@@ -93,6 +93,7 @@ def summary_lines(record: StudyRecord) -> list[str]:
     lines.append(" ".join(headline.how_sure(record)[:2]))
     lines += [left] if (left := attribution.left_line(record)) else []
     lines += headline.full_run_lines(record)[:2]
+    lines.append(step.sentence)
     lines.append(f"next: {step.command}" + (f" ({step.expected})" if step.expected else ""))
     return [plain(line) for line in lines]
 
@@ -217,7 +218,9 @@ def _digest(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    made.filters["as_sentence"] = as_sentence
+    return made

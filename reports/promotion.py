@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from autotune.horizon import PROMOTION, Promotion
 from autotune.storage import StudyRecord
 from reports.figures import BLUE, ORANGE, base_figure
-from reports.formats import number, plain, tokens
+from reports.formats import as_sentence, number, plain, tokens
 
 TITLE = "Settings for the long run"
 
@@ -51,7 +51,7 @@ def sentences(found: Promotion) -> list[str]:
     if scaling is None:
         why = f" ({found.note})" if found.note else ""
         said = [f"The long run takes the settings of trial {found.trial} as they are{why}."]
-        return said + ([_sentence(found.repeats)] if found.repeats else [])
+        return said + ([as_sentence(found.repeats)] if found.repeats else [])
     said = [
         f"The best learning rate falls the longer a model trains. For a run {grown} times as long as a trial, those of "
         f"trial {found.trial} are multiplied by {number(scaling.factor, 2)} (95 % interval {number(scaling.low, 2)} to "
@@ -68,12 +68,8 @@ def sentences(found: Promotion) -> list[str]:
         said.append(f"That is the published rule alone{note}; it may be off by what the interval says.")
     words = [f"{plain(each.path)} {each.before:.4g} → {each.after:.4g} ({each.why})" for each in found.changes]
     said += [f"So: {'; '.join(words)}."] if words else []
-    said += [_sentence(found.repeats)] if found.repeats else []
+    said += [as_sentence(found.repeats)] if found.repeats else []
     return said
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."
 
 
 def learning_rates(found: Promotion) -> go.Figure:

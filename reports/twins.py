@@ -16,7 +16,7 @@ from autotune.storage import StudyRecord
 from reports import advice, attribution, headline, promotion, tables
 from reports.cards import cells
 from reports.failures import failures
-from reports.formats import markdown, plain
+from reports.formats import as_sentence, markdown, plain
 from reports.front import front_table, front_words
 from reports.health import health_checks
 
@@ -146,7 +146,8 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
     """
     said, step = headline.headline(record), advice.next_step(record)
     lines = [f"# {markdown(record.spec.title or record.spec.name)}", ""]
-    lines += [f"**{said.icon} {said.word}**: {markdown(said.sentence)}", "", markdown(said.reason), ""]
+    lines += [f"**{said.icon} {said.word}**: {markdown(said.sentence)}", ""]
+    lines += [markdown(as_sentence(said.reason)), ""] if said.reason else []
     rows = [(row.name, row.before_text, row.after_text, row.change) for row in headline.before_after(record)]
     lines += _table(("", "default", "best", "change"), rows)
     lines += ["## How sure", "", *(f"- {markdown(line)}" for line in headline.how_sure(record)), ""]

@@ -126,6 +126,18 @@ def test_a_display_gets_the_board_and_only_lines_worth_keeping(tmp_path: Path) -
     assert display.shown == 1 and display.closed == 1
 
 
+def test_a_cause_that_begins_with_the_status_is_said_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    queue, assignment = _one_of_three(tmp_path)
+    listener = Listener(queue.run, said.append)
+    for cause in ("diverged at 30 tokens: loss 9 after 2", "no more"):
+        listener.ended(queue, assignment, result(TrialStatus.DIVERGED, cause=cause))
+    assert [line.partition("  [")[0] for line in said] == [
+        "\u2197 trial 0 diverged at 30 tokens: loss 9 after 2",
+        "\u2197 trial 0 diverged: no more",
+    ]
+
+
 def test_a_study_that_goes_on_counts_what_was_done_before(tmp_path: Path) -> None:
     queue, assignment = _one_of_three(tmp_path)
     queue.tell(assignment.trial, result(loss=2.0), assignment.folder)

@@ -66,7 +66,7 @@ def test_noise_by_hand() -> None:
     assert noise == Noise(pytest.approx(0.1), 3, pytest.approx(3.1), 4, pytest.approx(0.29422, abs=1e-5))
     assert noise.describe() == (
         "noise: between 3 seeds the default's loss has a standard deviation of 0.1000; "
-        "4 pairs can prove a gain of 0.2942 (9.49%) or more"
+        "4 pairs of runs, the most that may be trained, can prove a gain of 0.2942 (9.5 %) or more"
     )
     assert measure_noise(0, runs[:1], FinalsSpec()) is None
 

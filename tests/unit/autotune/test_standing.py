@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from study_case import make_queue, make_study, result
 
 from autotune import standing
-from autotune.records import TrialResult, TrialStatus, Verdict, VerdictWord
+from autotune.records import TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.run_directory import log_event
 from autotune.storage import read_study
 
@@ -28,7 +29,33 @@ def test_with_its_verdict(tmp_path: Path) -> None:
     queue = make_queue(tmp_path / "elsewhere", make_study(tmp_path))
     queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.FAILED, "nothing finished").to_json())
     *_, verdict, after = standing.describe(standing.of(read_study(queue.run.root))).splitlines()
-    assert (verdict, after) == ("verdict: failed", f"next: read {queue.run.root}/report/index.html")
+    page = queue.run.root / "report" / "index.html"
+    assert (verdict, after) == ("verdict: failed", f"next: read {page}, which says what comes next")
+
+
+def test_a_verdict_comes_with_its_gain_as_the_report_writes_it(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    verdict = Verdict(VerdictWord.INCONCLUSIVE, "", gain=0.0105, gain_low=-0.0139, gain_high=0.03479)
+    queue.optuna_study.set_user_attr("verdict", verdict.to_json())
+    stands = standing.of(read_study(queue.run.root))
+    assert "verdict: inconclusive, gain in loss +0.0105 (95 % interval \N{MINUS SIGN}0.0139 to +0.0348)" in (
+        standing.describe(stands).splitlines()
+    )
+    assert stands["gain_low"] == -0.0139
+
+
+def test_a_study_parked_after_its_verdict_goes_on_where_it_was(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.BETTER, "").to_json())
+    log_event(queue.run, "parked", "parked")
+    assert standing.of(read_study(queue.run.root))["next"] == "autotune run night goes on with it"
+
+
+def test_an_interrupted_run_on_a_fresh_seed_is_not_counted(tmp_path: Path) -> None:
+    record = read_study(make_queue(tmp_path, make_study(tmp_path)).run.root)
+    runs = (TrialRecord(0, {}, TrialStatus.FINISHED), TrialRecord(1, {}, TrialStatus.INTERRUPTED))
+    stands = standing.of(replace(record, finals=runs))
+    assert "runs on fresh seeds: 1 of 1 finished" in standing.describe(stands).splitlines()
 
 
 def test_in_the_middle(tmp_path: Path) -> None:
@@ -55,7 +82,7 @@ def test_in_the_middle(tmp_path: Path) -> None:
         f"night: running as PID {stands['running_pid']}",
         "trials of 3: 2 finished, 1 crashed",
         "best so far (one seed): trial 1, loss 2.2500",
-        f"full run: 25% of 8,000 tokens, ends at 5,000, done about {datetime.fromtimestamp(full['done_at']):%H:%M}",
+        f"full run: 25 % of 8,000 tokens, ends at 5,000, done about {datetime.fromtimestamp(full['done_at']):%H:%M}",
         "last: trial 2 crashed",
         "next: autotune watch night shows its page, autotune stop night parks it",
     ]
@@ -67,17 +94,17 @@ def test_in_the_middle(tmp_path: Path) -> None:
     [
         (
             {"status": "running", "tokens": 8_000, "tokens_seen": 2_000, "done_at": 1.0},
-            "full run: 25% of 8,000 tokens, not running",
+            "full run: 25 % of 8,000 tokens, not running",
             "autotune promote night goes on with the full run",
         ),
         (
             {"status": "finished", "tokens": 8_000, "tokens_seen": 5_000, "end_tokens": 5_000},
-            "full run: 62% of 8,000 tokens, finished",
+            "full run: 62 % of 8,000 tokens, finished",
             "autotune run night goes on with it",
         ),
         (
             {"status": "waiting", "tokens": 8_000, "tokens_seen": 0},
-            "full run: 0% of 8,000 tokens, waiting",
+            "full run: 0 % of 8,000 tokens, waiting",
             "autotune promote night goes on with the full run",
         ),
     ],

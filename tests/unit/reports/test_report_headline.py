@@ -116,7 +116,7 @@ def test_how_sure_names_seeds_interval_and_noise(night: StudyRecord) -> None:
 
 def test_how_sure_tells_what_could_be_proved_at_all(night: StudyRecord) -> None:
     noise = {"sigma": 0.01, "seeds": 4, "baseline_loss": 5.0, "pairs": 16, "provable_gain": 0.0123}
-    said = "With this noise, 16 pairs of runs can prove a gain of 0.0123 or more."
+    said = "With this noise, 16 pairs of runs, the most that this study trains, can prove a gain of 0.0123 or more."
 
     assert said in headline.how_sure(replace(night, attributes={**night.attributes, "noise": noise}))
     assert said not in headline.how_sure(night)
@@ -241,7 +241,12 @@ def test_a_full_run_in_progress_says_how_far_it_is(night: StudyRecord) -> None:
 
 
 def test_next_after_failure_and_while_running() -> None:
-    assert advice.next_step(study_builder.failed_study()).command == "autotune doctor"
+    failed = study_builder.failed_study()
+    assert headline.headline(failed).sentence == "Nothing could be compared: no trial finished."
+    assert advice.next_step(failed).command == "autotune doctor"
+    trials = tuple(trial for trial in failed.trials if trial.status is TrialStatus.DIVERGED)
+    step = advice.next_step(replace(failed, trials=trials))
+    assert step.command == "autotune plan night" and "lower the learning rates" in step.sentence
     assert advice.next_step(study_builder.running_study()).command == "autotune status night"
 
 
@@ -296,6 +301,7 @@ def test_summary_lines_for_the_console(night: StudyRecord) -> None:
     assert lines[0].startswith("✓ better: Better settings were found")
     assert lines[1].startswith("loss 5.020 → 4.640; perplexity 151.4 → 103.5; accuracy 20.0 % → 21.5 %")
     assert "95 % interval +0.3552 to +0.4048" in lines[2]
+    assert lines[-2] == "Train the full model with the settings found."
     assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
     assert summary_lines(study_builder.empty_study())[-1] == "next: autotune status night"
 
