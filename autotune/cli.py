@@ -32,6 +32,7 @@ from autotune.cli_options import (
     default_study,
     known_studies,
     load_study,
+    require_begun,
     run_directory,
 )
 from autotune.cli_studies import finish_report, refresh_report
@@ -76,7 +77,7 @@ def profile(
     emulate: EmulateOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Measures this machine: speed by data type, bandwidth, memory, limits."""
+    """Measures this machine: its speed, memory and limits."""
     taken = measured_hardware(device, emulate)
     found = taken.to_json() | ({"largest_micro_batch": largest_micro_batch(study, taken)} if study else {})
     if as_json:
@@ -137,7 +138,7 @@ def plan(
     out: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Profiles a few steps and says what a study will take; nothing is kept."""
+    """Says what a study will take, after a few steps; keeps nothing."""
     from autotune import orchestrator, planner
     from autotune.run_directory import free_bytes
     from autotune.space import flatten
@@ -176,7 +177,7 @@ def run(
     study: Annotated[
         str,
         typer.Argument(
-            metavar="[STUDY]",
+            metavar="STUDY",
             help="A study file or name; picked by the machine if not given.",
             autocompletion=known_studies,
         ),
@@ -225,7 +226,7 @@ def record(
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
 ) -> None:
-    """Trains many settings to the end and keeps their curves as a table to replay; resumable."""
+    """Trains many settings to the end, for a table to replay; resumable."""
     from autotune import table
     from autotune.orchestrator import PARKED, Session
     from autotune.storage import read_study
@@ -326,12 +327,18 @@ def promote(
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
 ) -> None:
-    """Trains a study's winner for longer, resumable, to weights and a sample; learning rates fitted to the length."""
+    """Trains a study's winner for longer, to weights and a sample.
+
+    Killed, it goes on; learning rates are fitted to the length.
+    """
     from autotune import planner
     from autotune.notify import check_webhook
     from autotune.orchestrator import Session
 
     check_webhook(webhook)
+    # A study that several machines share may have been begun on another of them.
+    if not (Path(study).is_file() and load_study(study, out, None).spec.storage):
+        require_begun(run_directory(study, out))
     loaded = load_study(study, out, None)
     # The hours of the study file are the night's; a full run has its own.
     session = Session(loaded, make_options(None, out, device, emulate, hours, until))

@@ -79,7 +79,7 @@ def evaluate(
     out: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Measures a trained model on a text of yours, or on the training's held-out text."""
+    """Measures a trained model on your text, or the held-out one."""
     path, who = find_model(model, out, trainer)
     if who.evaluator is None:
         raise UserError(f'trainer = "{who.name}" measures no model: put a function evaluate_weights beside it')
@@ -90,7 +90,8 @@ def evaluate(
         return
     width = max(map(len, found), default=0)
     for name, value in found.items():
-        say(f"{name.replace('_', ' '):{width}}  {in_words(value)}")
+        share = name == "accuracy" and isinstance(value, float)
+        say(f"{name.replace('_', ' '):{width}}  {f'{100 * value:.1f} %' if share else in_words(value)}")
 
 
 def in_words(value: Any) -> str:

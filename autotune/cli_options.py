@@ -39,7 +39,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.')]
 HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
 UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
-TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.")]
+TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.", min=1)]
 OnFinishOption = Annotated[
     str,
     typer.Option(
@@ -87,13 +87,29 @@ def default_study() -> str:
 
 
 def run_directory(name: str, out: Path) -> Path:
-    """Returns the run directory of a study named by its name, its directory or its file."""
+    """Returns the run directory, there or not, of a study named by its name, its directory or its file."""
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
         return out / str(load_study(name, out, None).spec.name)
     if (path / "spec.json").is_file():
         return path
     return out / name
+
+
+def require_begun(root: Path) -> None:
+    """Ends with the names of the studies that there are, if there is none in a run directory.
+
+    Args:
+        root: The run directory.
+
+    Raises:
+        UserError: If there is none.
+    """
+    from autotune.run_directory import RunDirectory
+    from autotune.storage import read_study
+
+    if not RunDirectory(root).spec.is_file():
+        read_study(root)
 
 
 def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Any:

@@ -11,7 +11,15 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli_options import RUNS, JsonOption, RunsOption, StudyArgument, known_studies, run_directory
+from autotune.cli_options import (
+    RUNS,
+    JsonOption,
+    RunsOption,
+    StudyArgument,
+    known_studies,
+    require_begun,
+    run_directory,
+)
 from autotune.console import say
 from autotune.records import UserError
 
@@ -44,6 +52,7 @@ def stop(
     from autotune.run_directory import RunDirectory
 
     run_dir = RunDirectory(run_directory(study, out))
+    require_begun(run_dir.root)
     pid = run_dir.running_pid()
     if pid is None:
         raise UserError(f"{run_dir.root.name} is not running; {run_dir.command('status')} says how it stands", 2)
@@ -55,7 +64,10 @@ def stop(
 
 @app.command()
 def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
-    """Writes the report of a study from its stored records, and its figures as PNG where a browser is there."""
+    """Writes a study's report again, from its stored records.
+
+    Where a browser is there, its figures become PNG files too.
+    """
     from autotune.storage import read_study
     from reports.page import add_pictures
 
@@ -70,7 +82,10 @@ def watch(
     out: RunsOption = RUNS,
     port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8642,
 ) -> None:
-    """Serves a study's page to this machine's browser, anew while the study works; Ctrl-C ends the watching only."""
+    """Serves a study's page to this machine's browser.
+
+    The page is drawn anew while the study works. Ctrl-C ends the watching only.
+    """
     from autotune.storage import read_study
     from autotune.watch import PageServer
     from reports.page import study_page
@@ -89,7 +104,7 @@ def watch(
 def compare(
     studies: Annotated[
         list[str],
-        typer.Argument(metavar="STUDY STUDY...", help="Two studies or more.", autocompletion=known_studies),
+        typer.Argument(metavar="STUDY", help="Two studies or more.", autocompletion=known_studies),
     ],
     out: RunsOption = RUNS,
     folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
@@ -97,13 +112,14 @@ def compare(
     """Puts studies side by side."""
     from autotune.storage import read_study
     from reports.compare import compare_table, write_compare
+    from reports.formats import count, duration
 
     if len(studies) < 2:
         raise UserError("name two studies or more to compare")
     records = [read_study(run_directory(study, out)) for study in studies]
     path = write_compare(records, folder)
     for row in compare_table(records):
-        say(f"{row.name}: {row.sentence}  [{row.trials} trials, {row.hours:.2f} h]")
+        say(f"{row.name}: {row.sentence}  [{count(row.trials, 'trial')}, {duration(row.hours * 3600)} of training]")
     say(f"page: {path}")
 
 
@@ -115,7 +131,7 @@ def timeline(
         Path | None, typer.Option(help="A Markdown file, a README say, that takes the section; renewed if it is there.")
     ] = None,
 ) -> None:
-    """Tells all studies in order: what changed, loss before and after, how sure."""
+    """Tells all studies in order: changes, losses, how sure."""
     from autotune.run_directory import write_text
     from reports import pictures
     from reports import timeline as history

@@ -203,7 +203,7 @@ def changes(
     for path, rule in rules.items():
         before = float(values[path])
         if rule == "learning_rate":
-            after, why = before * factor, f"learning rate x {factor:.3g}"
+            after, why = before * factor, f"learning rate x {factor:.2f}"
         elif rule == "weight_decay":
             after, why = before / factor, "so that it forgets over as many tokens as in the trial"
         else:
@@ -266,7 +266,7 @@ class Promotion:
         if self.scaling is None:
             return f"the settings are those of trial {self.trial}{': ' + self.note if self.note else ''}"
         grown = self.tokens / self.trial_tokens
-        words = ", ".join(f"{each.path} {each.before:.4g} -> {each.after:.4g}" for each in self.changes)
+        words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
         basis = "by this study's own runs at two lengths" if self.brackets else f"by the published rule; {self.note}"
         return (
             f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "

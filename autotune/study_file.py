@@ -290,4 +290,5 @@ def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], f
 def _suggest_file(path: Path) -> str:
     near = path.parent.glob("*.toml") if path.suffix == ".toml" else ()
     names = sorted(str(file) for file in {*near, *Path("studies").glob("*.toml")} if file.name != "pyproject.toml")
-    return did_you_mean(str(path), names) or (f"; there is {', '.join(names)}" if names else "")
+    near_stem = did_you_mean(path.stem, [Path(name).stem for name in names])
+    return did_you_mean(str(path), names) or near_stem or (f"; there is {', '.join(names)}" if names else "")

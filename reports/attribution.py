@@ -100,7 +100,7 @@ def words(table: pd.DataFrame) -> pd.DataFrame:
         table: As `rows` gives it.
 
     Returns:
-        Columns setting, default, winner, gain on the path, loss without it (how much it rises), and what follows.
+        Columns setting, default, winner, gain on the path, rise in loss without it, and what follows.
     """
     follows = {True: "left at default", False: "kept"}
     content = {
@@ -108,7 +108,7 @@ def words(table: pd.DataFrame) -> pd.DataFrame:
         "default": table["before"].map(setting),
         "winner": table["after"].map(setting),
         "gain on the path": interval_words(table, "gain", "not measured"),
-        "loss without it": interval_words(table, "harm", "does not train without it"),
+        "rise in loss without it": interval_words(table, "harm", "does not train without it"),
         "what follows": [f"{word}: {follows[left]}" for word, left in zip(table["word"], table["left"], strict=True)],
     }
     return pd.DataFrame(content)
@@ -133,7 +133,8 @@ def sentences(found: Attribution) -> list[str]:
     if len(table) == 1:
         return [f"{plain(table['path'][0])} is the only change, so the whole gain of {gain} in loss is its own."]
     kept = table[~table["left"]]
-    lines = _given(kept[kept["word"] == COUNTS], gain)
+    seeds = count(len(found.seeds), "fresh seed")
+    lines = _given(kept[kept["word"] == COUNTS], gain, seeds)
     ties, worse = _left_as(found, TIE), _left_as(found, WORSE)
     if ties:
         lines.append(f"No difference could be measured for {listed(ties)}, so {_stay(ties)}.")
@@ -146,14 +147,14 @@ def sentences(found: Attribution) -> list[str]:
     return lines
 
 
-def _given(counting: pd.DataFrame, gain: str) -> list[str]:
+def _given(counting: pd.DataFrame, gain: str, seeds: str) -> list[str]:
     """What the changes that count gave, largest first; of some that is not known."""
     known = counting[counting["gain"].notna()].sort_values("gain", ascending=False, kind="stable")
     amounts = [(plain(path), signed(value)) for path, value in zip(known["path"], known["gain"], strict=True)]
     lines = []
     if amounts:
         others = listed([f"{path} {amount}" for path, amount in amounts[1:]])
-        first = f"{amounts[0][0]} gave {amounts[0][1]} of the {gain} gained in loss"
+        first = f"{amounts[0][0]} gave {amounts[0][1]} of the {gain} gained in loss on {seeds}"
         lines.append(f"{first}, {others}." if others else f"{first}.")
     if unknown := list(counting.loc[counting["gain"].isna(), "path"]):
         lines.append(f"What {listed(unknown)} gave is not known, since a training on the way failed.")
@@ -181,7 +182,7 @@ def reading(found: Attribution) -> str:
     return (
         "A bar is what a change brought when the changes were made one after the other, from the default (top) to the "
         "winner; a diamond is how much the loss rises when that change alone is taken back. Thin lines are 95 % "
-        f"intervals from {count(len(found.seeds), 'fresh seed')}: where both reach zero, the change may do nothing."
+        "intervals: where both reach zero, the change may do nothing."
     )
 
 

@@ -136,7 +136,11 @@ def config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
 def _described(record: StudyRecord) -> dict[str, str]:
     values = {path: setting(value) for path, value in flatten(record.spec.base).items()}
     ranges = {f"range of {path}": dimension.describe() for path, dimension in record.spec.space.root.items()}
-    engine = {"sampler": record.spec.sampler.name, "pruner": record.spec.pruner.name}
+    engine = {
+        "sampler": record.spec.sampler.name,
+        "pruner": record.spec.pruner.name,
+        "seed of the search": record.spec.seed,
+    }
     return {plain(path): plain(value) for path, value in (values | ranges | engine).items()}
 
 

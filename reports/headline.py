@@ -307,6 +307,7 @@ def _wall_s(trials: list[TrialRecord], busy_s: float) -> float:
 def cost_rows(spent: Cost) -> list[tuple[str, str]]:
     """Returns the cost as names and words, in the order of the page."""
     failed = sum(spent.counts.get(status.value, 0) for status in tables.FAILED)
+    waiting = sum(spent.counts.get(status.value, 0) for status in (TrialStatus.WAITING, TrialStatus.RUNNING))
     return [
         ("From start to end", duration(spent.wall_s)),
         # Several devices train at the same time, and a part is never larger than the whole.
@@ -318,9 +319,15 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
         ("Finished", str(spent.counts.get("finished", 0))),
         ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),
         ("Failed", str(failed)),
+        *_when_any("Interrupted and run again", spent.counts.get(TrialStatus.INTERRUPTED, 0)),
+        *_when_any("Not ended yet", waiting),
         ("Runs on fresh seeds", str(spent.finals)),
         ("GPU energy", spent.energy_text),
     ]
+
+
+def _when_any(name: str, amount: int) -> list[tuple[str, str]]:
+    return [(name, str(amount))] if amount else []
 
 
 def full_run_lines(record: StudyRecord) -> list[str]:

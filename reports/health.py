@@ -66,7 +66,8 @@ def _fresh_seeds(name: str, record: StudyRecord) -> Check:
             name, "warn", f"Seeds {', '.join(map(str, shared))} also took part in choosing the winner.",
             "Read the gain as an upper limit; repeat the finals on other seeds.",
         )  # fmt: skip
-    return Check(name, "pass", f"The headline rests on {count(len(verdict.seeds), 'seed')} that chose nothing.")
+    seeds = count(len(verdict.seeds), "seed")
+    return Check(name, "pass", f"The headline rests on {seeds} that played no part in choosing.")
 
 
 def _noise(name: str, record: StudyRecord) -> Check:
@@ -115,7 +116,7 @@ def _early_ranking(name: str, record: StudyRecord) -> Check:
     if audit is None or audit.spearman is None:
         return Check(name, "skip", "Too few finished trials to compare early with final losses.")
     finding = (
-        f"The order of trials at {audit.rung_tokens:,} tokens and at the end agree with "
+        f"The orders of the trials at {audit.rung_tokens:,} tokens and at the end agree with "
         f"rank correlation {number(audit.spearman, 2)} (1 is perfect)."
     )
     if audit.spearman < MIN_SPEARMAN:
@@ -222,11 +223,12 @@ def _last_study(name: str, record: StudyRecord) -> Check:
     last = plain(before.spec.name)
     found = studies.differences(before, record)
     if found:
+        verb = "differs" if len(found) == 1 else "differ"
         return Check(
-            name, "warn", f"The losses of {last} mean something else than this study's: {', '.join(found)} differ.",
+            name, "warn", f"The losses of {last} mean something else than this study's: {', '.join(found)} {verb}.",
             "Compare the gains of the two, not their losses; for comparable losses keep data, budget and evaluation.",
         )  # fmt: skip
-    command = f"autotune compare {last} {plain(record.spec.name)}"
+    command = plain(record.run.command("compare", last))
     return Check(name, "pass", f"Losses of this study and of {last} mean the same: `{command}` shows both.")
 
 

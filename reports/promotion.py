@@ -66,7 +66,7 @@ def sentences(found: Promotion) -> list[str]:
     else:
         note = f" ({found.note})" if found.note else ""
         said.append(f"That is the published rule alone{note}; it may be off by what the interval says.")
-    words = [f"{plain(each.path)} {each.before:.4g} → {each.after:.4g} ({each.why})" for each in found.changes]
+    words = [f"{plain(each.path)} {each.before:.3g} → {each.after:.3g} ({each.why})" for each in found.changes]
     said += [f"So: {'; '.join(words)}."] if words else []
     said += [as_sentence(found.repeats)] if found.repeats else []
     return said

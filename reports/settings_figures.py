@@ -109,10 +109,17 @@ def _ticks(dimension: Dimension) -> dict[str, Any]:
     if dimension.choices is not None:
         words = [label(setting(choice)) for choice in dimension.choices]
         return {"tickvals": list(range(len(words))), "ticktext": words, "range": [-0.5, len(words) - 0.5]}
+    low, high = float(dimension.low or 0), float(dimension.high or 0)
     if dimension.log:
-        ticks = log_ticks(float(dimension.low or 1), float(dimension.high or 1))
-        return {"type": "log", "tickvals": ticks, "ticktext": [setting(tick) for tick in ticks]}
-    return {"nticks": 5, "tickformat": "d" if dimension.is_integer else None}
+        ticks, span = log_ticks(low, high), _with_margin(math.log10(low), math.log10(high))
+        return {"type": "log", "tickvals": ticks, "ticktext": [setting(tick) for tick in ticks], "range": span}
+    # The whole range, also where all trials chose the same value, around which plotly would invent one.
+    return {"nticks": 5, "tickformat": "d" if dimension.is_integer else None, "range": _with_margin(low, high)}
+
+
+def _with_margin(low: float, high: float) -> list[float]:
+    margin = 0.06 * (high - low) or 0.5
+    return [low - margin, high + margin]
 
 
 def _place(dimension: Dimension, value: Any) -> Any:

@@ -128,7 +128,7 @@ def test_the_rules() -> None:
         ("more.wd", 0.1, 0.2),
         ("more.warmup", 0.1, 0.0125),
     ]
-    assert found[0].why == "learning rate x 0.5"
+    assert found[0].why == "learning rate x 0.50"
 
 
 def test_warm_up_has_a_floor_and_is_never_lengthened_by_it() -> None:

@@ -139,6 +139,9 @@ def test_missing_study_names_those_there_are(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(StudyFileError) as caught:
         load(Path("xyz"))
     assert str(caught.value) == "xyz: no such study file; there is studies/night.toml, studies/warmup.toml"
+    with pytest.raises(StudyFileError) as caught:
+        load(Path("nigth"))
+    assert str(caught.value) == 'nigth: no such study file, did you mean "night"?'
 
 
 def test_folder_instead_of_a_file(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_words_name_what_was_not_measured() -> None:
         ["b", "on", "off", "+0.1000 (+0.0700 to +0.1300)", "−0.2000 (−0.2300 to −0.1700)", "worse: left at default"],
     ]
     assert list(attribution.words(table).columns) == [
-        "setting", "default", "winner", "gain on the path", "loss without it", "what follows",
+        "setting", "default", "winner", "gain on the path", "rise in loss without it", "what follows",
     ]  # fmt: skip
 
 
@@ -77,8 +77,8 @@ def test_words_name_what_was_not_measured() -> None:
 
 def test_the_sentence_names_the_largest_gain_and_the_ties() -> None:
     assert attribution.sentences(study_builder.attribution()) == [
-        "optim.muon_lr gave +0.2500 of the +0.3800 gained in loss, model.num_experts +0.0800 and optim.warmup_frac "
-        "+0.0500.",
+        "optim.muon_lr gave +0.2500 of the +0.3800 gained in loss on 2 fresh seeds, model.num_experts +0.0800 and "
+        "optim.warmup_frac +0.0500.",
         "No difference could be measured for model.dropout, optim.adamw_lr and optim.decay_frac, so these stay at "
         "their default.",
     ]
@@ -93,17 +93,18 @@ TIE = change("b", 0, 1, 0.0, 0.0, True)
     [
         ([COUNTING], {}, ["a is the only change, so the whole gain of +0.3800 in loss is its own."]),
         ([COUNTING, TIE], {}, [
-            "a gave +0.3000 of the +0.3800 gained in loss.",
+            "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
             "No difference could be measured for b, so it stays at its default.",
         ]),
         ([COUNTING, change("c", 0, 1, 0.0, -0.1, True)], {}, [
-            "a gave +0.3000 of the +0.3800 gained in loss.", "The loss was higher with c, so it stays at its default.",
+            "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
+            "The loss was higher with c, so it stays at its default.",
         ]),
         ([TIE, replace(TIE, path="c")], {"params": {"b": 1, "c": 1}}, [
             "No gain could be measured for b and c alone, but together they count and are kept.",
         ]),
         ([change("a", 0, 1, None, None, False), COUNTING], {"params": {"a": 1}}, [
-            "a gave +0.3000 of the +0.3800 gained in loss.",
+            "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
             "What a gave is not known, since a training on the way failed.",
             "Without a the winner does not train.",
         ]),
@@ -298,7 +299,10 @@ def test_json_twin_holds_it(record: StudyRecord) -> None:
 def test_markdown_twin_has_its_table(record: StudyRecord) -> None:
     text = twins.report_markdown(record)
 
-    assert "## Which change gave what\n\n- optim.muon\\_lr gave +0.2500 of the +0.3800 gained in loss" in text
+    assert (
+        "## Which change gave what\n\n- optim.muon\\_lr gave +0.2500 of the +0.3800 gained in loss on 2 fresh seeds"
+        in text
+    )
     assert "| model.num\\_experts | 8 | 16 | +0.0800 (+0.0500 to +0.1100) |" in text
 
 

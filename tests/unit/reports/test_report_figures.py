@@ -101,6 +101,20 @@ def test_a_setting_is_drawn_on_its_own_scale_with_the_best_and_its_edge(night: S
     assert "edge" in figure.layout.annotations[0].text
 
 
+def test_a_setting_is_drawn_over_its_whole_range_also_where_all_trials_chose_the_same() -> None:
+    trials = [study_builder.trial(number, "finished", [5.0], {"model.dropout": 0.0}) for number in range(3)]
+    record = study_builder.study(trials=tuple(trials))
+    dimension = record.spec.space["model.dropout"]
+    settings = tables.settings_table(record)["model.dropout"]
+    figure = settings_figures.setting_against_loss(
+        "model.dropout", dimension, settings, tables.trials_table(record), 0.0, "low"
+    )
+
+    low, high = figure.layout.xaxis.range
+    assert dimension.high is not None and -0.1 * dimension.high < low < 0 and dimension.high < high
+    assert figure.layout.xaxis.range[1] < 1.1 * dimension.high
+
+
 def test_choices_stand_evenly_in_their_order(night: StudyRecord) -> None:
     settings = tables.settings_table(night)
     dimension = night.spec.space["model.num_experts"]

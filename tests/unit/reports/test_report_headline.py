@@ -154,6 +154,14 @@ def test_cost_counts_hours_trials_and_energy(night: StudyRecord) -> None:
     assert spent.energy_text == "0.00 kWh" and spent.energy_j == 7000
 
 
+@pytest.mark.parametrize("record", [study_builder.study(), study_builder.running_study()])
+def test_the_kinds_of_trials_add_up(record: StudyRecord) -> None:
+    rows = dict(headline.cost_rows(headline.cost(record)))
+    kinds = ("Finished", "Stopped early (pruned)", "Failed", "Interrupted and run again", "Not ended yet")
+
+    assert sum(int(rows.get(name, "0")) for name in kinds) == int(rows["Trials"]) == len(record.trials)
+
+
 def test_cost_without_gpu_or_times() -> None:
     spent = headline.cost(study_builder.minimal_study())
 
