@@ -44,7 +44,7 @@ def setting_against_loss(
         text=[f"trial {number}: {label(setting(value))}" for number, value in zip(done["number"], values, strict=True)],
         hovertemplate="%{text}, loss %{y:.4f}<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(**_ticks(dimension))
+    figure.update_xaxes(**_ticks(dimension) | _whole_range(dimension))
     if best is not None:
         figure.add_vline(x=_place(dimension, best), line={"color": GREEN, "dash": "dot", "width": 2})
     if side:
@@ -109,17 +109,20 @@ def _ticks(dimension: Dimension) -> dict[str, Any]:
     if dimension.choices is not None:
         words = [label(setting(choice)) for choice in dimension.choices]
         return {"tickvals": list(range(len(words))), "ticktext": words, "range": [-0.5, len(words) - 0.5]}
-    low, high = float(dimension.low or 0), float(dimension.high or 0)
     if dimension.log:
-        ticks, span = log_ticks(low, high), _with_margin(math.log10(low), math.log10(high))
-        return {"type": "log", "tickvals": ticks, "ticktext": [setting(tick) for tick in ticks], "range": span}
-    # The whole range, also where all trials chose the same value, around which plotly would invent one.
-    return {"nticks": 5, "tickformat": "d" if dimension.is_integer else None, "range": _with_margin(low, high)}
+        ticks = log_ticks(float(dimension.low or 1), float(dimension.high or 1))
+        return {"type": "log", "tickvals": ticks, "ticktext": [setting(tick) for tick in ticks]}
+    return {"nticks": 5, "tickformat": "d" if dimension.is_integer else None}
 
 
-def _with_margin(low: float, high: float) -> list[float]:
+def _whole_range(dimension: Dimension) -> dict[str, Any]:
+    """The range that was searched, with a margin; plotly would invent one where all trials chose the same value."""
+    if dimension.choices is not None:
+        return {}
+    low, high = float(dimension.low or 0), float(dimension.high or 0)
+    low, high = (math.log10(low), math.log10(high)) if dimension.log else (low, high)
     margin = 0.06 * (high - low) or 0.5
-    return [low - margin, high + margin]
+    return {"range": [low - margin, high + margin]}
 
 
 def _place(dimension: Dimension, value: Any) -> Any:
