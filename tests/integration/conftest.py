@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_folder import StudyFolder
+from study_folder import StudyFolder, close_server
 
 from autotune.hardware import profile
 
@@ -17,6 +17,12 @@ from autotune.hardware import profile
 def hardware() -> dict[str, Any]:
     """A quick profile of this machine's CPU, as JSON."""
     return profile(quick=True, device="cpu").to_json()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    yield
+    close_server()
 
 
 def _emptied(folder: StudyFolder) -> Iterator[StudyFolder]:
