@@ -134,6 +134,7 @@ def test_status_report_and_a_second_run_change_nothing(night: tuple[Path, str]) 
 def test_compare_puts_two_studies_side_by_side(night: tuple[Path, str]) -> None:
     folder, _ = night
     small = [*SMALL, "--set=promote.automatic=false", '--set=name="other"', "--set=sampler.name='random'"]
+    small += ["--trials=2", "--set=finals.finalists=1"]
     autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *small)
     said = autotune(folder, "compare", "quickstart", "other").stdout
     assert "quickstart" in said

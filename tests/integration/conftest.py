@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,5 +49,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any])
 @pytest.fixture
 def copy(finished: StudyFolder, tmp_path: Path, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
     """A copy of the finished study that may be worked on; its trainer still logs beside the original."""
-    shutil.copytree(finished.root, tmp_path, dirs_exist_ok=True)
-    yield from _emptied(StudyFolder(tmp_path, hardware))
+    yield from _emptied(StudyFolder(tmp_path, hardware).copy_of(finished))

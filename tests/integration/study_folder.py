@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,11 +90,19 @@ class Run:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Waits until something is the case."""
+    """Waits until something is the case, looking again and again for at most half of the time."""
     end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+    while True:
+        looked = time.monotonic()
+        if condition():
+            return
+        now = time.monotonic()
+        assert now < end, "waited in vain"
+        time.sleep(max(0.01, now - looked))
+
+
+# Where the trainer logs, if the study is to be copied: relative to the folder that commands run in.
+COPIED_LOG = {"log_dir": "log"}
 
 
 def _environment() -> dict[str, str]:
@@ -147,6 +156,11 @@ class StudyFolder:
     def directory(self, out: str = "runs") -> RunDirectory:
         """Returns the run directory under a folder of run directories."""
         return RunDirectory(self.root / out / "fake")
+
+    def copy_of(self, original: StudyFolder) -> StudyFolder:
+        """Takes over all files of another folder, which others may look at while this one is worked on."""
+        shutil.copytree(original.root, self.root, dirs_exist_ok=True)
+        return self
 
     def place_hardware(self, out: str = "runs") -> None:
         """Puts the hardware profile into the run directory, if there is none."""
