@@ -105,7 +105,8 @@ def test_the_model_card_says_where_its_settings_come_from(night: tuple[Path, str
     (card,) = (folder / "runs/quickstart/full").glob("trial-*-tokens/export/README.md")
     text = card.read_text(encoding="utf-8")
     assert "- study: quickstart\n" in text
-    assert f"- git commit: {best['git_commit']}\n" in text
+    # Without git, as in an unpacked archive, neither has one.
+    assert re.findall("^- git commit: (.*)$", text, flags=re.MULTILINE) == list(filter(None, [best["git_commit"]]))
     assert f"torch {best['versions']['torch']}" in text
     assert re.search(r"^- trial: \d+$", text, flags=re.MULTILINE)
 

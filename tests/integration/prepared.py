@@ -42,7 +42,10 @@ class Command:
     def __init__(self, status: int) -> None:
         self.returncode: int | None = None
         self._status = os.fdopen(status, "r")
-        self.pid = int(self._status.readline())
+        line = self._status.readline()
+        if not line:
+            raise RuntimeError("the process that commands are forked from has ended; its stderr says why")
+        self.pid = int(line)
 
     def poll(self) -> int | None:
         """Returns the exit code, negative for a signal, or None while it runs."""
@@ -83,7 +86,7 @@ class Server:
     """
 
     def __init__(self, script: Path, environment: Mapping[str, str]) -> None:
-        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._requests, theirs = socket.socketpair()
         self._process = subprocess.Popen(
             [sys.executable, str(script), "--serve", str(theirs.fileno())],
             env=environment,
@@ -104,7 +107,7 @@ class Server:
         """
         reading, writing = os.pipe()
         request = {"arguments": list(arguments), "folder": str(folder), "environment": dict(environment)}
-        socket.send_fds(self._requests, [json.dumps(request).encode()], [output, writing])
+        socket.send_fds(self._requests, [f"{json.dumps(request)}\n".encode()], [output, writing])
         os.close(writing)
         return Command(reading)
 
@@ -122,6 +125,8 @@ def serve() -> None:
     with socket.socket(fileno=int(sys.argv[2])) as requests:
         while True:
             message, files, *_ = socket.recv_fds(requests, 1 << 20, 2)
+            while message and not message.endswith(b"\n"):
+                message += requests.recv(1 << 20)
             _reap()
             if not message:
                 sys.exit()
