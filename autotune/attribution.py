@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.finals import ATTRIBUTE, CONFIDENCE, PROVE, FinalRun
+from autotune.finals import ATTRIBUTE, CONFIDENCE, PROVE, FinalRun, student_quantile
 from autotune.records import TrialRecord, TrialStatus
 from autotune.space import SearchSpace
 
@@ -225,14 +225,12 @@ class Blocks:
     """
 
     def __init__(self, losses: Losses, seeds: Sequence[int], changes: int) -> None:
-        from scipy.stats import t
-
         self._rows = {arm: np.array([found.get(seed, np.inf) for seed in seeds]) for arm, found in losses.items()}
         sound = np.array([row for row in self._rows.values() if np.isfinite(row).all()])
         rest = sound - sound.mean(axis=1, keepdims=True) - sound.mean(axis=0, keepdims=True) + sound.mean()
         freedom = (len(sound) - 1) * (len(seeds) - 1)
         sigma = float(np.sqrt((rest**2).sum() / freedom))
-        quantile = float(t.ppf(1 - (1 - CONFIDENCE) / (2 * max(1, changes)), freedom))
+        quantile = student_quantile(1 - (1 - CONFIDENCE) / (2 * max(1, changes)), freedom)
         self._half = quantile * sigma * (2 / len(seeds)) ** 0.5
 
     def mean(self, arm: Arm) -> float:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.optimize import nnls
 
 SPEED_TOLERANCE = 0.03
 """The smallest pass within this share of the best speed is chosen: memory left over is worth more."""
@@ -129,6 +128,8 @@ class CostModel:
 
 def _fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> np.ndarray:
     """Returns non-negative coefficients of least squared relative error (Lawson and Hanson 1974, chapter 23)."""
+    from scipy.optimize import nnls  # here, as it takes a third of a second to import and most studies fit nothing
+
     matrix, target = np.asarray(rows, dtype=float), np.asarray(values, dtype=float)
     scale = np.maximum(matrix.max(axis=0), 1e-300)  # columns of like size: FLOPs are 1e12 times passes
     solution, _ = nnls(matrix / scale / target[:, None], np.ones(len(target)))

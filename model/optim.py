@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from model import fused
 from model.config import OptimConfig
@@ -117,18 +118,10 @@ class MuonAdamW:
         device = self.rest[0].weight.device
         names = ("muon_lr", "adamw_lr", "muon_momentum", "weight_decay")
         self.scalars = {name: torch.zeros((), device=device) for name in names}
-        for group in self.rest:
-            group.weight.grad = group.grad
-        self.adamw = torch.optim.AdamW(
-            [group.weight for group in self.rest],
-            lr=self.scalars["adamw_lr"],
-            betas=(config.adamw_beta1, config.adamw_beta2),
-            eps=ADAMW_EPS,
-            weight_decay=0.0,  # a float there would be fixed in a captured step; `step` decays instead
-            fused=True,
-            capturable=device.type == "cuda",
-        )
-        self.adamw.step()  # at a learning rate of zero: it makes the state, which `configure` zeroes
+        self.betas = config.adamw_beta1, config.adamw_beta2
+        self.steps = [torch.zeros((), device=device) for _ in self.rest]
+        self.means = [torch.zeros_like(group.weight) for group in self.rest]
+        self.squares = [torch.zeros_like(group.weight) for group in self.rest]
         self.configure(config)
 
     def configure(self, config: OptimConfig) -> None:
@@ -156,9 +149,26 @@ class MuonAdamW:
                     group.weight.mul_(shrink)
         # The fused kernel's own contract, as torch.amp.GradScaler uses it: gradients are divided by the one,
         # and the other skips the update.
-        self.adamw.grad_scale = 1.0 / factor  # type: ignore[attr-defined]
-        self.adamw.found_inf = 1.0 - keep  # type: ignore[attr-defined]
-        self.adamw.step()
+        # The function and not the class, which imports torch's compiler at its first step: more than a second.
+        adamw(
+            [group.weight for group in self.rest],
+            [group.grad for group in self.rest],
+            self.means,
+            self.squares,
+            [],
+            self.steps,
+            fused=True,
+            capturable=self.steps[0].is_cuda,
+            grad_scale=1.0 / factor,
+            found_inf=1.0 - keep,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=scalars["adamw_lr"],
+            weight_decay=0.0,  # a float there would be fixed in a captured step; the decay is above
+            eps=ADAMW_EPS,
+            maximize=False,
+        )
         for group in self.rest:
             if group.copy is not None:
                 group.copy.copy_(group.weight)
@@ -166,9 +176,12 @@ class MuonAdamW:
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the optimizers' state as flat named tensors (not copies)."""
         state = {f"muon.{name}": momentum for name, momentum in self.muon.momenta.items()}
-        for group in self.rest:
-            for key, value in self.adamw.state[group.weight].items():
-                state[f"adamw.{group.name}.{key}"] = value
+        for group, step, mean, square in zip(self.rest, self.steps, self.means, self.squares, strict=True):
+            state |= {
+                f"adamw.{group.name}.step": step,
+                f"adamw.{group.name}.exp_avg": mean,
+                f"adamw.{group.name}.exp_avg_sq": square,
+            }
         return state
 
     def load_state_tensors(self, state: Mapping[str, Tensor]) -> None:

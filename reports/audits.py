@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from scipy import stats
 
 from autotune.pruning import WarmUp, unchosen, warm_up
 from autotune.records import TrialStatus
@@ -128,7 +127,9 @@ class PruningAudit:
         """
         if not self.audited:
             return None
-        shares = stats.binomtest(self.audited_good, self.audited).proportion_ci(CONFIDENCE)
+        from scipy.stats import binomtest  # here, as all of scipy.stats takes more than half a second
+
+        shares = binomtest(self.audited_good, self.audited).proportion_ci(CONFIDENCE)
         return (
             self.pruned * self.audited_good / self.audited,
             self.pruned * float(shares.low),
@@ -198,7 +199,9 @@ def _first_rung(record: StudyRecord) -> int | None:
 def _spearman(table: pd.DataFrame) -> float | None:
     if len(table) < MIN_AUDIT_TRIALS or table["rung_loss"].nunique() < 2 or table["final_loss"].nunique() < 2:
         return None
-    return float(stats.spearmanr(table["rung_loss"], table["final_loss"]).statistic)
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(table["rung_loss"], table["final_loss"]).statistic)
 
 
 def _saved(record: StudyRecord) -> tuple[int, float]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from autotune.finals import ATTRIBUTE
+from autotune.finals import ATTRIBUTE, student_quantile
 from autotune.gpu_monitor import HARMFUL_REASONS
 from autotune.objectives import comparable_tokens
 from autotune.records import EvalPoint, TrialRecord, TrialStatus
@@ -229,7 +228,8 @@ def t_interval(losses: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, fl
     mean = float(losses.mean())
     if len(losses) < 2:
         return mean, math.nan, math.nan
-    half = float(stats.t.ppf((1 + CONFIDENCE_FRAC) / 2, len(losses) - 1)) * float(stats.sem(losses))
+    error = float(losses.std(ddof=1)) / len(losses) ** 0.5
+    half = student_quantile((1 + CONFIDENCE_FRAC) / 2, len(losses) - 1) * error
     return mean, mean - half, mean + half
 
 

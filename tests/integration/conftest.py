@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from study_folder import StudyFolder
+from study_folder import StudyFolder, close_server
 
 from autotune.hardware import profile
 
@@ -17,6 +16,12 @@ from autotune.hardware import profile
 def hardware() -> dict[str, Any]:
     """A quick profile of this machine's CPU, as JSON."""
     return profile(quick=True, device="cpu").to_json()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_is_left() -> Iterator[None]:
+    yield
+    close_server()
 
 
 def _emptied(folder: StudyFolder) -> Iterator[StudyFolder]:
@@ -44,5 +49,4 @@ def finished(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any])
 @pytest.fixture
 def copy(finished: StudyFolder, tmp_path: Path, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
     """A copy of the finished study that may be worked on; its trainer still logs beside the original."""
-    shutil.copytree(finished.root, tmp_path, dirs_exist_ok=True)
-    yield from _emptied(StudyFolder(tmp_path, hardware))
+    yield from _emptied(StudyFolder(tmp_path, hardware).copy_of(finished))

@@ -1,6 +1,6 @@
 """The `autotune` command without its report, so that tests of the engine stand without the report room."""
 
-from autotune import cli
+import sys
 
 
 def _no_report(_: object) -> list[str]:
@@ -9,5 +9,11 @@ def _no_report(_: object) -> list[str]:
 
 
 if __name__ == "__main__":
+    from autotune import cli  # here, as workers import this file as well
+
     cli.finish_report = cli.refresh_report = _no_report
+    if sys.argv[1:2] == ["--serve"]:
+        import prepared
+
+        prepared.serve()
     cli.main()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+import prepared
 import psutil
 import tomli_w
 from optuna.trial import FrozenTrial
@@ -55,11 +58,11 @@ class Run:
     """An `autotune` command in a process of its own.
 
     Args:
-        process: The process, leader of a session of its own.
+        process: The process, leader of a session of its own; see `StudyFolder.start` for how it is made.
         output: File that takes everything it prints.
     """
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | prepared.Command
     output: Path
 
     @property
@@ -87,11 +90,36 @@ class Run:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Waits until something is the case."""
+    """Waits until something is the case, looking again and again for at most half of the time."""
     end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+    while True:
+        looked = time.monotonic()
+        if condition():
+            return
+        now = time.monotonic()
+        assert now < end, "waited in vain"
+        time.sleep(max(0.01, now - looked))
+
+
+# Where the trainer logs, if the study is to be copied: relative to the folder that commands run in.
+COPIED_LOG = {"log_dir": "log"}
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+@functools.cache
+def _server() -> prepared.Server:
+    return prepared.Server(HERE / "drive.py", _environment())
+
+
+def close_server() -> None:
+    """Ends the process that commands are forked from, if there is one."""
+    if _server.cache_info().currsize:
+        _server().close()
+        _server.cache_clear()
 
 
 class StudyFolder:
@@ -110,6 +138,7 @@ class StudyFolder:
         self.log.mkdir(parents=True, exist_ok=True)
         self._hardware = hardware
         self._runs = 0
+        self._forked: list[prepared.Command] = []
         self.url = ""
 
     def write(self, **tables: Any) -> StudyFolder:
@@ -128,6 +157,11 @@ class StudyFolder:
         """Returns the run directory under a folder of run directories."""
         return RunDirectory(self.root / out / "fake")
 
+    def copy_of(self, original: StudyFolder) -> StudyFolder:
+        """Takes over all files of another folder, which others may look at while this one is worked on."""
+        shutil.copytree(original.root, self.root, dirs_exist_ok=True)
+        return self
+
     def place_hardware(self, out: str = "runs") -> None:
         """Puts the hardware profile into the run directory, if there is none."""
         hardware = self.directory(out).hardware
@@ -135,12 +169,22 @@ class StudyFolder:
             hardware.parent.mkdir(parents=True, exist_ok=True)
             hardware.write_text(json.dumps(self._hardware))
 
-    def start(self, *options: str, out: str = "runs", before: Callable[[], None] | None = None, **more: Any) -> Run:
+    def start(
+        self,
+        *options: str,
+        out: str = "runs",
+        plainly: bool = False,
+        before: Callable[[], None] | None = None,
+        **more: Any,
+    ) -> Run:
         """Starts `autotune run` on the study, or another command on it.
+
+        It is forked from a process that has done the imports (see `prepared`), unless the test says how to start it.
 
         Args:
             options: Further arguments; a first one without a dash is the command instead of `run`.
             out: Folder of the run directories.
+            plainly: Start an interpreter anew, as a user does.
             before: Called in the child before the program begins.
             more: Passed on to Popen.
         """
@@ -148,13 +192,16 @@ class StudyFolder:
         command, rest = ("run", options) if not options or options[0].startswith("-") else (options[0], options[1:])
         self._runs += 1
         output = self.root / f"output-{self._runs}.txt"
-        path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")]))
-        environment = {**os.environ, "PYTHONPATH": path, MARK: str(self.root)}
-        arguments = [sys.executable, str(HERE / "drive.py"), command, str(self.file), "--out", out, *rest]
+        environment = {**_environment(), MARK: str(self.root)}
+        arguments = [command, str(self.file), "--out", out, *rest]
         with output.open("wb") as file:
+            if not plainly and before is None and not more:
+                forked = _server().start(arguments, self.root, environment, file.fileno())
+                self._forked.append(forked)
+                return Run(forked, output)
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
             process = subprocess.Popen(
-                arguments,
+                [sys.executable, str(HERE / "drive.py"), *arguments],
                 cwd=self.root,
                 env=environment,
                 start_new_session=True,
@@ -163,9 +210,9 @@ class StudyFolder:
             )
         return Run(process, output)
 
-    def run(self, *options: str, out: str = "runs") -> Run:
+    def run(self, *options: str, out: str = "runs", plainly: bool = False) -> Run:
         """Runs a command to its end."""
-        run = self.start(*options, out=out)
+        run = self.start(*options, out=out, plainly=plainly)
         run.end()
         return run
 
@@ -215,11 +262,14 @@ class StudyFolder:
 
     def living(self) -> list[psutil.Process]:
         """Returns the processes that belong to this folder and live, zombies left out."""
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
+        # Of a fork the system tells the environment of the process that it was forked from.
+        forked = {command.pid for command in self._forked if command.poll() is None}
+        return [process for process in psutil.process_iter() if self._is_ours(process, forked)]
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_ours(self, process: psutil.Process, forked: set[int]) -> bool:
         try:
-            return process.environ().get(MARK) == str(self.root) and process.status() != psutil.STATUS_ZOMBIE
+            is_marked = process.pid in forked or process.environ().get(MARK) == str(self.root)
+            return is_marked and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 import warnings
 from pathlib import Path
@@ -112,6 +113,7 @@ def test_dashboard_opens_the_database_of_a_run(folder: StudyFolder) -> None:
     run = folder.write(base={"seconds": 0.1}).start()
     wait_for(folder.started)
     while run.process.poll() is None:
+        time.sleep(0.05)
         assert "fake" in _dashboard_names(folder)
     assert run.end() == 0, run.text
     assert len(folder.record().trials) == STUDY["budget"]["trials"]

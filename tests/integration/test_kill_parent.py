@@ -27,7 +27,7 @@ def test_killed_at_random_moments(folder: StudyFolder) -> None:
     )
     moments = random.Random(22)
     for number in range(KILLS):
-        run = folder.start()
+        run = folder.start(plainly=number % 3 == 0)
         if number % 3 == 0:
             time.sleep(moments.uniform(0.1, 1.2))
         else:

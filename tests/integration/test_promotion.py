@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from study_folder import Run, StudyFolder, wait_for
+from study_folder import COPIED_LOG, Run, StudyFolder, wait_for
 
 from autotune.horizon import Promotion
 from autotune.storage import StudyRecord
@@ -21,7 +21,7 @@ def searched(folder: StudyFolder, **tables: Any) -> StudyFolder:
     """A study that has proved its winner, its best learning rate nearly found."""
     usual: dict[str, Any] = {
         "trainer": "length_fake_trainer:train",
-        "base": {"sigma": 0.001, "lr": 0.05},
+        "base": {"sigma": 0.001, "lr": 0.05, **COPIED_LOG},
         "enqueue": [{"lr": 0.012}],
         "budget": {"trials": 3},
         "space": {"lr": {"low": 0.005, "high": 0.1, "log": True}},
@@ -31,6 +31,18 @@ def searched(folder: StudyFolder, **tables: Any) -> StudyFolder:
     run = folder.run()
     assert run.end() == 0, run.text
     return folder
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any]) -> StudyFolder:
+    """The usual one of these studies; to be copied."""
+    return searched(StudyFolder(tmp_path_factory.mktemp("searched"), hardware))
+
+
+@pytest.fixture
+def usual(original: StudyFolder, folder: StudyFolder) -> StudyFolder:
+    """The usual study in this test's own folder."""
+    return folder.copy_of(original)
 
 
 def promoted(folder: StudyFolder, *options: str) -> tuple[Run, StudyRecord, Promotion]:
@@ -46,34 +58,33 @@ def full_lr(folder: StudyFolder) -> float:
     return float(last.lr / (last.tokens / 100_000) ** 0.5)
 
 
-def test_brackets_find_the_learning_rate_of_the_longer_run(folder: StudyFolder) -> None:
-    run, record, promotion = promoted(searched(folder), "--tokens", str(TOKENS))
+def test_brackets_find_the_learning_rate_of_the_longer_run(usual: StudyFolder) -> None:
+    run, record, promotion = promoted(usual, "--tokens", str(TOKENS))
     assert "a full run of 1,600,000 tokens, 16 times a trial, after shorter ones for its learning rate" in run.text
     assert [bracket.tokens for bracket in promotion.brackets] == [100_000, 400_000]
     assert promotion.scaling is not None
     assert promotion.scaling.exponent == pytest.approx(0.5, abs=0.1)
-    assert full_lr(folder) == pytest.approx(BEST_LR, rel=0.15)
+    assert full_lr(usual) == pytest.approx(BEST_LR, rel=0.15)
     best = tomllib.loads(record.run.best_config.read_text())
-    assert best["config"]["lr"] == pytest.approx(full_lr(folder))
+    assert best["config"]["lr"] == pytest.approx(full_lr(usual))
     assert best["promotion"]["changes"][0]["path"] == "lr"
     full = record.attributes["full"]
     assert (full["status"], full["tokens"]) == ("finished", TOKENS)
     # Without evidence the published rule leaves it twice as far from the best.
     assert 0.012 * 16**-0.32 / BEST_LR > 1.8
-    trainings = len(folder.started())
-    promoted(folder, "--tokens", str(TOKENS))
-    assert len(folder.started()) == trainings
+    trainings = len(usual.started())
+    promoted(usual, "--tokens", str(TOKENS))
+    assert len(usual.started()) == trainings
 
 
-def test_settings_are_copied_if_asked_for_and_kept_apart(folder: StudyFolder) -> None:
-    searched(folder)
-    _, record, promotion = promoted(folder, "--tokens", "400000", "--as-is")
+def test_settings_are_copied_if_asked_for_and_kept_apart(usual: StudyFolder) -> None:
+    _, record, promotion = promoted(usual, "--tokens", "400000", "--as-is")
     assert promotion.scaling is None and promotion.changes == ()
-    assert full_lr(folder) == pytest.approx(record.verdict.params["lr"])  # type: ignore[union-attr]
+    assert full_lr(usual) == pytest.approx(record.verdict.params["lr"])  # type: ignore[union-attr]
     as_is = record.attributes["full"]["folder"]
-    run, record, promotion = promoted(folder, "--tokens", "400000")
+    run, record, promotion = promoted(usual, "--tokens", "400000")
     assert promotion.brackets == () and "8 times a trial's length" in promotion.note
-    assert full_lr(folder) == pytest.approx(0.012 * 4**-0.32, rel=0.05)
+    assert full_lr(usual) == pytest.approx(0.012 * 4**-0.32, rel=0.05)
     assert record.attributes["full"]["folder"] != as_is
     assert "reads its text 1.3 times, a trial 2.7 times" in run.text
 
@@ -116,16 +127,15 @@ def test_hours_choose_the_length(folder: StudyFolder) -> None:
     assert short.end() == 2 and "fewer than a trial's 100,000; give more --hours" in short.text
 
 
-def test_killed_in_a_bracket_it_goes_on(folder: StudyFolder) -> None:
-    searched(folder)
-    run = folder.start("promote", "--tokens", str(TOKENS))
-    before = len(folder.started())
-    wait_for(lambda: len(folder.started()) >= before + 2)
+def test_killed_in_a_bracket_it_goes_on(usual: StudyFolder) -> None:
+    run = usual.start("promote", "--tokens", str(TOKENS))
+    before = len(usual.started())
+    wait_for(lambda: len(usual.started()) >= before + 2)
     run.kill()
-    folder.wait_until_empty()
-    _, _, promotion = promoted(folder, "--tokens", str(TOKENS))
+    usual.wait_until_empty()
+    _, _, promotion = promoted(usual, "--tokens", str(TOKENS))
     assert all(None not in bracket.losses for bracket in promotion.brackets)
-    lengths = [training.tokens for training in folder.started()[before:]]
+    lengths = [training.tokens for training in usual.started()[before:]]
     # Nothing that was done is done again: at most the training that was killed.
     assert 7 <= len(lengths) <= 8 and lengths[-1] == TOKENS
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +272,16 @@ def test_half_precision_follows_fp32(speeches, dtype):
     half, facts = run(small_config(speeches, system={"dtype": dtype}), 6000)
     assert facts["dtype"] == {"bf16": "bfloat16", "fp16": "float16"}[dtype]
     assert half[-1]["val_loss"] == pytest.approx(exact[-1]["val_loss"], rel=0.02)
+
+
+def test_a_training_does_not_load_torchs_compiler(speeches):
+    """It would take longer than everything else that is imported beside torch itself."""
+    code = (
+        "import sys; from model.config import TrainConfig; from model.train import train\n"
+        "train(TrainConfig.model_validate_json(sys.argv[1]), 1000, lambda point: True)\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, small_config(speeches).model_dump_json()], check=True)
 
 
 def test_a_diverging_run_shows_it(speeches):

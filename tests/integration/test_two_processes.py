@@ -104,7 +104,7 @@ def test_no_thread_of_the_group_outlives_it(tmp_path):
         "from model.config import SystemConfig\n"
         "from model.distributed import joined\n"
         "with joined(SystemConfig(device='cpu')):\n"
-        "    importlib.import_module('torch._dynamo')  # as the first step of an optimizer does\n"
+        "    importlib.import_module('torch._dynamo')  # as the first step of torch's own optimizers does\n"
         "names = [path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')]\n"
         "assert not [name for name in names if 'gloo' in name], names\n"
     )

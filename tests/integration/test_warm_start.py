@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 import pytest
-from study_folder import StudyFolder
+from study_folder import COPIED_LOG, StudyFolder
 
 from autotune.records import TrialStatus
 from autotune.storage import StudyRecord, read_study
@@ -14,6 +14,7 @@ from autotune.storage import StudyRecord, read_study
 
 def second(folder: StudyFolder, **changes: Any) -> StudyRecord:
     """Runs another study in the same folder that starts from the first, and reads it."""
+    changes["base"] = COPIED_LOG | changes.get("base", {})
     folder.write(**{"name": "second", "warm_start": ["runs/fake"], "budget": {"trials": 4}, **changes})
     root = folder.root / "runs" / "second"
     root.mkdir(exist_ok=True)
@@ -23,11 +24,19 @@ def second(folder: StudyFolder, **changes: Any) -> StudyRecord:
     return read_study(root)
 
 
-@pytest.fixture
-def first(folder: StudyFolder) -> StudyRecord:
-    run = folder.write().run()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any]) -> StudyFolder:
+    """A study that ran to its end; to be copied."""
+    folder = StudyFolder(tmp_path_factory.mktemp("first"), hardware)
+    run = folder.write(base=COPIED_LOG).run()
     assert run.end() == 0, run.text
-    return folder.record()
+    return folder
+
+
+@pytest.fixture
+def first(trained: StudyFolder, folder: StudyFolder) -> StudyRecord:
+    """The study in this test's own folder."""
+    return folder.copy_of(trained).record()
 
 
 def priors(folder: StudyFolder) -> list[Any]:
@@ -89,7 +98,7 @@ def test_other_base_values_teach_nothing_but_where_things_are_kept(folder: Study
 def test_trials_that_read_their_text_more_often_teach_nothing(folder: StudyFolder) -> None:
     """800,000 tokens of a text of 300,000 are 2.7 readings, 300,000 are one."""
     text = {"trainer": "length_fake_trainer:train"}
-    assert folder.write(**text).run().end() == 0
+    assert folder.write(**text, base=COPIED_LOG).run().end() == 0
     record = second(folder, **text, promote={"tokens": 300_000})
     assert "the trials' text is read 1.0 times here and 2.7 times there" in str(record.events)
     assert priors(folder) == []

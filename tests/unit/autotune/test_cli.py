@@ -31,7 +31,7 @@ VERBS = (
     "generate",
     "evaluate",
 )
-HEAVY = ("torch", "optuna", "pandas", "numpy", "scipy", "plotly", "sqlalchemy")
+HEAVY = ("torch", "optuna", "pandas", "numpy", "scipy", "scipy.stats", "scipy.optimize", "plotly", "sqlalchemy")
 # Does something and then says on stderr which of the heavy packages that has imported.
 PROBE = """
 import sys
@@ -92,6 +92,13 @@ def test_help_imports_nothing_heavy(verb: str, helps: dict[str, subprocess.Compl
 
 def test_the_probe_of_imports_sees_them() -> None:
     assert imported("import autotune.finals, numpy").stderr == "numpy"
+
+
+def test_a_study_imports_of_scipy_what_it_needs() -> None:
+    """All of scipy.stats and scipy.optimize take longer to import than everything else."""
+    seen = imported("from autotune import finals, orchestrator; finals.interval([1.0, 2.0])")
+    assert seen.returncode == 0
+    assert "scipy" in seen.stderr.split() and not {"scipy.stats", "scipy.optimize", "torch"} & set(seen.stderr.split())
 
 
 # --- text ---
