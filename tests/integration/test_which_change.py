@@ -67,7 +67,7 @@ def test_idle_changes_go_back_to_their_default_in_what_is_promoted(folder: Study
 def test_killed_in_the_midst_of_it_nothing_is_trained_twice(folder: StudyFolder) -> None:
     write(folder)
     run = folder.start()
-    wait_for(lambda: "(attribute)" in run.text)
+    wait_for(lambda: "to find out which change gave what" in run.text)
     wait_for(lambda: len(folder.started()) >= 12)
     run.kill()
     folder.wait_until_empty()
