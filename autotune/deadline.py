@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections import deque
 from collections.abc import Callable
@@ -98,5 +99,13 @@ class Pace:
             self._recent.append(seconds / tokens)
 
     def seconds(self, tokens: int) -> float:
-        """Returns the expected duration of a training: by the slowest of the recent ones, in seconds."""
+        """Returns what a single training may take, in seconds: by the slowest of the recent ones."""
         return tokens * max(self._recent, default=self._estimate)
+
+    def usual_seconds(self, tokens: int) -> float:
+        """Returns what many trainings, or a long one, take in seconds: by the median of the recent ones.
+
+        The slowest, mostly the first with all that is made once, would keep several times the time that they need.
+        """
+        known = [*self._recent, *([self._estimate] if self._estimate else [])]
+        return tokens * statistics.median(known) if known else 0.0

@@ -344,7 +344,7 @@ class Session:
     def _full_s(self, loop: EventLoop) -> float:
         slowest = 1.0 if self.equal_seconds is None else self.equal_seconds.slowest
         tokens = planner.full_tokens(self.spec)
-        seconds = loop.pace.seconds(tokens) + self._promoting(loop).seconds(self.spec.budget.tokens, tokens)
+        seconds = loop.pace.usual_seconds(tokens) + self._promoting(loop).seconds(self.spec.budget.tokens, tokens)
         return MARGIN * slowest * seconds + EXPORT_S if self.spec.promote.automatic else 0.0
 
     def _conclude(self, verdict: Verdict) -> None:
@@ -408,7 +408,7 @@ class Session:
     def _full(self, loop: EventLoop, tokens: int, number: int | None, as_is: bool) -> None:
         """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""
         deadline = self.options.deadline
-        before_run = deadline.has_time(lambda: MARGIN * loop.pace.seconds(tokens) + EXPORT_S + REPORT_S)
+        before_run = deadline.has_time(lambda: MARGIN * loop.pace.usual_seconds(tokens) + EXPORT_S + REPORT_S)
         trial, why, promotion = self._promotion(loop, tokens, number, as_is, before_run)
         if self.stop.level:
             return

@@ -67,7 +67,7 @@ class Promoting:
         """
         if not self._is_checked(as_is):
             return 0.0
-        return len(FACTORS) * self.loop.pace.seconds(sum(horizon.bracket_tokens(length, tokens)))
+        return len(FACTORS) * self.loop.pace.usual_seconds(sum(horizon.bracket_tokens(length, tokens)))
 
     def fitting_tokens(self, trial: TrialRecord, seconds_left: float, as_is: bool) -> int:
         """Returns the length of the run that fits into some time, with its brackets.
@@ -81,7 +81,7 @@ class Promoting:
             UserError: If not even a trial's length fits.
         """
         length = self._length(trial)
-        fit = int(max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN / self.loop.pace.seconds(1))
+        fit = int(max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN / self.loop.pace.usual_seconds(1))
         tokens = horizon.longest(length, fit) if self._is_checked(as_is) else fit
         if tokens < length:
             minutes = seconds_left / 60
@@ -100,7 +100,7 @@ class Promoting:
         """
         length = self._length(trial)
         bracket_s = self.seconds(length, tokens, as_is)
-        seconds = self.loop.pace.seconds(tokens) + bracket_s
+        seconds = self.loop.pace.usual_seconds(tokens) + bracket_s
         words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
         if bracket_s:
             words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"

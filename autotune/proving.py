@@ -33,7 +33,7 @@ PURPOSES = {
 NOISE_FRAC = 0.1
 
 
-@dataclass(frozen=True)
+@dataclass
 class Proving:
     """Trains and judges on fresh seeds.
 
@@ -52,6 +52,7 @@ class Proving:
     loop: EventLoop
     slots: int
     later_s: Callable[[], float]
+    _proved: int = 0  # runs of the baseline that the proof will find done
 
     @cached_property
     def queue(self) -> Queue:
@@ -61,10 +62,10 @@ class Proving:
     def reserve_s(self) -> float:
         """Returns the seconds that finals and attribution take if the first look decides, with a margin."""
         # With the margin that each start asks for, or the last of them would not be started.
-        return MARGIN * self._seconds(self.spec.finals.runs + self.spec.attributing_runs())
+        return MARGIN * self._seconds(self.spec.finals.runs - self._proved + self.spec.attributing_runs())
 
     def _seconds(self, runs: int) -> float:
-        return runs * self.loop.pace.seconds(self.spec.budget.tokens) / self.slots
+        return runs * self.loop.pace.usual_seconds(self.spec.budget.tokens) / self.slots
 
     def noise(self) -> None:
         """Trains the baseline, which the search has trained once, on several seeds: what gain can be proved at all.
@@ -78,7 +79,10 @@ class Proving:
         if count:
             runs = finals.noise_runs(baseline, spec, self.spec.seed, count)
             self._train(runs, "of the default, to see what chance does to the loss", awaits_peers=False)
-        noise = finals.measure_noise(baseline.number, self.queue.records(), spec)
+        records = self.queue.records()
+        proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, finals.PROVE)]
+        self._proved = min(spec.prove_seeds, sum(run.status is TrialStatus.FINISHED for run in proofs))
+        noise = finals.measure_noise(baseline.number, records, spec)
         if noise is not None and "noise" not in self.optuna_study.user_attrs:
             self.optuna_study.set_user_attr("noise", noise.to_json())
             self.loop.listener.note("noise", noise.describe())

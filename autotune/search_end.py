@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from autotune.deadline import Deadline
 from autotune.finals import Noise
 from autotune.listener import Listener
+from autotune.planner import duration
 from autotune.queues import Queue
-from autotune.records import TrialRecord
+from autotune.records import TrialRecord, TrialStatus
 
 MIN_TRIALS = 24
 """Trials before which a search is never called done: its first half then says something."""
@@ -69,23 +70,34 @@ class SearchEnd:
 
     def may_start(self, training_s: float) -> bool:
         """Whether there is time for a training of so many seconds, and something to be gained by it."""
-        if not self._deadline.has_time(self._reserve_s)(training_s):
-            return False
         trials = self._queue.records()
-        self._replan(sum(trial.status.teaches for trial in trials))
+        done = sum(trial.status.teaches for trial in trials)
+        if not self._deadline.has_time(self._reserve_s)(training_s):
+            wanted = self._queue.study.spec.budget.trials
+            begun = done + sum(trial.status is TrialStatus.RUNNING for trial in trials)
+            if begun < wanted:
+                left, kept = duration(max(0.0, self._deadline.seconds_left)), duration(self._reserve_s())
+                self._say(
+                    f"no time for more than {begun} of {wanted} trials: of the {left} that are left, {kept} are kept "
+                    "for what follows the search"
+                )
+            return False
+        self._replan(done)
         return not self._is_enough(trials)
+
+    def _say(self, why: str) -> None:
+        if not self._is_said:
+            self._is_said = True
+            self._listener.note("search", why)
 
     def _is_enough(self, trials: Sequence[TrialRecord]) -> bool:
         noise, gain = self._noise(), late_gain(trials)
         if noise is None or gain is None or gain >= noise.provable_gain:
             return False
-        if not self._is_said:
-            self._is_said = True
-            self._listener.note(
-                "search",
-                f"the search ends early: its later half lowered the best loss by {gain:.4f}, so more would "
-                f"hardly gain the {noise.provable_gain:.4f} that can be proved (budget.ends_early = false goes on)",
-            )
+        self._say(
+            f"the search ends early: its later half lowered the best loss by {gain:.4f}, so more would "
+            f"hardly gain the {noise.provable_gain:.4f} that can be proved (budget.ends_early = false goes on)"
+        )
         return True
 
     def _replan(self, done: int) -> None:

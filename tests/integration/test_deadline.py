@@ -42,6 +42,20 @@ def test_finals_get_their_time(folder: StudyFolder) -> None:
     assert record.verdict is not None and record.verdict.seeds
 
 
+def test_a_slow_first_training_does_not_cost_the_search_its_time(folder: StudyFolder) -> None:
+    """It takes twice as long as the others; were the 22 finals expected to, there would be time for nothing else."""
+    folder.write(
+        budget={"trials": 500},
+        base={"seconds": 0.3, "fault": "slow", "fault_budget": 50_000, "strikes": 5},
+        finals={"prove_seeds": 10, "max_seeds": 10},
+    )
+    run = folder.run("--hours", str((REPORT_S + 14) / 3600))
+    assert run.end() == 0, run.text
+    tried = sum(trial.status.teaches for trial in folder.record().trials)
+    assert 3 <= tried < 500, run.text
+    assert f"no time for more than {tried} of 500 trials: " in run.text
+
+
 class UpAtTheGate(Deadline):
     """A deadline that draws near as soon as a training stands at the gate.
 

@@ -62,6 +62,18 @@ def test_pace_expects_until_it_has_measured() -> None:
     assert pace.seconds(1_000) == pytest.approx(50)
 
 
+def test_many_trainings_go_by_the_median_with_the_estimate() -> None:
+    """The first training, with all that is made once, must not count for each of those to come."""
+    pace = Pace()
+    assert pace.usual_seconds(10) == 0
+    pace.expect(tokens=100, seconds=400)
+    pace.learn(tokens=1, seconds=12)
+    assert (pace.usual_seconds(1), pace.seconds(1)) == (8, 12)
+    for _ in range(3):
+        pace.learn(tokens=1, seconds=5)
+    assert (pace.usual_seconds(10), pace.seconds(1)) == (50, 12)
+
+
 def test_pace_goes_by_the_slowest_of_the_last_twenty() -> None:
     pace = Pace()
     pace.learn(tokens=1, seconds=9)
