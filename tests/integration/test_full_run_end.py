@@ -200,7 +200,7 @@ def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytes
     said: list[str] = []
     assert session(folder, said, refresh=refresh).work() == 0
     status, line, *_ = seen
-    assert f"full run: 40% of {FULL_TOKENS:,} tokens, done about " in status
+    assert f"full run: 40 % of {FULL_TOKENS:,} tokens, done about " in status
     assert (
         line.startswith(f"The full run is in progress: 40 % of {FULL_TOKENS:,} tokens at ") and ", done about " in line
     )
