@@ -207,5 +207,5 @@ def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytes
     assert line in pages[0]
     steps = [told for told in said if told.startswith("full run  ")]
     assert steps[1].startswith("full run   40%  loss ") and "tokens/s  done about " in steps[1]
-    assert f"full run: 100% of {FULL_TOKENS:,} tokens, finished" in describe(of(folder.record()))
+    assert f"full run: 100 % of {FULL_TOKENS:,} tokens, finished" in describe(of(folder.record()))
     assert "full run:" in folder.run("status").text
