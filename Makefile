@@ -24,15 +24,15 @@ bench: .venv/.dev   ## Measure speed here (BENCH=training, search, costs, spine,
 	$(BIN)/python tests/benchmarks/bench_$(BENCH).py $(ARGS)
 
 lock: .venv/.dev    ## Write the installed versions to constraints.txt
-	$(BIN)/python autotune/bootstrap.py --lock constraints.txt
+	$(BIN)/python autotune/machine/bootstrap.py --lock constraints.txt
 
 clean:           ## Remove the virtual environment and caches; runs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
-.venv/.tune: pyproject.toml constraints.txt autotune/bootstrap.py
-	$(PYTHON) autotune/bootstrap.py .venv .
+.venv/.tune: pyproject.toml constraints.txt autotune/machine/bootstrap.py
+	$(PYTHON) autotune/machine/bootstrap.py .venv .
 	@touch $@
 
-.venv/.dev: pyproject.toml constraints.txt autotune/bootstrap.py
-	$(PYTHON) autotune/bootstrap.py .venv '.[dev]'
+.venv/.dev: pyproject.toml constraints.txt autotune/machine/bootstrap.py
+	$(PYTHON) autotune/machine/bootstrap.py .venv '.[dev]'
 	@touch $@ .venv/.tune

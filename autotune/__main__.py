@@ -1,5 +1,5 @@
 """`python -m autotune`: the command line where no script is installed."""
 
-from autotune.cli import main
+from autotune.cli.main import main
 
 main()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autotune.records import TrialStatus, Verdict, VerdictWord
-from autotune.space import get_path
-from autotune.storage import StudyRecord
+from autotune.core.config_paths import get_path
+from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.store.study_store import StudyRecord
 from reports import attribution, headline, tables
 from reports.formats import MISSING, duration, finite, gibibytes, setting, tokens
 

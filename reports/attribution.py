@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from autotune import promote
-from autotune.attribution import Attribution, Change
-from autotune.records import VerdictWord
-from autotune.storage import StudyRecord
+from autotune.core.records import VerdictWord
+from autotune.finals.attribution import Attribution, Change
+from autotune.promotion import best_config
+from autotune.store.study_store import StudyRecord
 from reports import tables
 from reports.formats import count, number, percent, plain, setting, signed
 
@@ -24,7 +24,7 @@ def found_in(record: StudyRecord) -> Attribution | None:
     Args:
         record: The study.
     """
-    found, verdict = promote.attribution(record), record.verdict
+    found, verdict = best_config.attribution(record), record.verdict
     if found is None or verdict is None or verdict.word is not VerdictWord.BETTER or found.winner != verdict.winner:
         return None
     return found

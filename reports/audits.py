@@ -12,10 +12,10 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from autotune.pruning import WarmUp, unchosen, warm_up
-from autotune.records import TrialStatus
-from autotune.space import Dimension
-from autotune.storage import StudyRecord
+from autotune.core.records import TrialStatus
+from autotune.search.pruning import WarmUp, unchosen, warm_up
+from autotune.search.space import Dimension
+from autotune.store.study_store import StudyRecord
 from reports import attribution, tables
 from reports.formats import finite
 

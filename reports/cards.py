@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from autotune import objectives
-from autotune.storage import StudyRecord
+from autotune.core import objectives
+from autotune.store.study_store import StudyRecord
 from reports import attribution, audits, figures, front, headline, machine_figures, promotion, settings_figures, tables
 from reports.formats import count, duration, finite, number, percent, plain, setting
 

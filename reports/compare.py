@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from autotune.records import UserError
-from autotune.run_directory import write_text
-from autotune.space import flatten
-from autotune.storage import StudyRecord
+from autotune.core.config_paths import flatten
+from autotune.core.errors import UserError
+from autotune.core.files import write_text
+from autotune.store.study_store import StudyRecord
 from reports import attribution, tables
 from reports.cards import Card, Drawn, NothingToDrawError, draw_card
 from reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autotune.records import TrialRecord, TrialStatus
-from autotune.storage import StudyRecord
+from autotune.core.records import TrialRecord, TrialStatus
+from autotune.store.study_store import StudyRecord
 from reports.formats import plain
 
 # Causes listed for each kind of failure; the rest is in trials.csv.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from autotune.objectives import pareto_front
-from autotune.storage import StudyRecord
+from autotune.core.objectives import pareto_front
+from autotune.store.study_store import StudyRecord
 from reports import tables
 from reports.figures import trade_off
 from reports.formats import finite, number

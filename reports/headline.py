@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from autotune.objectives import TERMS
-from autotune.records import TrialRecord, TrialStatus, Verdict, VerdictWord
-from autotune.storage import StudyRecord
+from autotune.core.objectives import TERMS
+from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.store.study_store import StudyRecord
 from reports import attribution, tables
 from reports.formats import MISSING, count, duration, finite, local_time, number, percent, plain, signed
 

@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from autotune.records import TrialStatus
-from autotune.run_directory import RunDirectory, read_lines
-from autotune.space import flatten
-from autotune.storage import StudyRecord, read_study
+from autotune.core.config_paths import flatten
+from autotune.core.files import read_lines
+from autotune.core.records import TrialStatus
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord, read_study
 from reports import audits, studies, tables
 from reports.formats import count, finite, number, percent, plain, setting
 

@@ -14,10 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from autotune.queues import present
-from autotune.run_directory import write_text
-from autotune.space import with_paths
-from autotune.storage import StudyRecord
+from autotune.core.config_paths import present, with_paths
+from autotune.core.files import write_text
+from autotune.store.study_store import StudyRecord
 from reports import advice, attribution, headline, pictures, tables, twins
 from reports.cards import Card, cells, draw_cards
 from reports.failures import failures

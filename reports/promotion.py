@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from autotune.horizon import PROMOTION, Promotion
-from autotune.storage import StudyRecord
+from autotune.promotion.horizon import PROMOTION, Promotion
+from autotune.store.study_store import StudyRecord
 from reports.figures import BLUE, ORANGE, base_figure
 from reports.formats import as_sentence, number, plain, tokens
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from autotune.space import flatten
-from autotune.storage import StudyRecord
+from autotune.core.config_paths import flatten
+from autotune.store.study_store import StudyRecord
 from reports import advice, headline
 from reports.formats import count, finite, number, plain, signed
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from autotune.finals import ATTRIBUTE, student_quantile
-from autotune.gpu_monitor import HARMFUL_REASONS
-from autotune.objectives import comparable_tokens
-from autotune.records import EvalPoint, TrialRecord, TrialStatus
-from autotune.storage import StudyRecord
+from autotune.core.objectives import comparable_tokens
+from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
+from autotune.core.statistics import student_quantile
+from autotune.finals.verdict import ATTRIBUTE
+from autotune.machine.gpu_monitor import HARMFUL_REASONS
+from autotune.store.study_store import StudyRecord
 from reports.formats import finite, local_time
 
 FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)

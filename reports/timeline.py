@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from autotune.records import UserError
-from autotune.run_directory import write_text
-from autotune.storage import StudyRecord, read_study
+from autotune.core.errors import UserError
+from autotune.core.files import write_text
+from autotune.store.study_store import StudyRecord, read_study
 from reports import studies
 from reports.cards import Card, Drawn, NothingToDrawError, draw_card
 from reports.figures import BLUE, GREEN, GREY, ORANGE, VERMILLION, base_figure

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from autotune.horizon import PROMOTION
-from autotune.objectives import count
-from autotune.storage import StudyRecord
+from autotune.core.objectives import count
+from autotune.promotion.horizon import PROMOTION
+from autotune.store.study_store import StudyRecord
 from reports import advice, attribution, headline, promotion, tables
 from reports.cards import cells
 from reports.failures import failures

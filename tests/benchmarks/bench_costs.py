@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from autotune.costs import CostModel, Counts, Measured
+from autotune.engine.cost_model import CostModel, Counts, Measured
 from model.config import TrainConfig
 from model.counts import counts
 from model.learner import Learner

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from autotune import table
-from autotune.table import Row
+from autotune.replay import table
+from autotune.replay.table import Row
 
 
 def settings(row: Row) -> tuple[tuple[str, object], ...]:

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from autotune import horizon
-from autotune.horizon import PROMOTION, Promotion
-from autotune.orchestrator import Options, Session
-from autotune.promote import choice
-from autotune.space import flatten, with_paths
-from autotune.storage import StudyRecord, read_study
-from autotune.study_file import load
+from autotune.core.config_paths import flatten, with_paths
+from autotune.night.session import Options, Session
+from autotune.promotion import horizon
+from autotune.promotion.best_config import choice
+from autotune.promotion.horizon import PROMOTION, Promotion
+from autotune.store.study_store import StudyRecord, read_study
+from autotune.study.study_file import load
 
 FACTORS = [2.0 ** (step / 2) for step in range(-5, 2)]
 """Of the trial's learning rates: from a sixth to one and a half."""

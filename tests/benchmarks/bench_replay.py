@@ -36,10 +36,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import optuna
 import peers
 
-from autotune import replay
-from autotune.replay import Arm, Rows, Search, simulate
-from autotune.spec import PrunerSpec, SamplerSpec
-from autotune.table import Table, read
+from autotune.replay import simulation
+from autotune.replay.simulation import Arm, Rows, Search, simulate
+from autotune.replay.table import Table, read
+from autotune.study.spec import PrunerSpec, SamplerSpec
 
 HERE = Path(__file__).parent
 WITHIN_FRAC = 0.005
@@ -75,7 +75,7 @@ def run(
     path: Path, methods: Sequence[peers.Method], repeats: int, trials: float, jobs: int
 ) -> dict[str, tuple[Search, ...]]:
     """Return the searches of each method, by its name."""
-    budget_s = trials * replay.trial_s(_read(path))
+    budget_s = trials * simulation.trial_s(_read(path))
     target = _read(path).finished()[0].losses[-1] * (1 + WITHIN_FRAC)
     found = {}
     with ProcessPoolExecutor(jobs) as pool:
@@ -85,13 +85,13 @@ def run(
         }
         for name, searches in pending.items():
             found[name] = tuple(search.result() for search in searches)
-            print(f"{datetime.now():%H:%M:%S} {replay.describe(Arm(name, found[name], target))}", flush=True)
+            print(f"{datetime.now():%H:%M:%S} {simulation.describe(Arm(name, found[name], target))}", flush=True)
     return found
 
 
 def figures(table: Table, found: Mapping[str, tuple[Search, ...]]) -> list[str]:
     """Return the figures of all methods as rows of Markdown; multiples are of the first method's median."""
-    best, trial_s = table.finished()[0].losses[-1], replay.trial_s(table)
+    best, trial_s = table.finished()[0].losses[-1], simulation.trial_s(table)
     arms = [Arm(name, searches, best * (1 + WITHIN_FRAC)) for name, searches in found.items()]
     first = arms[0].median_s
     budgets = " | ".join(f"{count} trials" for count in BUDGETS_TRIALS)
@@ -128,7 +128,7 @@ def describe(table: Table, repeats: int, trials: float) -> str:
         f"{table.spec.name}: {len(table.rows)} rows, {len(finished)} finished, {len(table.tokens)} evaluations each; "
         f"best loss {best:.4f}, median {finished[len(finished) // 2].losses[-1]:.4f}, baseline "
         f"{table.rows[0].losses[-1]:.4f}; {near} rows within {WITHIN_FRAC:.1%} of the best. A whole trial takes "
-        f"{replay.trial_s(table):.1f} s of device time. {repeats} searches each, of up to {trials:g} whole trials."
+        f"{simulation.trial_s(table):.1f} s of device time. {repeats} searches each, of up to {trials:g} whole trials."
     )
 
 

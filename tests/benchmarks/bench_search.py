@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from autotune.orchestrator import Options, Session
-from autotune.records import TrialRecord, TrialResult
-from autotune.storage import StudyRecord, read_study
-from autotune.study_file import load
+from autotune.core.records import TrialRecord, TrialResult
+from autotune.night.session import Options, Session
+from autotune.store.study_store import StudyRecord, read_study
+from autotune.study.study_file import load
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

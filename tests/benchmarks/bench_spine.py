@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from autotune.hardware import profile
-from autotune.orchestrator import Options, Session
-from autotune.study_file import load
+from autotune.machine.hardware import profile
+from autotune.night.session import Options, Session
+from autotune.study.study_file import load
 from model.config import TrainConfig
 from model.train import train
 

@@ -40,7 +40,7 @@ import torch
 from references import Batch, DenseTrainer, PlainTrainer, TokenIds, flops_per_token
 from torch.utils.data import DataLoader
 
-from autotune.host import cpu_name
+from autotune.machine.host import cpu_name
 from model.config import TrainConfig
 from model.train import train
 

@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import optuna
 
-from autotune import replay
-from autotune.pruners import build_pruner
-from autotune.records import TrialStatus
-from autotune.replay import Rows, Search
-from autotune.space import Dimension
-from autotune.spec import PrunerSpec, StudySpec
-from autotune.table import Row, Table
+from autotune.core.records import TrialStatus
+from autotune.replay import simulation
+from autotune.replay.simulation import Rows, Search
+from autotune.replay.table import Row, Table
+from autotune.search.pruners import build_pruner
+from autotune.search.space import Dimension
+from autotune.study.spec import PrunerSpec, StudySpec
 
 ETA = 3
 """Reduction factor of all methods with rungs; each tool's own default or advice, but for Ray's 4."""
@@ -177,7 +177,7 @@ def optuna_search(
             sampler=getattr(optuna.samplers, sampler)(seed=seed),
             pruner=build_pruner(pruner, options or {}, spec.budget.tokens),
         )
-    return replay.search(study, spec, table, Rows(table), budget_s)
+    return simulation.search(study, spec, table, Rows(table), budget_s)
 
 
 # Top k after a first rung

@@ -195,7 +195,7 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 def test_every_study_file_loads_without_network() -> None:
-    from autotune.study_file import load
+    from autotune.study.study_file import load
 
     files = sorted((ROOT / "studies").glob("*.toml"))
     names = {load(path).spec.name for path in files}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from autotune import doctor, hardware
-from autotune.hardware import GpuMonitor, HardwareProfile
+from autotune.machine import doctor, hardware
+from autotune.machine.hardware import GpuMonitor, HardwareProfile
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from study_folder import StudyFolder, close_server
 
-from autotune.hardware import profile
+from autotune.machine.hardware import profile
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,11 @@ def _no_report(_: object) -> list[str]:
 
 
 if __name__ == "__main__":
-    from autotune import cli  # here, as workers import this file as well
+    from autotune.cli import main  # here, as workers import this file as well
 
-    cli.finish_report = cli.refresh_report = _no_report
+    main.finish_report = main.refresh_report = _no_report
     if sys.argv[1:2] == ["--serve"]:
         import prepared
 
         prepared.serve()
-    cli.main()
+    main.main()

@@ -5,8 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from autotune.database import exclusive, open_storage
-from autotune.run_directory import RunDirectory
+from autotune.store.database import exclusive, open_storage
+from autotune.store.run_directory import RunDirectory
 
 if __name__ == "__main__":
     storage = open_storage(RunDirectory(Path("unused")), sys.argv[1], heartbeat_s=1)

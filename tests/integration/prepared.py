@@ -25,7 +25,8 @@ from typing import Any
 
 # What a study imports on its way; one that is missing here is imported by each command again.
 MODULES = (
-    "autotune.orchestrator", "autotune.standing", "autotune.notify", "autotune.screen", "autotune.table",
+    "autotune.night.session", "autotune.cli.status", "autotune.cli.notify", "autotune.progress.terminal",
+    "autotune.replay.table",
     "optuna.storages._rdb.storage", "optuna.storages._rdb.models", "optuna.samplers", "alembic.command",
     "sqlalchemy.orm", "sqlalchemy.dialects.sqlite", "multiprocessing.popen_spawn_posix", "scipy.special", "psutil",
     "filelock", "rich.progress",

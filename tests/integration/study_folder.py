@@ -21,9 +21,9 @@ import psutil
 import tomli_w
 from optuna.trial import FrozenTrial
 
-from autotune.database import open_storage
-from autotune.run_directory import RunDirectory
-from autotune.storage import StudyRecord, read_study
+from autotune.store.database import open_storage
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord, read_study
 
 HERE = Path(__file__).parent
 # Far beyond what anything here takes on a slow and busy machine: it only ends a test that hangs.

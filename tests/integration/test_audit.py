@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from study_folder import StudyFolder
 
-from autotune.records import TrialRecord, TrialStatus
+from autotune.core.records import TrialRecord, TrialStatus
 
 PRUNER = {"name": "median", "n_startup_trials": 2, "warmup_frac": 0.3}
 

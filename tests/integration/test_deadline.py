@@ -7,10 +7,10 @@ import time
 import pytest
 from study_folder import StudyFolder
 
-from autotune.deadline import REPORT_S, Deadline
-from autotune.orchestrator import Options, Session
-from autotune.records import TrialStatus, VerdictWord
-from autotune.study_file import load
+from autotune.core.records import TrialStatus, VerdictWord
+from autotune.engine.deadline import REPORT_S, Deadline
+from autotune.night.session import Options, Session
+from autotune.study.study_file import load
 
 TRIAL_S = 0.4
 

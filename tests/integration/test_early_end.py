@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from study_folder import StudyFolder
 
-from autotune.deadline import REPORT_S
-from autotune.search_end import MIN_TRIALS
+from autotune.engine.deadline import REPORT_S
+from autotune.night.search_end import MIN_TRIALS
 
 
 def test_a_search_without_further_gain_ends_early_and_goes_on_to_its_finals(folder: StudyFolder) -> None:

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from study_folder import StudyFolder, is_over
 
-from autotune.records import TrialRecord, TrialStatus
+from autotune.core.records import TrialRecord, TrialStatus
 
 FAULTS = ["nan", "blow-up", "crash", "out-of-memory", "exit", "no-loss", "end-of-file", "odd-facts"]
 # A grid holds each fault once, beside the baseline and the best learning rate, both without a fault.

@@ -14,8 +14,9 @@ import optuna_dashboard
 from optuna.trial import TrialState
 from study_folder import STUDY, StudyFolder, is_over, wait_for
 
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
-from autotune.run_directory import RunDirectory, read_lines
+from autotune.core.files import read_lines
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
+from autotune.store.run_directory import RunDirectory
 
 
 def test_search_prunes_and_begins_with_the_baseline(finished: StudyFolder) -> None:

@@ -10,13 +10,14 @@ import fake_trainer
 import pytest
 from study_folder import StudyFolder
 
-from autotune import early_end, early_warnings, listener
-from autotune.deadline import REPORT_S, Deadline
-from autotune.orchestrator import Options, Session
-from autotune.records import TrialStatus
-from autotune.standing import describe, of
-from autotune.storage import read_study
-from autotune.study_file import load
+from autotune.cli.status import describe, of
+from autotune.core.records import TrialStatus
+from autotune.engine.deadline import REPORT_S, Deadline
+from autotune.night.session import Options, Session
+from autotune.progress import observer
+from autotune.promotion import early_end, early_warnings
+from autotune.store.study_store import read_study
+from autotune.study.study_file import load
 from reports.headline import full_run_lines
 from reports.health import health_checks
 from reports.page import write_report
@@ -186,7 +187,7 @@ def test_a_full_run_that_diverged_is_not_trained_again(folder: StudyFolder) -> N
 
 def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write(**STUDY, base={"fault": "gate", "fault_budget": FULL_TOKENS, "seconds": 0.05})
-    monkeypatch.setattr(listener, "REFRESH_EVERY_S", 0.0)
+    monkeypatch.setattr(observer, "REFRESH_EVERY_S", 0.0)
     seen: list[str] = []
     pages: list[str] = []
 

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from study_folder import Run, StudyFolder, is_over, wait_for
 
-from autotune.records import TrialRecord, TrialStatus, VerdictWord
+from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
 
 KILLS = 22
 FULL_TOKENS = 200_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from study_folder import StudyFolder
 
-from autotune.records import VerdictWord
+from autotune.core.records import VerdictWord
 
 
 def test_noise_is_measured_first_and_its_runs_are_half_of_the_pairs(folder: StudyFolder) -> None:

@@ -12,8 +12,8 @@ import pytest
 from optuna.trial import TrialState
 from study_folder import STUDY, StudyFolder, wait_for
 
-from autotune.objectives import pareto_front
-from autotune.records import TrialRecord, TrialStatus, VerdictWord
+from autotune.core.objectives import pareto_front
+from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
 from reports.page import write_report
 from reports.twins import report_markdown
 

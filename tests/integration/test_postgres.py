@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, is_over, wait_for
 
-from autotune.records import TrialStatus, VerdictWord
+from autotune.core.records import TrialStatus, VerdictWord
 
 TRIALS = 6
 

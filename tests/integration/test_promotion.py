@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from study_folder import COPIED_LOG, Run, StudyFolder, wait_for
 
-from autotune.horizon import Promotion
-from autotune.storage import StudyRecord
+from autotune.promotion.horizon import Promotion
+from autotune.store.study_store import StudyRecord
 
 BEST_LR = 0.0025  # of 16 times the trial's length, where the trials' best is 0.01
 TOKENS = 1_600_000

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from study_folder import STUDY, Run, StudyFolder, is_over, wait_for
 
-from autotune.records import TrialStatus, VerdictWord
-from autotune.run_directory import RunDirectory
-from autotune.table import Table, read
+from autotune.core.records import TrialStatus, VerdictWord
+from autotune.replay.table import Table, read
+from autotune.store.run_directory import RunDirectory
 
 TOKENS = STUDY["budget"]["tokens"]
 BASELINE_LR = STUDY["base"]["lr"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from study_folder import Run, StudyFolder, wait_for
 
-from autotune.records import TrialStatus
+from autotune.core.records import TrialStatus
 
 
 def _assert_refused(run: Run, exit_code: int, *parts: str) -> None:

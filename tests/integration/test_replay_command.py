@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from study_folder import Run, StudyFolder
 
-from autotune import table
-from autotune.records import TrialStatus
-from autotune.replay import Rows, Surrogate, run_arm
-from autotune.spec import PrunerSpec, SamplerSpec, StudySpec
-from autotune.table import Row, Table
+from autotune.core.records import TrialStatus
+from autotune.replay import table
+from autotune.replay.simulation import Rows, Surrogate, run_arm
+from autotune.replay.table import Row, Table
+from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 
 ROWS = 48
 # A search ends long before its table does: 12 whole trials, each 2 + 1000/100 + 5 * 0.1 seconds.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from study_folder import StudyFolder, wait_for
 
-from autotune.records import TrialStatus
+from autotune.core.records import TrialStatus
 
 # The test cannot decide before the fourth seed: of n pairs alike the least p is 1 / 2 ** n.
 WILCOXON: dict[str, Any] = {

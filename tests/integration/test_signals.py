@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from study_folder import Run, StudyFolder, wait_for
 
-from autotune.records import TrialStatus
+from autotune.core.records import TrialStatus
 
 PARKED = 130
 

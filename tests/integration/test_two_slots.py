@@ -9,11 +9,11 @@ from datetime import datetime
 import pytest
 from study_folder import StudyFolder, is_over
 
-from autotune import orchestrator
-from autotune.orchestrator import Options, Session
-from autotune.records import TrialRecord, TrialStatus, VerdictWord
-from autotune.study_file import load
-from autotune.worker import Slot
+from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
+from autotune.engine.worker import Slot
+from autotune.night import session
+from autotune.night.session import Options, Session
+from autotune.study.study_file import load
 
 # Starts are stored in whole seconds: two that overlap for more than one more can be told from two in a row.
 TRIAL_S = 2.2
@@ -32,7 +32,7 @@ def worked(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
         limits={"heartbeat_s": 1},
     )
     folder.place_hardware()
-    monkeypatch.setattr(orchestrator, "slots_of", lambda _: [Slot("cpu"), Slot("cpu")])
+    monkeypatch.setattr(session, "slots_of", lambda _: [Slot("cpu"), Slot("cpu")])
     assert Session(load(folder.file), Options(folder.root / "runs", device="cpu")).work() == 0
     return folder
 

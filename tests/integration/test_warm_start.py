@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from study_folder import COPIED_LOG, StudyFolder
 
-from autotune.records import TrialStatus
-from autotune.storage import StudyRecord, read_study
+from autotune.core.records import TrialStatus
+from autotune.store.study_store import StudyRecord, read_study
 
 
 def second(folder: StudyFolder, **changes: Any) -> StudyRecord:
@@ -42,8 +42,8 @@ def first(trained: StudyFolder, folder: StudyFolder) -> StudyRecord:
 def priors(folder: StudyFolder) -> list[Any]:
     import optuna
 
-    from autotune.database import open_storage
-    from autotune.run_directory import RunDirectory
+    from autotune.store.database import open_storage
+    from autotune.store.run_directory import RunDirectory
 
     storage = open_storage(RunDirectory(folder.root / "runs" / "second"), "")
     try:

@@ -7,12 +7,12 @@ from typing import Any
 
 from study_folder import StudyFolder, wait_for
 
-from autotune.attribution import Attribution
-from autotune.deadline import REPORT_S, Deadline
-from autotune.finals import ATTRIBUTE
-from autotune.orchestrator import Options, Session
-from autotune.records import VerdictWord
-from autotune.study_file import load
+from autotune.core.records import VerdictWord
+from autotune.engine.deadline import REPORT_S, Deadline
+from autotune.finals.attribution import Attribution
+from autotune.finals.verdict import ATTRIBUTE
+from autotune.night.session import Options, Session
+from autotune.study.study_file import load
 
 # layers and heads change nothing in the fake trainer; its noise depends on seed and lr alone.
 SPACE: dict[str, Any] = {

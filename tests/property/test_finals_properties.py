@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from autotune.finals import PROVE, interval, judge
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
-from autotune.spec import FinalsSpec
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
+from autotune.finals.verdict import PROVE, interval, judge
+from autotune.study.spec import FinalsSpec
 
 LOSSES = st.floats(0.5, 10.0).map(lambda loss: round(loss, 4))
 PAIRS = st.lists(st.tuples(LOSSES, LOSSES), min_size=2, max_size=8)

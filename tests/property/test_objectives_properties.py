@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.objectives import comparable_tokens, pareto_front
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
+from autotune.core.objectives import comparable_tokens, pareto_front
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
 
 FEW = st.integers(1, 6)
 

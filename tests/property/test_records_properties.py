@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
+from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
 
 NUMBERS = st.floats()
 NAMES = st.text("abcdefgh_", min_size=1, max_size=12).filter(lambda name: name not in ("tokens_seen", "val_loss"))

@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_space_properties import dimensions
 
-from autotune.records import TrialStatus
-from autotune.replay import Arm, Rows, simulate
-from autotune.space import Dimension
-from autotune.spec import PrunerSpec, SamplerSpec, StudySpec
-from autotune.table import Row, Table
+from autotune.core.records import TrialStatus
+from autotune.replay.simulation import Arm, Rows, simulate
+from autotune.replay.table import Row, Table
+from autotune.search.space import Dimension
+from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 
 TOKENS = (250, 500, 1_000)
 SPACE = {"lr": {"low": 0.001, "high": 1.0, "log": True}, "kind": {"choices": ["a", "b", "c"]}}

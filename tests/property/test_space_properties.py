@@ -8,7 +8,8 @@ import optuna
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.space import Dimension, SearchSpace, flatten, get_path, with_paths
+from autotune.core.config_paths import flatten, get_path, with_paths
+from autotune.search.space import Dimension, SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 NAMES = st.text("abcdef_", min_size=1, max_size=6)

@@ -14,9 +14,9 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.faults import StudyFileError, key_lines
-from autotune.spec import StudySpec
-from autotune.study_file import load
+from autotune.study.errors import StudyFileError, key_lines
+from autotune.study.spec import StudySpec
+from autotune.study.study_file import load
 
 FAKE_TRAINER = str(Path(__file__).parents[1] / "integration")
 if FAKE_TRAINER not in sys.path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autotune.study_file import Study, load
+from autotune.study.study_file import Study, load
 
 
 class Machine:

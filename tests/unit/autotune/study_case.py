@@ -7,12 +7,13 @@ from typing import Any
 
 import optuna
 
-from autotune.database import open_storage
-from autotune.queues import Queue
-from autotune.records import EvalPoint, TrialResult, TrialStatus
-from autotune.run_directory import RunDirectory, write_json
-from autotune.storage import open_study
-from autotune.study_file import Study, load
+from autotune.core.files import write_json
+from autotune.core.records import EvalPoint, TrialResult, TrialStatus
+from autotune.engine.queue import Queue
+from autotune.store.database import open_storage
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import open_study
+from autotune.study.study_file import Study, load
 
 TEXT = """
 name = "night"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from autotune.attribution import Attributing, Attribution, Blocks
-from autotune.finals import ATTRIBUTE, PROVE
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
-from autotune.space import SearchSpace
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
+from autotune.finals.attribution import Attributing, Attribution, Blocks
+from autotune.finals.verdict import ATTRIBUTE, PROVE
+from autotune.search.space import SearchSpace
 
 SEEDS = (1002, 1003, 1004)
 NAMES = ("a", "b", "c", "d", "e")

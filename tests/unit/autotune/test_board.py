@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from autotune.board import Board
-from autotune.gpu_monitor import GpuSample
+from autotune.machine.gpu_monitor import GpuSample
+from autotune.progress.board import Board
 
 
 class Clock:

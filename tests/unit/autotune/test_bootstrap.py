@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune import bootstrap
+from autotune.machine import bootstrap
 
 
 @pytest.mark.parametrize(

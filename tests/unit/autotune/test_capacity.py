@@ -10,13 +10,13 @@ import counting_trainer
 import pytest
 from capacity_case import Machine, counting_study
 
-from autotune.capacity import choose_pass, cost_model, describe_left, fitting, largest_micro_batch, probe
-from autotune.costs import Counts
-from autotune.hardware import HardwareProfile
-from autotune.records import UserError
-from autotune.space import SearchSpace
-from autotune.study_file import Study, load
-from autotune.worker import Slot
+from autotune.core.errors import UserError
+from autotune.engine.cost_model import Counts
+from autotune.engine.worker import Slot
+from autotune.machine.hardware import HardwareProfile
+from autotune.night.capacity import choose_pass, cost_model, describe_left, fitting, largest_micro_batch, probe
+from autotune.search.space import SearchSpace
+from autotune.study.study_file import Study, load
 
 
 def study(tmp_path: Path, base: str = "") -> Study:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune import cli_options, console
-from autotune.records import UserError
-from autotune.run_directory import RunDirectory
+from autotune.cli import options
+from autotune.core.errors import UserError
+from autotune.store.run_directory import RunDirectory
 
 VERBS = (
     "doctor",
@@ -57,7 +57,7 @@ def imported(statement: str, *arguments: str) -> subprocess.CompletedProcess[str
 
 def command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs `autotune` as a person would."""
-    code = "from autotune.cli import main; main()"
+    code = "from autotune.cli.main import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -74,7 +74,7 @@ def helps() -> dict[str, subprocess.CompletedProcess[str]]:
     """The help of every verb, and of the whole under ""."""
 
     def ask(verb: str) -> subprocess.CompletedProcess[str]:
-        return imported("from autotune.cli import main; main()", *([verb] if verb else []), "--help")
+        return imported("from autotune.cli.main import main; main()", *([verb] if verb else []), "--help")
 
     names = ("", *VERBS)
     with ThreadPoolExecutor(2) as pool:
@@ -91,7 +91,7 @@ def test_help_imports_nothing_heavy(verb: str, helps: dict[str, subprocess.Compl
 
 
 def test_the_probe_of_imports_sees_them() -> None:
-    assert imported("import autotune.finals, numpy").stderr == "numpy"
+    assert imported("import autotune.finals.verdict, numpy").stderr == "numpy"
 
 
 def test_a_study_imports_of_scipy_what_it_needs() -> None:
@@ -115,8 +115,8 @@ def test_a_study_imports_of_scipy_what_it_needs() -> None:
     ],
 )
 def test_control_characters_stay_text(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.plain(text) == shown
-    console.say(text)
+    assert text.plain(text) == shown
+    text.say(text)
     assert capsys.readouterr().out == f"{shown}\n"
 
 
@@ -178,8 +178,8 @@ def test_a_study_that_runs_elsewhere_ends_with_5(tmp_path: Path) -> None:
 
 
 def test_promoting_without_a_verdict_ends_with_4(tmp_path: Path) -> None:
-    from autotune.promote import choice
-    from autotune.storage import read_study
+    from autotune.promotion.best_config import choice
+    from autotune.store.study_store import read_study
 
     queue = make_queue(tmp_path, make_study(tmp_path))
     with pytest.raises(UserError) as caught:
@@ -213,7 +213,7 @@ def test_a_study_is_found_by_its_path_its_run_and_its_name(tmp_path: Path, monke
     for place, title in (("runs/night/study.toml", "run"), ("studies/night.toml", "file"), ("studies/x.toml", "other")):
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         Path(place).write_text(f'title = "{title}"\n{text}')
-    titles = [cli_options.load_study(name, Path("runs"), None).spec.title for name in ("night.toml", "night", "x")]
+    titles = [options.load_study(name, Path("runs"), None).spec.title for name in ("night.toml", "night", "x")]
     assert titles == ["", "run", "other"]
 
 
@@ -221,22 +221,20 @@ def test_the_run_directory_is_found_by_name_folder_and_file(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     make_queue(tmp_path, make_study(tmp_path))
     for name in ("night", "runs/night", "night.toml"):
-        assert cli_options.run_directory(name, Path("runs")) == Path("runs/night")
+        assert options.run_directory(name, Path("runs")) == Path("runs/night")
 
 
 def test_flags_come_after_the_settings_of_the_same_name(tmp_path: Path) -> None:
     make_study(tmp_path)
-    loaded = cli_options.load_study(
-        str(tmp_path / "night.toml"), tmp_path, ["budget.trials=5", "seed=2"], trials=7, seed=3
-    )
+    loaded = options.load_study(str(tmp_path / "night.toml"), tmp_path, ["budget.trials=5", "seed=2"], trials=7, seed=3)
     assert (loaded.spec.budget.trials, loaded.spec.seed) == (7, 3)
 
 
 def test_the_command_lines_deadline_replaces_the_study_files(tmp_path: Path) -> None:
     study = make_study(tmp_path, "budget.hours=5.0")
-    assert 4 * 3600 < cli_options.deadline_of(study, None, None).seconds_left <= 5 * 3600
-    assert 8 * 3600 < cli_options.deadline_of(study, 9.0, None).seconds_left <= 9 * 3600
-    assert cli_options.deadline_of(make_study(tmp_path), None, None).seconds_left == float("inf")
+    assert 4 * 3600 < options.deadline_of(study, None, None).seconds_left <= 5 * 3600
+    assert 8 * 3600 < options.deadline_of(study, 9.0, None).seconds_left <= 9 * 3600
+    assert options.deadline_of(make_study(tmp_path), None, None).seconds_left == float("inf")
 
 
 def test_the_shell_completes_studies(tmp_path: Path) -> None:
@@ -250,7 +248,7 @@ def test_the_shell_completes_studies(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys; sys.argv = ['autotune']; from autotune.cli import app; app(prog_name='autotune')",
+            "import sys; sys.argv = ['autotune']; from autotune.cli.main import app; app(prog_name='autotune')",
         ],
         env={**os.environ, **asked, "PYTHONPATH": os.pathsep.join(sys.path)},
         cwd=tmp_path,

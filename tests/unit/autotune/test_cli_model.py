@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from autotune.cli import app
-from autotune.cli_model import find_model
-from autotune.records import UserError
-from autotune.run_directory import write_json
+from autotune.cli.main import app
+from autotune.cli.model import find_model
+from autotune.core.errors import UserError
+from autotune.core.files import write_json
 
 TRAINER = "using_trainer:train"
 

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from autotune.deadline import Deadline, Pace, seconds_until
+from autotune.engine.deadline import Deadline, Pace, seconds_until
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autotune.costs import CostModel, Counts, Measured
+from autotune.engine.cost_model import CostModel, Counts, Measured
 
 MODEL = CostModel(pass_s=0.01, flop_s=1e-12, weight_pass_s=1e-9, weight_s=2e-9, offset_bytes=100.0, pass_factor=2.0)
 COUNTS = Counts(

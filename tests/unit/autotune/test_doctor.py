@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from fake_nvml import FakeNvml
 
-from autotune import cuda_support, doctor, doctor_gpu
-from autotune.doctor import Finding, Machine, diagnose, exit_code, render, to_json
-from autotune.nvml import GpuIdentity
+from autotune.machine import cuda_support, doctor, doctor_gpu
+from autotune.machine.doctor import Finding, Machine, diagnose, exit_code, render, to_json
+from autotune.machine.nvml import GpuIdentity
 
 GIB = 2**30
 T4 = GpuIdentity(0, "GPU-aaaa", "Tesla T4", 15 * GIB, "7.5", "535.183.01", 70.0, 70.0, 1.59e9)

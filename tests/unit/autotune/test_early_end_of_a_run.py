@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.deadline import REPORT_S
-from autotune.early_end import EXPORT_S, EarlyEnd, RunPace
-from autotune.records import EvalPoint
+from autotune.core.records import EvalPoint
+from autotune.engine.deadline import REPORT_S
+from autotune.promotion.early_end import EXPORT_S, EarlyEnd, RunPace
 
 KEPT_S = REPORT_S + EXPORT_S
 BUDGET = 1_000_000

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from autotune.early_warnings import divergence, is_slow, plateau, rate, skipped_steps, throttling
-from autotune.records import EvalPoint
+from autotune.core.records import EvalPoint
+from autotune.promotion.early_warnings import divergence, is_slow, plateau, rate, skipped_steps, throttling
 
 
 def curve(losses: Sequence[float], **metrics: Sequence[float]) -> list[EvalPoint]:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune.costs import CostModel, Counts
-from autotune.equal_seconds import EqualSeconds
-from autotune.queues import Queue
-from autotune.records import EvalPoint, TrialStatus
+from autotune.core.records import EvalPoint, TrialStatus
+from autotune.engine.cost_model import CostModel, Counts
+from autotune.engine.equal_seconds import EqualSeconds
+from autotune.engine.queue import Queue
 
 COUNTED = {
     "step_tokens": 10.0,

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from autotune.finals import (
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
+from autotune.finals.verdict import (
     PROVE,
     SELECT,
     choose_winner,
@@ -19,8 +20,7 @@ from autotune.finals import (
     ranked,
     selection_runs,
 )
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
-from autotune.spec import FinalsSpec
+from autotune.study.spec import FinalsSpec
 
 SPEC = FinalsSpec(finalists=2, select_seeds=1, prove_seeds=4, max_seeds=4, min_gain_frac=0.01)
 

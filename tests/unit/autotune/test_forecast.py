@@ -10,11 +10,11 @@ import pytest
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autotune.forecast import SHARE, SLOPE, SLOPE_SIGMA, forecast
-from autotune.forecasting import ForecastSampler
-from autotune.pruning import STOPPED_AT
-from autotune.samplers import build_sampler
-from autotune.space import SearchSpace
+from autotune.core.attributes import STOPPED_AT
+from autotune.search.forecast import SHARE, SLOPE, SLOPE_SIGMA, forecast
+from autotune.search.forecast_sampler import ForecastSampler
+from autotune.search.samplers import build_sampler
+from autotune.search.space import SearchSpace
 
 
 def test_one_finished_trial_gives_the_expected_slope() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune.deadline import Deadline
-from autotune.full_run import FullRun, evaluations
-from autotune.listener import Listener
-from autotune.queues import Assignment, Queue
-from autotune.records import EvalPoint, TrialStatus
-from autotune.run_directory import read_lines
-from autotune.run_watch import END_TOKENS
+from autotune.core.files import read_lines
+from autotune.core.records import EvalPoint, TrialStatus
+from autotune.engine.deadline import Deadline
+from autotune.engine.queue import Assignment, Queue
+from autotune.progress.observer import Listener
+from autotune.promotion.full_run import FullRun, evaluations
+from autotune.promotion.run_watch import END_TOKENS
 
 TOKENS = 8_000
 

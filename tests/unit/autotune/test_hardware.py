@@ -15,8 +15,8 @@ import pynvml
 import pytest
 from fake_nvml import FakeNvml
 
-from autotune import gpu_monitor, hardware, host, nvml, torch_probe
-from autotune.hardware import GpuMonitor, HardwareError, HardwareProfile
+from autotune.machine import gpu_monitor, hardware, host, nvml, torch_probe
+from autotune.machine.hardware import GpuMonitor, HardwareError, HardwareProfile
 
 GIB = 2**30
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autotune import finals, table
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
-from autotune.spec import FinalsSpec
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
+from autotune.finals.verdict import FinalRun, choose_winner, finalists, judge, noise_runs, proving_runs, selection_runs
+from autotune.replay import table
+from autotune.study.spec import FinalsSpec
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "overnight_h100.json"
 SIGMA, TRIALS, SEED = 0.01, 40, 1
@@ -40,20 +41,20 @@ def study(random: np.random.Generator, truth: Sequence[float], spec: FinalsSpec)
     search = [trained(row, {"row": row}, noisy(row)) for row in range(len(truth))]
     baseline, runs = search[0], []
 
-    def train(wanted: Sequence[finals.FinalRun]) -> None:
+    def train(wanted: Sequence[FinalRun]) -> None:
         there = {(each.arm, each.seed) for each in runs}
         for each in wanted:
             if (each.arm, each.seed) not in there:
                 loss = noisy(each.arm)
                 runs.append(trained(each.arm, each.params, loss, arm=each.arm, seed=each.seed, stage=each.stage))
 
-    train(finals.noise_runs(baseline, spec, SEED, spec.prove_seeds))
-    arms = finals.finalists(search, baseline, spec.finalists)
-    train(finals.selection_runs(arms, spec, SEED))
-    winner = finals.choose_winner(arms, runs)
+    train(noise_runs(baseline, spec, SEED, spec.prove_seeds))
+    arms = finalists(search, baseline, spec.finalists)
+    train(selection_runs(arms, spec, SEED))
+    winner = choose_winner(arms, runs)
     for look, pairs in enumerate(spec.looks):
-        train(finals.proving_runs(baseline, winner, spec, SEED, pairs))
-        verdict = finals.judge(baseline, winner, runs, spec, look)
+        train(proving_runs(baseline, winner, spec, SEED, pairs))
+        verdict = judge(baseline, winner, runs, spec, look)
         if verdict.word is not VerdictWord.INCONCLUSIVE:
             break
     return verdict

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune import horizon
-from autotune.horizon import Bracket, Change, Promotion, bracket_tokens, changes, longest, scaling
+from autotune.promotion import horizon
+from autotune.promotion.horizon import Bracket, Change, Promotion, bracket_tokens, changes, longest, scaling
 
 FACTORS = (0.5, 1.0, 2.0)
 LOG2 = math.log(2)

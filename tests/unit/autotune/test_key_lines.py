@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from autotune.faults import did_you_mean, key_lines
+from autotune.study.errors import did_you_mean, key_lines
 
 TEXT = '''\
 # name = "not a key"

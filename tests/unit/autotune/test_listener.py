@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune import listener as listening
-from autotune.board import Board
-from autotune.listener import Listener
-from autotune.queues import Assignment, Queue
-from autotune.records import EvalPoint, TrialStatus
-from autotune.run_directory import RunDirectory, read_lines
+from autotune.core.files import read_lines
+from autotune.core.records import EvalPoint, TrialStatus
+from autotune.engine.queue import Assignment, Queue
+from autotune.progress import observer as listening
+from autotune.progress.board import Board
+from autotune.progress.observer import Listener
+from autotune.store.run_directory import RunDirectory
 
 
 class Clock:

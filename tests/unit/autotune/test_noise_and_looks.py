@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from autotune.finals import (
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
+from autotune.finals.verdict import (
     PROVE,
     SELECT,
     Noise,
@@ -19,8 +20,7 @@ from autotune.finals import (
     noise_runs,
     proving_runs,
 )
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
-from autotune.spec import FinalsSpec
+from autotune.study.spec import FinalsSpec
 
 BASELINE = TrialRecord(0, {"lr": 0.1}, TrialStatus.FINISHED, role="baseline")
 WINNER = TrialRecord(5, {"lr": 0.2}, TrialStatus.FINISHED)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from autotune import notify
-from autotune.records import UserError
+from autotune.cli import notify
+from autotune.core.errors import UserError
 
 ENDING = notify.Ending(
     "night", 0, ["✓ better: 5 % less", "next: autotune promote night"], Path("runs/night/index.html")

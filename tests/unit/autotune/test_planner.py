@@ -11,25 +11,16 @@ import counting_trainer
 import pytest
 from capacity_case import Machine, counting_study
 
-from autotune import hardware, orchestrator
-from autotune.deadline import REPORT_S
-from autotune.planner import (
-    Plan,
-    Survey,
-    describe,
-    done_by,
-    duration,
-    full_tokens,
-    in_bytes,
-    make_plan,
-    survey,
-    text,
-)
-from autotune.probes import Probe
-from autotune.spec import StudySpec
-from autotune.storage import read_study
-from autotune.study_file import load
-from autotune.worker import Slot
+from autotune.core.text import done_by, duration, in_bytes
+from autotune.engine.deadline import REPORT_S
+from autotune.engine.probes import Probe
+from autotune.engine.worker import Slot
+from autotune.machine import hardware
+from autotune.night import session
+from autotune.night.planner import Plan, Survey, describe, full_tokens, make_plan, survey, text
+from autotune.store.study_store import read_study
+from autotune.study.spec import StudySpec
+from autotune.study.study_file import load
 
 PROBE = Probe(tokens_per_s=100.0, eval_s=2.0, evaluations=5, seconds=7.0, tokens=40, peak_bytes=3, facts={})
 
@@ -206,11 +197,11 @@ def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeyp
     counting_study(tmp_path)
     counting = load(tmp_path / "counting.toml", ["budget.trials=2", "finals={select_seeds=1, prove_seeds=2}"])
     profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
-    monkeypatch.setattr(orchestrator, "visible_devices", lambda: ["one"])
-    monkeypatch.setattr(orchestrator, "profile", lambda *_, **__: profile)
-    monkeypatch.setattr(orchestrator, "slots_of", lambda _: [Slot("cpu")])
-    session = orchestrator.Session(counting, orchestrator.Options(tmp_path / "runs"))
-    assert session.work() == 0
+    monkeypatch.setattr(session, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(session, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(session, "slots_of", lambda _: [Slot("cpu")])
+    running = session.Session(counting, session.Options(tmp_path / "runs"))
+    assert running.work() == 0
     record = read_study(tmp_path / "runs" / "counting")
     configs = [trial.result.config for trial in (*record.trials, *record.finals) if trial.result is not None]
     assert len(configs) >= 2
@@ -229,11 +220,11 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     counting = load(tmp_path / "counting.toml", changes)
     profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
-    monkeypatch.setattr(orchestrator, "visible_devices", lambda: ["one"])
-    monkeypatch.setattr(orchestrator, "profile", lambda *_, **__: profile)
-    monkeypatch.setattr(orchestrator, "slots_of", lambda _: [Slot("cpu")])
-    session = orchestrator.Session(counting, orchestrator.Options(tmp_path / "runs"))
-    assert session.work() == 0
+    monkeypatch.setattr(session, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(session, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(session, "slots_of", lambda _: [Slot("cpu")])
+    running = session.Session(counting, session.Options(tmp_path / "runs"))
+    assert running.work() == 0
     record = read_study(tmp_path / "runs" / "counting")
     assert record.baseline is not None and record.baseline.budget_tokens == 100_000
 

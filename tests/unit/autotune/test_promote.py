@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from study_case import make_study, result
 
-from autotune import promote
-from autotune.horizon import Change, Promotion, scaling
-from autotune.promote import card_lines, choice, git_commit, provenance, train_file, write_best_config
-from autotune.records import TrialRecord, TrialStatus, UserError, Verdict, VerdictWord
-from autotune.run_directory import RunDirectory
-from autotune.storage import StudyRecord
+from autotune.core.errors import UserError
+from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.promotion import best_config
+from autotune.promotion.best_config import card_lines, choice, git_commit, provenance, train_file, write_best_config
+from autotune.promotion.horizon import Change, Promotion, scaling
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord
 
 BASELINE = TrialRecord(0, {"lr": 0.001}, TrialStatus.FINISHED, result(loss=3.0), role="baseline")
 WINNER = TrialRecord(4, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.9))
@@ -264,10 +265,10 @@ def git(folder: Path, *arguments: str) -> str:
 
 def test_the_commit_and_whether_files_differ_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    file = tmp_path / "package" / "promote.py"
+    file = tmp_path / "package" / "best_config.py"
     file.parent.mkdir()
     file.write_text("x = 1\n")
-    monkeypatch.setattr(promote, "__file__", str(file))
+    monkeypatch.setattr(best_config, "__file__", str(file))
     assert git_commit() == ""
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", ".")

@@ -7,8 +7,8 @@ from typing import Any
 import optuna
 import pytest
 
-from autotune.learned_warmup import LearnedWarmup
-from autotune.pruners import PRUNERS, build_pruner, parameters, rehearse
+from autotune.search.learned_warmup import LearnedWarmup
+from autotune.search.pruners import PRUNERS, build_pruner, parameters, rehearse
 
 BUDGET = 1_000
 NEEDED: dict[str, dict[str, Any]] = {"percentile": {"percentile": 25.0}, "threshold": {"upper": 10.0}}

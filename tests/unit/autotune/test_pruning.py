@@ -10,9 +10,10 @@ import pytest
 from scipy.stats import spearmanr
 from study_case import make_study
 
-from autotune.learned_warmup import MEASURED_ON, LearnedWarmup
-from autotune.pruning import AUDITED_AT, STOPPED_AT, goes_on, rank_correlations, unchosen, warm_up
-from autotune.spec import StudySpec
+from autotune.core.attributes import AUDITED_AT, STOPPED_AT
+from autotune.search.learned_warmup import MEASURED_ON, LearnedWarmup
+from autotune.search.pruning import goes_on, rank_correlations, unchosen, warm_up
+from autotune.study.spec import StudySpec
 
 
 class Always(optuna.pruners.BasePruner):

@@ -9,10 +9,12 @@ import pytest
 from optuna.trial import TrialState
 from study_case import make_queue, make_study, result
 
-from autotune.queues import MAX_ATTEMPTS, Assignment, Queue, hardware_overrides, present
-from autotune.records import TrialResult, TrialStatus, UserError
-from autotune.run_directory import read_json, read_lines
-from autotune.storage import open_fixed, save_result
+from autotune.core.config_paths import present
+from autotune.core.errors import UserError
+from autotune.core.files import read_json, read_lines
+from autotune.core.records import TrialResult, TrialStatus
+from autotune.engine.queue import MAX_ATTEMPTS, Assignment, Queue, hardware_overrides
+from autotune.store.study_store import open_fixed, save_result
 
 
 @pytest.fixture
@@ -208,7 +210,7 @@ def test_finals_train_the_given_settings_on_the_given_seed_and_then_end(queue: Q
 
 @pytest.mark.parametrize("name", ["grid", "brute_force"])
 def test_a_used_up_grid_ends_the_search(tmp_path: Path, name: str) -> None:
-    from autotune.samplers import build_sampler
+    from autotune.search.samplers import build_sampler
 
     study = make_study(tmp_path, space="layers = {choices = [1, 2]}")
     queue = make_queue(tmp_path, study, target=9)

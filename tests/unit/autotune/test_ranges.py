@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.ranges import EDGE_FRAC, MIN_FINISHED, CurrentRanges, describe, widened
-from autotune.records import RANGES, EvalPoint, TrialRecord, TrialResult, TrialStatus
-from autotune.samplers import build_sampler
-from autotune.space import SearchSpace
+from autotune.core.attributes import RANGES
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
+from autotune.search.ranges import EDGE_FRAC, MIN_FINISHED, CurrentRanges, describe, widened
+from autotune.search.samplers import build_sampler
+from autotune.search.space import SearchSpace
 
 LR = {"low": 0.001, "high": 0.1, "log": True, "limits": [0.00001, 1.0]}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 
 
 def test_a_report_becomes_a_point() -> None:

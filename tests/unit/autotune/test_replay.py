@@ -14,9 +14,10 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from autotune import replay
-from autotune.records import TrialStatus, UserError
-from autotune.replay import (
+from autotune.core.errors import UserError
+from autotune.core.records import TrialStatus
+from autotune.replay import simulation
+from autotune.replay.simulation import (
     Arm,
     Rows,
     Search,
@@ -30,8 +31,8 @@ from autotune.replay import (
     to_json,
     trial_s,
 )
-from autotune.spec import PrunerSpec, SamplerSpec, StudySpec
-from autotune.table import Row, Table
+from autotune.replay.table import Row, Table
+from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 
 INF, NAN = math.inf, math.nan
 LR = {"lr": {"low": 0.001, "high": 1.0, "log": True}}
@@ -226,7 +227,7 @@ def test_what_a_sampler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         row({"lr": 0.06}, (4.0, 5.5)),  # at its end it is no longer judged
     ]
     sampler = Listening()
-    monkeypatch.setattr(replay, "build_sampler", lambda *_: sampler)
+    monkeypatch.setattr(simulation, "build_sampler", lambda *_: sampler)
     simulate(table(rows), Script(rows), RANDOM, threshold(5.0), 0, 1_000.0)
     assert [(state, params["lr"], curve) for state, params, curve, _ in sampler.told] == [
         (TrialState.COMPLETE, 0.01, {500: 4.0, 1_000: 3.0}),
@@ -363,7 +364,7 @@ def test_an_arm_has_one_search_a_seed_each_with_a_source_of_its_own() -> None:
 def test_an_arm_is_named_with_its_parameters() -> None:
     sampler = parse_sampler('{name = "tpe", n_startup_trials = 5}')
     pruner = parse_pruner('{name = "median", n_startup_trials = 4, warmup_frac = 0.3}')
-    assert replay.name(sampler, pruner) == "tpe n_startup_trials=5 + median n_startup_trials=4 warmup_frac=0.3"
+    assert simulation.name(sampler, pruner) == "tpe n_startup_trials=5 + median n_startup_trials=4 warmup_frac=0.3"
 
 
 def test_the_time_of_a_whole_trial_is_the_median_of_those_that_finished() -> None:
@@ -585,8 +586,8 @@ def test_every_fault_is_told_on_a_line_of_its_own() -> None:
 def test_what_cannot_be_replayed_is_refused(sampler: dict[str, Any], pruner: dict[str, Any], message: str) -> None:
     recorded = table([row({"lr": 0.01})])
     with pytest.raises(UserError, match=message):
-        replay.check(recorded, SamplerSpec.model_validate(sampler), PrunerSpec.model_validate(pruner))
-    replay.check(recorded, TPE, NONE)
+        simulation.check(recorded, SamplerSpec.model_validate(sampler), PrunerSpec.model_validate(pruner))
+    simulation.check(recorded, TPE, NONE)
 
 
 @pytest.mark.parametrize("objective", ["loss_at_equal_seconds", "loss_and_seconds"])
@@ -594,7 +595,7 @@ def test_a_replay_is_of_equal_tokens(objective: str) -> None:
     recorded = table([row({"lr": 0.01})])
     recorded = replace(recorded, spec=recorded.spec.model_copy(update={"objective": objective}))
     with pytest.raises(UserError, match=f"night has the objective {objective}, and a replay compares losses at equal"):
-        replay.check(recorded, TPE, NONE)
+        simulation.check(recorded, TPE, NONE)
 
 
 FLAT = {
@@ -634,6 +635,6 @@ def test_many_settings_need_more_rows() -> None:
 
 
 def test_arms_that_differ_in_the_audit_have_names_that_differ() -> None:
-    assert replay.name(TPE, PrunerSpec.model_validate({"name": "median", "audit_frac": 0.5})) == (
+    assert simulation.name(TPE, PrunerSpec.model_validate({"name": "median", "audit_frac": 0.5})) == (
         "tpe + median audit_frac=0.5"
     )

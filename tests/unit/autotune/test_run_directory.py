@@ -10,17 +10,9 @@ from typing import Any
 
 import pytest
 
-from autotune.records import UserError
-from autotune.run_directory import (
-    RunDirectory,
-    append_line,
-    log_event,
-    read_json,
-    read_lines,
-    require_space,
-    write_json,
-    write_text,
-)
+from autotune.core.errors import UserError
+from autotune.core.files import append_line, read_json, read_lines, require_space, write_json, write_text
+from autotune.store.run_directory import RunDirectory, log_event
 
 
 def test_a_file_is_written_with_its_folders(tmp_path: Path) -> None:
@@ -113,7 +105,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
 
 def test_the_hold_ends_with_a_killed_process(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "night")
-    code = "import sys, time; from pathlib import Path; from autotune.run_directory import RunDirectory\n"
+    code = "import sys, time; from pathlib import Path; from autotune.store.run_directory import RunDirectory\n"
     code += "with RunDirectory(Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code, str(run.root)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 import pytest
 
-from autotune.samplers import SAMPLERS, build_sampler, is_of_type, parameters, rehearse
-from autotune.space import SearchSpace
+from autotune.search.samplers import SAMPLERS, build_sampler, is_of_type, parameters, rehearse
+from autotune.search.space import SearchSpace
 
 SPACE = SearchSpace.model_validate(
     {

@@ -7,10 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
-from autotune.board import Board
-from autotune.gpu_monitor import GpuSample
-from autotune.listener import Display
-from autotune.screen import Screen, draw
+from autotune.machine.gpu_monitor import GpuSample
+from autotune.progress.board import Board
+from autotune.progress.observer import Display
+from autotune.progress.terminal import Screen, draw
 
 
 @pytest.fixture

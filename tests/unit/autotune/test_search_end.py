@@ -7,8 +7,8 @@ import statistics
 
 import pytest
 
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
-from autotune.search_end import MIN_TRIALS, late_gain
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
+from autotune.night.search_end import MIN_TRIALS, late_gain
 
 
 def trial(number: int, loss: float, status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:

@@ -9,7 +9,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import ValidationError
 
-from autotune.space import MAX_CORNERS, Dimension, SearchSpace, flatten, get_path, with_paths
+from autotune.core.config_paths import flatten, get_path, with_paths
+from autotune.search.space import MAX_CORNERS, Dimension, SearchSpace
 
 BASE = {"optim": {"lr": 0.01, "name": "adam", "beta": 0.9}, "model": {"layers": 2, "width": 64}}
 

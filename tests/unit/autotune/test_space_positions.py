@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from autotune.space import Dimension, SearchSpace
+from autotune.search.space import Dimension, SearchSpace
 
 
 @pytest.mark.parametrize(

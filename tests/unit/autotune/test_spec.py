@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from autotune.faults import StudyFileError
-from autotune.space import get_path
-from autotune.spec import FinalsSpec, PrunerSpec, StudySpec
-from autotune.study_file import Study, load
+from autotune.core.config_paths import get_path
+from autotune.study.errors import StudyFileError
+from autotune.study.spec import FinalsSpec, PrunerSpec, StudySpec
+from autotune.study.study_file import Study, load
 
 TEXT = """
 name = "night"

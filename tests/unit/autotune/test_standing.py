@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune import standing
-from autotune.records import TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
-from autotune.run_directory import log_event
-from autotune.storage import read_study
+from autotune.cli import status
+from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
+from autotune.store.run_directory import log_event
+from autotune.store.study_store import read_study
 
 
 def test_before_the_first_trial(tmp_path: Path) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
-    assert standing.describe(standing.of(read_study(queue.run.root))).splitlines() == [
+    assert status.describe(status.of(read_study(queue.run.root))).splitlines() == [
         "night: not running",
         "trials of 3: none yet",
         "next: autotune run night goes on with it",
@@ -28,7 +28,7 @@ def test_before_the_first_trial(tmp_path: Path) -> None:
 def test_with_its_verdict(tmp_path: Path) -> None:
     queue = make_queue(tmp_path / "elsewhere", make_study(tmp_path))
     queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.FAILED, "nothing finished").to_json())
-    *_, verdict, after = standing.describe(standing.of(read_study(queue.run.root))).splitlines()
+    *_, verdict, after = status.describe(status.of(read_study(queue.run.root))).splitlines()
     page = queue.run.root / "report" / "index.html"
     assert (verdict, after) == ("verdict: failed", f"next: read {page}, which says what comes next")
 
@@ -37,9 +37,9 @@ def test_a_verdict_comes_with_its_gain_as_the_report_writes_it(tmp_path: Path) -
     queue = make_queue(tmp_path, make_study(tmp_path))
     verdict = Verdict(VerdictWord.INCONCLUSIVE, "", gain=0.0105, gain_low=-0.0139, gain_high=0.03479)
     queue.optuna_study.set_user_attr("verdict", verdict.to_json())
-    stands = standing.of(read_study(queue.run.root))
+    stands = status.of(read_study(queue.run.root))
     assert "verdict: inconclusive, gain in loss +0.0105 (95 % interval \N{MINUS SIGN}0.0139 to +0.0348)" in (
-        standing.describe(stands).splitlines()
+        status.describe(stands).splitlines()
     )
     assert stands["gain_low"] == -0.0139
 
@@ -48,14 +48,14 @@ def test_a_study_parked_after_its_verdict_goes_on_where_it_was(tmp_path: Path) -
     queue = make_queue(tmp_path, make_study(tmp_path))
     queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.BETTER, "").to_json())
     log_event(queue.run, "parked", "parked")
-    assert standing.of(read_study(queue.run.root))["next"] == "autotune run night goes on with it"
+    assert status.of(read_study(queue.run.root))["next"] == "autotune run night goes on with it"
 
 
 def test_an_interrupted_run_on_a_fresh_seed_is_not_counted(tmp_path: Path) -> None:
     record = read_study(make_queue(tmp_path, make_study(tmp_path)).run.root)
     runs = (TrialRecord(0, {}, TrialStatus.FINISHED), TrialRecord(1, {}, TrialStatus.INTERRUPTED))
-    stands = standing.of(replace(record, finals=runs))
-    assert "runs on fresh seeds: 1 of 1 finished" in standing.describe(stands).splitlines()
+    stands = status.of(replace(record, finals=runs))
+    assert "runs on fresh seeds: 1 of 1 finished" in status.describe(stands).splitlines()
 
 
 def test_in_the_middle(tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_in_the_middle(tmp_path: Path) -> None:
     queue.optuna_study.set_user_attr("full", full)
     log_event(queue.run, "ended", "trial 2 crashed")
     with queue.run.held():
-        stands = standing.of(read_study(queue.run.root))
-    assert standing.describe(stands).splitlines() == [
+        stands = status.of(read_study(queue.run.root))
+    assert status.describe(stands).splitlines() == [
         f"night: running as PID {stands['running_pid']}",
         "trials of 3: 2 finished, 1 crashed",
         "best so far (one seed): trial 1, loss 2.2500",
@@ -112,4 +112,4 @@ def test_in_the_middle(tmp_path: Path) -> None:
 def test_a_full_run_that_does_not_train_now(tmp_path: Path, full: dict[str, object], line: str, after: str) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
     queue.optuna_study.set_user_attr("full", full)
-    assert standing.describe(standing.of(read_study(queue.run.root))).splitlines()[-2:] == [line, f"next: {after}"]
+    assert status.describe(status.of(read_study(queue.run.root))).splitlines()[-2:] == [line, f"next: {after}"]

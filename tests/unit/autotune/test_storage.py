@@ -12,11 +12,12 @@ import optuna
 import pytest
 from study_case import make_queue, make_study, result
 
-from autotune import database
-from autotune.database import back_up, open_storage
-from autotune.records import TrialStatus, UserError, Verdict, VerdictWord
-from autotune.run_directory import RunDirectory
-from autotune.storage import open_study, read_study, record_of, save_result
+from autotune.core.errors import UserError
+from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.store import database
+from autotune.store.database import back_up, open_storage
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import open_study, read_study, record_of, save_result
 
 RANDOM, NONE = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from autotune.console import plain
-from autotune.faults import StudyFileError
-from autotune.study_file import load
+from autotune.core.text import plain
+from autotune.study.errors import StudyFileError
+from autotune.study.study_file import load
 
 HERE = Path(__file__).parent
 FILES = HERE / "study_files"
@@ -83,8 +83,8 @@ def test_every_line_names_the_file_and_a_line_in_it_and_the_lines_ascend(name: s
 # Runs `autotune run` on each file in a process of its own; they are forked from one that has read torch already.
 FORKING = """
 import os, sys
-import autotune.orchestrator, model.train
-from autotune.cli import main
+import autotune.night.session, model.train
+from autotune.cli.main import main
 answers, runs, *names = sys.argv[1:]
 for name in names:
     if not (child := os.fork()):

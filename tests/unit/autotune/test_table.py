@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from study_case import make_queue, make_study
 
-from autotune import table
-from autotune.records import EvalPoint, TrialResult, TrialStatus, UserError
-from autotune.storage import StudyRecord, read_study
-from autotune.study_file import load
-from autotune.table import Row, Table, from_record, read, recording_changes, write
+from autotune.core.errors import UserError
+from autotune.core.records import EvalPoint, TrialResult, TrialStatus
+from autotune.replay import table
+from autotune.replay.table import Row, Table, from_record, read, recording_changes, write
+from autotune.store.study_store import StudyRecord, read_study
+from autotune.study.study_file import load
 
 SPEED_A, SPEED_B = {"tokens_per_s": 100.0, "eval_s": 2.0}, {"tokens_per_s": 50.0, "eval_s": 4.0}
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from study_case import make_study, result
 
-from autotune import tracking
-from autotune.faults import StudyFileError
-from autotune.records import EvalPoint, TrialStatus, Verdict, VerdictWord
-from autotune.run_directory import RunDirectory
-from autotune.trackers import TRACKERS, is_installed
-from autotune.tracking import Tracking
+from autotune.core.records import EvalPoint, TrialStatus, Verdict, VerdictWord
+from autotune.progress import tracker_feed
+from autotune.progress.tracker_feed import Tracking
+from autotune.store.run_directory import RunDirectory
+from autotune.study.errors import StudyFileError
+from autotune.study.spec import TRACKERS, is_installed
 
 VERDICT = Verdict(VerdictWord.BETTER, "the loss fell", winner=1, gain=0.25, baseline_loss=3.0, winner_loss=2.75)
 
@@ -169,7 +169,7 @@ def test_a_tracker_that_fails_is_named_once_and_left_out(tmp_path: Path) -> None
 
 
 def test_a_tracker_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(tracker_feed, "PATIENCE_S", 0.5)
     run = RunDirectory(tmp_path)
     said: list[str] = []
     told = Tracking(["tensorboard"], run, "night", lambda kind, text: said.append(text))
@@ -185,8 +185,8 @@ def test_a_tracker_ends_with_the_engine_however_that_ends(tmp_path: Path) -> Non
     code = f"""
 import os, signal, time
 from pathlib import Path
-from autotune.run_directory import RunDirectory
-from autotune.tracking import Tracking
+from autotune.store.run_directory import RunDirectory
+from autotune.progress.tracker_feed import Tracking
 told = Tracking(["tensorboard"], RunDirectory(Path({str(tmp_path)!r})), "night", print)
 told.started("trials", 0, {{"seed": 1}})
 while not Path({str(tmp_path / "tensorboard" / "trials-0000")!r}).exists():
@@ -230,7 +230,7 @@ def test_trackers_may_change_while_a_study_goes_on(tmp_path: Path) -> None:
 
 
 def test_none_is_imported_unless_asked_for() -> None:
-    code = "import sys, autotune.cli, autotune.orchestrator, autotune.trackers; print(*sys.modules)"
+    code = "import sys, autotune.cli.main, autotune.night.session, autotune.progress.trackers; print(*sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert not set(TRACKERS) & set(ended.stdout.split())

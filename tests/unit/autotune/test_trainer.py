@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from autotune.faults import StudyFileError
-from autotune.records import UserError
-from autotune.study_file import load
-from autotune.trainer import load_trainer
+from autotune.core.errors import UserError
+from autotune.study.errors import StudyFileError
+from autotune.study.study_file import load
+from autotune.study.trainer import load_trainer
 
 
 def test_a_dataclass_is_completed_and_handed_over_as_one() -> None:

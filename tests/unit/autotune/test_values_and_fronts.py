@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.objectives import candidates, comparable_tokens, pareto_front, values
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
-from autotune.spec import StudySpec
+from autotune.core.objectives import candidates, comparable_tokens, pareto_front, values
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
+from autotune.study.spec import StudySpec
 
 
 def trial(number: int, loss: float, seconds: float, status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from autotune import watch
-from autotune.records import UserError
-from autotune.watch import PageServer
+from autotune.cli import page_server
+from autotune.cli.page_server import PageServer
+from autotune.core.errors import UserError
 
 
 class Pages:
@@ -62,14 +62,14 @@ def test_it_is_drawn_anew_but_not_at_every_request(
     server: PageServer, pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [ask(server).read()[3:9] for _ in range(2)] == [b"page 1", b"page 1"]
-    monkeypatch.setattr(watch, "FRESH_S", 0.0)
+    monkeypatch.setattr(page_server, "FRESH_S", 0.0)
     assert ask(server).read()[3:9] == b"page 2"
 
 
 def test_a_page_that_cannot_be_drawn_now_is_the_last_one(
     server: PageServer, pages: Pages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "FRESH_S", 0.0)
+    monkeypatch.setattr(page_server, "FRESH_S", 0.0)
     ask(server).read()
     pages.broken = True
     assert ask(server).read()[3:9] == b"page 1"

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from autotune.records import EvalPoint
-from autotune.worker import Done, Failed, Job, Message, Progress, Slot, Worker, ready
+from autotune.core.records import EvalPoint
+from autotune.engine.worker import Done, Failed, Job, Message, Progress, Slot, Worker, ready
 
 Start = Callable[..., Worker]
 
@@ -188,7 +188,7 @@ def test_closing_ends_an_idle_worker_and_killing_a_busy_one(start: Start, tmp_pa
 PARENT = """
 import sys
 from pathlib import Path
-from autotune.worker import Job, Slot, Worker
+from autotune.engine.worker import Job, Slot, Worker
 
 if __name__ == "__main__":
     worker = Worker(Slot("cpu"), "odd_trainers:waits_for_ever")

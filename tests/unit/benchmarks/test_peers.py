@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from autotune.records import TrialStatus
-from autotune.replay import Rows, Search, simulate
-from autotune.spec import PrunerSpec, SamplerSpec, StudySpec
-from autotune.table import Row, Table
+from autotune.core.records import TrialStatus
+from autotune.replay.simulation import Rows, Search, simulate
+from autotune.replay.table import Row, Table
+from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import bench_replay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import study_builder
 
-from autotune.storage import StudyRecord
+from autotune.store.study_store import StudyRecord
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from autotune.attribution import Attribution, Change, Interval
-from autotune.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
-from autotune.run_directory import RunDirectory
-from autotune.spec import StudySpec
-from autotune.storage import StudyRecord
+from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
+from autotune.finals.attribution import Attribution, Change, Interval
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord
+from autotune.study.spec import StudySpec
 
 PAYLOADS = (
     "<script>window.ran=1</script>", "</script><img src=x onerror='window.ran=1'>", "{{7*7}}", "\x1b[31mred\x00",

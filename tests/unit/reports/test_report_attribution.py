@@ -11,12 +11,12 @@ import pytest
 import study_builder
 from study_builder import around, attributed_study, change
 
-from autotune import promote
-from autotune.attribution import Attribution, Change
-from autotune.horizon import Promotion
-from autotune.run_directory import RunDirectory
-from autotune.space import get_path
-from autotune.storage import StudyRecord
+from autotune.core.config_paths import get_path
+from autotune.finals.attribution import Attribution, Change
+from autotune.promotion import best_config
+from autotune.promotion.horizon import Promotion
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord
 from reports import advice, attribution, audits, headline, page, settings_figures, tables, twins
 from reports.cards import draw_cards
 
@@ -212,8 +212,8 @@ def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
 
 def test_report_and_best_config_agree(record: StudyRecord, tmp_path: Path) -> None:
     record = replace(record, run=RunDirectory(tmp_path))
-    trial, why = promote.choice(record)
-    written = tomllib.loads(promote.write_best_config(record.run, record, trial, why, AS_IS).read_text())["config"]
+    trial, why = best_config.choice(record)
+    written = tomllib.loads(best_config.write_best_config(record.run, record, trial, why, AS_IS).read_text())["config"]
 
     for item in advice.changes(record):
         assert get_path(written, item.path) == item.after

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import study_builder
 
-from autotune.space import Dimension
-from autotune.storage import StudyRecord
+from autotune.search.space import Dimension
+from autotune.store.study_store import StudyRecord
 from reports import audits, tables
 
 LOG = Dimension(low=0.001, high=0.1, log=True)

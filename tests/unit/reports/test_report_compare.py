@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import study_builder
 
-from autotune.records import UserError
-from autotune.storage import StudyRecord
+from autotune.core.errors import UserError
+from autotune.store.study_store import StudyRecord
 from reports import attribution, compare
 
 

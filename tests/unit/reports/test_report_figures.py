@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import study_builder
 
-from autotune.space import Dimension
-from autotune.storage import StudyRecord
+from autotune.search.space import Dimension
+from autotune.store.study_store import StudyRecord
 from reports import audits, figures, machine_figures, settings_figures, tables
 
 

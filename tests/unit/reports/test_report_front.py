@@ -7,8 +7,8 @@ from typing import Any
 
 import study_builder
 
-from autotune.records import EvalPoint
-from autotune.storage import StudyRecord
+from autotune.core.records import EvalPoint
+from autotune.store.study_store import StudyRecord
 from reports import audits, cards, front, headline, tables
 
 

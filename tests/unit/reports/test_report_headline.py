@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import study_builder
 
-from autotune.records import TrialStatus
-from autotune.run_directory import RunDirectory
-from autotune.storage import StudyRecord
+from autotune.core.records import TrialStatus
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord
 from reports import advice, headline
 from reports.failures import failures
 from reports.page import summary_lines

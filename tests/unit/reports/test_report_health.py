@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import study_builder
 
-from autotune.records import TrialResult
-from autotune.run_directory import RunDirectory, append_line, write_json
-from autotune.storage import StudyRecord
+from autotune.core.files import append_line, write_json
+from autotune.core.records import TrialResult
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord
 from reports import audits, health
 
 

@@ -10,8 +10,8 @@ import pytest
 import study_builder
 from plotly.offline import get_plotlyjs_version
 
-from autotune.horizon import PROMOTION, Promotion
-from autotune.storage import StudyRecord
+from autotune.promotion.horizon import PROMOTION, Promotion
+from autotune.store.study_store import StudyRecord
 from reports import cards, page, twins
 
 

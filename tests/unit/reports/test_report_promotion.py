@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import study_builder
 
-from autotune.horizon import PROMOTION, Bracket, Change, Promotion, Scaling
-from autotune.storage import StudyRecord
+from autotune.promotion.horizon import PROMOTION, Bracket, Change, Promotion, Scaling
+from autotune.store.study_store import StudyRecord
 from reports import promotion, twins
 from reports.cards import draw_cards
 

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 import study_builder
 
-from autotune.records import TrialRecord
+from autotune.core.records import TrialRecord
 from reports import cards
 
 PARAMS = study_builder.settings(0.02, 0.0, 8, 1)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import study_builder
 
-from autotune.storage import StudyRecord
+from autotune.store.study_store import StudyRecord
 from reports import tables
 
 

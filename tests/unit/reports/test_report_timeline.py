@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import study_builder
 
-from autotune.records import UserError
-from autotune.storage import StudyRecord
+from autotune.core.errors import UserError
+from autotune.store.study_store import StudyRecord
 from reports import studies
 from reports import timeline as history
 

@@ -1,0 +1,154 @@
+"""The commands that use a trained model: generate evaluate. What they do is the trainer's own; see `trainer`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.options import RUNS, JsonOption, RunsOption
+from autotune.core.errors import UserError
+from autotune.core.text import say
+
+if TYPE_CHECKING:
+    from autotune.store.run_directory import RunDirectory
+    from autotune.study.trainer import Trainer
+
+app = typer.Typer()
+
+DEFAULT_TRAINER = "model.train:train"
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A study's name (its latest full run), the folder of a run, its export, or a checkpoint."
+    ),
+]
+TrainerOption = Annotated[
+    str, typer.Option(help='Who trained it, "package.module:function"; the study\'s trainer if it lies in its folder.')
+]
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text to continue; read from a pipe if there is one. None begins a document.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="New tokens at most.", min=1)] = 200,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Choose among so many likeliest tokens; 0 for all.", min=0)] = 50,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.", min=0)] = 0,
+    trainer: TrainerOption = "",
+    out: RunsOption = RUNS,
+) -> None:
+    """Writes text with a trained model, as it comes."""
+    path, who = find_model(model, out, trainer)
+    if who.writer is None:
+        raise UserError(f'trainer = "{who.name}" writes no text: put a function generate_text beside it')
+    if prompt is None:
+        prompt = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
+    unsaid = prompt
+
+    def write(piece: str) -> None:
+        nonlocal unsaid
+        say(unsaid + piece, end="")
+        unsaid = ""
+
+    try:
+        with faults_in_words():
+            who.writer(path, prompt, write, num_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
+    except KeyboardInterrupt:
+        say("")
+        raise typer.Exit(130) from None
+    say(unsaid)
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[
+        str, typer.Option(help="A file, folder or glob of text, jsonl, parquet or token ids; else the held-out text.")
+    ] = "",
+    tokens: Annotated[int, typer.Option(help="Tokens to predict at most; 0 for all of them.", min=0)] = 0,
+    trainer: TrainerOption = "",
+    out: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Measures a trained model on your text, or the held-out one."""
+    path, who = find_model(model, out, trainer)
+    if who.evaluator is None:
+        raise UserError(f'trainer = "{who.name}" measures no model: put a function evaluate_weights beside it')
+    with faults_in_words():
+        found = dict(who.evaluator(path, data, num_tokens=tokens))
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    width = max(map(len, found), default=0)
+    for name, value in found.items():
+        share = name == "accuracy" and isinstance(value, float)
+        say(f"{name.replace('_', ' '):{width}}  {f'{100 * value:.1f} %' if share else in_words(value)}")
+
+
+def in_words(value: Any) -> str:
+    """Returns a value for a person: whole numbers with separators, others with four decimals."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def faults_in_words() -> Iterator[None]:
+    """Turns what a trainer's function raises for its user into a `UserError`."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        hint = "`autotune promote STUDY` or `autotune train CONFIG.toml` trains one"
+        raise UserError(f"{error}; {hint}") from None
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from None
+
+
+def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
+    """Returns what a name means, and who trained it.
+
+    Args:
+        name: A path, or the name of a study.
+        out: Folder of the run directories.
+        trainer: "package.module:function", or "" to find out.
+
+    Raises:
+        UserError: If there is nothing of that name, or the study has no full run.
+    """
+    from autotune.study.trainer import load_trainer
+
+    path = Path(name) if Path(name).exists() else out / name
+    if not path.exists():
+        raise UserError(
+            f"{name}: no such folder, checkpoint or study in {out}; `autotune promote STUDY` trains a model"
+        )
+    from autotune.core.files import read_json
+    from autotune.store.run_directory import RunDirectory
+
+    if RunDirectory(path).spec.is_file():
+        path = latest_full_run(RunDirectory(path))
+    study = next((parent for parent in (path, *path.absolute().parents) if RunDirectory(parent).spec.is_file()), None)
+    spec = read_json(RunDirectory(study).spec) if study else None
+    return path, load_trainer(trainer or (spec or {}).get("trainer", DEFAULT_TRAINER))
+
+
+def latest_full_run(run: RunDirectory) -> Path:
+    """Returns the folder of a study's full run that was changed last.
+
+    Raises:
+        UserError: If there is none yet.
+    """
+    # Folders with a number are the engine's own: the record of the training, without its weights.
+    folders = [folder for folder in run.full.glob("*") if folder.is_dir() and not folder.name.isdigit()]
+    if not folders:
+        raise UserError(f"{run.root.name} has no full run yet; `{run.command('promote')}` trains one")
+    return max(folders, key=lambda folder: max(file.stat().st_mtime_ns for file in (folder, *folder.glob("*"))))

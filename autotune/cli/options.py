@@ -1,0 +1,129 @@
+"""What commands have in common: options by name, and how the study that is meant is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.core.errors import UserError
+from autotune.core.text import say
+
+if TYPE_CHECKING:
+    from autotune.study.study_file import Study
+
+RUNS = Path("runs")
+
+
+def known_studies(begun: str) -> list[str]:
+    """Returns names of studies in runs/, and study files, that begin so: what the shell completes.
+
+    Args:
+        begun: What is typed already.
+    """
+    names = sorted(path.parent.name for path in RUNS.glob("*/spec.json"))
+    names += sorted(str(path) for path in Path("studies").glob("*.toml"))
+    return [name for name in names if name.startswith(begun)]
+
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A study file, or the name of a study.", autocompletion=known_studies),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.')]
+HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
+UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
+TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.", min=1)]
+OnFinishOption = Annotated[
+    str,
+    typer.Option(
+        metavar="CMD", help="Shell command run at the end; it finds AUTOTUNE_TEXT and more in its environment."
+    ),
+]
+WebhookOption = Annotated[
+    str, typer.Option(metavar="URL", help="Gets the result as JSON at the end (Slack, Discord, ...).")
+]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
+RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+def load_study(
+    name: str, out: Path, changes: list[str] | None, trials: int | None = None, seed: int | None = None
+) -> Study:
+    """Finds and loads a study file, with the changes that the command line makes.
+
+    Args:
+        name: A path, the name of a study that was run, or of a file in studies/.
+        out: Folder of the run directories.
+        changes: `--set` assignments.
+        trials: `--trials`, or None.
+        seed: `--seed`, or None.
+    """
+    from autotune.study.study_file import load
+
+    every = list(changes or [])
+    every += [f"budget.trials={trials}"] if trials is not None else []
+    every += [f"seed={seed}"] if seed is not None else []
+    candidates = [Path(name), out / name / "study.toml", Path("studies") / f"{name}.toml"]
+    path = next((candidate for candidate in candidates if candidate.is_file()), Path(name))
+    return load(path, every)
+
+
+def default_study() -> str:
+    """Returns the study for this machine: a night's work on a GPU, a few minutes' on a CPU."""
+    from autotune.machine.hardware import visible_devices
+
+    gpu = bool(visible_devices())
+    name = "overnight" if gpu else "quickstart"
+    say(f"{'a GPU' if gpu else 'no GPU'} found: running studies/{name}.toml")
+    return str(Path("studies") / f"{name}.toml")
+
+
+def run_directory(name: str, out: Path) -> Path:
+    """Returns the run directory, there or not, of a study named by its name, its directory or its file."""
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return out / str(load_study(name, out, None).spec.name)
+    if (path / "spec.json").is_file():
+        return path
+    return out / name
+
+
+def require_begun(root: Path) -> None:
+    """Ends with the names of the studies that there are, if there is none in a run directory.
+
+    Args:
+        root: The run directory.
+
+    Raises:
+        UserError: If there is none.
+    """
+    from autotune.store.run_directory import RunDirectory
+    from autotune.store.study_store import read_study
+
+    if not RunDirectory(root).spec.is_file():
+        read_study(root)
+
+
+def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Any:
+    """Returns the deadline: the command line's, or else the study file's if there is one."""
+    from pydantic import ValidationError
+
+    from autotune.engine.deadline import Deadline
+    from autotune.study.errors import in_words
+    from autotune.study.spec import BudgetSpec
+
+    if hours is None and until is None and study is not None:
+        hours, until = study.spec.budget.hours, study.spec.budget.until
+    try:
+        BudgetSpec(tokens=1, hours=hours, until=until)
+    except ValidationError as error:
+        raise UserError("\n".join(f"--{fault['loc'][0]}: {in_words(fault, ())}" for fault in error.errors())) from None
+    return Deadline(hours, until)

@@ -1,0 +1,1 @@
+"""What all rooms share: records, errors, files, words; imports nothing of ours."""

@@ -1,0 +1,17 @@
+"""Faults that a user can mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A fault that a user can mend: the message says what, the value, where and what to do.
+
+    Args:
+        message: One or more lines for the user.
+        exit_code: What the command ends with (2 usage or study file, 3 environment, 4 no trial finished,
+            5 held by another run).
+    """
+
+    def __init__(self, message: str, exit_code: int = 2) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

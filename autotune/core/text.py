@@ -1,0 +1,70 @@
+"""Text for a person's terminal, which names from outside cannot steer and a closed pipe cannot stop."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from datetime import datetime, timedelta
+
+import typer
+
+
+def plain(text: str) -> str:
+    """Returns a text in which control characters, of names for example, cannot steer a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def say(line: str, end: str = "\n") -> None:
+    """Prints one line for a person, or a piece of one; control characters in names stay text."""
+    try:
+        typer.echo(plain(line) + end, nl=False)
+        sys.stdout.flush()
+    except OSError:
+        # The terminal was closed or the pipe's reader has left: the night goes on without an audience.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# A time of day further off than this could be taken for another day's, in seconds.
+FAR_S = 20 * 3600.0
+
+
+def time_of_day(seconds: float, now: datetime) -> str:
+    """Returns when something will be, "07:12", or "Sat 07:12" if that is far off.
+
+    Args:
+        seconds: Seconds from now.
+        now: The present, local time.
+    """
+    then = now + timedelta(seconds=seconds)
+    return f"{then:%H:%M}" if seconds < FAR_S else f"{then:%a %H:%M}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration as a person says it: "45 s", "12 min" or "7.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
+    """Returns in words when something will be done.
+
+    Args:
+        seconds: What it takes at most.
+        now: Local time at which it begins.
+        likely_s: What it takes if trials are stopped early as usual; infinite if that is nothing to tell.
+    """
+
+    early, late = (now + timedelta(seconds=min(each, seconds)) for each in (likely_s, seconds))
+    end = f"{late:%H:%M}" if late.date() == now.date() else f"{late:%H:%M} on {late:%A}"
+    if f"{early:%d %H:%M}" == f"{late:%d %H:%M}":
+        return f"done by about {end}"
+    begin = f"{early:%H:%M}" if early.date() in (now.date(), late.date()) else f"{early:%H:%M} on {early:%A}"
+    return f"done between about {begin} and {end}: trials that lag behind are stopped early"
+
+
+def in_bytes(num_bytes: float) -> str:
+    """Returns a size on disk as a person says it: "6 MB" or "1.3 GB"."""
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"

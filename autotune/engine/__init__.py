@@ -1,0 +1,1 @@
+"""Queues of trainings, workers, and the loop between them."""

@@ -1,0 +1,98 @@
+"""When everything must be done, and how long a training takes by what was measured so far."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+# A training may take this much longer than the slowest recent ones before it misses the deadline.
+MARGIN = 1.1
+# Kept for the verdict, the report and the end of the process, in seconds.
+REPORT_S = 20.0
+
+
+class Deadline:
+    """A moment at which everything must be done, held against the monotonic clock.
+
+    Args:
+        hours: Hours from now, or None.
+        until: Local time of day "HH:MM", the next one to come, or None; the earlier of the two counts.
+    """
+
+    def __init__(self, hours: float | None = None, until: str | None = None) -> None:
+        ends = []
+        if hours is not None:
+            ends.append(hours * 3600)
+        if until is not None:
+            ends.append(seconds_until(until, datetime.now()))
+        self._end = time.monotonic() + min(ends) if ends else None
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline; infinite when there is none."""
+        return float("inf") if self._end is None else self._end - time.monotonic()
+
+    def has_time(self, reserve_s: Callable[[], float]) -> Callable[[float], bool]:
+        """Returns what tells whether a training of some seconds may start.
+
+        Args:
+            reserve_s: Seconds to keep for what comes later, asked again each time.
+        """
+        return lambda training_s: self.seconds_left - reserve_s() >= training_s * MARGIN
+
+
+def seconds_until(time_of_day: str, now: datetime) -> float:
+    """Returns the seconds from now to the next such time of day.
+
+    Args:
+        time_of_day: "HH:MM", local time.
+        now: The present, in this machine's zone or with a zone of its own.
+    """
+    hour, minute = map(int, time_of_day.split(":"))
+    then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    if then <= now:
+        then += timedelta(days=1)
+    # By timestamps: the difference of two local times would miss the hour of a change to summer time.
+    return then.timestamp() - now.timestamp()
+
+
+class Pace:
+    """Seconds that a training of a given length takes, learned from those that ran."""
+
+    def __init__(self) -> None:
+        self._estimate = 0.0
+        self._recent: deque[float] = deque(maxlen=20)
+
+    def expect(self, tokens: int, seconds: float) -> None:
+        """Takes an estimate, which holds until the first training is measured.
+
+        Args:
+            tokens: Tokens of a training.
+            seconds: What it is expected to take.
+        """
+        self._estimate = seconds / tokens
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """Takes a training into account.
+
+        Args:
+            tokens: Tokens that it trained on.
+            seconds: Its whole duration, evaluations included.
+        """
+        if tokens > 0:
+            self._recent.append(seconds / tokens)
+
+    def seconds(self, tokens: int) -> float:
+        """Returns what a single training may take, in seconds: by the slowest of the recent ones."""
+        return tokens * max(self._recent, default=self._estimate)
+
+    def usual_seconds(self, tokens: int) -> float:
+        """Returns what many trainings, or a long one, take in seconds: by the median of the recent ones.
+
+        The slowest, mostly the first with all that is made once, would keep several times the time that they need.
+        """
+        known = [*self._recent, *([self._estimate] if self._estimate else [])]
+        return tokens * statistics.median(known) if known else 0.0

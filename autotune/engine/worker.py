@@ -1,0 +1,257 @@
+"""One resident training process per device slot: warm between trials, replaced after any fault.
+
+The parent holds the Optuna study and no CUDA; the child holds the trainer. They speak over one pipe:
+a Job goes down; Progress, Done and Failed come up; each Progress is answered: go on, stop, or end at so many tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from autotune.core.records import EvalPoint
+
+# Linux's prctl option that has the kernel signal a child when its parent dies. Source: prctl(2).
+_PR_SET_PDEATHSIG = 1
+# They reach the whole process group (Ctrl-C, a closed terminal, a service being stopped); the parent alone
+# decides what they mean.
+_PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A device that runs one trial at a time.
+
+    Args:
+        name: "cuda:0" or "cpu"; shown to people.
+        environment: Variables that make the child see this device alone.
+    """
+
+    name: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training to run.
+
+    Args:
+        config: The resolved configuration, nested.
+        budget_tokens: Tokens to train on.
+        log: File that takes everything the trainer prints.
+    """
+
+    config: Mapping[str, Any]
+    budget_tokens: int
+    log: Path
+
+
+@dataclass(frozen=True)
+class Progress:
+    """An evaluation that waits for an answer."""
+
+    point: EvalPoint
+
+
+@dataclass(frozen=True)
+class Done:
+    """The trainer returned, having finished or been told to stop."""
+
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The trainer raised.
+
+    Args:
+        out_of_memory: Whether the device or the machine had no memory left.
+        message: Class and message of the error, one line.
+    """
+
+    out_of_memory: bool
+    message: str
+
+
+Message = Progress | Done | Failed
+
+
+class Worker:
+    """The parent's side of one resident training process.
+
+    Args:
+        slot: The device it trains on.
+        trainer: The trainer's name, "package.module:function".
+    """
+
+    def __init__(self, slot: Slot, trainer: str) -> None:
+        self.slot = slot
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, trainer, dict(slot.environment)), name=f"autotune {slot.name}"
+        )
+        with _signals_held():
+            self._process.start()
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """The child's process number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def submit(self, job: Job) -> None:
+        """Starts a job; the worker must be idle. A dead child shows as end of file at `receive`."""
+        with contextlib.suppress(OSError):
+            self.connection.send(job)
+
+    def answer(self, answer: bool | int) -> None:
+        """Answers a Progress as a trainer's `report` does: go on, stop, or the tokens at which to end."""
+        with contextlib.suppress(OSError):
+            self.connection.send(answer)
+
+    def receive(self) -> Message | None:
+        """Returns the next message, waiting for it, or None when the process has died."""
+        try:
+            message: Message = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        return message
+
+    def cause_of_death(self) -> str:
+        """Returns in words how the process ended; waits for its end."""
+        self._process.join(timeout=5)
+        code = self._process.exitcode
+        if code is None:
+            return "its worker closed the connection"
+        if code >= 0:
+            return f"its worker ended with exit code {code}"
+        name = signal.Signals(-code).name
+        hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
+        return f"its worker was killed by {name}{hint}"
+
+    def kill(self) -> None:
+        """Ends the process at once, stopped or not, and frees what it held."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+
+    def close(self) -> None:
+        """Lets an idle process end by itself, and kills it if it does not within seconds."""
+        with contextlib.suppress(OSError):
+            self.connection.send(None)
+        self._process.join(timeout=5)
+        self.kill()
+
+
+def ready(workers: list[Worker], timeout_s: float) -> list[Worker]:
+    """Returns those workers that have something to say or have died, waiting for the first.
+
+    Args:
+        workers: Workers to listen to.
+        timeout_s: Longest wait in seconds.
+    """
+    by_connection = {worker.connection: worker for worker in workers}
+    return [by_connection[connection] for connection in wait(list(by_connection), timeout_s)]  # type: ignore[index]
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Holds signals back while a child starts, who inherits this until it ignores them itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# --- the child ---------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, trainer_name: str, environment: Mapping[str, str]) -> None:
+    # Before torch is imported, or the device choice would come too late.
+    os.environ.update(environment)
+    for name in _PARENTS_SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
+    _die_with_parent()
+    while (job := _next_job(connection)) is not None:
+        with _output_to(job.log):
+            message = _run(job, trainer_name, connection)
+        try:
+            connection.send(message)
+        except OSError:
+            return
+
+
+def _next_job(connection: Connection) -> Job | None:
+    try:
+        job: Job | None = connection.recv()
+    except (EOFError, OSError):
+        return None
+    return job
+
+
+def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
+    from autotune.study.trainer import load_trainer
+
+    def report(point: Mapping[str, float]) -> bool | int:
+        connection.send(Progress(EvalPoint.from_report({key: float(value) for key, value in point.items()})))
+        answer: bool | int = connection.recv()
+        return answer
+
+    try:
+        facts = load_trainer(trainer_name).run(job.config, job.budget_tokens, report)
+        # What JSON does not know becomes text here: a finished training must not be lost over it later.
+        return Done(json.loads(json.dumps(facts, default=str)))
+    except Exception as error:  # noqa: BLE001 - whatever a trainer raises ends one trial, not the study
+        traceback.print_exc()
+        # By name, since the engine does not import torch.
+        out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        return Failed(out_of_memory, " ".join(f"{type(error).__name__}: {error}".split()))
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Sends everything this process prints, C libraries included, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for target, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, target)
+            os.close(copy)
+
+
+def _die_with_parent() -> None:
+    """Ends this process when its parent dies, even in the middle of a long step."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()

@@ -1,0 +1,1 @@
+"""Fresh seeds, the verdict, and which change gave what."""

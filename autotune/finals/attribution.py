@@ -1,0 +1,250 @@
+"""Which change gave what: the winner without each of its changes, and a path from the default, on fresh seeds.
+
+Each change from the default to the winner is taken back alone (leave-one-out), and the changes are made one after the
+other, those that are missed most first (the path of Fawcett & Hoos 2016, ordered by what was measured). All arms are
+trained on the same seeds, so that the noise is what is left when each arm and each seed has its own mean (a complete
+block design, Fisher 1935); pooled over the arms it is known well from few seeds.
+
+A change whose taking back does no measurable harm and whose making brings no measurable gain is a tie and goes back to
+its default, unless the ties matter together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from autotune.core.records import TrialRecord, TrialStatus
+from autotune.core.statistics import CONFIDENCE, student_quantile
+from autotune.finals.verdict import ATTRIBUTE, PROVE, FinalRun
+from autotune.search.space import SearchSpace
+
+Settings = Mapping[str, Any]
+Arm = frozenset[tuple[str, Any]]
+Losses = Mapping[Arm, Mapping[int, float]]
+Interval = tuple[float, float, float]
+"""A difference in loss with the ends of its interval, nats per token."""
+FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting's part in the winner's gain.
+
+    Args:
+        path: The setting.
+        before: Its default.
+        after: The winner's value.
+        gain: What making it brought on the path, with its interval, nats per token; None if an arm failed.
+        harm: What taking it back from the winner costs, likewise; None if the winner does not train without it.
+        is_tie: Whether neither shows a gain above the noise.
+    """
+
+    path: str
+    before: Any
+    after: Any
+    gain: Interval | None
+    harm: Interval | None
+    is_tie: bool
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each change gave, and the settings that are left when ties go back to their default.
+
+    Args:
+        winner: Search trial number of the winner.
+        changes: In the order of the path.
+        seeds: Fresh seeds that every arm was trained on.
+        params: Settings to promote, by dotted path.
+        loss: Their mean loss on those seeds, nats per token.
+        winner_loss: That of the winner with all its changes.
+        baseline_loss: That of the default.
+        note: One sentence on what became of the ties.
+    """
+
+    winner: int
+    changes: tuple[Change, ...]
+    seeds: tuple[int, ...]
+    params: Settings
+    loss: float
+    winner_loss: float
+    baseline_loss: float
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-able form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Attribution:
+        """Reads what `to_json` wrote."""
+
+        def interval(values: Sequence[float] | None) -> Interval | None:
+            return None if values is None else (values[0], values[1], values[2])
+
+        changes = tuple(
+            Change(**{**each, "gain": interval(each["gain"]), "harm": interval(each["harm"])})
+            for each in raw["changes"]
+        )
+        return cls(**{**raw, "changes": changes, "seeds": tuple(raw["seeds"])})
+
+
+class Attributing:
+    """Says which arms are to be trained next, from what has been trained, and at last who gave what.
+
+    Args:
+        space: The study's search space.
+        base: Its nested base config.
+        baseline: The baseline's search trial.
+        winner: The winner's search trial.
+        seeds: Proving seeds on which both were trained; the arms are trained on the same.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        base: Mapping[str, Any],
+        baseline: TrialRecord,
+        winner: TrialRecord,
+        seeds: Sequence[int],
+    ) -> None:
+        self._space, self._base = space, base
+        self._baseline, self._winner = baseline, winner
+        self._seeds = tuple(seeds)
+        self._defaults = space.defaults(base)
+        self.changed = [path for path, value in winner.params.items() if value != self._defaults[path]]
+
+    def missing(self, runs: Sequence[TrialRecord]) -> list[FinalRun]:
+        """Returns the next trainings; none when all is known.
+
+        Args:
+            runs: Re-runs so far.
+        """
+        losses = self._losses(runs)
+        for arms in self._arms(losses):
+            wanted = [
+                FinalRun(self._winner.number, arm, seed, ATTRIBUTE)
+                for seed in self._seeds
+                for arm in arms
+                if seed not in losses.get(_key(arm), {})
+            ]
+            if wanted:
+                return wanted
+        return []
+
+    def _arms(self, losses: Losses) -> Iterator[list[dict[str, Any]]]:
+        """Goes through the kinds of arms, each of which is known when those before it have been trained."""
+        yield self._without_each()
+        yield self._path(losses)
+        yield [self._reduced(losses)]
+
+    def result(self, runs: Sequence[TrialRecord]) -> Attribution:
+        """Returns the attribution, once nothing is missing."""
+        losses = self._losses(runs)
+        blocks, changes = self._changes(losses)
+        ties = [change.path for change in changes if change.is_tie]
+        kept, note = self._reduced(losses), f"no gain could be measured for {', '.join(ties)}: left at default"
+        lost = blocks.difference(_key(kept), _key(self._winner.params))
+        if not ties:
+            note = "every change counts"
+        elif len(ties) == len(changes) or lost is None or lost[1] > 0:
+            kept = dict(self._winner.params)
+            note = f"no gain could be measured for {', '.join(ties)} alone, but together they count: kept"
+        return Attribution(
+            winner=self._winner.number,
+            changes=tuple(changes),
+            seeds=self._seeds,
+            params=kept,
+            loss=blocks.mean(_key(kept)),
+            winner_loss=blocks.mean(_key(self._winner.params)),
+            baseline_loss=blocks.mean(_key(self._baseline.params)),
+            note=note,
+        )
+
+    def _losses(self, runs: Sequence[TrialRecord]) -> dict[Arm, dict[int, float]]:
+        """Returns the loss of each arm on each seed; infinite where it failed for good."""
+        found: dict[Arm, dict[int, float]] = {}
+        known = {self._baseline.number: self._baseline.params, self._winner.number: self._winner.params}
+        for run in runs:
+            is_ours = run.stage == ATTRIBUTE and run.arm == self._winner.number
+            if run.seed not in self._seeds or not (is_ours or (run.stage == PROVE and run.arm in known)):
+                continue
+            if run.loss is not None or run.status in FAILED:
+                found.setdefault(_key(run.params), {})[run.seed] = np.inf if run.loss is None else run.loss
+        return found
+
+    def _with(self, changes: Sequence[str]) -> dict[str, Any]:
+        """Returns the default with some of the winner's changes; a setting whose condition fails is left out."""
+        values = {**self._defaults, **{path: self._winner.params[path] for path in changes}}
+        return self._space.active(values, self._base)
+
+    def _without_each(self) -> list[dict[str, Any]]:
+        return [self._with([path for path in self.changed if path != left_out]) for left_out in self.changed]
+
+    def _order(self, losses: Losses) -> list[str]:
+        """Returns the changes, those that are missed most first, each after what it is a condition of."""
+        missed = {
+            path: float(np.mean([losses[_key(arm)][seed] for seed in self._seeds]))
+            for path, arm in zip(self.changed, self._without_each(), strict=True)
+        }
+        order: list[str] = []
+        for path in sorted(self.changed, key=lambda name: -missed[name]):
+            order += [name for name in (*self._space[path].when, path) if name in missed and name not in order]
+        return order
+
+    def _path(self, losses: Losses) -> list[dict[str, Any]]:
+        order = self._order(losses)
+        return [self._with(order[:count]) for count in range(len(order) + 1)]
+
+    def _reduced(self, losses: Losses) -> dict[str, Any]:
+        return self._with([change.path for change in self._changes(losses)[1] if not change.is_tie])
+
+    def _changes(self, losses: Losses) -> tuple[Blocks, list[Change]]:
+        blocks, path = Blocks(losses, self._seeds, len(self.changed)), self._path(losses)
+        found = []
+        for (before, after), name in zip(itertools.pairwise(path), self._order(losses), strict=True):
+            without = self._with([other for other in self.changed if other != name])
+            harm = blocks.difference(_key(without), _key(self._winner.params))
+            gain = blocks.difference(_key(before), _key(after))
+            is_tie = harm is not None and harm[1] <= 0 and (gain is None or gain[1] <= 0)
+            found.append(Change(name, self._defaults[name], self._winner.params[name], gain, harm, is_tie))
+        return blocks, found
+
+
+class Blocks:
+    """Losses of arms on the same seeds, and the intervals of their differences.
+
+    Args:
+        losses: Of each arm on each seed, nats per token; infinite where it failed.
+        seeds: The seeds.
+        changes: Changes that are judged: their intervals hold together with `CONFIDENCE` (Bonferroni 1936).
+    """
+
+    def __init__(self, losses: Losses, seeds: Sequence[int], changes: int) -> None:
+        self._rows = {arm: np.array([found.get(seed, np.inf) for seed in seeds]) for arm, found in losses.items()}
+        sound = np.array([row for row in self._rows.values() if np.isfinite(row).all()])
+        rest = sound - sound.mean(axis=1, keepdims=True) - sound.mean(axis=0, keepdims=True) + sound.mean()
+        freedom = (len(sound) - 1) * (len(seeds) - 1)
+        sigma = float(np.sqrt((rest**2).sum() / freedom))
+        quantile = student_quantile(1 - (1 - CONFIDENCE) / (2 * max(1, changes)), freedom)
+        self._half = quantile * sigma * (2 / len(seeds)) ** 0.5
+
+    def mean(self, arm: Arm) -> float:
+        """Returns an arm's mean loss."""
+        return float(self._rows[arm].mean())
+
+    def difference(self, arm: Arm, other: Arm) -> Interval | None:
+        """Returns how much higher an arm's loss is than another's, or None if one of them failed."""
+        difference = self.mean(arm) - self.mean(other) if arm in self._rows and other in self._rows else np.inf
+        if not np.isfinite(difference):
+            return None
+        return difference, difference - self._half, difference + self._half
+
+
+def _key(params: Settings) -> Arm:
+    return frozenset(params.items())

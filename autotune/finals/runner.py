@@ -1,0 +1,183 @@
+"""What is trained on fresh seeds: the baseline's noise before the search, then finals and attribution after it.
+
+Each step looks at what is stored and trains what is missing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import optuna
+
+from autotune.core.objectives import candidates
+from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.engine.deadline import MARGIN
+from autotune.engine.event_loop import EventLoop
+from autotune.engine.queue import Queue
+from autotune.finals.attribution import Attributing
+from autotune.finals.verdict import (
+    ATTRIBUTE,
+    PROVE,
+    SELECT,
+    FinalRun,
+    choose_winner,
+    failed_seeds,
+    finalists,
+    judge,
+    measure_noise,
+    noise_runs,
+    proving_runs,
+    ranked,
+    selection_runs,
+)
+from autotune.store.database import exclusive
+from autotune.store.study_store import read_study
+from autotune.study.spec import StudySpec
+
+# What the runs of a stage are for, as the console says it.
+PURPOSES = {
+    SELECT: "to choose the winner",
+    PROVE: "to prove its gain",
+    ATTRIBUTE: "to find out which change gave what",
+}
+# Of the time there is, what the baseline's seeds before the search may take.
+NOISE_FRAC = 0.1
+
+
+@dataclass
+class Proving:
+    """Trains and judges on fresh seeds.
+
+    Args:
+        spec: The study.
+        optuna_study: The search, whose attributes keep what was found.
+        open_queue: Opens the finals' queue, which a study without finals never has.
+        loop: What trains.
+        slots: Devices that train at once.
+        later_s: Seconds to keep for what comes after the proof: the full run and the report.
+    """
+
+    spec: StudySpec
+    optuna_study: optuna.Study
+    open_queue: Callable[[], Queue]
+    loop: EventLoop
+    slots: int
+    later_s: Callable[[], float]
+    _proved: int = 0  # runs of the baseline that the proof will find done
+
+    @cached_property
+    def queue(self) -> Queue:
+        """Of the finals."""
+        return self.open_queue()
+
+    def reserve_s(self) -> float:
+        """Returns the seconds that finals and attribution take if the first look decides, with a margin."""
+        # With the margin that each start asks for, or the last of them would not be started.
+        return MARGIN * self._seconds(self.spec.finals.runs - self._proved + self.spec.attributing_runs())
+
+    def _seconds(self, runs: int) -> float:
+        return runs * self.loop.pace.usual_seconds(self.spec.budget.tokens) / self.slots
+
+    def noise(self) -> None:
+        """Trains the baseline, which the search has trained once, on several seeds: what gain can be proved at all.
+
+        A peer that finds another at it goes on to the search.
+        """
+        spec, baseline = self.spec.finals, read_study(self.loop.run_directory.root).baseline
+        if self.loop.stop.level or not spec.runs or baseline is None or baseline.loss is None:
+            return
+        count = self._noise_seeds()
+        if count:
+            runs = noise_runs(baseline, spec, self.spec.seed, count)
+            self._train(runs, "of the default, to see what chance does to the loss", awaits_peers=False)
+        records = self.queue.records()
+        proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, PROVE)]
+        self._proved = min(spec.prove_seeds, sum(run.status is TrialStatus.FINISHED for run in proofs))
+        noise = measure_noise(baseline.number, records, spec)
+        if noise is not None and "noise" not in self.optuna_study.user_attrs:
+            self.optuna_study.set_user_attr("noise", noise.to_json())
+            self.loop.listener.note("noise", noise.describe())
+
+    def _noise_seeds(self) -> int:
+        """Returns how many seeds the time allows before the search; 0 if not even two."""
+        possible = NOISE_FRAC * self.loop.deadline.seconds_left / max(self._seconds(1), 1e-6)
+        count = int(min(possible, self.spec.finals.prove_seeds))
+        return count if count >= 2 else 0
+
+    def verdict(self) -> Verdict:
+        """Re-runs the finalists and proves the winner."""
+        trials = read_study(self.loop.run_directory.root).trials
+        baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
+        best = ranked(trials)
+        if not best:
+            ends = Counter(str(trial.status) for trial in trials).most_common()
+            counts = ", ".join(f"{count} {status}" for status, count in ends)
+            return Verdict(VerdictWord.FAILED, f"none of {len(trials)} trials finished ({counts})")
+        if baseline is None or baseline.loss is None:
+            cause = "is missing" if baseline is None else f"ended as {baseline.status}"
+            reason = f"the baseline {cause}, so there is nothing to compare the best trial with"
+            return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
+        if not self.spec.finals.runs:
+            reason = "nothing was proved on fresh seeds, since finalists is 0"
+            return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
+        arms = finalists(candidates(self.spec.objective, trials), baseline, self.spec.finals.finalists)
+        if not arms:
+            return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
+        self._train(selection_runs(arms, self.spec.finals, self.spec.seed))
+        return self._prove(baseline, choose_winner(arms, self.queue.records()))
+
+    def _prove(self, baseline: TrialRecord, winner: TrialRecord) -> Verdict:
+        """Trains pairs until they decide, or there is no time for more."""
+        spec = self.spec.finals
+        verdict = Verdict(VerdictWord.INCONCLUSIVE, "")
+        for look, pairs in enumerate(spec.looks):
+            added = pairs - (spec.looks[look - 1] if look else 0)
+            if look and not self._has_time(self._seconds(2 * added)):
+                break
+            self._train(proving_runs(baseline, winner, spec, self.spec.seed, pairs))
+            runs = self.queue.records()
+            verdict = judge(baseline, winner, runs, spec, look)
+            undecided = verdict.word is VerdictWord.INCONCLUSIVE and not failed_seeds(winner.number, runs)
+            if not undecided or self.loop.stop.level:
+                break
+        return verdict
+
+    def attribute(self, verdict: Verdict) -> None:
+        """Finds out which of a better winner's changes gave what, if there is time."""
+        record = read_study(self.loop.run_directory.root)
+        winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
+        seeds = verdict.seeds[: self.spec.finals.attribute_seeds]
+        if verdict.word is not VerdictWord.BETTER or winner is None or record.baseline is None or len(seeds) < 2:
+            return
+        attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds)
+        missing = attributing.missing(self.queue.records())
+        if missing and not self._has_time(self._seconds(self.spec.attributing_runs(len(attributing.changed)))):
+            self.loop.listener.note("attribution", "no time left to find out which change gave what")
+            return
+        while missing and not self.loop.stop.level:
+            self._train(missing)
+            before, missing = missing, attributing.missing(self.queue.records())
+            if missing == before:  # time was up, or it cannot be trained
+                return
+        if not missing:
+            found = attributing.result(self.queue.records())
+            self.optuna_study.set_user_attr("attribution", found.to_json())
+            self.loop.listener.note("attribution", found.note)
+
+    def _has_time(self, training_s: float) -> bool:
+        return self.loop.deadline.has_time(self.later_s)(training_s)
+
+    def _train(self, runs: Sequence[FinalRun], purpose: str = "", awaits_peers: bool = True) -> None:
+        if self.loop.stop.level or not runs:
+            return
+        with exclusive(self.queue.storage, self.spec.name):
+            for run in runs:
+                self.queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
+        waiting = sum(record.status is TrialStatus.WAITING for record in self.queue.records())
+        if waiting:
+            noun = "run" if waiting == 1 else "runs"
+            self.loop.listener.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
+        self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)

@@ -1,0 +1,264 @@
+"""From the best search trials to a verdict: fresh seeds, paired with the baseline, and an interval.
+
+The best of many equal trials looks better than it is (for 40 of them by about 2.2 standard deviations), so
+nothing that took part in the choice is used in the estimate: finalists are chosen by the search, the winner
+among them on `select` seeds, and its gain is measured on further `prove` seeds.
+
+The baseline's `prove` runs come before the search, which does not see them: they tell how much the loss changes
+with the seed alone. While the pairs do not decide, more are trained; each look has its share of the 5 % that may go
+wrong, so that looking often does not announce noise.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.statistics import CONFIDENCE, student_quantile
+from autotune.study.spec import FinalsSpec
+
+POWER = 0.8
+SELECT, PROVE, ATTRIBUTE = "select", "prove", "attribute"
+# Fresh seeds start this far above the search's own, so that no study's seed meets another role's.
+FRESH_SEED_OFFSET = 1_000
+
+
+@dataclass(frozen=True)
+class FinalRun:
+    """One training of the finals.
+
+    Args:
+        arm: Search trial whose settings are repeated; the baseline's own number for the baseline.
+        params: Its settings by dotted path.
+        seed: Fresh seed.
+        stage: "select", "prove" or "attribute".
+    """
+
+    arm: int
+    params: Mapping[str, Any]
+    seed: int
+    stage: str
+
+
+def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Returns the finished trials, best first."""
+    finished = [trial for trial in trials if trial.loss is not None]
+    return sorted(finished, key=lambda trial: trial.loss if trial.loss is not None else 0.0)
+
+
+def finalists(trials: Sequence[TrialRecord], baseline: TrialRecord, count: int) -> list[TrialRecord]:
+    """Returns the best search trials whose settings differ from the baseline's, doubles left out.
+
+    Args:
+        trials: The whole search.
+        baseline: The trial that ran the base config.
+        count: How many at most.
+    """
+    chosen: list[TrialRecord] = []
+    seen = [dict(baseline.params)]
+    for trial in ranked(trials):
+        if len(chosen) < count and dict(trial.params) not in seen:
+            seen.append(dict(trial.params))
+            chosen.append(trial)
+    return chosen
+
+
+def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: int) -> list[FinalRun]:
+    """Returns the trainings that choose the winner; none when there is only one finalist."""
+    if len(arms) < 2:
+        return []
+    first = search_seed + FRESH_SEED_OFFSET
+    seeds = range(first, first + spec.select_seeds)
+    return [FinalRun(arm.number, arm.params, seed, SELECT) for seed in seeds for arm in arms]
+
+
+def proving_runs(
+    baseline: TrialRecord, winner: TrialRecord, spec: FinalsSpec, search_seed: int, pairs: int
+) -> list[FinalRun]:
+    """Returns the trainings that measure the gain, pair after pair, so that an early end keeps whole pairs."""
+    seeds = _prove_seeds(spec, search_seed, pairs)
+    return [FinalRun(arm.number, arm.params, seed, PROVE) for seed in seeds for arm in (baseline, winner)]
+
+
+def noise_runs(baseline: TrialRecord, spec: FinalsSpec, search_seed: int, count: int) -> list[FinalRun]:
+    """Returns the baseline's part of the first pairs."""
+    return [FinalRun(baseline.number, baseline.params, seed, PROVE) for seed in _prove_seeds(spec, search_seed, count)]
+
+
+def _prove_seeds(spec: FinalsSpec, search_seed: int, count: int) -> range:
+    first = search_seed + FRESH_SEED_OFFSET + spec.select_seeds
+    return range(first, first + count)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much the baseline's loss changes with the seed, and what can be proved in spite of it.
+
+    Args:
+        sigma: Standard deviation between seeds, nats per token.
+        seeds: Seeds that it was measured on.
+        baseline_loss: Their mean, nats per token.
+        pairs: Pairs that the finals train at the most.
+        provable_gain: Smallest gain that so many pairs prove four times in five, nats per token.
+    """
+
+    sigma: float
+    seeds: int
+    baseline_loss: float
+    pairs: int
+    provable_gain: float
+
+    def to_json(self) -> dict[str, float]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Returns it in a sentence for a person."""
+        return (
+            f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
+            f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
+            f"({100 * self.provable_gain / self.baseline_loss:.1f} %) or more"
+        )
+
+
+def measure_noise(baseline: int, finals: Sequence[TrialRecord], spec: FinalsSpec) -> Noise | None:
+    """Returns the noise, or None while fewer than two of the baseline's runs have finished.
+
+    Source: the power of the paired t test with a share of 80 %, (t_a + t_0.8) x sigma x sqrt(2 / n), the two
+    losses of a pair taken as independent; `a` is what the last look may err to one side.
+
+    Args:
+        baseline: Number of the baseline's search trial.
+        finals: Re-runs so far.
+        spec: How the finals are run.
+    """
+    losses = [_loss(run) for run in finals if (run.arm, run.stage) == (baseline, PROVE) and run.loss is not None]
+    if len(losses) < 2:
+        return None
+    pairs, sigma = spec.looks[-1], statistics.stdev(losses)
+    quantiles = student_quantile((1 + confidences(spec)[-1]) / 2, pairs - 1) + student_quantile(POWER, pairs - 1)
+    gain = quantiles * sigma * (2 / pairs) ** 0.5
+    return Noise(sigma, len(losses), statistics.mean(losses), pairs, gain)
+
+
+def confidences(spec: FinalsSpec) -> list[float]:
+    """Returns the confidence of each look's interval.
+
+    The looks share what `CONFIDENCE` leaves, each twice as much as the one before, so that all intervals hold
+    together with that confidence (Bonferroni 1936) and an early look decides only what is plain.
+    """
+    weights = [2**look for look in range(len(spec.looks))]
+    return [1 - (1 - CONFIDENCE) * weight / sum(weights) for weight in weights]
+
+
+def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> TrialRecord:
+    """Returns the finalist with the lowest mean loss on the selection seeds.
+
+    An arm without a finished selection run comes last; with no selection run at all the search's order holds.
+
+    Args:
+        arms: Finalists, best search result first; not empty.
+        finals: Re-runs so far.
+    """
+    means = {}
+    for arm in arms:
+        losses = [run.loss for run in finals if run.arm == arm.number and run.stage == SELECT and run.loss is not None]
+        means[arm.number] = statistics.mean(losses) if losses else float("inf")
+    return min(arms, key=lambda arm: means[arm.number])
+
+
+def judge(
+    baseline: TrialRecord, winner: TrialRecord, finals: Sequence[TrialRecord], spec: FinalsSpec, look: int = 0
+) -> Verdict:
+    """Returns the verdict from the proving runs, by a paired t interval.
+
+    Source: Student (1908), the paired t test: the mean of the differences between pairs of the same seed,
+    plus and minus a quantile of t with n - 1 degrees of freedom times their standard error: the 97.5 % quantile
+    if there is one look, a higher one for each of several (`confidences`).
+
+    Args:
+        baseline: The baseline's search trial.
+        winner: The winner's search trial.
+        finals: Re-runs; only pairs in which both finished count.
+        spec: How the finals are run.
+        look: Which of `spec.looks` this is, from 0.
+    """
+    pairs = _pairs(baseline.number, winner.number, finals)
+    lost = failed_seeds(winner.number, finals)
+    if not pairs:
+        return Verdict(
+            VerdictWord.INCONCLUSIVE,
+            "no pair of fresh-seed runs finished, so the gain could not be measured",
+            winner.number,
+            winner.params,
+        )
+    losses = [(_loss(base), _loss(best)) for base, best in pairs]
+    gains = [base - best for base, best in losses]
+    baseline_loss = statistics.mean(base for base, _ in losses)
+    low, high = interval(gains, confidences(spec)[look])
+    min_gain = spec.min_gain_frac * baseline_loss
+    word, reason = _word(low, high, min_gain, len(pairs), lost)
+    return Verdict(
+        word=word,
+        reason=reason,
+        winner=winner.number,
+        params=winner.params,
+        seeds=tuple(base.seed for base, _ in pairs),
+        baseline_loss=baseline_loss,
+        winner_loss=statistics.mean(best for _, best in losses),
+        gain=statistics.mean(gains),
+        gain_low=low,
+        gain_high=high,
+        sigma=statistics.stdev(base for base, _ in losses) if len(pairs) > 1 else None,
+        min_gain=min_gain,
+        baseline_metrics=mean_metrics([base for base, _ in pairs]),
+        winner_metrics=mean_metrics([best for _, best in pairs]),
+    )
+
+
+def interval(gains: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
+    """Returns the t interval of the mean of paired differences; (None, None) for fewer than two."""
+    if len(gains) < 2:
+        return None, None
+    mean, error = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+    half = student_quantile((1 + confidence) / 2, len(gains) - 1) * error
+    return mean - half, mean + half
+
+
+def _word(low: float | None, high: float | None, min_gain: float, pairs: int, lost: int) -> tuple[VerdictWord, str]:
+    if low is None or high is None:
+        return VerdictWord.INCONCLUSIVE, f"only {pairs} pair of fresh-seed runs finished; two are the least"
+    if lost:
+        return VerdictWord.INCONCLUSIVE, f"the winner failed on {lost} of its fresh seeds, so it cannot be relied on"
+    if low > 0:
+        return VerdictWord.BETTER, f"the gain's 95 % interval from {pairs} pairs of runs lies above zero"
+    if high < min_gain:
+        return VerdictWord.NO_CLEAR_GAIN, "whatever gain there may be is smaller than one worth having"
+    return VerdictWord.INCONCLUSIVE, f"{pairs} pairs of runs cannot tell a useful gain from none"
+
+
+def _pairs(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> list[tuple[TrialRecord, TrialRecord]]:
+    finished = {(run.arm, run.seed): run for run in finals if run.stage == PROVE and run.loss is not None}
+    seeds = sorted(seed for arm, seed in finished if arm == baseline and (winner, seed) in finished)
+    return [(finished[baseline, seed], finished[winner, seed]) for seed in seeds]
+
+
+def failed_seeds(winner: int, finals: Sequence[TrialRecord]) -> int:
+    """Returns on how many proving seeds the winner diverged or ran out of memory: no further seed mends that."""
+    bad = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
+    return sum(run.arm == winner and run.stage == PROVE and run.status in bad for run in finals)
+
+
+def _loss(run: TrialRecord) -> float:
+    assert run.loss is not None
+    return run.loss
+
+
+def mean_metrics(runs: Sequence[TrialRecord]) -> dict[str, float]:
+    """Returns the means of the last evaluations' numbers, of those that every run reported."""
+    last = [run.result.points[-1].metrics for run in runs if run.result and run.result.points]
+    shared = set.intersection(*(set(metrics) for metrics in last)) if last else set()
+    return {name: statistics.mean(metrics[name] for metrics in last) for name in sorted(shared)}

@@ -1,0 +1,1 @@
+"""What `autotune run` does, step by step."""

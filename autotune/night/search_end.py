@@ -1,0 +1,116 @@
+"""When a search ends before all of its trials were tried: no time is left, or no gain is left to be proved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from autotune.core.records import TrialRecord, TrialStatus
+from autotune.core.text import duration
+from autotune.engine.deadline import Deadline
+from autotune.engine.queue import Queue
+from autotune.finals.verdict import Noise
+from autotune.progress.observer import Listener
+
+MIN_TRIALS = 24
+"""Trials before which a search is never called done: its first half then says something."""
+NEWS_FRAC = 0.2
+"""Change of the number of trials that fit, as a share of it, that is worth a line on the console."""
+
+
+def late_gain(trials: Sequence[TrialRecord]) -> float | None:
+    """Returns by how much the later half of a search has lowered the best loss, nats per token.
+
+    The best of 2n independent trials is expected to gain no more over the best of n than that did over the best of
+    n/2 if their losses have a lower bound or a tail that falls as fast as an exponential one, and a sampler that
+    learns gains most of it early: so it says what as many trials again would bring at the most.
+
+    Args:
+        trials: The search, by number.
+
+    Returns:
+        None while fewer than `MIN_TRIALS` have ended, or none of the first half finished.
+    """
+    ended = [trial for trial in trials if trial.status.teaches]
+    losses = [trial.loss for trial in ended[: len(ended) // 2] if trial.loss is not None]
+    if len(ended) < MIN_TRIALS or not losses:
+        return None
+    return min(losses) - min(trial.loss for trial in ended if trial.loss is not None)
+
+
+class SearchEnd:
+    """Tells whether a search may start another trial, and says why not, and when more or fewer fit than was said.
+
+    Args:
+        queue: The search.
+        deadline: When everything must be done.
+        reserve_s: Seconds to keep for what comes after the search, asked again each time.
+        noise: What gain can be proved, once that was measured.
+        listener: Told what changes.
+        fit: Trials that the plan lets fit.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        deadline: Deadline,
+        reserve_s: Callable[[], float],
+        noise: Callable[[], Noise | None],
+        listener: Listener,
+        fit: int,
+    ) -> None:
+        self._queue = queue
+        self._deadline = deadline
+        self._reserve_s = reserve_s
+        self._noise = noise
+        self._listener = listener
+        self._fit = fit
+        self._began: tuple[float, int] | None = None
+        self._is_said = False
+
+    def may_start(self, training_s: float) -> bool:
+        """Whether there is time for a training of so many seconds, and something to be gained by it."""
+        trials = self._queue.records()
+        done = sum(trial.status.teaches for trial in trials)
+        if not self._deadline.has_time(self._reserve_s)(training_s):
+            wanted = self._queue.study.spec.budget.trials
+            begun = done + sum(trial.status is TrialStatus.RUNNING for trial in trials)
+            if begun < wanted:
+                left, kept = duration(max(0.0, self._deadline.seconds_left)), duration(self._reserve_s())
+                self._say(
+                    f"no time for more than {begun} of {wanted} trials: of the {left} that are left, {kept} are kept "
+                    "for what follows the search"
+                )
+            return False
+        self._replan(done)
+        return not self._is_enough(trials)
+
+    def _say(self, why: str) -> None:
+        if not self._is_said:
+            self._is_said = True
+            self._listener.note("search", why)
+
+    def _is_enough(self, trials: Sequence[TrialRecord]) -> bool:
+        noise, gain = self._noise(), late_gain(trials)
+        if noise is None or gain is None or gain >= noise.provable_gain:
+            return False
+        self._say(
+            f"the search ends early: its later half lowered the best loss by {gain:.4f}, so more would "
+            f"hardly gain the {noise.provable_gain:.4f} that can be proved (budget.ends_early = false goes on)"
+        )
+        return True
+
+    def _replan(self, done: int) -> None:
+        """Says how many trials fit by what they took since this process began, if that is news."""
+        wanted = self._queue.study.spec.budget.trials
+        if self._began is None or self._deadline.seconds_left == float("inf"):
+            self._began = time.monotonic(), done
+            return
+        began_at, before = self._began
+        if done - before < MIN_TRIALS // 2:
+            return
+        each_s = (time.monotonic() - began_at) / (done - before)
+        fit = min(wanted, done + int((self._deadline.seconds_left - self._reserve_s()) / each_s))
+        if abs(fit - self._fit) > NEWS_FRAC * self._fit:
+            self._listener.note("plan", f"by what trials take, {fit} of them fit, not {self._fit}")
+            self._fit = fit

@@ -1,0 +1,167 @@
+"""What earlier studies know: their good settings are tried first, and their trials teach the sampler.
+
+A trial of an earlier study counts as one of this study only where nothing but the searched settings, the seed and the
+hardware may differ: same trainer, objective, budget, data and base values; and never where seconds count, which differ
+from machine to machine. Elsewhere its settings are still worth a try.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.core.attributes import PRIOR
+from autotune.core.config_paths import flatten
+from autotune.core.errors import UserError
+from autotune.core.records import TrialRecord
+from autotune.finals.verdict import ranked
+from autotune.night import capacity, planner
+from autotune.promotion.best_config import choice
+from autotune.store.study_store import StudyRecord, read_study
+from autotune.study.spec import StudySpec
+
+if TYPE_CHECKING:
+    import optuna
+
+GOOD = 3
+"""Good settings of each earlier study that are tried first: what it promoted, then its best trials."""
+# Where a config says where things are kept and on what it runs: no part of what is trained.
+NOT_TRAINED = ("seed", "system.", "output.", "data.cache_dir")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is taken over from one earlier study.
+
+    Args:
+        name: The study.
+        good: Settings to try first, the best first.
+        priors: Finished trials that teach the sampler: settings, losses by tokens.
+        differs: Why no trial teaches the sampler, or "".
+    """
+
+    name: str
+    good: tuple[dict[str, Any], ...]
+    priors: tuple[tuple[dict[str, Any], Mapping[int, float]], ...]
+    differs: str
+
+    def describe(self) -> str:
+        """Returns it in a sentence for a person."""
+        taught = f"{len(self.priors)} of its trials teach the sampler"
+        if not self.priors:
+            taught = f"its trials do not teach the sampler: {self.differs or 'none fits this space'}"
+        return f"warm start from {self.name}: {len(self.good)} good settings are tried first; {taught}"
+
+
+def read(spec: StudySpec) -> Iterator[Earlier]:
+    """Reads the studies that a study starts from.
+
+    Args:
+        spec: The study, with its base config resolved.
+
+    Raises:
+        UserError: If one of them is not there.
+    """
+    for path in spec.warm_start:
+        record = read_study(Path(path))
+        yield Earlier(record.spec.name, tuple(_good(spec, record)), tuple(_priors(spec, record)), differs(spec, record))
+
+
+def differs(spec: StudySpec, record: StudyRecord) -> str:
+    """Returns the first thing that makes an earlier study's losses incomparable, or "" if nothing does."""
+    for name, now, then in (
+        ("trainer", spec.trainer, record.spec.trainer),
+        ("objective", spec.objective, record.spec.objective),
+        ("budget.tokens", spec.budget.tokens, record.spec.budget.tokens),
+    ):
+        if now != then:
+            return f"{name} is {now!r} here and {then!r} there"
+    if spec.objective != "loss_at_equal_tokens":
+        return f"seconds count for {spec.objective}, and those of another night are not to be compared"
+    here, there = (_epochs(each, record) for each in (spec, record.spec))
+    if here != there:
+        return f"the trials' text is read {here or 1:.1f} times here and {there or 1:.1f} times there"
+    now_base, then_base = flatten(spec.base), flatten(record.spec.base)
+    for path in sorted(now_base.keys() | then_base.keys()):
+        searched = path in spec.space.root or path in record.spec.space.root
+        if not path.startswith(NOT_TRAINED) and not searched and now_base.get(path) != then_base.get(path):
+            return f"{path} is {now_base.get(path)!r} here and {then_base.get(path)!r} there"
+    return ""
+
+
+def _epochs(spec: StudySpec, record: StudyRecord) -> float:
+    """Returns how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
+    return planner.matched_epochs(spec, record.attributes.get(capacity.FACTS, {}), planner.full_tokens(spec))
+
+
+def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:
+    trials = ranked(record.trials)
+    with contextlib.suppress(UserError):  # it has no verdict, or nothing finished
+        trials.insert(0, choice(record)[0])
+    found: list[dict[str, Any]] = []
+    for trial in trials:
+        values = _values(record, trial)
+        settings = {path: values[path] for path in spec.space if _is_possible(spec, path, values)}
+        settings = spec.space.active(settings, spec.base)
+        if settings and settings not in found and settings != spec.space.baseline(spec.base):
+            found.append(settings)
+    return found[:GOOD]
+
+
+def _priors(spec: StudySpec, record: StudyRecord) -> list[tuple[dict[str, Any], Mapping[int, float]]]:
+    if differs(spec, record):
+        return []
+    fixed = {path: value for path, value in flatten(spec.base).items() if path in record.spec.space.root}
+    found = []
+    for trial in record.trials:
+        values = _values(record, trial)
+        settings = {path: values[path] for path in spec.space if _is_possible(spec, path, values)}
+        elsewhere = any(values[path] != value for path, value in fixed.items() if path not in spec.space.root)
+        if trial.loss is not None and len(settings) == len(spec.space) and not elsewhere:
+            found.append((spec.space.active(settings, spec.base), trial.values))
+    return found
+
+
+def _values(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
+    """Returns all settings of an earlier trial, those that were not searched too."""
+    return {**flatten(record.spec.base), **trial.params}
+
+
+def _is_possible(spec: StudySpec, path: str, values: Mapping[str, Any]) -> bool:
+    dimension = spec.space[path]
+    return path in values and dimension.contains(values[path]) and dimension.is_on_grid(values[path])
+
+
+def teach(study: optuna.Study, spec: StudySpec, earlier: Earlier) -> bool:
+    """Adds an earlier study's trials to an Optuna study, whose own they are not, unless they are there.
+
+    Args:
+        study: The search.
+        spec: The study.
+        earlier: What was read.
+
+    Returns:
+        Whether this was the first time.
+    """
+    from optuna.trial import create_trial
+
+    taught = study.user_attrs.get("warm_start", [])
+    if earlier.name in taught:
+        return False
+    there = [trial.params for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("role") == PRIOR]
+    for settings, losses in earlier.priors:
+        if settings not in there:  # a kill may have come in between
+            study.add_trial(
+                create_trial(
+                    value=losses[max(losses)],
+                    params=settings,
+                    distributions={path: spec.space[path].distribution() for path in settings},
+                    intermediate_values=dict(losses),
+                    user_attrs={"role": PRIOR, "study": earlier.name},
+                )
+            )
+    study.set_user_attr("warm_start", [*taught, earlier.name])
+    return True

@@ -1,0 +1,1 @@
+"""What is said while a study works: console, events, trackers."""

@@ -1,0 +1,116 @@
+"""A study at work, on a terminal: nested bars, the best so far, the GPU, the last trials; other lines scroll above."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from autotune.core.text import plain, say
+from autotune.progress.board import Board
+
+# Drawn at most this often: it is for eyes.
+REDRAW_S = 0.25
+BAR_WIDTH = 24
+
+
+class Screen:
+    """Takes lines, as `say` does, and a board that is drawn below them.
+
+    Args:
+        console: Where it is drawn; the terminal if None.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._live: Live | None = None
+        self._drawn = 0.0
+
+    def __call__(self, line: str) -> None:
+        """Prints one line above the board; names cannot steer the terminal, and neither can rich's markup in them."""
+        if self._live is None:
+            say(line)
+            return
+        try:
+            self._console.print(Text(plain(line)))
+        except OSError:
+            self._leave()
+
+    def show(self, board: Board) -> None:
+        """Draws the board, unless it was drawn a moment ago."""
+        if time.monotonic() - self._drawn < REDRAW_S:
+            return
+        try:
+            if self._live is None:
+                # Redrawn by the event loop, not by a thread; what others print must not be taken over.
+                self._live = Live(
+                    console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
+                    redirect_stderr=False,
+                )  # fmt: skip
+                self._live.start()
+            self._live.update(draw(board), refresh=True)
+        except OSError:
+            self._leave()
+        self._drawn = time.monotonic()
+
+    def close(self) -> None:
+        """Takes the board from the terminal; lines go on being printed."""
+        if self._live is not None:
+            try:
+                self._live.stop()
+            except OSError:
+                self._leave()
+            self._live = None
+
+    def _leave(self) -> None:
+        """The terminal was closed: the night goes on without an audience, which `say` knows how to do."""
+        self._live, self._drawn = None, float("inf")
+        say("")
+
+
+def draw(board: Board) -> RenderableType:
+    """Returns a board as rich draws it.
+
+    Args:
+        board: The study at this moment.
+    """
+    bars = Table.grid(padding=(0, 1))
+    bars.add_column(no_wrap=True)
+    bars.add_column(width=BAR_WIDTH)
+    bars.add_column()
+    if board.kind != "full":
+        bars.add_row(_text("all"), _bar(board.done, board.total), _text(board.headline()))
+    for training in board.running.values():
+        left = training.left_s(board.clock())
+        words = f"{training.done_frac:4.0%}"
+        words += "" if training.loss is None else f"  loss {training.loss:.4f}"
+        words += "" if left is None else f"  {_left(left)} left"
+        bars.add_row(_text(training.title), _bar(training.seen_tokens, training.budget_tokens), _text(words))
+    below = [_text(words) for words in (board.best_words(), board.gpu_words()) if words]
+    last = [Text(plain(line), style="dim", no_wrap=True, overflow="ellipsis") for line in board.last]
+    return Group(
+        Rule(style="dim"),
+        *last,
+        bars,
+        *below,
+        Text("Ctrl-C parks the study; the same command goes on with it.", style="dim"),
+    )
+
+
+def _text(words: str) -> Text:
+    return Text(plain(words))
+
+
+def _bar(done: int, total: int) -> ProgressBar:
+    return ProgressBar(total=max(1, total), completed=min(done, total), width=BAR_WIDTH)
+
+
+def _left(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02.0f}"

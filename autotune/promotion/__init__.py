@@ -1,0 +1,1 @@
+"""From a trial's settings to a full run."""

@@ -1,0 +1,200 @@
+"""What looks wrong in a run while there is still time to do something about it: judged by its evaluations alone.
+
+Each function takes what was measured so far and returns a warning, or None. They are meant to be asked again after each
+evaluation, and to be heard once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autotune.core.records import EvalPoint
+from autotune.machine.gpu_monitor import HARMFUL_REASONS
+
+# Between evaluations on the same held-out tokens a sound loss moves by a few thousandths.
+RISEN_FRAC = 0.03
+# Evaluations in a row that must agree, so that a single outlier is no alarm.
+IN_A_ROW = 2
+# Gradient norms of sound runs stay within a few times of their median once the first steps are over.
+NORM_FACTOR = 10.0
+MIN_NORMS = 5
+PLATEAU_FRAC = 0.2
+SLOW_FRAC = 0.15
+# Speeds of single evaluations scatter by more than that on a busy machine: several in a row, over some time, do not.
+SLOW_IN_A_ROW = 3
+SLOW_S = 20.0
+MIN_SPEEDS = 8
+# A loss scale that looks for its level skips one update in thousands; these are more, and more than before.
+SKIPPED = 10
+SKIPPED_INTERVALS = 3
+
+
+@dataclass(frozen=True)
+class EarlyWarning:
+    """Something that looks wrong.
+
+    Args:
+        kind: "divergence", "plateau", "throttling" or "skipped steps".
+        tokens_seen: When it was seen, in training tokens.
+        finding: What was seen, a sentence without its full stop.
+        action: What to do about it, likewise.
+    """
+
+    kind: str
+    tokens_seen: int
+    finding: str
+    action: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+
+def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
+    """Warns of a loss that has risen clearly above its best, or of gradients far larger than before.
+
+    Args:
+        points: Evaluations so far; `grad_norm` among their metrics is looked at where it is reported.
+    """
+    action = (
+        "if it goes on, stop the run and train with a lower learning rate or a smaller optim.grad_clip; "
+        "it is stopped by itself once the loss is not finite or twice its best"
+    )
+    last = points[-IN_A_ROW:]
+    before = [point.val_loss for point in points[:-IN_A_ROW]]
+    if before:
+        best = min(before)
+        if all(point.val_loss > best + RISEN_FRAC * abs(best) for point in last):
+            finding = f"the loss rose to {last[-1].val_loss:.4f} and stayed above its best of {best:.4f}"
+            return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
+    norms = [point.metrics["grad_norm"] for point in points if "grad_norm" in point.metrics]
+    if len(norms) > MIN_NORMS:
+        usual = statistics.median(norms[:-1])
+        if usual > 0 and not norms[-1] <= NORM_FACTOR * usual:
+            finding = f"the gradient's norm is {norms[-1]:.3g}, and its median so far {usual:.3g}"
+            return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
+    return None
+
+
+def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None) -> EarlyWarning | None:
+    """Warns of a loss that no longer falls though the learning rate is at its peak.
+
+    Nothing is said of a trainer that reports no learning rate, nor while that rises or falls: a loss that stands still
+    at the peak falls when the rate decays.
+
+    Args:
+        points: Evaluations so far; a metric whose name ends in "lr" is the learning rate.
+        budget_tokens: Tokens of the whole run.
+        sigma: Standard deviation of a loss between seeds in this study, nats per token; None if it was not measured.
+    """
+    if sigma is None or not points:
+        return None
+    name = next((name for name in sorted(points[-1].metrics) if name == "lr" or name.endswith("_lr")), None)
+    begin = points[-1].tokens_seen - PLATEAU_FRAC * budget_tokens
+    earlier = [point for point in points if point.tokens_seen <= begin]
+    if name is None or not earlier:
+        return None
+    fifth = [earlier[-1], *(point for point in points if point.tokens_seen > begin)]
+    rates = [point.metrics.get(name, 0.0) for point in fifth]
+    if not min(rates) >= 0.999 * max(rates) > 0:
+        return None
+    fallen = fifth[0].val_loss - min(point.val_loss for point in fifth[1:])
+    if not fallen < sigma:
+        return None
+    return EarlyWarning(
+        "plateau",
+        points[-1].tokens_seen,
+        f"the loss fell by {max(0.0, fallen):.4f} over the last fifth of the run, less than the {sigma:.4f} by which "
+        "chance moves it",
+        "it will still fall while the learning rate decays, but more tokens gain little: a shorter run, a larger model "
+        "or more text would use the time better",
+    )
+
+
+def is_slow(speeds: Sequence[float], seconds: float) -> bool:
+    """Whether a run is plainly slower than in its best quarter, and has been for a while.
+
+    Args:
+        speeds: Tokens per second before each evaluation, in their order.
+        seconds: What the last `SLOW_IN_A_ROW` evaluations took.
+    """
+    if len(speeds) < MIN_SPEEDS or seconds < SLOW_S:
+        return False
+    return max(speeds[-SLOW_IN_A_ROW:]) < (1 - SLOW_FRAC) * _best_quarter(speeds)
+
+
+def throttling(
+    tokens_seen: int,
+    speeds: Sequence[float],
+    seconds: float,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    now: Sequence[Mapping[str, Any]] = (),
+) -> EarlyWarning | None:
+    """Warns of a training that has become slower, and says whether the GPU says why.
+
+    Args:
+        tokens_seen: Tokens so far.
+        speeds: As for `is_slow`.
+        seconds: Likewise.
+        earlier: Samples of the GPU's health from before, as `gpu_monitor.GpuSample` has them.
+        now: Samples of the time in which it was slow.
+    """
+    if not is_slow(speeds, seconds):
+        return None
+    usual, speed = _best_quarter(speeds), statistics.fmean(speeds[-SLOW_IN_A_ROW:])
+    finding = f"it trains {rate(speed)}, {1 - speed / usual:.0%} below the best quarter of this run ({rate(usual)})"
+    reasons = [reason for sample in now for reason in sample.get("throttle_reasons") or () if reason in HARMFUL_REASONS]
+    clocks = _clock(earlier), _clock(now)
+    if clocks[0] is not None and clocks[1] is not None and clocks[1] < (1 - SLOW_FRAC) * clocks[0]:
+        finding += f"; the GPU's clock fell from {clocks[0] / 1e6:.0f} to {clocks[1] / 1e6:.0f} MHz"
+    if reasons:
+        finding += f"; the GPU reports {statistics.mode(reasons)}"
+        action = "improve the cooling or the power supply; nothing is lost, it only takes longer"
+    else:
+        action = "see what else uses this machine (autotune doctor); nothing is lost, it only takes longer"
+    return EarlyWarning("throttling", tokens_seen, finding, action)
+
+
+def skipped_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
+    """Warns of fp16 updates that overflow more and more often.
+
+    Args:
+        points: Evaluations so far; `skipped_steps` among their metrics counts from the beginning of the run.
+    """
+    counts = [point.metrics["skipped_steps"] for point in points if "skipped_steps" in point.metrics]
+    skipped = [after - before for before, after in itertools.pairwise(counts)]
+    last, before = skipped[-SKIPPED_INTERVALS:], skipped[-2 * SKIPPED_INTERVALS : -SKIPPED_INTERVALS]
+    rising = len(before) == SKIPPED_INTERVALS and min(last) > 0 and sum(last) > 2 * sum(before)
+    if not rising or sum(last) < SKIPPED:
+        return None
+    return EarlyWarning(
+        "skipped steps",
+        points[-1].tokens_seen,
+        f"{sum(last):.0f} updates overflowed in fp16 and were skipped since the last {SKIPPED_INTERVALS} evaluations, "
+        f"{sum(before):.0f} in the {SKIPPED_INTERVALS} before",
+        "often the first sign of a learning rate that is too high: watch the loss; bf16 or fp32 (system.dtype) has no "
+        "such limit where the card can",
+    )
+
+
+def rate(tokens_per_s: float) -> str:
+    """Returns a speed as a person would write it."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if tokens_per_s >= size:
+            return f"{tokens_per_s / size:.3g}{unit} tokens/s"
+    return f"{tokens_per_s:.3g} tokens/s"
+
+
+def _best_quarter(speeds: Sequence[float]) -> float:
+    best = sorted(speeds, reverse=True)
+    return statistics.fmean(best[: math.ceil(len(best) / 4)])
+
+
+def _clock(samples: Sequence[Mapping[str, Any]]) -> float | None:
+    clocks = [sample["sm_clock_hz"] for sample in samples if sample.get("sm_clock_hz")]
+    return statistics.median(clocks) if clocks else None

@@ -1,0 +1,201 @@
+"""A full run: trained through faults, brought to its end before the deadline, and watched while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.core.config_paths import flatten
+from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
+from autotune.engine.deadline import REPORT_S, Deadline
+from autotune.engine.event_loop import EventLoop
+from autotune.engine.queue import Assignment, Queue
+from autotune.progress.observer import Listener
+from autotune.promotion.early_end import EXPORT_S
+from autotune.promotion.run_watch import END_TOKENS, WARNINGS, RunWatch
+from autotune.study.spec import StudySpec
+
+# A full run begins if this share of it fits: it is then brought to an earlier end. With less, waiting is worth more.
+ENOUGH_FRAC = 0.5
+MAX_EVALUATIONS = 100
+NUM_EVALS = "data.num_evals"
+# What may be a fault of the machine, and is worth another attempt.
+AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED)
+
+
+def evaluations(spec: StudySpec, tokens: int) -> dict[str, int]:
+    """Returns how often a full run is evaluated, under the config path that says so: as densely as the trials.
+
+    Args:
+        spec: The study; `promote.num_evals` overrides it.
+        tokens: Length of the full run.
+    """
+    of_a_trial = flatten(spec.base).get(NUM_EVALS)
+    if not isinstance(of_a_trial, int) or of_a_trial < 1:
+        return {}
+    as_densely = min(MAX_EVALUATIONS, of_a_trial * tokens // spec.budget.tokens)
+    return {NUM_EVALS: spec.promote.num_evals or max(of_a_trial, as_densely)}
+
+
+class FullRun:
+    """Trains one full run, whatever became of it before, and keeps what a report shows of it.
+
+    Args:
+        queue: Holds it, as a trial and its repetitions.
+        params: Its settings by dotted path.
+        folder: Where its checkpoints, weights and sample are.
+        deadline: When everything must be done.
+        listener: Told what happens.
+        sigma: Standard deviation of a loss between seeds in this study; None if it was not measured.
+        keep: Takes what a report shows of it, JSON-able, while it trains and when it has ended.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        params: Mapping[str, Any],
+        folder: Path,
+        deadline: Deadline,
+        listener: Listener,
+        sigma: float | None,
+        keep: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.queue = queue
+        self.deadline = deadline
+        self.listener = listener
+        self.sigma = sigma
+        self._params = dict(params)
+        self._folder = folder
+        self._keep = keep
+        self._watch: RunWatch | None = None
+        queue.watch = self.evaluated
+
+    def train(self, loop: EventLoop) -> None:
+        """Trains it to its end, from its last checkpoint if there is one.
+
+        After a fault of the machine it is tried again as long as each attempt gets further than those before it, and
+        once more each time that this is called.
+
+        Args:
+            loop: What trains.
+
+        Raises:
+            UserError: As `EventLoop.run`.
+        """
+        self.queue.recover()
+        again = self._attempts()[-1]
+        self._say_what_is_done(again)
+        try:
+            while True:
+                if again.status in AGAIN:
+                    self._try_again(again)
+                if (waiting := self._attempts()[-1]).status is TrialStatus.WAITING:
+                    self._keep(self._summary(waiting, ()))
+                loop.run(self.queue, self._may_start)
+                again = self._attempts()[-1]
+                if loop.stop.level or again.status is not TrialStatus.CRASHED or not self._got_further():
+                    break
+        finally:
+            last = self._attempts()[-1]
+            self._keep(self._summary(last, last.result.points if last.result else ()))
+        if last.status is TrialStatus.WAITING and not loop.stop.level:
+            self._say_no_time(has_begun=last.retry_of is not None)
+
+    def _attempts(self) -> list[TrialRecord]:
+        return [record for record in self.queue.records() if dict(record.params) == self._params]
+
+    def _say_what_is_done(self, last: TrialRecord) -> None:
+        """Says why a run that has ended is not trained again, where that may surprise."""
+        seen, budget = _reached([last]), self.queue.budget_tokens
+        if last.status is TrialStatus.FINISHED and seen < budget:
+            ended = f"the full run of {budget:,} tokens is finished, at {seen:,}, which was what fitted"
+            longer = self.queue.run.command("promote", "--tokens", str(2 * budget))
+            self.listener.say(f"{ended}; for a longer one: {longer}")
+        if last.status is TrialStatus.DIVERGED and last.result is not None:
+            self.listener.say(
+                f"the full run has {last.result.cause}, and would again; train another trial (--trial), or a copy of "
+                f"{self.queue.run.best_config} with a lower learning rate (autotune train)"
+            )
+
+    def _try_again(self, ended: TrialRecord) -> None:
+        cause = f": {ended.result.cause}" if ended.result and ended.result.cause else ""
+        again = "it is tried again, from its last checkpoint if it left one"
+        self.listener.note("full", f"the full run ended: {ended.status}{cause}; {again}")
+        self.queue.try_again(ended.number)
+
+    def _got_further(self) -> bool:
+        *before, last = self._attempts()
+        return _reached([last]) > _reached(before)
+
+    def _may_start(self, training_s: float) -> bool:
+        attempts, budget = self._attempts(), self.queue.budget_tokens
+        end = self._stored(attempts[-1].number).get(END_TOKENS) or budget
+        left = max(0.0, end - _reached(attempts)) / budget
+        return self.deadline.has_time(lambda: REPORT_S + EXPORT_S)(ENOUGH_FRAC * left * training_s)
+
+    def _say_no_time(self, has_begun: bool) -> None:
+        what = "to go on with the full run" if has_begun else f"for the full run, not even for {ENOUGH_FRAC:.0%} of it"
+        self.listener.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
+
+    def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
+        """Takes an evaluation: has it watched, and keeps it for the report.
+
+        Args:
+            assignment: What is trained.
+            points: Its evaluations so far.
+
+        Returns:
+            Tokens at which it shall end, None for its budget.
+        """
+        attempts = {record.number: record for record in self.queue.records()}
+        attempt = attempts.pop(assignment.trial.number)
+        if len(points) == 1 or self._watch is None:
+            earlier = [other for other in attempts.values() if dict(other.params) == dict(assignment.params)]
+            self._watch = RunWatch(assignment, _reached(earlier), self.deadline, self.sigma, self.listener)
+        end = self._watch.evaluated(points)
+        self._keep(self._summary(attempt, points) | self._watch.live(points[-1]))
+        return end
+
+    def _stored(self, number: int) -> Mapping[str, Any]:
+        return dict(self.queue.optuna_study.get_trials(deepcopy=False)[number].user_attrs)
+
+    def _summary(self, record: TrialRecord, points: Sequence[EvalPoint]) -> dict[str, Any]:
+        stored = self._stored(record.number)
+        kept = {"end_tokens": stored.get(END_TOKENS), "warnings": list(stored.get(WARNINGS, []))}
+        return full_summary(record, self.queue.budget_tokens, self._folder, points) | kept
+
+
+def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequence[EvalPoint]) -> dict[str, Any]:
+    """Returns what a report says of a full run, JSON-able.
+
+    Args:
+        record: Its latest attempt.
+        tokens: The length that was asked for.
+        folder: Where its checkpoints, weights and sample are.
+        points: Evaluations of the attempt.
+    """
+    result = record.result
+    facts: Mapping[str, Any] = result.facts if result else {}
+    sample = folder / "sample.txt"
+    last = points[-1] if points else None
+    return {
+        "status": str(record.status),
+        "cause": result.cause if result else "",
+        "trial": record.arm,
+        "tokens": tokens,
+        "tokens_seen": last.tokens_seen if last else 0,
+        "folder": str(folder),
+        "seconds": result.seconds if result else 0.0,
+        "val_loss": last.val_loss if last else None,
+        **({name: last.metrics[name] for name in ("val_accuracy", "val_bpb") if name in last.metrics} if last else {}),
+        "points": [point.to_json() for point in points],
+        "weights": facts.get("weights_path", ""),
+        "export": facts.get("export_path", ""),
+        "sample": sample.read_text(encoding="utf-8") if sample.exists() else "",
+    }
+
+
+def _reached(attempts: Sequence[TrialRecord]) -> int:
+    """Returns the most tokens at which one of the attempts was evaluated."""
+    return max((max(attempt.values, default=0) for attempt in attempts), default=0)

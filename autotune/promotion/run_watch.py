@@ -1,0 +1,172 @@
+"""One attempt at a full run, watched from evaluation to evaluation: where it ends, what looks wrong, how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from autotune.core.files import read_lines
+from autotune.core.records import EvalPoint, TrialStatus
+from autotune.core.text import time_of_day
+from autotune.engine.deadline import Deadline
+from autotune.engine.queue import Assignment
+from autotune.progress.observer import Listener
+from autotune.promotion import early_warnings
+from autotune.promotion.early_end import NEWS_FRAC, EarlyEnd, RunPace
+from autotune.promotion.early_warnings import EarlyWarning, rate
+
+END_TOKENS, WARNINGS = "end_tokens", "early_warnings"
+"""User attributes of a full run's trial, handed on to the attempts after it."""
+# On the console a line for each twentieth of the run, and one every few minutes.
+SAID_FRAC = 0.05
+SAID_EVERY_S = 300.0
+
+
+class RunWatch:
+    """Watches one attempt.
+
+    Args:
+        assignment: What is trained; its trial holds what was decided and said in earlier attempts.
+        reached: Tokens that earlier attempts reached.
+        deadline: When everything must be done.
+        sigma: Standard deviation of a loss between seeds in this study; None if it was not measured.
+        listener: Told what happens.
+    """
+
+    def __init__(
+        self, assignment: Assignment, reached: int, deadline: Deadline, sigma: float | None, listener: Listener
+    ) -> None:
+        stored = assignment.trial.user_attrs
+        self._trial, self._budget = assignment.trial, assignment.budget_tokens
+        self._deadline, self._sigma, self._listener = deadline, sigma, listener
+        self._is_moved = END_TOKENS in stored
+        self._end = EarlyEnd(self._budget, stored.get(END_TOKENS, self._budget))
+        self._is_past_end = False
+        self._said_end: int | None = None
+        self._warnings: list[dict[str, Any]] = list(stored.get(WARNINGS, []))
+        self._pace = RunPace(reached)
+        self._speeds: list[float] = []
+        self._times: list[float] = []
+        # What is repeated from a checkpoint was said before.
+        self._said_at, self._said_part = time.monotonic(), self._part(reached)
+
+    def evaluated(self, points: Sequence[EvalPoint]) -> int | None:
+        """Takes an evaluation.
+
+        Args:
+            points: Evaluations so far.
+
+        Returns:
+            Tokens at which the run shall end, None for its budget.
+        """
+        self._take(points[-1])
+        tokens = [0, *(point.tokens_seen for point in points[-2:])]
+        interval = tokens[-1] - tokens[-2]
+        if self._end.decide(tokens[-1], interval, self._pace.tokens_per_s, self._deadline.seconds_left):
+            self._is_moved = True
+            self._store(END_TOKENS, self._end.end_tokens)
+            self._say_end()
+        elif tokens[-1] > self._end.end_tokens and not self._is_past_end:
+            self._is_past_end = True
+            self._listener.note(
+                "full",
+                f"the trainer trains on beyond the {self._end.end_tokens:,} tokens at which it was asked to end; "
+                "if the time is up before it ends, its last checkpoint is kept",
+            )
+        if (warning := self._warning(points)) is not None:
+            self._warnings.append(warning.to_json())
+            self._store(WARNINGS, self._warnings)
+            at = f"warning at {warning.tokens_seen:,} tokens"
+            self._listener.note("warning", f"{at}: {warning.finding}; {warning.action}")
+        self._say_progress(points[-1])
+        return self._end.end_tokens if self._is_moved else None
+
+    def live(self, point: EvalPoint) -> dict[str, Any]:
+        """Returns what a report shows of a run only while it trains, JSON-able; times are Unix seconds.
+
+        Args:
+            point: Its last evaluation.
+        """
+        left_s, now = self._seconds_left(point), time.time()
+        return {
+            "status": str(TrialStatus.RUNNING),
+            "at": now,
+            "done_at": None if left_s is None else now + left_s,
+            "tokens_per_s": self._pace.tokens_per_s,
+        }
+
+    def _take(self, point: EvalPoint) -> None:
+        """Takes the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
+        self._pace.take(point, time.monotonic())
+        speed = point.metrics.get("tokens_per_s", self._pace.latest)
+        if speed is not None and 0 < speed < math.inf:
+            self._speeds.append(speed)
+        self._times.append(time.time())
+
+    def _store(self, name: str, value: Any) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        with contextlib.suppress(UpdateFinishedTrialError):  # taken over by a peer: the next report will show that
+            self._trial.set_user_attr(name, value)
+
+    def _say_end(self) -> None:
+        end, speed, left_s = self._end.end_tokens, self._pace.tokens_per_s, self._deadline.seconds_left
+        # Small corrections are made without a word.
+        if self._said_end is not None and abs(end - self._said_end) <= NEWS_FRAC * self._budget:
+            return
+        self._said_end = end
+        why = "there is more time" if math.isinf(left_s) else f"that is what fits until {_clock(left_s)}"
+        line = f"the full run will end at {end:,} of {self._budget:,} tokens: at {rate(speed or 0.0)} {why}"
+        self._listener.note("full", line)
+
+    def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
+        """Returns what looks wrong and was not said yet."""
+        checks: dict[str, Callable[[], EarlyWarning | None]] = {
+            "divergence": lambda: early_warnings.divergence(points),
+            "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma),
+            "throttling": lambda: self._throttling(points[-1].tokens_seen),
+            "skipped steps": lambda: early_warnings.skipped_steps(points),
+        }
+        said = {warning["kind"] for warning in self._warnings}
+        return next((found for kind, check in checks.items() if kind not in said and (found := check())), None)
+
+    def _throttling(self, tokens_seen: int) -> EarlyWarning | None:
+        since = self._times[-1 - early_warnings.SLOW_IN_A_ROW :][0]
+        slow_s = self._times[-1] - since
+        if not early_warnings.is_slow(self._speeds, slow_s):
+            return None
+        samples = [sample for sample in read_lines(self._listener.run.gpu) if sample.get("time", 0.0) >= self._times[0]]
+        earlier = [sample for sample in samples if sample["time"] < since]
+        return early_warnings.throttling(tokens_seen, self._speeds, slow_s, earlier, samples[len(earlier) :])
+
+    def _say_progress(self, point: EvalPoint) -> None:
+        share, part = point.tokens_seen / self._ends_at, self._part(point.tokens_seen)
+        if part <= self._said_part and time.monotonic() - self._said_at < SAID_EVERY_S:
+            return
+        self._said_at, self._said_part = time.monotonic(), part
+        line = f"full run {share:5.0%}  loss {point.val_loss:.4f}"
+        left_s = self._seconds_left(point)
+        if left_s is not None:
+            line += f"  {rate(self._pace.tokens_per_s or 0.0)}"
+            line += f"  done about {_clock(left_s)}" if share < 1 else ""
+        self._listener.say(line)
+
+    def _part(self, tokens: int) -> int:
+        """Returns how many parts of the run are done; one counts that lacks a few tokens by rounding."""
+        return math.floor(tokens / self._ends_at / SAID_FRAC + 0.01)
+
+    def _seconds_left(self, point: EvalPoint) -> float | None:
+        speed = self._pace.tokens_per_s
+        return None if speed is None else max(0, self._ends_at - point.tokens_seen) / speed
+
+    @property
+    def _ends_at(self) -> int:
+        return self._budget if self._is_past_end else self._end.end_tokens
+
+
+def _clock(seconds: float) -> str:
+    return time_of_day(seconds, datetime.now())

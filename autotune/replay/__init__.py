@@ -1,0 +1,1 @@
+"""Samplers and pruners tried on recorded trials, without training."""

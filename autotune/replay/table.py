@@ -1,0 +1,200 @@
+"""A recorded study as one compact file: settings that were all trained to the end, with their curves and times.
+
+It is what other samplers and pruners are tried on without training (`autotune replay`). One row a line, so that
+two versions of a table can be told apart by a plain diff.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.core.config_paths import flatten
+from autotune.core.errors import UserError
+from autotune.core.files import write_text
+from autotune.core.records import TrialRecord, TrialResult, TrialStatus
+from autotune.store.study_store import StudyRecord
+from autotune.study.spec import StudySpec
+
+FORMAT = 1
+# Losses to a hundred-thousandth of a nat are a thousand times finer than the noise between seeds.
+LOSS_DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained configuration.
+
+    Args:
+        params: Settings by dotted path.
+        status: "finished", "diverged" or "out of memory".
+        losses: Held-out loss at each token count of the table, nats per token; fewer if it ended early.
+        tokens_per_s: Training speed, evaluations excluded.
+        eval_s: Seconds of one evaluation.
+        set_up_s: Seconds of everything else in the trial.
+    """
+
+    params: Mapping[str, Any]
+    status: TrialStatus
+    losses: tuple[float, ...]
+    tokens_per_s: float
+    eval_s: float
+    set_up_s: float
+
+    def seconds(self, tokens: int, evaluations: int) -> float:
+        """Returns the device time to reach so many tokens with so many evaluations on the way."""
+        return self.set_up_s + tokens / self.tokens_per_s + evaluations * self.eval_s
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a recorded study.
+
+    Args:
+        spec: The study: space, base config and tokens of a trial.
+        provenance: What it was recorded with.
+        tokens: Training tokens at each evaluation, the last at the end.
+        rows: Trained configurations, the baseline first.
+    """
+
+    spec: StudySpec
+    provenance: Mapping[str, Any]
+    tokens: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+    def finished(self) -> list[Row]:
+        """Returns the rows that were trained to the end, best first."""
+        found = [row for row in self.rows if row.status is TrialStatus.FINISHED]
+        return sorted(found, key=lambda row: row.losses[-1])
+
+    def spread(self, count: int) -> list[Row]:
+        """Returns finished rows at even steps of rank, the best and the worst among them.
+
+        Args:
+            count: How many, 2 or more.
+
+        Raises:
+            UserError: If fewer have finished.
+        """
+        rows = self.finished()
+        if not 2 <= count <= len(rows):
+            raise UserError(f"{count} rows were asked for, and the table has {len(rows)} that finished; take 2 to that")
+        return [rows[round(index * (len(rows) - 1) / (count - 1))] for index in range(count)]
+
+
+def from_record(record: StudyRecord) -> Table:
+    """Returns the table of a study's trials.
+
+    Args:
+        record: A study whose trials were not pruned.
+
+    Raises:
+        UserError: If none of its trials finished.
+    """
+    usable = [trial for trial in record.trials if trial.result is not None and trial.result.points]
+    whole = [trial.result for trial in usable if trial.status is TrialStatus.FINISHED and trial.result is not None]
+    if not whole:
+        raise UserError(f"{record.spec.name}: no trial finished, so there is no table of it")
+    tokens = tuple(point.tokens_seen for point in whole[0].points)
+    kept = (TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
+    rows = [_row(trial, trial.result) for trial in usable if trial.status in kept and trial.result is not None]
+    provenance = {key: record.attributes[key] for key in ("provenance", "plan") if key in record.attributes}
+    return Table(record.spec, provenance, tokens, tuple(rows))
+
+
+def _row(trial: TrialRecord, result: TrialResult) -> Row:
+    points = result.points
+    eval_s = sum(point.metrics.get("eval_s", 0.0) for point in points)
+    return Row(
+        params=trial.params,
+        status=result.status,
+        losses=tuple(point.val_loss for point in points),
+        tokens_per_s=points[-1].tokens_seen / result.training_s,
+        eval_s=eval_s / len(points),
+        set_up_s=max(0.0, result.seconds - result.training_s - eval_s),
+    )
+
+
+def write(table: Table, path: Path) -> None:
+    """Writes a table, atomically."""
+    head = {
+        "format": FORMAT,
+        "spec": table.spec.model_dump(mode="json"),
+        "provenance": table.provenance,
+        "tokens": table.tokens,
+    }
+    rows = ",\n".join(json.dumps(_as_json(row), sort_keys=True) for row in table.rows)
+    write_text(path, f'{json.dumps(head, sort_keys=True)[:-1]}, "rows": [\n{rows}\n]}}\n')
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    losses = [round(loss, LOSS_DIGITS) if math.isfinite(loss) else None for loss in row.losses]
+    rounded = {name: float(f"{getattr(row, name):.5g}") for name in ("tokens_per_s", "eval_s", "set_up_s")}
+    return {**asdict(row), "losses": losses, "status": str(row.status), **rounded}
+
+
+def read(path: Path) -> Table:
+    """Reads what `write` wrote.
+
+    Raises:
+        UserError: If it is not there or no table.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw.pop("format") != FORMAT:
+            raise UserError(f"{path}: a table of another version of this program; record it again")
+        rows = tuple(_from_json(row) for row in raw["rows"])
+        return Table(StudySpec.model_validate(raw["spec"]), raw["provenance"], tuple(raw["tokens"]), rows)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such table; `autotune record STUDY` writes one") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: no table of `autotune record`: {error}") from None
+
+
+def _from_json(raw: Mapping[str, Any]) -> Row:
+    losses = tuple(math.nan if loss is None else loss for loss in raw["losses"])
+    return Row(**{**raw, "losses": losses, "status": TrialStatus(raw["status"])})
+
+
+def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns what makes a study one that records: `--set` assignments.
+
+    Args:
+        spec: The study, with its base config resolved.
+        trials: Configurations to train, the baseline included.
+        evaluations: Evaluations in each trial; the budget's ends included.
+        rows: Settings to train instead of a space-filling set.
+
+    Raises:
+        UserError: If the study's trials do not have equal tokens, which every row of a table has, or are not judged
+            by loss alone.
+    """
+    import tomli_w
+
+    if spec.objective != "loss_at_equal_tokens":
+        raise UserError(
+            f"{spec.name} has the objective {spec.objective}, and a table holds losses at equal tokens; add "
+            "--set 'objective=\"loss_at_equal_tokens\"' to record its settings so"
+        )
+    changes = [
+        # Another set of settings is another study, which goes on by itself when it was interrupted.
+        f'name="{spec.name}-{"rows" if rows else "table"}-{spec.budget.tokens}"',
+        'sampler={name="qmc", scramble=true}',
+        'pruner={name="none"}',
+        "finals.finalists=0",
+        "promote.automatic=false",
+        "budget.match_epochs=false",
+        f"budget.trials={trials}",
+        "budget.seeds=1",
+    ]
+    if "data.num_evals" in flatten(spec.base):
+        changes.append(f"base.data.num_evals={evaluations}")
+    if rows:
+        changes.append(tomli_w.dumps({"enqueue": [dict(row) for row in rows]}))
+    return changes

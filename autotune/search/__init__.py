@@ -1,0 +1,1 @@
+"""What is proposed next and what is stopped: space, samplers, pruners."""

@@ -1,0 +1,118 @@
+"""When a trial is stopped early, and how much that can be trusted.
+
+Early losses rank trials only roughly, so a pruner is told how early is too early by this study's own trials
+(`warm_up`), and a small random share of the trials that it would stop run on as an audit: how many of them end
+among the best says how many good trials were lost.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from autotune.core.attributes import AUDITED_AT, STOPPED_AT
+
+if TYPE_CHECKING:
+    import optuna
+
+    from autotune.study.spec import StudySpec
+
+AGREEMENT = 0.8
+"""Spearman's rank correlation with the final losses from which on an early ranking is trusted."""
+
+
+def goes_on(trial: optuna.Trial, tokens: int, spec: StudySpec) -> bool:
+    """Returns whether a running trial that has just reported goes on, and marks what the pruner would stop.
+
+    Args:
+        trial: A trial of the search.
+        tokens: Its training tokens so far.
+        spec: The study.
+    """
+    attributes = trial.user_attrs
+    # The baseline is what everything is compared with, so it always runs to its end. Without a pruner there is nothing
+    # to ask, and of several values Optuna would refuse to be asked.
+    if attributes.get("role") == "baseline" or AUDITED_AT in attributes or spec.pruner.name == "none":
+        return True
+    if not trial.should_prune():
+        return True
+    is_audit = random.Random(f"audit {spec.seed} {trial.number}").random() < spec.pruner.audit_frac
+    trial.set_user_attr(AUDITED_AT if is_audit else STOPPED_AT, tokens)
+    return is_audit
+
+
+def unchosen(
+    finished: Mapping[int, Mapping[int, float]], audited: Collection[int], stopped: Collection[int]
+) -> list[Mapping[int, float]]:
+    """Returns the curves of trials that did not finish by a pruner's grace: what it can be judged by.
+
+    Args:
+        finished: Losses by tokens of each trial that ran to its end, by number.
+        audited: Numbers of audits.
+        stopped: Numbers of trials that the pruner stopped; nothing was chosen before the first of them.
+    """
+    first = min(stopped, default=max(finished, default=0) + 1)
+    return [curve for number, curve in finished.items() if number < first or number in audited]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How early the trials of a study may be judged.
+
+    Args:
+        tokens: Training tokens before which no trial is stopped; those of a whole trial if no ranking agreed.
+        rank_correlation: Spearman's between the losses there and the final ones, -1 to 1.
+        trials: Trials that it was measured on.
+    """
+
+    tokens: int
+    rank_correlation: float
+    trials: int
+
+
+def warm_up(curves: Sequence[Mapping[int, float]], agreement: float = AGREEMENT) -> WarmUp | None:
+    """Returns the earliest evaluation from which on every ranking agrees with the final one.
+
+    Args:
+        curves: Losses by tokens of trials that ran to their end and were not chosen by a pruner.
+        agreement: Rank correlation that counts as agreement.
+
+    Returns:
+        None for fewer than three trials, or trials without a common evaluation before the end.
+    """
+    grid = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+    if len(curves) < 3 or len(grid) < 2:
+        return None
+    correlations = rank_correlations([[curve[tokens] for tokens in grid] for curve in curves])
+    first = len(grid) - 1
+    while first and correlations[first - 1] >= agreement - 1e-9:  # a correlation of exactly that is rounded
+        first -= 1
+    return WarmUp(grid[first], correlations[first], len(curves))
+
+
+def rank_correlations(losses: Sequence[Sequence[float]] | np.ndarray) -> list[float]:
+    """Returns Spearman's rank correlation (1904) of each column with the last; 0 where a column is constant.
+
+    Args:
+        losses: A row for each trial, a column for each evaluation; finite.
+    """
+    ranks = np.apply_along_axis(_ranks, 0, np.asarray(losses, dtype=float))
+    centred = ranks - ranks.mean(axis=0)
+    lengths = np.sqrt((centred**2).sum(axis=0))
+    products = centred.T @ centred[:, -1]
+    return [
+        float(product / (length * lengths[-1])) if length * lengths[-1] else 0.0
+        for product, length in zip(products, lengths, strict=True)
+    ]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Returns the rank of each value from 1, equal ones with the mean of theirs."""
+    # By hand, since scipy.stats, which has it too, takes more than half a second to import.
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return ranks

@@ -1,0 +1,137 @@
+"""Samplers by name: a study file's `[sampler]` table -> an Optuna sampler."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from autotune.search.space import SearchSpace
+
+# The names a study file may use, and Optuna's class behind each.
+SAMPLERS = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+    "cmaes": "CmaEsSampler",
+    "nsga2": "NSGAIISampler",
+    "brute_force": "BruteForceSampler",
+    "grid": "GridSampler",
+}
+# Types that a study file can give, by their words in Optuna's annotations; functions and other samplers it cannot.
+PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+# Optuna lists every combination of a grid in memory.
+MAX_COMBINATIONS = 100_000
+# Optuna's own arguments that the engine fills in itself.
+RESERVED = ("self", "seed", "search_space", "constraints_func", "group", "multivariate", "constant_liar")
+
+
+def parameters(name: str) -> dict[str, list[str]]:
+    """Returns the parameters that a study file may give to a sampler, with the words of their types.
+
+    Args:
+        name: A key of `SAMPLERS`.
+    """
+    return accepted_parameters(_class(name), RESERVED)
+
+
+def accepted_parameters(factory: Callable[..., Any], reserved: tuple[str, ...]) -> dict[str, list[str]]:
+    """Returns the constructor arguments of a class that TOML can express, less those that are reserved."""
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        words = re.findall(r"\w+", inspect.formatannotation(parameter.annotation))
+        types = [word for word in words if word != "None"]
+        if name not in reserved and types and set(types) <= PLAIN_TYPES.keys():
+            found[name] = types
+    return found
+
+
+def is_of_type(value: object, words: list[str]) -> bool:
+    """Whether a value is of one of the types that `accepted_parameters` named."""
+    if isinstance(value, bool):
+        return "bool" in words
+    return any(isinstance(value, PLAIN_TYPES[word]) for word in words)
+
+
+def build_sampler(
+    name: str, options: Mapping[str, Any], space: SearchSpace, base: Mapping[str, Any], seed: int
+) -> BaseSampler:
+    """Builds a sampler.
+
+    Args:
+        name: A key of `SAMPLERS`.
+        options: Its parameters under Optuna's names.
+        space: The study's search space.
+        base: The nested base config.
+        seed: Must differ between restarts and between processes, or the same proposals come again.
+
+    Raises:
+        ValueError: If Optuna refuses the options, or a grid is asked for over a range without steps.
+    """
+    arguments: dict[str, Any] = {"seed": seed, **options}
+    if name == "tpe":
+        # Groups let the multivariate model cope with settings that exist only under a condition.
+        arguments |= {"group": space.is_conditional, "multivariate": True, "constant_liar": True}
+    if name == "gp":
+        # The baseline and one random trial; on recorded tables more random ones only cost time.
+        arguments.setdefault("n_startup_trials", 2)
+    if name in ("grid", "brute_force"):
+        combinations = math.prod(space[path].count for path in space)
+        if combinations > MAX_COMBINATIONS:
+            raise ValueError(f"the space has {combinations:,} combinations, more than could be tried; narrow it")
+    if name == "grid":
+        arguments["search_space"] = {path: space[path].grid() for path in space}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna marks several samplers as experimental
+        sampler = _class(name)(**arguments)
+    if name == "gp":
+        from autotune.search.forecast_sampler import ForecastSampler
+
+        return ForecastSampler(sampler, space, base)
+    if name == "tpe" and not space.is_conditional and space.at_limits() != space:
+        from autotune.search.ranges import CurrentRanges
+
+        return CurrentRanges(sampler, space)
+    return sampler
+
+
+def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any], values: int = 1) -> None:
+    """Draws a few trials in memory: most samplers look at their parameters only when they are used.
+
+    Args:
+        sampler: A new sampler.
+        space: The study's search space.
+        base: The nested base config.
+        values: How many values of a trial are minimised.
+
+    Raises:
+        ValueError: If Optuna refuses a parameter, the space or several values.
+        ImportError: If the sampler needs a package that is not installed.
+    """
+    import optuna
+
+    # Optuna announces each study it creates on stderr.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(sampler=sampler, directions=["minimize"] * values)
+        for value in range(3):
+            trial = study.ask()
+            space.suggest(trial, base)
+            with contextlib.suppress(RuntimeError):  # a small grid may be through by now
+                study.tell(trial, [value] * values)
+
+
+def _class(name: str) -> Callable[..., BaseSampler]:
+    from optuna import samplers
+
+    found: Callable[..., BaseSampler] = getattr(samplers, SAMPLERS[name])
+    return found

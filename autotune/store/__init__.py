@@ -1,0 +1,1 @@
+"""What is stored: run directory, database, the Optuna studies in it."""

@@ -1,0 +1,1 @@
+"""A study file and the trainer that it names."""

@@ -1,0 +1,304 @@
+"""What a study file may say: its tables, their defaults, and what must hold within each."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from autotune.core import objectives
+from autotune.core.objectives import Objective
+from autotune.search import pruners, samplers
+from autotune.search.space import SearchSpace, Value, refusal
+from autotune.study.errors import did_you_mean
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""Experiment trackers that a study may name; each is a package of the same name."""
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Pairs that the finals go on to at the most, for each that they begin with.
+MOST_SEEDS = 4
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetSpec(_Table):
+    """How much the study may spend.
+
+    Args:
+        tokens: Training tokens of one trial.
+        trials: Trials at most, the baseline included.
+        seeds: Seeds that each trial trains one after the other; its loss is their mean, and what is compared before its
+            end are their final losses (pruner "wilcoxon").
+        hours: Hours for everything (search, finals, report and an automatic promotion), or None.
+        until: Local time of day "HH:MM" at which everything must be done, or None.
+        ends_early: Whether the search ends when more trials would hardly bring a gain that can be proved.
+        match_epochs: Whether trials get less text where the full run reads its text more than once, so that they read
+            theirs as often, if the trainer has `data.train_tokens`.
+    """
+
+    tokens: int = Field(gt=0)
+    trials: int = Field(default=40, ge=1)
+    seeds: int = Field(default=1, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    until: str | None = None
+    ends_early: bool = True
+    match_epochs: bool = True
+
+    @field_validator("until")
+    @classmethod
+    def _time_of_day(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+            raise refusal(f'"{value}" is no time of day; write it as "HH:MM", for example "07:00"')
+        return value
+
+
+class SamplerSpec(BaseModel):
+    """Which Optuna sampler proposes settings; further keys are its parameters under Optuna's names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "gp"
+
+    @model_validator(mode="after")
+    def _known(self) -> SamplerSpec:
+        _check_named("sampler", self.name, list(samplers.SAMPLERS), self.options, samplers.parameters)
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The parameters beside the name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class PrunerSpec(BaseModel):
+    """Which Optuna pruner stops poor trials; further keys are its parameters, steps in tokens.
+
+    Args:
+        name: A key of `pruners.PRUNERS`.
+        audit_frac: Share of the trials to be stopped that run on, to tell how many good ones are lost.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "median"
+    audit_frac: float = Field(default=0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> PrunerSpec:
+        _check_named("pruner", self.name, list(pruners.PRUNERS), self.options, pruners.parameters)
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The parameters of the pruner itself."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class FinalsSpec(_Table):
+    """How the winner is proved.
+
+    Args:
+        finalists: Best search trials that are re-run; 0 leaves everything unproven, which suits a search whose
+            records are what is wanted.
+        select_seeds: Fresh seeds on which the winner is chosen among several finalists.
+        prove_seeds: Further fresh seeds on which the winner is compared with the baseline, in pairs. The baseline's
+            part of them is trained before the search and says how large the noise is.
+        max_seeds: Seeds to go on to, doubling, while the pairs do not decide; 0 means 4 times prove_seeds.
+        min_gain_frac: Smallest gain worth having, as a share of the baseline's loss.
+        attribute_seeds: Proving seeds on which a better winner's changes are taken back one by one, to tell which of
+            them gave what; 0 leaves that out.
+    """
+
+    finalists: int = Field(default=2, ge=0)
+    select_seeds: int = Field(default=1, ge=1)
+    prove_seeds: int = Field(default=4, ge=2)
+    max_seeds: int = Field(default=0, ge=0)
+    min_gain_frac: float = Field(default=0.005, gt=0, lt=1)
+    attribute_seeds: int = Field(default=3, ge=0)
+
+    @model_validator(mode="after")
+    def _seeds_are_enough(self) -> FinalsSpec:
+        if 0 < self.max_seeds < self.prove_seeds:
+            raise refusal(f"max_seeds {self.max_seeds} is below prove_seeds {self.prove_seeds}; raise it", "max_seeds")
+        if self.attribute_seeds == 1:
+            raise refusal(
+                "attribute_seeds is 1, but noise shows only between seeds; write 2 or more, or 0", "attribute_seeds"
+            )
+        return self
+
+    @property
+    def looks(self) -> list[int]:
+        """Pairs after which the verdict is looked at, as long as it is not decided."""
+        pairs, most = [self.prove_seeds], self.max_seeds or MOST_SEEDS * self.prove_seeds
+        while pairs[-1] < most:
+            pairs.append(min(2 * pairs[-1], most))
+        return pairs
+
+    @property
+    def runs(self) -> int:
+        """Trainings that the finals take if the first look decides."""
+        if not self.finalists:
+            return 0
+        return (self.finalists * self.select_seeds if self.finalists > 1 else 0) + 2 * self.prove_seeds
+
+
+class PromoteSpec(_Table):
+    """The full run that follows the study.
+
+    Args:
+        tokens: Its training tokens; 0 means 8 times a trial's.
+        automatic: Whether `autotune run` goes on into it when the finals are done.
+        bracket: Whether other learning rates are tried at two lengths before a run of 8 times a trial's length or more,
+            if there is time.
+        num_evals: Evaluations of it, if the trainer has `data.num_evals`; 0 means as dense as the trials', 100 at most.
+    """
+
+    tokens: int = Field(default=0, ge=0)
+    automatic: bool = False
+    bracket: bool = True
+    num_evals: int = Field(default=0, ge=0)
+
+
+class LimitsSpec(_Table):
+    """When something is given up.
+
+    Args:
+        hang_s: Seconds without an evaluation after which a trial counts as hung.
+        crashes: Crashed trials in a row after which the study stops.
+        retries: Times an interrupted trial is queued again.
+        heartbeat_s: Seconds between signs of life in a shared storage.
+        min_free_bytes: Free disk below which no trial starts.
+    """
+
+    hang_s: float = Field(default=600, gt=0)
+    crashes: int = Field(default=3, ge=1)
+    retries: int = Field(default=3, ge=0)
+    heartbeat_s: int = Field(default=20, ge=1)
+    min_free_bytes: int = Field(default=500_000_000, ge=0)
+
+
+class StudySpec(_Table):
+    """A whole study file.
+
+    Args:
+        name: Names the run directory and the Optuna study.
+        title: One sentence for the report.
+        trainer: "package.module:function".
+        seed: Seed that every search trial trains with; finals take later ones.
+        storage: URL of a shared database, or empty for SQLite in the run directory.
+        objective: What a trial is judged by: "loss_at_equal_tokens"; "loss_at_equal_seconds", where `budget.tokens` are
+            the baseline's and every other configuration gets what it trains on in the same time; or
+            "loss_and_seconds", where trials of equal tokens are judged by both.
+        base: The baseline: settings that differ from the trainer's defaults, nested.
+        space: What is searched.
+        enqueue: Settings by dotted path to try first, right after the baseline; those left out are proposed.
+        warm_start: Run directories of earlier studies: their good settings are tried next, and their trials teach the
+            sampler where they are comparable.
+        trackers: Experiment trackers that follow the study: "tensorboard", "wandb" (offline), "trackio".
+    """
+
+    name: str
+    title: str = ""
+    trainer: str = "model.train:train"
+    seed: int = Field(default=1, ge=0)
+    storage: str = ""
+    objective: Objective = "loss_at_equal_tokens"
+    budget: BudgetSpec
+    base: dict[str, Any] = Field(default_factory=dict)
+    space: SearchSpace
+    enqueue: tuple[dict[str, Value], ...] = ()
+    warm_start: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()
+    sampler: SamplerSpec = Field(default_factory=SamplerSpec)
+    pruner: PrunerSpec = Field(default_factory=PrunerSpec)
+    finals: FinalsSpec = Field(default_factory=FinalsSpec)
+    promote: PromoteSpec = Field(default_factory=PromoteSpec)
+    limits: LimitsSpec = Field(default_factory=LimitsSpec)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not NAME_PATTERN.fullmatch(value):
+            raise refusal(
+                f'"{value}" is no name; it may use a-z 0-9 . _ - (64 at most) and starts with a letter or digit'
+            )
+        # These folders of runs/ hold comparisons and tokens; the endings name a study's own finals and full runs.
+        if value in ("compare", "corpus") or re.search(r"\.(finals$|full-)", value):
+            raise refusal(f'the name "{value}" is taken by the program itself; choose another')
+        return value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _todays_name(cls, value: object) -> object:
+        return objectives.EARLIER_NAMES.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("space")
+    @classmethod
+    def _something_to_search(cls, value: SearchSpace) -> SearchSpace:
+        if not len(value):
+            raise refusal(
+                'nothing is searched; name at least one setting, such as "optim.muon_lr" = {low = 0.003, high = 0.1}'
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _seeds_suit(self) -> StudySpec:
+        if self.budget.seeds > 1 and self.pruner.name not in ("wilcoxon", "none"):
+            raise refusal('trials of several seeds are compared by seeds; use "wilcoxon" or "none"', "pruner", "name")
+        if self.budget.seeds == 1 and self.pruner.name == "wilcoxon":
+            raise refusal('"wilcoxon" compares trials by their seeds; write budget.seeds = 5 or more', "pruner", "name")
+        if self.budget.seeds > 1 and objectives.count(self.objective) > 1:
+            raise refusal("trials of several seeds have one value, their mean loss; leave seeds out", "budget", "seeds")
+        return self
+
+    def attributing_runs(self, changes: int | None = None) -> int:
+        """Returns how many trainings tell at the most which change gave what.
+
+        They are the winner without each change, the path from the default between its ends, and what is left
+        without ties.
+
+        Args:
+            changes: Settings that the winner changes; all that are searched by default.
+        """
+        count = len(self.space) if changes is None else changes
+        return self.finals.attribute_seeds * (2 * count - 1) if count > 1 and self.finals.runs else 0
+
+    def semantics(self) -> dict[str, Any]:
+        """Returns everything that makes two trials of the study comparable, JSON-able.
+
+        Names, deadlines, the number of trials and limits may change while a study goes on; these may not.
+        """
+        kept = {"trainer", "seed", "objective", "base", "space", "sampler", "pruner", "finals"}
+        budget = {"tokens": self.budget.tokens, "seeds": self.budget.seeds}
+        return {**self.model_dump(mode="json", include=kept), "budget": budget}
+
+    def fingerprint(self) -> str:
+        """Returns a hash of `semantics`, 16 hexadecimal digits."""
+        canonical = json.dumps(self.semantics(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _check_named(kind: str, name: str, names: list[str], options: Mapping[str, Any], parameters: Any) -> None:
+    if name not in names:
+        raise refusal(f"there is no {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}", "name")
+    accepted = parameters(name) if options else {}
+    for option, value in options.items():
+        if option not in accepted:
+            raise refusal(
+                f"{kind} {name!r} has no parameter {option!r}{did_you_mean(option, accepted)}; "
+                f"it takes {', '.join(accepted) or 'none'}",
+                option,
+            )
+        if not samplers.is_of_type(value, accepted[option]):
+            raise refusal(f"must be {' or '.join(accepted[option])}, but it is {value!r}", option)
+
+
+def is_installed(name: str) -> bool:
+    """Whether the package of a tracker is there; a folder of that name (wandb makes one) is none."""
+    found = importlib.util.find_spec(name)
+    return found is not None and found.origin is not None

@@ -1,0 +1,213 @@
+"""A study names its trainer as "package.module:function"; this finds it and the type of its config.
+
+The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first
+parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked. What else
+a module may have beside its trainer, by name: `counts(config, facts)` lets the planner predict cost and memory of any
+config (`Counter`), `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets
+these settings be rescaled for a full run (`promotion/horizon.py`), `generate_text` and `evaluate_weights` serve the
+commands that use a trained model (`Writer`, `Evaluator`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+from pydantic import PydanticUserError, TypeAdapter
+
+from autotune.core.errors import UserError
+from autotune.study.errors import did_you_mean
+
+Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
+"""What a setting is, as far as it depends on the length of a run."""
+RULES: tuple[str, ...] = get_args(Rule)
+Report = Callable[[Mapping[str, float]], bool | int]
+"""Takes an evaluation and answers what to do: see `TrainFunction`."""
+
+
+class TrainFunction(Protocol):
+    """Trains one configuration.
+
+    Args:
+        config: The resolved configuration, of the type that the function's annotation names.
+        budget_tokens: Tokens to train on; the schedule must end there.
+        report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
+            evaluation, and answers: False, stop at once; True, go on; a number of tokens, more than seen and less than
+            the budget, end there, brought to that end by the trainer's own schedule, with a last evaluation whose
+            `tokens_seen` is that number. It may come again, and a later one holds instead; a run that goes on from a
+            checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
+
+    Returns:
+        Facts about the run, JSON-able, or None.
+    """
+
+    def __call__(self, config: Any, budget_tokens: int, report: Report, /) -> Mapping[str, Any] | None: ...
+
+
+class Counter(Protocol):
+    """Counts the work of one configuration without running it; beside the trainer, under the name `counts`.
+
+    Args:
+        config: As the trainer's.
+        facts: What the trainer returned for a run on the same data and device.
+
+    Returns:
+        At least the fields of `autotune.engine.cost_model.Counts`. Configurations with the same counts are taken to
+        be equally fast where trials get equal seconds, so whatever changes the speed should change one of them.
+    """
+
+    def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...
+
+
+class Writer(Protocol):
+    """Continues a prompt with a trained model; beside the trainer, under the name `generate_text`.
+
+    Args:
+        path: What the trainer left: the folder of a full run, or what lies in it.
+        prompt: Text to continue; may be empty.
+        write: Takes each piece of new text as it comes.
+        num_tokens: New tokens at most.
+        temperature: 0 takes the most likely token.
+        top_k: Sample among this many most likely tokens; 0 for all.
+        seed: Seed of the draw.
+
+    Raises:
+        FileNotFoundError: Nothing trained is there.
+        ValueError: It cannot be used; the message says why and what to do.
+    """
+
+    def __call__(
+        self,
+        path: Path,
+        prompt: str,
+        write: Callable[[str], None],
+        /,
+        *,
+        num_tokens: int,
+        temperature: float,
+        top_k: int,
+        seed: int,
+    ) -> None: ...
+
+
+class Evaluator(Protocol):
+    """Measures a trained model on a text; beside the trainer, under the name `evaluate_weights`.
+
+    Args:
+        path: What the trainer left: the folder of a full run, or what lies in it.
+        data: A file, folder or glob; "" for what the training held out.
+        num_tokens: Tokens to predict at most; 0 for all.
+
+    Returns:
+        Names and values to show, JSON-able: `tokens`, `loss` and whatever else was measured.
+
+    Raises:
+        FileNotFoundError: Nothing trained is there.
+        ValueError: It cannot be used; the message says why and what to do.
+    """
+
+    def __call__(self, path: Path, data: str, /, *, num_tokens: int) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer and its config type.
+
+    Args:
+        name: "package.module:function".
+        function: The function itself.
+        config_type: Validates a nested mapping into the function's first argument.
+        counter: Counts a configuration's work; None if the trainer does not.
+        length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
+        writer: Writes text with a trained model; None if the trainer does not.
+        evaluator: Measures a trained model; None if the trainer does not.
+    """
+
+    name: str
+    function: TrainFunction
+    config_type: TypeAdapter[Any]
+    counter: Counter | None = None
+    length_rules: Mapping[str, Rule] = field(default_factory=dict)
+    writer: Writer | None = None
+    evaluator: Evaluator | None = None
+
+    def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Validates a config and returns it with every default filled in, nested and JSON-able.
+
+        Raises:
+            pydantic.ValidationError: If the trainer's config type refuses it.
+        """
+        completed = self.config_type.dump_python(self.config_type.validate_python(config), mode="json")
+        return dict(completed)
+
+    def counts(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, float] | None:
+        """Returns the counted work of a configuration, None if the trainer counts nothing."""
+        return None if self.counter is None else self.counter(self.config_type.validate_python(config), facts)
+
+    def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
+        """Trains a configuration and returns the trainer's facts."""
+        return dict(self.function(self.config_type.validate_python(config), budget_tokens, report) or {})
+
+
+def load_trainer(name: str) -> Trainer:
+    """Imports a trainer by name; the current folder counts as importable.
+
+    Args:
+        name: "package.module:function".
+
+    Raises:
+        UserError: If there is no such module or function, or its first parameter has no annotation.
+    """
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise UserError(f'trainer = "{name}": write it as "package.module:function"')
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f'trainer = "{name}": cannot import {module_name}: {why}; run from the folder it is in'
+        ) from error
+    function = getattr(module, function_name, None)
+    if function is None:
+        nearest = did_you_mean(function_name, vars(module))
+        raise UserError(f'trainer = "{name}": {module_name} has no {function_name}{nearest}')
+    if not callable(function):
+        raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
+    rules = _length_rules(name, getattr(module, "length_rules", {}))
+    others = (getattr(module, other, None) for other in ("counts", "generate_text", "evaluate_weights"))
+    counter, writer, evaluator = (other if callable(other) else None for other in others)
+    return Trainer(name, function, _config_type(name, function), counter, rules, writer, evaluator)
+
+
+def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
+    if not isinstance(rules, Mapping):
+        raise UserError(f'trainer = "{name}": its length_rules are no mapping of dotted paths, but {rules!r}')
+    for path, rule in rules.items():
+        if rule not in RULES:
+            raise UserError(
+                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(RULES)}'
+            )
+    return dict(rules)
+
+
+def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
+    parameters = list(inspect.signature(function).parameters)
+    try:
+        annotation = typing.get_type_hints(function).get(parameters[0]) if parameters else None
+        if annotation is not None:
+            return TypeAdapter(annotation)
+    except (NameError, PydanticUserError) as error:
+        # A name that is imported for type checkers alone, or a class that pydantic cannot read.
+        why = str(error).splitlines()[0]
+        raise UserError(f'trainer = "{name}": the type of its config cannot be used: {why}') from None
+    raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')
