@@ -73,7 +73,7 @@ def test_emulated_t4_is_capped() -> None:
 
 def test_profiling_makes_no_cuda_context_here() -> None:
     code = (
-        "import os, sys; from autotune import hardware\n"
+        "import os, sys; from autotune.machine import hardware\n"
         "from pathlib import Path\n"
         "assert hardware.profile(quick=True).device == 'cuda'\n"
         "assert 'torch' not in sys.modules\n"

@@ -96,7 +96,7 @@ def test_the_probe_of_imports_sees_them() -> None:
 
 def test_a_study_imports_of_scipy_what_it_needs() -> None:
     """All of scipy.stats and scipy.optimize take longer to import than everything else."""
-    seen = imported("from autotune import finals, orchestrator; finals.interval([1.0, 2.0])")
+    seen = imported("import autotune.night.session; from autotune.finals import verdict; verdict.interval([1.0, 2.0])")
     assert seen.returncode == 0
     assert "scipy" in seen.stderr.split() and not {"scipy.stats", "scipy.optimize", "torch"} & set(seen.stderr.split())
 

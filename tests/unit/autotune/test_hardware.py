@@ -72,7 +72,7 @@ def test_cpu_overrides(cpu_profile: HardwareProfile) -> None:
 
 def test_profiling_imports_no_torch_here() -> None:
     code = (
-        "import sys; from autotune import doctor, hardware\n"
+        "import sys; from autotune.machine import doctor, hardware\n"
         "early = {'torch', 'optuna', 'pandas', 'pynvml'} & set(sys.modules); assert not early, early\n"
         "hardware.profile(quick=True, device='cpu'); assert 'torch' not in sys.modules"
     )
@@ -80,7 +80,7 @@ def test_profiling_imports_no_torch_here() -> None:
 
 
 def test_usable_cores_respect_the_affinity_mask() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from autotune import host\n"
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from autotune.machine import host\n"
     code += "print(host.usable_cores())"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30).stdout
     assert out.strip() == "1"
