@@ -13,6 +13,7 @@ from study_case import make_queue, make_study, result
 
 from autotune.cli import options
 from autotune.core.errors import UserError
+from autotune.core.text import plain, say
 from autotune.store.run_directory import RunDirectory
 
 VERBS = (
@@ -115,8 +116,8 @@ def test_a_study_imports_of_scipy_what_it_needs() -> None:
     ],
 )
 def test_control_characters_stay_text(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert text.plain(text) == shown
-    text.say(text)
+    assert plain(text) == shown
+    say(text)
     assert capsys.readouterr().out == f"{shown}\n"
 
 
