@@ -1,4 +1,4 @@
-"""The command line: doctor profile plan run record replay promote train, and what `cli_studies`, `cli_model` have."""
+"""The command line: doctor profile plan run record replay promote train, and what `studies` and `model` have."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Proving:
             reason = f"the baseline {cause}, so there is nothing to compare the best trial with"
             return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
         if not self.spec.finals.runs:
-            reason = "nothing was proved on fresh seeds, since finalists is 0"
+            reason = "nothing was proved on fresh seeds, since finals.finalists is 0"
             return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
         arms = finalists(candidates(self.spec.objective, trials), baseline, self.spec.finals.finalists)
         if not arms:

@@ -1,7 +1,7 @@
 """Experiment trackers, each in a process of its own: `python -m autotune.progress.trackers NAME FOLDER STUDY`.
 
-The process reads a JSON line for each thing that happens (`tracking` sends them) and ends with its input. So no tracker
-can stop, slow or clutter a night, whatever it does. None is imported unless asked for.
+The process reads a JSON line for each thing that happens (`tracker_feed` sends them) and ends with its input. So no
+tracker can stop, slow or clutter a night, whatever it does. None is imported unless asked for.
 """
 
 from __future__ import annotations
