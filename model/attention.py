@@ -8,9 +8,9 @@ import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model import cpu, fused
 from model.config import ModelConfig
-from model.dropout import dropout
+from model.ops import cpu, fused
+from model.ops.dropout import dropout
 
 
 class RMSNorm(nn.Module):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.batches import to_device
+from model.data.batches import to_device
 
 
 @dataclass(frozen=True)

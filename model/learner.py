@@ -10,11 +10,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from model import graphs
 from model.config import TrainConfig
 from model.loss import count_losses, loss_and_gradients
+from model.ops import graphs
+from model.ops.precision import LossScale
 from model.optim import MuonAdamW
-from model.precision import LossScale
 from model.transformer import Transformer
 from model.weights import MasterWeights
 

@@ -6,7 +6,7 @@ Shape suffixes: N tokens, R rows of a chunk, V vocabulary, D d_model.
 import torch
 from torch import Tensor
 
-from model import fused
+from model.ops import fused
 
 CHUNK_SHARE = 1 / 64
 """Of a GPU's memory for one chunk's half-precision logits: 1.2 GiB of 80, a whole micro-batch; 0.2 GiB of 15."""

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor, nn
 
-from model import cpu, fused
 from model.config import ModelConfig
+from model.ops import cpu, fused
 
 
 class RouterTally(NamedTuple):

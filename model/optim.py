@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-from model import fused
 from model.config import OptimConfig
+from model.ops import fused
 from model.weights import WeightGroup
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)

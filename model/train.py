@@ -12,21 +12,23 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model import card, checkpoint, cpu, distributed, residents
-from model.batches import Batches
+from model import checkpoint, distributed, learner_cache
 from model.config import TrainConfig
 from model.config import length_rules as length_rules  # part of the trainer's interface
-from model.corpus import Corpus, load
 from model.counts import counts as counts  # part of the trainer's interface
+from model.data.batches import Batches
+from model.data.corpus import Corpus, load
 from model.distributed import Ranks
 from model.evaluate import evaluate
-from model.export import export
-from model.generate import generate_text as generate_text  # part of the trainer's interface
-from model.generate import sample_text
+from model.inference import card
+from model.inference.evaluate_text import evaluate_weights as evaluate_weights  # part of the trainer's interface
+from model.inference.export import export
+from model.inference.generate import generate_text as generate_text  # part of the trainer's interface
+from model.inference.generate import sample_text
 from model.learner import stream_seed
 from model.loss import chunk_rows
-from model.measure import evaluate_weights as evaluate_weights  # part of the trainer's interface
-from model.precision import choose_device, choose_dtype
+from model.ops import cpu
+from model.ops.precision import choose_device, choose_dtype
 from model.schedule import Schedule
 from model.transformer import flops_per_token, num_params
 
@@ -70,7 +72,7 @@ def _train(config: TrainConfig, budget_tokens: int, report: Report, ranks: Ranks
         try:
             return _Run(config, budget_tokens, load(config.data), device, ranks).run(report)
         except torch.OutOfMemoryError:
-            residents.clear()
+            learner_cache.clear()
             raise
 
 
@@ -90,7 +92,7 @@ class _Run:
         order_seed = stream_seed(config.seed, "order")
         self.batches = Batches(corpus.train_ids, seq_len, order_seed, device, config.data.train_tokens)
         self.dtype = choose_dtype(config.system, device)
-        self.learner = residents.learner_for(config, corpus.vocab_size, device, self.dtype)
+        self.learner = learner_cache.learner_for(config, corpus.vocab_size, device, self.dtype)
         self.schedule = Schedule(config.optim, budget_tokens, budget_tokens)
         num_evals = config.data.num_evals
         grid = {budget_tokens * i // num_evals for i in range(1, num_evals + 1)}

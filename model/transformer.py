@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from model.attention import Attention, RMSNorm, rotary_tables
 from model.config import ModelConfig
-from model.dropout import dropout
 from model.moe import MoE, RouterStats, RouterTally, router_stats
+from model.ops.dropout import dropout
 
 VOCAB_MULTIPLE = 64
 """The vocabulary is padded to a multiple of this, so that the head's product meets tensor-core tiles."""

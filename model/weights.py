@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model import fused
+from model.ops import fused
 
 
 @dataclass(frozen=True)

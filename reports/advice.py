@@ -10,7 +10,7 @@ from typing import Any
 from autotune.core.config_paths import get_path
 from autotune.core.records import TrialStatus, Verdict, VerdictWord
 from autotune.store.study_store import StudyRecord
-from reports import attribution, headline, tables
+from reports import attribution, summary, tables
 from reports.formats import MISSING, duration, finite, gibibytes, setting, tokens
 
 # A full run that names no budget: what the study file's promote.tokens = 0 stands for.
@@ -130,10 +130,10 @@ def next_step(record: StudyRecord) -> NextStep:
     """
     verdict = record.verdict
     if verdict is None:
-        if headline.is_at_work(record):
+        if summary.is_at_work(record):
             return NextStep("Wait for the verdict; this says how far it is.", record.run.command("status"))
         return NextStep("The study was stopped before its verdict; this goes on with it.", _run(record))
-    if headline.is_parked(record) and attribution.is_missing(record):
+    if summary.is_parked(record) and attribution.is_missing(record):
         return NextStep("The study was stopped before it knew which change gave what; this goes on.", _run(record))
     if isinstance(record.attributes.get("full"), Mapping):
         return _after_full_run(record, record.attributes["full"])

@@ -11,7 +11,7 @@ from autotune.core.files import read_lines
 from autotune.core.records import TrialStatus
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord, read_study
-from reports import audits, studies, tables
+from reports import analyses, studies, tables
 from reports.formats import count, finite, number, percent, plain, setting
 
 MIN_SPEARMAN = 0.5
@@ -87,7 +87,7 @@ def _edge(name: str, record: StudyRecord) -> Check:
     best = tables.best_trial(record)
     if best is None:
         return Check(name, "skip", "No trial has finished.")
-    found = audits.edges(record, best.params)
+    found = analyses.edges(record, best.params)
     if not found:
         return Check(name, "pass", "The best settings lie well inside their ranges.")
     places = [f"{path} = {setting(best.params[path])} (the {side} end)" for path, side in found.items()]
@@ -113,7 +113,7 @@ def _widened(record: StudyRecord, path: str, side: str) -> str:
 
 
 def _early_ranking(name: str, record: StudyRecord) -> Check:
-    audit = audits.pruning_audit(record)
+    audit = analyses.pruning_audit(record)
     if audit is None or audit.spearman is None:
         return Check(name, "skip", "Too few finished trials to compare early with final losses.")
     finding = (
@@ -126,7 +126,7 @@ def _early_ranking(name: str, record: StudyRecord) -> Check:
 
 
 def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
-    audit = audits.pruning_audit(record)
+    audit = analyses.pruning_audit(record)
     if audit is None or not audit.pruned or audit.spearman is None:
         return Check(name, "skip", "Nothing was pruned, or too little finished to judge by.")
     quarter = count(audit.best_quarter, "finished trial")

@@ -17,9 +17,10 @@ from markupsafe import Markup
 from autotune.core.config_paths import present, with_paths
 from autotune.core.files import write_text
 from autotune.store.study_store import StudyRecord
-from reports import advice, attribution, headline, pictures, tables, twins
-from reports.cards import Card, cells, draw_cards
+from reports import advice, attribution, exports, summary, tables
 from reports.failures import failures
+from reports.figures import pictures
+from reports.figures.figure_cards import Card, cells, draw_cards
 from reports.formats import as_sentence, plain
 from reports.health import health_checks
 
@@ -45,10 +46,10 @@ def write_report(record: StudyRecord, folder: Path, renewed_s: int = 0) -> Path:
     """
     files: dict[str, Callable[[StudyRecord], str]] = {
         "index.html": lambda record: study_page(record, renewed_s),
-        "report.md": twins.report_markdown,
-        "report.json": twins.report_json,
-        "trials.csv": twins.trials_csv,
-        "curves.csv": twins.curves_csv,
+        "report.md": exports.report_markdown,
+        "report.json": exports.report_json,
+        "trials.csv": exports.trials_csv,
+        "curves.csv": exports.curves_csv,
     }
     for name, content in files.items():
         write_text(folder / name, writable(content(record)))
@@ -69,7 +70,7 @@ def add_pictures(record: StudyRecord, folder: Path) -> str:
     skipped = pictures.write_pictures(pictures.of_cards(cards), folder)
     if not skipped:
         shown = [(card.title, card.sentence, list(pictures.of_cards([card]))) for card in cards if card.plots]
-        write_text(folder / "report.md", writable(twins.report_markdown(record, shown)))
+        write_text(folder / "report.md", writable(exports.report_markdown(record, shown)))
     return skipped
 
 
@@ -84,14 +85,14 @@ def summary_lines(record: StudyRecord) -> list[str]:
     Args:
         record: The study.
     """
-    said, step = headline.headline(record), advice.next_step(record)
+    said, step = summary.headline(record), advice.next_step(record)
     lines = [f"{said.icon} {said.word}: {said.sentence}"]
-    known = [row for row in headline.before_after(record) if row.before is not None and row.after is not None]
+    known = [row for row in summary.before_after(record) if row.before is not None and row.after is not None]
     if known:
         lines.append("; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
-    lines.append(" ".join(headline.how_sure(record)[:2]))
+    lines.append(" ".join(summary.how_sure(record)[:2]))
     lines += [left] if (left := attribution.left_line(record)) else []
-    lines += headline.full_run_lines(record)[:2]
+    lines += summary.full_run_lines(record)[:2]
     lines.append(step.sentence)
     lines.append(f"next: {step.command}" + (f" ({step.expected})" if step.expected else ""))
     return [plain(line) for line in lines]
@@ -110,22 +111,22 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         renewed_s=renewed_s,
         name=plain(record.spec.name),
         title=plain(record.spec.title or record.spec.name),
-        headline=headline.headline(record),
-        before_after=headline.before_after(record),
-        how_sure=headline.how_sure(record),
-        cost_rows=headline.cost_rows(headline.cost(record)),
+        headline=summary.headline(record),
+        before_after=summary.before_after(record),
+        how_sure=summary.how_sure(record),
+        cost_rows=summary.cost_rows(summary.cost(record)),
         next=advice.next_step(record),
         changes=[(change, advice.change_words(change)) for change in changed],
         left=attribution.left_line(record),
         proven=record.verdict is not None,
-        full=headline.full_run_lines(record),
+        full=summary.full_run_lines(record),
         sample=_sample(record),
         cards=draw_cards(record),
         checks=health_checks(record),
         failures=failures(record),
         events=_events(record),
         appendix=_appendix(record),
-        provenance=[(plain(name), plain(value)) for name, value in twins.provenance(record)],
+        provenance=[(plain(name), plain(value)) for name, value in exports.provenance(record)],
         config=json.dumps(record.spec.base, indent=2, default=str),
         best_config=_best_config(record),
         glossary=advice.GLOSSARY,

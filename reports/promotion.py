@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from autotune.promotion.horizon import PROMOTION, Promotion
 from autotune.store.study_store import StudyRecord
-from reports.figures import BLUE, ORANGE, base_figure
+from reports.figures.losses import BLUE, ORANGE, base_figure
 from reports.formats import as_sentence, number, plain, tokens
 
 TITLE = "Settings for the long run"

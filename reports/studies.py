@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.core.config_paths import flatten
 from autotune.store.study_store import StudyRecord
-from reports import advice, headline
+from reports import advice, summary
 from reports.formats import count, finite, number, plain, signed
 
 # What decides which held-out tokens are scored and how: two losses are comparable only where all are equal.
@@ -87,8 +87,8 @@ def study_row(record: StudyRecord) -> StudyRow:
     Args:
         record: The study: running, failed or done.
     """
-    verdict, spent = record.verdict, headline.cost(record)
-    loss, perplexity, accuracy, _ = headline.before_after(record)
+    verdict, spent = record.verdict, summary.cost(record)
+    loss, perplexity, accuracy, _ = summary.before_after(record)
     gain = (verdict.gain, verdict.gain_low, verdict.gain_high) if verdict else (None, None, None)
     _, low, high = (finite(value) for value in gain)
     before, after = loss.before, loss.after
@@ -97,7 +97,7 @@ def study_row(record: StudyRecord) -> StudyRow:
     return StudyRow(
         name=plain(record.spec.name),
         created=plain(record.created_at, 40),
-        verdict=headline.headline(record).word,
+        verdict=summary.headline(record).word,
         before=before,
         after=after,
         gain_frac=(before - after) / before if before and after is not None else None,
@@ -114,7 +114,7 @@ def study_row(record: StudyRecord) -> StudyRow:
     )
 
 
-def _known(measure: headline.BeforeAfter) -> str:
+def _known(measure: summary.BeforeAfter) -> str:
     sides = ((measure.before, measure.before_text), (measure.after, measure.after_text))
     return _arrow(None if value is None else text for value, text in sides)
 
@@ -125,7 +125,7 @@ def _arrow(sides: Any) -> str:
 
 
 def _how_sure(record: StudyRecord) -> str:
-    word, verdict = headline.headline(record).word, record.verdict
+    word, verdict = summary.headline(record).word, record.verdict
     if verdict is None:
         return word
     before = finite(verdict.baseline_loss)

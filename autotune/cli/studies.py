@@ -133,8 +133,8 @@ def timeline(
 ) -> None:
     """Tells all studies in order: changes, losses, how sure."""
     from autotune.core.files import write_text
-    from reports import pictures
-    from reports import timeline as history
+    from reports.figures import pictures
+    from reports.figures import timeline as history
 
     found = history.read_timeline(out)
     figures = history.write_timeline(found, folder)

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "browser"), str(HERE.parent / "unit" / "reports")]
+sys.path[:0] = [str(HERE.parent / "browser"), str(HERE.parent / "support")]
 
 import study_builder  # noqa: E402
 
-from reports.cards import draw_cards  # noqa: E402
+from reports.exports import report_json, report_markdown  # noqa: E402
+from reports.figures.figure_cards import draw_cards  # noqa: E402
 from reports.page import study_page, write_report  # noqa: E402
-from reports.twins import report_json, report_markdown  # noqa: E402
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:

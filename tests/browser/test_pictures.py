@@ -9,14 +9,15 @@ import pytest
 import study_builder
 from playwright.sync_api import Browser
 
-from reports import cards, page, pictures
+from reports import page
+from reports.figures import figure_cards, pictures
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, object]:
-    drawn = cards.draw_cards(study_builder.large_study(40, 20))
+    drawn = figure_cards.draw_cards(study_builder.large_study(40, 20))
     return pictures.of_cards([card for card in drawn if card.key in ("best-so-far", "settings")])
 
 

@@ -11,8 +11,8 @@ import study_builder
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
 from reports.compare import write_compare
+from reports.figures.timeline import timeline, write_timeline
 from reports.page import write_report
-from reports.timeline import timeline, write_timeline
 
 DARK_INK, LIGHT_INK = "rgb(230, 234, 240)", "rgb(28, 36, 48)"
 

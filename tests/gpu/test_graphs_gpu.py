@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from model import graphs, residents
+from model import learner_cache
 from model.config import TrainConfig
 from model.learner import Learner
+from model.ops import graphs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -124,14 +125,14 @@ def test_a_diverged_run_says_so_and_leaves_the_device_usable(dtype):
 
 @pytest.mark.usefixtures("capturing")
 def test_memory_of_a_learner_let_go_comes_back():
-    residents.clear()
+    learner_cache.clear()
     before = torch.cuda.memory_reserved()
     for num_experts in (4, 8, 16):
-        residents.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
-    residents.clear()
+        learner_cache.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+    learner_cache.clear()
     # What libraries keep for their streams stays; it does not grow with the number of learners.
     kept = torch.cuda.memory_reserved() - before
     for num_experts in (4, 8, 16):
-        residents.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
-    residents.clear()
+        learner_cache.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+    learner_cache.clear()
     assert torch.cuda.memory_reserved() - before <= kept

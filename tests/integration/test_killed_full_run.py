@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_train_run import run, small_config, speeches, without_times  # noqa: F401 (fixtures)
+from short_training import run, small_config, without_times
 from train_command import PATIENCE_S, TrainCommand
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -16,7 +16,7 @@ BUDGET_TOKENS = PASSES * SEQUENCES * SEQ_LEN
 KILLS = 10
 
 
-def test_killed_ten_times_it_ends_as_if_it_never_had_been(speeches, tmp_path):  # noqa: F811
+def test_killed_ten_times_it_ends_as_if_it_never_had_been(speeches, tmp_path):
     """Dropout, three passes a batch and a checkpoint every fifth: it goes on in the midst of batches, too."""
     config = small_config(
         speeches,

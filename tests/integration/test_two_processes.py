@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from safetensors.torch import load_file
-from test_train_run import TIMES, run, small_config, speeches  # noqa: F401 (fixtures)
+from short_training import TIMES, run, small_config
 from train_command import PATIENCE_S, TrainCommand, ranks_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -17,7 +17,7 @@ BUDGET_TOKENS = SEQUENCES * SEQ_LEN
 TOLERANCE = 1e-4
 
 
-def shared_config(speeches, accumulation, **output):  # noqa: F811
+def shared_config(speeches, accumulation, **output):
     """Points at odd places, many of them in the midst of a batch."""
     return small_config(
         speeches,
@@ -50,7 +50,7 @@ def check(command, expected):
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])  # a pass of four is two for each, or one for each in turn
-def test_two_processes_train_what_one_does_and_speak_once(speeches, tmp_path, accumulation):  # noqa: F811
+def test_two_processes_train_what_one_does_and_speak_once(speeches, tmp_path, accumulation):
     config = shared_config(speeches, accumulation, checkpoint_every_tokens=BUDGET_TOKENS // 20)
     command = TrainCommand(tmp_path, config, BUDGET_TOKENS)
     text = command.run(2)
@@ -58,7 +58,7 @@ def test_two_processes_train_what_one_does_and_speak_once(speeches, tmp_path, ac
     check(command, alone(config, tmp_path / "alone"))
 
 
-def test_killed_it_goes_on_with_any_number_of_processes(speeches, tmp_path):  # noqa: F811
+def test_killed_it_goes_on_with_any_number_of_processes(speeches, tmp_path):
     """One of two dies, then the launcher of two, then one that runs alone in the midst of a batch; two end it."""
     config = shared_config(speeches, 3, checkpoint_every_tokens=4 * SEQ_LEN, keep_checkpoints=3)
     command = TrainCommand(tmp_path, config, BUDGET_TOKENS)
@@ -87,7 +87,7 @@ def test_killed_it_goes_on_with_any_number_of_processes(speeches, tmp_path):  # 
     check(command, alone(config, tmp_path / "alone"))
 
 
-def test_processes_that_cannot_share_a_batch_are_refused(speeches, tmp_path):  # noqa: F811
+def test_processes_that_cannot_share_a_batch_are_refused(speeches, tmp_path):
     config = small_config(speeches, system={"micro_batch_size": 3})
     process = TrainCommand(tmp_path, config, BUDGET_TOKENS).start(2)
     text, _ = process.communicate(timeout=PATIENCE_S)

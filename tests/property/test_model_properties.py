@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import Batches
 from model.config import ModelConfig
+from model.data.batches import Batches
+from model.data.splits import choose_validation
+from model.data.tokenizer import count_token_bytes, train_bpe
 from model.optim import orthogonalise
 from model.schedule import lr_factor
-from model.splits import choose_validation
-from model.tokenizer import count_token_bytes, train_bpe
 from model.transformer import Transformer
 
 FRACTIONS = st.floats(0.0, 1.0)
@@ -106,7 +106,7 @@ def test_batches_are_their_windows_whatever_the_blocks(seq_len, places, block_to
     ids = np.arange(103, dtype=np.uint16)
     batches, order = (Batches(ids, seq_len, 0, torch.device("cpu")) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.batches.BLOCK_TOKENS", block_tokens)
+        patch.setattr("model.data.batches.BLOCK_TOKENS", block_tokens)
         for start, count in places:
             inputs, targets = batches.batch(start, count)
             expected = np.asarray(order.windows(start, count))[:, None] * seq_len + np.arange(seq_len)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_space_properties import dimensions
+from space_strategies import dimensions
 
 from autotune.core.records import TrialStatus
 from autotune.replay.simulation import Arm, Rows, simulate

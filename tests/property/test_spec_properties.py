@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 import tempfile
 import tomllib
 from pathlib import Path
@@ -17,10 +16,6 @@ from hypothesis import strategies as st
 from autotune.study.errors import StudyFileError, key_lines
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import load
-
-FAKE_TRAINER = str(Path(__file__).parents[1] / "integration")
-if FAKE_TRAINER not in sys.path:
-    sys.path.insert(0, FAKE_TRAINER)
 
 STUDY: dict[str, Any] = {
     "name": "night",

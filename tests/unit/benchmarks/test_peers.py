@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import bench_replay
+import peers
 import pytest
 
 from autotune.core.records import TrialStatus
 from autotune.replay.simulation import Rows, Search, simulate
 from autotune.replay.table import Row, Table
 from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-import bench_replay
-import peers
 
 INF, NAN = math.inf, math.nan
 

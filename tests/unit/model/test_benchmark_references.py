@@ -1,17 +1,12 @@
 """The benchmark's references are only worth a comparison if they learn, and if operations are counted alike."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from references import DenseTrainer, LoopMoE, Muon, PlainTrainer, _head_chunk
 
 from model.config import TrainConfig
 from model.train import train
-
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from references import DenseTrainer, LoopMoE, Muon, PlainTrainer, _head_chunk
 
 CPU = torch.device("cpu")
 IDS = (np.arange(4000) % 17).astype(np.uint16)

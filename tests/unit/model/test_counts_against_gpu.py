@@ -1,10 +1,8 @@
 """The cost model on shapes measured on a GPU: what `make bench BENCH=costs` recorded there."""
 
 import json
-import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from bench_costs import EXPERTS, PASSES, errors
 
 RECORDED = Path(__file__).parents[2] / "benchmarks" / "costs_h100.jsonl"

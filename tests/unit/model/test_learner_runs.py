@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from small_model import VOCAB_SIZE, random_tokens, small_config
 
-from model import residents
+from model import learner_cache
 from model.learner import Learner
 
 CPU = torch.device("cpu")
@@ -259,13 +259,13 @@ def test_equal_batches_in_equal_passes_share_a_key():
 
 @pytest.fixture
 def empty_room():
-    residents.clear()
+    learner_cache.clear()
     yield
-    residents.clear()
+    learner_cache.clear()
 
 
 def resident(config, dtype=torch.float32):
-    return residents.learner_for(config, VOCAB_SIZE, CPU, dtype)
+    return learner_cache.learner_for(config, VOCAB_SIZE, CPU, dtype)
 
 
 @pytest.mark.usefixtures("empty_room")
@@ -287,5 +287,5 @@ def test_the_same_key_is_served_by_the_same_learner_until_the_room_is_cleared():
     assert resident(config_of(), torch.float16) is not first
     again = resident(config_of(model={"top_k": 1}))
     assert again is not first
-    residents.clear()
+    learner_cache.clear()
     assert resident(config_of(model={"top_k": 1})) is not again

@@ -1,0 +1,1 @@
+"""Text to batches of tokens: sources, tokenizer, held-out split, windows."""

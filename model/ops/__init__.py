@@ -1,0 +1,1 @@
+"""What forward and backward passes compute with: GPU kernels, CPU counterparts, CUDA graphs, dropout."""

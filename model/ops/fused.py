@@ -1,0 +1,287 @@
+"""The training step's operations on a GPU, with backward passes by hand, on the kernels of `model.ops.kernels`.
+
+The modules use them where `available` says so, and their own few lines of torch elsewhere; both are compared in
+tests. Shape suffixes as in the modules that call them.
+"""
+
+import importlib.util
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the usual name)
+from torch import Tensor
+
+from model.ops.graphs import beside
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def available(x: Tensor) -> bool:
+    """Tell whether these operations run where `x` is: on CUDA, with Triton, which torch for Linux brings."""
+    return x.is_cuda and _has_triton()
+
+
+def _sum_for(parameter: Tensor) -> tuple[Tensor, bool]:
+    """Return the fp32 sum that a parameter's gradient is added to, and whether the parameter came without one."""
+    total = getattr(parameter, "grad_sum", None)
+    if total is not None:
+        return total, False
+    return torch.zeros_like(parameter, dtype=torch.float32), True
+
+
+def _given(total: Tensor, parameter: Tensor, is_own: bool) -> Tensor | None:
+    """Return what autograd is to add to `.grad`: nothing where the sum is the parameter's own."""
+    return total.to(parameter.dtype) if is_own else None
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, y_ND: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        from model.ops import kernels
+
+        total_ND, out_ND, rstd_N = kernels.add_norm(x_ND, y_ND, gain_D, eps)
+        ctx.save_for_backward(total_ND, rstd_N)
+        ctx.gain_D, ctx.has_y = gain_D, y_ND is not None
+        ctx.set_materialize_grads(False)
+        return total_ND.view_as(total_ND), out_ND
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        from model.ops import kernels
+
+        dtotal_ND, dout_ND = grads
+        if dout_ND is None:
+            return dtotal_ND, dtotal_ND if ctx.has_y else None, None, None
+        total_ND, rstd_N = ctx.saved_tensors
+        gain_sum_D, is_own = _sum_for(ctx.gain_D)
+        dx_ND = kernels.add_norm_backward(total_ND, ctx.gain_D, rstd_N, dout_ND.contiguous(), dtotal_ND, gain_sum_D)
+        return dx_ND, dx_ND if ctx.has_y else None, _given(gain_sum_D, ctx.gain_D, is_own), None
+
+
+def add_norm(x: Tensor, y: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return x + y (or x) and its RMS norm, both shaped like x; one pass each way."""
+    flat = x.flatten(0, -2), None if y is None else y.flatten(0, -2)
+    total, out = _AddNorm.apply(*flat, gain_D, eps)
+    return total.view_as(x), out.view_as(x)
+
+
+class _Heads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        from model.ops import kernels
+
+        *tensors, ctx.H, ctx.K, ctx.eps = inputs
+        ctx.qkv_BTW, *ctx.gains, ctx.cos_TC, ctx.sin_TC = tensors
+        q, k, v = kernels.heads(*tensors, ctx.H, ctx.K, ctx.eps)
+        ctx.save_for_backward(ctx.qkv_BTW)
+        del ctx.qkv_BTW
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from model.ops import kernels
+
+        (qkv_BTW,) = ctx.saved_tensors
+        (q_sum_C, is_own), (k_sum_C, _) = (_sum_for(gain) for gain in ctx.gains)
+        tables, sums_C = (ctx.cos_TC, ctx.sin_TC), (q_sum_C, k_sum_C)
+        dqkv_BTW = kernels.heads_backward(qkv_BTW, *ctx.gains, *tables, *grads, sums_C, ctx.H, ctx.K, ctx.eps)
+        given = (_given(total, gain, is_own) for total, gain in zip(sums_C, ctx.gains, strict=True))
+        return (dqkv_BTW, *given, None, None, None, None, None)
+
+
+def heads(
+    qkv_BTW: Tensor, q_gain_C: Tensor, k_gain_C: Tensor, cos_TC: Tensor, sin_TC: Tensor, H: int, K: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return normed and turned queries and keys, and values, [B, T, H, C]; `cos_TC` and `sin_TC` in fp32."""
+    q, k, v = _Heads.apply(qkv_BTW, q_gain_C, k_gain_C, cos_TC, sin_TC, H, K, eps)
+    return q, k, v
+
+
+class _MoE(torch.autograd.Function):
+    """Router, dispatch, experts and combination of one layer."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        from model.ops import kernels
+
+        x_ND, router_ED, gate_up, down, top_k, block = inputs
+        if x_ND.dtype == torch.float32:
+            parts, router_part = 1, router_ED
+            logits = x_ND @ router_ED.T
+        else:
+            parts, split = kernels.ROUTER_PARTS, kernels.split_router(router_ED, x_ND.dtype)
+            router_part = split[: len(split) // parts]
+            logits = torch.mm(x_ND, split.T, out_dtype=torch.float32)
+        share_NK, chosen_NK, probs_NE, lse_N, count_EP, prob_sum_PE = kernels.route(
+            logits, parts, len(router_ED), top_k, block
+        )
+        order_S, inverse_S, ends_E = kernels.sort_slots(chosen_NK, count_EP)
+        x_SD = kernels.to_slots(x_ND, order_S, top_k)
+        gate_up_SF = F.grouped_mm(x_SD, gate_up.mT, offs=ends_E)
+        y_SD = F.grouped_mm(kernels.swiglu(gate_up_SF, share_NK, order_S), down.mT, offs=ends_E)
+        ctx.save_for_backward(
+            x_ND, x_SD, gate_up_SF, share_NK, chosen_NK, probs_NE, order_S, inverse_S, ends_E, router_part
+        )
+        ctx.parameters = router_ED, gate_up, down
+        ctx.block = block
+        ctx.mark_non_differentiable(count_EP)
+        return kernels.from_slots(y_SD, inverse_S, top_k), lse_N, prob_sum_PE, count_EP
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from model.ops import kernels
+
+        beside.join()
+        dy_ND, dlse_N, dprob_sum_PE, _ = (grad.contiguous() for grad in grads)
+        x_ND, x_SD, gate_up_SF, share_NK, chosen_NK, probs_NE, order_S, inverse_S, ends_E, router_part = (
+            ctx.saved_tensors
+        )
+        router_ED, gate_up, down = ctx.parameters
+        top_k = share_NK.shape[1]
+        dy_SD = kernels.to_slots(dy_ND, order_S, top_k)
+        dhidden_SF = F.grouped_mm(dy_SD, down, offs=ends_E)
+        dgate_up_SF, hidden_SF, dshare_NK = kernels.swiglu_backward(gate_up_SF, share_NK, order_S, dhidden_SF)
+        given: dict[str, Tensor | None] = {}
+
+        def weight_gradients() -> None:
+            given["down"] = _added(down, F.grouped_mm(dy_SD.mT, hidden_SF, offs=ends_E))
+            given["gate_up"] = _added(gate_up, F.grouped_mm(dgate_up_SF.mT, x_SD, offs=ends_E))
+
+        beside.run(weight_gradients, dy_SD, hidden_SF, dgate_up_SF, x_SD, ends_E)
+        dx_ND = kernels.from_slots(F.grouped_mm(dgate_up_SF, gate_up, offs=ends_E), inverse_S, top_k)
+        dlogits = kernels.route_backward(
+            probs_NE, chosen_NK, share_NK, dshare_NK, dprob_sum_PE, dlse_N, ctx.block, len(router_part), x_ND.dtype
+        )
+        dx_ND.addmm_(dlogits, router_part)
+
+        def router_gradient() -> None:
+            given["router"] = _added_product(router_ED, dlogits[:, : len(router_ED)].T, x_ND)
+
+        beside.run(router_gradient, dlogits, x_ND)
+        return dx_ND, given["router"], given["gate_up"], given["down"], None, None
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, *weights: Tensor) -> Tensor:
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        ctx.save_for_backward(x_ND, weight)
+        ctx.weights = weights
+        return x_ND @ weight.T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_ND, weight = ctx.saved_tensors
+        dy_NO = grads[0]
+        given: list[Tensor | None] = []
+
+        def weight_gradients() -> None:
+            for part, dy in zip(ctx.weights, dy_NO.split([len(each) for each in ctx.weights], dim=1), strict=True):
+                given.append(_added_product(part, dy.T, x_ND))
+
+        beside.run(weight_gradients, dy_NO, x_ND)
+        return dy_NO @ weight, *given
+
+
+def linear(x_BTD: Tensor, *weights: Tensor) -> Tensor:
+    """Return the products with several weights [out, D] beside each other, as one product."""
+    return _Linear.apply(x_BTD.flatten(0, 1), *weights).view(*x_BTD.shape[:2], -1)
+
+
+def _added_product(parameter: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
+    """Add the product x y to the parameter's fp32 sum, or return it to autograd where there is none."""
+    total = getattr(parameter, "grad_sum", None)
+    if total is None:
+        return x @ y
+    add_product_(total, x, y)
+    return None
+
+
+def add_product_(total: Tensor, x: Tensor, y: Tensor) -> None:
+    """total += x y, where total is fp32 and x and y may be in half precision; nothing is rounded between."""
+    if x.dtype == total.dtype:
+        total.addmm_(x, y)
+    else:
+        torch.addmm(total, x, y, out_dtype=total.dtype, out=total)
+
+
+def _added(parameter: Tensor, grad: Tensor) -> Tensor | None:
+    """Add a gradient to the parameter's fp32 sum, or return it to autograd where there is none."""
+    total = getattr(parameter, "grad_sum", None)
+    if total is None:
+        return grad
+    add_(total, grad)
+    return None
+
+
+def add_(total: Tensor, x: Tensor) -> None:
+    """total += x, where total is fp32 and x may be in half precision."""
+    from model.ops import kernels
+
+    kernels.add_(total, x.contiguous())
+
+
+def moe(
+    x_BTD: Tensor, router_ED: Tensor, gate_up: Tensor, down: Tensor, top_k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Route tokens through their experts.
+
+    Args:
+        x_BTD: Normed hidden states.
+        router_ED: Router weight, fp32.
+        gate_up: [E, 2 x d_ff, D].
+        down: [E, D, d_ff].
+        top_k: Experts per token.
+
+    Returns:
+        The output [B, T, D]; of each token its logits' log-sum-exp [B, T]; and of each block of a sequence its
+        slots per expert (int32) and the sum of its probabilities per expert, both [B, blocks, E].
+    """
+    from model.ops import kernels
+
+    B, T, D = x_BTD.shape
+    block = kernels.router_block(T)
+    y_ND, lse_N, prob_sum_PE, count_EP = _MoE.apply(x_BTD.reshape(-1, D), router_ED, gate_up, down, top_k, block)
+    blocks = prob_sum_PE.view(B, -1, len(router_ED))
+    return y_ND.view(B, T, D), lse_N.view(B, T), count_EP.view(len(router_ED), B, -1).permute(1, 2, 0), blocks
+
+
+def cross_entropy_(logits_RV: Tensor, targets_R: Tensor, scale: Tensor) -> Tensor:
+    """Replace logits by the gradient of scale x the summed loss; return each row's loss in nats, fp32."""
+    from model.ops import kernels
+
+    return kernels.cross_entropy_(logits_RV, targets_R, scale)
+
+
+def score(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each row's loss in nats and whether its target has the highest logit, both fp32."""
+    from model.ops import kernels
+
+    return kernels.score(logits_RV, targets_R)
+
+
+def nesterov(grad: Tensor, momentum: Tensor, factor: Tensor, keep: Tensor, beta: Tensor, dtype: torch.dtype) -> Tensor:
+    """Average factor x grad into the momentum in place, unless keep is 0; return Nesterov's look-ahead."""
+    from model.ops import kernels
+
+    return kernels.nesterov(grad, momentum, factor, keep, beta, dtype)
+
+
+def apply_update(
+    weight: Tensor, copy: Tensor | None, update: Tensor, step: Tensor, shrink: Tensor, scale: float
+) -> None:
+    """weight <- weight x shrink - step x scale x update, and its half-precision copy with it."""
+    from model.ops import kernels
+
+    kernels.apply_update(weight, copy, update, step, shrink, scale)
+
+
+def scale_matrices(matrices: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return each matrix of a batch times its scale (fp32, one per matrix), in `dtype`."""
+    from model.ops import kernels
+
+    return kernels.scale_matrices(matrices, scales, dtype)

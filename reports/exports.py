@@ -1,0 +1,194 @@
+"""Machine-readable twins of the page: report.json, report.md, trials.csv, curves.csv."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from autotune.core.objectives import count
+from autotune.promotion.horizon import PROMOTION
+from autotune.store.study_store import StudyRecord
+from reports import advice, attribution, promotion, summary, tables
+from reports.failures import failures
+from reports.figures.figure_cards import cells
+from reports.formats import as_sentence, markdown, plain
+from reports.health import health_checks
+from reports.pareto import front_table, front_words
+
+# Letters of a figure's sentences at most.
+LONG = 1_500
+# A spreadsheet would take a text that begins so for a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def report_json(record: StudyRecord) -> str:
+    """Returns what the page says as JSON; a number that is not finite is null.
+
+    Args:
+        record: The study.
+    """
+    spent, found = summary.cost(record), attribution.found_in(record)
+    content = {
+        "study": record.spec.name,
+        "title": record.spec.title,
+        "headline": asdict(summary.headline(record)),
+        "verdict": record.verdict.to_json() if record.verdict else None,
+        "before_after": [asdict(row) for row in summary.before_after(record)],
+        "how_sure": summary.how_sure(record),
+        "cost": asdict(spent),
+        "next": asdict(advice.next_step(record)),
+        "changes": [asdict(change) for change in advice.changes(record)],
+        "left_at_default": attribution.left_at_default(record),
+        "attribution": found.to_json() if found else None,
+        "finals": tables.finals_table(tables.finals_runs(record)).to_dict("records"),
+        "health": [asdict(check) for check in health_checks(record)],
+        "failures": [asdict(failure) for failure in failures(record)],
+        "front": front_table(record).to_dict("records") if count(record.spec.objective) > 1 else None,
+        "promotion": record.attributes.get(PROMOTION),
+        "full": record.attributes.get("full"),
+        "provenance": dict(provenance(record)),
+        "config": record.spec.base,
+    }
+    return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
+
+
+def provenance(record: StudyRecord) -> list[tuple[str, str]]:
+    """Returns where the numbers come from, as names and words.
+
+    Args:
+        record: The study.
+    """
+    stored = record.attributes.get("provenance")
+    known: dict[str, Any] = {
+        "study": record.spec.name,
+        "created": record.created_at,
+        "trainer": record.spec.trainer,
+        "spec hash": record.spec.fingerprint(),
+        "seed of the search": record.spec.seed,
+        "seeds of the finals": ", ".join(str(seed) for seed in sorted({run.seed for run in record.finals})),
+        "objective": record.spec.objective,
+        "tokens per trial": record.spec.budget.tokens,
+        "sampler": record.spec.sampler.name,
+        "pruner": record.spec.pruner.name,
+    }
+    facts = next((trial.result.facts for trial in record.trials if trial.result and trial.result.facts), {})
+    names = ("data_hash", "train_tokens", "val_tokens", "num_params", "num_active_params", "tokens_per_step", "dtype")
+    known |= {name.replace("_", " "): facts.get(name) for name in names}
+    hardware = record.hardware
+    known |= {"device": hardware.get("name") or hardware.get("cpu_name"), "driver": hardware.get("driver_version")}
+    if isinstance(stored, Mapping):
+        skipped = ("study", "spec_hash", "versions", "gpu", "driver")
+        known |= {str(key).replace("_", " "): value for key, value in stored.items() if key not in skipped}
+        versions = stored.get("versions")
+        known |= {f"{key} version": value for key, value in versions.items()} if isinstance(versions, Mapping) else {}
+    return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def trials_csv(record: StudyRecord) -> str:
+    """Returns every search trial with its settings as CSV.
+
+    Args:
+        record: The study.
+    """
+    settings = tables.settings_table(record).add_prefix("params_")
+    table = tables.trials_table(record).join(settings, on="number")
+    return _csv(table)
+
+
+def curves_csv(record: StudyRecord) -> str:
+    """Returns every evaluation of the search and the finals as CSV.
+
+    Args:
+        record: The study.
+    """
+    parts = [("search", tables.curves_table(record.trials)), ("finals", tables.curves_table(record.finals))]
+    filled = [part.assign(queue=queue) for queue, part in parts if len(part)] or [parts[0][1].assign(queue="")]
+    table = pd.concat(filled, ignore_index=True)
+    return _csv(table[["queue", *(name for name in table.columns if name != "queue")]])
+
+
+def _csv(table: pd.DataFrame) -> str:
+    safe = table.copy()
+    for name in safe.columns:
+        if safe[name].dtype == object or pd.api.types.is_string_dtype(safe[name].dtype):
+            safe[name] = safe[name].map(_harmless)
+    return safe.rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.replace("\0", "\ufffd")
+        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    return value
+
+
+def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequence[str]]] = ()) -> str:
+    """Returns the page's words as Markdown, for a terminal or a repository.
+
+    Args:
+        record: The study.
+        pictures: Title, sentence and files of each figure card that it shows.
+    """
+    said, step = summary.headline(record), advice.next_step(record)
+    lines = [f"# {markdown(record.spec.title or record.spec.name)}", ""]
+    lines += [f"**{said.icon} {said.word}**: {markdown(said.sentence)}", ""]
+    lines += [markdown(as_sentence(said.reason)), ""] if said.reason else []
+    rows = [(row.name, row.before_text, row.after_text, row.change) for row in summary.before_after(record)]
+    lines += _table(("", "default", "best", "change"), rows)
+    lines += ["## How sure", "", *(f"- {markdown(line)}" for line in summary.how_sure(record)), ""]
+    lines += ["## Cost", "", *_table(("what", "how much"), summary.cost_rows(summary.cost(record)))]
+    lines += ["## Next", "", markdown(step.sentence), "", f"    {step.command}", ""]
+    lines += [step.expected, ""] if step.expected else []
+    long_run = promotion.found_in(record)
+    if long_run is not None:
+        lines += [f"## {promotion.TITLE}", "", *(f"- {markdown(line)}" for line in promotion.sentences(long_run)), ""]
+        tried = promotion.losses(long_run)
+        lines += _table(list(tried.columns), cells(tried)) if len(tried) else []
+    full = summary.full_run_lines(record)
+    lines += ["## The full run", "", *(markdown(line) for line in full), ""] if full else []
+    if count(record.spec.objective) > 1:
+        front = front_table(record)
+        lines += ["## Loss against training time", "", markdown(front_words(record)), ""]
+        lines += _table([plain(name) for name in front.columns], cells(front))
+    changed = [(change.path, advice.change_words(change), change.explanation) for change in advice.changes(record)]
+    lines += ["## What changed", "", *_table(("setting", "default → best", "what it does"), changed)]
+    lines += [markdown(left), ""] if (left := attribution.left_line(record)) else []
+    lines += [f"## {attribution.TITLE}", "", *_which_change(record)]
+    lines += ["## The night in pictures", ""] if pictures else []
+    for title, sentence, files in pictures:
+        lines += [f"### {title}", "", markdown(sentence, LONG), "", *(f"![{title}]({file})" for file in files), ""]
+    checks = [(check.status, check.name, f"{check.finding} {check.action}") for check in health_checks(record)]
+    lines += ["## Health checks", "", *_table(("", "check", "finding"), checks)]
+    failed = [(item.status, str(item.trials), f"{item.meaning} {item.action}") for item in failures(record)]
+    lines += ["## What failed", "", *(_table(("what", "trials", "why"), failed) if failed else ["Nothing.", ""])]
+    lines += ["## Where the numbers come from", "", *_table(("what", "value"), provenance(record))]
+    return "\n".join(lines)
+
+
+def _which_change(record: StudyRecord) -> list[str]:
+    found = attribution.found_in(record)
+    if found is None:
+        return [markdown(f"Not known: {attribution.why_none(record)}."), ""]
+    table = attribution.words(attribution.rows(found))
+    said = [f"- {markdown(line)}" for line in attribution.sentences(found)]
+    return [*said, "", *_table(list(table.columns), table.to_numpy().tolist())]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    return [*lines, *(f"| {' | '.join(markdown(cell) for cell in row)} |" for row in rows), ""]

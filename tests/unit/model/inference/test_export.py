@@ -1,0 +1,97 @@
+"""Exported weights in transformers' own Qwen3-MoE: an independent check of the whole forward pass."""
+
+import json
+
+import pytest
+import torch
+from small_model import VOCAB_SIZE, random_tokens, small_model
+
+from model.data.tokenizer import END_OF_TEXT, train_bpe
+from model.inference.export import export, load_model
+from model.inference.generate import generate
+
+
+def exported(model, folder, **kwargs):
+    return export(folder, dict(model.named_parameters()), model.config, VOCAB_SIZE, eos_id=0, **kwargs)
+
+
+SHAPES = [{}, {"num_experts": 3, "top_k": 1, "num_kv_heads": 4, "rope_theta": 500.0}]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def pair(request, tmp_path_factory):
+    from transformers import AutoModelForCausalLM
+
+    model = small_model(seed=5, seq_len=64, **request.param)
+    folder = exported(model, tmp_path_factory.mktemp("export"))
+    twin, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(info.values()), info
+    return model, twin.eval()
+
+
+def test_logits_are_equal(pair):
+    model, twin = pair
+    tokens = random_tokens(3, 16)
+    with torch.no_grad():
+        expected, logits = twin(tokens).logits, model.logits(tokens)
+    assert logits.std() > 0.5
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_greedy_generation_is_equal(pair, use_cache):
+    """As a stranger calls it: where a text ends and which ids are padding stands in the folder."""
+    model, twin = pair
+    lengths = []
+    for seed in range(3):
+        prompt = random_tokens(1, 4, seed=seed)
+        settings = {"attention_mask": torch.ones_like(prompt), "do_sample": False, "use_cache": use_cache}
+        output = twin.generate(prompt, max_new_tokens=50, **settings)[0, 4:].tolist()
+        assert output == generate(model, prompt[0].tolist(), 50, VOCAB_SIZE, eos_id=0, temperature=0)
+        lengths.append(len(output))
+    assert max(lengths) == 50
+
+
+def test_ids_that_pad_the_vocabulary_are_never_drawn(pair):
+    _, twin = pair
+    prompt = random_tokens(1, 4)
+    with torch.no_grad():
+        twin.lm_head.weight[VOCAB_SIZE:] += twin(prompt, output_hidden_states=True).hidden_states[-1][0, -1]
+        assert twin(prompt).logits[0, -1].argmax() >= VOCAB_SIZE
+        settings = {"attention_mask": torch.ones_like(prompt), "do_sample": False}
+        assert twin.generate(prompt, max_new_tokens=1, **settings)[0, -1] < VOCAB_SIZE
+
+
+def test_weights_are_written_and_read_as_fp32(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    half = {name: weight.bfloat16() for name, weight in small_model().named_parameters()}
+    folder = export(tmp_path, half, small_model().config, VOCAB_SIZE, eos_id=0)
+    fields = json.loads((folder / "config.json").read_text())
+    assert (fields["dtype"], fields["torch_dtype"]) == ("float32", "float32")
+    twin = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert {weight.dtype for weight in twin.parameters()} == {torch.float32}
+
+
+def test_weights_are_named_as_transformers_names_them_and_come_back(tmp_path):
+    model = small_model()
+    back = load_model(exported(model, tmp_path))
+    assert back.config == model.config.model_copy(update={"init_std": back.config.init_std})
+    for (name, weight), (other, copy) in zip(model.named_parameters(), back.named_parameters(), strict=True):
+        assert name == other
+        assert torch.equal(weight, copy)
+
+
+def test_tokenizer_files_load(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = train_bpe(["the quick brown fox jumps over the lazy dog"] * 5, 280)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    folder = exported(small_model(), tmp_path / "export", tokenizer_path=tmp_path / "tokenizer.json")
+    loaded = AutoTokenizer.from_pretrained(folder)
+    text = "the lazy fox über\n"
+    assert loaded(text)["input_ids"] == tokenizer.encode(text).ids
+    assert loaded.decode(tokenizer.encode(text).ids) == text
+    assert loaded.eos_token == END_OF_TEXT
+    assert set(loaded(text)) == {"input_ids", "attention_mask"}  # what generate() takes
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 0

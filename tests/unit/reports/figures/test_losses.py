@@ -1,0 +1,100 @@
+import math
+
+import numpy as np
+import pytest
+import study_builder
+
+from autotune.store.study_store import StudyRecord
+from reports import analyses, tables
+from reports.figures import losses
+
+
+def traces(figure: object) -> dict[str, object]:
+    return {trace.name: trace for trace in figure.data}  # type: ignore[attr-defined]
+
+
+def test_best_so_far_tells_statuses_apart_by_shape(night: StudyRecord) -> None:
+    drawn = traces(losses.best_so_far(tables.trials_table(night), 5.02, 0.01))
+
+    assert list(drawn) == [
+        "default ± noise", "finished", "pruned", "diverged", "out of memory", "crashed", "interrupted", "best so far",
+    ]  # fmt: skip
+    symbols = [trace.marker.symbol for name, trace in drawn.items() if "default" not in name and name != "best so far"]
+    assert len(set(symbols)) == 6
+    assert list(drawn["finished"].x) == [0, 1, 3, 6, 9, 10]
+    assert list(drawn["best so far"].y) == [5.0, 4.8, 4.8, 4.6, 4.6, 4.6]
+
+
+def test_best_so_far_keeps_losses_off_the_scale_at_the_edge() -> None:
+    wild = study_builder.trial(1, "diverged", [1e9], study_builder.settings(0.1, 0.0, 8, 1))
+    lost = study_builder.trial(2, "crashed", [], study_builder.settings(0.1, 0.0, 8, 1))
+    record = study_builder.study(trials=(*study_builder.search_trials()[:1], wild, lost))
+    figure = losses.best_so_far(tables.trials_table(record), 5.02, None)
+    low, high = figure.layout.yaxis.range
+
+    assert low < 5.0 < high < 6.0
+    assert list(traces(figure)["diverged"].y) == [high] and list(traces(figure)["crashed"].y) == [high]
+    assert traces(figure)["diverged"].text[0] == "trial 1: diverged, loss 1000000000.0000"
+    assert traces(figure)["crashed"].text[0] == "trial 2: crashed, no loss"
+
+
+def test_baseline_band_is_two_sigma_wide(night: StudyRecord) -> None:
+    shapes = losses.best_so_far(tables.trials_table(night), 5.02, 0.01).layout.shapes
+
+    assert [(shape.y0, shape.y1) for shape in shapes if shape.type == "rect"] == [pytest.approx((5.0, 5.04))]
+    assert [shape.y0 for shape in shapes if shape.type == "line"] == [5.02]
+
+
+def test_visible_range_without_any_loss() -> None:
+    low, high = losses.visible_range(tables.trials_table(study_builder.empty_study()), None)
+
+    assert low < high and math.isfinite(low)
+
+
+def test_finals_show_means_with_intervals_default_first(night: StudyRecord) -> None:
+    runs = tables.finals_runs(night)
+    figure = losses.finals(runs, tables.finals_table(runs))
+    drawn = traces(figure)
+
+    assert list(figure.layout.yaxis.categoryarray) == ["default", "trial 6", "trial 9"]
+    default = drawn["default: mean, 95 % interval"]
+    assert default.x[0] == pytest.approx(5.02)
+    assert default.error_x.array[0] == pytest.approx(4.302653 * 0.01 / math.sqrt(3))
+    finalists = drawn["finalist: mean, 95 % interval"]
+    assert list(finalists.y) == ["trial 6", "trial 9"] and finalists.error_x.array[1] == 0
+    assert list(drawn["chose the winner"].x) == [4.61, 4.75]
+    assert len(drawn["fresh seeds"].x) == 6
+
+
+def test_learning_curves_draw_a_band_the_best_and_the_default(forty: StudyRecord) -> None:
+    trials = tables.trials_table(forty)
+    figure = losses.learning_curves(tables.curves_table(forty.trials), trials, 0)
+    names = [trace.name for trace in figure.data]
+
+    best = int(trials.nsmallest(1, "loss")["number"].iloc[0])
+    assert names[0] == "10–90 % of trials" and f"best (trial {best})" in names and "default" in names
+    assert len(figure.data) <= 2 + losses.BEST_CURVES
+    assert traces(figure)["default"].line.dash == "dash"
+    assert len(traces(figure)["default"].x) == 20
+
+
+def test_learning_curves_leave_gaps_for_losses_that_are_not_finite() -> None:
+    trial = study_builder.trial(0, "finished", [6.0, math.inf, 5.0], study_builder.settings(0.02, 0.0, 8, 1))
+    record = study_builder.study(trials=(trial,))
+    figure = losses.learning_curves(tables.curves_table(record.trials), tables.trials_table(record), None)
+
+    assert np.isnan(traces(figure)["best (trial 0)"].y[1])
+
+
+def test_pruning_audit_marks_the_median(night: StudyRecord) -> None:
+    figure = losses.pruning_audit(analyses.pruning_audit(night))
+
+    assert figure.layout.xaxis.title.text == "loss at 500 tokens"
+    assert figure.layout.shapes[0].x0 == pytest.approx((5.35 + 5.4) / 2)
+
+
+def test_speed_against_loss_draws_the_front(night: StudyRecord) -> None:
+    drawn = traces(losses.speed_against_loss(tables.trials_table(night), 0))
+
+    assert list(drawn["default"].x) == [10.0]
+    assert list(drawn["best trade-offs"].x) == [20.0, 5.0] and list(drawn["best trade-offs"].y) == [4.8, 4.6]

@@ -1,0 +1,170 @@
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import study_builder
+
+from autotune.search.space import Dimension
+from autotune.store.study_store import StudyRecord
+from reports import analyses, tables
+
+LOG = Dimension(low=0.001, high=0.1, log=True)
+
+
+def test_pruning_audit_compares_the_first_rung_with_the_end(night: StudyRecord) -> None:
+    audit = analyses.pruning_audit(night)
+
+    assert audit is not None
+    assert audit.rung_tokens == 500
+    assert dict(zip(audit.table["number"], audit.table["rung_loss"], strict=True)) == {
+        0: 5.5, 1: 5.4, 3: 5.6, 6: 5.2, 9: 5.3, 10: 5.35,
+    }  # fmt: skip
+    # Ranks differ for trials 1 and 10 alone, by one each: 1 - 6 * 2 / (6 * 35).
+    assert audit.spearman == pytest.approx(1 - 12 / 210)
+    assert (audit.best_quarter, audit.at_risk) == (1, 0)
+    # Two trials of 50 s stopped half way would have gone on for 50 s each.
+    assert (audit.pruned, audit.saved_s) == (2, pytest.approx(100.0))
+
+
+def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
+    late = study_builder.trial(0, "finished", [6.0, 5.9, 5.0, 4.0], study_builder.settings(0.02, 0.0, 8, 1))
+    rest = [
+        study_builder.trial(number, "finished", [6.0, 5.0, 5.0, 4.5 + number / 10], late.params)
+        for number in range(1, 5)
+    ]
+    audit = analyses.pruning_audit(study_builder.study(trials=(late, *rest)))
+
+    assert audit is not None
+    assert audit.rung_tokens == 500, "the first evaluation past 30 % of the budget where nothing was pruned"
+    assert (audit.best_quarter, audit.at_risk) == (1, 1)
+
+
+def test_audited_trials_tell_how_many_good_ones_were_stopped() -> None:
+    """Eight finish, the best quarter is two of them, and one of the four audits is among these."""
+    params = study_builder.settings(0.02, 0.0, 8, 1)
+    trials = [
+        replace(
+            study_builder.trial(number, "finished", [6.0, 5.0, 4.9, 4.0 + number / 10], params),
+            audited_at=500 if number in (1, 4, 5, 6) else None,
+        )
+        for number in range(8)
+    ]
+    trials += [
+        replace(study_builder.trial(number, "pruned", [6.0, 5.5], params), stopped_at=500) for number in range(8, 28)
+    ]
+    audit = analyses.pruning_audit(study_builder.study(trials=tuple(trials)))
+
+    assert audit is not None
+    assert (audit.pruned, audit.audited, audit.audited_good) == (20, 4, 1)
+    # Clopper and Pearson for 1 of 4, from their tables: 0.0063 to 0.8059.
+    assert audit.lost == pytest.approx((5.0, 0.126, 16.12), abs=0.01)
+
+
+def test_without_an_audit_nothing_is_said_of_lost_trials(night: StudyRecord) -> None:
+    audit = analyses.pruning_audit(night)
+    assert audit is not None and audit.pruned and audit.lost is None
+
+
+def test_pruning_audit_needs_finished_trials() -> None:
+    assert analyses.pruning_audit(study_builder.failed_study()) is None
+    assert analyses.pruning_audit(study_builder.empty_study()) is None
+
+
+def test_rank_correlation_needs_trials_that_differ() -> None:
+    same = [
+        study_builder.trial(number, "finished", [6.0, 5.0, 5.0, 4.5], study_builder.settings(0.02, 0.0, 8, 1))
+        for number in range(5)
+    ]
+    audit = analyses.pruning_audit(study_builder.study(trials=tuple(same)))
+
+    assert audit is not None and audit.spearman is None
+
+
+def test_importance_finds_the_setting_that_decides() -> None:
+    trials = tuple(
+        study_builder.trial(
+            number, "finished", [6.0, 4.0 + abs(number - 15) / 10],
+            study_builder.settings(
+                0.001 * 100 ** (number / 30), 0.3 * (number * 7 % 31) / 31, (4, 8, 16)[number % 3], 1
+            ),
+        )
+        for number in range(31)
+    )  # fmt: skip
+    shares = analyses.importance(study_builder.study(trials=trials))
+
+    assert shares.at[0, "path"] == "optim.muon_lr"
+    assert shares["importance_frac"].sum() == pytest.approx(1.0)
+    assert shares.at[0, "importance_frac"] > 0.5
+
+
+def test_importance_refuses_few_trials(night: StudyRecord) -> None:
+    with pytest.raises(analyses.TooFewTrialsError, match="15 finished trials, and there are 6"):
+        analyses.importance(night)
+
+
+def test_importance_refuses_equal_losses() -> None:
+    trials = tuple(
+        study_builder.trial(number, "finished", [5.0], study_builder.settings(0.01 + number / 1000, 0.0, 8, 1))
+        for number in range(20)
+    )
+    with pytest.raises(analyses.TooFewTrialsError, match="same loss"):
+        analyses.importance(study_builder.study(trials=trials))
+
+
+def test_importance_leaves_out_settings_from_outside_the_space(forty: StudyRecord) -> None:
+    outside = study_builder.trial(99, "finished", [0.1], study_builder.settings(5.0, 0.0, 8, 1))
+    with_outside = study_builder.large_study(40, 20)
+    with_outside = study_builder.replace(with_outside, trials=(*with_outside.trials, outside))
+
+    assert analyses.importance(with_outside).equals(analyses.importance(forty))
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "expected"),
+    [
+        (LOG, 0.01, 0.5),
+        (LOG, 0.2, None),
+        (Dimension(low=0.0, high=0.4), 0.1, 0.25),
+        (Dimension(low=3, high=3), 3, 0.5),
+        (Dimension(choices=("a", "b", "c")), "c", 1.0),
+        (Dimension(choices=("a", "b")), "d", None),
+        (LOG, None, None),
+    ],
+)
+def test_position_follows_the_scale_of_the_range(dimension: Dimension, value: object, expected: float | None) -> None:
+    assert analyses.position_frac(dimension, value) == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "expected"),
+    [
+        (LOG, 0.0015, "low"),  # 0.088 of the range on the log scale
+        (LOG, 0.0017, ""),  # 0.115
+        (LOG, 0.07, "high"),
+        (Dimension(low=0.0, high=0.3), 0.0, ""),  # nothing lies below 0
+        (Dimension(low=0.0, high=0.3), 0.28, "high"),
+        (Dimension(low=1, high=4), 1, ""),
+        (Dimension(low=2, high=8), 2, "low"),
+        (Dimension(choices=(4, 8, 16)), 16, ""),
+        (Dimension(low=5, high=5), 5, ""),
+    ],
+)
+def test_edge_is_within_a_tenth_of_an_end_that_can_move(dimension: Dimension, value: object, expected: str) -> None:
+    assert analyses.edge(dimension, value) == expected
+
+
+def test_pareto_keeps_what_nothing_beats_in_both() -> None:
+    trials = pd.DataFrame(
+        {"number": [1, 2, 3, 4, 5], "tokens_per_s": [10.0, 8.0, 9.0, 10.0, 5.0], "loss": [5.0, 4.5, 5.5, 4.9, 4.5]}
+    )
+    front = analyses.pareto(trials)
+
+    assert list(front["number"]) == [4, 2]
+
+
+def test_parallel_table_is_best_first_in_shares_of_the_ranges(night: StudyRecord) -> None:
+    table = analyses.parallel_table(night, tables.trials_table(night), tables.settings_table(night), best=2)
+
+    assert list(table["number"]) == [6, 9]
+    assert table.at[0, "model.num_experts"] == 1.0
+    assert table.at[0, "model.dropout"] == pytest.approx(0.05 / 0.3)

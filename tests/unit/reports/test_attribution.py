@@ -1,0 +1,319 @@
+"""Which change gave what: its rows, words, figure and card, and what the whole page says is promoted."""
+
+import json
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import study_builder
+from study_builder import around, attributed_study, change
+
+from autotune.core.config_paths import get_path
+from autotune.finals.attribution import Attribution, Change
+from autotune.promotion import best_config
+from autotune.promotion.horizon import Promotion
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord
+from reports import advice, analyses, attribution, exports, page, summary, tables
+from reports.figures import settings
+from reports.figures.figure_cards import draw_cards
+
+AS_IS = Promotion(0, 1_000, 8_000, None)
+TIES = ["model.dropout", "optim.adamw_lr", "optim.decay_frac"]
+LEFT = "Left at default, since no difference could be measured: model.dropout, optim.adamw_lr and optim.decay_frac."
+
+
+@pytest.fixture
+def record() -> StudyRecord:
+    return attributed_study()
+
+
+def card(record: StudyRecord, key: str = "which-change") -> Any:
+    return next(card for card in draw_cards(record) if card.key == key)
+
+
+def found(*changes: Change, **others: Any) -> Attribution:
+    """What is promoted is the winner without its ties, unless others say otherwise."""
+    params = {each.path: each.before if each.is_tie else each.after for each in changes}
+    return study_builder.attribution(changes=changes, **{"params": params, **others})
+
+
+# --- rows and words ---
+
+
+def test_rows_are_the_changes_in_the_order_of_the_path() -> None:
+    table = attribution.rows(study_builder.attribution()).set_index("path")
+
+    assert list(table.index) == ["optim.muon_lr", "model.num_experts", "optim.warmup_frac", *TIES]
+    assert tuple(table.loc["optim.muon_lr", ["gain", "gain_low", "gain_high"]]) == around(0.25)
+    assert tuple(table.loc["optim.decay_frac", ["harm", "harm_low", "harm_high"]]) == around(-0.01)
+    assert list(table["word"]) == ["counts"] * 3 + ["tie"] * 3
+    assert list(table["left"]) == [False] * 3 + [True] * 3
+    assert (table.at["model.num_experts", "before"], table.at["model.num_experts", "after"]) == (8, 16)
+
+
+def test_a_tie_that_did_measurable_harm_is_called_worse() -> None:
+    table = attribution.rows(found(change("a", 0, 1, 0.0, -0.04, True), change("b", 0, 1, -0.04, 0.0, True)))
+
+    assert list(table["word"]) == ["worse", "worse"]
+
+
+def test_words_name_what_was_not_measured() -> None:
+    table = attribution.rows(found(change("a", 0.5, 2, None, None, False), change("b", True, False, 0.1, -0.2, True)))
+
+    assert attribution.words(table).to_numpy().tolist() == [
+        ["a", "0.5", "2", "not measured", "does not train without it", "counts: kept"],
+        ["b", "on", "off", "+0.1000 (+0.0700 to +0.1300)", "−0.2000 (−0.2300 to −0.1700)", "worse: left at default"],
+    ]
+    assert list(attribution.words(table).columns) == [
+        "setting", "default", "winner", "gain on the path", "rise in loss without it", "what follows",
+    ]  # fmt: skip
+
+
+# --- sentences ---
+
+
+def test_the_sentence_names_the_largest_gain_and_the_ties() -> None:
+    assert attribution.sentences(study_builder.attribution()) == [
+        "optim.muon_lr gave +0.2500 of the +0.3800 gained in loss on 2 fresh seeds, model.num_experts +0.0800 and "
+        "optim.warmup_frac +0.0500.",
+        "No difference could be measured for model.dropout, optim.adamw_lr and optim.decay_frac, so these stay at "
+        "their default.",
+    ]
+
+
+COUNTING = change("a", 0, 1, 0.3, 0.2, False)
+TIE = change("b", 0, 1, 0.0, 0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "others", "expected"),
+    [
+        ([COUNTING], {}, ["a is the only change, so the whole gain of +0.3800 in loss is its own."]),
+        ([COUNTING, TIE], {}, [
+            "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
+            "No difference could be measured for b, so it stays at its default.",
+        ]),
+        ([COUNTING, change("c", 0, 1, 0.0, -0.1, True)], {}, [
+            "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
+            "The loss was higher with c, so it stays at its default.",
+        ]),
+        ([TIE, replace(TIE, path="c")], {"params": {"b": 1, "c": 1}}, [
+            "No gain could be measured for b and c alone, but together they count and are kept.",
+        ]),
+        ([change("a", 0, 1, None, None, False), COUNTING], {"params": {"a": 1}}, [
+            "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
+            "What a gave is not known, since a training on the way failed.",
+            "Without a the winner does not train.",
+        ]),
+        # Its condition went back to the default: without that it has no effect and is not promoted either.
+        ([TIE, replace(COUNTING, path="c")], {"params": {"b": 0}}, [
+            "No difference could be measured for b and c, so these stay at their default.",
+        ]),
+    ],
+)  # fmt: skip
+def test_sentences(changes: list[Change], others: dict[str, Any], expected: list[str]) -> None:
+    assert attribution.sentences(found(*changes, **others)) == expected
+
+
+# --- the figure ---
+
+
+def test_bars_and_diamonds_in_the_order_of_the_path_and_the_whole_gain_last() -> None:
+    figure = settings.which_change(attribution.rows(study_builder.attribution()), 0.38)
+    gave, ties, lost, idle, whole = figure.data
+
+    assert (gave.name, list(gave.x), list(gave.error_x.array)) == (
+        "given on the path", [0.25, 0.08, 0.05], pytest.approx([0.03] * 3),
+    )  # fmt: skip
+    assert (list(ties.x), ties.marker.color, ties.marker.pattern.shape) == ([0.01, -0.005, -0.005], "#8A8F98", "/")
+    assert (list(lost.x), lost.marker.symbol) == ([0.22, 0.09, 0.06], "diamond")
+    assert list(idle.x) == [0.005, 0.0, -0.01] and not idle.showlegend
+    assert (list(whole.x), list(whole.y)) == ([0.38], [6])
+    assert gave.marker.color != lost.marker.color and gave.marker.pattern.shape != ties.marker.pattern.shape
+    names = list(figure.layout.yaxis.ticktext)
+    assert names[0] == "optim.muon_lr<br>0.02 → 0.05" and names[3] == "model.dropout<br>0 → 0.05 (tie)"
+    assert names[-1] == "<b>all changes</b>"
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the default's side is on top"
+    assert figure.layout.xaxis.title.text == "worth (nats per token)"
+
+
+def test_what_does_not_train_or_was_not_measured_is_marked() -> None:
+    rows = attribution.rows(found(COUNTING, change("c", 0, 1, None, None, False), change("d", 0, 1, -0.1, 0.0, True)))
+    drawn = {trace.text[0] if trace.text else trace.name: trace for trace in
+             settings.which_change(rows, 0.2).data}  # fmt: skip
+
+    assert list(drawn["does not train"].x) == [pytest.approx(0.33)], "at the edge"
+    assert list(drawn["does not train"].y) == [1.2] and list(drawn["not measured"].x) == [0.0]
+    assert drawn["−0.1000 (−0.1300 to −0.0700)"].name == "made it worse"
+
+
+def test_names_stay_text_in_the_figure() -> None:
+    rows = attribution.rows(found(change("<b>x</b>", "<i>", "%{y}", 0.1, 0.1, False)))
+    figure = settings.which_change(rows, 0.1)
+
+    assert figure.layout.yaxis.ticktext[0] == "&lt;b&gt;x&lt;/b&gt;<br>&lt;i&gt; → %\u200b{y}"
+
+
+# --- the card ---
+
+
+def test_the_card_comes_after_the_finals_with_its_table(record: StudyRecord) -> None:
+    keys, drawn = [each.key for each in draw_cards(record)], card(record)
+
+    assert keys.index("which-change") == keys.index("finals") + 1
+    assert drawn.sentence.startswith("optim.muon_lr gave +0.2500") and "2 fresh seeds" in drawn.sentence
+    assert len(drawn.rows) == 6
+    assert drawn.rows[3] == [
+        "model.dropout", "0", "0.05", "+0.0100 (−0.0200 to +0.0400)", "+0.0050 (−0.0250 to +0.0350)",
+        "tie: left at default",
+    ]  # fmt: skip
+
+
+def without(record: StudyRecord, kind: str = "", **finals: int) -> StudyRecord:
+    events = ({"kind": kind, "message": "said"},) if kind else ()
+    spec = study_builder.spec(finals={**record.spec.finals.model_dump(), **finals})
+    return replace(record, attributes={}, events=events, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda record: replace(record, verdict=None), "after the finals"),
+        (lambda record: replace(record, verdict=study_builder.verdict("inconclusive")), "no settings were proved"),
+        (lambda record: without(record, attribute_seeds=0), "(finals.attribute_seeds = 0)"),
+        (lambda record: without(record, "attribution"), "no time was left for it"),
+        (lambda record: without(record, "best"), "not all of its trainings came to an end"),
+        (without, "not done yet"),
+    ],
+)
+def test_without_it_the_card_says_why(made: Any, reason: str, record: StudyRecord) -> None:
+    drawn = card(made(record))
+
+    assert drawn.problem.startswith("Not drawn: ") and reason in drawn.problem and not drawn.broken
+    assert "Not known: " in exports.report_markdown(made(record))
+
+
+def test_what_was_found_of_another_winner_is_not_used(record: StudyRecord) -> None:
+    other = replace(record, verdict=study_builder.verdict(winner=9))
+
+    assert attribution.found_in(other) is None and attribution.left_line(other) == ""
+
+
+def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
+    assert "another question" in card(forty, "importance").sentence
+    assert "“Which change gave what” above" in card(forty, "importance").sentence
+
+
+# --- what the page says is promoted ---
+
+
+def test_report_and_best_config_agree(record: StudyRecord, tmp_path: Path) -> None:
+    record = replace(record, run=RunDirectory(tmp_path))
+    trial, why = best_config.choice(record)
+    written = tomllib.loads(best_config.write_best_config(record.run, record, trial, why, AS_IS).read_text())["config"]
+
+    for item in advice.changes(record):
+        assert get_path(written, item.path) == item.after
+    assert [item.path for item in advice.changes(record) if item.changed] == [
+        "optim.muon_lr", "model.num_experts", "optim.warmup_frac",
+    ]  # fmt: skip
+    assert {item.path for item in advice.changes(record) if item.direction == "left at default"} == set(TIES)
+
+
+def test_what_changed_comes_with_its_share_of_the_gain(record: StudyRecord) -> None:
+    said = {item.path: item.direction for item in advice.changes(record)}
+
+    assert said["optim.muon_lr"] == "raised to 2.5 times, 66 % of the gain"
+    assert said["optim.grad_accum_steps"] == "kept" and said["model.dropout"] == "left at default"
+
+
+def test_ties_are_told_on_the_page_on_the_console_and_in_markdown(record: StudyRecord) -> None:
+    assert LEFT in page.study_page(record)
+    assert LEFT in page.summary_lines(record)
+    assert LEFT.replace("_", "\\_") in exports.report_markdown(record)
+    plain = study_builder.study()
+    assert "Left at default" not in page.study_page(plain) + exports.report_markdown(plain)
+
+
+def test_what_did_harm_is_told_apart_from_ties() -> None:
+    changes = (COUNTING, TIE, change("c", 0, 1, 0.0, -0.1, True))
+    record = attributed_study(changes=changes, params={"a": 1, "b": 0, "c": 0})
+
+    assert attribution.left_line(record) == (
+        "Left at default, since no difference could be measured: b. "
+        "Left at default, since the loss was higher with the change: c."
+    )
+
+
+def test_how_sure_sets_what_is_promoted_beside_the_winner(record: StudyRecord) -> None:
+    lines = summary.how_sure(record)
+    said = (
+        "These numbers are those of the winner with all its changes. What is promoted leaves 3 of them at default: "
+        "its loss on 2 fresh seeds was 4.6450, the winner's 4.6400 and the default's 5.0200."
+    )
+
+    assert lines.count(said) == 1
+    assert summary.before_after(record)[0].after == 4.64, "the verdict's numbers stay the whole winner's"
+    whole = attributed_study(params=dict(record.verdict.params))
+    assert said[:20] not in " ".join(summary.how_sure(whole))
+
+
+def test_the_best_configuration_has_the_ties_at_their_default(record: StudyRecord) -> None:
+    trials = list(record.trials)
+    config = {"optim": {"muon_lr": 0.05, "decay_frac": 0.3, "adamw_lr": 0.002}, "model": {"dropout": 0.05}}
+    trials[6] = replace(trials[6], result=replace(trials[6].result, config=config))
+    shown = page._best_config(replace(record, trials=tuple(trials)))
+
+    assert json.loads(shown) == {
+        "optim": {"muon_lr": 0.05, "decay_frac": 0.2, "adamw_lr": 0.001}, "model": {"dropout": 0.0},
+    }  # fmt: skip
+
+
+def test_a_tie_at_an_edge_calls_for_no_wider_range(record: StudyRecord) -> None:
+    params = {"optim.muon_lr": 0.099, "optim.decay_frac": 0.49}
+
+    assert analyses.edges(record, params) == {"optim.muon_lr": "high"}
+    assert analyses.edges(replace(record, attributes={}), params) == {
+        "optim.muon_lr": "high",
+        "optim.decay_frac": "high",
+    }
+
+
+def test_runs_without_some_changes_are_not_the_winners_own(record: StudyRecord) -> None:
+    assert any(run.stage == "attribute" for run in record.finals)
+    pd.testing.assert_frame_equal(tables.finals_runs(record), tables.finals_runs(study_builder.study()))
+    assert dict(summary.cost_rows(summary.cost(record)))["Runs on fresh seeds"] == "9"
+
+
+# --- the twins ---
+
+
+def test_json_twin_holds_it(record: StudyRecord) -> None:
+    content = json.loads(exports.report_json(record))
+
+    assert Attribution.from_json(content["attribution"]) == study_builder.attribution()
+    assert content["left_at_default"] == {"model.dropout": 0.0, "optim.adamw_lr": 0.001, "optim.decay_frac": 0.2}
+    assert json.loads(exports.report_json(study_builder.study()))["attribution"] is None
+
+
+def test_markdown_twin_has_its_table(record: StudyRecord) -> None:
+    text = exports.report_markdown(record)
+
+    assert (
+        "## Which change gave what\n\n- optim.muon\\_lr gave +0.2500 of the +0.3800 gained in loss on 2 fresh seeds"
+        in text
+    )
+    assert "| model.num\\_experts | 8 | 16 | +0.0800 (+0.0500 to +0.1100) |" in text
+
+
+def test_injected_names_stay_text(tmp_path: Path) -> None:
+    path = page.write_report(study_builder.hostile_study(), tmp_path)
+    html = path.read_text(encoding="utf-8")
+
+    assert 'id="which-change"' in html and "Could not draw" not in html
+    assert "=HYPERLINK" in html and "<img src=x" not in html and "<svg onload" not in html
+    assert "<script" not in (tmp_path / "report.md").read_text(encoding="utf-8")

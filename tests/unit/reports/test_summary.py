@@ -1,0 +1,320 @@
+import math
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import study_builder
+
+from autotune.core.records import TrialStatus
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import StudyRecord
+from reports import advice, summary
+from reports.failures import failures
+from reports.page import summary_lines
+
+
+@pytest.mark.parametrize(
+    ("record", "word", "icon", "part"),
+    [
+        (study_builder.study(), "better", "✓", "the loss fell by 7.6 %"),
+        (study_builder.study(verdict=study_builder.verdict("no clear gain")), "no clear gain", "=", "about as good"),
+        (study_builder.study(verdict=study_builder.verdict("inconclusive")), "inconclusive", "?", "from chance"),
+        (study_builder.failed_study(), "failed", "✕", "Nothing could be compared"),
+        (study_builder.running_study(), "still running", "…", "4 of up to 12 trials done."),
+        (study_builder.empty_study(), "still running", "…", "0 of up to 12 trials done."),
+    ],
+)
+def test_verdict_word_icon_and_sentence(record: StudyRecord, word: str, icon: str, part: str) -> None:
+    said = summary.headline(record)
+
+    assert (said.word, said.icon) == (word, icon)
+    assert part in said.sentence
+
+
+def test_a_parked_study_says_so_and_how_to_go_on() -> None:
+    record = replace(study_builder.running_study(), events=({"kind": "parked", "message": "parked"},))
+
+    said = summary.headline(record)
+    assert (said.word, said.icon) == ("parked", "…")
+    assert said.sentence == "No verdict yet: 4 of up to 12 trials done. Nothing is lost."
+    assert advice.next_step(record).command == "autotune run night"
+
+
+def test_a_study_that_no_process_runs_is_not_called_running() -> None:
+    record = replace(study_builder.running_study(), run=RunDirectory(Path("runs/night")))
+
+    assert summary.headline(record).word == "not finished"
+    assert advice.next_step(record).command == "autotune run night"
+    shared = replace(record, spec=study_builder.spec(storage="postgresql://u@h/db"))
+    assert summary.headline(shared).word == "still running"
+
+
+def test_an_interrupted_run_on_a_fresh_seed_is_not_called_done() -> None:
+    begun = study_builder.finals_trials()[:3]
+    again = replace(begun[2], status=TrialStatus.INTERRUPTED)
+    record = replace(study_builder.running_study(), finals=(*begun[:2], again))
+
+    assert "and 2 of " in summary.headline(record).sentence
+    assert dict(summary.cost_rows(summary.cost(record)))["Runs on fresh seeds"] == "2"
+
+
+def test_a_study_stopped_before_it_knows_which_change_gave_what_goes_on_with_that() -> None:
+    record = replace(study_builder.study(), events=({"kind": "parked", "message": "parked"},))
+
+    assert advice.next_step(record).command == "autotune run night"
+    done = replace(record, events=({"kind": "best", "message": ""}, *record.events))
+    assert advice.next_step(done).command == "autotune promote night"
+
+
+def test_the_headline_never_comes_from_the_lowest_loss(night: StudyRecord) -> None:
+    """The search's minimum, 4.6, is lower than the winner's mean on fresh seeds, 4.64."""
+    loss = summary.before_after(night)[0]
+
+    assert (loss.before, loss.after) == (5.02, 4.64)
+    assert summary.before_after(study_builder.running_study())[0].after is None
+
+
+def test_before_after_numbers(night: StudyRecord) -> None:
+    rows = {row.name: row for row in summary.before_after(night)}
+
+    assert list(rows) == ["Loss", "Perplexity", "Accuracy", "Bits per byte"]
+    assert rows["Perplexity"].before == pytest.approx(math.exp(5.02))
+    assert rows["Loss"].change == "7.6 % lower" and rows["Loss"].improved is True
+    assert rows["Accuracy"].change == "1.5 points higher" and rows["Accuracy"].improved is True
+    assert rows["Bits per byte"].after_text == "1.160"
+
+
+def test_a_worse_winner_is_called_worse() -> None:
+    record = study_builder.study(verdict=study_builder.verdict(winner_loss=5.2, gain=-0.18))
+
+    assert summary.before_after(record)[0].improved is False
+
+
+def test_unreported_metrics_are_called_so() -> None:
+    rows = {row.name: row for row in summary.before_after(study_builder.minimal_study())}
+
+    assert rows["Loss"].after_text == "4.640"
+    assert rows["Accuracy"].before_text == rows["Bits per byte"].after_text == "not reported"
+    assert rows["Accuracy"].improved is None and rows["Accuracy"].change == ""
+
+
+def test_a_huge_loss_has_no_perplexity() -> None:
+    record = study_builder.study(verdict=study_builder.verdict(baseline_loss=1e4))
+
+    assert summary.before_after(record)[1].before_text == "not reported"
+
+
+def test_how_sure_names_seeds_interval_and_noise(night: StudyRecord) -> None:
+    text = " ".join(summary.how_sure(night))
+
+    assert "3 pairs of runs" in text
+    assert "+0.3800; 95 % interval +0.3552 to +0.4048" in text
+    assert "±0.0100; the gain is 38.0 times that" in text
+    assert "lies above zero" in text
+
+
+def test_how_sure_tells_what_could_be_proved_at_all(night: StudyRecord) -> None:
+    noise = {"sigma": 0.01, "seeds": 4, "baseline_loss": 5.0, "pairs": 16, "provable_gain": 0.0123}
+    said = "With this noise, 16 pairs of runs, the most that this study trains, can prove a gain of 0.0123 or more."
+
+    assert said in summary.how_sure(replace(night, attributes={**night.attributes, "noise": noise}))
+    assert said not in summary.how_sure(night)
+    running = study_builder.running_study()
+    assert summary.how_sure(replace(running, attributes={"noise": noise}))[0] == said
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "part"), [(-0.1, 0.1, "contains zero"), (-0.3, -0.1, "lies below zero"), (None, None, "Noise")]
+)
+def test_how_sure_reads_the_interval(low: float | None, high: float | None, part: str) -> None:
+    said = summary.how_sure(study_builder.study(verdict=study_builder.verdict(gain_low=low, gain_high=high)))
+
+    assert part in " ".join(said)
+    assert "lies above zero" not in " ".join(said)
+
+
+def test_an_unproven_minimum_comes_with_its_warning() -> None:
+    said = summary.how_sure(study_builder.running_study())
+
+    assert "lowest of 3 finished trials is 4.8000 (trial 1)" in said[0] and "no result" in said[0]
+    assert "too little" in summary.how_sure(study_builder.empty_study())[0]
+
+
+def test_cost_counts_hours_trials_and_energy(night: StudyRecord) -> None:
+    spent = summary.cost(night)
+
+    assert spent.counts == {
+        "finished": 6, "pruned": 2, "diverged": 1, "out of memory": 1, "crashed": 1, "interrupted": 1,
+    }  # fmt: skip
+    assert spent.busy_s == 100 + 50 + 50 + 100 + 40 + 10 + 200 + 30 + 50 + 200 + 100 + 20 + 8 * 100
+    # From the start of trial 0 to the end of the last final, which started 19 * 120 s later and took 100 s.
+    assert spent.wall_s == 19 * 120 + 100
+    assert dict(summary.cost_rows(spent))["Failed"] == "3"
+    assert spent.energy_text == "0.00 kWh" and spent.energy_j == 7000
+
+
+@pytest.mark.parametrize("record", [study_builder.study(), study_builder.running_study()])
+def test_the_kinds_of_trials_add_up(record: StudyRecord) -> None:
+    rows = dict(summary.cost_rows(summary.cost(record)))
+    kinds = ("Finished", "Stopped early (pruned)", "Failed", "Interrupted and run again", "Not ended yet")
+
+    assert sum(int(rows.get(name, "0")) for name in kinds) == int(rows["Trials"]) == len(record.trials)
+
+
+def test_cost_without_gpu_or_times() -> None:
+    spent = summary.cost(study_builder.minimal_study())
+
+    assert spent.energy_text == "not measured"
+    assert spent.wall_s == spent.busy_s
+
+
+def test_next_is_promotion_with_hours_and_memory(night: StudyRecord) -> None:
+    step = advice.next_step(night)
+
+    assert step.command == "autotune promote night"
+    # The winner took 200 s for 1000 tokens; the full run is 8 times that.
+    assert step.expected == "8K tokens, about 27 min, 2.0 GiB of memory"
+
+
+def test_next_after_no_clear_gain_keeps_the_default() -> None:
+    step = advice.next_step(study_builder.study(verdict=study_builder.verdict("no clear gain")))
+
+    assert step.command == "autotune promote night" and "Keep the default" in step.sentence
+
+
+def test_next_after_an_inconclusive_study_asks_for_the_seeds_needed() -> None:
+    record = study_builder.study(verdict=study_builder.verdict("inconclusive", gain=0.01, sigma=0.01))
+    step = advice.next_step(record)
+
+    # 12.4 (0.01 / 0.01)^2 = 12.4, so 13.
+    assert advice.seeds_needed(record.verdict) == 13
+    assert step.command == ("autotune run night --set 'name=\"night-more-seeds\"' --set finals.max_seeds=13")
+    # 950 s of search and 26 finals of 100 s.
+    assert step.expected == "about 59 min"
+
+
+def test_next_when_seeds_cannot_settle_it_asks_for_longer_trials() -> None:
+    tiny = study_builder.study(verdict=study_builder.verdict("inconclusive", gain=0.001, sigma=0.01))
+
+    assert "--set budget.tokens=2000" in advice.next_step(tiny).command
+    lost = study_builder.study(verdict=study_builder.verdict("inconclusive", gain=None, sigma=None))
+    assert advice.next_step(lost).command == "autotune doctor"
+
+
+def test_seeds_needed_is_more_than_were_used() -> None:
+    assert advice.seeds_needed(study_builder.verdict(gain=1.0, sigma=0.01)) == 4
+    assert advice.seeds_needed(study_builder.verdict(gain=-1.0)) is None
+    assert advice.seeds_needed(study_builder.verdict(sigma=None)) is None
+
+
+def test_next_after_the_full_run_doubles_it(night: StudyRecord) -> None:
+    full = {"status": "finished", "tokens": 8000, "val_loss": 4.1, "val_accuracy": 0.25, "seconds": 1600.0}
+    record = replace(night, attributes={"full": full})
+
+    assert advice.next_step(record).command == "autotune promote night --tokens 16000"
+    assert summary.full_run_lines(record) == [
+        "The full run is finished: 8,000 training tokens in 27 min.", "Its loss is 4.1000, its accuracy 25.0 %.",
+    ]  # fmt: skip
+    shorter = replace(night, attributes={"full": full | {"tokens_seen": 5000, "end_tokens": 5000}})
+    assert summary.full_run_lines(shorter)[0] == (
+        "The full run is finished, at 5,000 of 8,000 training tokens in 27 min: no more fitted before its deadline, "
+        "and its learning rate was brought down early, so the model is whole."
+    )
+    unfinished = replace(night, attributes={"full": {"status": "interrupted"}})
+    assert advice.next_step(unfinished).command == "autotune promote night"
+
+
+def test_a_full_run_in_progress_says_how_far_it_is(night: StudyRecord) -> None:
+    at = datetime(2026, 1, 6, 6, 50).timestamp()
+    full = {
+        "status": "running",
+        "tokens": 8000,
+        "tokens_seen": 3440,
+        "at": at,
+        "done_at": at + 22 * 60,
+        "val_loss": 4.5,
+    }
+    record = replace(night, attributes={"full": full})
+
+    start = "The full run is in progress: 43 % of 8,000 tokens at Tue 06:50, done about Tue 07:12"
+    assert summary.full_run_lines(record)[0] == f"{start}."
+    assert advice.next_step(record).command == "autotune status night"
+    shorter = replace(night, attributes={"full": full | {"end_tokens": 5000}})
+    assert summary.full_run_lines(shorter)[0] == f"{start}; it ends at 5,000, which is what fits before its deadline."
+    begun = {"status": "running", "tokens": 8000, "tokens_seen": 0, "at": None, "done_at": None}
+    assert summary.full_run_lines(replace(night, attributes={"full": begun})) == [
+        "The full run is in progress: 0 % of 8,000 tokens."
+    ]
+
+
+def test_next_after_failure_and_while_running() -> None:
+    failed = study_builder.failed_study()
+    assert summary.headline(failed).sentence == "Nothing could be compared: no trial finished."
+    assert advice.next_step(failed).command == "autotune doctor"
+    trials = tuple(trial for trial in failed.trials if trial.status is TrialStatus.DIVERGED)
+    step = advice.next_step(replace(failed, trials=trials))
+    assert step.command == "autotune plan night" and "lower the learning rates" in step.sentence
+    assert advice.next_step(study_builder.running_study()).command == "autotune status night"
+
+
+def test_changes_put_what_changed_first(night: StudyRecord) -> None:
+    found = advice.changes(night)
+
+    assert [(change.path, change.changed) for change in found] == [
+        ("optim.muon_lr", True), ("model.dropout", True), ("model.num_experts", True),
+        ("optim.grad_accum_steps", False),
+    ]  # fmt: skip
+    assert found[0].direction == "raised to 2.5 times" and advice.change_words(found[0]) == "0.02 → 0.05"
+    assert found[1].direction == "raised" and found[3].direction == "kept"
+    assert "specialist" in found[2].explanation
+
+
+def test_a_setting_of_a_foreign_trainer_has_a_generic_sentence() -> None:
+    spec = study_builder.spec(base={"knob": 1.0}, space={"knob": {"low": 0.5, "high": 2.0}})
+    record = study_builder.study(spec=spec, verdict=study_builder.verdict(params={"knob": 0.5}))
+    [change] = advice.changes(record)
+
+    assert change.explanation == "A setting of the trainer." and change.direction == "lowered to 0.5 times"
+
+
+def test_a_conditional_setting_that_the_winner_lacks_keeps_its_default(night: StudyRecord) -> None:
+    record = replace(night, verdict=study_builder.verdict(params={"optim.muon_lr": 0.05}))
+
+    assert [change.path for change in advice.changes(record) if change.changed] == ["optim.muon_lr"]
+
+
+def test_nothing_changed_without_a_finished_trial() -> None:
+    assert advice.changes(study_builder.empty_study()) == []
+
+
+def test_failures_are_grouped_with_causes(night: StudyRecord) -> None:
+    found = {failure.status: failure for failure in failures(night)}
+
+    assert list(found) == ["diverged", "out of memory", "crashed", "interrupted"]
+    assert found["out of memory"].causes == ("trial 5: needed 20 GiB of 15 (log: trials/0005/log.txt)",)
+    assert failures(study_builder.empty_study()) == []
+
+
+def test_many_failures_list_a_few_causes() -> None:
+    trials = tuple(study_builder.trial(number, "crashed", [], {}, cause="boom") for number in range(9))
+    [failure] = failures(study_builder.study(trials=trials))
+
+    assert failure.trials == 9 and len(failure.causes) == 5
+
+
+def test_summary_lines_for_the_console(night: StudyRecord) -> None:
+    lines = summary_lines(night)
+
+    assert lines[0].startswith("✓ better: Better settings were found")
+    assert lines[1].startswith("loss 5.020 → 4.640; perplexity 151.4 → 103.5; accuracy 20.0 % → 21.5 %")
+    assert "95 % interval +0.3552 to +0.4048" in lines[2]
+    assert lines[-2] == "Train the full model with the settings found."
+    assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
+    assert summary_lines(study_builder.empty_study())[-1] == "next: autotune status night"
+
+
+def test_several_devices_train_more_hours_than_pass() -> None:
+    names = [summary.cost_rows(summary.Cost(wall_s, 100.0, {}, 0, None))[1][0] for wall_s in (100.0, 50.0)]
+
+    assert names == ["Of which training", "Training, all devices added"]
