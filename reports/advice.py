@@ -9,6 +9,7 @@ from typing import Any
 
 from autotune.core.config_paths import get_path
 from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.core.study_results import FullRunRecord
 from autotune.store.study_store import StudyRecord
 from reports import attribution, summary, tables
 from reports.formats import MISSING, duration, finite, gibibytes, setting, tokens
@@ -135,8 +136,8 @@ def next_step(record: StudyRecord) -> NextStep:
         return NextStep("The study was stopped before its verdict; this goes on with it.", _run(record))
     if summary.is_parked(record) and attribution.is_missing(record):
         return NextStep("The study was stopped before it knew which change gave what; this goes on.", _run(record))
-    if isinstance(record.attributes.get("full"), Mapping):
-        return _after_full_run(record, record.attributes["full"])
+    if record.attributes.full_run is not None:
+        return _after_full_run(record, record.attributes.full_run)
     if verdict.word is VerdictWord.FAILED:
         return _after_failure(record)
     if verdict.word is VerdictWord.INCONCLUSIVE:
@@ -159,13 +160,12 @@ def _after_failure(record: StudyRecord) -> NextStep:
     return NextStep("Check the machine and the study file, then read in the report what failed.", "autotune doctor")
 
 
-def _after_full_run(record: StudyRecord, full: Mapping[str, Any]) -> NextStep:
-    seen = finite(full.get("tokens"))
-    if full.get("status") == TrialStatus.RUNNING:
+def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
+    if full.status == TrialStatus.RUNNING:
         return NextStep("The full run is in progress; this says how far it is.", record.run.command("status"))
-    if full.get("status") not in ("finished", None):
+    if full.status != TrialStatus.FINISHED:
         return NextStep("The full run has not finished; this goes on with it.", record.run.command("promote"))
-    more = int(2 * (seen or full_run_tokens(record)))
+    more = 2 * (full.tokens or full_run_tokens(record))
     sentence = "To go further, train on twice as many tokens."
     command = record.run.command("promote", "--tokens", str(more))
     return NextStep(sentence, command, _full_run_words(record, more))

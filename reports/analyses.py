@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from autotune.core.records import TrialStatus
+from autotune.core.records import TrialRecord, TrialStatus
 from autotune.search.pruning import WarmUp, unchosen, warm_up
 from autotune.search.space import Dimension
 from autotune.store.study_store import StudyRecord
@@ -160,6 +160,7 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
     quarter = table.nsmallest(max(1, len(table) // 4), "final_loss")
     pruned, saved_s = _saved(record)
     finished = {trial.number: trial for trial in record.trials if finite(trial.loss) is not None}
+    curves = {number: _curve(trial) for number, trial in finished.items()}
     audited = [number for number, trial in finished.items() if trial.audited_at is not None]
     best = sorted(finished, key=lambda number: finished[number].loss or 0.0)[: max(1, len(finished) // 4)]
     stopped = [trial.number for trial in record.trials if trial.stopped_at is not None]
@@ -173,8 +174,13 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
         saved_s=saved_s,
         audited=len(audited),
         audited_good=len(set(audited) & set(best)),
-        warm_up=warm_up(unchosen({number: trial.values for number, trial in finished.items()}, audited, stopped)),
+        warm_up=warm_up(unchosen(curves, audited, stopped)),
     )
+
+
+def _curve(trial: TrialRecord) -> dict[int, float]:
+    points = trial.result.points if trial.result else ()
+    return {point.tokens_seen: point.val_loss for point in points}
 
 
 def _first_rung(record: StudyRecord) -> int | None:

@@ -8,8 +8,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.core.records import VerdictWord
-from autotune.finals.attribution import Attribution, Change
-from autotune.promotion import best_config
+from autotune.core.study_results import AttributedChange, Attribution
 from autotune.store.study_store import StudyRecord
 from reports import tables
 from reports.formats import count, number, percent, plain, setting, signed
@@ -24,7 +23,7 @@ def found_in(record: StudyRecord) -> Attribution | None:
     Args:
         record: The study.
     """
-    found, verdict = best_config.attribution(record), record.verdict
+    found, verdict = record.attributes.attribution, record.verdict
     if found is None or verdict is None or verdict.word is not VerdictWord.BETTER or found.winner != verdict.winner:
         return None
     return found
@@ -82,7 +81,7 @@ def rows(found: Attribution) -> pd.DataFrame:
     return table.astype(dict.fromkeys(names, float) | dict.fromkeys(("before", "after"), object))
 
 
-def _word(change: Change) -> str:
+def _word(change: AttributedChange) -> str:
     if not change.is_tie:
         return COUNTS
     return WORSE if any(part is not None and part[2] < 0 for part in (change.gain, change.harm)) else TIE

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.core.objectives import count
-from autotune.promotion.horizon import PROMOTION
+from autotune.core.study_results import FullRunRecord, Promotion
 from autotune.store.study_store import StudyRecord
 from reports import advice, attribution, promotion, summary, tables
 from reports.failures import failures
@@ -49,12 +49,16 @@ def report_json(record: StudyRecord) -> str:
         "health": [asdict(check) for check in health_checks(record)],
         "failures": [asdict(failure) for failure in failures(record)],
         "front": front_table(record).to_dict("records") if count(record.spec.objective) > 1 else None,
-        "promotion": record.attributes.get(PROMOTION),
-        "full": record.attributes.get("full"),
+        "promotion": _stored(record.attributes.promotion),
+        "full": _stored(record.attributes.full_run),
         "provenance": dict(provenance(record)),
         "config": record.spec.base,
     }
     return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
+
+
+def _stored(value: Promotion | FullRunRecord | None) -> dict[str, Any] | None:
+    return None if value is None else value.to_json()
 
 
 def _jsonable(value: Any) -> Any:
@@ -73,7 +77,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
     Args:
         record: The study.
     """
-    stored = record.attributes.get("provenance")
+    stored = record.attributes.provenance
     known: dict[str, Any] = {
         "study": record.spec.name,
         "created": record.created_at,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from autotune.core.config_paths import flatten
@@ -193,15 +193,13 @@ def _repeated_data(name: str, record: StudyRecord) -> Check:
 
 
 def _full_run(name: str, record: StudyRecord) -> Check:
-    full = record.attributes.get("full")
-    points = full.get("points") if isinstance(full, Mapping) else None
-    if not isinstance(full, Mapping) or not points:
+    full = record.attributes.full_run
+    if full is None or not full.points:
         return Check(name, "skip", "There is no full run yet.")
-    warnings = full.get("warnings") or ()
-    if not warnings:
-        return Check(name, "pass", f"Nothing looked wrong at its {count(len(points), 'evaluation')}.")
-    found = [f"At {warning['tokens_seen']:,} tokens {plain(warning['finding'])}." for warning in warnings]
-    actions = [plain(warning["action"]) for warning in warnings]
+    if not full.warnings:
+        return Check(name, "pass", f"Nothing looked wrong at its {count(len(full.points), 'evaluation')}.")
+    found = [f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}." for warning in full.warnings]
+    actions = [plain(warning.action) for warning in full.warnings]
     return Check(name, "warn", " ".join(found), " ".join(f"{text[:1].upper()}{text[1:]}." for text in actions))
 
 

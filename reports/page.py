@@ -134,9 +134,9 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
 
 
 def _sample(record: StudyRecord) -> str:
-    full = record.attributes.get("full")
-    text = full.get("sample", "") if isinstance(full, dict) else ""
-    return "\n".join(plain(line, SAMPLE_CHARACTERS) for line in str(text)[:SAMPLE_CHARACTERS].splitlines())
+    full = record.attributes.full_run
+    text = full.sample if full else ""
+    return "\n".join(plain(line, SAMPLE_CHARACTERS) for line in text[:SAMPLE_CHARACTERS].splitlines())
 
 
 def _best_config(record: StudyRecord) -> str:

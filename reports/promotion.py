@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from autotune.promotion.horizon import PROMOTION, Promotion
+from autotune.core.study_results import Promotion
 from autotune.store.study_store import StudyRecord
 from reports.figures.losses import BLUE, ORANGE, base_figure
 from reports.formats import as_sentence, number, plain, tokens
@@ -19,8 +19,7 @@ def found_in(record: StudyRecord) -> Promotion | None:
     Args:
         record: The study.
     """
-    stored = record.attributes.get(PROMOTION)
-    return None if stored is None else Promotion.from_json(stored)
+    return record.attributes.promotion
 
 
 def rows(found: Promotion) -> pd.DataFrame:

@@ -156,7 +156,8 @@ def differences(one: StudyRecord, other: StudyRecord) -> list[str]:
 
 
 def _readings(record: StudyRecord) -> str:
-    epochs = record.attributes.get("plan", {}).get("epochs", 0.0)
+    plan = record.attributes.plan
+    epochs = plan.epochs if plan else 0.0
     return f"{epochs:.3g} times" if epochs else "as far as the budget goes"
 
 
@@ -170,8 +171,8 @@ def data_hash(record: StudyRecord) -> str:
     Args:
         record: The study.
     """
-    stored = record.attributes.get("provenance")
-    if isinstance(stored, Mapping) and stored.get("data_hash"):
-        return str(stored["data_hash"])
+    data_hash = record.attributes.provenance.get("data_hash")
+    if data_hash:
+        return str(data_hash)
     facts = (trial.result.facts for trial in record.trials if trial.result)
     return next((str(known["data_hash"]) for known in facts if known.get("data_hash")), "")

@@ -10,9 +10,10 @@ from typing import Any
 
 from autotune.core.objectives import TERMS
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.study_results import FullRunRecord
 from autotune.store.study_store import StudyRecord
 from reports import attribution, tables
-from reports.formats import MISSING, count, duration, finite, local_time, number, percent, plain, signed
+from reports.formats import count, duration, finite, local_time, number, percent, plain, signed
 
 RUNNING, PARKED, STOPPED = "still running", "parked", "not finished"
 # exp of more than this overflows a double.
@@ -249,11 +250,11 @@ def how_sure(record: StudyRecord) -> list[str]:
 
 
 def _provable(record: StudyRecord) -> list[str]:
-    noise = record.attributes.get("noise", {})
-    gain, pairs = finite(noise.get("provable_gain")), noise.get("pairs")
-    if gain is None or not pairs:
+    noise = record.attributes.noise
+    gain = finite(noise.provable_gain) if noise else None
+    if noise is None or gain is None or not noise.pairs:
         return []
-    most = f"{count(pairs, 'pair')} of runs, the most that this study trains,"
+    most = f"{count(noise.pairs, 'pair')} of runs, the most that this study trains,"
     return [f"With this noise, {most} can prove a gain of {number(gain)} or more."]
 
 
@@ -332,41 +333,43 @@ def _when_any(name: str, amount: int) -> list[tuple[str, str]]:
 
 def full_run_lines(record: StudyRecord) -> list[str]:
     """Returns what is known of the promoted full run, or [] when there is none."""
-    full = record.attributes.get("full")
-    if not isinstance(full, Mapping):
+    full = record.attributes.full_run
+    if full is None:
         return []
-    status = plain(full.get("status", "unknown"))
-    lines = [_in_progress(full) if status == TrialStatus.RUNNING else _ended(status, full)]
-    loss, accuracy = finite(full.get("val_loss")), finite(full.get("val_accuracy"))
+    lines = [_in_progress(full) if full.status == TrialStatus.RUNNING else _ended(full)]
+    loss, accuracy = finite(full.val_loss), finite(full.val_accuracy)
     if loss is not None:
         lines.append(f"Its loss is {number(loss)}, its accuracy {percent(accuracy)}.")
-    if full.get("weights"):
+    if full.weights:
         # A trainer whose model wrote a sample can write more.
-        writes = f"; `{record.run.command('generate')}` lets it write" if full.get("sample") else ""
-        lines.append(f"Its weights are in {plain(full['weights'])}{writes}.")
+        writes = f"; `{record.run.command('generate')}` lets it write" if full.sample else ""
+        lines.append(f"Its weights are in {plain(full.weights)}{writes}.")
     return lines
 
 
-def _ended(status: str, full: Mapping[str, Any]) -> str:
-    asked, seen, took = finite(full.get("tokens")), finite(full.get("tokens_seen")), finite(full.get("seconds"))
-    size = MISSING if asked is None else f"{asked:,.0f}"
-    if status == TrialStatus.FINISHED and asked is not None and seen is not None and seen < asked:
+def _ended(full: FullRunRecord) -> str:
+    status, took = plain(full.status), duration(full.seconds)
+    size = f"{full.tokens:,}"
+    if status == TrialStatus.FINISHED and full.tokens_seen < full.tokens:
         return (
-            f"The full run is finished, at {seen:,.0f} of {size} training tokens in {duration(took)}: no more fitted "
+            f"The full run is finished, at {full.tokens_seen:,} of {size} training tokens in {took}: no more fitted "
             "before its deadline, and its learning rate was brought down early, so the model is whole."
         )
-    if status != TrialStatus.FINISHED and seen is not None:
-        return f"The full run is {status}: {seen:,.0f} of {size} training tokens in {duration(took)}."
-    return f"The full run is {status}: {size} training tokens in {duration(took)}."
+    if status != TrialStatus.FINISHED:
+        return f"The full run is {status}: {full.tokens_seen:,} of {size} training tokens in {took}."
+    return f"The full run is {status}: {size} training tokens in {took}."
 
 
-def _in_progress(full: Mapping[str, Any]) -> str:
-    asked, seen, end = finite(full.get("tokens")), finite(full.get("tokens_seen")), finite(full.get("end_tokens"))
-    share = None if not asked or seen is None else seen / asked
-    line = f"The full run is in progress: {percent(share, 0)} of {MISSING if asked is None else f'{asked:,.0f}'} tokens"
-    line += f" at {_time_of_day(full['at'])}" if finite(full.get("at")) else ""
-    line += f", done about {_time_of_day(full['done_at'])}" if finite(full.get("done_at")) else ""
-    return line + (f"; it ends at {end:,.0f}, which is what fits before its deadline." if end is not None else ".")
+def _in_progress(full: FullRunRecord) -> str:
+    share = full.tokens_seen / full.tokens if full.tokens else None
+    line = f"The full run is in progress: {percent(share, 0)} of {full.tokens:,} tokens"
+    if full.at is not None:
+        line += f" at {_time_of_day(full.at)}"
+    if full.done_at is not None:
+        line += f", done about {_time_of_day(full.done_at)}"
+    if full.end_tokens is not None:
+        line += f"; it ends at {full.end_tokens:,}, which is what fits before its deadline"
+    return f"{line}."
 
 
 def _time_of_day(unix_s: float) -> str:

@@ -24,7 +24,7 @@ def of(record: StudyRecord) -> dict[str, Any]:
     best = next(iter(ranked(record.trials)), None)
     # An interrupted run comes again as another.
     finals = [run for run in record.finals if run.status is not TrialStatus.INTERRUPTED]
-    verdict = record.verdict
+    verdict, full = record.verdict, record.attributes.full_run
     return {
         "study": record.spec.name,
         "running_pid": record.run.running_pid(),
@@ -38,11 +38,11 @@ def of(record: StudyRecord) -> dict[str, Any]:
         "gain": verdict.gain if verdict else None,
         "gain_low": verdict.gain_low if verdict else None,
         "gain_high": verdict.gain_high if verdict else None,
-        "full_run": record.attributes.get("full", {}).get("status"),
-        "full_run_tokens": record.attributes.get("full", {}).get("tokens"),
-        "full_run_seen_tokens": record.attributes.get("full", {}).get("tokens_seen"),
-        "full_run_end_tokens": record.attributes.get("full", {}).get("end_tokens"),
-        "full_run_done_at": record.attributes.get("full", {}).get("done_at"),
+        "full_run": full.status if full else None,
+        "full_run_tokens": full.tokens if full else None,
+        "full_run_seen_tokens": full.tokens_seen if full else None,
+        "full_run_end_tokens": full.end_tokens if full else None,
+        "full_run_done_at": full.done_at if full else None,
         "next": _next(record),
         "last_event": record.events[-1]["message"] if record.events else None,
     }
@@ -75,7 +75,8 @@ def _next(record: StudyRecord) -> str:
     """Returns the command that goes on from here, or where the report is when there is nothing to go on with."""
     if record.run.running_pid() is not None:
         return f"{record.run.command('watch')} shows its page, {record.run.command('stop')} parks it"
-    if record.attributes.get("full", {}).get("status") not in (None, TrialStatus.FINISHED, TrialStatus.DIVERGED):
+    full = record.attributes.full_run
+    if full is not None and full.status not in (TrialStatus.FINISHED, TrialStatus.DIVERGED):
         return f"{record.run.command('promote')} goes on with the full run"
     was_parked = bool(record.events) and record.events[-1].get("kind") == "parked"
     if record.verdict is None or (was_parked and not any(event.get("kind") == "best" for event in record.events)):

@@ -1,16 +1,210 @@
-"""The names under which values are stored with an Optuna study or trial."""
+"""What is stored with an Optuna study and with an Optuna trial: each value under one name and as one type.
+
+`StudyAttributes(optuna_study).noise` reads a value and `StudyAttributes(optuna_study).noise = noise` stores one. The
+names are part of the storage's format: a study that was begun under them goes on under them.
+"""
 
 from __future__ import annotations
 
-RANGES = "ranges"
-"""Attribute of an Optuna study: the ranges that were widened meanwhile, [low, high] by dotted path."""
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Protocol, TypeVar, overload
+
+from autotune.core.records import TrialResult, Verdict
+from autotune.core.study_results import Attribution, EarlyWarning, FullRunRecord, Noise, Plan, Promotion
+
+T = TypeVar("T")
+
 PRIOR = "prior"
 """Role of an Optuna trial that an earlier study trained: it teaches the sampler and is none of the study's own."""
-AUDITED_AT = "audited_at"
-"""User attribute of a trial that runs on as an audit: the tokens at which the pruner would have stopped it."""
-STOPPED_AT = "stopped_at"
-"""User attribute of a trial that the pruner did stop, unlike one that diverged: the tokens at which it did."""
-BUDGET_TOKENS = "budget_tokens"
-"""User attribute of a trial that has a token budget of its own."""
-CURVE = "curve"
-"""User attribute of a trial in a study of several values, for which Optuna keeps no curve: losses by tokens."""
+
+
+class Holder(Protocol):
+    """An Optuna study or trial."""
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """Everything that is stored with it, by name."""
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Store a value that JSON can hold."""
+
+
+class Snapshot:
+    """Attributes as they were at one moment, without a storage behind them.
+
+    Args:
+        stored: What was stored, by name.
+    """
+
+    def __init__(self, stored: Mapping[str, Any] | None = None) -> None:
+        self.user_attrs = dict(stored or {})
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Change the snapshot alone."""
+        self.user_attrs[key] = value
+
+
+class _Attributes:
+    """Typed values of one holder; two are equal if they hold the same.
+
+    Args:
+        holder: An Optuna study or trial, or a `Snapshot`.
+    """
+
+    def __init__(self, holder: Holder) -> None:
+        self.holder = holder
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Attributes) and self.holder.user_attrs == other.holder.user_attrs
+
+    __hash__ = None  # type: ignore[assignment]  # it changes with what is stored
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.holder.user_attrs!r})"
+
+
+class Stored(Generic[T]):
+    """One value of `StudyAttributes` or `TrialAttributes`.
+
+    Args:
+        default: What is read where nothing is stored.
+        read: Makes the value from what JSON gave back.
+        write: Makes what JSON can hold from the value.
+        name: Its name in the storage; by default that of the attribute.
+    """
+
+    def __init__(
+        self,
+        default: T,
+        read: Callable[[Any], T],
+        write: Callable[[Any], Any] = lambda value: value,
+        name: str = "",
+    ) -> None:
+        self._default, self._read, self._write, self.name = default, read, write, name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = self.name or name
+
+    @overload
+    def __get__(self, attributes: None, owner: type) -> Stored[T]: ...
+
+    @overload
+    def __get__(self, attributes: _Attributes, owner: type) -> T: ...
+
+    def __get__(self, attributes: _Attributes | None, owner: type) -> Stored[T] | T:
+        if attributes is None:
+            return self
+        stored = attributes.holder.user_attrs.get(self.name)
+        return self._default if stored is None else self._read(stored)
+
+    def __set__(self, attributes: _Attributes, value: T) -> None:
+        attributes.holder.set_user_attr(self.name, self._write(value))
+
+
+def _ranges(stored: Mapping[str, list[Any]]) -> dict[str, tuple[Any, ...]]:
+    return {path: tuple(ends) for path, ends in stored.items()}
+
+
+def _curve(stored: Mapping[str, float]) -> dict[int, float]:
+    # JSON knows no numbers as keys.
+    return {int(tokens): loss for tokens, loss in stored.items()}
+
+
+def _warnings(stored: list[dict[str, Any]]) -> tuple[EarlyWarning, ...]:
+    return tuple(EarlyWarning(**warning) for warning in stored)
+
+
+class StudyAttributes(_Attributes):
+    """What is stored with the Optuna study of a search."""
+
+    spec: Stored[Mapping[str, Any] | None] = Stored(None, dict)
+    """The study file's content as it was begun."""
+
+    created_at = Stored("", str)
+    """When it was begun, ISO 8601."""
+
+    ranges: Stored[Mapping[str, tuple[Any, ...]]] = Stored({}, _ranges)
+    """Ranges that were widened, or the choices that fit into memory: [low, high] or all choices, by dotted path."""
+
+    probe_facts: Stored[Mapping[str, Any]] = Stored({}, dict)
+    """What the trainer returned for the first probe of the baseline."""
+
+    cost_model: Stored[Mapping[str, Any] | None] = Stored(None, dict)
+    """Fields of the `CostModel` that probes were fitted to; None if the trainer counts nothing."""
+
+    provenance: Stored[Mapping[str, Any]] = Stored({}, dict)
+    """Where the numbers come from: hash of the study file, commit, hash of the data, GPU, versions."""
+
+    plan: Stored[Plan | None] = Stored(None, Plan.from_json, Plan.to_json)
+    """What the night was expected to look like; stored last of what precedes the first trial."""
+
+    warm_start: Stored[tuple[str, ...]] = Stored((), tuple)
+    """Names of the earlier studies that the sampler has been taught from."""
+
+    speeds: Stored[Mapping[str, float]] = Stored({}, dict)
+    """Tokens per second of each configuration as a multiple of the baseline's, by a hash of what decides it."""
+
+    exhausted = Stored(False, bool)
+    """Whether the sampler has proposed every combination there is."""
+
+    noise: Stored[Noise | None] = Stored(None, lambda stored: Noise(**stored), Noise.to_json)
+    """What was measured of the noise between seeds."""
+
+    verdict: Stored[Verdict | None] = Stored(None, Verdict.from_json, Verdict.to_json)
+    """What the finals prove."""
+
+    attribution: Stored[Attribution | None] = Stored(None, Attribution.from_json, Attribution.to_json)
+    """Which change gave what."""
+
+    promotion: Stored[Promotion | None] = Stored(None, Promotion.from_json, Promotion.to_json)
+    """How the settings are changed for the latest full run."""
+
+    full_run: Stored[FullRunRecord | None] = Stored(
+        None,
+        FullRunRecord.from_json,
+        FullRunRecord.to_json,
+        name="full",
+    )
+    """The latest full run."""
+
+
+class TrialAttributes(_Attributes):
+    """What is stored with an Optuna trial, of the search or of the trainings that follow it."""
+
+    role = Stored("search", str)
+    """ "baseline", "search", "final", "bracket", "full" or `PRIOR`."""
+
+    arm: Stored[int | None] = Stored(None, int)
+    """Search trial whose settings are trained again; None in the search."""
+
+    stage = Stored("", str)
+    """In the finals "select", "prove" or "attribute"."""
+
+    seed = Stored(0, int)
+    """Seed that it trains with, the first of several; 0 if none was chosen yet."""
+
+    params: Stored[Mapping[str, Any]] = Stored({}, dict)
+    """Settings by dotted path, where Optuna's own are not used: in the finals and longer runs."""
+
+    result: Stored[TrialResult | None] = Stored(None, TrialResult.from_json, TrialResult.to_json)
+    """How it ended."""
+
+    budget_tokens: Stored[int | None] = Stored(None, int)
+    """Its own token budget; None where all have the study's."""
+
+    curve: Stored[Mapping[int, float]] = Stored({}, _curve, lambda curve: {str(at): loss for at, loss in curve.items()})
+    """In a study of several values, for which Optuna keeps no curve: losses by tokens."""
+
+    audited_at: Stored[int | None] = Stored(None, int)
+    """Of a trial that runs on as an audit: the tokens at which the pruner would have stopped it."""
+
+    stopped_at: Stored[int | None] = Stored(None, int)
+    """Of a trial that the pruner did stop, unlike one that diverged: the tokens at which it did."""
+
+    end_tokens: Stored[int | None] = Stored(None, int)
+    """Of a full run that must end early: the tokens at which it does."""
+
+    early_warnings: Stored[tuple[EarlyWarning, ...]] = Stored(
+        (), _warnings, lambda warnings: [warning.to_json() for warning in warnings]
+    )
+    """Of a full run: what looked wrong as it trained."""

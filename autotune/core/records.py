@@ -152,8 +152,8 @@ class TrialRecord:
         role: "baseline", "search" or "final".
         seed: The seed it trains with.
         arm: In the finals, the number of the search trial whose settings are repeated; else None.
-        values: Losses reported so far by tokens, the curve of a trial that is still running; where trials have token
-            budgets of their own, by the tokens of the baseline at the same share of its budget.
+        values: Losses reported so far, by its own training tokens: the curve of a trial that may still be running.
+        seed_losses: Where a trial trains several seeds, their final losses so far; it then has no `values`.
         retry_of: Number of the interrupted trial that this one repeats, or None.
         stage: In the finals "select" or "prove"; else "".
         audited_at: Tokens at which the pruner would have stopped it, had it not been kept as an audit.
@@ -169,6 +169,7 @@ class TrialRecord:
     seed: int = 0
     arm: int | None = None
     values: Mapping[int, float] = field(default_factory=dict)
+    seed_losses: tuple[float, ...] = ()
     retry_of: int | None = None
     stage: str = ""
     audited_at: int | None = None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from autotune.core.attributes import StudyAttributes
 from autotune.engine.cost_model import CostModel, Counts
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
@@ -69,7 +70,7 @@ class EqualSeconds:
         with exclusive(self.storage, self.study.spec.name):
             speeds = self._speeds()
             relative = speeds.setdefault(self.key(params, config), tokens_per_s / self.baseline_per_s)
-            self.optuna_study.set_user_attr(SPEEDS, speeds)
+            StudyAttributes(self.optuna_study).speeds = speeds
         return self._budget(relative)
 
     def key(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -84,7 +85,7 @@ class EqualSeconds:
         return 1 / min([1.0, *self._speeds().values()])
 
     def _speeds(self) -> dict[str, float]:
-        return dict(self.optuna_study.user_attrs.get(SPEEDS, {}))
+        return dict(StudyAttributes(self.optuna_study).speeds)
 
     def _budget(self, relative: float) -> int:
         return max(1, round(self.study.spec.budget.tokens * relative))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import AUDITED_AT, BUDGET_TOKENS, CURVE, PRIOR, RANGES, STOPPED_AT
+from autotune.core.attributes import PRIOR, StudyAttributes, TrialAttributes
 from autotune.core.config_paths import present, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import write_json
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 # Trials asked for per trial wanted, before the study gives up on ever getting them done.
 MAX_ATTEMPTS = 4
-# Marks a study whose sampler has proposed every combination there is.
-EXHAUSTED = "exhausted"
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Queue:
 
     def records(self) -> list[TrialRecord]:
         """Returns all of its trials, by number."""
-        return own_records(self.optuna_study.get_trials(deepcopy=False))
+        return own_records(self.optuna_study.get_trials(deepcopy=False), self.study.spec.budget)
 
     def take(self) -> Assignment | None:
         """Draws the next trial, or returns None when there is nothing to start now."""
@@ -121,7 +119,7 @@ class Queue:
         records = self.records()
         if any(record.status is TrialStatus.WAITING for record in records):
             return True
-        if self.target is None or EXHAUSTED in self.optuna_study.user_attrs:
+        if self.target is None or self.attributes.exhausted:
             return False
         attempts = sum(not record.excused for record in records)
         if attempts >= MAX_ATTEMPTS * self.target + MAX_ATTEMPTS:
@@ -137,9 +135,14 @@ class Queue:
         return self.run.trial(self.folder or self.kind, number)
 
     @property
+    def attributes(self) -> StudyAttributes:
+        """What is stored with its Optuna study."""
+        return StudyAttributes(self.optuna_study)
+
+    @property
     def space(self) -> SearchSpace:
         """What is searched at present."""
-        return self.study.spec.space.with_ranges(self.optuna_study.user_attrs.get(RANGES, {}))
+        return self.study.spec.space.with_ranges(self.attributes.ranges)
 
     def _widen(self) -> None:
         one_value = len(self.optuna_study.directions) == 1  # of several, the lowest loss is no optimum
@@ -148,19 +151,20 @@ class Queue:
         space = self.space
         found = ranges.widened(space, self.records())
         if found:
-            self.optuna_study.set_user_attr(RANGES, {**self.optuna_study.user_attrs.get(RANGES, {}), **found})
+            self.attributes.ranges = {**self.attributes.ranges, **found}
             self.note("ranges", ranges.describe(space, found))
 
     def _assign(self, trial: optuna.Trial) -> Assignment:
         spec = self.study.spec
+        attributes = TrialAttributes(trial)
         frozen = self.storage.get_trial(trial._trial_id)
         first = (_attempts_before(frozen) or [trial.number])[0]
         if self.kind == "trials":
             params: Mapping[str, Any] = self.space.suggest(trial, spec.base)
         else:
-            params = trial.user_attrs["params"]
-        seed = trial.user_attrs.get("seed") or spec.seed
-        trial.set_user_attr("seed", seed)
+            params = attributes.params
+        seed = attributes.seed or spec.seed
+        attributes.seed = seed
         config = with_paths(spec.base, {**self.overrides, **params, **present(spec.base, {"seed": seed})})
         folder = self._folder(trial.number)
         write_json(folder / "config.json", config)
@@ -186,10 +190,11 @@ class Queue:
         if self.equal_seconds is None:
             return self.budget_tokens, None
         # A repeated trial trains as long as its first attempt.
-        tokens = trial.user_attrs.get(BUDGET_TOKENS) or self.equal_seconds.tokens(params, config)
+        attributes = TrialAttributes(trial)
+        tokens = attributes.budget_tokens or self.equal_seconds.tokens(params, config)
         if tokens is None:
             return self.equal_seconds.probe_length
-        trial.set_user_attr(BUDGET_TOKENS, tokens)
+        attributes.budget_tokens = tokens
         return tokens, None
 
     def measured(self, assignment: Assignment, tokens_per_s: float) -> Assignment:
@@ -199,7 +204,7 @@ class Queue:
         assert self.equal_seconds is not None
         tokens = self.equal_seconds.keep(assignment.params, assignment.config, tokens_per_s)
         with contextlib.suppress(UpdateFinishedTrialError):  # taken over by a peer: its first report will show that
-            assignment.trial.set_user_attr(BUDGET_TOKENS, tokens)
+            TrialAttributes(assignment.trial).budget_tokens = tokens
         return replace(assignment, budget_tokens=tokens, probe_points=None)
 
     def beat(self, trials: Sequence[optuna.Trial]) -> None:
@@ -228,12 +233,13 @@ class Queue:
         from optuna.exceptions import UpdateFinishedTrialError
 
         trial, tokens = assignment.trial, point.tokens_seen
+        attributes = TrialAttributes(trial)
         if self.equal_seconds is not None:
             tokens = comparable_tokens(tokens, assignment.budget_tokens, self.budget_tokens)
         try:
             if len(self.optuna_study.directions) > 1:
                 # Optuna refuses a curve here, and a pruned trial that has one in its storage would crash TPE.
-                trial.set_user_attr(CURVE, {**trial.user_attrs.get(CURVE, {}), str(tokens): point.val_loss})
+                attributes.curve = {**attributes.curve, tokens: point.val_loss}
             else:
                 trial.report(point.val_loss, step=tokens)
         except UpdateFinishedTrialError:
@@ -303,7 +309,8 @@ class Queue:
         with self.storage.engine.connect() as connection:
             heard = set(connection.execute(text("SELECT trial_id FROM trial_heartbeats")).scalars())
         for trial in self.optuna_study.get_trials(deepcopy=False):
-            if record_of(trial).status is TrialStatus.RUNNING and trial._trial_id not in heard:
+            status = record_of(trial, self.study.spec.budget).status
+            if status is TrialStatus.RUNNING and trial._trial_id not in heard:
                 self.storage.record_heartbeat(trial._trial_id)
 
     def _end_orphans(self) -> None:
@@ -311,10 +318,7 @@ class Queue:
         from optuna import Trial
 
         for record in self._abandoned():
-            scale = (record.budget_tokens or self.budget_tokens) / self.budget_tokens
-            # What is stored of several seeds are their final losses, no curve.
-            values = sorted(record.values.items()) if self.seeds == 1 else []
-            points = tuple(EvalPoint(round(tokens * scale), loss) for tokens, loss in values)
+            points = tuple(EvalPoint(tokens, loss) for tokens, loss in sorted(record.values.items()))
             result = TrialResult(TrialStatus.INTERRUPTED, "the run was killed", points)
             trial = Trial(self.optuna_study, self.optuna_study.get_trials(deepcopy=False)[record.number]._trial_id)
             save_result(trial, result, self._folder(record.number))
@@ -335,12 +339,13 @@ class Queue:
 
     def _requeue(self) -> None:
         trials = self.optuna_study.get_trials(deepcopy=False)
+        budget = self.study.spec.budget
         repeated = {number for trial in trials for number in _attempts_before(trial)}
         for trial in trials:
-            record = record_of(trial)
+            record = record_of(trial, budget)
             if trial.number in repeated or record.role == PRIOR or record.status is not TrialStatus.INTERRUPTED:
                 continue
-            attempts = [record_of(trials[number]) for number in [*_attempts_before(trial), trial.number]]
+            attempts = [record_of(trials[number], budget) for number in [*_attempts_before(trial), trial.number]]
             # A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.
             if sum(not attempt.excused for attempt in attempts) <= self.study.spec.limits.retries:
                 self._repeat(trial)
@@ -373,7 +378,7 @@ def _tell_optuna(study: optuna.Study, number: int, result: TrialResult) -> None:
         # A grid that is used up calls Study.stop, which exists only inside optimize(); the trial is told by then.
         if "Study.stop" not in str(error):
             raise
-        study.set_user_attr(EXHAUSTED, True)
+        StudyAttributes(study).exhausted = True
 
 
 def _attempts_before(trial: optuna.trial.FrozenTrial) -> list[int]:
@@ -386,7 +391,8 @@ def _as_new(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
     import copy
 
     fresh = copy.deepcopy(trial)
-    came_of_it = ("result", CURVE, AUDITED_AT, STOPPED_AT)
+    stored = TrialAttributes
+    came_of_it = [part.name for part in (stored.result, stored.curve, stored.audited_at, stored.stopped_at)]
     fresh.user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in came_of_it}
     return fresh
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.statistics import CONFIDENCE, student_quantile
+from autotune.core.study_results import AttributedChange, Attribution
 from autotune.finals.verdict import ATTRIBUTE, PROVE, FinalRun
 from autotune.search.space import SearchSpace
 
@@ -29,69 +29,6 @@ Losses = Mapping[Arm, Mapping[int, float]]
 Interval = tuple[float, float, float]
 """A difference in loss with the ends of its interval, nats per token."""
 FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
-
-
-@dataclass(frozen=True)
-class Change:
-    """One setting's part in the winner's gain.
-
-    Args:
-        path: The setting.
-        before: Its default.
-        after: The winner's value.
-        gain: What making it brought on the path, with its interval, nats per token; None if an arm failed.
-        harm: What taking it back from the winner costs, likewise; None if the winner does not train without it.
-        is_tie: Whether neither shows a gain above the noise.
-    """
-
-    path: str
-    before: Any
-    after: Any
-    gain: Interval | None
-    harm: Interval | None
-    is_tie: bool
-
-
-@dataclass(frozen=True)
-class Attribution:
-    """What each change gave, and the settings that are left when ties go back to their default.
-
-    Args:
-        winner: Search trial number of the winner.
-        changes: In the order of the path.
-        seeds: Fresh seeds that every arm was trained on.
-        params: Settings to promote, by dotted path.
-        loss: Their mean loss on those seeds, nats per token.
-        winner_loss: That of the winner with all its changes.
-        baseline_loss: That of the default.
-        note: One sentence on what became of the ties.
-    """
-
-    winner: int
-    changes: tuple[Change, ...]
-    seeds: tuple[int, ...]
-    params: Settings
-    loss: float
-    winner_loss: float
-    baseline_loss: float
-    note: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form; `from_json` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Attribution:
-        """Reads what `to_json` wrote."""
-
-        def interval(values: Sequence[float] | None) -> Interval | None:
-            return None if values is None else (values[0], values[1], values[2])
-
-        changes = tuple(
-            Change(**{**each, "gain": interval(each["gain"]), "harm": interval(each["harm"])})
-            for each in raw["changes"]
-        )
-        return cls(**{**raw, "changes": changes, "seeds": tuple(raw["seeds"])})
 
 
 class Attributing:
@@ -204,7 +141,7 @@ class Attributing:
     def _reduced(self, losses: Losses) -> dict[str, Any]:
         return self._with([change.path for change in self._changes(losses)[1] if not change.is_tie])
 
-    def _changes(self, losses: Losses) -> tuple[Blocks, list[Change]]:
+    def _changes(self, losses: Losses) -> tuple[Blocks, list[AttributedChange]]:
         blocks, path = Blocks(losses, self._seeds, len(self.changed)), self._path(losses)
         found = []
         for (before, after), name in zip(itertools.pairwise(path), self._order(losses), strict=True):
@@ -212,7 +149,7 @@ class Attributing:
             harm = blocks.difference(_key(without), _key(self._winner.params))
             gain = blocks.difference(_key(before), _key(after))
             is_tie = harm is not None and harm[1] <= 0 and (gain is None or gain[1] <= 0)
-            found.append(Change(name, self._defaults[name], self._winner.params[name], gain, harm, is_tie))
+            found.append(AttributedChange(name, self._defaults[name], self._winner.params[name], gain, harm, is_tie))
         return blocks, found
 
 

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import optuna
 
+from autotune.core.attributes import StudyAttributes
 from autotune.core.objectives import candidates
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.engine.deadline import MARGIN
@@ -97,8 +98,9 @@ class Proving:
         proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, PROVE)]
         self._proved = min(spec.prove_seeds, sum(run.status is TrialStatus.FINISHED for run in proofs))
         noise = measure_noise(baseline.number, records, spec)
-        if noise is not None and "noise" not in self.optuna_study.user_attrs:
-            self.optuna_study.set_user_attr("noise", noise.to_json())
+        attributes = StudyAttributes(self.optuna_study)
+        if noise is not None and attributes.noise is None:
+            attributes.noise = noise
             self.loop.listener.note("noise", noise.describe())
 
     def _noise_seeds(self) -> int:
@@ -164,7 +166,7 @@ class Proving:
                 return
         if not missing:
             found = attributing.result(self.queue.records())
-            self.optuna_study.set_user_attr("attribution", found.to_json())
+            StudyAttributes(self.optuna_study).attribution = found
             self.loop.listener.note("attribution", found.note)
 
     def _has_time(self, training_s: float) -> bool:

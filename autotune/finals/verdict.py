@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.statistics import CONFIDENCE, student_quantile
+from autotune.core.study_results import Noise
 from autotune.study.spec import FinalsSpec
 
 POWER = 0.8
@@ -91,37 +92,6 @@ def noise_runs(baseline: TrialRecord, spec: FinalsSpec, search_seed: int, count:
 def _prove_seeds(spec: FinalsSpec, search_seed: int, count: int) -> range:
     first = search_seed + FRESH_SEED_OFFSET + spec.select_seeds
     return range(first, first + count)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """How much the baseline's loss changes with the seed, and what can be proved in spite of it.
-
-    Args:
-        sigma: Standard deviation between seeds, nats per token.
-        seeds: Seeds that it was measured on.
-        baseline_loss: Their mean, nats per token.
-        pairs: Pairs that the finals train at the most.
-        provable_gain: Smallest gain that so many pairs prove four times in five, nats per token.
-    """
-
-    sigma: float
-    seeds: int
-    baseline_loss: float
-    pairs: int
-    provable_gain: float
-
-    def to_json(self) -> dict[str, float]:
-        """Returns a JSON-able form."""
-        return asdict(self)
-
-    def describe(self) -> str:
-        """Returns it in a sentence for a person."""
-        return (
-            f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
-            f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
-            f"({100 * self.provable_gain / self.baseline_loss:.1f} %) or more"
-        )
 
 
 def measure_noise(baseline: int, finals: Sequence[TrialRecord], spec: FinalsSpec) -> Noise | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import get_path, present, with_paths
 from autotune.core.errors import UserError
 from autotune.engine.cost_model import CostModel, Counts, Measured
@@ -37,7 +38,6 @@ ACCUMULATION = "optim.grad_accum_steps"
 MAX_PASS = "system.max_pass_sequences"
 MERGED = 4
 """Micro-batches merged, or parts of one, in the probes that tell what the size of a pass changes."""
-FACTS, MODEL = "probe_facts", "cost_model"
 """Attributes of the study: what the trainer said in the plan's probe, and the coefficients that were fitted."""
 
 
@@ -303,14 +303,15 @@ def equal_seconds(
     """
     if study.spec.objective != "loss_at_equal_seconds":
         return None
-    facts, stored = (optuna_study.user_attrs.get(name) for name in (FACTS, MODEL))
+    attributes = StudyAttributes(optuna_study)
+    facts, stored = attributes.probe_facts, attributes.cost_model
     model = None if stored is None else CostModel(**stored)
     baseline = with_paths(study.spec.base, overrides)
     if model is None:
         speed = probe(study, profile, slot, overrides, stopped).speed
     else:
-        speed = model.tokens_per_s(Counts.of(study.trainer.counts(baseline, facts or {}) or {}))
-    found = EqualSeconds(study, optuna_study, storage, facts or {}, model, speed, probe_length(study.spec, profile))
+        speed = model.tokens_per_s(Counts.of(study.trainer.counts(baseline, facts) or {}))
+    found = EqualSeconds(study, optuna_study, storage, facts, model, speed, probe_length(study.spec, profile))
     found.keep(study.spec.space.baseline(study.spec.base), baseline, speed)
     return found
 

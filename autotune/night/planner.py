@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from autotune.core.config_paths import present, with_paths
+from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.cost_model import CostModel
 from autotune.engine.deadline import REPORT_S
@@ -31,50 +32,6 @@ replayed on the two recorded tables with the default pruner, where 32 trials too
 STUDY_BYTES, EVALUATION_BYTES = 6e6, 3_500
 """Disk of a study's page and database, and of each evaluation in files and two copies of the database, rounded up from
 a study of 18 trials with 20 evaluations."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the night will look like, before it begins.
-
-    Args:
-        trial_s: Seconds of one whole trial.
-        trials: Trials if none is stopped early, by the study file or by the time there is.
-        most_trials: Trials if as many are stopped early as usual.
-        search_s: Seconds of the search if nothing is pruned.
-        finals_s: Seconds of the finals and of telling which change gave what.
-        full_s: Seconds of the automatic full run, the shorter ones before it and its export; 0 without one.
-        total_s: Everything, if nothing is pruned.
-        likely_s: Everything, if as many trials are stopped early as usual.
-        slots: Devices that train at once.
-        tokens_per_s: Measured training speed; 0 if the trainer reports none.
-        peak_bytes: Measured peak memory of the baseline.
-        max_pass_sequences: Most sequences of one pass, chosen for speed within memory; 0 if not chosen.
-        energy_kwh: At the device's power limit; 0 without a GPU.
-        epochs: How often each trial reads the text that it is given less of, so that this is as often as in the full
-            run; 0 if it is given all of it.
-        disk_bytes: What the study will take, an automatic full run included if the trainer tells what that takes.
-    """
-
-    trial_s: float
-    trials: int
-    most_trials: int
-    search_s: float
-    finals_s: float
-    full_s: float
-    total_s: float
-    likely_s: float
-    slots: int
-    tokens_per_s: float
-    peak_bytes: int
-    max_pass_sequences: int
-    energy_kwh: float
-    epochs: float
-    disk_bytes: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form."""
-        return asdict(self)
 
 
 def full_tokens(spec: StudySpec) -> int:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from autotune.core.records import TrialRecord, TrialStatus
+from autotune.core.study_results import Noise
 from autotune.core.text import duration
 from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Queue
-from autotune.finals.verdict import Noise
 from autotune.progress.observer import Listener
 
 MIN_TRIALS = 24

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core import objectives
-from autotune.core.attributes import RANGES
+from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import present
 from autotune.core.errors import UserError
 from autotune.core.files import free_bytes, read_json, write_json, write_text
 from autotune.core.records import TrialRecord, Verdict, VerdictWord
+from autotune.core.study_results import FullRunRecord, Noise, Plan, Promotion
 from autotune.engine.deadline import MARGIN, REPORT_S, Deadline
 from autotune.engine.equal_seconds import EqualSeconds
 from autotune.engine.event_loop import EventLoop, StopRequest
 from autotune.engine.queue import Queue, hardware_overrides
 from autotune.engine.worker import Slot
 from autotune.finals.runner import Proving
-from autotune.finals.verdict import Noise
 from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.night import capacity, planner, warm_start
@@ -37,7 +37,6 @@ from autotune.promotion.best_config import card_lines, choice, provenance, write
 from autotune.promotion.brackets import Promoting
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.full_run import FullRun, evaluations
-from autotune.promotion.horizon import PROMOTION, Promotion
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
 from autotune.store.database import back_up, exclusive, open_storage, storage_faults
@@ -152,8 +151,8 @@ class Session:
             self.began = True
             self.profile = self._hardware()
             self.overrides = hardware_overrides(self.study, self.profile.overrides())
-            planned = self.optuna_study.user_attrs.get("plan", {})
-            self.overrides |= self._pass_override(planned.get("max_pass_sequences", 0))
+            planned = self._attributes.plan
+            self.overrides |= self._pass_override(planned.max_pass_sequences if planned else 0)
             self.listener = Listener(
                 self.run, self.options.say, self._monitor(), self.options.refresh, self.spec.trackers
             )
@@ -263,7 +262,7 @@ class Session:
     def _short_queue(self, kind: str, optuna_study: Any, target: int | None) -> Queue:
         """Opens a queue of trainings of a trial's length, which read their text as often as the full run."""
         tokens = self.spec.budget.tokens
-        epochs = self.optuna_study.user_attrs["plan"].get("epochs", 0.0)
+        epochs = self._plan_made().epochs
         return self._queue(kind, optuna_study, tokens, target, **planner.text(tokens, epochs))
 
     def _search(self, loop: EventLoop) -> None:
@@ -292,7 +291,7 @@ class Session:
         with exclusive(self.storage, spec.name):
             for settings in [*spec.enqueue, *(good for study in earlier for good in study.good)]:
                 queue.enqueue(settings, role="search")
-        fit = self.optuna_study.user_attrs["plan"]["trials"]
+        fit = self._plan_made().trials
         end = SearchEnd(queue, self.options.deadline, reserve_s, self._noise, self.listener, fit)
         loop.run(queue, end.may_start)
         if not self.stop.level and not self.spec.storage:
@@ -300,9 +299,9 @@ class Session:
 
     def _noise(self) -> Noise | None:
         """Returns what gain can be proved, if it was measured and may end the search: a gain in loss alone may not."""
-        stored = self.optuna_study.user_attrs.get("noise")
+        stored = self._attributes.noise
         may_end = self.spec.budget.ends_early and objectives.count(self.spec.objective) == 1
-        return Noise(**stored) if stored and may_end else None
+        return stored if may_end else None
 
     def _proving(self, loop: EventLoop) -> Proving:
         def open_queue() -> Queue:
@@ -316,9 +315,9 @@ class Session:
 
     def _plan(self, loop: EventLoop) -> None:
         """Measures the pace before the first trial and says what is to be expected."""
-        stored = self.optuna_study.user_attrs.get("plan")
+        stored = self._attributes.plan
         if stored is not None:
-            loop.pace.expect(self.spec.budget.seeds * self.spec.budget.tokens, stored["trial_s"])
+            loop.pace.expect(self.spec.budget.seeds * self.spec.budget.tokens, stored.trial_s)
             done = sum(trial.status.teaches for trial in read_study(self.run.root).trials)
             self.listener.note("resumed", f"going on: {done} of {self.spec.budget.trials} trials are done")
             return
@@ -328,15 +327,27 @@ class Session:
         plan = found.plan
         self.overrides |= self._pass_override(plan.max_pass_sequences)
         loop.pace.expect(self.spec.budget.seeds * self.spec.budget.tokens, plan.trial_s)
-        attributes: dict[str, Any] = {capacity.FACTS: dict(found.baseline.facts)}
+
+        attributes = self._attributes
+        attributes.probe_facts = dict(found.baseline.facts)
         if found.model is not None:
-            attributes |= {capacity.MODEL: asdict(found.model), RANGES: found.left}
-        attributes["provenance"] = provenance(self.spec, self.profile.to_json(), found.baseline.facts)
+            attributes.cost_model = asdict(found.model)
+            attributes.ranges = found.left
+        attributes.provenance = provenance(self.spec, self.profile.to_json(), found.baseline.facts)
         # The plan comes last: where it is, everything is.
-        for name, value in (attributes | {"plan": plan.to_json()}).items():
-            self.optuna_study.set_user_attr(name, value)
+        attributes.plan = plan
+
         for kind, line in found.lines(self.spec, self.profile, free_bytes(self.run.root), datetime.now()):
             self.listener.note(kind, line)
+
+    def _plan_made(self) -> Plan:
+        plan = self._attributes.plan
+        assert plan is not None, "a queue is opened after the plan is made"
+        return plan
+
+    @property
+    def _attributes(self) -> StudyAttributes:
+        return StudyAttributes(self.optuna_study)
 
     def _pass_override(self, size: int) -> dict[str, Any]:
         return present(self.spec.base, {capacity.MAX_PASS: size}) if size else {}
@@ -348,7 +359,7 @@ class Session:
         return MARGIN * slowest * seconds + EXPORT_S if self.spec.promote.automatic else 0.0
 
     def _conclude(self, verdict: Verdict) -> None:
-        self.optuna_study.set_user_attr("verdict", verdict.to_json())
+        self._attributes.verdict = verdict
         self.listener.concluded(verdict, objectives.TERMS[self.spec.objective])
 
     def _write_best_config(self, trial: TrialRecord, why: str, promotion: Promotion) -> None:
@@ -361,12 +372,12 @@ class Session:
         """Chooses the trial, finds out what its settings become in a run of so many tokens, and stores and says it."""
         trial, why = choice(read_study(self.run.root), number)
         promotion = self._promoting(loop).promotion(trial, tokens, as_is, has_time)
-        whole = self.optuna_study.user_attrs.get(capacity.FACTS, {}).get("train_tokens", 0)
+        whole = self._attributes.probe_facts.get("train_tokens", 0)
         own = trial.result.facts.get("train_tokens", 0) if trial.result else 0
         if own:
             repeats = horizon.repetition(whole, tokens, promotion.trial_tokens / own)
             promotion = replace(promotion, repeats=repeats)
-        self.optuna_study.set_user_attr(PROMOTION, promotion.to_json())
+        self._attributes.promotion = promotion
         self.listener.note("promotion", promotion.describe())
         if promotion.repeats:
             self.listener.note("promotion", promotion.repeats)
@@ -377,11 +388,11 @@ class Session:
 
     def _sigma(self) -> float | None:
         """Returns the standard deviation of a loss between seeds; None if it was not measured."""
-        noise = self.optuna_study.user_attrs.get("noise")
-        return None if noise is None else Noise(**noise).sigma
+        noise = self._attributes.noise
+        return None if noise is None else noise.sigma
 
     def _bracket_queue(self, trial: TrialRecord, tokens: int, run_tokens: int) -> Queue:
-        facts = self.optuna_study.user_attrs.get(capacity.FACTS, {})
+        facts = self._attributes.probe_facts
         text = planner.text(tokens, planner.matched_epochs(self.spec, facts, run_tokens))
         # Runs that repeat their text more or less often are preceded by other trainings.
         suffix = "".join(f"-on-{size}" for size in text.values())
@@ -418,8 +429,8 @@ class Session:
         with exclusive(self.storage, self.spec.name):
             queue.enqueue(params, role="full", arm=trial.number, seed=self.spec.seed)
 
-        def keep(shown: dict[str, Any]) -> None:
-            self.optuna_study.set_user_attr("full", shown)
+        def keep(shown: FullRunRecord) -> None:
+            self._attributes.full_run = shown
 
         folder = self.run.root / queue.folder
         FullRun(queue, params, folder, deadline, self.listener, self._sigma(), keep).train(loop)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import PRIOR
+from autotune.core.attributes import PRIOR, StudyAttributes, TrialAttributes
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
+from autotune.core.objectives import comparable_tokens
 from autotune.core.records import TrialRecord
 from autotune.finals.verdict import ranked
-from autotune.night import capacity, planner
+from autotune.night import planner
 from autotune.promotion.best_config import choice
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.spec import StudySpec
@@ -94,7 +95,7 @@ def differs(spec: StudySpec, record: StudyRecord) -> str:
 
 def _epochs(spec: StudySpec, record: StudyRecord) -> float:
     """Returns how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
-    return planner.matched_epochs(spec, record.attributes.get(capacity.FACTS, {}), planner.full_tokens(spec))
+    return planner.matched_epochs(spec, record.attributes.probe_facts, planner.full_tokens(spec))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:
@@ -121,8 +122,18 @@ def _priors(spec: StudySpec, record: StudyRecord) -> list[tuple[dict[str, Any], 
         settings = {path: values[path] for path in spec.space if _is_possible(spec, path, values)}
         elsewhere = any(values[path] != value for path, value in fixed.items() if path not in spec.space.root)
         if trial.loss is not None and len(settings) == len(spec.space) and not elsewhere:
-            found.append((spec.space.active(settings, spec.base), trial.values))
+            found.append((spec.space.active(settings, spec.base), _reported(record, trial)))
     return found
+
+
+def _reported(record: StudyRecord, trial: TrialRecord) -> Mapping[int, float]:
+    """Return what the trial reported to Optuna: losses by the baseline's tokens, or by the count of its seeds."""
+    if record.spec.budget.seeds > 1:
+        return dict(enumerate(trial.seed_losses, start=1))
+
+    baseline_tokens = record.spec.budget.tokens
+    own_tokens = trial.budget_tokens or baseline_tokens
+    return {comparable_tokens(tokens, own_tokens, baseline_tokens): loss for tokens, loss in trial.values.items()}
 
 
 def _values(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
@@ -148,10 +159,11 @@ def teach(study: optuna.Study, spec: StudySpec, earlier: Earlier) -> bool:
     """
     from optuna.trial import create_trial
 
-    taught = study.user_attrs.get("warm_start", [])
+    attributes = StudyAttributes(study)
+    taught = attributes.warm_start
     if earlier.name in taught:
         return False
-    there = [trial.params for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("role") == PRIOR]
+    there = [trial.params for trial in study.get_trials(deepcopy=False) if TrialAttributes(trial).role == PRIOR]
     for settings, losses in earlier.priors:
         if settings not in there:  # a kill may have come in between
             study.add_trial(
@@ -163,5 +175,5 @@ def teach(study: optuna.Study, spec: StudySpec, earlier: Earlier) -> bool:
                     user_attrs={"role": PRIOR, "study": earlier.name},
                 )
             )
-    study.set_user_attr("warm_start", [*taught, earlier.name])
+    attributes.warm_start = (*taught, earlier.name)
     return True

@@ -20,9 +20,8 @@ from autotune.core.config_paths import present, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, write_text
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.study_results import Promotion
 from autotune.engine.event_loop import StopRequest
-from autotune.finals.attribution import Attribution
-from autotune.promotion.horizon import PROMOTION, Promotion
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
@@ -108,19 +107,13 @@ def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord,
         raise UserError(f"{record.spec.name} has no verdict yet; finish it with `{again}`, or name a --trial", 4)
     winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
     if winner is not None and (verdict.word is VerdictWord.BETTER or baseline is None or baseline.loss is None):
-        found = attribution(record)
+        found = record.attributes.attribution
         if found is None or found.winner != winner.number:
             return winner, verdict.reason
         return replace(winner, params=found.params), f"{verdict.reason}; {found.note}"
     if baseline is None or baseline.loss is None:
         raise UserError(f"no trial of {record.spec.name} finished; its report says why: {record.run.report}", 4)
     return baseline, f"the default settings: {verdict.reason}"
-
-
-def attribution(record: StudyRecord) -> Attribution | None:
-    """Returns which change gave what, if that was found out."""
-    stored = record.attributes.get("attribution")
-    return None if stored is None else Attribution.from_json(stored)
 
 
 def write_best_config(
@@ -146,14 +139,14 @@ def write_best_config(
         "tokens": promotion.tokens,
         "config": config,
         "provenance": {
-            **record.attributes.get("provenance", {}),
+            **record.attributes.provenance,
             "trial": trial.number,
             "why": why,
             "search_loss": trial.loss,
             "written_at": now_iso(),
             **_proof(record.verdict, trial),
         },
-        PROMOTION: promotion.to_json(),
+        "promotion": promotion.to_json(),
     }
     header = f"# Settings of trial {trial.number} of study {record.spec.name}: {_one_line(why)}\n"
     header += "".join(

@@ -13,13 +13,14 @@ from typing import Any
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord
+from autotune.core.study_results import Bracket, Promotion
 from autotune.core.text import done_by, duration
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Queue
 from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
-from autotune.promotion.horizon import FACTORS, Bracket, Promotion
+from autotune.promotion.horizon import FACTORS
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
 

@@ -10,10 +10,10 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.core.records import EvalPoint
+from autotune.core.study_results import EarlyWarning
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 
 # Between evaluations on the same held-out tokens a sound loss moves by a few thousandths.
@@ -32,27 +32,6 @@ MIN_SPEEDS = 8
 # A loss scale that looks for its level skips one update in thousands; these are more, and more than before.
 SKIPPED = 10
 SKIPPED_INTERVALS = 3
-
-
-@dataclass(frozen=True)
-class EarlyWarning:
-    """Something that looks wrong.
-
-    Args:
-        kind: "divergence", "plateau", "throttling" or "skipped steps".
-        tokens_seen: When it was seen, in training tokens.
-        finding: What was seen, a sentence without its full stop.
-        action: What to do about it, likewise.
-    """
-
-    kind: str
-    tokens_seen: int
-    finding: str
-    action: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form."""
-        return asdict(self)
 
 
 def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:

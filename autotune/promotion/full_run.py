@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autotune.core.attributes import TrialAttributes
 from autotune.core.config_paths import flatten
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
+from autotune.core.study_results import FullRunRecord
 from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Assignment, Queue
 from autotune.progress.observer import Listener
 from autotune.promotion.early_end import EXPORT_S
-from autotune.promotion.run_watch import END_TOKENS, WARNINGS, RunWatch
+from autotune.promotion.run_watch import RunWatch
 from autotune.study.spec import StudySpec
 
 # A full run begins if this share of it fits: it is then brought to an earlier end. With less, waiting is worth more.
@@ -48,7 +51,7 @@ class FullRun:
         deadline: When everything must be done.
         listener: Told what happens.
         sigma: Standard deviation of a loss between seeds in this study; None if it was not measured.
-        keep: Takes what a report shows of it, JSON-able, while it trains and when it has ended.
+        keep: Takes what a report shows of it, while it trains and when it has ended.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class FullRun:
         deadline: Deadline,
         listener: Listener,
         sigma: float | None,
-        keep: Callable[[dict[str, Any]], None],
+        keep: Callable[[FullRunRecord], None],
     ) -> None:
         self.queue = queue
         self.deadline = deadline
@@ -130,7 +133,7 @@ class FullRun:
 
     def _may_start(self, training_s: float) -> bool:
         attempts, budget = self._attempts(), self.queue.budget_tokens
-        end = self._stored(attempts[-1].number).get(END_TOKENS) or budget
+        end = self._stored(attempts[-1].number).end_tokens or budget
         left = max(0.0, end - _reached(attempts)) / budget
         return self.deadline.has_time(lambda: REPORT_S + EXPORT_S)(ENOUGH_FRAC * left * training_s)
 
@@ -154,20 +157,20 @@ class FullRun:
             earlier = [other for other in attempts.values() if dict(other.params) == dict(assignment.params)]
             self._watch = RunWatch(assignment, _reached(earlier), self.deadline, self.sigma, self.listener)
         end = self._watch.evaluated(points)
-        self._keep(self._summary(attempt, points) | self._watch.live(points[-1]))
+        self._keep(self._watch.live(self._summary(attempt, points), points[-1]))
         return end
 
-    def _stored(self, number: int) -> Mapping[str, Any]:
-        return dict(self.queue.optuna_study.get_trials(deepcopy=False)[number].user_attrs)
+    def _stored(self, number: int) -> TrialAttributes:
+        return TrialAttributes(self.queue.optuna_study.get_trials(deepcopy=False)[number])
 
-    def _summary(self, record: TrialRecord, points: Sequence[EvalPoint]) -> dict[str, Any]:
+    def _summary(self, record: TrialRecord, points: Sequence[EvalPoint]) -> FullRunRecord:
         stored = self._stored(record.number)
-        kept = {"end_tokens": stored.get(END_TOKENS), "warnings": list(stored.get(WARNINGS, []))}
-        return full_summary(record, self.queue.budget_tokens, self._folder, points) | kept
+        summary = full_summary(record, self.queue.budget_tokens, self._folder, points)
+        return replace(summary, end_tokens=stored.end_tokens, warnings=stored.early_warnings)
 
 
-def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequence[EvalPoint]) -> dict[str, Any]:
-    """Returns what a report says of a full run, JSON-able.
+def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequence[EvalPoint]) -> FullRunRecord:
+    """Return what a report says of a full run.
 
     Args:
         record: Its latest attempt.
@@ -179,21 +182,24 @@ def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequenc
     facts: Mapping[str, Any] = result.facts if result else {}
     sample = folder / "sample.txt"
     last = points[-1] if points else None
-    return {
-        "status": str(record.status),
-        "cause": result.cause if result else "",
-        "trial": record.arm,
-        "tokens": tokens,
-        "tokens_seen": last.tokens_seen if last else 0,
-        "folder": str(folder),
-        "seconds": result.seconds if result else 0.0,
-        "val_loss": last.val_loss if last else None,
-        **({name: last.metrics[name] for name in ("val_accuracy", "val_bpb") if name in last.metrics} if last else {}),
-        "points": [point.to_json() for point in points],
-        "weights": facts.get("weights_path", ""),
-        "export": facts.get("export_path", ""),
-        "sample": sample.read_text(encoding="utf-8") if sample.exists() else "",
-    }
+    metrics = last.metrics if last else {}
+
+    return FullRunRecord(
+        status=str(record.status),
+        cause=result.cause if result else "",
+        trial=record.arm,
+        tokens=tokens,
+        tokens_seen=last.tokens_seen if last else 0,
+        folder=str(folder),
+        seconds=result.seconds if result else 0.0,
+        val_loss=last.val_loss if last else None,
+        val_accuracy=metrics.get("val_accuracy"),
+        val_bpb=metrics.get("val_bpb"),
+        points=tuple(points),
+        weights=facts.get("weights_path", ""),
+        export=facts.get("export_path", ""),
+        sample=sample.read_text(encoding="utf-8") if sample.exists() else "",
+    )
 
 
 def _reached(attempts: Sequence[TrialRecord]) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.config_paths import flatten
+from autotune.core.study_results import Bracket, LengthChange, Scaling
 from autotune.study.trainer import Rule
 
 if TYPE_CHECKING:
@@ -43,67 +43,6 @@ MIN_WARMUP_FRAC = 0.01
 ONE_SEED_SIGMA = 0.002
 """Standard deviation of a loss between seeds, as a share of it, where a study has not measured its own."""
 
-PROMOTION = "promotion"
-"""Attribute of the study: the latest `Promotion`."""
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """The losses of one length with the learning rates multiplied by several factors.
-
-    Args:
-        tokens: Length of each training.
-        factors: Multiples of the trial's learning rates, rising.
-        losses: Final losses in nats per token; None where a training did not finish.
-    """
-
-    tokens: int
-    factors: tuple[float, ...]
-    losses: tuple[float | None, ...]
-
-    def log_likelihood(self, best: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-        """Returns how well the losses fit a valley about each of several places, up to a constant.
-
-        Over the logarithm of the factor a valley is a parabola, here of any height, and of the curvature that fits
-        best. Losses that noise drowns fit a valley anywhere.
-
-        Args:
-            best: Natural logarithms of factors, of any shape.
-            sigma: Standard deviation of a loss between seeds, nats per token.
-        """
-        import numpy as np
-
-        known = [(math.log(factor), loss) for factor, loss in zip(self.factors, self.losses, strict=True) if loss]
-        if len(known) < 2:
-            return np.zeros_like(best)
-        at, losses = np.array(known).T
-        shape = (at - best[..., None]) ** 2
-        shape -= shape.mean(-1, keepdims=True)
-        losses = losses - (height := losses.mean())
-        fitting = (shape @ losses) / np.maximum((shape**2).sum(-1), np.finfo(float).tiny)
-        curvature = np.maximum(fitting, LEAST_CURVATURE * height)
-        misfit = ((losses - curvature[..., None] * shape) ** 2).sum(-1)
-        fit: NDArray[np.float64] = -misfit / (2 * max(sigma, MIN_SIGMA) ** 2)
-        return fit
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How a trial's learning rates are multiplied for a longer run.
-
-    Args:
-        factor: What they are multiplied by.
-        low, high: Its 95 % interval.
-        exponent: By which the best learning rate falls with the tokens, as the study's brackets leave it.
-        exponent_sd: Its standard deviation.
-    """
-
-    factor: float
-    low: float
-    high: float
-    exponent: float
-    exponent_sd: float
-
 
 def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:
     """Returns the factor for a run of so many tokens.
@@ -125,7 +64,7 @@ def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), si
     fit = -(steps[:, None] ** 2 + steps**2) / 2
     for bracket in brackets:
         best = own - exponent * math.log(bracket.tokens / trial_tokens)
-        fit = fit + bracket.log_likelihood(best, sigma)
+        fit = fit + _log_likelihood(bracket, best, sigma)
     weights = np.exp(fit - fit.max())
 
     def moments(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -134,6 +73,32 @@ def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), si
 
     log, spread = moments(own - exponent * math.log(tokens / trial_tokens))
     return Scaling(math.exp(log), math.exp(log - 1.96 * spread), math.exp(log + 1.96 * spread), *moments(exponent))
+
+
+def _log_likelihood(bracket: Bracket, best: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Returns how well the losses fit a valley about each of several places, up to a constant.
+
+    Over the logarithm of the factor a valley is a parabola, here of any height, and of the curvature that fits
+    best. Losses that noise drowns fit a valley anywhere.
+
+    Args:
+        best: Natural logarithms of factors, of any shape.
+        sigma: Standard deviation of a loss between seeds, nats per token.
+    """
+    import numpy as np
+
+    known = [(math.log(factor), loss) for factor, loss in zip(bracket.factors, bracket.losses, strict=True) if loss]
+    if len(known) < 2:
+        return np.zeros_like(best)
+    at, losses = np.array(known).T
+    shape = (at - best[..., None]) ** 2
+    shape -= shape.mean(-1, keepdims=True)
+    losses = losses - (height := losses.mean())
+    fitting = (shape @ losses) / np.maximum((shape**2).sum(-1), np.finfo(float).tiny)
+    curvature = np.maximum(fitting, LEAST_CURVATURE * height)
+    misfit = ((losses - curvature[..., None] * shape) ** 2).sum(-1)
+    fit: NDArray[np.float64] = -misfit / (2 * max(sigma, MIN_SIGMA) ** 2)
+    return fit
 
 
 def bracket_tokens(trial_tokens: int, tokens: int) -> tuple[int, ...]:
@@ -162,26 +127,9 @@ def longest(trial_tokens: int, tokens: int) -> int:
     return run if run >= MIN_LENGTHENING * trial_tokens else tokens
 
 
-@dataclass(frozen=True)
-class Change:
-    """A setting that differs between the trial and the long run.
-
-    Args:
-        path: The setting's dotted path.
-        before: The trial's value.
-        after: The run's.
-        why: The rule, in words.
-    """
-
-    path: str
-    before: float
-    after: float
-    why: str
-
-
 def changes(
     config: Mapping[str, Any], rules: Mapping[str, Rule], trial_tokens: int, tokens: int, factor: float
-) -> list[Change]:
+) -> list[LengthChange]:
     """Returns which settings a run of another length takes otherwise than the trial.
 
     Learning rates are multiplied. Weight decay is divided by the same factor, so that it forgets over as many tokens
@@ -210,66 +158,8 @@ def changes(
             why = "as many tokens as in the trial" if after == kept else f"{MIN_WARMUP_FRAC:.0%} of the run at least"
         after = float(f"{after:.3g}")
         if after != before:
-            found.append(Change(path, before, after, why))
+            found.append(LengthChange(path, before, after, why))
     return found
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """What a study says of the long run that follows it; stored with it, for the report.
-
-    Args:
-        trial: The trial that is promoted.
-        trial_tokens: Its length.
-        tokens: The run's length.
-        scaling: How its learning rates are multiplied; None if they are copied as they are.
-        changes: The settings that are changed.
-        brackets: What was trained to find out.
-        note: Why nothing was measured, or is changed; else "".
-        repeats: What is to be said of text that is read more often than by the trials; else "".
-    """
-
-    trial: int
-    trial_tokens: int
-    tokens: int
-    scaling: Scaling | None
-    changes: tuple[Change, ...] = ()
-    brackets: tuple[Bracket, ...] = ()
-    note: str = ""
-    repeats: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Promotion:
-        """Returns what `to_json` stored."""
-        scaling = stored["scaling"]
-        return cls(
-            trial=stored["trial"],
-            trial_tokens=stored["trial_tokens"],
-            tokens=stored["tokens"],
-            scaling=None if scaling is None else Scaling(**scaling),
-            changes=tuple(Change(**change) for change in stored["changes"]),
-            brackets=tuple(
-                Bracket(each["tokens"], tuple(each["factors"]), tuple(each["losses"])) for each in stored["brackets"]
-            ),
-            note=stored["note"],
-            repeats=stored["repeats"],
-        )
-
-    def describe(self) -> str:
-        """Returns it in a sentence or two for a person."""
-        if self.scaling is None:
-            return f"the settings are those of trial {self.trial}{': ' + self.note if self.note else ''}"
-        grown = self.tokens / self.trial_tokens
-        words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
-        basis = "by this study's own runs at two lengths" if self.brackets else f"by the published rule; {self.note}"
-        return (
-            f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "
-            f"95 % interval {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
-        )
 
 
 # --- text that is read more than once ----------------------------------------------------------------------

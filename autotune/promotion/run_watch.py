@@ -6,20 +6,21 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
+from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
 from autotune.core.records import EvalPoint, TrialStatus
+from autotune.core.study_results import EarlyWarning, FullRunRecord
 from autotune.core.text import time_of_day
 from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Assignment
 from autotune.progress.observer import Listener
 from autotune.promotion import early_warnings
 from autotune.promotion.early_end import NEWS_FRAC, EarlyEnd, RunPace
-from autotune.promotion.early_warnings import EarlyWarning, rate
+from autotune.promotion.early_warnings import rate
 
-END_TOKENS, WARNINGS = "end_tokens", "early_warnings"
 """User attributes of a full run's trial, handed on to the attempts after it."""
 # On the console a line for each twentieth of the run, and one every few minutes.
 SAID_FRAC = 0.05
@@ -40,14 +41,15 @@ class RunWatch:
     def __init__(
         self, assignment: Assignment, reached: int, deadline: Deadline, sigma: float | None, listener: Listener
     ) -> None:
-        stored = assignment.trial.user_attrs
-        self._trial, self._budget = assignment.trial, assignment.budget_tokens
+        self._attributes = TrialAttributes(assignment.trial)
+        self._budget = assignment.budget_tokens
         self._deadline, self._sigma, self._listener = deadline, sigma, listener
-        self._is_moved = END_TOKENS in stored
-        self._end = EarlyEnd(self._budget, stored.get(END_TOKENS, self._budget))
+        end_tokens = self._attributes.end_tokens
+        self._is_moved = end_tokens is not None
+        self._end = EarlyEnd(self._budget, end_tokens or self._budget)
         self._is_past_end = False
         self._said_end: int | None = None
-        self._warnings: list[dict[str, Any]] = list(stored.get(WARNINGS, []))
+        self._warnings = list(self._attributes.early_warnings)
         self._pace = RunPace(reached)
         self._speeds: list[float] = []
         self._times: list[float] = []
@@ -68,7 +70,8 @@ class RunWatch:
         interval = tokens[-1] - tokens[-2]
         if self._end.decide(tokens[-1], interval, self._pace.tokens_per_s, self._deadline.seconds_left):
             self._is_moved = True
-            self._store(END_TOKENS, self._end.end_tokens)
+            with _unless_taken_over():
+                self._attributes.end_tokens = self._end.end_tokens
             self._say_end()
         elif tokens[-1] > self._end.end_tokens and not self._is_past_end:
             self._is_past_end = True
@@ -78,26 +81,29 @@ class RunWatch:
                 "if the time is up before it ends, its last checkpoint is kept",
             )
         if (warning := self._warning(points)) is not None:
-            self._warnings.append(warning.to_json())
-            self._store(WARNINGS, self._warnings)
+            self._warnings.append(warning)
+            with _unless_taken_over():
+                self._attributes.early_warnings = tuple(self._warnings)
             at = f"warning at {warning.tokens_seen:,} tokens"
             self._listener.note("warning", f"{at}: {warning.finding}; {warning.action}")
         self._say_progress(points[-1])
         return self._end.end_tokens if self._is_moved else None
 
-    def live(self, point: EvalPoint) -> dict[str, Any]:
-        """Returns what a report shows of a run only while it trains, JSON-able; times are Unix seconds.
+    def live(self, summary: FullRunRecord, point: EvalPoint) -> FullRunRecord:
+        """Return what a report shows of a run, with its pace and when it will be done.
 
         Args:
+            summary: The same without these.
             point: Its last evaluation.
         """
         left_s, now = self._seconds_left(point), time.time()
-        return {
-            "status": str(TrialStatus.RUNNING),
-            "at": now,
-            "done_at": None if left_s is None else now + left_s,
-            "tokens_per_s": self._pace.tokens_per_s,
-        }
+        return replace(
+            summary,
+            status=str(TrialStatus.RUNNING),
+            at=now,
+            done_at=None if left_s is None else now + left_s,
+            tokens_per_s=self._pace.tokens_per_s,
+        )
 
     def _take(self, point: EvalPoint) -> None:
         """Takes the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
@@ -106,12 +112,6 @@ class RunWatch:
         if speed is not None and 0 < speed < math.inf:
             self._speeds.append(speed)
         self._times.append(time.time())
-
-    def _store(self, name: str, value: Any) -> None:
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        with contextlib.suppress(UpdateFinishedTrialError):  # taken over by a peer: the next report will show that
-            self._trial.set_user_attr(name, value)
 
     def _say_end(self) -> None:
         end, speed, left_s = self._end.end_tokens, self._pace.tokens_per_s, self._deadline.seconds_left
@@ -131,7 +131,7 @@ class RunWatch:
             "throttling": lambda: self._throttling(points[-1].tokens_seen),
             "skipped steps": lambda: early_warnings.skipped_steps(points),
         }
-        said = {warning["kind"] for warning in self._warnings}
+        said = {warning.kind for warning in self._warnings}
         return next((found for kind, check in checks.items() if kind not in said and (found := check())), None)
 
     def _throttling(self, tokens_seen: int) -> EarlyWarning | None:
@@ -170,3 +170,10 @@ class RunWatch:
 
 def _clock(seconds: float) -> str:
     return time_of_day(seconds, datetime.now())
+
+
+def _unless_taken_over() -> contextlib.AbstractContextManager[None]:
+    """Ignore that a peer has ended the trial meanwhile: the next report will show that."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    return contextlib.suppress(UpdateFinishedTrialError)

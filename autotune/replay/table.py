@@ -102,7 +102,10 @@ def from_record(record: StudyRecord) -> Table:
     tokens = tuple(point.tokens_seen for point in whole[0].points)
     kept = (TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
     rows = [_row(trial, trial.result) for trial in usable if trial.status in kept and trial.result is not None]
-    provenance = {key: record.attributes[key] for key in ("provenance", "plan") if key in record.attributes}
+    plan = record.attributes.plan
+    provenance: dict[str, Any] = {"provenance": dict(record.attributes.provenance)}
+    if plan is not None:
+        provenance["plan"] = plan.to_json()
     return Table(record.spec, provenance, tokens, tuple(rows))
 
 

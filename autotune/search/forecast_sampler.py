@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autotune.core.attributes import STOPPED_AT
+from autotune.core.attributes import TrialAttributes
 from autotune.search.forecast import forecast
 from autotune.search.ranges import CurrentRanges
 from autotune.search.space import SearchSpace
@@ -95,7 +95,7 @@ def _expected(trial: FrozenTrial, finished: Sequence[Mapping[int, float]]) -> fl
     """Returns the loss that a trial ended with or would have; None for one that diverged or ran out of memory."""
     if trial.state is TrialState.COMPLETE:
         return trial.value
-    if STOPPED_AT not in trial.user_attrs or trial.last_step is None:
+    if TrialAttributes(trial).stopped_at is None or trial.last_step is None:
         return None
     expected = forecast(trial.last_step, trial.intermediate_values[trial.last_step], finished)
     # Nothing that was stopped is taken for better than the best that was trained to its end.

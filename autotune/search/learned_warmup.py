@@ -6,7 +6,7 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.core.attributes import AUDITED_AT, PRIOR, STOPPED_AT
+from autotune.core.attributes import PRIOR, TrialAttributes
 from autotune.search.pruning import unchosen, warm_up
 
 MEASURED_ON = 8
@@ -37,11 +37,11 @@ class LearnedWarmup(BasePruner):
         """Returns the tokens before which nothing is judged."""
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         # What an earlier study finished may have been chosen by its pruner.
-        trials = [trial for trial in ended if trial.user_attrs.get("role") != PRIOR]
+        trials = [trial for trial in ended if TrialAttributes(trial).role != PRIOR]
         curves = unchosen(
             {trial.number: trial.intermediate_values for trial in trials if trial.state is TrialState.COMPLETE},
-            audited=[trial.number for trial in trials if AUDITED_AT in trial.user_attrs],
-            stopped=[trial.number for trial in trials if STOPPED_AT in trial.user_attrs],
+            audited=[trial.number for trial in trials if TrialAttributes(trial).audited_at is not None],
+            stopped=[trial.number for trial in trials if TrialAttributes(trial).stopped_at is not None],
         )
         if len(curves) < MEASURED_ON:
             return self._default_tokens

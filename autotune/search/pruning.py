@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autotune.core.attributes import AUDITED_AT, STOPPED_AT
+from autotune.core.attributes import TrialAttributes
 
 if TYPE_CHECKING:
     import optuna
@@ -33,15 +33,18 @@ def goes_on(trial: optuna.Trial, tokens: int, spec: StudySpec) -> bool:
         tokens: Its training tokens so far.
         spec: The study.
     """
-    attributes = trial.user_attrs
+    attributes = TrialAttributes(trial)
     # The baseline is what everything is compared with, so it always runs to its end. Without a pruner there is nothing
     # to ask, and of several values Optuna would refuse to be asked.
-    if attributes.get("role") == "baseline" or AUDITED_AT in attributes or spec.pruner.name == "none":
+    if attributes.role == "baseline" or attributes.audited_at is not None or spec.pruner.name == "none":
         return True
     if not trial.should_prune():
         return True
     is_audit = random.Random(f"audit {spec.seed} {trial.number}").random() < spec.pruner.audit_frac
-    trial.set_user_attr(AUDITED_AT if is_audit else STOPPED_AT, tokens)
+    if is_audit:
+        attributes.audited_at = tokens
+    else:
+        attributes.stopped_at = tokens
     return is_audit
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
 
-from autotune.core.attributes import RANGES
+from autotune.core.attributes import StudyAttributes
 from autotune.core.records import TrialRecord
 from autotune.search.space import Dimension, Number, SearchSpace
 
@@ -70,7 +70,7 @@ class CurrentRanges(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Returns every setting with its present range; see optuna.samplers.BaseSampler."""
-        space = self._space.with_ranges(study.user_attrs.get(RANGES, {}))
+        space = self._space.with_ranges(StudyAttributes(study).ranges)
         distributions = {path: space[path].distribution() for path in sorted(space)}
         return {path: distribution for path, distribution in distributions.items() if not distribution.single()}
 

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from autotune.core import objectives
-from autotune.core.attributes import AUDITED_AT, BUDGET_TOKENS, CURVE, PRIOR, RANGES, STOPPED_AT
+from autotune.core.attributes import PRIOR, Snapshot, StudyAttributes, TrialAttributes
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, read_lines, write_json
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.store.database import exclusive, open_storage
 from autotune.store.run_directory import RunDirectory
-from autotune.study.spec import StudySpec
+from autotune.study.spec import BudgetSpec, StudySpec
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ def open_study(
             directions=["minimize"] * objectives.count(spec.objective),
             load_if_exists=True,
         )
-        stored = found.user_attrs.get("spec")
-        if stored is None:
-            found.set_user_attr("created_at", now_iso())
-        elif (before := _completed(stored, study)).fingerprint() != spec.fingerprint():
+        attributes = StudyAttributes(found)
+        if attributes.spec is None:
+            attributes.created_at = now_iso()
+        elif (before := _completed(attributes.spec, study)).fingerprint() != spec.fingerprint():
             raise UserError(_changed(before, spec))
-        found.set_user_attr("spec", spec.model_dump(mode="json"))
+        attributes.spec = spec.model_dump(mode="json")
     return found
 
 
@@ -119,7 +119,7 @@ def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
 def save_result(trial: optuna.Trial, result: TrialResult, folder: Path) -> None:
     """Stores a result with its trial and as a file; Optuna is told afterwards."""
     write_json(folder / "result.json", result.to_json())
-    trial.set_user_attr("result", result.to_json())
+    TrialAttributes(trial).result = result
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class StudyRecord:
         created_at: ISO 8601.
         events: What happened, oldest first.
         gpu: Samples of the GPU's health, oldest first.
-        attributes: Further values stored with the study (plan, provenance, full run, ...).
+        attributes: What else is stored with the study.
     """
 
     run: RunDirectory
@@ -151,7 +151,7 @@ class StudyRecord:
     created_at: str = ""
     events: tuple[Mapping[str, Any], ...] = ()
     gpu: tuple[Mapping[str, Any], ...] = ()
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: StudyAttributes = field(default_factory=lambda: StudyAttributes(Snapshot()))
 
     @property
     def baseline(self) -> TrialRecord | None:
@@ -189,56 +189,78 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
     summaries = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
     if spec.name not in summaries:
         return StudyRecord(run, spec, ())
-    attributes = dict(summaries[spec.name].user_attrs)
-    attributes.pop("spec", None)
-    verdict = attributes.pop("verdict", None)
+    attributes = StudyAttributes(Snapshot(summaries[spec.name].user_attrs))
     return StudyRecord(
         run=run,
-        spec=spec.model_copy(update={"space": spec.space.with_ranges(attributes.get(RANGES, {}))}),
-        trials=_records(storage, spec.name),
-        finals=_records(storage, finals_name(spec.name)) if finals_name(spec.name) in summaries else (),
+        spec=spec.model_copy(update={"space": spec.space.with_ranges(attributes.ranges)}),
+        trials=_records(storage, spec.name, spec.budget),
+        finals=_records(storage, finals_name(spec.name), spec.budget) if finals_name(spec.name) in summaries else (),
         hardware=read_json(run.hardware) or {},
-        verdict=None if verdict is None else Verdict.from_json(verdict),
-        created_at=str(attributes.pop("created_at", "")),
+        verdict=attributes.verdict,
+        created_at=attributes.created_at,
         events=tuple(read_lines(run.events)),
         gpu=tuple(read_lines(run.gpu)),
         attributes=attributes,
     )
 
 
-def _records(storage: RDBStorage, name: str) -> tuple[TrialRecord, ...]:
+def _records(storage: RDBStorage, name: str, budget: BudgetSpec) -> tuple[TrialRecord, ...]:
     study_id = storage.get_study_id_from_name(name)
-    return tuple(own_records(storage.get_all_trials(study_id, deepcopy=False)))
+    return tuple(own_records(storage.get_all_trials(study_id, deepcopy=False), budget))
 
 
-def own_records(trials: Sequence[optuna.trial.FrozenTrial]) -> list[TrialRecord]:
-    """Returns our records of a study's own Optuna trials, by number."""
-    return [record for record in map(record_of, trials) if record.role != PRIOR]
+def own_records(trials: Sequence[optuna.trial.FrozenTrial], budget: BudgetSpec) -> list[TrialRecord]:
+    """Return our records of a study's own Optuna trials, by number.
+
+    Args:
+        trials: All trials of an Optuna study.
+        budget: The budget of the search that they belong to.
+    """
+    records = [record_of(trial, budget) for trial in trials]
+    return [record for record in records if record.role != PRIOR]
 
 
-def record_of(trial: optuna.trial.FrozenTrial) -> TrialRecord:
-    """Returns our record of an Optuna trial."""
+def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecord:
+    """Return our record of an Optuna trial.
+
+    Args:
+        trial: A trial of the search, of the finals or of longer runs.
+        budget: The budget of the search that it belongs to.
+    """
     from optuna.trial import TrialState
 
-    stored = trial.user_attrs.get("result")
-    result = None if stored is None else TrialResult.from_json(stored)
+    attributes = TrialAttributes(trial)
+    result = attributes.result
     unfinished = {TrialState.WAITING: TrialStatus.WAITING, TrialState.RUNNING: TrialStatus.RUNNING}
     ended = TrialStatus.INTERRUPTED if result is None else result.status
     history = trial.system_attrs.get("retry_history") or [None]
+    reported = trial.intermediate_values or attributes.curve
+    # A trial of the search that trains several seeds reports their final losses, under their count.
+    has_seeds = budget.seeds > 1 and attributes.arm is None
+
     return TrialRecord(
         number=trial.number,
         # A trial that waits has no parameters in Optuna yet, and one of the finals never gets any.
-        params=dict(trial.params or trial.user_attrs.get("params") or trial.system_attrs.get("fixed_params", {})),
+        params=dict(trial.params or attributes.params or trial.system_attrs.get("fixed_params", {})),
         status=unfinished.get(trial.state, ended),
         result=result,
-        role=trial.user_attrs.get("role", "search"),
-        seed=trial.user_attrs.get("seed", 0),
-        arm=trial.user_attrs.get("arm"),
-        values=dict(trial.intermediate_values)
-        or {int(at): loss for at, loss in trial.user_attrs.get(CURVE, {}).items()},
+        role=attributes.role,
+        seed=attributes.seed,
+        arm=attributes.arm,
+        values={} if has_seeds else _by_own_tokens(reported, attributes.budget_tokens, budget.tokens),
+        seed_losses=tuple(loss for _, loss in sorted(reported.items())) if has_seeds else (),
         retry_of=history[-1],
-        stage=trial.user_attrs.get("stage", ""),
-        audited_at=trial.user_attrs.get(AUDITED_AT),
-        stopped_at=trial.user_attrs.get(STOPPED_AT),
-        budget_tokens=trial.user_attrs.get(BUDGET_TOKENS),
+        stage=attributes.stage,
+        audited_at=attributes.audited_at,
+        stopped_at=attributes.stopped_at,
+        budget_tokens=attributes.budget_tokens,
     )
+
+
+def _by_own_tokens(reported: Mapping[int, float], budget_tokens: int | None, baseline_tokens: int) -> dict[int, float]:
+    """Return losses by a trial's own tokens from what it reported, which is by the baseline's at the same share."""
+    if budget_tokens is None:
+        return dict(reported)
+
+    scale = budget_tokens / baseline_tokens
+    return {round(tokens * scale): loss for tokens, loss in reported.items()}

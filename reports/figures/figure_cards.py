@@ -96,7 +96,7 @@ def draw_cards(record: StudyRecord) -> list[Card]:
         record: The study.
     """
     study = StudyTables(record)
-    idle = set() if record.attributes.get("full") else {"full-run"}
+    idle = set() if record.attributes.full_run else {"full-run"}
     idle |= set() if promotion.found_in(record) else {"promotion"}
     idle |= {"front"} if objectives.count(record.spec.objective) == 1 else set()
     wanted = {key: card for key, card in CARDS.items() if key not in idle}
@@ -346,11 +346,11 @@ def _promotion(study: StudyTables) -> Drawn:
 
 
 def _full_run(study: StudyTables) -> Drawn:
-    full = study.record.attributes.get("full")
-    points = full.get("points") if isinstance(full, Mapping) else None
-    if not isinstance(full, Mapping) or not points:
+    full = study.record.attributes.full_run
+    if full is None or not full.points:
         raise NothingToDrawError("the full run has not been evaluated yet")
-    curve = tables.curves_table(trial for trial in study.record.trials if trial.number == full.get("trial"))
+    curve = tables.curves_table(trial for trial in study.record.trials if trial.number == full.trial)
+    points = [point.to_json() for point in full.points]
     table = pd.DataFrame(points)
     sentence = "The loss of the full run as it trained, beside the short trial that it grew from. "
     sentence += summary.full_run_lines(study.record)[0]

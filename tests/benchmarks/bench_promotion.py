@@ -20,10 +20,10 @@ import numpy as np
 import tomli_w
 
 from autotune.core.config_paths import flatten, with_paths
+from autotune.core.study_results import Promotion
 from autotune.night.session import Options, Session
 from autotune.promotion import horizon
 from autotune.promotion.best_config import choice
-from autotune.promotion.horizon import PROMOTION, Promotion
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.study_file import load
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     record = read_study(args.folder)
-    promotion = Promotion.from_json(record.attributes[PROMOTION])
+    promotion = record.attributes.promotion
     settings = candidates(record, promotion)
     with tempfile.TemporaryDirectory() as folder:
         options = Options(out=Path(folder), device=args.device)

@@ -51,9 +51,9 @@ def test_best_config_and_full_run(finished: StudyFolder) -> None:
     best = tomllib.loads(record.run.best_config.read_text())
     assert best["config"]["lr"] == record.verdict.params["lr"]
     assert best["provenance"]["word"] == "better" and best["tokens"] == 200_000
-    full = record.attributes["full"]
-    assert (full["status"], full["trial"], full["tokens"]) == ("finished", record.verdict.winner, 200_000)
-    assert full["points"][-1]["tokens_seen"] == 200_000
+    full = record.attributes.full_run
+    assert (full.status, full.trial, full.tokens) == ("finished", record.verdict.winner, 200_000)
+    assert full.points[-1].tokens_seen == 200_000
 
 
 def test_stored_records_agree_with_the_files(finished: StudyFolder) -> None:
@@ -91,7 +91,7 @@ def test_complete_study_is_left_alone(copy: StudyFolder) -> None:
     after = copy.record()
     assert run.end() == 0, run.text
     assert (after.trials, after.finals, after.verdict) == (before.trials, before.finals, before.verdict)
-    assert after.attributes["full"] == before.attributes["full"]
+    assert after.attributes.full_run == before.attributes.full_run
     assert (copy.root / "log" / "started.txt").read_text() == trainings
 
 

@@ -67,13 +67,13 @@ def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(
     assert session(folder, said, deadline=deadline).work() == 0
     assert deadline.seconds_left > REPORT_S
     record = folder.record()
-    full = record.attributes["full"]
-    assert full["status"] == "finished"
-    assert full["tokens"] == FULL_TOKENS and full["tokens_seen"] == full["end_tokens"] < FULL_TOKENS
+    full = record.attributes.full_run
+    assert full.status == "finished"
+    assert full.tokens == FULL_TOKENS and full.tokens_seen == full.end_tokens < FULL_TOKENS
     # The curve is that of a training of so many tokens, decayed to its end; it was evaluated as densely as the trial.
     config = fake_trainer.FakeConfig.model_validate(json.loads(_config(folder).read_text()))
-    assert full["val_loss"] == fake_trainer.loss(config, 1.0, full["end_tokens"])
-    assert config.data.num_evals == 40 and full["points"][0]["tokens_seen"] == FULL_TOKENS // 40
+    assert full.val_loss == fake_trainer.loss(config, 1.0, full.end_tokens)
+    assert config.data.num_evals == 40 and full.points[0].tokens_seen == FULL_TOKENS // 40
 
     (first, *_) = told = [line for line in said if line.startswith("the full run will end at ")]
     assert f" of {FULL_TOKENS:,} tokens: at " in first and "tokens/s that is what fits until " in first
@@ -82,7 +82,7 @@ def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(
     assert len(slower) == 1 and "below the best quarter of this run" in slower[0]
     assert len(told) <= 5  # corrections of less than 2 % are not told
     (line, *_) = full_run_lines(record)
-    assert line.startswith(f"The full run is finished, at {full['end_tokens']:,} of {FULL_TOKENS:,} training tokens")
+    assert line.startswith(f"The full run is finished, at {full.end_tokens:,} of {FULL_TOKENS:,} training tokens")
     check = next(found for found in health_checks(record) if found.name == "The full run as it trained")
     assert check.status == "warn" and "below the best quarter" in check.finding
     write_report(record, record.run.report)
@@ -90,10 +90,10 @@ def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(
     # It is done: neither going on with the study nor promoting it again trains it once more.
     assert session(folder, []).work() == 0
     assert session(folder, said).promote(FULL_TOKENS, None) == 0
-    done = f"the full run of {FULL_TOKENS:,} tokens is finished, at {full['end_tokens']:,}, which was what fitted; "
+    done = f"the full run of {FULL_TOKENS:,} tokens is finished, at {full.end_tokens:,}, which was what fitted; "
     assert f"{done}for a longer one: autotune promote fake --tokens {2 * FULL_TOKENS}" in said
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
-    assert folder.record().attributes["full"] == full
+    assert folder.record().attributes.full_run == full
 
 
 def _config(folder: StudyFolder) -> Path:
@@ -116,7 +116,7 @@ def test_a_trainer_that_does_not_listen_is_stopped_at_the_deadline(
     assert stopped.user_attrs["result"]["cause"].endswith("the time was up")
     # The end was decided for the run, and not for this attempt at it.
     assert 0 < queued.user_attrs["end_tokens"] == stopped.user_attrs["end_tokens"] < FULL_TOKENS
-    assert folder.record().attributes["full"]["status"] == "waiting"
+    assert folder.record().attributes.full_run.status == "waiting"
 
 
 class Standing(Deadline):
@@ -156,16 +156,16 @@ def test_a_crashed_full_run_is_tried_again(folder: StudyFolder) -> None:
     said: list[str] = []
     assert session(folder, said).work() == 0
     record = folder.record()
-    assert record.attributes["full"]["status"] == "crashed"
+    assert record.attributes.full_run.status == "crashed"
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 2
     again = "the full run ended: crashed: RuntimeError: planned crash; it is tried again, from its last checkpoint"
     assert sum(line.startswith(again) for line in said) == 1
     # The user's own order is: the third strike is the last, and a fourth attempt meets none.
     assert session(folder, said).promote(FULL_TOKENS, None) == 0
-    assert folder.record().attributes["full"]["status"] == "crashed"
+    assert folder.record().attributes.full_run.status == "crashed"
     assert session(folder, said).work() == 0
-    full = folder.record().attributes["full"]
-    assert (full["status"], full["tokens_seen"]) == ("finished", FULL_TOKENS)
+    full = folder.record().attributes.full_run
+    assert (full.status, full.tokens_seen) == ("finished", FULL_TOKENS)
     told = folder.optuna_trials()[f"fake.full-0-{FULL_TOKENS}"]
     assert [trial.user_attrs["result"]["status"] for trial in told] == [TrialStatus.CRASHED] * 3 + [
         TrialStatus.FINISHED
@@ -179,7 +179,7 @@ def test_a_full_run_that_diverged_is_not_trained_again(folder: StudyFolder) -> N
     said: list[str] = []
     assert session(folder, said).work() == 0
     assert session(folder, said).promote(FULL_TOKENS, None) == 0
-    assert folder.record().attributes["full"]["status"] == "diverged"
+    assert folder.record().attributes.full_run.status == "diverged"
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
     (told,) = (line for line in said if line.startswith("the full run has diverged at 240,000 tokens"))
     assert "and would again; train another trial (--trial), or a copy of " in told

@@ -90,7 +90,7 @@ def _assert_whole(folder: StudyFolder, trials: int) -> None:
     record, told = folder.record(), folder.optuna_trials()
     assert is_over(told)
     assert record.verdict is not None and record.verdict.word is VerdictWord.BETTER
-    assert record.attributes["full"]["status"] == "finished"
+    assert record.attributes.full_run.status == "finished"
 
     counted = [trial for trial in record.trials if trial.status is not TrialStatus.INTERRUPTED]
     assert len(counted) == trials

@@ -18,9 +18,9 @@ def test_noise_is_measured_first_and_its_runs_are_half_of_the_pairs(folder: Stud
     assert [(each.arm, each.seed) for each in record.finals[:3]] == [(0, 1002), (0, 1003), (0, 1004)]
     assert len({(each.arm, each.seed, each.stage) for each in record.finals}) == len(record.finals)
     assert record.verdict is not None and record.verdict.seeds == (1002, 1003, 1004)
-    noise = record.attributes["noise"]
-    assert noise["sigma"] == pytest.approx(record.verdict.sigma)
-    assert (noise["seeds"], noise["pairs"]) == (3, 3)
+    noise = record.attributes.noise
+    assert noise.sigma == pytest.approx(record.verdict.sigma)
+    assert (noise.seeds, noise.pairs) == (3, 3)
     assert "noise: between 3 seeds the default's loss has a standard deviation of" in run.text
     again = folder.run()
     assert again.end() == 0, again.text
@@ -61,6 +61,6 @@ def test_without_finals_no_seed_is_spent_on_noise(folder: StudyFolder) -> None:
     run = folder.run()
     assert run.end() == 0, run.text
     record = folder.record()
-    assert record.finals == () and "noise" not in record.attributes
+    assert record.finals == () and record.attributes.noise is None
     assert record.verdict is not None
     assert record.verdict.reason == "nothing was proved on fresh seeds, since finals.finalists is 0"

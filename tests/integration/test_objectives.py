@@ -16,6 +16,7 @@ from autotune.core.objectives import pareto_front
 from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
 from reports.exports import report_markdown
 from reports.page import write_report
+from reports.tables import at_equal_shares
 
 # Twice the experts: 0.3 nats better on the same tokens, 0.3 worse in the same time.
 EXPERTS = {"lr": 0.01, "claimed_per_s": 1e5, "expert_gain": 0.3, "token_gain": 0.6}
@@ -78,9 +79,9 @@ def test_pruners_compare_equal_shares_of_unequal_budgets(folder: StudyFolder) ->
     run = folder.run()
     assert run.end() == 0, run.text
     record, grid = folder.record(), [BUDGET * number // 7 for number in range(1, 8)]
-    for trial in record.trials:
-        assert list(trial.values) == grid[: len(trial.values)]
-        assert trial.result is not None and len(trial.result.points) == len(trial.values)
+    for trial, shown in zip(record.trials, at_equal_shares(record).trials, strict=True):
+        assert shown.result is not None and len(shown.result.points) == len(trial.values)
+        assert [point.tokens_seen for point in shown.result.points] == grid[: len(trial.values)]
     pruned = [trial for trial in record.trials if trial.status is TrialStatus.PRUNED]
     assert {trial.params["experts"] for trial in pruned} == {1, 3}
 
@@ -148,7 +149,7 @@ def test_the_full_run_has_the_tokens_that_were_asked_for(folder: StudyFolder) ->
         1,
         2 * BUDGET,
     )
-    assert record.attributes["full"]["points"][-1]["tokens_seen"] == 3 * BUDGET
+    assert record.attributes.full_run.points[-1].tokens_seen == 3 * BUDGET
 
 
 # --- loss and seconds ---

@@ -84,7 +84,7 @@ def test_three_peers_share_a_study(shared: StudyFolder, outs: list[str]) -> None
     _assert_whole(shared, outs)
     record = shared.record(outs[0])
     assert len(record.trials) == TRIALS and len(record.finals) == 6
-    assert record.attributes["full"]["status"] == "finished"
+    assert record.attributes.full_run.status == "finished"
     assert Counter(training.tokens for training in shared.started()) == {100_000: TRIALS + 6, 200_000: 1}
     assert len({training.pid for training in shared.started()}) > 1
     shared.wait_until_empty()
@@ -106,7 +106,7 @@ def test_peers_train_equal_seconds_by_the_same_speeds(shared: StudyFolder) -> No
     for peer in peers:
         assert peer.end() == 0, peer.text
     record = shared.record("a")
-    assert len(record.attributes["speeds"]) == len({trial.params["experts"] for trial in record.trials})
+    assert len(record.attributes.speeds) == len({trial.params["experts"] for trial in record.trials})
     runs = [run for run in (*record.trials, *record.finals) if run.result is not None and run.result.config]
     assert len(runs) >= TRIALS
     for run in runs:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from study_folder import COPIED_LOG, Run, StudyFolder, wait_for
 
-from autotune.promotion.horizon import Promotion
+from autotune.core.study_results import Promotion
 from autotune.store.study_store import StudyRecord
 
 BEST_LR = 0.0025  # of 16 times the trial's length, where the trials' best is 0.01
@@ -49,7 +49,7 @@ def promoted(folder: StudyFolder, *options: str) -> tuple[Run, StudyRecord, Prom
     run = folder.run("promote", *options)
     assert run.end() == 0, run.text
     record = folder.record()
-    return run, record, Promotion.from_json(record.attributes["promotion"])
+    return run, record, record.attributes.promotion
 
 
 def full_lr(folder: StudyFolder) -> float:
@@ -68,8 +68,8 @@ def test_brackets_find_the_learning_rate_of_the_longer_run(usual: StudyFolder) -
     best = tomllib.loads(record.run.best_config.read_text())
     assert best["config"]["lr"] == pytest.approx(full_lr(usual))
     assert best["promotion"]["changes"][0]["path"] == "lr"
-    full = record.attributes["full"]
-    assert (full["status"], full["tokens"]) == ("finished", TOKENS)
+    full = record.attributes.full_run
+    assert (full.status, full.tokens) == ("finished", TOKENS)
     # Without evidence the published rule leaves it twice as far from the best.
     assert 0.012 * 16**-0.32 / BEST_LR > 1.8
     trainings = len(usual.started())
@@ -81,11 +81,11 @@ def test_settings_are_copied_if_asked_for_and_kept_apart(usual: StudyFolder) -> 
     _, record, promotion = promoted(usual, "--tokens", "400000", "--as-is")
     assert promotion.scaling is None and promotion.changes == ()
     assert full_lr(usual) == pytest.approx(record.verdict.params["lr"])  # type: ignore[union-attr]
-    as_is = record.attributes["full"]["folder"]
+    as_is = record.attributes.full_run.folder
     run, record, promotion = promoted(usual, "--tokens", "400000")
     assert promotion.brackets == () and "8 times a trial's length" in promotion.note
     assert full_lr(usual) == pytest.approx(0.012 * 4**-0.32, rel=0.05)
-    assert record.attributes["full"]["folder"] != as_is
+    assert record.attributes.full_run.folder != as_is
     assert "reads its text 1.3 times, a trial 2.7 times" in run.text
 
 
@@ -121,7 +121,7 @@ def test_hours_choose_the_length(folder: StudyFolder) -> None:
     searched(folder, promote={"bracket": False}, base={"sigma": 0.001, "lr": 0.05, "seconds": 0.2})
     run, record, promotion = promoted(folder, "--hours", str(41 / 3600))
     assert 2 < promotion.tokens / 100_000 < 40
-    assert record.attributes["full"]["status"] == "finished"
+    assert record.attributes.full_run.status == "finished"
     assert f"a full run of {promotion.tokens:,} tokens" in run.text
     short = folder.run("promote", "--hours", "0.001")
     assert short.end() == 2 and "fewer than a trial's 100,000; give more --hours" in short.text

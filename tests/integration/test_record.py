@@ -146,7 +146,7 @@ def test_nothing_is_proved(recorded: RecordFolder) -> None:
     assert record.finals == ()
     assert record.verdict is not None and record.verdict.word is VerdictWord.INCONCLUSIVE
     assert list(recorded.optuna_trials()) == [f"fake-table-{TOKENS}"]
-    assert "full" not in record.attributes
+    assert record.attributes.full_run is None
     assert set(recorded.trained().values()) == {1}
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from study_folder import StudyFolder, wait_for
 
 from autotune.core.records import VerdictWord
+from autotune.core.study_results import Attribution
 from autotune.engine.deadline import REPORT_S, Deadline
-from autotune.finals.attribution import Attribution
 from autotune.finals.verdict import ATTRIBUTE
 from autotune.night.session import Options, Session
 from autotune.study.study_file import load
@@ -35,7 +35,7 @@ def write(folder: StudyFolder, **finals: int) -> None:
 
 
 def found_in(folder: StudyFolder) -> Attribution:
-    return Attribution.from_json(folder.record().attributes["attribution"])
+    return folder.record().attributes.attribution
 
 
 def test_idle_changes_go_back_to_their_default_in_what_is_promoted(folder: StudyFolder) -> None:
@@ -81,7 +81,7 @@ def test_killed_in_the_midst_of_it_nothing_is_trained_twice(folder: StudyFolder)
 def test_nothing_is_told_apart_where_nothing_was_found_or_wanted(folder: StudyFolder) -> None:
     write(folder, attribute_seeds=0)
     assert folder.run().end() == 0
-    assert "attribution" not in folder.record().attributes
+    assert folder.record().attributes.attribution is None
 
 
 class SpentAfterTheFinals(Deadline):
@@ -107,6 +107,6 @@ def test_without_time_for_it_the_whole_winner_is_promoted(folder: StudyFolder) -
     assert Session(load(folder.file, changes), options).work() == 0
     record = folder.record()
     assert record.verdict is not None and record.verdict.word is VerdictWord.BETTER
-    assert "attribution" not in record.attributes
+    assert record.attributes.attribution is None
     assert any("no time left to find out which change gave what" in line for line in said)
     assert tomllib.loads(folder.directory().best_config.read_text())["config"]["layers"] == 4

@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
-from autotune.finals.attribution import Attribution, Change, Interval
+from autotune.core.study_results import AttributedChange, Attribution, Interval
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
@@ -146,8 +147,8 @@ def study(**changes: Any) -> StudyRecord:
         run=RunDirectory(Path("runs/night")), spec=spec(), trials=search_trials(), finals=finals_trials(),
         hardware={"name": "Tesla T4", "driver_version": "550.1"}, verdict=verdict(), created_at=START.isoformat(),
         events=({"time": START.timestamp(), "kind": "started", "message": "trial 0"},), gpu=gpu_samples(),
-        attributes={"plan": {"trial_s": 100.0, "trials": 12}, "provenance": {
-            "spec_hash": "0123", "git_commit": "fedcba", "data_hash": "abc123", "versions": {"torch": "2.10"}}},
+        attributes=StudyAttributes(Snapshot({"plan": {"trial_s": 100.0, "trials": 12}, "provenance": {
+            "spec_hash": "0123", "git_commit": "fedcba", "data_hash": "abc123", "versions": {"torch": "2.10"}}})),
     )  # fmt: skip
     return replace(record, **changes)
 
@@ -162,10 +163,17 @@ MORE_SPACE = {
 }
 
 
-def change(path: str, before: Any, after: Any, gain: float | None, harm: float | None, is_tie: bool) -> Change:
+def with_attributes(record: StudyRecord, **stored: Any) -> StudyRecord:
+    """The same study with more stored, by the names of the storage."""
+    return replace(record, attributes=StudyAttributes(Snapshot({**record.attributes.holder.user_attrs, **stored})))
+
+
+def change(
+    path: str, before: Any, after: Any, gain: float | None, harm: float | None, is_tie: bool
+) -> AttributedChange:
     """A change whose intervals are 0.03 to either side; None where a training failed."""
     gained, harmed = (None if middle is None else around(middle) for middle in (gain, harm))
-    return Change(path, before, after, gained, harmed, is_tie)
+    return AttributedChange(path, before, after, gained, harmed, is_tie)
 
 
 def around(middle: float) -> Interval:
@@ -204,7 +212,7 @@ def attributed_study(**changes: Any) -> StudyRecord:
     without = final(8, 6, "attribute", 1002, 4.9)
     return study(
         spec=spec(base=MORE_BASE, space=MORE_SPACE), trials=trials, verdict=said, finals=(*finals_trials(), without),
-        attributes={"attribution": json.loads(json.dumps(attribution(**changes).to_json()))},
+        attributes=StudyAttributes(Snapshot({"attribution": json.loads(json.dumps(attribution(**changes).to_json()))})),
     )  # fmt: skip
 
 
@@ -279,7 +287,10 @@ def large_study(trials: int, points: int, seed: int = 0) -> StudyRecord:
         loss=lowest + 0.02, note="every change counts",
     )  # fmt: skip
     base = study(trials=tuple(made), finals=tuple(runs), verdict=said, gpu=_plausible_gpu(trials, chance))
-    base = replace(base, attributes={**base.attributes, "attribution": found.to_json()})
+    base = replace(
+        base,
+        attributes=StudyAttributes(Snapshot({**base.attributes.holder.user_attrs, "attribution": found.to_json()})),
+    )
     return replace(base, spec=spec(budget={"tokens": 250 * points, "trials": trials}))
 
 
@@ -344,8 +355,8 @@ def hostile_study() -> StudyRecord:
     return study(
         spec=made_spec, trials=trials, verdict=said, hardware={"name": everything}, created_at=everything,
         events=({"time": "x", "kind": everything, "message": everything},), gpu=(),
-        attributes={"full": full, "attribution": found.to_json(), "provenance": {
-            everything: everything, "versions": {everything: everything}}},
+        attributes=StudyAttributes(Snapshot({"full": full, "attribution": found.to_json(), "provenance": {
+            everything: everything, "versions": {everything: everything}}})),
     )  # fmt: skip
 
 

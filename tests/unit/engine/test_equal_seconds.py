@@ -99,7 +99,8 @@ def test_evaluations_are_told_where_the_baseline_would_stand(queue: Queue, tmp_p
     assert first is not None
     training = queue.measured(first, 25.0)
     assert queue.report(training, EvalPoint(125, 3.0)) and queue.report(training, EvalPoint(250, 2.0))
-    assert queue.records()[0].values == {250: 3.0, 500: 2.0}
+    assert queue.optuna_study.trials[0].intermediate_values == {250: 3.0, 500: 2.0}
+    assert queue.records()[0].values == {125: 3.0, 250: 2.0}
     later = make_queue(tmp_path, queue.study, seed=2)
     later.recover()
     orphan, repeat = later.records()

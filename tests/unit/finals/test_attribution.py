@@ -12,7 +12,8 @@ import pytest
 from scipy import stats
 
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
-from autotune.finals.attribution import Attributing, Attribution, Blocks
+from autotune.core.study_results import Attribution
+from autotune.finals.attribution import Attributing, Blocks
 from autotune.finals.verdict import ATTRIBUTE, PROVE
 from autotune.search.space import SearchSpace
 

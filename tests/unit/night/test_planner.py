@@ -11,13 +11,14 @@ import counting_trainer
 import pytest
 from capacity_case import Machine, counting_study
 
+from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.deadline import REPORT_S
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.machine import hardware
 from autotune.night import session
-from autotune.night.planner import Plan, Survey, describe, full_tokens, make_plan, survey, text
+from autotune.night.planner import Survey, describe, full_tokens, make_plan, survey, text
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import load

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from study_case import make_study, result
 
+from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.study_results import LengthChange, Promotion
 from autotune.promotion import best_config
 from autotune.promotion.best_config import card_lines, choice, git_commit, provenance, train_file, write_best_config
-from autotune.promotion.horizon import Change, Promotion, scaling
+from autotune.promotion.horizon import scaling
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 
@@ -40,9 +42,11 @@ def record(tmp_path: Path) -> StudyRecord:
         study.spec,
         (BASELINE, WINNER),
         verdict=BETTER,
-        attributes={
-            "provenance": provenance(study.spec, {"name": "T4", "driver_version": "535"}, {"data_hash": "abc"})
-        },
+        attributes=StudyAttributes(
+            Snapshot(
+                {"provenance": provenance(study.spec, {"name": "T4", "driver_version": "535"}, {"data_hash": "abc"})}
+            )
+        ),
     )
 
 
@@ -115,7 +119,7 @@ def write(record: StudyRecord, trial: TrialRecord = WINNER, promotion: Promotion
 
 
 def test_what_changes_for_the_longer_run_is_in_the_file_with_its_reason(record: StudyRecord) -> None:
-    change = Change("lr", 0.01, 0.005, "learning rate x 0.5")
+    change = LengthChange("lr", 0.01, 0.005, "learning rate x 0.5")
     path = write(record, promotion=Promotion(4, 1_000, 8_000, scaling(1_000, 8_000), (change,)))
     content = tomllib.loads(path.read_text())
     assert content["config"]["lr"] == 0.005

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from study_case import make_queue, make_study, result
 
+from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
 from autotune.core.records import EvalPoint, TrialStatus
 from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Assignment, Queue
 from autotune.progress.observer import Listener
 from autotune.promotion.full_run import FullRun, evaluations
-from autotune.promotion.run_watch import END_TOKENS
 
 TOKENS = 8_000
 
@@ -93,10 +93,10 @@ def test_a_running_full_run_is_kept_for_the_report(opened: Callable[[], Opened])
     run, queue, said, kept = opened()
     assert evaluate(run, queue, take(queue), [4.0, 3.5, 3.25], val_accuracy=0.3) is None
     last = kept[-1]
-    assert (last["status"], last["trial"], last["tokens"], last["tokens_seen"]) == ("running", 3, TOKENS, 3_000)
-    assert (last["val_loss"], last["val_accuracy"], last["warnings"], last["end_tokens"]) == (3.25, 0.3, [], None)
-    assert [point["tokens_seen"] for point in last["points"]] == [1_000, 2_000, 3_000]
-    assert last["tokens_per_s"] > 0 and last["done_at"] > last["at"]
+    assert (last.status, last.trial, last.tokens, last.tokens_seen) == ("running", 3, TOKENS, 3_000)
+    assert (last.val_loss, last.val_accuracy, last.warnings, last.end_tokens) == (3.25, 0.3, (), None)
+    assert [point.tokens_seen for point in last.points] == [1_000, 2_000, 3_000]
+    assert last.tokens_per_s > 0 and last.done_at > last.at
     assert said[0] == "full run   12%  loss 4.0000"
     assert said[1].startswith("full run   25%  loss 3.5000  ") and "tokens/s  done about " in said[1]
 
@@ -108,7 +108,7 @@ def test_a_warning_is_said_once_also_by_the_next_attempt(opened: Callable[[], Op
     warned = [line for line in said if line.startswith("warning at 3,000 tokens: the loss rose to 3.3000")]
     assert len(warned) == 1
     assert [event["message"] for event in read_lines(queue.run.events) if event["kind"] == "warning"] == warned
-    assert [warning["kind"] for warning in kept[-1]["warnings"]] == ["divergence"]
+    assert [warning.kind for warning in kept[-1].warnings] == ["divergence"]
 
     queue.tell(assignment.trial, result(TrialStatus.CRASHED), assignment.folder)
     queue.try_again(assignment.trial.number)
@@ -117,16 +117,16 @@ def test_a_warning_is_said_once_also_by_the_next_attempt(opened: Callable[[], Op
     evaluate(again, queue, take(queue), [3.0, 3.2, 3.3, 3.4, 3.5])
     assert [line[:16] for line in said] == ["full run   62%  "]  # what was said of the first attempt is not said again
     assert not [line for line in said if line.startswith("warning")]
-    assert [warning["tokens_seen"] for warning in kept[-1]["warnings"]] == [3_000]
+    assert [warning.tokens_seen for warning in kept[-1].warnings] == [3_000]
     assert queue.take() is None
 
 
 def test_the_end_is_decided_for_the_run_and_told_to_every_attempt(opened: Callable[[], Opened]) -> None:
     run, queue, said, kept = opened()
     assignment = take(queue)
-    assignment.trial.set_user_attr(END_TOKENS, 4_000)
+    TrialAttributes(assignment.trial).end_tokens = 4_000
     assert evaluate(run, queue, assignment, [4.0, 3.5]) == 4_000
-    assert kept[-1]["end_tokens"] == 4_000
+    assert kept[-1].end_tokens == 4_000
     assert said[-1].startswith("full run   50%  loss 3.5000")
     queue.tell(assignment.trial, result(TrialStatus.INTERRUPTED), assignment.folder)
     again, queue, said, _ = opened()

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.core.study_results import Bracket, LengthChange, Promotion
 from autotune.promotion import horizon
-from autotune.promotion.horizon import Bracket, Change, Promotion, bracket_tokens, changes, longest, scaling
+from autotune.promotion.horizon import bracket_tokens, changes, longest, scaling
 
 FACTORS = (0.5, 1.0, 2.0)
 LOG2 = math.log(2)
@@ -153,7 +154,7 @@ PROMOTED = Promotion(
     1_000,
     8_000,
     scaling(1_000, 8_000),
-    (Change("lr", 0.02, 0.0103, "learning rate x 0.514"),),
+    (LengthChange("lr", 0.02, 0.0103, "learning rate x 0.514"),),
     (valley(0.8, 1_000), Bracket(2_828, FACTORS, (4.0, 3.9, None))),
 )
 

@@ -13,6 +13,7 @@ from study_case import make_queue, make_study
 
 from autotune.core.errors import UserError
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus
+from autotune.core.study_results import Plan
 from autotune.replay import table
 from autotune.replay.table import Row, Table, from_record, read, recording_changes, write
 from autotune.store.study_store import StudyRecord, read_study
@@ -139,7 +140,7 @@ def test_a_study_in_which_nothing_finished_makes_no_table(tmp_path: Path) -> Non
 def test_what_it_was_recorded_with_is_kept_and_nothing_else(tmp_path: Path) -> None:
     record = record_of(tmp_path, [ended(TrialStatus.FINISHED, 3.0, 2.0)])
     made = from_record(record)
-    assert made.provenance == {"plan": {"trial_s": 30.0}, "provenance": {"commit": "abc"}}
+    assert made.provenance == {"plan": Plan(trial_s=30.0).to_json(), "provenance": {"commit": "abc"}}
     assert made.spec == record.spec
 
 

@@ -11,10 +11,10 @@ import pytest
 import study_builder
 from study_builder import around, attributed_study, change
 
+from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.config_paths import get_path
-from autotune.finals.attribution import Attribution, Change
+from autotune.core.study_results import AttributedChange, Attribution, Promotion
 from autotune.promotion import best_config
-from autotune.promotion.horizon import Promotion
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from reports import advice, analyses, attribution, exports, page, summary, tables
@@ -35,7 +35,7 @@ def card(record: StudyRecord, key: str = "which-change") -> Any:
     return next(card for card in draw_cards(record) if card.key == key)
 
 
-def found(*changes: Change, **others: Any) -> Attribution:
+def found(*changes: AttributedChange, **others: Any) -> Attribution:
     """What is promoted is the winner without its ties, unless others say otherwise."""
     params = {each.path: each.before if each.is_tie else each.after for each in changes}
     return study_builder.attribution(changes=changes, **{"params": params, **others})
@@ -115,7 +115,7 @@ TIE = change("b", 0, 1, 0.0, 0.0, True)
         ]),
     ],
 )  # fmt: skip
-def test_sentences(changes: list[Change], others: dict[str, Any], expected: list[str]) -> None:
+def test_sentences(changes: list[AttributedChange], others: dict[str, Any], expected: list[str]) -> None:
     assert attribution.sentences(found(*changes, **others)) == expected
 
 
@@ -176,7 +176,7 @@ def test_the_card_comes_after_the_finals_with_its_table(record: StudyRecord) -> 
 def without(record: StudyRecord, kind: str = "", **finals: int) -> StudyRecord:
     events = ({"kind": kind, "message": "said"},) if kind else ()
     spec = study_builder.spec(finals={**record.spec.finals.model_dump(), **finals})
-    return replace(record, attributes={}, events=events, spec=spec)
+    return replace(record, attributes=StudyAttributes(Snapshot({})), events=events, spec=spec)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_a_tie_at_an_edge_calls_for_no_wider_range(record: StudyRecord) -> None:
     params = {"optim.muon_lr": 0.099, "optim.decay_frac": 0.49}
 
     assert analyses.edges(record, params) == {"optim.muon_lr": "high"}
-    assert analyses.edges(replace(record, attributes={}), params) == {
+    assert analyses.edges(replace(record, attributes=StudyAttributes(Snapshot({}))), params) == {
         "optim.muon_lr": "high",
         "optim.decay_frac": "high",
     }

@@ -43,11 +43,11 @@ BASE = study_builder.BASE
         (other(base={**BASE, "model": {**BASE["model"], "seq_len": 128}}), r"model.seq_len\) differs"),
         (other(trainer="mine.train:train"), "the trainer differs"),
         (
-            replace(other(), attributes={**study_builder.study().attributes, "plan": {"epochs": 6.1}}),
+            study_builder.with_attributes(other(), plan={"epochs": 6.1}),
             r"read their text differs \(night: as far as the budget goes, second: 6.1 times\)",
         ),
         (
-            replace(other(), attributes={"provenance": {"data_hash": "zzz"}}),
+            study_builder.with_attributes(other(), provenance={"data_hash": "zzz"}),
             r"data_hash\) differs \(night: abc123, second: zzz",
         ),
         (

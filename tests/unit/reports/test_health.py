@@ -127,12 +127,15 @@ def test_warnings_of_the_full_run_are_repeated_with_what_to_do(night: StudyRecor
         {"kind": "throttling", "tokens_seen": 7000, "finding": "it became\x1b slower", "action": "cool it"},
     ]
     full = {"status": "finished", "points": [{"tokens_seen": 6000, "val_loss": 4.0}], "warnings": warnings}
-    found = check(replace(night, attributes={"full": full}), "The full run as it trained")
+    found = check(study_builder.with_attributes(night, full=full), "The full run as it trained")
 
     assert found.status == "warn"
     assert found.finding == "At 6,000 tokens the loss fell by 0.001. At 7,000 tokens it became\ufffd slower."
     assert found.action == "Use more text. Cool it."
-    sound = check(replace(night, attributes={"full": full | {"warnings": []}}), "The full run as it trained")
+    sound = check(
+        study_builder.with_attributes(night, full=full | {"warnings": []}),
+        "The full run as it trained",
+    )
     assert (sound.status, sound.finding) == ("pass", "Nothing looked wrong at its 1 evaluation.")
 
 

@@ -10,7 +10,8 @@ import pytest
 import study_builder
 from plotly.offline import get_plotlyjs_version
 
-from autotune.promotion.horizon import PROMOTION, Promotion
+from autotune.core.attributes import Snapshot, StudyAttributes
+from autotune.core.study_results import Promotion
 from autotune.store.study_store import StudyRecord
 from reports import exports, page
 from reports.figures import figure_cards
@@ -134,8 +135,8 @@ def test_a_card_that_raises_costs_only_itself(
     # One for which every card is drawn.
     spec = night.spec.model_copy(update={"objective": "loss_and_seconds"})
     promoted = Promotion(0, 1_000, 8_000, None).to_json()
-    attributes = {"full": {"status": "finished", "points": points}, PROMOTION: promoted}
-    record = replace(night, spec=spec, attributes=attributes)
+    attributes = {"full": {"status": "finished", "points": points}, "promotion": promoted}
+    record = replace(night, spec=spec, attributes=StudyAttributes(Snapshot(attributes)))
     html = page.write_report(record, tmp_path).read_text(encoding="utf-8")
 
     assert html.count("Could not draw: &lt;b&gt;the axis&lt;/b&gt; is empty") == 1
@@ -243,7 +244,7 @@ def test_the_full_run_and_what_it_writes_are_shown(night: StudyRecord) -> None:
         "status": "finished", "tokens": 8000, "val_loss": 4.1, "seconds": 1600.0, "trial": 6,
         "sample": "The state\nof the union", "points": [{"tokens_seen": 8000, "val_loss": 4.1}],
     }  # fmt: skip
-    html = page.study_page(replace(night, attributes={"full": full}))
+    html = page.study_page(study_builder.with_attributes(night, full=full))
 
     assert 'id="full-run"' in html and "The state\nof the union" in html
     assert "autotune promote night --tokens 16000" in html

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import study_builder
 
-from autotune.promotion.horizon import PROMOTION, Bracket, Change, Promotion, Scaling
+from autotune.core.study_results import Bracket, LengthChange, Promotion, Scaling
 from autotune.store.study_store import StudyRecord
 from reports import exports, promotion
 from reports.figures.figure_cards import draw_cards
@@ -16,7 +16,7 @@ FOUND = Promotion(
     trial_tokens=1_000,
     tokens=9_000,
     scaling=Scaling(0.5, 0.4, 0.6, 0.3, 0.1),
-    changes=(Change("optim.muon_lr", 0.02, 0.01, "learning rate x 0.5"),),
+    changes=(LengthChange("optim.muon_lr", 0.02, 0.01, "learning rate x 0.5"),),
     brackets=(
         Bracket(1_000, (0.5, 1.0, 2.0), (4.1, 4.0, 4.2)),
         Bracket(3_000, (0.35, 0.7, 1.4), (3.8, 3.7, None)),
@@ -27,7 +27,7 @@ FOUND = Promotion(
 
 def with_promotion(found: Promotion) -> StudyRecord:
     record = study_builder.attributed_study()
-    return replace(record, attributes={**record.attributes, PROMOTION: found.to_json()})
+    return study_builder.with_attributes(record, promotion=found.to_json())
 
 
 def test_rows_and_losses() -> None:
@@ -72,6 +72,6 @@ def test_page_and_markdown_show_it_once_there_is_something() -> None:
 
 def test_names_in_it_stay_text() -> None:
     for payload in study_builder.PAYLOADS:
-        found = replace(FOUND, changes=(Change(payload, 1.0, 2.0, "learning rate x 2"),))
+        found = replace(FOUND, changes=(LengthChange(payload, 1.0, 2.0, "learning rate x 2"),))
         card = next(card for card in draw_cards(with_promotion(found)) if card.key == "promotion")
         assert "\x1b" not in card.sentence and "\x00" not in card.sentence

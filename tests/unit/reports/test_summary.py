@@ -118,10 +118,10 @@ def test_how_sure_tells_what_could_be_proved_at_all(night: StudyRecord) -> None:
     noise = {"sigma": 0.01, "seeds": 4, "baseline_loss": 5.0, "pairs": 16, "provable_gain": 0.0123}
     said = "With this noise, 16 pairs of runs, the most that this study trains, can prove a gain of 0.0123 or more."
 
-    assert said in summary.how_sure(replace(night, attributes={**night.attributes, "noise": noise}))
+    assert said in summary.how_sure(study_builder.with_attributes(night, noise=noise))
     assert said not in summary.how_sure(night)
     running = study_builder.running_study()
-    assert summary.how_sure(replace(running, attributes={"noise": noise}))[0] == said
+    assert summary.how_sure(study_builder.with_attributes(running, noise=noise))[0] == said
 
 
 @pytest.mark.parametrize(
@@ -209,19 +209,26 @@ def test_seeds_needed_is_more_than_were_used() -> None:
 
 
 def test_next_after_the_full_run_doubles_it(night: StudyRecord) -> None:
-    full = {"status": "finished", "tokens": 8000, "val_loss": 4.1, "val_accuracy": 0.25, "seconds": 1600.0}
-    record = replace(night, attributes={"full": full})
+    full = {
+        "status": "finished",
+        "tokens": 8000,
+        "tokens_seen": 8000,
+        "val_loss": 4.1,
+        "val_accuracy": 0.25,
+        "seconds": 1600.0,
+    }
+    record = study_builder.with_attributes(night, full=full)
 
     assert advice.next_step(record).command == "autotune promote night --tokens 16000"
     assert summary.full_run_lines(record) == [
         "The full run is finished: 8,000 training tokens in 27 min.", "Its loss is 4.1000, its accuracy 25.0 %.",
     ]  # fmt: skip
-    shorter = replace(night, attributes={"full": full | {"tokens_seen": 5000, "end_tokens": 5000}})
+    shorter = study_builder.with_attributes(night, full=full | {"tokens_seen": 5000, "end_tokens": 5000})
     assert summary.full_run_lines(shorter)[0] == (
         "The full run is finished, at 5,000 of 8,000 training tokens in 27 min: no more fitted before its deadline, "
         "and its learning rate was brought down early, so the model is whole."
     )
-    unfinished = replace(night, attributes={"full": {"status": "interrupted"}})
+    unfinished = study_builder.with_attributes(night, full={"status": "interrupted"})
     assert advice.next_step(unfinished).command == "autotune promote night"
 
 
@@ -235,15 +242,15 @@ def test_a_full_run_in_progress_says_how_far_it_is(night: StudyRecord) -> None:
         "done_at": at + 22 * 60,
         "val_loss": 4.5,
     }
-    record = replace(night, attributes={"full": full})
+    record = study_builder.with_attributes(night, full=full)
 
     start = "The full run is in progress: 43 % of 8,000 tokens at Tue 06:50, done about Tue 07:12"
     assert summary.full_run_lines(record)[0] == f"{start}."
     assert advice.next_step(record).command == "autotune status night"
-    shorter = replace(night, attributes={"full": full | {"end_tokens": 5000}})
+    shorter = study_builder.with_attributes(night, full=full | {"end_tokens": 5000})
     assert summary.full_run_lines(shorter)[0] == f"{start}; it ends at 5,000, which is what fits before its deadline."
     begun = {"status": "running", "tokens": 8000, "tokens_seen": 0, "at": None, "done_at": None}
-    assert summary.full_run_lines(replace(night, attributes={"full": begun})) == [
+    assert summary.full_run_lines(study_builder.with_attributes(night, full=begun)) == [
         "The full run is in progress: 0 % of 8,000 tokens."
     ]
 

@@ -10,7 +10,6 @@ import pytest
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from autotune.core.attributes import STOPPED_AT
 from autotune.search.forecast import SHARE, SLOPE, SLOPE_SIGMA, forecast
 from autotune.search.forecast_sampler import ForecastSampler
 from autotune.search.samplers import build_sampler
@@ -93,7 +92,7 @@ def shown(*trials: FrozenTrial) -> list[FrozenTrial]:
 
 
 def test_a_stopped_trial_counts_with_its_forecast() -> None:
-    stopped = ended({20: 5.5}, TrialState.PRUNED, user_attrs={STOPPED_AT: 20})
+    stopped = ended({20: 5.5}, TrialState.PRUNED, user_attrs={"stopped_at": 20})
     found = shown(ended({20: 5.0, 100: 4.0}), stopped)
     assert [(trial.state, trial.value) for trial in found] == [
         (TrialState.COMPLETE, 4.0),
@@ -102,7 +101,7 @@ def test_a_stopped_trial_counts_with_its_forecast() -> None:
 
 
 def test_no_forecast_outdoes_what_was_trained_to_its_end() -> None:
-    stopped = ended({20: 3.0}, TrialState.PRUNED, user_attrs={STOPPED_AT: 20})
+    stopped = ended({20: 3.0}, TrialState.PRUNED, user_attrs={"stopped_at": 20})
     assert shown(ended({20: 5.0, 100: 4.0}), stopped)[1].value == 4.0
 
 
@@ -156,7 +155,7 @@ def test_the_real_sampler_goes_where_stopped_trials_were_good() -> None:
                 distributions=distributions,
                 value=None if number else loss - 1,
                 intermediate_values=curve,
-                user_attrs={STOPPED_AT: 50} if number else {},
+                user_attrs={"stopped_at": 50} if number else {},
             )
         )
     proposed = [space.suggest(study.ask(), {})["lr"] for _ in range(3)]

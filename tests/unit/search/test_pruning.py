@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 from study_case import make_study
 
-from autotune.core.attributes import AUDITED_AT, STOPPED_AT
+from autotune.core.attributes import TrialAttributes
 from autotune.search.learned_warmup import MEASURED_ON, LearnedWarmup
 from autotune.search.pruning import goes_on, rank_correlations, unchosen, warm_up
 from autotune.study.spec import StudySpec
@@ -37,8 +37,8 @@ def decide(study: optuna.Study, of: StudySpec, role: str = "search") -> tuple[bo
 
 def test_what_a_pruner_would_stop_is_stopped_or_audited_and_marked(tmp_path: Path) -> None:
     study = optuna.create_study(pruner=Always())
-    assert decide(study, spec(tmp_path, 0)) == (False, {"role": "search", STOPPED_AT: 500})
-    assert decide(study, spec(tmp_path, 1)) == (True, {"role": "search", AUDITED_AT: 500})
+    assert decide(study, spec(tmp_path, 0)) == (False, {"role": "search", "stopped_at": 500})
+    assert decide(study, spec(tmp_path, 1)) == (True, {"role": "search", "audited_at": 500})
     assert decide(study, spec(tmp_path, 0), role="baseline") == (True, {"role": "baseline"})
 
 
@@ -49,7 +49,7 @@ def test_an_audited_trial_is_not_asked_about_again(tmp_path: Path) -> None:
     assert goes_on(trial, 500, spec(tmp_path, 1))
     trial.report(1.0, 750)
     assert goes_on(trial, 750, spec(tmp_path, 0))
-    assert trial.user_attrs == {AUDITED_AT: 500}
+    assert trial.user_attrs == {"audited_at": 500}
 
 
 def test_a_trial_that_no_pruner_objects_to_is_not_marked(tmp_path: Path) -> None:
@@ -158,14 +158,14 @@ def test_survivors_of_the_pruner_teach_it_nothing_but_audits_do() -> None:
         finish(study, curve)
     stopped = study.ask()
     stopped.report(9.0, 200)
-    stopped.set_user_attr(STOPPED_AT, 200)
+    TrialAttributes(stopped).stopped_at = 200
     study.tell(stopped, state=optuna.trial.TrialState.PRUNED)
     upside_down = curves_of(*[[5.0, 1.0, 6.0, 0.5, 7.0]] * 3, [0.1, 1.35, 0.05, 1.5, 0.01]) * 3
     for curve in upside_down:
         finish(study, curve)
     assert judged(study) == [False, True, True]
     for curve in upside_down:
-        finish(study, curve, **{AUDITED_AT: 200})
+        finish(study, curve, audited_at=200)
     assert judged(study) == [False, False, False]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.attributes import RANGES
+from autotune.core.attributes import StudyAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
 from autotune.search.ranges import EDGE_FRAC, MIN_FINISHED, CurrentRanges, describe, widened
 from autotune.search.samplers import build_sampler
@@ -96,11 +96,11 @@ def test_samplers_propose_in_the_widened_range(name: str) -> None:
     study = optuna.create_study(sampler=sampler)
 
     def objective(trial: optuna.Trial) -> float:
-        values = space.with_ranges(study.user_attrs.get(RANGES, {})).suggest(trial, {})
+        values = space.with_ranges(StudyAttributes(study).ranges).suggest(trial, {})
         return -float(values["lr"]) + abs(float(values["gain"]) - 0.5)
 
     study.optimize(objective, n_trials=12)
-    study.set_user_attr(RANGES, {"lr": [0.001, 0.1]})
+    StudyAttributes(study).ranges = {"lr": (0.001, 0.1)}
     study.optimize(objective, n_trials=12)
     after = study.trials[12:]
     assert max(trial.params["lr"] for trial in after) > 0.01

@@ -12,8 +12,10 @@ import optuna
 import pytest
 from study_case import make_queue, make_study, result
 
+from autotune.core.attributes import StudyAttributes, TrialAttributes
 from autotune.core.errors import UserError
 from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.core.study_results import Plan
 from autotune.store import database
 from autotune.store.database import back_up, open_storage
 from autotune.store.run_directory import RunDirectory
@@ -182,11 +184,11 @@ def test_a_result_is_stored_with_the_trial_and_beside_it(tmp_path: Path) -> None
     assert assignment is not None
     saved = result(facts={"data_hash": "x"}, log="trials/0000/log.txt")
     save_result(assignment.trial, saved, assignment.folder)
-    record = record_of(queue.optuna_study.trials[0])
+    record = record_of(queue.optuna_study.trials[0], queue.study.spec.budget)
     assert record.status is TrialStatus.RUNNING
     assert record.result == saved
     queue.optuna_study.tell(0, 2.0)
-    record = record_of(queue.optuna_study.trials[0])
+    record = record_of(queue.optuna_study.trials[0], queue.study.spec.budget)
     assert (record.status, record.loss, record.role, record.params, record.seed) == (
         TrialStatus.FINISHED,
         2.0,
@@ -201,10 +203,10 @@ def test_read_study_reads_what_was_stored(tmp_path: Path) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
     assert queue.take() is not None
     verdict = Verdict(VerdictWord.BETTER, "because", 0, {"lr": 0.1}, (1001,))
-    queue.optuna_study.set_user_attr("verdict", verdict.to_json())
-    queue.optuna_study.set_user_attr("plan", {"trial_s": 1.0})
+    StudyAttributes(queue.optuna_study).verdict = verdict
+    StudyAttributes(queue.optuna_study).plan = Plan(trial_s=1.0)
     read = read_study(queue.run.root)
-    assert (read.spec, read.verdict, read.attributes) == (queue.study.spec, verdict, {"plan": {"trial_s": 1.0}})
+    assert (read.spec, read.verdict, read.attributes.plan) == (queue.study.spec, verdict, Plan(trial_s=1.0))
     assert [trial.status for trial in read.trials] == [TrialStatus.RUNNING]
     assert read.baseline is None
     assert read.created_at == queue.optuna_study.user_attrs["created_at"]
@@ -218,3 +220,28 @@ def test_a_missing_study_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no study at .*nigth; there is night, other"):
         read_study(tmp_path / "runs" / "nigth")
     assert not (tmp_path / "runs" / "nigth").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "budget_tokens", "values", "seed_losses"),
+    [
+        (1, None, {250: 3.0, 500: 2.0}, ()),
+        (1, 2_000, {500: 3.0, 1_000: 2.0}, ()),  # it reports at the tokens of a baseline of 1,000
+        (3, None, {}, (3.0, 2.0)),  # of several seeds the final losses, under their count
+    ],
+)
+def test_a_curve_has_a_trials_own_tokens_and_seeds_have_none(
+    tmp_path: Path, seeds: int, budget_tokens: int | None, values: dict[int, float], seed_losses: tuple[float, ...]
+) -> None:
+    several = ('pruner.name="wilcoxon"', f"budget.seeds={seeds}")
+    study = make_study(tmp_path, *(several if seeds > 1 else ()))
+    queue = make_queue(tmp_path, study)
+    assignment = queue.take()
+    assert assignment is not None
+    if budget_tokens is not None:
+        TrialAttributes(assignment.trial).budget_tokens = budget_tokens
+    for place, loss in zip((1, 2) if seeds > 1 else (250, 500), (3.0, 2.0), strict=True):
+        assignment.trial.report(loss, step=place)
+
+    record = record_of(queue.optuna_study.trials[0], study.spec.budget)
+    assert (record.values, record.seed_losses) == (values, seed_losses)

@@ -1,0 +1,343 @@
+"""What a study finds out, step by step, in the form in which it is stored with the study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autotune.core.records import EvalPoint
+
+Interval = tuple[float, float, float]
+"""A difference in loss with the ends of its interval, nats per token."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the night will look like, before it begins.
+
+    Args:
+        trial_s: Seconds of one whole trial.
+        trials: Trials if none is stopped early, by the study file or by the time there is.
+        most_trials: Trials if as many are stopped early as usual.
+        search_s: Seconds of the search if nothing is pruned.
+        finals_s: Seconds of the finals and of telling which change gave what.
+        full_s: Seconds of the automatic full run, the shorter ones before it and its export; 0 without one.
+        total_s: Everything, if nothing is pruned.
+        likely_s: Everything, if as many trials are stopped early as usual.
+        slots: Devices that train at once.
+        tokens_per_s: Measured training speed; 0 if the trainer reports none.
+        peak_bytes: Measured peak memory of the baseline.
+        max_pass_sequences: Most sequences of one pass, chosen for speed within memory; 0 if not chosen.
+        energy_kwh: At the device's power limit; 0 without a GPU.
+        epochs: How often each trial reads the text that it is given less of, so that this is as often as in the full
+            run; 0 if it is given all of it.
+        disk_bytes: What the study will take, an automatic full run included if the trainer tells what that takes.
+    """
+
+    trial_s: float = 0.0
+    trials: int = 0
+    most_trials: int = 0
+    search_s: float = 0.0
+    finals_s: float = 0.0
+    full_s: float = 0.0
+    total_s: float = 0.0
+    likely_s: float = 0.0
+    slots: int = 0
+    tokens_per_s: float = 0.0
+    peak_bytes: int = 0
+    max_pass_sequences: int = 0
+    energy_kwh: float = 0.0
+    epochs: float = 0.0
+    disk_bytes: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Plan:
+        """Read what `to_json` wrote."""
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How much the baseline's loss changes with the seed, and what can be proved in spite of it.
+
+    Args:
+        sigma: Standard deviation between seeds, nats per token.
+        seeds: Seeds that it was measured on.
+        baseline_loss: Their mean, nats per token.
+        pairs: Pairs that the finals train at the most.
+        provable_gain: Smallest gain that so many pairs prove four times in five, nats per token.
+    """
+
+    sigma: float
+    seeds: int
+    baseline_loss: float
+    pairs: int
+    provable_gain: float
+
+    def to_json(self) -> dict[str, float]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Returns it in a sentence for a person."""
+        return (
+            f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
+            f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
+            f"({100 * self.provable_gain / self.baseline_loss:.1f} %) or more"
+        )
+
+
+@dataclass(frozen=True)
+class AttributedChange:
+    """One setting's part in the winner's gain.
+
+    Args:
+        path: The setting.
+        before: Its default.
+        after: The winner's value.
+        gain: What making it brought on the path, with its interval, nats per token; None if an arm failed.
+        harm: What taking it back from the winner costs, likewise; None if the winner does not train without it.
+        is_tie: Whether neither shows a gain above the noise.
+    """
+
+    path: str
+    before: Any
+    after: Any
+    gain: Interval | None
+    harm: Interval | None
+    is_tie: bool
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What each change gave, and the settings that are left when ties go back to their default.
+
+    Args:
+        winner: Search trial number of the winner.
+        changes: In the order of the path.
+        seeds: Fresh seeds that every arm was trained on.
+        params: Mapping[str, Any] to promote, by dotted path.
+        loss: Their mean loss on those seeds, nats per token.
+        winner_loss: That of the winner with all its changes.
+        baseline_loss: That of the default.
+        note: One sentence on what became of the ties.
+    """
+
+    winner: int
+    changes: tuple[AttributedChange, ...]
+    seeds: tuple[int, ...]
+    params: Mapping[str, Any]
+    loss: float
+    winner_loss: float
+    baseline_loss: float
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-able form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Attribution:
+        """Reads what `to_json` wrote."""
+
+        def interval(values: Sequence[float] | None) -> Interval | None:
+            return None if values is None else (values[0], values[1], values[2])
+
+        changes = tuple(
+            AttributedChange(**{**each, "gain": interval(each["gain"]), "harm": interval(each["harm"])})
+            for each in raw["changes"]
+        )
+        return cls(**{**raw, "changes": changes, "seeds": tuple(raw["seeds"])})
+
+
+@dataclass(frozen=True)
+class LengthChange:
+    """A setting that differs between the trial and the long run.
+
+    Args:
+        path: The setting's dotted path.
+        before: The trial's value.
+        after: The run's.
+        why: The rule, in words.
+    """
+
+    path: str
+    before: float
+    after: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The losses of one length with the learning rates multiplied by several factors.
+
+    Args:
+        tokens: Length of each training.
+        factors: Multiples of the trial's learning rates, rising.
+        losses: Final losses in nats per token; None where a training did not finish.
+    """
+
+    tokens: int
+    factors: tuple[float, ...]
+    losses: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a trial's learning rates are multiplied for a longer run.
+
+    Args:
+        factor: What they are multiplied by.
+        low, high: Its 95 % interval.
+        exponent: By which the best learning rate falls with the tokens, as the study's brackets leave it.
+        exponent_sd: Its standard deviation.
+    """
+
+    factor: float
+    low: float
+    high: float
+    exponent: float
+    exponent_sd: float
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a study says of the long run that follows it; stored with it, for the report.
+
+    Args:
+        trial: The trial that is promoted.
+        trial_tokens: Its length.
+        tokens: The run's length.
+        scaling: How its learning rates are multiplied; None if they are copied as they are.
+        changes: The settings that are changed.
+        brackets: What was trained to find out.
+        note: Why nothing was measured, or is changed; else "".
+        repeats: What is to be said of text that is read more often than by the trials; else "".
+    """
+
+    trial: int
+    trial_tokens: int
+    tokens: int
+    scaling: Scaling | None
+    changes: tuple[LengthChange, ...] = ()
+    brackets: tuple[Bracket, ...] = ()
+    note: str = ""
+    repeats: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Promotion:
+        """Returns what `to_json` stored."""
+        scaling = stored["scaling"]
+        return cls(
+            trial=stored["trial"],
+            trial_tokens=stored["trial_tokens"],
+            tokens=stored["tokens"],
+            scaling=None if scaling is None else Scaling(**scaling),
+            changes=tuple(LengthChange(**change) for change in stored["changes"]),
+            brackets=tuple(
+                Bracket(each["tokens"], tuple(each["factors"]), tuple(each["losses"])) for each in stored["brackets"]
+            ),
+            note=stored["note"],
+            repeats=stored["repeats"],
+        )
+
+    def describe(self) -> str:
+        """Returns it in a sentence or two for a person."""
+        if self.scaling is None:
+            return f"the settings are those of trial {self.trial}{': ' + self.note if self.note else ''}"
+        grown = self.tokens / self.trial_tokens
+        words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
+        basis = "by this study's own runs at two lengths" if self.brackets else f"by the published rule; {self.note}"
+        return (
+            f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "
+            f"95 % interval {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
+        )
+
+
+@dataclass(frozen=True)
+class EarlyWarning:
+    """Something that looks wrong.
+
+    Args:
+        kind: "divergence", "plateau", "throttling" or "skipped steps".
+        tokens_seen: When it was seen, in training tokens.
+        finding: What was seen, a sentence without its full stop.
+        action: What to do about it, likewise.
+    """
+
+    kind: str
+    tokens_seen: int
+    finding: str
+    action: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a JSON-able form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class FullRunRecord:
+    """How far the full run is, or what came of it.
+
+    Args:
+        status: That of its latest attempt: waiting, running, finished, interrupted, diverged, ...
+        cause: Why it ended, one sentence; "" while it runs or where it simply finished.
+        trial: Search trial whose settings it trains.
+        tokens: Length that was asked for, training tokens.
+        tokens_seen: Training tokens at its last evaluation.
+        folder: Where its checkpoints, weights and sample are.
+        seconds: Duration of its latest attempt; 0 while that runs.
+        val_loss: Held-out loss at the last evaluation, nats per token.
+        val_accuracy: Held-out accuracy there, 0 to 1; None if the trainer reports none.
+        val_bpb: Held-out bits per byte there; likewise.
+        points: Its evaluations.
+        weights: Path of its weights; "" without.
+        export: Path of its export; "" without.
+        sample: Text that the trained model wrote; "" without.
+        end_tokens: Tokens at which it ends so that it is done by its deadline; None for its whole length.
+        warnings: What looked wrong as it trained.
+        at: When it was evaluated last, seconds since 1970; None where it does not run.
+        done_at: When it will be done at its present pace, likewise.
+        tokens_per_s: Its present pace; likewise.
+    """
+
+    status: str
+    cause: str = ""
+    trial: int | None = None
+    tokens: int = 0
+    tokens_seen: int = 0
+    folder: str = ""
+    seconds: float = 0.0
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    val_bpb: float | None = None
+    points: tuple[EvalPoint, ...] = ()
+    weights: str = ""
+    export: str = ""
+    sample: str = ""
+    end_tokens: int | None = None
+    warnings: tuple[EarlyWarning, ...] = ()
+    at: float | None = None
+    done_at: float | None = None
+    tokens_per_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_json` reads it back."""
+        points = [point.to_json() for point in self.points]
+        return {**asdict(self), "points": points}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> FullRunRecord:
+        """Read what `to_json` wrote."""
+        points = tuple(EvalPoint.from_json(point) for point in raw.get("points", ()))
+        warnings = tuple(EarlyWarning(**warning) for warning in raw.get("warnings", ()))
+        return cls(**{**raw, "points": points, "warnings": warnings})
