@@ -1,26 +1,18 @@
-"""What to do next, what changed and what the words mean: the page's plain language."""
+"""What the next step takes, what changed and what the words mean: the page's plain language."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.core.config_paths import get_path
-from autotune.core.records import TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import FullRunRecord
+from autotune.core.statistics import CONFIDENCE, INTERVAL
+from autotune.promotion.next_step import NextStep
+from autotune.promotion.selection import best_settings, contender
 from autotune.store.study_store import StudyRecord
-from reports import attribution, summary, tables
+from reports import attribution
 from reports.formats import MISSING, duration, finite, gibibytes, setting, tokens
-
-# A full run that names no budget: what the study file's promote.tokens = 0 stands for.
-FULL_RUN_FACTOR = 8
-# Seeds past this many cost more than another search would.
-MAX_SEEDS = 32
-# Pairs needed for a one-sided 5 % test with 80 % power are this times (sigma / gain) squared.
-# Source: two-sample normal approximation, 2 (1.645 + 0.842)^2.
-SEEDS_FACTOR = 12.4
 
 EXPLANATIONS = {
     "optim.muon_lr": "How big a step the training takes with the main weight matrices at each update.",
@@ -65,7 +57,7 @@ GLOSSARY = {
     "fresh seed": "A seed that no trial has used, so that a result on it owes nothing to having been chosen.",
     "full run": "The long training after the study, with the settings that were found. It makes the model to keep.",
     "gain": "How much lower the loss is with the best settings than with the default, on fresh seeds.",
-    "interval (95 %)": "A range made so that it contains the true value in 95 of 100 such studies.",
+    INTERVAL: f"A range made so that it contains the true value in {100 * CONFIDENCE:.0f} of 100 such studies.",
     "learning rate": "How big a step the training takes at each update.",
     "loss": "How surprised the model is by text that it has not seen, in nats per token. Lower is better.",
     "nat": "The unit of the loss, as the metre is that of length. A nat is 1.44 bits.",
@@ -85,21 +77,6 @@ GLOSSARY = {
     "weights": "The numbers inside a model. Training changes them; saved, they are the trained model.",
     "winner": "The trial that did best in the finals. Its gain is what the verdict is about.",
 }
-
-
-@dataclass(frozen=True)
-class NextStep:
-    """What to do now.
-
-    Args:
-        sentence: Why.
-        command: One command to copy.
-        expected: Expected hours and memory in words, or "".
-    """
-
-    sentence: str
-    command: str
-    expected: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,123 +100,24 @@ class Change:
     explanation: str
 
 
-def next_step(record: StudyRecord) -> NextStep:
-    """Returns the one thing to do after reading the page.
-
-    Args:
-        record: The study.
-    """
-    verdict = record.verdict
-    if verdict is None:
-        if summary.is_at_work(record):
-            return NextStep("Wait for the verdict; this says how far it is.", record.run.command("status"))
-        return NextStep("The study was stopped before its verdict; this goes on with it.", _run(record))
-    if summary.is_parked(record) and attribution.is_missing(record):
-        return NextStep("The study was stopped before it knew which change gave what; this goes on.", _run(record))
-    if record.attributes.full_run is not None:
-        return _after_full_run(record, record.attributes.full_run)
-    if verdict.word is VerdictWord.FAILED:
-        return _after_failure(record)
-    if verdict.word is VerdictWord.INCONCLUSIVE:
-        return _more_seeds(record, verdict)
-    sentence = "Train the full model with the settings found."
-    if verdict.word is VerdictWord.NO_CLEAR_GAIN:
-        sentence = "Keep the default settings and train the full model with them."
-    return NextStep(sentence, record.run.command("promote"), _full_run_words(record, full_run_tokens(record)))
-
-
-def _after_failure(record: StudyRecord) -> NextStep:
-    """A machine that is at fault shows in crashes; where all that ended diverged, the settings are."""
-    ended = {trial.status for trial in record.trials if trial.result is not None}
-    if ended == {TrialStatus.DIVERGED}:
-        sentence = (
-            "The steps of the training were too big: lower the learning rates in the study file, those of [base] and "
-            "those of [space], and run it under a new name. This shows what they are."
-        )
-        return NextStep(sentence, record.run.command("plan"))
-    return NextStep("Check the machine and the study file, then read in the report what failed.", "autotune doctor")
-
-
-def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
-    if full.status == TrialStatus.RUNNING:
-        return NextStep("The full run is in progress; this says how far it is.", record.run.command("status"))
-    if full.status != TrialStatus.FINISHED:
-        return NextStep("The full run has not finished; this goes on with it.", record.run.command("promote"))
-    more = 2 * (full.tokens or full_run_tokens(record))
-    sentence = "To go further, train on twice as many tokens."
-    command = record.run.command("promote", "--tokens", str(more))
-    return NextStep(sentence, command, _full_run_words(record, more))
-
-
-def full_run_tokens(record: StudyRecord) -> int:
-    """Returns the training tokens of the full run that the study file asks for."""
-    return record.spec.promote.tokens or FULL_RUN_FACTOR * record.spec.budget.tokens
-
-
-def _full_run_words(record: StudyRecord, amount: int) -> str:
-    best = tables.best_trial(record)
-    result = best.result if best else None
-    if result is None or not result.points or result.seconds <= 0 or result.points[-1].tokens_seen <= 0:
-        return f"{tokens(amount)}; the time is not known"
-    seconds = result.seconds * amount / result.points[-1].tokens_seen
-    words = f"{tokens(amount)}, about {duration(seconds)}"
-    peak = finite(result.points[-1].metrics.get("peak_memory_bytes"))
-    return words if peak is None else f"{words}, {gibibytes(peak)} of memory"
-
-
-def _more_seeds(record: StudyRecord, verdict: Verdict) -> NextStep:
-    if finite(verdict.gain) is None:
-        return NextStep(
-            "The finals measured nothing; read in the report what failed, and check the machine.", "autotune doctor"
-        )
-    wanted = seeds_needed(verdict)
-    if wanted is None or wanted > MAX_SEEDS:
-        return _longer_trials(record)
-    sentence = f"A gain of this size would show with about {wanted} seeds; this repeats the study with as many."
-    command = _repeat(record, "more-seeds", f"finals.max_seeds={max(wanted, record.spec.finals.prove_seeds)}")
-    return NextStep(sentence, command, _repeat_words(record, wanted))
-
-
-def _longer_trials(record: StudyRecord) -> NextStep:
-    amount = 2 * record.spec.budget.tokens
-    sentence = "More seeds would hardly settle it. Give each trial more text, so that settings differ more."
-    spent_s = sum(trial.result.seconds for trial in (*record.trials, *record.finals) if trial.result)
-    return NextStep(sentence, _repeat(record, "longer", f"budget.tokens={amount}"), f"about {duration(2 * spent_s)}")
-
-
-def _run(record: StudyRecord, *changes: str) -> str:
-    return record.run.command("run", *(word for change in changes for word in ("--set", change)))
-
-
-def _repeat(record: StudyRecord, suffix: str, change: str) -> str:
-    return _run(record, f'name="{f"{record.spec.name}-{suffix}"[:64]}"', change)
-
-
-def _repeat_words(record: StudyRecord, seeds: int) -> str:
-    search_s = sum(trial.result.seconds for trial in record.trials if trial.result)
-    finals_s = [trial.result.seconds for trial in record.finals if trial.result]
-    if not finals_s:
+def expected_words(step: NextStep) -> str:
+    """Return what the next step is expected to take: "8K tokens, about 27 min, 2.0 GiB of memory", or ""."""
+    expected = step.expected
+    if expected is None:
         return ""
-    return f"about {duration(search_s + 2 * seeds * sum(finals_s) / len(finals_s))}"
 
-
-def seeds_needed(verdict: Verdict) -> int | None:
-    """Returns the pairs of runs that would settle a gain of the size measured, or None if that is unknown.
-
-    Args:
-        verdict: The finals' verdict.
-
-    Returns:
-        At least one more than were used. Source: n = 12.4 (sigma / gain)^2, see `SEEDS_FACTOR`.
-    """
-    gain, sigma = finite(verdict.gain), finite(verdict.sigma)
-    if not gain or sigma is None or gain <= 0:
-        return None
-    return max(math.ceil(SEEDS_FACTOR * (sigma / gain) ** 2), len(verdict.seeds) + 1)
+    parts = [tokens(expected.tokens)] if expected.tokens else []
+    if expected.seconds is not None:
+        parts.append(f"about {duration(expected.seconds)}")
+    elif expected.tokens:
+        return f"{tokens(expected.tokens)}; the time is not known"
+    if (peak := finite(expected.peak_bytes)) is not None:
+        parts.append(f"{gibibytes(peak)} of memory")
+    return ", ".join(parts)
 
 
 def changes(record: StudyRecord) -> list[Change]:
-    """Returns every searched setting, default against the best known settings; what changed comes first, then ties.
+    """Return every searched setting, default against the best settings; what changed comes first, then ties.
 
     Args:
         record: The study.
@@ -247,17 +125,37 @@ def changes(record: StudyRecord) -> list[Change]:
     Returns:
         [] when nothing has finished.
     """
-    params = attribution.best_settings(record)
-    if params is None:
+    best = best_settings(record)
+    if best is None:
         return []
-    left, shares = attribution.left_at_default(record), attribution.shares(record)
-    found = [_change(record, path, params) for path in record.spec.space]
-    for place, change in enumerate(found):
-        if change.path in left:
-            found[place] = replace(change, direction="left at default")
-        elif change.path in shares:
-            found[place] = replace(change, direction=f"{change.direction}, {shares[change.path]}")
-    return sorted(found, key=lambda change: (not change.changed, change.path not in left))
+
+    left, shares = best.left_at_default, attribution.shares(record)
+    settings = []
+    for path in record.spec.space:
+        change = _change(record, path, best.trial.params)
+        if path in left:
+            change = replace(change, direction="left at default")
+        elif path in shares:
+            change = replace(change, direction=f"{change.direction}, {shares[path]}")
+        settings.append(change)
+    return sorted(settings, key=lambda change: (not change.changed, change.path not in left))
+
+
+def changes_tried(record: StudyRecord) -> list[Change]:
+    """Return what the finals' winner changes where it was not proved better, so that it is not promoted.
+
+    Args:
+        record: The study.
+
+    Returns:
+        The settings that differ from the default; [] where the winner is promoted, or there is none.
+    """
+    best, tried = best_settings(record), contender(record)
+    if best is None or tried is None or not best.is_decided or best.trial.number == tried.number:
+        return []
+
+    settings = [_change(record, path, tried.params) for path in record.spec.space]
+    return [change for change in settings if change.changed]
 
 
 def _change(record: StudyRecord, path: str, params: Mapping[str, Any]) -> Change:
@@ -283,6 +181,6 @@ def _direction(before: Any, after: Any) -> str:
 
 
 def change_words(change: Change) -> str:
-    """Returns a change as "0.02 → 0.05", or the kept value."""
+    """Return a change as "0.02 → 0.05", or the kept value."""
     before = MISSING if change.before is None else setting(change.before)
     return f"{before} → {setting(change.after)}" if change.changed else setting(change.after)

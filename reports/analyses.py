@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
 
-from autotune.core.records import TrialRecord, TrialStatus
+from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
+from autotune.core.statistics import CONFIDENCE
+from autotune.promotion.selection import best_settings
 from autotune.search.pruning import WarmUp, unchosen, warm_up
 from autotune.search.space import Dimension
 from autotune.store.study_store import StudyRecord
-from reports import attribution, tables
+from reports import tables
 from reports.formats import finite
 
 # With fewer finished trials the ranking of settings is mostly chance.
@@ -25,7 +28,6 @@ MIN_IMPORTANCE_TRIALS = 15
 MIN_TOP_TRIALS = 5
 MIN_AUDIT_TRIALS = 4
 EDGE_FRAC = 0.1
-CONFIDENCE = 0.95
 # Where no trial was pruned: the share of the budget at which the default pruner starts to judge.
 FIRST_RUNG_FRAC = 0.3
 
@@ -35,7 +37,7 @@ class TooFewTrialsError(Exception):
 
 
 def importance(record: StudyRecord) -> pd.DataFrame:
-    """Returns how much each setting tells the best trials from the rest.
+    """Return how much each setting tells the best trials from the rest.
 
     Args:
         record: The study.
@@ -96,7 +98,9 @@ class PruningAudit:
     """How well an early loss foretold the final one, and what stopping early saved.
 
     Args:
-        rung_tokens: Tokens at which trials are first judged.
+        rung: Where trials are first judged: training tokens, or trained seeds where trials have several.
+        whole: A whole trial's, likewise.
+        unit: "tokens" or "seeds".
         table: Finished trials: number, rung_loss and final_loss, nats per token.
         spearman: Rank correlation of the two, -1 to 1; None with fewer than `MIN_AUDIT_TRIALS` trials.
         at_risk: Of the best quarter of finished trials, how many were worse than the median at the rung.
@@ -108,7 +112,9 @@ class PruningAudit:
         warm_up: How early trials could be judged, by those that no pruner chose; None if they are too few.
     """
 
-    rung_tokens: int
+    rung: int
+    whole: int
+    unit: str
     table: pd.DataFrame
     spearman: float | None
     at_risk: int
@@ -118,6 +124,11 @@ class PruningAudit:
     audited: int
     audited_good: int
     warm_up: WarmUp | None
+
+    @property
+    def rung_words(self) -> str:
+        """Where trials are first judged: "500 tokens" or "2 of 5 seeds"."""
+        return f"{self.rung} of {self.whole} seeds" if self.unit == "seeds" else f"{self.rung:,} tokens"
 
     @property
     def lost(self) -> tuple[float, float, float] | None:
@@ -138,34 +149,40 @@ class PruningAudit:
 
 
 def pruning_audit(record: StudyRecord) -> PruningAudit | None:
-    """Returns the audit, or None while no finished trial has an early evaluation.
+    """Return the audit, or None while no finished trial has an early evaluation.
 
     Args:
         record: The study.
     """
-    record = tables.at_equal_shares(record)
-    rung_tokens = _first_rung(record)
-    if rung_tokens is None:
+    by_seeds = record.spec.budget.seeds > 1
+    record = _at_seeds(record) if by_seeds else tables.at_equal_shares(record)
+    whole = record.spec.budget.seeds if by_seeds else record.spec.budget.tokens
+    rung = _first_rung(record, whole)
+    if rung is None:
         return None
+
     rows = []
     for trial in record.trials:
         final = finite(trial.loss)
         points = trial.result.points if trial.result and final is not None else ()
-        early = next((finite(point.val_loss) for point in points[:-1] if point.tokens_seen == rung_tokens), None)
+        early = next((finite(point.val_loss) for point in points[:-1] if point.tokens_seen == rung), None)
         if early is not None:
             rows.append((trial.number, early, final))
     table = pd.DataFrame(rows, columns=["number", "rung_loss", "final_loss"])
     if table.empty:
         return None
     quarter = table.nsmallest(max(1, len(table) // 4), "final_loss")
-    pruned, saved_s = _saved(record)
+    pruned, saved_s = _saved(record, whole)
     finished = {trial.number: trial for trial in record.trials if finite(trial.loss) is not None}
     curves = {number: _curve(trial) for number, trial in finished.items()}
     audited = [number for number, trial in finished.items() if trial.audited_at is not None]
     best = sorted(finished, key=lambda number: finished[number].loss or 0.0)[: max(1, len(finished) // 4)]
     stopped = [trial.number for trial in record.trials if trial.stopped_at is not None]
+
     return PruningAudit(
-        rung_tokens,
+        rung,
+        whole,
+        "seeds" if by_seeds else "tokens",
         table,
         _spearman(table),
         at_risk=int((quarter["rung_loss"] > table["rung_loss"].median()).sum()),
@@ -183,7 +200,25 @@ def _curve(trial: TrialRecord) -> dict[int, float]:
     return {point.tokens_seen: point.val_loss for point in points}
 
 
-def _first_rung(record: StudyRecord) -> int | None:
+def _at_seeds(record: StudyRecord) -> StudyRecord:
+    """Return the study with each trial's curve over its seeds: the mean of their final losses so far.
+
+    That is what trials of several seeds are judged by; within a seed none is stopped.
+    """
+    return replace(record, trials=tuple(_trial_at_seeds(trial) for trial in record.trials))
+
+
+def _trial_at_seeds(trial: TrialRecord) -> TrialRecord:
+    if trial.result is None:
+        return trial
+
+    losses = trial.seed_losses
+    means = [statistics.fmean(losses[:count]) for count in range(1, len(losses) + 1)]
+    points = tuple(EvalPoint(count, mean) for count, mean in enumerate(means, start=1))
+    return replace(trial, result=replace(trial.result, points=points))
+
+
+def _first_rung(record: StudyRecord, whole: int) -> int | None:
     """Where the first trial was pruned, or the first evaluation that the default pruner would judge."""
     stopped = [
         trial.result.points[-1].tokens_seen
@@ -197,7 +232,7 @@ def _first_rung(record: StudyRecord) -> int | None:
         for trial in record.trials
         if trial.loss is not None and trial.result
         for point in trial.result.points[:-1]
-        if point.tokens_seen >= FIRST_RUNG_FRAC * record.spec.budget.tokens
+        if point.tokens_seen >= FIRST_RUNG_FRAC * whole
     ]
     return min(judged, default=None)
 
@@ -210,7 +245,7 @@ def _spearman(table: pd.DataFrame) -> float | None:
     return float(spearmanr(table["rung_loss"], table["final_loss"]).statistic)
 
 
-def _saved(record: StudyRecord) -> tuple[int, float]:
+def _saved(record: StudyRecord, whole: int) -> tuple[int, float]:
     pruned, saved_s = 0, 0.0
     for trial in record.trials:
         if trial.status is not TrialStatus.PRUNED or trial.result is None:
@@ -218,12 +253,12 @@ def _saved(record: StudyRecord) -> tuple[int, float]:
         pruned += 1
         seen = trial.result.points[-1].tokens_seen if trial.result.points else 0
         if seen > 0:
-            saved_s += trial.result.seconds * max(0.0, record.spec.budget.tokens / seen - 1)
+            saved_s += trial.result.seconds * max(0.0, whole / seen - 1)
     return pruned, saved_s
 
 
 def position_frac(dimension: Dimension, value: object) -> float | None:
-    """Returns where a value lies in its range: 0 at the low end, 1 at the high end, on the range's own scale.
+    """Return where a value lies in its range: 0 at the low end, 1 at the high end, on the range's own scale.
 
     Args:
         dimension: A range or a list of choices.
@@ -238,7 +273,7 @@ def position_frac(dimension: Dimension, value: object) -> float | None:
 
 
 def edge(dimension: Dimension, value: object) -> str:
-    """Returns "low" or "high" when a value lies within 10 % of an end that could be moved, else "".
+    """Return "low" or "high" when a value lies within 10 % of an end that could be moved, else "".
 
     A low end of 0, and of 1 in whole numbers, is where a setting naturally ends, and choices have no ends.
 
@@ -256,14 +291,15 @@ def edge(dimension: Dimension, value: object) -> str:
 
 
 def edges(record: StudyRecord, params: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the settings that lie at an edge of their range, with the edge's name; not those left at default."""
-    left = attribution.left_at_default(record)
-    found = {path: edge(dimension, params.get(path)) for path, dimension in record.spec.space.root.items()}
-    return {path: side for path, side in found.items() if side and path not in left}
+    """Return the settings that lie at an edge of their range, with the edge's name; not those left at default."""
+    best = best_settings(record)
+    left = best.left_at_default if best else {}
+    sides = {path: edge(dimension, params.get(path)) for path, dimension in record.spec.space.root.items()}
+    return {path: side for path, side in sides.items() if side and path not in left}
 
 
 def pareto(trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the finished trials that no other beats in both loss and speed, fastest first.
+    """Return the finished trials that no other beats in both loss and speed, fastest first.
 
     Args:
         trials: As `reports.tables.trials_table` gives it.
@@ -278,7 +314,7 @@ def pareto(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def parallel_table(record: StudyRecord, trials: pd.DataFrame, settings: pd.DataFrame, best: int = 50) -> pd.DataFrame:
-    """Returns where the best trials' settings lie in their ranges, best first.
+    """Return where the best trials' settings lie in their ranges, best first.
 
     Args:
         record: The study, for its space.

@@ -3,68 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
 from autotune.core.records import VerdictWord
+from autotune.core.statistics import INTERVAL
 from autotune.core.study_results import AttributedChange, Attribution
+from autotune.promotion.selection import attribution_of, left_at_default
 from autotune.store.study_store import StudyRecord
-from reports import tables
-from reports.formats import count, number, percent, plain, setting, signed
+from reports.formats import count, percent, plain, setting, signed
 
 COUNTS, TIE, WORSE = "counts", "tie", "worse"
 TITLE = "Which change gave what"
-
-
-def found_in(record: StudyRecord) -> Attribution | None:
-    """Returns what each change of the proven winner gave, or None if that is not known.
-
-    Args:
-        record: The study.
-    """
-    found, verdict = record.attributes.attribution, record.verdict
-    if found is None or verdict is None or verdict.word is not VerdictWord.BETTER or found.winner != verdict.winner:
-        return None
-    return found
-
-
-def is_missing(record: StudyRecord) -> bool:
-    """Returns whether it is still to be found out which change gave what.
-
-    Args:
-        record: The study.
-    """
-    better = record.verdict is not None and record.verdict.word is VerdictWord.BETTER
-    wanted = record.spec.finals.attribute_seeds > 0 and not any(event.get("kind") == "best" for event in record.events)
-    return better and wanted and found_in(record) is None
+READING = (
+    "A bar is what a change brought when the changes were made one after the other, from the default (top) to the "
+    "winner; a diamond is how much the loss rises when that change alone is taken back. Thin lines are "
+    f"{INTERVAL}s: where both reach zero, the change may do nothing."
+)
+"""How its figure is to be read, for someone who has never seen one like it."""
 
 
 def why_none(record: StudyRecord) -> str:
-    """Returns why it is not known which change gave what.
+    """Return why it is not known which change gave what.
 
     Args:
-        record: A study for which `found_in` gives None.
+        record: A study for which `attribution_of` gives None.
     """
-    verdict, kinds = record.verdict, {event.get("kind") for event in record.events}
+    verdict, stored = record.verdict, record.attributes.why_no_attribution
     if verdict is None:
         return "that is found out after the finals"
     if verdict.word is not VerdictWord.BETTER:
         return "no settings were proved better than the default, so there is no gain to explain"
     if not record.spec.finals.attribute_seeds:
         return "the study file asks for none of it (finals.attribute_seeds = 0)"
-    if "attribution" in kinds:
-        return "no time was left for it, so all changes are kept"
-    if "best" in kinds:
-        return "not all of its trainings came to an end, so all changes are kept"
+    if stored:
+        return stored
+    # A study of an earlier version stored no reason.
+    if record.run.best_config.exists():
+        return "it was not measured, so all changes are kept"
     return "its trainings are not done yet"
 
 
-def rows(found: Attribution) -> pd.DataFrame:
-    """Returns the winner's changes, a row each, in the order of the path from the default.
+def rows(attribution: Attribution) -> pd.DataFrame:
+    """Return the winner's changes, a row each, in the order of the path from the default.
 
     Args:
-        found: As `found_in` gives it.
+        attribution: As `attribution_of` gives it.
 
     Returns:
         Columns path, before, after, gain and harm with their ends (gain_low, ...; nats per token, NaN where a
@@ -72,10 +56,11 @@ def rows(found: Attribution) -> pd.DataFrame:
     """
     names = ["gain", "gain_low", "gain_high", "harm", "harm_low", "harm_high"]
     missing = (None, None, None)
+    left = left_at_default(attribution)
     made = [
         (change.path, change.before, change.after, *(change.gain or missing), *(change.harm or missing),
-         _word(change), change.path in _left(found))
-        for change in found.changes
+         _word(change), change.path in left)
+        for change in attribution.changes
     ]  # fmt: skip
     table = pd.DataFrame(made, columns=["path", "before", "after", *names, "word", "left"])
     return table.astype(dict.fromkeys(names, float) | dict.fromkeys(("before", "after"), object))
@@ -87,13 +72,8 @@ def _word(change: AttributedChange) -> str:
     return WORSE if any(part is not None and part[2] < 0 for part in (change.gain, change.harm)) else TIE
 
 
-def _left(found: Attribution) -> list[str]:
-    """The changes that are not promoted: ties, and what has no effect once they are back at their default."""
-    return [change.path for change in found.changes if found.params.get(change.path, change.before) != change.after]
-
-
 def words(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows as a person would write them.
+    """Return the rows as a person would write them.
 
     Args:
         table: As `rows` gives it.
@@ -114,7 +94,7 @@ def words(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def interval_words(table: pd.DataFrame, name: str, missing: str = "") -> list[str]:
-    """Returns "gain" or "harm" of each row with its interval, or what is said where it is missing."""
+    """Return "gain" or "harm" of each row with its interval, or what is said where it is missing."""
     columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
     return [
         missing if value != value else f"{signed(value)} ({signed(low)} to {signed(high)})"
@@ -122,19 +102,19 @@ def interval_words(table: pd.DataFrame, name: str, missing: str = "") -> list[st
     ]
 
 
-def sentences(found: Attribution) -> list[str]:
-    """Returns in plain words what each change gave and what became of the ties.
+def sentences(attribution: Attribution) -> list[str]:
+    """Return in plain words what each change gave and what became of the ties.
 
     Args:
-        found: As `found_in` gives it.
+        attribution: As `attribution_of` gives it.
     """
-    table, gain = rows(found), signed(found.baseline_loss - found.winner_loss)
+    table, gain = rows(attribution), signed(attribution.baseline_loss - attribution.winner_loss)
     if len(table) == 1:
         return [f"{plain(table['path'][0])} is the only change, so the whole gain of {gain} in loss is its own."]
     kept = table[~table["left"]]
-    seeds = count(len(found.seeds), "fresh seed")
+    seeds = count(len(attribution.seeds), "fresh seed")
     lines = _given(kept[kept["word"] == COUNTS], gain, seeds)
-    ties, worse = _left_as(found, TIE), _left_as(found, WORSE)
+    ties, worse = _left_as(attribution, TIE), _left_as(attribution, WORSE)
     if ties:
         lines.append(f"No difference could be measured for {listed(ties)}, so {_stay(ties)}.")
     if worse:
@@ -160,9 +140,9 @@ def _given(counting: pd.DataFrame, gain: str, seeds: str) -> list[str]:
     return lines
 
 
-def _left_as(found: Attribution, word: str) -> list[str]:
+def _left_as(attribution: Attribution, word: str) -> list[str]:
     """The changes that are not promoted, those that did harm apart from those that did nothing."""
-    table = rows(found)
+    table = rows(attribution)
     return list(table.loc[table["left"] & ((table["word"] == WORSE) == (word == WORSE)), "path"])
 
 
@@ -171,84 +151,34 @@ def _stay(names: Sequence[str]) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns "a", "a and b" or "a, b and c"."""
+    """Return "a", "a and b" or "a, b and c"."""
     shown = [plain(name) for name in names]
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
-def reading(found: Attribution) -> str:
-    """Returns how its figure is to be read, for someone who has never seen one like it."""
-    return (
-        "A bar is what a change brought when the changes were made one after the other, from the default (top) to the "
-        "winner; a diamond is how much the loss rises when that change alone is taken back. Thin lines are 95 % "
-        "intervals: where both reach zero, the change may do nothing."
-    )
-
-
-def best_settings(record: StudyRecord) -> Mapping[str, Any] | None:
-    """Returns the best known settings: of a winner whose changes were told apart, those that are promoted.
-
-    Args:
-        record: The study.
-    """
-    found = found_in(record)
-    if found is not None:
-        return found.params
-    if record.verdict is not None and record.verdict.params:
-        return record.verdict.params
-    best = tables.best_trial(record)
-    return best.params if best else None
-
-
-def left_at_default(record: StudyRecord) -> Mapping[str, Any]:
-    """Returns the winner's changes that are not promoted, with their default by dotted path.
-
-    Args:
-        record: The study.
-    """
-    found = found_in(record)
-    return {change.path: change.before for change in found.changes if change.path in _left(found)} if found else {}
-
-
 def shares(record: StudyRecord) -> Mapping[str, str]:
-    """Returns in words what share of the gain each change that counts gave on the path, by dotted path.
+    """Return in words what share of the gain each change that counts gave on the path, by dotted path.
 
     Args:
         record: The study.
     """
-    found = found_in(record)
-    gain = found.baseline_loss - found.winner_loss if found else 0.0
-    if found is None or gain <= 0:
+    attribution = attribution_of(record)
+    gain = attribution.baseline_loss - attribution.winner_loss if attribution else 0.0
+    if attribution is None or gain <= 0:
         return {}
-    gave = {change.path: change.gain[0] / gain for change in found.changes if change.gain and not change.is_tie}
+    gave = {change.path: change.gain[0] / gain for change in attribution.changes if change.gain and not change.is_tie}
     return {path: f"{percent(share, 0)} of the gain" for path, share in gave.items() if share > 0}
 
 
 def left_line(record: StudyRecord) -> str:
-    """Returns one line on what is left at default and why, or "".
+    """Return one line on what is left at default and why, or "".
 
     Args:
         record: The study.
     """
-    found = found_in(record)
-    if found is None:
+    attribution = attribution_of(record)
+    if attribution is None:
         return ""
     reasons = {TIE: "no difference could be measured", WORSE: "the loss was higher with the change"}
-    groups = [(why, listed(left)) for word, why in reasons.items() if (left := _left_as(found, word))]
+    groups = [(why, listed(left)) for word, why in reasons.items() if (left := _left_as(attribution, word))]
     return " ".join(f"Left at default, since {why}: {names}." for why, names in groups)
-
-
-def proof_line(record: StudyRecord) -> str:
-    """Returns one line on how what is promoted did beside the whole winner, or "" where they are the same.
-
-    Args:
-        record: The study.
-    """
-    found, left = found_in(record), left_at_default(record)
-    if found is None or not left:
-        return ""
-    return (
-        f"These numbers are those of the winner with all its changes. What is promoted leaves {len(left)} of them "
-        f"at default: its loss on {count(len(found.seeds), 'fresh seed')} was {number(found.loss)}, the winner's "
-        f"{number(found.winner_loss)} and the default's {number(found.baseline_loss)}."
-    )

@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
+from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import attribution, tables
+from reports import tables
 from reports.figures.figure_cards import Card, Drawn, NothingToDrawError, draw_card
 from reports.figures.losses import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
 from reports.formats import duration, finite, label, plain, setting
@@ -32,7 +33,7 @@ PROGRESS_SENTENCE = (
 
 
 def compare_table(records: Sequence[StudyRecord]) -> list[StudyRow]:
-    """Returns a row per study, oldest first.
+    """Return a row per study, oldest first.
 
     Args:
         records: Two studies or more.
@@ -55,14 +56,14 @@ def require_comparable(records: Sequence[StudyRecord]) -> None:
     """
     if len(records) < 2:
         raise UserError(f"a comparison needs two studies, and there is {len(records)}; name another")
-    found = []
+    differences = []
     for name, read in meanings().items():
         values = [(record.spec.name, read(record)) for record in records]
         if len({str(value) for _, value in values}) > 1:
             listed = ", ".join(f"{study}: {_shown(value)}" for study, value in values)
-            found.append(f"  {name} differs ({listed})")
-    if found:
-        lines = "\n".join(found)
+            differences.append(f"  {name} differs ({listed})")
+    if differences:
+        lines = "\n".join(differences)
         raise UserError(f"these studies cannot be compared, since their losses do not mean the same:\n{lines}")
 
 
@@ -100,29 +101,30 @@ def _row_cells(row: StudyRow) -> list[str]:
 
 
 def settings_found(records: Sequence[StudyRecord]) -> list[list[str]]:
-    """Returns what any of the studies searches: path, then its default and what was found, a cell per study.
+    """Return what any of the studies searches: path, then its default and what was found, a cell per study.
 
     Args:
         records: The studies.
     """
     paths = dict.fromkeys(path for record in records for path in record.spec.space)
-    return [[plain(path), *(_found(record, path) for record in records)] for path in paths]
+    return [[plain(path), *(_best_value(record, path) for record in records)] for path in paths]
 
 
-def _found(record: StudyRecord, path: str) -> str:
+def _best_value(record: StudyRecord, path: str) -> str:
     default = flatten(record.spec.base).get(path)
     before = "–" if default is None else plain(setting(default))
     if path not in record.spec.space:
         return f"{before}, not searched"
-    best = attribution.best_settings(record)
+    best = best_settings(record)
     if best is None:
         return f"{before}, nothing found yet"
-    after = best.get(path, default)
+
+    after = best.trial.params.get(path, default)
     return f"{before}, kept" if after == default else f"{before} → {plain(setting(after))}"
 
 
 def config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
-    """Returns the settings in which the studies' defaults or ranges differ: path, then a cell per study.
+    """Return the settings in which the studies' defaults or ranges differ: path, then a cell per study.
 
     Args:
         records: The studies.
@@ -145,7 +147,7 @@ def _described(record: StudyRecord) -> dict[str, str]:
 
 
 def progress(record: StudyRecord) -> pd.DataFrame:
-    """Returns the lowest loss against the hours of training spent until then.
+    """Return the lowest loss against the hours of training spent until then.
 
     Args:
         record: The study.

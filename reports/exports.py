@@ -1,4 +1,4 @@
-"""Machine-readable twins of the page: report.json, report.md, trials.csv, curves.csv."""
+"""Machine-readable exports of the page: report.json, report.md, trials.csv, curves.csv."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pandas as pd
 
 from autotune.core.objectives import count
 from autotune.core.study_results import FullRunRecord, Promotion
+from autotune.promotion.next_step import next_step
+from autotune.promotion.selection import attribution_of, best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
 from reports import advice, attribution, promotion, summary, tables
 from reports.failures import failures
@@ -27,24 +29,29 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def report_json(record: StudyRecord) -> str:
-    """Returns what the page says as JSON; a number that is not finite is null.
+    """Return what the page says as JSON; a number that is not finite is null.
 
     Args:
         record: The study.
     """
-    spent, found = summary.cost(record), attribution.found_in(record)
+    gave, best, step = attribution_of(record), best_settings(record), next_step(record)
+    measured = measured_gain(record)
+    next_words = {"sentence": step.what, "command": step.command, "expected": advice.expected_words(step)}
+
     content = {
         "study": record.spec.name,
         "title": record.spec.title,
-        "headline": asdict(summary.headline(record)),
+        "headline": asdict(summary.verdict_summary(record)),
         "verdict": record.verdict.to_json() if record.verdict else None,
         "before_after": [asdict(row) for row in summary.before_after(record)],
         "how_sure": summary.how_sure(record),
-        "cost": asdict(spent),
-        "next": asdict(advice.next_step(record)),
+        "cost": asdict(summary.cost(record)),
+        "next": next_words,
         "changes": [asdict(change) for change in advice.changes(record)],
-        "left_at_default": attribution.left_at_default(record),
-        "attribution": found.to_json() if found else None,
+        "changes_tried": [asdict(change) for change in advice.changes_tried(record)],
+        "promoted": asdict(measured) | {"gain": measured.gain} if measured else None,
+        "left_at_default": best.left_at_default if best else {},
+        "attribution": gave.to_json() if gave else None,
         "finals": tables.finals_table(tables.finals_runs(record)).to_dict("records"),
         "health": [asdict(check) for check in health_checks(record)],
         "failures": [asdict(failure) for failure in failures(record)],
@@ -72,7 +79,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def provenance(record: StudyRecord) -> list[tuple[str, str]]:
-    """Returns where the numbers come from, as names and words.
+    """Return where the numbers come from, as names and words.
 
     Args:
         record: The study.
@@ -104,7 +111,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
 
 
 def trials_csv(record: StudyRecord) -> str:
-    """Returns every search trial with its settings as CSV.
+    """Return every search trial with its settings as CSV.
 
     Args:
         record: The study.
@@ -115,7 +122,7 @@ def trials_csv(record: StudyRecord) -> str:
 
 
 def curves_csv(record: StudyRecord) -> str:
-    """Returns every evaluation of the search and the finals as CSV.
+    """Return every evaluation of the search and the finals as CSV.
 
     Args:
         record: The study.
@@ -142,27 +149,28 @@ def _harmless(value: Any) -> Any:
 
 
 def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequence[str]]] = ()) -> str:
-    """Returns the page's words as Markdown, for a terminal or a repository.
+    """Return the page's words as Markdown, for a terminal or a repository.
 
     Args:
         record: The study.
         pictures: Title, sentence and files of each figure card that it shows.
     """
-    said, step = summary.headline(record), advice.next_step(record)
+    said, step = summary.verdict_summary(record), next_step(record)
     lines = [f"# {markdown(record.spec.title or record.spec.name)}", ""]
     lines += [f"**{said.icon} {said.word}**: {markdown(said.sentence)}", ""]
     lines += [markdown(as_sentence(said.reason)), ""] if said.reason else []
     rows = [(row.name, row.before_text, row.after_text, row.change) for row in summary.before_after(record)]
-    lines += _table(("", "default", "best", "change"), rows)
+    lines += _table(("", "default", summary.compared_name(record), "change"), rows)
     lines += ["## How sure", "", *(f"- {markdown(line)}" for line in summary.how_sure(record)), ""]
     lines += ["## Cost", "", *_table(("what", "how much"), summary.cost_rows(summary.cost(record)))]
-    lines += ["## Next", "", markdown(step.sentence), "", f"    {step.command}", ""]
-    lines += [step.expected, ""] if step.expected else []
-    long_run = promotion.found_in(record)
+    lines += ["## Next", "", markdown(step.what), "", f"    {step.command}", ""]
+    expected = advice.expected_words(step)
+    lines += [expected, ""] if expected else []
+    long_run = record.attributes.promotion
     if long_run is not None:
         lines += [f"## {promotion.TITLE}", "", *(f"- {markdown(line)}" for line in promotion.sentences(long_run)), ""]
-        tried = promotion.losses(long_run)
-        lines += _table(list(tried.columns), cells(tried)) if len(tried) else []
+        losses = promotion.losses(long_run)
+        lines += _table(list(losses.columns), cells(losses)) if len(losses) else []
     full = summary.full_run_lines(record)
     lines += ["## The full run", "", *(markdown(line) for line in full), ""] if full else []
     if count(record.spec.objective) > 1:
@@ -171,6 +179,10 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
         lines += _table([plain(name) for name in front.columns], cells(front))
     changed = [(change.path, advice.change_words(change), change.explanation) for change in advice.changes(record)]
     lines += ["## What changed", "", *_table(("setting", "default → best", "what it does"), changed)]
+    tried = [f"{change.path} {advice.change_words(change)}" for change in advice.changes_tried(record)]
+    lines += (
+        [markdown(f"The winner of the search, not promoted, changed {', '.join(tried)}.", LONG), ""] if tried else []
+    )
     lines += [markdown(left), ""] if (left := attribution.left_line(record)) else []
     lines += [f"## {attribution.TITLE}", "", *_which_change(record)]
     lines += ["## The night in pictures", ""] if pictures else []
@@ -185,11 +197,11 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
 
 
 def _which_change(record: StudyRecord) -> list[str]:
-    found = attribution.found_in(record)
-    if found is None:
+    gave = attribution_of(record)
+    if gave is None:
         return [markdown(f"Not known: {attribution.why_none(record)}."), ""]
-    table = attribution.words(attribution.rows(found))
-    said = [f"- {markdown(line)}" for line in attribution.sentences(found)]
+    table = attribution.words(attribution.rows(gave))
+    said = [f"- {markdown(line)}" for line in attribution.sentences(gave)]
     return [*said, "", *_table(list(table.columns), table.to_numpy().tolist())]
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from autotune.core import text
+
 MISSING = "not reported"
 NAMED_LENGTH = 300
 # C0 and C1 control characters but tab and newline, and the marks that turn the direction of writing.
@@ -20,62 +22,62 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#])")
 
 
-def plain(text: object, length: int = NAMED_LENGTH) -> str:
-    """Returns foreign text as one short line without control characters.
+def plain(words: object, length: int = NAMED_LENGTH) -> str:
+    """Return foreign text as one short line without control characters.
 
     Args:
-        text: Anything; its `str` is taken.
+        words: Anything; its `str` is taken.
         length: Characters kept, > 0; what is cut off is marked with an ellipsis.
     """
-    line = " ".join(_SURROGATE.sub("\ufffd", _CONTROL.sub("\ufffd", str(text))).split())
+    line = " ".join(_SURROGATE.sub("\ufffd", _CONTROL.sub("\ufffd", str(words))).split())
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def label(text: object) -> str:
-    """Returns foreign text for plotly, which would read `<a>`, `<b>`, `&lt;` and `%{x}` in it."""
-    escaped = plain(text, 80).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def label(words: object) -> str:
+    """Return foreign text for plotly, which would read `<a>`, `<b>`, `&lt;` and `%{x}` in it."""
+    escaped = plain(words, 80).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return escaped.replace("%{", "%\u200b{")
 
 
-def markdown(text: object, length: int = NAMED_LENGTH) -> str:
-    """Returns foreign text for Markdown, cut to a length: no HTML, no links, no table bars."""
-    return _MARKDOWN.sub(r"\\\1", plain(text, length)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def markdown(words: object, length: int = NAMED_LENGTH) -> str:
+    """Return foreign text for Markdown, cut to a length: no HTML, no links, no table bars."""
+    return _MARKDOWN.sub(r"\\\1", plain(words, length)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def finite(value: object) -> float | None:
-    """Returns a number as float, or None if it is missing, not a number or not finite."""
+    """Return a number as float, or None if it is missing, not a number or not finite."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value) if math.isfinite(value) else None
 
 
 def metric(metrics: Mapping[str, Any], name: str) -> float | None:
-    """Returns a finite metric by name, or None."""
+    """Return a finite metric by name, or None."""
     return finite(metrics.get(name))
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Returns a number with fixed digits after the point, or "not reported"."""
+    """Return a number with fixed digits after the point, or "not reported"."""
     return MISSING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def as_sentence(words: str) -> str:
-    """Returns words with a capital letter first and a full stop at the end."""
+    """Return words with a capital letter first and a full stop at the end."""
     return f"{words[:1].upper()}{words[1:].removesuffix('.')}."
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """Returns a number with its sign, a real minus sign for a negative one."""
+    """Return a number with its sign, a real minus sign for a negative one."""
     return f"{value:+,.{digits}f}".replace("-", "−")
 
 
 def percent(frac: float | None, digits: int = 1) -> str:
-    """Returns a fraction as a percentage, or "not reported"."""
+    """Return a fraction as a percentage, or "not reported"."""
     return MISSING if frac is None or not math.isfinite(frac) else f"{100 * frac:.{digits}f} %"
 
 
 def setting(value: object) -> str:
-    """Returns a setting's value as a person would write it."""
+    """Return a setting's value as a person would write it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
@@ -86,23 +88,25 @@ def setting(value: object) -> str:
 
 
 def count(amount: int, noun: str, plural: str = "") -> str:
-    """Returns "1 trial" or "3 trials"."""
+    """Return "1 trial" or "3 trials"."""
     return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
 
 
 def duration(seconds: float | None) -> str:
-    """Returns seconds in the unit that a person would use."""
-    if seconds is None or not math.isfinite(seconds):
-        return MISSING
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    """Return seconds in the unit that a person would use, or "not reported"."""
+    return MISSING if seconds is None or not math.isfinite(seconds) else text.duration(seconds)
+
+
+def moment(unix_s: object) -> str:
+    """Return a stored moment, seconds since 1970, as weekday and time, or "–" if it is none."""
+    try:
+        return text.moment(float(str(unix_s)))
+    except (ValueError, OverflowError, OSError):
+        return "–"
 
 
 def tokens(amount: float | None) -> str:
-    """Returns a number of tokens with K, M or B."""
+    """Return a number of tokens with K, M or B."""
     if amount is None or not math.isfinite(amount):
         return MISSING
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -112,12 +116,12 @@ def tokens(amount: float | None) -> str:
 
 
 def gibibytes(amount_bytes: float | None) -> str:
-    """Returns bytes as GiB."""
+    """Return bytes as GiB."""
     return MISSING if amount_bytes is None or not math.isfinite(amount_bytes) else f"{amount_bytes / 2**30:.1f} GiB"
 
 
 def local_time(iso: str) -> datetime | None:
-    """Returns an ISO 8601 time in this machine's zone, or None if it is none."""
+    """Return an ISO 8601 time in this machine's zone, or None if it is none."""
     try:
         return datetime.fromisoformat(iso).astimezone()
     except (ValueError, OverflowError, OSError):

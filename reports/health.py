@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from autotune.core.config_paths import flatten
 from autotune.core.files import read_lines
 from autotune.core.records import TrialStatus
+from autotune.promotion.selection import contender
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord, read_study
 from reports import analyses, studies, tables
@@ -41,7 +42,7 @@ class Check:
 
 
 def health_checks(record: StudyRecord) -> list[Check]:
-    """Returns every check in the order of the page; one that fails itself says so.
+    """Return every check in the order of the page; one that fails itself says so.
 
     Args:
         record: The study.
@@ -59,7 +60,7 @@ def _safely(name: str, check: Callable[[str, StudyRecord], Check], record: Study
 def _fresh_seeds(name: str, record: StudyRecord) -> Check:
     verdict = record.verdict
     if verdict is None or not verdict.seeds:
-        return Check(name, "skip", "There is no headline number yet.")
+        return Check(name, "skip", "There is no measured gain yet.")
     used = {trial.seed for trial in record.trials} | {run.seed for run in record.finals if run.stage == "select"}
     shared = sorted(used.intersection(verdict.seeds))
     if shared:
@@ -68,7 +69,7 @@ def _fresh_seeds(name: str, record: StudyRecord) -> Check:
             "Read the gain as an upper limit; repeat the finals on other seeds.",
         )  # fmt: skip
     seeds = count(len(verdict.seeds), "seed")
-    return Check(name, "pass", f"The headline rests on {seeds} that played no part in choosing.")
+    return Check(name, "pass", f"The gain rests on {seeds} that played no part in choosing.")
 
 
 def _noise(name: str, record: StudyRecord) -> Check:
@@ -84,14 +85,15 @@ def _noise(name: str, record: StudyRecord) -> Check:
 
 
 def _edge(name: str, record: StudyRecord) -> Check:
-    best = tables.best_trial(record)
+    # The search's best, whether it was proved or not: a range that was too narrow for it hid something.
+    best = contender(record)
     if best is None:
         return Check(name, "skip", "No trial has finished.")
-    found = analyses.edges(record, best.params)
-    if not found:
+    edges = analyses.edges(record, best.params)
+    if not edges:
         return Check(name, "pass", "The best settings lie well inside their ranges.")
-    places = [f"{path} = {setting(best.params[path])} (the {side} end)" for path, side in found.items()]
-    widen = " ".join(_widened(record, path, side) for path, side in found.items())
+    places = [f"{path} = {setting(best.params[path])} (the {side} end)" for path, side in edges.items()]
+    widen = " ".join(_widened(record, path, side) for path, side in edges.items())
     return Check(
         name, "warn", f"The best value lies at the edge of its range: {', '.join(places)}.",
         f"Something better may lie beyond. Give the next study a new name and wider ranges: {widen}",
@@ -112,16 +114,21 @@ def _widened(record: StudyRecord, path: str, side: str) -> str:
     return "--set " + shlex.quote(f'space."{path}".{side}={value:.3g}')
 
 
+def _prune_later(record: StudyRecord) -> str:
+    key = "n_startup_steps" if record.spec.budget.seeds > 1 else "warmup_frac"
+    return f"prune later (pruner.{key})"
+
+
 def _early_ranking(name: str, record: StudyRecord) -> Check:
     audit = analyses.pruning_audit(record)
     if audit is None or audit.spearman is None:
         return Check(name, "skip", "Too few finished trials to compare early with final losses.")
     finding = (
-        f"The orders of the trials at {audit.rung_tokens:,} tokens and at the end agree with "
+        f"The orders of the trials at {audit.rung_words} and at the end agree with "
         f"rank correlation {number(audit.spearman, 2)} (1 is perfect)."
     )
     if audit.spearman < MIN_SPEARMAN:
-        return Check(name, "warn", finding, "Early losses foretold little: prune later (pruner.warmup_frac).")
+        return Check(name, "warn", finding, f"Early losses foretold little: {_prune_later(record)}.")
     return Check(name, "pass", finding)
 
 
@@ -134,7 +141,7 @@ def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
     if audit.audited:
         finding += f" Of {count(audit.audited, 'trial')} run on as a check, {audit.audited_good} ended in it."
     if audit.audited_good or (audit.at_risk and 2 * audit.at_risk >= audit.best_quarter):
-        return Check(name, "warn", finding, "Trials as good may have been stopped: prune later (pruner.warmup_frac).")
+        return Check(name, "warn", finding, f"Trials as good may have been stopped: {_prune_later(record)}.")
     return Check(name, "pass", finding)
 
 
@@ -176,7 +183,7 @@ def _wasted(name: str, record: StudyRecord) -> Check:
 
 
 def _repeated_data(name: str, record: StudyRecord) -> Check:
-    best = tables.best_trial(record)
+    best = contender(record)
     epochs = finite(best.result.facts.get("epochs")) if best and best.result else None
     if best is None or epochs is None:
         return Check(name, "skip", "The trainer did not report how often the text was read.")
@@ -198,9 +205,9 @@ def _full_run(name: str, record: StudyRecord) -> Check:
         return Check(name, "skip", "There is no full run yet.")
     if not full.warnings:
         return Check(name, "pass", f"Nothing looked wrong at its {count(len(full.points), 'evaluation')}.")
-    found = [f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}." for warning in full.warnings]
+    said = [f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}." for warning in full.warnings]
     actions = [plain(warning.action) for warning in full.warnings]
-    return Check(name, "warn", " ".join(found), " ".join(f"{text[:1].upper()}{text[1:]}." for text in actions))
+    return Check(name, "warn", " ".join(said), " ".join(f"{text[:1].upper()}{text[1:]}." for text in actions))
 
 
 def _more_trials(name: str, record: StudyRecord) -> Check:
@@ -220,11 +227,12 @@ def _last_study(name: str, record: StudyRecord) -> Check:
     if before is None:
         return Check(name, "skip", "There is no earlier study in this folder.")
     last = plain(before.spec.name)
-    found = studies.differences(before, record)
-    if found:
-        verb = "differs" if len(found) == 1 else "differ"
+    differences = studies.differences(before, record)
+    if differences:
+        verb = "differs" if len(differences) == 1 else "differ"
+        named = ", ".join(differences)
         return Check(
-            name, "warn", f"The losses of {last} mean something else than this study's: {', '.join(found)} {verb}.",
+            name, "warn", f"The losses of {last} mean something else than this study's: {named} {verb}.",
             "Compare the gains of the two, not their losses; for comparable losses keep data, budget and evaluation.",
         )  # fmt: skip
     command = plain(record.run.command("compare", last))
@@ -232,7 +240,7 @@ def _last_study(name: str, record: StudyRecord) -> Check:
 
 
 def _study_before(record: StudyRecord) -> StudyRecord | None:
-    """Returns the study that was begun last before this one in the same folder, or None."""
+    """Return the study that was begun last before this one in the same folder, or None."""
     own = record.run.root
     # By what happened first: reading each database for its date would take seconds where there are many.
     events = {path.parent: read_lines(RunDirectory(path.parent).events) for path in own.parent.glob("*/spec.json")}
@@ -242,7 +250,7 @@ def _study_before(record: StudyRecord) -> StudyRecord | None:
 
 
 CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {
-    "Headline on fresh seeds": _fresh_seeds,
+    "Gain on fresh seeds": _fresh_seeds,
     "Gain against noise": _noise,
     "Ranges wide enough": _edge,
     "Early against final losses": _early_ranking,

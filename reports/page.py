@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from markupsafe import Markup
 
 from autotune.core.config_paths import present, with_paths
 from autotune.core.files import write_text
+from autotune.promotion.next_step import next_step
+from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 from reports import advice, attribution, exports, summary, tables
 from reports.failures import failures
 from reports.figures import pictures
 from reports.figures.figure_cards import Card, cells, draw_cards
-from reports.formats import as_sentence, plain
+from reports.formats import as_sentence, moment, plain
 from reports.health import health_checks
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -34,7 +35,7 @@ SAMPLE_CHARACTERS = 4_000
 
 
 def write_report(record: StudyRecord, folder: Path, renewed_s: int = 0) -> Path:
-    """Writes index.html, report.md, report.json, trials.csv and curves.csv, each atomically.
+    """Write index.html, report.md, report.json, trials.csv and curves.csv, each atomically.
 
     Args:
         record: The study: running, failed or done.
@@ -57,7 +58,7 @@ def write_report(record: StudyRecord, folder: Path, renewed_s: int = 0) -> Path:
 
 
 def add_pictures(record: StudyRecord, folder: Path) -> str:
-    """Writes every figure as a PNG file beside the report, and report.md anew with them in it.
+    """Write every figure as a PNG file beside the report, and report.md anew with them in it.
 
     Args:
         record: The study.
@@ -75,48 +76,58 @@ def add_pictures(record: StudyRecord, folder: Path) -> str:
 
 
 def writable(text: str) -> str:
-    """Returns a text that UTF-8 can hold: half a surrogate pair, from a damaged log, becomes a question mark."""
+    """Return a text that UTF-8 can hold: half a surrogate pair, from a damaged log, becomes a question mark."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def summary_lines(record: StudyRecord) -> list[str]:
-    """Returns the console's last lines: verdict, before and after, how sure, what to do next.
+    """Return the console's last lines: verdict, before and after, how sure, what to do next.
 
     Args:
         record: The study.
     """
-    said, step = summary.headline(record), advice.next_step(record)
+    said, step = summary.verdict_summary(record), next_step(record)
     lines = [f"{said.icon} {said.word}: {said.sentence}"]
     known = [row for row in summary.before_after(record) if row.before is not None and row.after is not None]
     if known:
-        lines.append("; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
+        name = summary.compared_name(record)
+        whose = "" if name == "best" else f"{name}: "
+        lines.append(whose + "; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
     lines.append(" ".join(summary.how_sure(record)[:2]))
     lines += [left] if (left := attribution.left_line(record)) else []
     lines += summary.full_run_lines(record)[:2]
-    lines.append(step.sentence)
-    lines.append(f"next: {step.command}" + (f" ({step.expected})" if step.expected else ""))
+    lines.append(step.what)
+    expected = advice.expected_words(step)
+    lines.append(f"next: {step.command}" + (f" ({expected})" if expected else ""))
     return [plain(line) for line in lines]
 
 
 def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
-    """Returns the page as HTML.
+    """Return the page as HTML.
 
     Args:
         record: The study.
         renewed_s: Seconds after which an open page loads itself anew; 0 for never.
     """
-    changed = advice.changes(record)
+    changed, step = advice.changes(record), next_step(record)
+    # Where nothing is promoted, what was tried is worth more than a list of what stays as it is.
+    tried = advice.changes_tried(record)
+
     return render(
         "study.html.j2",
         renewed_s=renewed_s,
         name=plain(record.spec.name),
         title=plain(record.spec.title or record.spec.name),
-        headline=summary.headline(record),
+        verdict_summary=summary.verdict_summary(record),
+        compared_name=summary.compared_name(record),
+        doubt=summary.doubt(record),
         before_after=summary.before_after(record),
         how_sure=summary.how_sure(record),
         cost_rows=summary.cost_rows(summary.cost(record)),
-        next=advice.next_step(record),
-        changes=[(change, advice.change_words(change)) for change in changed],
+        next=step,
+        expected=advice.expected_words(step),
+        changes=[(change, advice.change_words(change)) for change in tried or changed],
+        tried=bool(tried),
         left=attribution.left_line(record),
         proven=record.verdict is not None,
         full=summary.full_run_lines(record),
@@ -140,21 +151,17 @@ def _sample(record: StudyRecord) -> str:
 
 
 def _best_config(record: StudyRecord) -> str:
-    best = tables.best_trial(record)
-    config = best.result.config if best and best.result else {}
-    config = with_paths(config, present(config, attribution.left_at_default(record)))
+    best = best_settings(record)
+    if best is None or best.trial.result is None:
+        return ""
+
+    config = best.trial.result.config
+    config = with_paths(config, present(config, best.left_at_default))
     return json.dumps(config, indent=2, default=str) if config else ""
 
 
 def _events(record: StudyRecord) -> list[tuple[str, str]]:
-    return [(_clock(event.get("time")), plain(event.get("message", ""))) for event in record.events[-MAX_EVENTS:]]
-
-
-def _clock(seconds: object) -> str:
-    try:
-        return datetime.fromtimestamp(float(str(seconds))).strftime("%a %H:%M")
-    except (ValueError, OverflowError, OSError):
-        return "–"
+    return [(moment(event.get("time")), plain(event.get("message", ""))) for event in record.events[-MAX_EVENTS:]]
 
 
 def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
@@ -167,7 +174,7 @@ def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
 
 
 def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any) -> str:
-    """Renders a page of the house: style and scripts inlined, everything else escaped.
+    """Render a page of the house: style and scripts inlined, everything else escaped.
 
     Only the two scripts whose hashes the content policy names can run, and no request can leave the page.
 
@@ -195,7 +202,7 @@ def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any)
 
 
 def plot_json(figure: Any) -> Markup:
-    """Returns a figure as JSON that cannot end the script element it stands in.
+    """Return a figure as JSON that cannot end the script element it stands in.
 
     Args:
         figure: A plotly figure.

@@ -5,75 +5,66 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from autotune.core.statistics import INTERVAL
 from autotune.core.study_results import Promotion
-from autotune.store.study_store import StudyRecord
 from reports.figures.losses import BLUE, ORANGE, base_figure
 from reports.formats import as_sentence, number, plain, tokens
 
 TITLE = "Settings for the long run"
 
 
-def found_in(record: StudyRecord) -> Promotion | None:
-    """Returns what the study says of the long run, or None before it has been promoted.
-
-    Args:
-        record: The study.
-    """
-    return record.attributes.promotion
-
-
-def rows(found: Promotion) -> pd.DataFrame:
-    """Returns the settings that are changed, a row each: setting, in the trial, in the long run, why."""
-    made = [(plain(each.path), each.before, each.after, each.why) for each in found.changes]
+def rows(promotion: Promotion) -> pd.DataFrame:
+    """Return the settings that are changed, a row each: setting, in the trial, in the long run, why."""
+    made = [(plain(each.path), each.before, each.after, each.why) for each in promotion.changes]
     return pd.DataFrame(made, columns=["setting", "in the trial", "in the long run", "why"])
 
 
-def losses(found: Promotion) -> pd.DataFrame:
-    """Returns what was trained to find out: tokens, factor (of the trial's learning rates), loss (NaN if none)."""
+def losses(promotion: Promotion) -> pd.DataFrame:
+    """Return what was trained to find out: tokens, factor (of the trial's learning rates), loss (NaN if none)."""
     made = [
         (bracket.tokens, factor, loss)
-        for bracket in found.brackets
+        for bracket in promotion.brackets
         for factor, loss in zip(bracket.factors, bracket.losses, strict=True)
     ]
     table = pd.DataFrame(made, columns=["tokens", "factor", "loss"])
     return table.astype({"tokens": int, "factor": float, "loss": float})
 
 
-def sentences(found: Promotion) -> list[str]:
-    """Returns in words what is changed, by what evidence and how sure that is.
+def sentences(promotion: Promotion) -> list[str]:
+    """Return in words what is changed, by what evidence and how sure that is.
 
     Args:
-        found: As `found_in` gives it.
+        promotion: As it is stored with the study.
     """
-    grown = number(found.tokens / found.trial_tokens, 1)
-    scaling = found.scaling
+    grown = number(promotion.tokens / promotion.trial_tokens, 1)
+    scaling = promotion.scaling
     if scaling is None:
-        why = f" ({found.note})" if found.note else ""
-        said = [f"The long run takes the settings of trial {found.trial} as they are{why}."]
-        return said + ([as_sentence(found.repeats)] if found.repeats else [])
+        why = f" ({promotion.note})" if promotion.note else ""
+        said = [f"The long run takes the settings of trial {promotion.trial} as they are{why}."]
+        return said + ([as_sentence(promotion.repeats)] if promotion.repeats else [])
+    interval = f"{INTERVAL} {number(scaling.low, 2)} to {number(scaling.high, 2)}"
     said = [
         f"The best learning rate falls the longer a model trains. For a run {grown} times as long as a trial, those of "
-        f"trial {found.trial} are multiplied by {number(scaling.factor, 2)} (95 % interval {number(scaling.low, 2)} to "
-        f"{number(scaling.high, 2)})."
+        f"trial {promotion.trial} are multiplied by {number(scaling.factor, 2)} ({interval})."
     ]
-    if found.brackets:
+    if promotion.brackets:
         said.append(
             "That is what shorter runs at two lengths say together with the published rule: the loss at lower and "
-            f"higher learning rates is below. The exponent found is {number(scaling.exponent, 2)} "
+            f"higher learning rates is below. The exponent is {number(scaling.exponent, 2)} "
             f"± {number(scaling.exponent_sd, 2)}."
         )
     else:
-        note = f" ({found.note})" if found.note else ""
+        note = f" ({promotion.note})" if promotion.note else ""
         said.append(f"That is the published rule alone{note}; it may be off by what the interval says.")
-    words = [f"{plain(each.path)} {each.before:.3g} → {each.after:.3g} ({each.why})" for each in found.changes]
+    words = [f"{plain(each.path)} {each.before:.3g} → {each.after:.3g} ({each.why})" for each in promotion.changes]
     said += [f"So: {'; '.join(words)}."] if words else []
-    said += [as_sentence(found.repeats)] if found.repeats else []
+    said += [as_sentence(promotion.repeats)] if promotion.repeats else []
     return said
 
 
-def learning_rates(found: Promotion) -> go.Figure:
+def learning_rates(promotion: Promotion) -> go.Figure:
     """Draws the losses of the brackets over the factor of the learning rates, and the factor that was chosen."""
-    table = losses(found)
+    table = losses(promotion)
     figure = base_figure("learning rates as a multiple of the trial's", "loss (nats per token)")
     styles = ((BLUE, "circle"), (ORANGE, "diamond"))
     for length, (colour, symbol) in zip(table["tokens"].unique().tolist(), styles, strict=False):
@@ -87,7 +78,7 @@ def learning_rates(found: Promotion) -> go.Figure:
             marker={"symbol": symbol, "size": 9},
             hovertemplate="x %{x:.3g}: loss %{y:.4f}<extra></extra>",
         )
-    if found.scaling is not None:
-        figure.add_vline(x=found.scaling.factor, line={"dash": "dot"}, annotation_text="chosen for the long run")
+    if promotion.scaling is not None:
+        figure.add_vline(x=promotion.scaling.factor, line={"dash": "dot"}, annotation_text="chosen for the long run")
     figure.update_xaxes(type="log")
     return figure

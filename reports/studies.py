@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from autotune.core.config_paths import flatten
+from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 from reports import advice, summary
 from reports.formats import count, finite, number, plain, signed
@@ -25,11 +26,12 @@ class StudyRow:
     Args:
         name: The study.
         created: When it began, ISO 8601.
-        verdict: The headline's word.
+        verdict: The verdict in a word.
         before: The default's loss, nats per token, or None.
-        after: The winner's loss on fresh seeds, nats per token, or None.
+        after: The loss of the settings promoted on the same fresh seeds, or of a winner that is not promoted; or None.
         gain_frac: (before - after) / before, or None.
-        gain_low_frac: Lower end of the gain's 95 % interval over `before`, or None.
+        gain_low_frac: Lower end of the gain's 95 % interval over `before`; None where it is not known, or is that of a
+            winner of which some changes are not promoted.
         gain_high_frac: Upper end, or None.
         interval: The gain's 95 % interval in words.
         perplexity: "a → b", or "–".
@@ -82,22 +84,24 @@ class StudyRow:
 
 
 def study_row(record: StudyRecord) -> StudyRow:
-    """Returns a study's row.
+    """Return a study's row.
 
     Args:
         record: The study: running, failed or done.
     """
     verdict, spent = record.verdict, summary.cost(record)
     loss, perplexity, accuracy, _ = summary.before_after(record)
-    gain = (verdict.gain, verdict.gain_low, verdict.gain_high) if verdict else (None, None, None)
-    _, low, high = (finite(value) for value in gain)
+    # The interval is that of the winner with all its changes: it has no place beside a gain without some of them.
+    best = best_settings(record)
+    is_whole = best is None or not best.left_at_default
+    low = finite(verdict.gain_low) if verdict and is_whole else None
+    high = finite(verdict.gain_high) if verdict and is_whole else None
     before, after = loss.before, loss.after
-    changes = advice.changes(record)
-    changed = [f"{item.path} {advice.change_words(item)}" for item in changes if item.changed]
+
     return StudyRow(
         name=plain(record.spec.name),
         created=plain(record.created_at, 40),
-        verdict=summary.headline(record).word,
+        verdict=summary.verdict_summary(record).word,
         before=before,
         after=after,
         gain_frac=(before - after) / before if before and after is not None else None,
@@ -110,8 +114,22 @@ def study_row(record: StudyRecord) -> StudyRow:
         trials=len(record.trials),
         hours=spent.busy_s / 3600,
         energy=spent.energy_text,
-        key_change=", ".join(changed) or ("nothing changed" if changes else "–"),
+        key_change=_key_change(record),
     )
+
+
+def _key_change(record: StudyRecord) -> str:
+    """Return the changed settings in words; of a winner that is not promoted, what was tried."""
+    tried, changes = advice.changes_tried(record), advice.changes(record)
+    if tried:
+        return f"tried {_listed(tried)}"
+
+    changed = [change for change in changes if change.changed]
+    return _listed(changed) or ("nothing changed" if changes else "–")
+
+
+def _listed(changes: Sequence[advice.Change]) -> str:
+    return ", ".join(f"{change.path} {advice.change_words(change)}" for change in changes)
 
 
 def _known(measure: summary.BeforeAfter) -> str:
@@ -125,19 +143,23 @@ def _arrow(sides: Any) -> str:
 
 
 def _how_sure(record: StudyRecord) -> str:
-    word, verdict = summary.headline(record).word, record.verdict
+    word, verdict = summary.verdict_summary(record).word, record.verdict
     if verdict is None:
         return word
+    if lost := summary.failed_on(record):
+        return f"{word}: the winner failed on {count(lost, 'fresh seed')}"
     before = finite(verdict.baseline_loss)
     low, high = finite(verdict.gain_low), finite(verdict.gain_high)
     if not before or low is None or high is None:
         return word
     gain = " to ".join(f"{signed(100 * end / before, 1)} %" for end in (low, high))
-    return f"{word}: gain {gain}, {count(len(verdict.seeds), 'pair')} of runs"
+    best = best_settings(record)
+    whose = "gain of the winner with all its changes" if best and best.left_at_default else "gain"
+    return f"{word}: {whose} {gain}, {count(len(verdict.seeds), 'pair')} of runs"
 
 
 def meanings() -> Mapping[str, Callable[[StudyRecord], Any]]:
-    """Returns what must be equal for two studies' losses to mean the same: its name, and how it is read."""
+    """Return what must be equal for two studies' losses to mean the same: its name, and how it is read."""
     readers: dict[str, Callable[[StudyRecord], Any]] = {
         "the trainer": lambda record: record.spec.trainer,
         "the objective (objective)": lambda record: record.spec.objective,
@@ -151,7 +173,7 @@ def meanings() -> Mapping[str, Callable[[StudyRecord], Any]]:
 
 
 def differences(one: StudyRecord, other: StudyRecord) -> list[str]:
-    """Returns the names of what makes two studies' losses mean different things; [] where they can be compared."""
+    """Return the names of what makes two studies' losses mean different things; [] where they can be compared."""
     return [name for name, read in meanings().items() if str(read(one)) != str(read(other))]
 
 
@@ -166,7 +188,7 @@ def _base_value(path: str, record: StudyRecord) -> Any:
 
 
 def data_hash(record: StudyRecord) -> str:
-    """Returns the hash of the training data, or "" when no trainer reported one.
+    """Return the hash of the training data, or "" when no trainer reported one.
 
     Args:
         record: The study.

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from autotune.core.objectives import TERMS
-from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
+from autotune.core.statistics import INTERVAL
 from autotune.core.study_results import FullRunRecord
+from autotune.finals.verdict import failed_seeds
+from autotune.promotion.next_step import is_at_work
+from autotune.promotion.selection import best_settings, contender, measured_gain
 from autotune.store.study_store import StudyRecord
-from reports import attribution, tables
-from reports.formats import count, duration, finite, local_time, number, percent, plain, signed
+from reports import tables
+from reports.formats import MISSING, count, duration, finite, local_time, moment, number, percent, plain, signed
 
 RUNNING, PARKED, STOPPED = "still running", "parked", "not finished"
 # exp of more than this overflows a double.
@@ -21,7 +24,7 @@ MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
-class Headline:
+class VerdictSummary:
     """The verdict as a reader meets it.
 
     Args:
@@ -86,8 +89,8 @@ class Cost:
         return "not measured" if self.energy_j is None else f"{self.energy_j / 3.6e6:.2f} kWh"
 
 
-def headline(record: StudyRecord) -> Headline:
-    """Returns the verdict sentence, word and icon.
+def verdict_summary(record: StudyRecord) -> VerdictSummary:
+    """Return the verdict sentence, word and icon.
 
     Args:
         record: The study; only its verdict speaks of a gain, never its lowest loss.
@@ -97,17 +100,26 @@ def headline(record: StudyRecord) -> Headline:
         return _unfinished(record)
     reason, terms = plain(verdict.reason), TERMS[record.spec.objective]
     if verdict.word is VerdictWord.FAILED:
-        return Headline("failed", "✕", f"Nothing could be compared: {reason}.")
+        return VerdictSummary("failed", "✕", f"Nothing could be compared: {reason}.")
     if verdict.word is VerdictWord.BETTER:
-        return Headline("better", "✓", f"Better settings were found: {_gain_words(verdict, terms)}.")
+        return VerdictSummary("better", "✓", f"Better settings were found: {_gain_words(record, terms)}.")
     if verdict.word is VerdictWord.NO_CLEAR_GAIN:
         sentence = f"The default settings are about as good as anything tried{terms}."
-        return Headline("no clear gain", "=", sentence, reason)
+        return VerdictSummary("no clear gain", "=", sentence, reason)
+    if lost := failed_on(record):
+        seeds = count(lost, "fresh seed")
+        return VerdictSummary("inconclusive", "?", f"The winner failed on {seeds}, so it is not called better.")
     sentence = "There may be a gain, but these runs cannot tell it from chance."
-    return Headline("inconclusive", "?", sentence, reason)
+    return VerdictSummary("inconclusive", "?", sentence, reason)
 
 
-def _unfinished(record: StudyRecord) -> Headline:
+def failed_on(record: StudyRecord) -> int:
+    """Return on how many of the seeds that were to prove it the winner failed."""
+    winner = record.verdict.winner if record.verdict else None
+    return 0 if winner is None else failed_seeds(winner, record.finals)
+
+
+def _unfinished(record: StudyRecord) -> VerdictSummary:
     ended = sum(trial.status not in (TrialStatus.WAITING, TrialStatus.RUNNING) for trial in record.trials)
     planned = max(record.spec.budget.trials, len(record.trials))
     sentence = f"No verdict yet: {ended} of up to {count(planned, 'trial')} done"
@@ -116,28 +128,19 @@ def _unfinished(record: StudyRecord) -> Headline:
         sentence += f", and {_ended_finals(record)} of {count(planned, 'run')} on fresh seeds"
     sentence += "."
     reason = "The verdict comes after the finals, on random seeds that played no part in choosing the settings."
-    word = RUNNING if is_at_work(record) else PARKED if is_parked(record) else STOPPED
+    word = _unfinished_word(record)
     if word != RUNNING:
         sentence += " Nothing is lost."
-    return Headline(word, "…", sentence, reason)
+    return VerdictSummary(word, "…", sentence, reason)
 
 
-def is_parked(record: StudyRecord) -> bool:
-    """Returns whether the last that happened to a study is that it was stopped.
+def _unfinished_word(record: StudyRecord) -> str:
+    if is_at_work(record):
+        return RUNNING
 
-    Args:
-        record: The study.
-    """
-    return bool(record.events) and record.events[-1].get("kind") in ("parked", "stopped")
-
-
-def is_at_work(record: StudyRecord) -> bool:
-    """Returns whether a study works now; of one that several machines share, that is taken to be so until it is parked.
-
-    Args:
-        record: The study.
-    """
-    return not is_parked(record) and (bool(record.spec.storage) or record.run.running_pid() is not None)
+    # One that parks ends its trainings; one that is killed leaves them as they were.
+    left_running = any(run.status is TrialStatus.RUNNING for run in (*record.trials, *record.finals))
+    return STOPPED if left_running else PARKED
 
 
 def _ended_finals(record: StudyRecord) -> int:
@@ -145,15 +148,21 @@ def _ended_finals(record: StudyRecord) -> int:
     return sum(trial.result is not None and trial.status is not TrialStatus.INTERRUPTED for trial in record.finals)
 
 
-def _gain_words(verdict: Verdict, terms: str) -> str:
-    gain, before = finite(verdict.gain), finite(verdict.baseline_loss)
-    if gain is None or not before:
+def _gain_words(record: StudyRecord, terms: str) -> str:
+    """Return the gain of what is promoted, whatever the winner gained with changes that are not."""
+    measured = measured_gain(record)
+    gain = None if measured is None else finite(measured.gain)
+    if measured is None or gain is None or not measured.baseline_loss:
         return f"the winner beat the default{terms} on fresh seeds"
-    return f"the loss fell by {percent(gain / before)} against the default{terms}, measured on fresh seeds"
+    frac = percent(gain / measured.baseline_loss)
+    return f"the loss fell by {frac} against the default{terms}, measured on fresh seeds"
 
 
 def before_after(record: StudyRecord) -> list[BeforeAfter]:
-    """Returns loss, perplexity, accuracy and bits per byte of the default and the winner.
+    """Return loss, perplexity, accuracy and bits per byte of the default and of the best settings.
+
+    They are those of the settings that are promoted. Where nothing was proved better they are those of the finals'
+    winner, as `compared_name` then says.
 
     Args:
         record: The study. Without a verdict the default's single run is shown and nothing after it.
@@ -162,11 +171,16 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         Four measures, known or not.
         Source: perplexity = exp(cross-entropy in nats).
     """
-    verdict = record.verdict
+    verdict, measured = record.verdict, measured_gain(record)
     before_loss = tables.baseline_loss(record)
     after_loss = finite(verdict.winner_loss) if verdict else None
-    before = verdict.baseline_metrics if verdict and verdict.baseline_metrics else _last_metrics(record.baseline)
+    before = verdict.baseline_metrics if verdict else {}
     after: Mapping[str, Any] = verdict.winner_metrics if verdict else {}
+    if measured is not None:
+        before_loss, before = finite(measured.baseline_loss), measured.baseline_metrics
+        after_loss, after = finite(measured.loss), measured.metrics
+    before = before or _last_metrics(record.baseline)
+
     accuracy = (finite(before.get("val_accuracy")), finite(after.get("val_accuracy")))
     bpb = (finite(before.get("val_bpb")), finite(after.get("val_bpb")))
     return [
@@ -178,6 +192,19 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         _measure("Accuracy", *accuracy, "How often its first guess of the next token is right; higher is better."),
         _measure("Bits per byte", *bpb, "The loss for each byte of text, whatever the tokenizer; lower is better."),
     ]  # fmt: skip
+
+
+def compared_name(record: StudyRecord) -> str:
+    """Return what `before_after` compares with the default: the best settings, or a winner that is not promoted."""
+    decided = record.verdict is not None and record.verdict.word is not VerdictWord.BETTER
+    return "winner, not promoted" if decided and contender(record) is not None else "best"
+
+
+def doubt(record: StudyRecord) -> str:
+    """Return why a difference in `before_after` is not to be relied on, or ""."""
+    if measured_gain(record) is not None:
+        return ""
+    return "where both finished" if failed_on(record) else "may be chance"
 
 
 def _last_metrics(trial: TrialRecord | None) -> Mapping[str, Any]:
@@ -215,7 +242,7 @@ def _written(name: str, value: float | None) -> str:
 
 
 def how_sure(record: StudyRecord) -> list[str]:
-    """Returns sentences on seeds, noise and interval.
+    """Return sentences on seeds, noise and interval.
 
     Args:
         record: The study.
@@ -223,18 +250,24 @@ def how_sure(record: StudyRecord) -> list[str]:
     verdict = record.verdict
     if verdict is None:
         return _not_yet_sure(record)
-    lines = []
+    lines = _of_promoted(record)
+    with_all = " with all changes of the winner" if lines else ""
+    lost = failed_on(record)
+    if lost:
+        lines.append(
+            f"The winner failed on {count(lost, 'fresh seed')}: whatever it gains on others, nobody could rely on it."
+        )
     gain, low, high = (finite(value) for value in (verdict.gain, verdict.gain_low, verdict.gain_high))
     if gain is not None and low is not None and high is not None:
-        lines.append(_interval_words(low, high))
-        lines.append(f"Measured gain in loss: {signed(gain)}; 95 % interval {signed(low)} to {signed(high)}.")
+        lines += [] if lost else [_interval_words(low, high)]
+        where = " where both finished" if lost else with_all
+        lines.append(f"Measured gain in loss{where}: {signed(gain)}; {INTERVAL} {signed(low)} to {signed(high)}.")
     if verdict.seeds:
         pairs = count(len(verdict.seeds), "pair of runs", "pairs of runs")
         lines.append(
             f"The winner and the default were trained again in {pairs}, each pair on a random seed that "
             "played no part in choosing the winner."
         )
-    lines += [line] if (line := attribution.proof_line(record)) else []
     if (sigma := finite(verdict.sigma)) is not None:
         times = f"; the gain is {gain / sigma:.1f} times that" if gain and gain > 0 and sigma > 0 else ""
         lines.append(f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}{times}.")
@@ -249,6 +282,20 @@ def how_sure(record: StudyRecord) -> list[str]:
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]
 
 
+def _of_promoted(record: StudyRecord) -> list[str]:
+    """Return what was measured of the settings promoted, where they are not all of the winner's."""
+    best, measured = best_settings(record), measured_gain(record)
+    if best is None or measured is None or not best.left_at_default:
+        return []
+
+    left = count(len(best.left_at_default), "change")
+    seeds = count(len(measured.seeds), "fresh seed")
+    return [
+        f"The settings promoted leave {left} of the winner at default. Their gain in loss on {seeds} was "
+        f"{signed(measured.gain)}: {number(measured.loss)} after the default's {number(measured.baseline_loss)}."
+    ]
+
+
 def _provable(record: StudyRecord) -> list[str]:
     noise = record.attributes.noise
     gain = finite(noise.provable_gain) if noise else None
@@ -260,26 +307,26 @@ def _provable(record: StudyRecord) -> list[str]:
 
 def _interval_words(low: float, high: float) -> str:
     if low > 0:
-        return "The whole 95 % interval lies above zero: chance alone is an unlikely explanation."
+        return f"The whole {INTERVAL} lies above zero: chance alone is an unlikely explanation."
     if high < 0:
-        return "The whole 95 % interval lies below zero: the winner of the search is worse than the default."
-    return "The 95 % interval contains zero: the difference may be chance."
+        return f"The whole {INTERVAL} lies below zero: the winner of the search is worse than the default."
+    return f"The {INTERVAL} contains zero: the difference may be chance."
 
 
 def _not_yet_sure(record: StudyRecord) -> list[str]:
     done = sum(trial.loss is not None for trial in record.trials)
-    best = tables.best_trial(record)
-    if best is None or best.loss is None or done < 2:
+    lowest = contender(record)
+    if lowest is None or lowest.loss is None or done < 2:
         return ["Not sure of anything yet: too little has finished."]
     return [
         *_provable(record),
-        f"So far the lowest of {count(done, 'finished trial')} is {number(best.loss)} (trial {best.number}). "
+        f"So far the lowest of {count(done, 'finished trial')} is {number(lowest.loss)} (trial {lowest.number}). "
         "The lowest of many always looks better than it is, so it is no result.",
     ]
 
 
 def cost(record: StudyRecord) -> Cost:
-    """Returns hours, trials by status and energy.
+    """Return hours, trials by status and energy.
 
     Args:
         record: The study.
@@ -306,7 +353,7 @@ def _wall_s(trials: list[TrialRecord], busy_s: float) -> float:
 
 
 def cost_rows(spent: Cost) -> list[tuple[str, str]]:
-    """Returns the cost as names and words, in the order of the page."""
+    """Return the cost as names and words, in the order of the page."""
     failed = sum(spent.counts.get(status.value, 0) for status in tables.FAILED)
     waiting = sum(spent.counts.get(status.value, 0) for status in (TrialStatus.WAITING, TrialStatus.RUNNING))
     return [
@@ -332,11 +379,16 @@ def _when_any(name: str, amount: int) -> list[tuple[str, str]]:
 
 
 def full_run_lines(record: StudyRecord) -> list[str]:
-    """Returns what is known of the promoted full run, or [] when there is none."""
+    """Return what is known of the promoted full run, or [] when there is none."""
     full = record.attributes.full_run
     if full is None:
         return []
-    lines = [_in_progress(full) if full.status == TrialStatus.RUNNING else _ended(full)]
+    if full.status == TrialStatus.RUNNING and is_at_work(record):
+        lines = [_in_progress(full)]
+    elif full.status in (TrialStatus.RUNNING, TrialStatus.WAITING):
+        lines = [_stopped(full)]
+    else:
+        lines = [_ended(full)]
     loss, accuracy = finite(full.val_loss), finite(full.val_accuracy)
     if loss is not None:
         lines.append(f"Its loss is {number(loss)}, its accuracy {percent(accuracy)}.")
@@ -360,17 +412,21 @@ def _ended(full: FullRunRecord) -> str:
     return f"The full run is {status}: {size} training tokens in {took}."
 
 
+def _stopped(full: FullRunRecord) -> str:
+    """A run that no process trains now, whether it was parked or killed."""
+    if not full.tokens_seen:
+        return f"The full run of {full.tokens:,} tokens has not begun."
+    share = percent(full.tokens_seen / full.tokens, 0) if full.tokens else MISSING
+    return f"The full run was stopped at {share} of {full.tokens:,} tokens, and goes on from its last checkpoint."
+
+
 def _in_progress(full: FullRunRecord) -> str:
     share = full.tokens_seen / full.tokens if full.tokens else None
     line = f"The full run is in progress: {percent(share, 0)} of {full.tokens:,} tokens"
     if full.at is not None:
-        line += f" at {_time_of_day(full.at)}"
+        line += f" at {moment(full.at)}"
     if full.done_at is not None:
-        line += f", done about {_time_of_day(full.done_at)}"
+        line += f", done about {moment(full.done_at)}"
     if full.end_tokens is not None:
         line += f"; it ends at {full.end_tokens:,}, which is what fits before its deadline"
     return f"{line}."
-
-
-def _time_of_day(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s).strftime("%a %H:%M")

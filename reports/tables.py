@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -12,14 +13,13 @@ import pandas as pd
 
 from autotune.core.objectives import comparable_tokens
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
-from autotune.core.statistics import student_quantile
+from autotune.core.statistics import CONFIDENCE, student_quantile
 from autotune.finals.verdict import ATTRIBUTE
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 from autotune.store.study_store import StudyRecord
 from reports.formats import finite, local_time
 
 FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
-CONFIDENCE_FRAC = 0.95
 TRIAL_COLUMNS = (
     "number", "role", "status", "cause", "loss", "last_loss", "last_tokens", "seconds", "started_at", "seed",
     "budget_tokens", "training_s", "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps",
@@ -85,6 +85,9 @@ def _last(trial: TrialRecord) -> tuple[float, float]:
     if trial.result is not None:
         point = trial.result.last_finite
         return (point.tokens_seen, point.val_loss) if point else (math.nan, math.nan)
+    if trial.seed_losses:
+        # What its seeds have trained so far is no place on a curve of tokens.
+        return math.nan, statistics.fmean(trial.seed_losses)
     seen = [(tokens, loss) for tokens, loss in trial.values.items() if math.isfinite(loss)]
     return max(seen) if seen else (math.nan, math.nan)
 
@@ -230,7 +233,7 @@ def t_interval(losses: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, fl
     if len(losses) < 2:
         return mean, math.nan, math.nan
     error = float(losses.std(ddof=1)) / len(losses) ** 0.5
-    half = student_quantile((1 + CONFIDENCE_FRAC) / 2, len(losses) - 1) * error
+    half = student_quantile((1 + CONFIDENCE) / 2, len(losses) - 1) * error
     return mean, mean - half, mean + half
 
 
@@ -239,16 +242,6 @@ def baseline_loss(record: StudyRecord) -> float | None:
     if record.verdict is not None and (proved := finite(record.verdict.baseline_loss)) is not None:
         return proved
     return finite(record.baseline.loss) if record.baseline else None
-
-
-def best_trial(record: StudyRecord) -> TrialRecord | None:
-    """Returns the finals' winner, or the finished trial of lowest loss while there is none."""
-    wanted = record.verdict.winner if record.verdict else None
-    for trial in record.trials:
-        if wanted is not None and trial.number == wanted:
-            return trial
-    done = [trial for trial in record.trials if finite(trial.loss) is not None]
-    return min(done, key=lambda trial: trial.loss or 0.0, default=None)
 
 
 def gpu_table(record: StudyRecord) -> pd.DataFrame:

@@ -332,8 +332,8 @@ def promote(
     Killed, it goes on; learning rates are fitted to the length.
     """
     from autotune.cli.notify import check_webhook
-    from autotune.night import planner
     from autotune.night.session import Session
+    from autotune.promotion import horizon
 
     check_webhook(webhook)
     # A study that several machines share may have been begun on another of them.
@@ -343,7 +343,7 @@ def promote(
     # The hours of the study file are the night's; a full run has its own.
     session = Session(loaded, make_options(None, out, device, emulate, hours, until))
     if tokens is None and hours is None and until is None:
-        tokens = planner.full_tokens(loaded.spec)
+        tokens = horizon.full_tokens(loaded.spec)
 
     def agree(cost: str) -> bool:
         say(cost)

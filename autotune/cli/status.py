@@ -5,36 +5,43 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from autotune.core.records import TrialStatus
+from autotune.core.statistics import INTERVAL
 from autotune.core.text import time_of_day
 from autotune.finals.verdict import ranked
+from autotune.promotion.next_step import next_step
+from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
 
 
-def of(record: StudyRecord) -> dict[str, Any]:
-    """Returns how a study stands, JSON-able.
+def summarize(record: StudyRecord) -> dict[str, Any]:
+    """Return how a study stands, JSON-able.
 
     Args:
         record: The study.
     """
     counts = Counter(str(trial.status) for trial in record.trials)
-    best = next(iter(ranked(record.trials)), None)
+    lowest = next(iter(ranked(record.trials)), None)
     # An interrupted run comes again as another.
     finals = [run for run in record.finals if run.status is not TrialStatus.INTERRUPTED]
-    verdict, full = record.verdict, record.attributes.full_run
+    verdict, full, step = record.verdict, record.attributes.full_run, next_step(record)
+    best, measured = best_settings(record), measured_gain(record)
+
     return {
         "study": record.spec.name,
         "running_pid": record.run.running_pid(),
         "trials_wanted": record.spec.budget.trials,
         "trials": dict(counts),
-        "best_trial": best.number if best else None,
-        "best_loss": best.loss if best else None,
+        "best_trial": lowest.number if lowest else None,
+        "best_loss": lowest.loss if lowest else None,
         "finals_finished": sum(run.status is TrialStatus.FINISHED for run in finals),
         "finals": len(finals),
         "verdict": str(verdict.word) if verdict else None,
+        "promoted_gain": measured.gain if measured else None,
+        "promoted_loss": measured.loss if measured else None,
+        "left_at_default": list(best.left_at_default) if best else [],
         "gain": verdict.gain if verdict else None,
         "gain_low": verdict.gain_low if verdict else None,
         "gain_high": verdict.gain_high if verdict else None,
@@ -43,19 +50,21 @@ def of(record: StudyRecord) -> dict[str, Any]:
         "full_run_seen_tokens": full.tokens_seen if full else None,
         "full_run_end_tokens": full.end_tokens if full else None,
         "full_run_done_at": full.done_at if full else None,
-        "next": _next(record),
+        "next": step.command,
+        "next_why": step.what,
         "last_event": record.events[-1]["message"] if record.events else None,
     }
 
 
 def describe(stands: dict[str, Any]) -> str:
-    """Returns how a study stands, in a few lines.
+    """Return how a study stands, in a few lines.
 
     Args:
-        stands: What `of` returned.
+        stands: What `summarize` returned.
     """
     running = f"running as PID {stands['running_pid']}" if stands["running_pid"] else "not running"
     counts = ", ".join(f"{count} {status}" for status, count in stands["trials"].items()) or "none yet"
+
     lines = [f"{stands['study']}: {running}", f"trials of {stands['trials_wanted']}: {counts}"]
     if stands["best_trial"] is not None:
         lines.append(f"best so far (one seed): trial {stands['best_trial']}, loss {stands['best_loss']:.4f}")
@@ -67,41 +76,45 @@ def describe(stands: dict[str, Any]) -> str:
         lines.append(_full_run(stands))
     if stands["last_event"]:
         lines.append(f"last: {stands['last_event']}")
-    lines.append(f"next: {stands['next']}")
+    lines += [stands["next_why"], f"next: {stands['next']}"]
     return "\n".join(lines)
 
 
-def _next(record: StudyRecord) -> str:
-    """Returns the command that goes on from here, or where the report is when there is nothing to go on with."""
-    if record.run.running_pid() is not None:
-        return f"{record.run.command('watch')} shows its page, {record.run.command('stop')} parks it"
-    full = record.attributes.full_run
-    if full is not None and full.status not in (TrialStatus.FINISHED, TrialStatus.DIVERGED):
-        return f"{record.run.command('promote')} goes on with the full run"
-    was_parked = bool(record.events) and record.events[-1].get("kind") == "parked"
-    if record.verdict is None or (was_parked and not any(event.get("kind") == "best" for event in record.events)):
-        return f"{record.run.command('run')} goes on with it"
-    return f"read {record.run.report / 'index.html'}, which says what comes next"
-
-
 def _gain(stands: Mapping[str, Any]) -> str:
-    """Returns the gain of a verdict with its interval, as the report writes them, or "" if it was not measured."""
+    """Return the gain of a verdict with its interval, as the report writes them, or "" if it was not measured.
+
+    Where changes of the winner are not promoted, the gain without them comes first: it is that of best_config.toml.
+    """
     numbers = [stands[name] for name in ("gain", "gain_low", "gain_high")]
     if None in numbers:
         return ""
-    gain, low, high = (f"{value:+.4f}".replace("-", "\N{MINUS SIGN}") for value in numbers)
-    return f", gain in loss {gain} (95 % interval {low} to {high})"
+
+    gain, low, high = (_signed(value) for value in numbers)
+    interval = f"({INTERVAL} {low} to {high})"
+    if not stands["left_at_default"]:
+        return f", gain in loss {gain} {interval}"
+
+    promoted = _signed(stands["promoted_gain"])
+    return f", gain in loss {promoted} with the settings promoted; {gain} with all changes of the winner {interval}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _full_run(stands: Mapping[str, Any]) -> str:
-    """Returns how far the full run is, and when it ends if it is under way."""
+    """Return how far the full run is, and when it ends if it is under way."""
     seen, tokens, status = stands["full_run_seen_tokens"], stands["full_run_tokens"], stands["full_run"]
     line = f"full run: {100 * seen / tokens:.0f} % of {tokens:,} tokens"
     if status != TrialStatus.RUNNING:
         return f"{line}, {status}"
+
     if (end := stands["full_run_end_tokens"]) is not None:
         line += f", ends at {end:,}"
     if stands["running_pid"] is None:
         return f"{line}, not running"
-    left_s = None if stands["full_run_done_at"] is None else stands["full_run_done_at"] - time.time()
-    return line if left_s is None else f"{line}, done about {time_of_day(max(0.0, left_s), datetime.now())}"
+    if stands["full_run_done_at"] is None:
+        return line
+
+    left_s = max(0.0, stands["full_run_done_at"] - time.time())
+    return f"{line}, done about {time_of_day(left_s)}"

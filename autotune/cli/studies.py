@@ -36,7 +36,7 @@ def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = F
     from autotune.store.study_store import read_study
 
     record = read_study(run_directory(study, out))
-    stands = status.of(record)
+    stands = status.summarize(record)
     typer.echo(json.dumps(stands, indent=2, default=str)) if as_json else say(status.describe(stands))
 
 

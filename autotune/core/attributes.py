@@ -156,6 +156,9 @@ class StudyAttributes(_Attributes):
     attribution: Stored[Attribution | None] = Stored(None, Attribution.from_json, Attribution.to_json)
     """Which change gave what."""
 
+    why_no_attribution = Stored("", str)
+    """Why that is not known though it was asked for, half a sentence; "" if nothing kept it from being found out."""
+
     promotion: Stored[Promotion | None] = Stored(None, Promotion.from_json, Promotion.to_json)
     """How the settings are changed for the latest full run."""
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 CONFIDENCE = 0.95
+"""Share of intervals that contain the true value; it decides what is called better."""
+INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
+"""What such an interval is called in a sentence."""
 
 
 def student_quantile(share: float, freedom: int) -> float:
-    """Returns the value below which a share of Student's t distribution lies.
+    """Return the value below which a share of Student's t distribution lies.
 
     Args:
         share: Between 0 and 1.
@@ -16,3 +21,8 @@ def student_quantile(share: float, freedom: int) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))
+
+
+def normal_reach() -> float:
+    """Return the standard deviations to either side of a normal mean that hold `CONFIDENCE` of the distribution."""
+    return NormalDist().inv_cdf((1 + CONFIDENCE) / 2)

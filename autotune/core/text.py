@@ -12,12 +12,12 @@ import typer
 
 
 def plain(text: str) -> str:
-    """Returns a text in which control characters, of names for example, cannot steer a terminal."""
+    """Return a text in which control characters, of names for example, cannot steer a terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def say(line: str, end: str = "\n") -> None:
-    """Prints one line for a person, or a piece of one; control characters in names stay text."""
+    """Print one line for a person, or a piece of one; control characters in names stay text."""
     try:
         typer.echo(plain(line) + end, nl=False)
         sys.stdout.flush()
@@ -30,26 +30,47 @@ def say(line: str, end: str = "\n") -> None:
 FAR_S = 20 * 3600.0
 
 
-def time_of_day(seconds: float, now: datetime) -> str:
-    """Returns when something will be, "07:12", or "Sat 07:12" if that is far off.
+def time_of_day(seconds: float, now: datetime | None = None) -> str:
+    """Return when something will be, "07:12", or "Sat 07:12" if that is far off.
 
     Args:
         seconds: Seconds from now.
-        now: The present, local time.
+        now: Local time; the present if None.
     """
-    then = now + timedelta(seconds=seconds)
+    then = (now or datetime.now()) + timedelta(seconds=seconds)
     return f"{then:%H:%M}" if seconds < FAR_S else f"{then:%a %H:%M}"
 
 
+def moment(unix_s: float) -> str:
+    """Return a moment as weekday and local time: "Tue 06:50".
+
+    Args:
+        unix_s: Seconds since 1970.
+
+    Raises:
+        ValueError, OverflowError, OSError: If there is no such moment.
+    """
+    return f"{datetime.fromtimestamp(unix_s):%a %H:%M}"
+
+
+def speed(tokens_per_s: float) -> str:
+    """Return a training speed as a person writes it: "12.3k tokens/s"."""
+    for size, unit in ((1e6, "M"), (1e3, "k")):
+        if tokens_per_s >= size:
+            return f"{tokens_per_s / size:.3g}{unit} tokens/s"
+
+    return f"{tokens_per_s:.3g} tokens/s"
+
+
 def duration(seconds: float) -> str:
-    """Returns a duration as a person says it: "45 s", "12 min" or "7.5 h"."""
+    """Return a duration as a person says it: "45 s", "12 min" or "7.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
-    """Returns in words when something will be done.
+    """Return in words when something will be done.
 
     Args:
         seconds: What it takes at most.
@@ -66,5 +87,5 @@ def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
 
 
 def in_bytes(num_bytes: float) -> str:
-    """Returns a size on disk as a person says it: "6 MB" or "1.3 GB"."""
+    """Return a size on disk as a person says it: "6 MB" or "1.3 GB"."""
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"

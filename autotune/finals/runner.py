@@ -19,6 +19,7 @@ from autotune.engine.deadline import MARGIN
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Queue
 from autotune.finals.attribution import Attributing
+from autotune.finals.power import measure_noise
 from autotune.finals.verdict import (
     ATTRIBUTE,
     PROVE,
@@ -28,7 +29,6 @@ from autotune.finals.verdict import (
     failed_seeds,
     finalists,
     judge,
-    measure_noise,
     noise_runs,
     proving_runs,
     ranked,
@@ -46,10 +46,13 @@ PURPOSES = {
 }
 # Of the time there is, what the baseline's seeds before the search may take.
 NOISE_FRAC = 0.1
+# Why it is not known which change gave what.
+NO_TIME = "no time was left for it, so all changes are kept"
+NOT_ALL_ENDED = "not all of its trainings came to an end, so all changes are kept"
 
 
 @dataclass
-class Proving:
+class FinalsRunner:
     """Trains and judges on fresh seeds.
 
     Args:
@@ -75,7 +78,7 @@ class Proving:
         return self.open_queue()
 
     def reserve_s(self) -> float:
-        """Returns the seconds that finals and attribution take if the first look decides, with a margin."""
+        """Return the seconds that finals and attribution take if the first look decides, with a margin."""
         # With the margin that each start asks for, or the last of them would not be started.
         return MARGIN * self._seconds(self.spec.finals.runs - self._proved + self.spec.attributing_runs())
 
@@ -104,7 +107,7 @@ class Proving:
             self.loop.listener.note("noise", noise.describe())
 
     def _noise_seeds(self) -> int:
-        """Returns how many seeds the time allows before the search; 0 if not even two."""
+        """Return how many seeds the time allows before the search; 0 if not even two."""
         possible = NOISE_FRAC * self.loop.deadline.seconds_left / max(self._seconds(1), 1e-6)
         count = int(min(possible, self.spec.finals.prove_seeds))
         return count if count >= 2 else 0
@@ -154,20 +157,24 @@ class Proving:
         seeds = verdict.seeds[: self.spec.finals.attribute_seeds]
         if verdict.word is not VerdictWord.BETTER or winner is None or record.baseline is None or len(seeds) < 2:
             return
+        attributes = StudyAttributes(self.optuna_study)
         attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds)
         missing = attributing.missing(self.queue.records())
         if missing and not self._has_time(self._seconds(self.spec.attributing_runs(len(attributing.changed)))):
             self.loop.listener.note("attribution", "no time left to find out which change gave what")
+            attributes.why_no_attribution = NO_TIME
             return
         while missing and not self.loop.stop.level:
             self._train(missing)
             before, missing = missing, attributing.missing(self.queue.records())
             if missing == before:  # time was up, or it cannot be trained
+                if not self.loop.stop.level:
+                    attributes.why_no_attribution = NOT_ALL_ENDED
                 return
         if not missing:
-            found = attributing.result(self.queue.records())
-            StudyAttributes(self.optuna_study).attribution = found
-            self.loop.listener.note("attribution", found.note)
+            attribution = attributing.result(self.queue.records())
+            attributes.attribution = attribution
+            self.loop.listener.note("attribution", attribution.note)
 
     def _has_time(self, training_s: float) -> bool:
         return self.loop.deadline.has_time(self.later_s)(training_s)

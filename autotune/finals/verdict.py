@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
-from autotune.core.statistics import CONFIDENCE, student_quantile
-from autotune.core.study_results import Noise
+from autotune.core.statistics import CONFIDENCE, INTERVAL, student_quantile
 from autotune.study.spec import FinalsSpec
 
-POWER = 0.8
 SELECT, PROVE, ATTRIBUTE = "select", "prove", "attribute"
+# Ways to end that no further seed mends.
+FAILED_SEED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 # Fresh seeds start this far above the search's own, so that no study's seed meets another role's.
 FRESH_SEED_OFFSET = 1_000
 
@@ -45,13 +45,13 @@ class FinalRun:
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Returns the finished trials, best first."""
+    """Return the finished trials, best first."""
     finished = [trial for trial in trials if trial.loss is not None]
     return sorted(finished, key=lambda trial: trial.loss if trial.loss is not None else 0.0)
 
 
 def finalists(trials: Sequence[TrialRecord], baseline: TrialRecord, count: int) -> list[TrialRecord]:
-    """Returns the best search trials whose settings differ from the baseline's, doubles left out.
+    """Return the best search trials whose settings differ from the baseline's, doubles left out.
 
     Args:
         trials: The whole search.
@@ -68,7 +68,7 @@ def finalists(trials: Sequence[TrialRecord], baseline: TrialRecord, count: int) 
 
 
 def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: int) -> list[FinalRun]:
-    """Returns the trainings that choose the winner; none when there is only one finalist."""
+    """Return the trainings that choose the winner; none when there is only one finalist."""
     if len(arms) < 2:
         return []
     first = search_seed + FRESH_SEED_OFFSET
@@ -79,13 +79,13 @@ def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: i
 def proving_runs(
     baseline: TrialRecord, winner: TrialRecord, spec: FinalsSpec, search_seed: int, pairs: int
 ) -> list[FinalRun]:
-    """Returns the trainings that measure the gain, pair after pair, so that an early end keeps whole pairs."""
+    """Return the trainings that measure the gain, pair after pair, so that an early end keeps whole pairs."""
     seeds = _prove_seeds(spec, search_seed, pairs)
     return [FinalRun(arm.number, arm.params, seed, PROVE) for seed in seeds for arm in (baseline, winner)]
 
 
 def noise_runs(baseline: TrialRecord, spec: FinalsSpec, search_seed: int, count: int) -> list[FinalRun]:
-    """Returns the baseline's part of the first pairs."""
+    """Return the baseline's part of the first pairs."""
     return [FinalRun(baseline.number, baseline.params, seed, PROVE) for seed in _prove_seeds(spec, search_seed, count)]
 
 
@@ -94,28 +94,8 @@ def _prove_seeds(spec: FinalsSpec, search_seed: int, count: int) -> range:
     return range(first, first + count)
 
 
-def measure_noise(baseline: int, finals: Sequence[TrialRecord], spec: FinalsSpec) -> Noise | None:
-    """Returns the noise, or None while fewer than two of the baseline's runs have finished.
-
-    Source: the power of the paired t test with a share of 80 %, (t_a + t_0.8) x sigma x sqrt(2 / n), the two
-    losses of a pair taken as independent; `a` is what the last look may err to one side.
-
-    Args:
-        baseline: Number of the baseline's search trial.
-        finals: Re-runs so far.
-        spec: How the finals are run.
-    """
-    losses = [_loss(run) for run in finals if (run.arm, run.stage) == (baseline, PROVE) and run.loss is not None]
-    if len(losses) < 2:
-        return None
-    pairs, sigma = spec.looks[-1], statistics.stdev(losses)
-    quantiles = student_quantile((1 + confidences(spec)[-1]) / 2, pairs - 1) + student_quantile(POWER, pairs - 1)
-    gain = quantiles * sigma * (2 / pairs) ** 0.5
-    return Noise(sigma, len(losses), statistics.mean(losses), pairs, gain)
-
-
 def confidences(spec: FinalsSpec) -> list[float]:
-    """Returns the confidence of each look's interval.
+    """Return the confidence of each look's interval.
 
     The looks share what `CONFIDENCE` leaves, each twice as much as the one before, so that all intervals hold
     together with that confidence (Bonferroni 1936) and an early look decides only what is plain.
@@ -125,25 +105,29 @@ def confidences(spec: FinalsSpec) -> list[float]:
 
 
 def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> TrialRecord:
-    """Returns the finalist with the lowest mean loss on the selection seeds.
+    """Return the finalist with the lowest mean loss on the selection seeds.
 
-    An arm without a finished selection run comes last; with no selection run at all the search's order holds.
+    An arm that failed on a selection seed would be no winner to rely on: it comes after those that did not, and one
+    without a finished selection run comes last. With no selection run at all the search's order holds.
 
     Args:
         arms: Finalists, best search result first; not empty.
         finals: Re-runs so far.
     """
-    means = {}
-    for arm in arms:
-        losses = [run.loss for run in finals if run.arm == arm.number and run.stage == SELECT and run.loss is not None]
-        means[arm.number] = statistics.mean(losses) if losses else float("inf")
-    return min(arms, key=lambda arm: means[arm.number])
+
+    def order(arm: TrialRecord) -> tuple[int, float]:
+        runs = [run for run in finals if run.arm == arm.number and run.stage == SELECT]
+        losses = [run.loss for run in runs if run.loss is not None]
+        failed = sum(run.status in FAILED_SEED for run in runs)
+        return (failed, statistics.mean(losses)) if losses else (len(finals), float("inf"))
+
+    return min(arms, key=order)
 
 
 def judge(
     baseline: TrialRecord, winner: TrialRecord, finals: Sequence[TrialRecord], spec: FinalsSpec, look: int = 0
 ) -> Verdict:
-    """Returns the verdict from the proving runs, by a paired t interval.
+    """Return the verdict from the proving runs, by a paired t interval.
 
     Source: Student (1908), the paired t test: the mean of the differences between pairs of the same seed,
     plus and minus a quantile of t with n - 1 degrees of freedom times their standard error: the 97.5 % quantile
@@ -190,7 +174,7 @@ def judge(
 
 
 def interval(gains: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
-    """Returns the t interval of the mean of paired differences; (None, None) for fewer than two."""
+    """Return the t interval of the mean of paired differences; (None, None) for fewer than two."""
     if len(gains) < 2:
         return None, None
     mean, error = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
@@ -200,11 +184,11 @@ def interval(gains: Sequence[float], confidence: float = CONFIDENCE) -> tuple[fl
 
 def _word(low: float | None, high: float | None, min_gain: float, pairs: int, lost: int) -> tuple[VerdictWord, str]:
     if low is None or high is None:
-        return VerdictWord.INCONCLUSIVE, f"only {pairs} pair of fresh-seed runs finished; two are the least"
+        return VerdictWord.INCONCLUSIVE, f"only {pairs} pair of fresh-seed runs finished; at least two are needed"
     if lost:
         return VerdictWord.INCONCLUSIVE, f"the winner failed on {lost} of its fresh seeds, so it cannot be relied on"
     if low > 0:
-        return VerdictWord.BETTER, f"the gain's 95 % interval from {pairs} pairs of runs lies above zero"
+        return VerdictWord.BETTER, f"the gain's {INTERVAL} from {pairs} pairs of runs lies above zero"
     if high < min_gain:
         return VerdictWord.NO_CLEAR_GAIN, "whatever gain there may be is smaller than one worth having"
     return VerdictWord.INCONCLUSIVE, f"{pairs} pairs of runs cannot tell a useful gain from none"
@@ -216,10 +200,14 @@ def _pairs(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> list[tu
     return [(finished[baseline, seed], finished[winner, seed]) for seed in seeds]
 
 
+def paired_gains(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> list[float]:
+    """Return the baseline's loss less the winner's on each proving seed on which both finished, nats per token."""
+    return [_loss(base) - _loss(best) for base, best in _pairs(baseline, winner, finals)]
+
+
 def failed_seeds(winner: int, finals: Sequence[TrialRecord]) -> int:
-    """Returns on how many proving seeds the winner diverged or ran out of memory: no further seed mends that."""
-    bad = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
-    return sum(run.arm == winner and run.stage == PROVE and run.status in bad for run in finals)
+    """Return on how many proving seeds the winner diverged or ran out of memory: no further seed mends that."""
+    return sum(run.arm == winner and run.stage == PROVE and run.status in FAILED_SEED for run in finals)
 
 
 def _loss(run: TrialRecord) -> float:
@@ -228,7 +216,7 @@ def _loss(run: TrialRecord) -> float:
 
 
 def mean_metrics(runs: Sequence[TrialRecord]) -> dict[str, float]:
-    """Returns the means of the last evaluations' numbers, of those that every run reported."""
+    """Return the means of the last evaluations' numbers, of those that every run reported."""
     last = [run.result.points[-1].metrics for run in runs if run.result and run.result.points]
     shared = set.intersection(*(set(metrics) for metrics in last)) if last else set()
     return {name: statistics.mean(metrics[name] for metrics in last) for name in sorted(shared)}

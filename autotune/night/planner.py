@@ -25,18 +25,12 @@ from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
 TRAIN_TOKENS = "data.train_tokens"
-DEFAULT_FULL_FACTOR = 8
 WHOLE_TRIALS, STOPPED_SHARE = 8, 0.45
 """About so many trials end before any is stopped, and of a whole trial each later one takes this share: searches
 replayed on the two recorded tables with the default pruner, where 32 trials took as long as 19 whole ones, 80 as 40."""
 STUDY_BYTES, EVALUATION_BYTES = 6e6, 3_500
 """Disk of a study's page and database, and of each evaluation in files and two copies of the database, rounded up from
 a study of 18 trials with 20 evaluations."""
-
-
-def full_tokens(spec: StudySpec) -> int:
-    """Returns the tokens of the promoted full run."""
-    return spec.promote.tokens or DEFAULT_FULL_FACTOR * spec.budget.tokens
 
 
 def matched_epochs(spec: StudySpec, facts: Mapping[str, Any], tokens: int) -> float:
@@ -85,9 +79,9 @@ def make_plan(
     finals_s = (spec.finals.runs + spec.attributing_runs()) * training_s / slots
     full_s = 0.0
     if spec.promote.automatic:
-        checked = horizon.bracket_tokens(spec.budget.tokens, full_tokens(spec)) if spec.promote.bracket else ()
+        checked = horizon.bracket_tokens(spec.budget.tokens, horizon.full_tokens(spec)) if spec.promote.bracket else ()
         bracket_s = len(horizon.FACTORS) * sum(map(probe.seconds_for, checked)) / slots if depends_on_length else 0.0
-        full_s = bracket_s + probe.seconds_for(full_tokens(spec)) + EXPORT_S
+        full_s = bracket_s + probe.seconds_for(horizon.full_tokens(spec)) + EXPORT_S
     reserve = finals_s + full_s + REPORT_S
     whole = max(0.0, seconds_left - reserve) / trial_s * slots
     possible = int(min(spec.budget.trials, whole))
@@ -112,7 +106,7 @@ def make_plan(
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
         energy_kwh=profile.power_limit_w * slots * total_s / 3.6e6,
-        epochs=matched_epochs(spec, probe.facts, full_tokens(spec)),
+        epochs=matched_epochs(spec, probe.facts, horizon.full_tokens(spec)),
         disk_bytes=STUDY_BYTES + (most + spec.finals.runs) * spec.budget.seeds * probe.evaluations * EVALUATION_BYTES,
     )
 
@@ -144,7 +138,7 @@ class Survey:
         """
         found = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
         found.append(("plan", describe(self.plan, spec)))
-        full, train_tokens = full_tokens(spec), self.baseline.facts.get("train_tokens", 0)
+        full, train_tokens = horizon.full_tokens(spec), self.baseline.facts.get("train_tokens", 0)
         if train_tokens:
             repeats = horizon.repetition(train_tokens, full, self.plan.epochs or spec.budget.tokens / train_tokens)
             found += [("plan", f"in a full run of {full:,} tokens {repeats}")] if repeats else []
@@ -201,7 +195,7 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         attributing = f" and up to {runs} to tell which change gave what" if (runs := spec.attributing_runs()) else ""
         parts.append(f"{spec.finals.runs} final runs{attributing}")
     if plan.full_s:
-        parts.append(f"a full run of {full_tokens(spec):,} tokens")
+        parts.append(f"a full run of {horizon.full_tokens(spec):,} tokens")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
     if plan.energy_kwh:
         line += f", {plan.energy_kwh:.1f} kWh"

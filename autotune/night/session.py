@@ -19,24 +19,25 @@ from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import present
 from autotune.core.errors import UserError
 from autotune.core.files import free_bytes, read_json, write_json, write_text
-from autotune.core.records import TrialRecord, Verdict, VerdictWord
+from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import FullRunRecord, Noise, Plan, Promotion
 from autotune.engine.deadline import MARGIN, REPORT_S, Deadline
 from autotune.engine.equal_seconds import EqualSeconds
 from autotune.engine.event_loop import EventLoop, StopRequest
 from autotune.engine.queue import Queue, hardware_overrides
 from autotune.engine.worker import Slot
-from autotune.finals.runner import Proving
+from autotune.finals.runner import FinalsRunner
 from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
 from autotune.night import capacity, planner, warm_start
 from autotune.night.search_end import SearchEnd
 from autotune.progress.observer import Listener
 from autotune.promotion import horizon
-from autotune.promotion.best_config import card_lines, choice, provenance, write_best_config
-from autotune.promotion.brackets import Promoting
+from autotune.promotion.best_config import BestConfig, best_config_of, provenance
+from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.full_run import FullRun, evaluations
+from autotune.promotion.selection import select_trial_to_promote
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
 from autotune.store.database import back_up, exclusive, open_storage, storage_faults
@@ -45,6 +46,8 @@ from autotune.store.study_store import finals_name, long_name, open_fixed, open_
 from autotune.study.study_file import Study
 
 DONE, FAULT, NOTHING_FINISHED, PARKED = 0, 1, 4, 130
+# Ways in which a full run ends that are no success of the command that asked for it.
+FAILED_FULL_RUN = (TrialStatus.DIVERGED, TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Session:
                 return self._parked()
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
-            tokens = planner.full_tokens(self.spec)
+            tokens = horizon.full_tokens(self.spec)
             if self.spec.promote.automatic:
                 self._full(loop, tokens, None, as_is=False)
             else:
@@ -129,15 +132,22 @@ class Session:
             number: Search trial to promote, or None for the verdict's choice.
             as_is: Whether to copy the trial's settings, which are rescaled for the longer run otherwise.
             agree: Takes what it will cost, in words, and returns whether to go on.
+
+        Returns:
+            The exit code: 0 done, 1 if the full run failed, 130 parked.
         """
         with self._opened() as loop:
-            trial, _ = choice(read_study(self.run.root), number)
+            trial, _ = select_trial_to_promote(read_study(self.run.root), number)
             self._expect_pace(loop, trial)
             promoting = self._promoting(loop)
             tokens = tokens or promoting.fitting_tokens(trial, self.options.deadline.seconds_left, as_is)
+            ended = None
             if agree(promoting.cost(trial, tokens, as_is)):
-                self._full(loop, tokens, number, as_is)
-        return self._parked("promote") if self.stop.level else DONE
+                ended = self._full(loop, tokens, number, as_is)
+
+        if self.stop.level:
+            return self._parked("promote")
+        return FAULT if ended in FAILED_FULL_RUN else DONE
 
     # --- opening and closing ---
 
@@ -303,7 +313,7 @@ class Session:
         may_end = self.spec.budget.ends_early and objectives.count(self.spec.objective) == 1
         return stored if may_end else None
 
-    def _proving(self, loop: EventLoop) -> Proving:
+    def _proving(self, loop: EventLoop) -> FinalsRunner:
         def open_queue() -> Queue:
             study = open_fixed(self.storage, finals_name(self.spec.name))
             return self._short_queue("finals", study, None)
@@ -311,7 +321,7 @@ class Session:
         def later_s() -> float:
             return self._full_s(loop) + REPORT_S
 
-        return Proving(self.spec, self.optuna_study, open_queue, loop, len(self.slots), later_s)
+        return FinalsRunner(self.spec, self.optuna_study, open_queue, loop, len(self.slots), later_s)
 
     def _plan(self, loop: EventLoop) -> None:
         """Measures the pace before the first trial and says what is to be expected."""
@@ -354,7 +364,7 @@ class Session:
 
     def _full_s(self, loop: EventLoop) -> float:
         slowest = 1.0 if self.equal_seconds is None else self.equal_seconds.slowest
-        tokens = planner.full_tokens(self.spec)
+        tokens = horizon.full_tokens(self.spec)
         seconds = loop.pace.usual_seconds(tokens) + self._promoting(loop).seconds(self.spec.budget.tokens, tokens)
         return MARGIN * slowest * seconds + EXPORT_S if self.spec.promote.automatic else 0.0
 
@@ -362,15 +372,17 @@ class Session:
         self._attributes.verdict = verdict
         self.listener.concluded(verdict, objectives.TERMS[self.spec.objective])
 
-    def _write_best_config(self, trial: TrialRecord, why: str, promotion: Promotion) -> None:
-        path = write_best_config(self.run, read_study(self.run.root), trial, why, promotion)
-        self.listener.note("best", f"{path}: trial {trial.number} ({why})")
+    def _write_best_config(self, trial: TrialRecord, why: str, promotion: Promotion) -> BestConfig:
+        best = best_config_of(read_study(self.run.root), trial, why, promotion)
+        best.write(self.run.best_config)
+        self.listener.note("best", f"{self.run.best_config}: trial {trial.number} ({why})")
+        return best
 
     def _promotion(
         self, loop: EventLoop, tokens: int, number: int | None, as_is: bool, has_time: Callable[[float], bool]
     ) -> tuple[TrialRecord, str, Promotion]:
         """Chooses the trial, finds out what its settings become in a run of so many tokens, and stores and says it."""
-        trial, why = choice(read_study(self.run.root), number)
+        trial, why = select_trial_to_promote(read_study(self.run.root), number)
         promotion = self._promoting(loop).promotion(trial, tokens, as_is, has_time)
         whole = self._attributes.probe_facts.get("train_tokens", 0)
         own = trial.result.facts.get("train_tokens", 0) if trial.result else 0
@@ -383,8 +395,8 @@ class Session:
             self.listener.note("promotion", promotion.repeats)
         return trial, why, promotion
 
-    def _promoting(self, loop: EventLoop) -> Promoting:
-        return Promoting(self.study, loop, self._bracket_queue, self._sigma())
+    def _promoting(self, loop: EventLoop) -> BracketRunner:
+        return BracketRunner(self.study, loop, self._bracket_queue, self._sigma())
 
     def _sigma(self) -> float | None:
         """Returns the standard deviation of a loss between seeds; None if it was not measured."""
@@ -402,8 +414,7 @@ class Session:
         """Opens the queue of trainings of one trial's settings at another length."""
         folder = f"{kind}/trial-{trial.number:04d}-{tokens}-tokens{suffix}"
         if kind == "full":
-            card = card_lines(self.run.best_config)
-            more |= {"output.dir": str(self.run.root / folder), "output.provenance": card}
+            more |= {"output.dir": str(self.run.root / folder)}
             more |= evaluations(self.spec, tokens)
         study = open_fixed(self.storage, long_name(self.spec.name, kind, trial.number, tokens) + suffix)
         queue = self._queue(kind, study, tokens, None, **more)
@@ -416,15 +427,20 @@ class Session:
         if not loop.pace.seconds(1) and trial.result is not None:
             loop.pace.learn(trial.budget_tokens or self.spec.budget.tokens, trial.result.seconds)
 
-    def _full(self, loop: EventLoop, tokens: int, number: int | None, as_is: bool) -> None:
-        """Trains the chosen settings for longer, with checkpoints, and stores what came of it."""
+    def _full(self, loop: EventLoop, tokens: int, number: int | None, as_is: bool) -> TrialStatus | None:
+        """Train the chosen settings for longer, with checkpoints, and store what came of it.
+
+        Returns:
+            How the full run stands; None if a stop came before it.
+        """
         deadline = self.options.deadline
         before_run = deadline.has_time(lambda: MARGIN * loop.pace.usual_seconds(tokens) + EXPORT_S + REPORT_S)
         trial, why, promotion = self._promotion(loop, tokens, number, as_is, before_run)
         if self.stop.level:
-            return
-        self._write_best_config(trial, why, promotion)
-        queue = self._long_queue(trial, tokens, "full", "-as-is" if as_is else "")
+            return None
+        best = self._write_best_config(trial, why, promotion)
+        card = {"output.provenance": best.card_lines()}
+        queue = self._long_queue(trial, tokens, "full", horizon.AS_IS_SUFFIX if as_is else "", **card)
         params = {**trial.params, **{change.path: change.after for change in promotion.changes}}
         with exclusive(self.storage, self.spec.name):
             queue.enqueue(params, role="full", arm=trial.number, seed=self.spec.seed)
@@ -433,7 +449,7 @@ class Session:
             self._attributes.full_run = shown
 
         folder = self.run.root / queue.folder
-        FullRun(queue, params, folder, deadline, self.listener, self._sigma(), keep).train(loop)
+        return FullRun(queue, params, folder, deadline, self.listener, self._sigma(), keep).train(loop)
 
     def _parked(self, command: str = "run") -> int:
         given = {"--device": self.options.device, "--emulate": self.options.emulate}

@@ -20,7 +20,8 @@ from autotune.core.objectives import comparable_tokens
 from autotune.core.records import TrialRecord
 from autotune.finals.verdict import ranked
 from autotune.night import planner
-from autotune.promotion.best_config import choice
+from autotune.promotion import horizon
+from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.spec import StudySpec
 
@@ -34,23 +35,38 @@ NOT_TRAINED = ("seed", "system.", "output.", "data.cache_dir")
 
 
 @dataclass(frozen=True)
+class Prior:
+    """A finished trial of an earlier study, as the sampler is taught it.
+
+    Args:
+        settings: By dotted path.
+        loss: Its final loss, nats per token; the mean over its seeds.
+        reported: Losses that it reported, under what this study's trials report them by: tokens, or counts of seeds.
+    """
+
+    settings: Mapping[str, Any]
+    loss: float
+    reported: Mapping[int, float]
+
+
+@dataclass(frozen=True)
 class Earlier:
     """What is taken over from one earlier study.
 
     Args:
         name: The study.
         good: Settings to try first, the best first.
-        priors: Finished trials that teach the sampler: settings, losses by tokens.
+        priors: Finished trials that teach the sampler.
         differs: Why no trial teaches the sampler, or "".
     """
 
     name: str
     good: tuple[dict[str, Any], ...]
-    priors: tuple[tuple[dict[str, Any], Mapping[int, float]], ...]
+    priors: tuple[Prior, ...]
     differs: str
 
     def describe(self) -> str:
-        """Returns it in a sentence for a person."""
+        """Return it in a sentence for a person."""
         taught = f"{len(self.priors)} of its trials teach the sampler"
         if not self.priors:
             taught = f"its trials do not teach the sampler: {self.differs or 'none fits this space'}"
@@ -58,7 +74,7 @@ class Earlier:
 
 
 def read(spec: StudySpec) -> Iterator[Earlier]:
-    """Reads the studies that a study starts from.
+    """Read the studies that a study starts from.
 
     Args:
         spec: The study, with its base config resolved.
@@ -72,11 +88,13 @@ def read(spec: StudySpec) -> Iterator[Earlier]:
 
 
 def differs(spec: StudySpec, record: StudyRecord) -> str:
-    """Returns the first thing that makes an earlier study's losses incomparable, or "" if nothing does."""
+    """Return the first thing that makes an earlier study's losses incomparable, or "" if nothing does."""
     for name, now, then in (
         ("trainer", spec.trainer, record.spec.trainer),
         ("objective", spec.objective, record.spec.objective),
         ("budget.tokens", spec.budget.tokens, record.spec.budget.tokens),
+        # Trials report by tokens with one seed and by seeds with several, and the noise of their losses differs.
+        ("budget.seeds", spec.budget.seeds, record.spec.budget.seeds),
     ):
         if now != then:
             return f"{name} is {now!r} here and {then!r} there"
@@ -94,36 +112,46 @@ def differs(spec: StudySpec, record: StudyRecord) -> str:
 
 
 def _epochs(spec: StudySpec, record: StudyRecord) -> float:
-    """Returns how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
-    return planner.matched_epochs(spec, record.attributes.probe_facts, planner.full_tokens(spec))
+    """Return how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
+    return planner.matched_epochs(spec, record.attributes.probe_facts, horizon.full_tokens(spec))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:
     trials = ranked(record.trials)
     with contextlib.suppress(UserError):  # it has no verdict, or nothing finished
-        trials.insert(0, choice(record)[0])
-    found: list[dict[str, Any]] = []
+        trials.insert(0, select_trial_to_promote(record)[0])
+
+    good: list[dict[str, Any]] = []
     for trial in trials:
-        values = _values(record, trial)
-        settings = {path: values[path] for path in spec.space if _is_possible(spec, path, values)}
-        settings = spec.space.active(settings, spec.base)
-        if settings and settings not in found and settings != spec.space.baseline(spec.base):
-            found.append(settings)
-    return found[:GOOD]
+        settings = spec.space.active(_possible_settings(spec, _values(record, trial)), spec.base)
+        if settings and settings not in good and settings != spec.space.baseline(spec.base):
+            good.append(settings)
+
+    return good[:GOOD]
 
 
-def _priors(spec: StudySpec, record: StudyRecord) -> list[tuple[dict[str, Any], Mapping[int, float]]]:
+def _priors(spec: StudySpec, record: StudyRecord) -> list[Prior]:
     if differs(spec, record):
         return []
-    fixed = {path: value for path, value in flatten(spec.base).items() if path in record.spec.space.root}
-    found = []
+
+    # What was searched there and is fixed here: a trial counts only where it had this study's value.
+    searched_there = {path: value for path, value in flatten(spec.base).items() if path in record.spec.space.root}
+    fixed_here = {path: value for path, value in searched_there.items() if path not in spec.space.root}
+    priors = []
     for trial in record.trials:
         values = _values(record, trial)
-        settings = {path: values[path] for path in spec.space if _is_possible(spec, path, values)}
-        elsewhere = any(values[path] != value for path, value in fixed.items() if path not in spec.space.root)
-        if trial.loss is not None and len(settings) == len(spec.space) and not elsewhere:
-            found.append((spec.space.active(settings, spec.base), _reported(record, trial)))
-    return found
+        settings = _possible_settings(spec, values)
+        is_elsewhere = any(values[path] != value for path, value in fixed_here.items())
+        if trial.loss is None or is_elsewhere or len(settings) < len(spec.space):
+            continue
+        active = spec.space.active(settings, spec.base)
+        priors.append(Prior(active, trial.loss, _reported(record, trial)))
+
+    return priors
+
+
+def _possible_settings(spec: StudySpec, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: values[path] for path in spec.space if _is_possible(spec, path, values)}
 
 
 def _reported(record: StudyRecord, trial: TrialRecord) -> Mapping[int, float]:
@@ -137,7 +165,7 @@ def _reported(record: StudyRecord, trial: TrialRecord) -> Mapping[int, float]:
 
 
 def _values(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    """Returns all settings of an earlier trial, those that were not searched too."""
+    """Return all settings of an earlier trial, those that were not searched too."""
     return {**flatten(record.spec.base), **trial.params}
 
 
@@ -147,7 +175,7 @@ def _is_possible(spec: StudySpec, path: str, values: Mapping[str, Any]) -> bool:
 
 
 def teach(study: optuna.Study, spec: StudySpec, earlier: Earlier) -> bool:
-    """Adds an earlier study's trials to an Optuna study, whose own they are not, unless they are there.
+    """Add an earlier study's trials to an Optuna study, whose own they are not, unless they are there.
 
     Args:
         study: The search.
@@ -164,16 +192,17 @@ def teach(study: optuna.Study, spec: StudySpec, earlier: Earlier) -> bool:
     if earlier.name in taught:
         return False
     there = [trial.params for trial in study.get_trials(deepcopy=False) if TrialAttributes(trial).role == PRIOR]
-    for settings, losses in earlier.priors:
-        if settings not in there:  # a kill may have come in between
-            study.add_trial(
-                create_trial(
-                    value=losses[max(losses)],
-                    params=settings,
-                    distributions={path: spec.space[path].distribution() for path in settings},
-                    intermediate_values=dict(losses),
-                    user_attrs={"role": PRIOR, "study": earlier.name},
-                )
-            )
+    for prior in earlier.priors:
+        if prior.settings in there:  # a kill may have come in between
+            continue
+        trial = create_trial(
+            value=prior.loss,
+            params=dict(prior.settings),
+            distributions={path: spec.space[path].distribution() for path in prior.settings},
+            intermediate_values=dict(prior.reported),
+            user_attrs={"role": PRIOR, "study": earlier.name},
+        )
+        study.add_trial(trial)
+
     attributes.warm_start = (*taught, earlier.name)
     return True

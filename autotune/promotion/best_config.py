@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from autotune.core.config_paths import present, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, write_text
-from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.records import TrialRecord, VerdictWord
 from autotune.core.study_results import Promotion
 from autotune.engine.event_loop import StopRequest
-from autotune.store.run_directory import RunDirectory
+from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer, load_trainer
@@ -31,7 +31,7 @@ PACKAGES = ("torch", "optuna", "transformers", "datasets", "tokenizers", "numpy"
 
 
 def provenance(spec: StudySpec, hardware: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns where a study's numbers come from.
+    """Return where a study's numbers come from.
 
     Args:
         spec: The study.
@@ -50,17 +50,18 @@ def provenance(spec: StudySpec, hardware: Mapping[str, Any], facts: Mapping[str,
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+
+    return versions
 
 
 def git_commit() -> str:
-    """Returns the commit of this checkout, with "+changes" when files differ from it; "" outside of git."""
+    """Return the commit of this checkout, with "+changes" when files differ from it; "" outside of git."""
     here = Path(__file__).parent
     try:
         commit = subprocess.run(
@@ -79,90 +80,83 @@ def git_commit() -> str:
     return f"{commit}+changes" if changed else commit
 
 
-def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord, str]:
-    """Returns the trial to promote and why.
-
-    Only a proven winner replaces the baseline, and of its changes those that made no difference go back to their
-    default; what is not proven stays there.
+@dataclass(frozen=True)
+class BestConfig:
+    """What a `best_config.toml` holds: a configuration to train, and where it comes from.
 
     Args:
-        record: The study.
-        number: A search trial chosen by the user, or None.
-
-    Raises:
-        UserError: If there is no such trial, or nothing has finished.
+        trainer: "package.module:function".
+        tokens: Length of the training.
+        config: The nested configuration.
+        provenance: Where it comes from, as TOML can hold it.
+        promotion: What changes on the way from a trial to this length.
+        comments: Lines at the top of the file.
     """
-    if number is not None:
-        trial = next((trial for trial in record.trials if trial.number == number), None)
-        if trial is None:
-            known = ", ".join(str(trial.number) for trial in record.trials)
-            hint = f"it has {known}" if known else "none has begun yet"
-            raise UserError(f"{record.spec.name} has no trial {number}; {hint}")
-        if trial.status not in (TrialStatus.FINISHED, TrialStatus.PRUNED):
-            raise UserError(f"trial {number} of {record.spec.name} is {trial.status}; choose one that trained soundly")
-        return trial, "chosen by hand"
-    verdict, baseline = record.verdict, record.baseline
-    if verdict is None:
-        again = record.run.command("run")
-        raise UserError(f"{record.spec.name} has no verdict yet; finish it with `{again}`, or name a --trial", 4)
-    winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
-    if winner is not None and (verdict.word is VerdictWord.BETTER or baseline is None or baseline.loss is None):
-        found = record.attributes.attribution
-        if found is None or found.winner != winner.number:
-            return winner, verdict.reason
-        return replace(winner, params=found.params), f"{verdict.reason}; {found.note}"
-    if baseline is None or baseline.loss is None:
-        raise UserError(f"no trial of {record.spec.name} finished; its report says why: {record.run.report}", 4)
-    return baseline, f"the default settings: {verdict.reason}"
+
+    trainer: str
+    tokens: int
+    config: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    promotion: Promotion
+    comments: tuple[str, ...] = ()
+
+    def write(self, path: Path) -> None:
+        """Write the file, which `autotune train` reads and a person may edit."""
+        content = {
+            "trainer": self.trainer,
+            "tokens": self.tokens,
+            "config": self.config,
+            "provenance": self.provenance,
+            "promotion": self.promotion.to_json(),
+        }
+        comments = [*self.comments, f"Train them with: autotune train {path}"]
+        header = "".join(f"# {line}\n" for line in comments)
+        write_text(path, f"{header}\n{tomli_w.dumps(_without_none(content))}")
+
+    def card_lines(self) -> list[str]:
+        """Return the provenance as lines for a model card."""
+        return card_lines(self.provenance)
 
 
-def write_best_config(
-    run: RunDirectory, record: StudyRecord, trial: TrialRecord, why: str, promotion: Promotion
-) -> Path:
-    """Writes `best_config.toml`, which `autotune train` reads and a person may edit.
+def best_config_of(record: StudyRecord, trial: TrialRecord, why: str, promotion: Promotion) -> BestConfig:
+    """Return the configuration that promotes a trial.
 
     Args:
-        run: The run directory.
         record: The study.
-        trial: The trial whose settings it holds.
+        trial: The trial, with the settings to promote.
         why: Why this one.
         promotion: The length of the full run and what changes on the way to it.
-
-    Returns:
-        Its path.
     """
     changed = {change.path: change.after for change in promotion.changes}
     seed = present(record.spec.base, {"seed": record.spec.seed})
-    config = with_paths(record.spec.base, {**trial.params, **changed, **seed})
-    content = {
-        "trainer": record.spec.trainer,
-        "tokens": promotion.tokens,
-        "config": config,
-        "provenance": {
-            **record.attributes.provenance,
-            "trial": trial.number,
-            "why": why,
-            "search_loss": trial.loss,
-            "written_at": now_iso(),
-            **_proof(record.verdict, trial),
-        },
-        "promotion": promotion.to_json(),
+    provenance = {
+        **record.attributes.provenance,
+        "trial": trial.number,
+        "why": why,
+        "search_loss": trial.loss,
+        "written_at": now_iso(),
+        **_proof(record, trial),
     }
-    header = f"# Settings of trial {trial.number} of study {record.spec.name}: {_one_line(why)}\n"
-    header += "".join(
-        f"# {change.path}: {change.before:.4g} in the trial; {change.why}\n" for change in promotion.changes
+    title = f"Settings of trial {trial.number} of study {record.spec.name}: {_one_line(why)}"
+    notes = [f"{change.path}: {change.before:.4g} in the trial; {change.why}" for change in promotion.changes]
+
+    return BestConfig(
+        trainer=record.spec.trainer,
+        tokens=promotion.tokens,
+        config=with_paths(record.spec.base, {**trial.params, **changed, **seed}),
+        provenance=_without_none(provenance),
+        promotion=promotion,
+        comments=(title, *notes),
     )
-    header += f"# Train them with: autotune train {run.best_config}\n\n"
-    write_text(run.best_config, header + tomli_w.dumps(_without_none(content)))
-    return run.best_config
 
 
-def card_lines(best_config: Path) -> list[str]:
-    """Returns the provenance of a `best_config.toml` as lines for a model card; none if it has no provenance."""
-    known = tomllib.loads(best_config.read_text(encoding="utf-8")).get("provenance")
-    if not isinstance(known, Mapping):
-        return []
-    return [f"{name.replace('_', ' ')}: {_in_a_line(value)}" for name, value in known.items() if value != ""]
+def card_lines(provenance: Mapping[str, Any]) -> list[str]:
+    """Return a provenance as lines for a model card.
+
+    Args:
+        provenance: As `BestConfig` has it; {} gives no line.
+    """
+    return [f"{name.replace('_', ' ')}: {_in_a_line(value)}" for name, value in provenance.items() if value != ""]
 
 
 def _in_a_line(value: Any) -> str:
@@ -171,11 +165,18 @@ def _in_a_line(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else _one_line(str(value))
 
 
-def _proof(verdict: Verdict | None, trial: TrialRecord) -> dict[str, Any]:
+def _proof(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
+    """Return what the finals say of a trial: of all of the winner's changes, and of what is promoted of them."""
+    verdict = record.verdict
     if verdict is None or verdict.winner != trial.number:
         return {}
+
     names = ("word", "seeds", "baseline_loss", "winner_loss", "gain", "gain_low", "gain_high")
-    return {name: getattr(verdict, name) for name in names}
+    proof = {name: getattr(verdict, name) for name in names}
+    best, measured = best_settings(record), measured_gain(record)
+    if best is not None and best.left_at_default and measured is not None and best.trial.params == trial.params:
+        proof |= {"promoted_seeds": measured.seeds, "promoted_loss": measured.loss, "promoted_gain": measured.gain}
+    return proof
 
 
 def _one_line(text: str) -> str:
@@ -183,7 +184,7 @@ def _one_line(text: str) -> str:
 
 
 def _without_none(value: Any) -> Any:
-    """Returns a copy without None, which TOML does not have."""
+    """Return a copy without None, which TOML does not have."""
     if isinstance(value, Mapping):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
@@ -206,9 +207,9 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     Raises:
         UserError: If the file cannot be read or the trainer refuses it.
     """
-    trainer, config, length = _read_config(path, tokens)
+    trainer, config, length, provenance = _read_config(path, tokens)
     folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
-    lines = [*card_lines(path), f"trained from: {path.name}, which may have been edited since it was written"]
+    lines = [*card_lines(provenance), f"trained from: {path.name}, which may have been edited since it was written"]
     config = with_paths(config, present(config, {"output.dir": str(folder), "output.provenance": lines}))
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)
@@ -229,14 +230,18 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     return 130 if stop.level else 0
 
 
-def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int]:
+def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int, Mapping[str, Any]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         trainer = load_trainer(str(content["trainer"]))
         length = tokens or content["tokens"]
         if not isinstance(length, int) or length < 1:
             raise UserError(f"{path}: tokens is {length!r}; write how many tokens to train on, such as 1_000_000")
-        return trainer, trainer.complete(content["config"]), length
+        # A person may have left it out, or written something else there.
+        provenance = content.get("provenance")
+        if not isinstance(provenance, Mapping):
+            provenance = {}
+        return trainer, trainer.complete(content["config"]), length, provenance
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `autotune run` writes a best_config.toml") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -26,7 +26,7 @@ from autotune.study.study_file import Study
 
 
 @dataclass(frozen=True)
-class Promoting:
+class BracketRunner:
     """Finds the settings of a full run from those of a trial.
 
     Args:

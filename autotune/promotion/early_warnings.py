@@ -14,6 +14,7 @@ from typing import Any
 
 from autotune.core.records import EvalPoint
 from autotune.core.study_results import EarlyWarning
+from autotune.core.text import speed
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 
 # Between evaluations on the same held-out tokens a sound loss moves by a few thousandths.
@@ -125,8 +126,11 @@ def throttling(
     """
     if not is_slow(speeds, seconds):
         return None
-    usual, speed = _best_quarter(speeds), statistics.fmean(speeds[-SLOW_IN_A_ROW:])
-    finding = f"it trains {rate(speed)}, {1 - speed / usual:.0%} below the best quarter of this run ({rate(usual)})"
+    usual = _best_quarter(speeds)
+    present = statistics.fmean(speeds[-SLOW_IN_A_ROW:])
+    finding = (
+        f"it trains {speed(present)}, {1 - present / usual:.0%} below the best quarter of this run ({speed(usual)})"
+    )
     reasons = [reason for sample in now for reason in sample.get("throttle_reasons") or () if reason in HARMFUL_REASONS]
     clocks = _clock(earlier), _clock(now)
     if clocks[0] is not None and clocks[1] is not None and clocks[1] < (1 - SLOW_FRAC) * clocks[0]:
@@ -159,14 +163,6 @@ def skipped_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
         "often the first sign of a learning rate that is too high: watch the loss; bf16 or fp32 (system.dtype) has no "
         "such limit where the card can",
     )
-
-
-def rate(tokens_per_s: float) -> str:
-    """Returns a speed as a person would write it."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if tokens_per_s >= size:
-            return f"{tokens_per_s / size:.3g}{unit} tokens/s"
-    return f"{tokens_per_s:.3g} tokens/s"
 
 
 def _best_quarter(speeds: Sequence[float]) -> float:

@@ -28,7 +28,7 @@ AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED
 
 
 def evaluations(spec: StudySpec, tokens: int) -> dict[str, int]:
-    """Returns how often a full run is evaluated, under the config path that says so: as densely as the trials.
+    """Return how often a full run is evaluated, under the config path that says so: as densely as the trials.
 
     Args:
         spec: The study; `promote.num_evals` overrides it.
@@ -74,8 +74,8 @@ class FullRun:
         self._watch: RunWatch | None = None
         queue.watch = self.evaluated
 
-    def train(self, loop: EventLoop) -> None:
-        """Trains it to its end, from its last checkpoint if there is one.
+    def train(self, loop: EventLoop) -> TrialStatus:
+        """Train it to its end, from its last checkpoint if there is one.
 
         After a fault of the machine it is tried again as long as each attempt gets further than those before it, and
         once more each time that this is called.
@@ -83,43 +83,54 @@ class FullRun:
         Args:
             loop: What trains.
 
+        Returns:
+            How its latest attempt stands.
+
         Raises:
             UserError: As `EventLoop.run`.
         """
         self.queue.recover()
         again = self._attempts()[-1]
-        self._say_what_is_done(again)
+        self._say_if_done(again)
+
         try:
             while True:
                 if again.status in AGAIN:
                     self._try_again(again)
-                if (waiting := self._attempts()[-1]).status is TrialStatus.WAITING:
-                    self._keep(self._summary(waiting, ()))
+                if self._attempts()[-1].status is TrialStatus.WAITING:
+                    self._keep(self._latest_summary())
                 loop.run(self.queue, self._may_start)
                 again = self._attempts()[-1]
                 if loop.stop.level or again.status is not TrialStatus.CRASHED or not self._got_further():
                     break
         finally:
-            last = self._attempts()[-1]
-            self._keep(self._summary(last, last.result.points if last.result else ()))
+            self._keep(self._latest_summary())
+
+        last = self._attempts()[-1]
         if last.status is TrialStatus.WAITING and not loop.stop.level:
             self._say_no_time(has_begun=last.retry_of is not None)
+        if last.status is TrialStatus.DIVERGED:
+            self._say_divergence(last)
+        return last.status
 
     def _attempts(self) -> list[TrialRecord]:
         return [record for record in self.queue.records() if dict(record.params) == self._params]
 
-    def _say_what_is_done(self, last: TrialRecord) -> None:
-        """Says why a run that has ended is not trained again, where that may surprise."""
+    def _say_if_done(self, last: TrialRecord) -> None:
+        """Say that a run that was brought to an earlier end is not trained again."""
         seen, budget = _reached([last]), self.queue.budget_tokens
         if last.status is TrialStatus.FINISHED and seen < budget:
             ended = f"the full run of {budget:,} tokens is finished, at {seen:,}, which was what fitted"
             longer = self.queue.run.command("promote", "--tokens", str(2 * budget))
             self.listener.say(f"{ended}; for a longer one: {longer}")
-        if last.status is TrialStatus.DIVERGED and last.result is not None:
-            self.listener.say(
-                f"the full run has {last.result.cause}, and would again; train another trial (--trial), or a copy of "
-                f"{self.queue.run.best_config} with a lower learning rate (autotune train)"
-            )
+
+    def _say_divergence(self, last: TrialRecord) -> None:
+        """Say why a run that diverged is not trained again, and what helps."""
+        cause = last.result.cause if last.result else "diverged"
+        self.listener.say(
+            f"the full run has {cause}, and would again; train another trial (--trial), or a copy of "
+            f"{self.queue.run.best_config} with a lower learning rate (autotune train)"
+        )
 
     def _try_again(self, ended: TrialRecord) -> None:
         cause = f": {ended.result.cause}" if ended.result and ended.result.cause else ""
@@ -163,6 +174,16 @@ class FullRun:
     def _stored(self, number: int) -> TrialAttributes:
         return TrialAttributes(self.queue.optuna_study.get_trials(deepcopy=False)[number])
 
+    def _latest_summary(self) -> FullRunRecord:
+        """Return what a report shows while none of its attempts trains."""
+        *before, last = self._attempts()
+        points = last.result.points if last.result else ()
+        # An attempt that has not been evaluated goes on from the checkpoint of those before it.
+        for attempt in reversed(before):
+            points = points or (attempt.result.points if attempt.result else ())
+
+        return self._summary(last, points)
+
     def _summary(self, record: TrialRecord, points: Sequence[EvalPoint]) -> FullRunRecord:
         stored = self._stored(record.number)
         summary = full_summary(record, self.queue.budget_tokens, self._folder, points)
@@ -203,5 +224,5 @@ def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequenc
 
 
 def _reached(attempts: Sequence[TrialRecord]) -> int:
-    """Returns the most tokens at which one of the attempts was evaluated."""
+    """Return the most tokens at which one of the attempts was evaluated."""
     return max((max(attempt.values, default=0) for attempt in attempts), default=0)

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.config_paths import flatten
+from autotune.core.statistics import normal_reach
 from autotune.core.study_results import Bracket, LengthChange, Scaling
+from autotune.study.spec import StudySpec
 from autotune.study.trainer import Rule
 
 if TYPE_CHECKING:
@@ -42,6 +44,15 @@ MIN_WARMUP_FRAC = 0.01
 """Shortest warm-up that is chosen here."""
 ONE_SEED_SIGMA = 0.002
 """Standard deviation of a loss between seeds, as a share of it, where a study has not measured its own."""
+AS_IS_SUFFIX = "-as-is"
+"""What the folder of a full run ends with whose settings are copied from the trial as they are."""
+DEFAULT_FULL_FACTOR = 8
+"""Length of a full run in trials, where the study file names none."""
+
+
+def full_tokens(spec: StudySpec) -> int:
+    """Return the training tokens of the full run that a study file asks for."""
+    return spec.promote.tokens or DEFAULT_FULL_FACTOR * spec.budget.tokens
 
 
 def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:
@@ -72,7 +83,8 @@ def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), si
         return mean, math.sqrt(float(np.average((values - mean) ** 2, weights=weights)))
 
     log, spread = moments(own - exponent * math.log(tokens / trial_tokens))
-    return Scaling(math.exp(log), math.exp(log - 1.96 * spread), math.exp(log + 1.96 * spread), *moments(exponent))
+    reach = normal_reach() * spread
+    return Scaling(math.exp(log), math.exp(log - reach), math.exp(log + reach), *moments(exponent))
 
 
 def _log_likelihood(bracket: Bracket, best: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -7,21 +7,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
 from autotune.core.records import EvalPoint, TrialStatus
 from autotune.core.study_results import EarlyWarning, FullRunRecord
-from autotune.core.text import time_of_day
+from autotune.core.text import speed, time_of_day
 from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Assignment
 from autotune.progress.observer import Listener
 from autotune.promotion import early_warnings
 from autotune.promotion.early_end import NEWS_FRAC, EarlyEnd, RunPace
-from autotune.promotion.early_warnings import rate
 
-"""User attributes of a full run's trial, handed on to the attempts after it."""
 # On the console a line for each twentieth of the run, and one every few minutes.
 SAID_FRAC = 0.05
 SAID_EVERY_S = 300.0
@@ -108,19 +105,22 @@ class RunWatch:
     def _take(self, point: EvalPoint) -> None:
         """Takes the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
         self._pace.take(point, time.monotonic())
-        speed = point.metrics.get("tokens_per_s", self._pace.latest)
-        if speed is not None and 0 < speed < math.inf:
-            self._speeds.append(speed)
+        latest = point.metrics.get("tokens_per_s", self._pace.latest)
+        if latest is not None and 0 < latest < math.inf:
+            self._speeds.append(latest)
         self._times.append(time.time())
 
     def _say_end(self) -> None:
-        end, speed, left_s = self._end.end_tokens, self._pace.tokens_per_s, self._deadline.seconds_left
+        end = self._end.end_tokens
+        left_s = self._deadline.seconds_left
+
         # Small corrections are made without a word.
         if self._said_end is not None and abs(end - self._said_end) <= NEWS_FRAC * self._budget:
             return
         self._said_end = end
-        why = "there is more time" if math.isinf(left_s) else f"that is what fits until {_clock(left_s)}"
-        line = f"the full run will end at {end:,} of {self._budget:,} tokens: at {rate(speed or 0.0)} {why}"
+        why = "there is more time" if math.isinf(left_s) else f"that is what fits until {time_of_day(left_s)}"
+        pace = speed(self._pace.tokens_per_s or 0.0)
+        line = f"the full run will end at {end:,} of {self._budget:,} tokens: at {pace} {why}"
         self._listener.note("full", line)
 
     def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
@@ -132,7 +132,12 @@ class RunWatch:
             "skipped steps": lambda: early_warnings.skipped_steps(points),
         }
         said = {warning.kind for warning in self._warnings}
-        return next((found for kind, check in checks.items() if kind not in said and (found := check())), None)
+        for kind, check in checks.items():
+            warning = None if kind in said else check()
+            if warning is not None:
+                return warning
+
+        return None
 
     def _throttling(self, tokens_seen: int) -> EarlyWarning | None:
         since = self._times[-1 - early_warnings.SLOW_IN_A_ROW :][0]
@@ -151,8 +156,8 @@ class RunWatch:
         line = f"full run {share:5.0%}  loss {point.val_loss:.4f}"
         left_s = self._seconds_left(point)
         if left_s is not None:
-            line += f"  {rate(self._pace.tokens_per_s or 0.0)}"
-            line += f"  done about {_clock(left_s)}" if share < 1 else ""
+            line += f"  {speed(self._pace.tokens_per_s or 0.0)}"
+            line += f"  done about {time_of_day(left_s)}" if share < 1 else ""
         self._listener.say(line)
 
     def _part(self, tokens: int) -> int:
@@ -160,16 +165,12 @@ class RunWatch:
         return math.floor(tokens / self._ends_at / SAID_FRAC + 0.01)
 
     def _seconds_left(self, point: EvalPoint) -> float | None:
-        speed = self._pace.tokens_per_s
-        return None if speed is None else max(0, self._ends_at - point.tokens_seen) / speed
+        tokens_per_s = self._pace.tokens_per_s
+        return None if tokens_per_s is None else max(0, self._ends_at - point.tokens_seen) / tokens_per_s
 
     @property
     def _ends_at(self) -> int:
         return self._budget if self._is_past_end else self._end.end_tokens
-
-
-def _clock(seconds: float) -> str:
-    return time_of_day(seconds, datetime.now())
 
 
 def _unless_taken_over() -> contextlib.AbstractContextManager[None]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from autotune.core.errors import UserError
 from autotune.core.records import TrialStatus
+from autotune.core.statistics import CONFIDENCE, INTERVAL
 from autotune.replay.table import Row, Table
 from autotune.search.pruners import build_pruner
 from autotune.search.pruning import goes_on, rank_correlations
@@ -38,7 +39,6 @@ EXPLAINED = 0.9995
 """Share of the curves' variance that the surrogate's components keep."""
 SMOOTHINGS = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Tried in cross-validation; without any, settings that were trained twice would be singular."""
-CONFIDENCE = 0.95
 RESAMPLES = 2_000
 
 
@@ -437,7 +437,7 @@ def describe(arm: Arm) -> str:
     low, high = arm.interval_s()
     return (
         f"{arm.name}: found in {arm.reached_frac:.0%} of {len(arm.searches)} searches, "
-        f"median {_minutes(arm.median_s)} (95 % interval {_minutes(low)} to {_minutes(high)})"
+        f"median {_minutes(arm.median_s)} ({INTERVAL} {_minutes(low)} to {_minutes(high)})"
     )
 
 

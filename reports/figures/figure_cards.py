@@ -12,6 +12,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from autotune.core import objectives
+from autotune.core.statistics import CONFIDENCE, INTERVAL
+from autotune.promotion.selection import attribution_of, best_settings
 from autotune.store.study_store import StudyRecord
 from reports import analyses, attribution, pareto, promotion, summary, tables
 from reports.figures import losses, machine, settings
@@ -90,21 +92,21 @@ Drawn = tuple[str, Sequence[go.Figure], pd.DataFrame]
 
 
 def draw_cards(record: StudyRecord) -> list[Card]:
-    """Returns every figure card in the order of the page.
+    """Return every figure card in the order of the page.
 
     Args:
         record: The study.
     """
     study = StudyTables(record)
     idle = set() if record.attributes.full_run else {"full-run"}
-    idle |= set() if promotion.found_in(record) else {"promotion"}
+    idle |= set() if record.attributes.promotion else {"promotion"}
     idle |= {"front"} if objectives.count(record.spec.objective) == 1 else set()
     wanted = {key: card for key, card in CARDS.items() if key not in idle}
     return [draw_card(key, title, partial(draw, study)) for key, (title, draw) in wanted.items()]
 
 
 def draw_card(key: str, title: str, draw: Callable[[], Drawn]) -> Card:
-    """Returns one card; whatever goes wrong becomes a sentence in it.
+    """Return one card; whatever goes wrong becomes a sentence in it.
 
     Args:
         key: Its id.
@@ -123,7 +125,7 @@ def draw_card(key: str, title: str, draw: Callable[[], Drawn]) -> Card:
 
 
 def cells(table: pd.DataFrame) -> list[list[str]]:
-    """Returns a table's cells as text, "–" for what is missing."""
+    """Return a table's cells as text, "–" for what is missing."""
     return [[_cell(value) for value in row] for row in table.itertuples(index=False, name=None)]
 
 
@@ -160,21 +162,22 @@ def _finals(study: StudyTables) -> Drawn:
     _need(len(runs) > 0, "the finals have not begun")
     arms = tables.finals_table(runs)
     sentence = (
-        "The default and the best settings, trained again on fresh random seeds. The diamond is the mean; the bar is "
-        "where the true mean lies with 95 % confidence. Runs of the same seed are compared in pairs, so two bars may "
+        "The default and the best trials of the search, trained again on fresh random seeds. The diamond is the mean; "
+        f"the bar is where the true mean lies with {100 * CONFIDENCE:.0f} % confidence. Runs of the same seed are "
+        "compared in pairs, so two bars may "
         "overlap and the gain still be clear."
     )
     return sentence, [losses.finals(runs, arms)], arms.drop(columns="arm")
 
 
 def _which_change(study: StudyTables) -> Drawn:
-    found = attribution.found_in(study.record)
-    if found is None:
+    gave = attribution_of(study.record)
+    if gave is None:
         raise NothingToDrawError(attribution.why_none(study.record))
-    rows = attribution.rows(found)
+    rows = attribution.rows(gave)
     _need(len(rows) > 0, "the winner changes nothing")
-    sentence = " ".join([*attribution.sentences(found), attribution.reading(found)])
-    plot = settings.which_change(rows, found.baseline_loss - found.winner_loss)
+    sentence = " ".join([*attribution.sentences(gave), attribution.READING])
+    plot = settings.which_change(rows, gave.baseline_loss - gave.winner_loss)
     return sentence, [plot], attribution.words(rows)
 
 
@@ -193,7 +196,7 @@ def _learning_curves(study: StudyTables) -> Drawn:
 def _settings(study: StudyTables) -> Drawn:
     record, trials = study.record, study.trials
     _need(bool(trials["loss"].notna().any()), "no trial has finished")
-    params: Mapping[str, Any] = attribution.best_settings(record) or {}
+    params = _best_params(record)
     sides = analyses.edges(record, params)
     plots = [
         settings.setting_against_loss(
@@ -209,6 +212,11 @@ def _settings(study: StudyTables) -> Drawn:
     return sentence, plots, table.sort_values("loss")
 
 
+def _best_params(record: StudyRecord) -> Mapping[str, Any]:
+    best = best_settings(record)
+    return best.trial.params if best else {}
+
+
 def _importance(study: StudyTables) -> Drawn:
     shares = study.importance
     sentence = (
@@ -222,7 +230,7 @@ def _importance(study: StudyTables) -> Drawn:
 def _pairs(study: StudyTables) -> Drawn:
     paths = list(study.importance["path"][:MAX_PAIRED])
     _need(len(paths) > 1, "fewer than two settings were varied in every trial")
-    params: Mapping[str, Any] = attribution.best_settings(study.record) or {}
+    params = _best_params(study.record)
     space = study.record.spec.space
     pairs = list(itertools.combinations(paths, 2))
     plots = [
@@ -249,35 +257,35 @@ def _pruning(study: StudyTables) -> Drawn:
         f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
         f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best quarter "
         f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half "
-        f"early on (right of the dotted line). {_trusted(study.record, audit)} {_lost(audit)}"
+        f"early on (right of the dotted line). {_trusted(audit)} {_lost(audit)}"
     )
     return sentence, [losses.pruning_audit(audit)], audit.table
 
 
-def _trusted(record: StudyRecord, audit: analyses.PruningAudit) -> str:
-    """Returns in words from where on the order of the trials could be trusted."""
-    found = audit.warm_up
-    if found is None:
+def _trusted(audit: analyses.PruningAudit) -> str:
+    """Return in words from where on the order of the trials could be trusted."""
+    warm_up = audit.warm_up
+    if warm_up is None:
         return ""
-    budget = record.spec.budget.tokens
-    if found.tokens >= budget:
-        return f"Among {count(found.trials, 'trial')} that no pruner chose, no early order agreed with the final one."
-    start, agreement = percent(found.tokens / budget, 0), number(found.rank_correlation, 2)
+
+    whose = f"Among {count(warm_up.trials, 'trial')} that no pruner chose"
+    if warm_up.tokens >= audit.whole:
+        return f"{whose}, no early order agreed with the final one."
+    start, agreement = percent(warm_up.tokens / audit.whole, 0), number(warm_up.rank_correlation, 2)
     return (
-        f"Among {count(found.trials, 'trial')} that no pruner chose, the order agreed with the final one from {start} "
-        f"of the training on (rank correlation {agreement})."
+        f"{whose}, the order agreed with the final one from {start} of the training on (rank correlation {agreement})."
     )
 
 
 def _lost(audit: analyses.PruningAudit) -> str:
-    """Returns in words what the audited trials say about those that were stopped."""
+    """Return in words what the audited trials say about those that were stopped."""
     if audit.lost is None:
         return "No trial that would have been stopped was run on as a check." if audit.pruned else ""
     estimate, low, high = audit.lost
     return (
         f"As a check, {count(audit.audited, 'trial')} that would have been stopped ran on to the end: "
         f"{audit.audited_good} of them ended in the best quarter. So of the {audit.pruned} stopped, about "
-        f"{number(estimate, 0)} may have been that good (95 % interval {number(low, 0)} to {number(high, 0)})."
+        f"{number(estimate, 0)} may have been that good ({INTERVAL} {number(low, 0)} to {number(high, 0)})."
     )
 
 
@@ -338,11 +346,13 @@ def _parallel(study: StudyTables) -> Drawn:
 
 
 def _promotion(study: StudyTables) -> Drawn:
-    found = promotion.found_in(study.record)
-    if found is None:
+    promoted = study.record.attributes.promotion
+    if promoted is None:
         raise NothingToDrawError("the study has not come to its full run yet")
-    plots = [promotion.learning_rates(found)] if found.brackets else []
-    return " ".join(promotion.sentences(found)), plots, promotion.losses(found) if plots else promotion.rows(found)
+
+    plots = [promotion.learning_rates(promoted)] if promoted.brackets else []
+    table = promotion.losses(promoted) if plots else promotion.rows(promoted)
+    return " ".join(promotion.sentences(promoted)), plots, table
 
 
 def _full_run(study: StudyTables) -> Drawn:

@@ -201,7 +201,7 @@ def pruning_audit(audit: analyses.PruningAudit) -> go.Figure:
     Args:
         audit: As `reports.analyses.pruning_audit` gives it.
     """
-    figure = base_figure(f"loss at {audit.rung_tokens:,} tokens", "final loss (nats per token)")
+    figure = base_figure(f"loss at {audit.rung_words}", "final loss (nats per token)")
     table = audit.table
     figure.add_scatter(
         x=table["rung_loss"].to_numpy(), y=table["final_loss"].to_numpy(), mode="markers", showlegend=False,

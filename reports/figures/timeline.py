@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
+from autotune.core.statistics import INTERVAL
 from autotune.store.study_store import StudyRecord, read_study
 from reports import studies
 from reports.figures.figure_cards import Card, Drawn, NothingToDrawError, draw_card
@@ -66,7 +67,7 @@ def read_timeline(runs: Path) -> Timeline:
 
 
 def timeline(records: Sequence[StudyRecord], unreadable: Mapping[str, str] | None = None) -> Timeline:
-    """Returns the studies oldest first, each with the letter of what its loss means.
+    """Return the studies oldest first, each with the letter of what its loss means.
 
     Args:
         records: The studies.
@@ -96,48 +97,48 @@ def _in_words(record: StudyRecord) -> str:
     return plain(f"{tokens(record.spec.budget.tokens)} a trial, {text}, {record.spec.objective}, {record.spec.trainer}")
 
 
-def cells(found: Timeline) -> list[list[str]]:
-    """Returns the table's cells: `HEADS`."""
+def cells(history: Timeline) -> list[list[str]]:
+    """Return the table's cells: `HEADS`."""
     return [
         [row.date, row.name, row.key_change, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, kind]
-        for row, kind in zip(found.rows, found.kinds, strict=True)
+        for row, kind in zip(history.rows, history.kinds, strict=True)
     ]
 
 
-def write_timeline(found: Timeline, folder: Path) -> dict[str, go.Figure]:
+def write_timeline(history: Timeline, folder: Path) -> dict[str, go.Figure]:
     """Writes the page, atomically.
 
     Args:
-        found: The studies.
+        history: The studies.
         folder: Where index.html goes; made if missing.
 
     Returns:
         Its figures by file name, for `reports.figures.pictures.write_pictures`.
     """
-    cards = draw_cards(found)
-    page = render("timeline.html.j2", cards, heads=HEADS, rows=cells(found), found=found)
+    cards = draw_cards(history)
+    page = render("timeline.html.j2", cards, heads=HEADS, rows=cells(history), history=history)
     write_text(folder / "index.html", writable(page))
     return of_cards(cards)
 
 
-def timeline_markdown(found: Timeline, pictures: Sequence[str] = ()) -> str:
-    """Returns the timeline as a Markdown section.
+def timeline_markdown(history: Timeline, pictures: Sequence[str] = ()) -> str:
+    """Return the timeline as a Markdown section.
 
     Args:
-        found: The studies.
+        history: The studies.
         pictures: Paths of PNG files that it shows.
     """
     lines = [BEGIN, "## Timeline", "", "| " + " | ".join(HEADS) + " |", "|" + " --- |" * len(HEADS)]
-    lines += ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in cells(found)]
+    lines += ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in cells(history)]
     lines += ["", "Losses can be compared within a group:", ""]
-    lines += [f"- {letter}: {markdown(words)}" for letter, words in found.meanings.items()]
-    lines += [f"- {markdown(name)} could not be read: {markdown(why)}" for name, why in found.unreadable.items()]
+    lines += [f"- {letter}: {markdown(words)}" for letter, words in history.meanings.items()]
+    lines += [f"- {markdown(name)} could not be read: {markdown(why)}" for name, why in history.unreadable.items()]
     lines += [line for path in pictures for line in ("", f"![{Path(path).stem}]({path})")]
     return "\n".join([*lines, END, ""])
 
 
 def put_into(text: str, section: str) -> str:
-    """Returns a text with the section in place of its earlier one, or at its end when it has none.
+    """Return a text with the section in place of its earlier one, or at its end when it has none.
 
     Args:
         text: A README.
@@ -149,28 +150,29 @@ def put_into(text: str, section: str) -> str:
     return text[:start] + section.rstrip("\n") + text[end + len(END) :]
 
 
-def draw_cards(found: Timeline) -> list[Card]:
-    """Returns the figure cards: the gains, and default and best of all studies that can be compared.
+def draw_cards(history: Timeline) -> list[Card]:
+    """Return the figure cards: the gains, and default and best of all studies that can be compared.
 
     Args:
-        found: The studies.
+        history: The studies.
     """
-    cards = [draw_card("gains", "What each study gained", partial(_gains, found))]
-    for letter, words in found.meanings.items():
-        rows = [row for row, kind in zip(found.rows, found.kinds, strict=True) if kind == letter]
+    cards = [draw_card("gains", "What each study gained", partial(_gains, history))]
+    for letter, words in history.meanings.items():
+        rows = [row for row, kind in zip(history.rows, history.kinds, strict=True) if kind == letter]
         if len(rows) > 1:
-            title = "From default to best" + (f": {letter}" if len(found.meanings) > 1 else "")
+            title = "From default to best" + (f": {letter}" if len(history.meanings) > 1 else "")
             cards.append(draw_card(f"losses-{letter.lower()}", title, partial(_losses, rows, words)))
     return cards
 
 
-def _gains(found: Timeline) -> Drawn:
-    rows = [row for row in found.rows if row.gain_frac is not None]
+def _gains(history: Timeline) -> Drawn:
+    rows = [row for row in history.rows if row.gain_frac is not None]
     if not rows:
         raise NothingToDrawError("no study has a verdict yet")
     sentence = (
         "By how much each study's best settings lowered the loss of its own default, measured on fresh seeds. The bar "
-        "is the 95 % interval: where it lies right of the line at zero, chance alone is an unlikely explanation."
+        f"is the {INTERVAL}: where it lies right of the line at zero, chance alone is an unlikely explanation. A study "
+        "without a bar is one whose winner had changes that are not promoted: only with them all was it proved."
     )
     columns = ["date", "study", "verdict", "gain", "low", "high"]
     table = pd.DataFrame(
@@ -262,12 +264,12 @@ def _reach(high: float | None, low: float | None) -> float:
     return 0.0 if high is None or low is None else 100 * (high - low)
 
 
-def summary(found: Timeline) -> list[str]:
-    """Returns the console's lines: a study each.
+def summary(history: Timeline) -> list[str]:
+    """Return the console's lines: a study each.
 
     Args:
-        found: The studies.
+        history: The studies.
     """
-    lines = [f"{row.date} {row.name}: {row.sentence}" for row in found.rows]
-    lines += [f"{name}: could not be read: {why}" for name, why in found.unreadable.items()]
-    return [*lines, f"{count(len(found.rows), 'study', 'studies')}, {count(len(found.meanings), 'kind')} of loss"]
+    lines = [f"{row.date} {row.name}: {row.sentence}" for row in history.rows]
+    lines += [f"{name}: could not be read: {why}" for name, why in history.unreadable.items()]
+    return [*lines, f"{count(len(history.rows), 'study', 'studies')}, {count(len(history.meanings), 'kind')} of loss"]

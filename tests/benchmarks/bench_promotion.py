@@ -23,7 +23,7 @@ from autotune.core.config_paths import flatten, with_paths
 from autotune.core.study_results import Promotion
 from autotune.night.session import Options, Session
 from autotune.promotion import horizon
-from autotune.promotion.best_config import choice
+from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.study_file import load
 
@@ -41,7 +41,7 @@ def candidates(record: StudyRecord, promotion: Promotion) -> dict[str, dict[str,
         promotion: What it made of its winner.
     """
     study = load(record.run.study_file)
-    trial, _ = choice(record)
+    trial, _ = select_trial_to_promote(record)
     config, rules = with_paths(study.spec.base, trial.params), study.trainer.length_rules
     changes = {PROMOTED: promotion.changes, AS_IS: ()}
     for factor in FACTORS:

@@ -10,7 +10,7 @@ import fake_trainer
 import pytest
 from study_folder import StudyFolder
 
-from autotune.cli.status import describe, of
+from autotune.cli.status import describe, summarize
 from autotune.core.records import TrialStatus
 from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.night.session import Options, Session
@@ -194,7 +194,7 @@ def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytes
     def refresh(root: Path) -> None:
         if (folder.log / "at-gate.txt").exists() and not pages:
             record = read_study(root)
-            seen.extend([describe(of(record)), *full_run_lines(record)])
+            seen.extend([describe(summarize(record)), *full_run_lines(record)])
             pages.append(write_report(record, root / "report").read_text())
             folder.open_gate()
 
@@ -208,5 +208,5 @@ def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytes
     assert line in pages[0]
     steps = [told for told in said if told.startswith("full run  ")]
     assert steps[1].startswith("full run   40%  loss ") and "tokens/s  done about " in steps[1]
-    assert f"full run: 100 % of {FULL_TOKENS:,} tokens, finished" in describe(of(folder.record()))
+    assert f"full run: 100 % of {FULL_TOKENS:,} tokens, finished" in describe(summarize(folder.record()))
     assert "full run:" in folder.run("status").text

@@ -144,13 +144,21 @@ def gpu_samples() -> tuple[dict[str, Any], ...]:
 def study(**changes: Any) -> StudyRecord:
     """The finished study that most tests read."""
     record = StudyRecord(
-        run=RunDirectory(Path("runs/night")), spec=spec(), trials=search_trials(), finals=finals_trials(),
+        run=FinishedDirectory(Path("runs/night")), spec=spec(), trials=search_trials(), finals=finals_trials(),
         hardware={"name": "Tesla T4", "driver_version": "550.1"}, verdict=verdict(), created_at=START.isoformat(),
         events=({"time": START.timestamp(), "kind": "started", "message": "trial 0"},), gpu=gpu_samples(),
         attributes=StudyAttributes(Snapshot({"plan": {"trial_s": 100.0, "trials": 12}, "provenance": {
             "spec_hash": "0123", "git_commit": "fedcba", "data_hash": "abc123", "versions": {"torch": "2.10"}}})),
     )  # fmt: skip
     return replace(record, **changes)
+
+
+def failed_winner_study() -> StudyRecord:
+    """The winner gained on three fresh seeds, and diverged on a fourth, on which the default trained."""
+    failed = replace(final(9, 6, "prove", 1005, 5.0), status=TrialStatus.DIVERGED)
+    runs = (*finals_trials(), final(8, 0, "prove", 1005, 5.02), failed)
+    reason = "the winner failed on 1 of its fresh seeds, so it cannot be relied on"
+    return study(finals=runs, verdict=verdict("inconclusive", reason=reason))
 
 
 # Trials, finals and verdict are the finished study's; these three settings come on top of its space.
@@ -208,12 +216,26 @@ def attributed_study(**changes: Any) -> StudyRecord:
         for number, item in enumerate(search_trials())
     )  # fmt: skip
     said = verdict(params={**trials[6].params})
-    # Trained without some of the changes: no run of the winner's own.
-    without = final(8, 6, "attribute", 1002, 4.9)
+    # Trained without some of the changes: no runs of the winner's own. Those of what is left come last.
+    told = attribution(**changes)
+    without = (
+        final(8, 6, "attribute", 1002, 4.9),
+        replace(final(9, 6, "attribute", 1002, 4.635), params=told.params),
+        replace(final(10, 6, "attribute", 1003, 4.655), params=told.params),
+    )
     return study(
-        spec=spec(base=MORE_BASE, space=MORE_SPACE), trials=trials, verdict=said, finals=(*finals_trials(), without),
-        attributes=StudyAttributes(Snapshot({"attribution": json.loads(json.dumps(attribution(**changes).to_json()))})),
+        spec=spec(base=MORE_BASE, space=MORE_SPACE), trials=trials, verdict=said, finals=(*finals_trials(), *without),
+        attributes=StudyAttributes(Snapshot({"attribution": json.loads(json.dumps(told.to_json()))})),
     )  # fmt: skip
+
+
+class FinishedDirectory(RunDirectory):
+    """The run directory of a study that has come to its end."""
+
+    @property
+    def best_config(self) -> Path:
+        """A file that is there."""
+        return Path(__file__)
 
 
 class HeldDirectory(RunDirectory):
@@ -255,7 +277,7 @@ def minimal_study() -> StudyRecord:
 
     made = verdict(baseline_metrics={}, winner_metrics={})
     return StudyRecord(
-        run=RunDirectory(Path("runs/night")), spec=spec(base={**BASE, "data": {}}), verdict=made,
+        run=FinishedDirectory(Path("runs/night")), spec=spec(base={**BASE, "data": {}}), verdict=made,
         trials=tuple(map(bare, search_trials())), finals=tuple(map(bare, finals_trials())),
     )  # fmt: skip
 

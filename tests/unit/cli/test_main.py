@@ -179,12 +179,12 @@ def test_a_study_that_runs_elsewhere_ends_with_5(tmp_path: Path) -> None:
 
 
 def test_promoting_without_a_verdict_ends_with_4(tmp_path: Path) -> None:
-    from autotune.promotion.best_config import choice
+    from autotune.promotion.selection import select_trial_to_promote
     from autotune.store.study_store import read_study
 
     queue = make_queue(tmp_path, make_study(tmp_path))
     with pytest.raises(UserError) as caught:
-        choice(read_study(queue.run.root))
+        select_trial_to_promote(read_study(queue.run.root))
     assert caught.value.exit_code == 4
 
 

@@ -8,53 +8,67 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import study_builder
 from study_case import make_queue, make_study, result
 
 from autotune.cli import status
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.store.run_directory import log_event
 from autotune.store.study_store import read_study
+from reports import page
 
 
 def test_before_the_first_trial(tmp_path: Path) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
-    assert status.describe(status.of(read_study(queue.run.root))).splitlines() == [
+    assert status.describe(status.summarize(read_study(queue.run.root))).splitlines() == [
         "night: not running",
         "trials of 3: none yet",
-        "next: autotune run night goes on with it",
+        "The study was stopped before its verdict; this goes on with it.",
+        "next: autotune run night",
     ]
 
 
 def test_with_its_verdict(tmp_path: Path) -> None:
     queue = make_queue(tmp_path / "elsewhere", make_study(tmp_path))
     queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.FAILED, "nothing finished").to_json())
-    *_, verdict, after = status.describe(status.of(read_study(queue.run.root))).splitlines()
-    page = queue.run.root / "report" / "index.html"
-    assert (verdict, after) == ("verdict: failed", f"next: read {page}, which says what comes next")
+    *_, verdict, _, after = status.describe(status.summarize(read_study(queue.run.root))).splitlines()
+    assert (verdict, after) == ("verdict: failed", "next: autotune doctor")
 
 
 def test_a_verdict_comes_with_its_gain_as_the_report_writes_it(tmp_path: Path) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
     verdict = Verdict(VerdictWord.INCONCLUSIVE, "", gain=0.0105, gain_low=-0.0139, gain_high=0.03479)
     queue.optuna_study.set_user_attr("verdict", verdict.to_json())
-    stands = status.of(read_study(queue.run.root))
+    stands = status.summarize(read_study(queue.run.root))
     assert "verdict: inconclusive, gain in loss +0.0105 (95 % interval \N{MINUS SIGN}0.0139 to +0.0348)" in (
         status.describe(stands).splitlines()
     )
     assert stands["gain_low"] == -0.0139
 
 
-def test_a_study_parked_after_its_verdict_goes_on_where_it_was(tmp_path: Path) -> None:
-    queue = make_queue(tmp_path, make_study(tmp_path))
-    queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.BETTER, "").to_json())
-    log_event(queue.run, "parked", "parked")
-    assert status.of(read_study(queue.run.root))["next"] == "autotune run night goes on with it"
+def test_the_gain_of_what_is_promoted_comes_before_that_of_the_whole_winner() -> None:
+    stands = status.summarize(study_builder.attributed_study())
+    assert (
+        "verdict: better, gain in loss +0.3750 with the settings promoted; +0.3800 with all changes of the winner "
+        "(95 % interval +0.3552 to +0.4048)"
+    ) in status.describe(stands).splitlines()
+    assert stands["promoted_loss"] == 4.645
+
+
+@pytest.mark.parametrize("name", ["finished", "attributed", "empty", "running", "failed"])
+def test_it_names_the_same_next_step_as_the_report(name: str) -> None:
+    record = study_builder.STUDIES[name]()
+    *_, what, after = status.describe(status.summarize(record)).splitlines()
+    shown = page.summary_lines(record)
+    assert what in shown
+    assert shown[-1].startswith(after)
+    assert after.removeprefix("next: ") in page.study_page(record)
 
 
 def test_an_interrupted_run_on_a_fresh_seed_is_not_counted(tmp_path: Path) -> None:
     record = read_study(make_queue(tmp_path, make_study(tmp_path)).run.root)
     runs = (TrialRecord(0, {}, TrialStatus.FINISHED), TrialRecord(1, {}, TrialStatus.INTERRUPTED))
-    stands = status.of(replace(record, finals=runs))
+    stands = status.summarize(replace(record, finals=runs))
     assert "runs on fresh seeds: 1 of 1 finished" in status.describe(stands).splitlines()
 
 
@@ -77,14 +91,15 @@ def test_in_the_middle(tmp_path: Path) -> None:
     queue.optuna_study.set_user_attr("full", full)
     log_event(queue.run, "ended", "trial 2 crashed")
     with queue.run.held():
-        stands = status.of(read_study(queue.run.root))
+        stands = status.summarize(read_study(queue.run.root))
     assert status.describe(stands).splitlines() == [
         f"night: running as PID {stands['running_pid']}",
         "trials of 3: 2 finished, 1 crashed",
         "best so far (one seed): trial 1, loss 2.2500",
         f"full run: 25 % of 8,000 tokens, ends at 5,000, done about {datetime.fromtimestamp(full['done_at']):%H:%M}",
         "last: trial 2 crashed",
-        "next: autotune watch night shows its page, autotune stop night parks it",
+        "The full run is in progress; this shows its page as it goes on (autotune stop night parks it).",
+        "next: autotune watch night",
     ]
     assert (stands["best_trial"], stands["full_run"], stands["verdict"]) == (1, "running", None)
 
@@ -95,21 +110,23 @@ def test_in_the_middle(tmp_path: Path) -> None:
         (
             {"status": "running", "tokens": 8_000, "tokens_seen": 2_000, "done_at": 1.0},
             "full run: 25 % of 8,000 tokens, not running",
-            "autotune promote night goes on with the full run",
+            "autotune promote night",
         ),
         (
             {"status": "finished", "tokens": 8_000, "tokens_seen": 5_000, "end_tokens": 5_000},
             "full run: 62 % of 8,000 tokens, finished",
-            "autotune run night goes on with it",
+            "autotune promote night --tokens 16000",
         ),
         (
             {"status": "waiting", "tokens": 8_000, "tokens_seen": 0},
             "full run: 0 % of 8,000 tokens, waiting",
-            "autotune promote night goes on with the full run",
+            "autotune promote night",
         ),
     ],
 )
 def test_a_full_run_that_does_not_train_now(tmp_path: Path, full: dict[str, object], line: str, after: str) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
+    queue.optuna_study.set_user_attr("verdict", Verdict(VerdictWord.BETTER, "").to_json())
     queue.optuna_study.set_user_attr("full", full)
-    assert status.describe(status.of(read_study(queue.run.root))).splitlines()[-2:] == [line, f"next: {after}"]
+    lines = status.describe(status.summarize(read_study(queue.run.root))).splitlines()
+    assert (lines[-3], lines[-1]) == (line, f"next: {after}")

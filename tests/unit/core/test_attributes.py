@@ -41,6 +41,7 @@ STUDY: dict[str, Any] = {
     "attribution": Attribution(
         3, (AttributedChange("lr", 0.01, 0.1, (0.1, 0.05, 0.15), None, False),), (7, 8), {"lr": 0.1}, 2.4, 2.3, 2.5, ""
     ),
+    "why_no_attribution": "no time was left",
     "promotion": Promotion(
         3, 1_000, 8_000, Scaling(0.5, 0.3, 0.8, 0.33, 0.1), (LengthChange("lr", 0.1, 0.05, "longer"),),
         (Bracket(2_000, (0.5, 1.0, 2.0), (2.5, 2.4, None)),), "", "twice",

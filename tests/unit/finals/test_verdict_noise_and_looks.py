@@ -9,14 +9,14 @@ import pytest
 from scipy import stats
 
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
+from autotune.core.study_results import Noise
+from autotune.finals.power import measure_noise
 from autotune.finals.verdict import (
     PROVE,
     SELECT,
-    Noise,
     confidences,
     interval,
     judge,
-    measure_noise,
     noise_runs,
     proving_runs,
 )

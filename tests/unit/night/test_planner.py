@@ -18,7 +18,8 @@ from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.machine import hardware
 from autotune.night import session
-from autotune.night.planner import Survey, describe, full_tokens, make_plan, survey, text
+from autotune.night.planner import Survey, describe, make_plan, survey, text
+from autotune.promotion import horizon
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import load
@@ -100,8 +101,8 @@ def test_energy_is_power_times_time() -> None:
 
 
 def test_the_full_run_is_eight_trials_long_unless_the_study_says() -> None:
-    assert full_tokens(spec()) == 8_000
-    assert full_tokens(spec(promote={"tokens": 123})) == 123
+    assert horizon.full_tokens(spec()) == 8_000
+    assert horizon.full_tokens(spec(promote={"tokens": 123})) == 123
 
 
 @pytest.mark.parametrize(

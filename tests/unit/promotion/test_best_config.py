@@ -21,7 +21,7 @@ from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import LengthChange, Promotion
 from autotune.promotion import best_config
-from autotune.promotion.best_config import card_lines, choice, git_commit, provenance, train_file, write_best_config
+from autotune.promotion.best_config import best_config_of, git_commit, provenance, train_file
 from autotune.promotion.horizon import scaling
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
@@ -50,64 +50,6 @@ def record(tmp_path: Path) -> StudyRecord:
     )
 
 
-# --- which trial ---
-
-
-def test_a_proven_winner_is_chosen(record: StudyRecord) -> None:
-    assert choice(record) == (WINNER, BETTER.reason)
-
-
-@pytest.mark.parametrize("word", [VerdictWord.NO_CLEAR_GAIN, VerdictWord.INCONCLUSIVE])
-def test_what_is_not_proven_stays_at_its_default(record: StudyRecord, word: VerdictWord) -> None:
-    unproven = replace(record, verdict=replace(BETTER, word=word, reason="too few"))
-    assert choice(unproven) == (BASELINE, "the default settings: too few")
-
-
-def test_without_a_finished_baseline_the_best_trial_is_better_than_nothing(record: StudyRecord) -> None:
-    failed = replace(BASELINE, status=TrialStatus.CRASHED, result=result(TrialStatus.CRASHED))
-    verdict = replace(BETTER, word=VerdictWord.INCONCLUSIVE, reason="no baseline")
-    assert choice(replace(record, trials=(failed, WINNER), verdict=verdict)) == (WINNER, "no baseline")
-
-
-def test_a_trial_may_be_chosen_by_hand(record: StudyRecord) -> None:
-    assert choice(record, 0) == (BASELINE, "chosen by hand")
-    assert choice(replace(record, verdict=None), 4) == (WINNER, "chosen by hand")
-
-
-@pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.WAITING])
-def test_a_trial_that_did_not_train_soundly_is_not_promoted(record: StudyRecord, status: TrialStatus) -> None:
-    trials = (BASELINE, replace(WINNER, status=status))
-    with pytest.raises(UserError, match=f"trial 4 of night is {status}; choose one that trained soundly"):
-        choice(replace(record, trials=trials), 4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "number", "message", "exit_code"),
-    [
-        ({}, 9, "night has no trial 9; it has 0, 4", 2),
-        ({"trials": ()}, 0, "night has no trial 0; none has begun yet", 2),
-        (
-            {"verdict": None},
-            None,
-            "night has no verdict yet; finish it with `autotune run night`, or name a --trial",
-            4,
-        ),
-        (
-            {"trials": (), "verdict": Verdict(VerdictWord.FAILED, "none of 0")},
-            None,
-            "no trial of night finished; its report says why: {report}",
-            4,
-        ),
-    ],
-)
-def test_what_cannot_be_chosen(
-    record: StudyRecord, changes: dict[str, Any], number: int | None, message: str, exit_code: int
-) -> None:
-    with pytest.raises(UserError) as caught:
-        choice(replace(record, **changes), number)
-    assert (str(caught.value), caught.value.exit_code) == (message.format(report=record.run.report), exit_code)
-
-
 # --- best_config.toml ---
 
 
@@ -115,7 +57,8 @@ AS_IS = Promotion(4, 1_000, 8_000, None)
 
 
 def write(record: StudyRecord, trial: TrialRecord = WINNER, promotion: Promotion = AS_IS) -> Path:
-    return write_best_config(record.run, record, trial, BETTER.reason, promotion)
+    best_config_of(record, trial, BETTER.reason, promotion).write(record.run.best_config)
+    return record.run.best_config
 
 
 def test_what_changes_for_the_longer_run_is_in_the_file_with_its_reason(record: StudyRecord) -> None:
@@ -157,16 +100,13 @@ def test_the_header_is_a_comment_whatever_the_reason_holds(record: StudyRecord) 
 
 
 def test_its_provenance_goes_to_the_model_card_a_line_each(record: StudyRecord) -> None:
-    path = write(record)
-    lines = card_lines(path)
+    lines = best_config_of(record, WINNER, BETTER.reason, AS_IS).card_lines()
     for line in ("study: night", "gpu: T4", "data hash: abc", "trial: 4", "why: better on fresh seeds", "gain: 0.1"):
         assert line in lines
     (versions,) = (line for line in lines if line.startswith("versions: "))
     assert versions.startswith("versions: python 3.")
     assert ", torch " in versions
     assert "seeds: 1002, 1003" in lines
-    path.write_text("provenance = 5\n")
-    assert card_lines(path) == []
 
 
 def test_a_proof_is_claimed_for_the_winner_alone(record: StudyRecord) -> None:

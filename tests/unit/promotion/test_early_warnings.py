@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from autotune.core.records import EvalPoint
-from autotune.promotion.early_warnings import divergence, is_slow, plateau, rate, skipped_steps, throttling
+from autotune.core.text import speed
+from autotune.promotion.early_warnings import divergence, is_slow, plateau, skipped_steps, throttling
 
 
 def curve(losses: Sequence[float], **metrics: Sequence[float]) -> list[EvalPoint]:
@@ -166,4 +167,4 @@ def test_a_trainer_without_these_metrics_is_not_warned_of() -> None:
     [(1_020_000.0, "1.02M tokens/s"), (75_400.0, "75.4k tokens/s"), (12.3456, "12.3 tokens/s")],
 )
 def test_speeds_in_words(tokens_per_s: float, words: str) -> None:
-    assert rate(tokens_per_s) == words
+    assert speed(tokens_per_s) == words

@@ -1,9 +1,12 @@
+import math
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
 import study_builder
 
+from autotune.core.records import TrialRecord, TrialStatus
 from autotune.search.space import Dimension
 from autotune.store.study_store import StudyRecord
 from reports import analyses, tables
@@ -15,7 +18,7 @@ def test_pruning_audit_compares_the_first_rung_with_the_end(night: StudyRecord) 
     audit = analyses.pruning_audit(night)
 
     assert audit is not None
-    assert audit.rung_tokens == 500
+    assert audit.rung_words == "500 tokens"
     assert dict(zip(audit.table["number"], audit.table["rung_loss"], strict=True)) == {
         0: 5.5, 1: 5.4, 3: 5.6, 6: 5.2, 9: 5.3, 10: 5.35,
     }  # fmt: skip
@@ -24,6 +27,51 @@ def test_pruning_audit_compares_the_first_rung_with_the_end(night: StudyRecord) 
     assert (audit.best_quarter, audit.at_risk) == (1, 0)
     # Two trials of 50 s stopped half way would have gone on for 50 s each.
     assert (audit.pruned, audit.saved_s) == (2, pytest.approx(100.0))
+
+
+def several_seeds(number: int, status: str, *losses: float, **changes: Any) -> TrialRecord:
+    """A trial whose seeds, of 4, came to these losses; its result has the mean curve of those trained."""
+    mean = sum(losses) / len(losses)
+    made = study_builder.trial(
+        number, status, [6.0, 5.5, 5.2, mean], study_builder.settings(0.02, 0.0, 8, 1), 25.0 * len(losses), **changes
+    )
+    return replace(made, seed_losses=losses)
+
+
+def test_trials_of_several_seeds_are_audited_by_their_seeds() -> None:
+    """The Wilcoxon test stops a trial between two seeds: each seed that was trained was trained to its end."""
+    budget = {"tokens": study_builder.BUDGET_TOKENS, "trials": 12, "seeds": 4}
+    spec = study_builder.spec(budget=budget, pruner={"name": "wilcoxon"})
+    trials = (
+        several_seeds(0, "finished", 5.0, 5.0, 5.0, 5.0, role="baseline"),
+        several_seeds(1, "finished", 4.8, 4.6, 4.5, 4.5),
+        several_seeds(2, "pruned", 5.5, 5.7, stopped_at=1000),
+        several_seeds(3, "finished", 5.4, 5.4, 4.2, 4.2, audited_at=1000),
+        several_seeds(4, "finished", 4.9, 4.9, 4.9, 4.9),
+    )
+    audit = analyses.pruning_audit(study_builder.study(spec=spec, trials=trials))
+
+    assert audit is not None
+    assert audit.rung_words == "2 of 4 seeds"
+    # After two seeds, and the mean of all four.
+    assert [list(row) for row in audit.table.to_numpy()] == [
+        [0, 5.0, 5.0], [1, pytest.approx(4.7), pytest.approx(4.6)], [3, pytest.approx(5.4), pytest.approx(4.8)],
+        [4, pytest.approx(4.9), pytest.approx(4.9)],
+    ]  # fmt: skip
+    # Two seeds took 50 s, and two more would have taken as long.
+    assert (audit.pruned, audit.saved_s) == (1, pytest.approx(50.0))
+    assert (audit.audited, audit.audited_good) == (1, 0)
+    assert audit.lost is not None
+
+
+def test_a_running_trial_of_several_seeds_shows_no_seeds_as_tokens() -> None:
+    running = replace(
+        study_builder.running_study().trials[4], values={}, seed_losses=(5.0, 5.2), status=TrialStatus.RUNNING
+    )
+    row = tables.trials_table(study_builder.study(trials=(running,))).iloc[0]
+
+    assert row["last_loss"] == pytest.approx(5.1) and math.isnan(row["last_tokens"])
+    assert tables.curves_table((running,)).empty
 
 
 def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
@@ -35,7 +83,7 @@ def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
     audit = analyses.pruning_audit(study_builder.study(trials=(late, *rest)))
 
     assert audit is not None
-    assert audit.rung_tokens == 500, "the first evaluation past 30 % of the budget where nothing was pruned"
+    assert audit.rung_words == "500 tokens", "the first evaluation past 30 % of the budget where nothing was pruned"
     assert (audit.best_quarter, audit.at_risk) == (1, 1)
 
 

@@ -1,7 +1,6 @@
 """Which change gave what: its rows, words, figure and card, and what the whole page says is promoted."""
 
 import json
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,12 @@ from study_builder import around, attributed_study, change
 from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.config_paths import get_path
 from autotune.core.study_results import AttributedChange, Attribution, Promotion
-from autotune.promotion import best_config
+from autotune.finals.runner import NO_TIME, NOT_ALL_ENDED
+from autotune.promotion.best_config import best_config_of
+from autotune.promotion.selection import attribution_of, select_trial_to_promote
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
-from reports import advice, analyses, attribution, exports, page, summary, tables
+from reports import advice, analyses, attribution, exports, page, studies, summary, tables
 from reports.figures import settings
 from reports.figures.figure_cards import draw_cards
 
@@ -173,10 +174,14 @@ def test_the_card_comes_after_the_finals_with_its_table(record: StudyRecord) -> 
     ]  # fmt: skip
 
 
-def without(record: StudyRecord, kind: str = "", **finals: int) -> StudyRecord:
-    events = ({"kind": kind, "message": "said"},) if kind else ()
+def without(record: StudyRecord, why: str = "", **finals: int) -> StudyRecord:
+    stored = {"why_no_attribution": why} if why else {}
     spec = study_builder.spec(finals={**record.spec.finals.model_dump(), **finals})
-    return replace(record, attributes=StudyAttributes(Snapshot({})), events=events, spec=spec)
+    return replace(record, attributes=StudyAttributes(Snapshot(stored)), spec=spec)
+
+
+def unfinished(record: StudyRecord) -> StudyRecord:
+    return replace(without(record), run=RunDirectory(Path("runs/night")))
 
 
 @pytest.mark.parametrize(
@@ -185,9 +190,11 @@ def without(record: StudyRecord, kind: str = "", **finals: int) -> StudyRecord:
         (lambda record: replace(record, verdict=None), "after the finals"),
         (lambda record: replace(record, verdict=study_builder.verdict("inconclusive")), "no settings were proved"),
         (lambda record: without(record, attribute_seeds=0), "(finals.attribute_seeds = 0)"),
-        (lambda record: without(record, "attribution"), "no time was left for it"),
-        (lambda record: without(record, "best"), "not all of its trainings came to an end"),
-        (without, "not done yet"),
+        (lambda record: without(record, NO_TIME), "no time was left for it"),
+        (lambda record: without(record, NOT_ALL_ENDED), "not all of its trainings came to an end"),
+        # As a study of an earlier version has it, which stored no reason.
+        (without, "it was not measured, so all changes are kept"),
+        (unfinished, "not done yet"),
     ],
 )
 def test_without_it_the_card_says_why(made: Any, reason: str, record: StudyRecord) -> None:
@@ -200,7 +207,7 @@ def test_without_it_the_card_says_why(made: Any, reason: str, record: StudyRecor
 def test_what_was_found_of_another_winner_is_not_used(record: StudyRecord) -> None:
     other = replace(record, verdict=study_builder.verdict(winner=9))
 
-    assert attribution.found_in(other) is None and attribution.left_line(other) == ""
+    assert attribution_of(other) is None and attribution.left_line(other) == ""
 
 
 def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
@@ -211,10 +218,9 @@ def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
 # --- what the page says is promoted ---
 
 
-def test_report_and_best_config_agree(record: StudyRecord, tmp_path: Path) -> None:
-    record = replace(record, run=RunDirectory(tmp_path))
-    trial, why = best_config.choice(record)
-    written = tomllib.loads(best_config.write_best_config(record.run, record, trial, why, AS_IS).read_text())["config"]
+def test_report_and_best_config_agree(record: StudyRecord) -> None:
+    trial, why = select_trial_to_promote(record)
+    written = best_config_of(record, trial, why, AS_IS).config
 
     for item in advice.changes(record):
         assert get_path(written, item.path) == item.after
@@ -249,17 +255,27 @@ def test_what_did_harm_is_told_apart_from_ties() -> None:
     )
 
 
-def test_how_sure_sets_what_is_promoted_beside_the_winner(record: StudyRecord) -> None:
-    lines = summary.how_sure(record)
+def test_the_page_leads_with_what_is_promoted_and_says_the_whole_winner_below(record: StudyRecord) -> None:
     said = (
-        "These numbers are those of the winner with all its changes. What is promoted leaves 3 of them at default: "
-        "its loss on 2 fresh seeds was 4.6450, the winner's 4.6400 and the default's 5.0200."
+        "The settings promoted leave 3 changes of the winner at default. Their gain in loss on 2 fresh seeds was "
+        "+0.3750: 4.6450 after the default's 5.0200."
     )
+    lines, rows = summary.how_sure(record), {row.name: row for row in summary.before_after(record)}
 
-    assert lines.count(said) == 1
-    assert summary.before_after(record)[0].after == 4.64, "the verdict's numbers stay the whole winner's"
+    # (5.02 - 4.645) / 5.02, and not the 7.6 % of the winner with all its changes.
+    assert "the loss fell by 7.5 %" in summary.verdict_summary(record).sentence
+    assert (rows["Loss"].before, rows["Loss"].after) == (5.02, 4.645)
+    assert rows["Accuracy"].after == pytest.approx((1 / 4.635 + 1 / 4.655) / 2)
+    assert lines[0] == said
+    assert any(line.startswith("Measured gain in loss with all changes of the winner: +0.3800;") for line in lines)
+    assert page.summary_lines(record)[1].startswith("loss 5.020 → 4.645;")
+    row = studies.study_row(record)
+    assert (row.loss, row.interval) == ("5.0200 → 4.6450", "–")
+    assert row.sure.startswith("better: gain of the winner with all its changes +7.1 %")
+
     whole = attributed_study(params=dict(record.verdict.params))
     assert said[:20] not in " ".join(summary.how_sure(whole))
+    assert summary.before_after(whole)[0].after == 4.64
 
 
 def test_the_best_configuration_has_the_ties_at_their_default(record: StudyRecord) -> None:
@@ -286,7 +302,7 @@ def test_a_tie_at_an_edge_calls_for_no_wider_range(record: StudyRecord) -> None:
 def test_runs_without_some_changes_are_not_the_winners_own(record: StudyRecord) -> None:
     assert any(run.stage == "attribute" for run in record.finals)
     pd.testing.assert_frame_equal(tables.finals_runs(record), tables.finals_runs(study_builder.study()))
-    assert dict(summary.cost_rows(summary.cost(record)))["Runs on fresh seeds"] == "9"
+    assert dict(summary.cost_rows(summary.cost(record)))["Runs on fresh seeds"] == "11"
 
 
 # --- the twins ---

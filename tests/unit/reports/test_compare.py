@@ -5,8 +5,9 @@ import pytest
 import study_builder
 
 from autotune.core.errors import UserError
+from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import attribution, compare
+from reports import compare
 
 
 def other(name: str = "second", **changes: object) -> StudyRecord:
@@ -131,9 +132,9 @@ def test_settings_stand_side_by_side(night: StudyRecord) -> None:
     """What one found, what it kept, and what the other did not search."""
     narrow = other(space={"optim.muon_lr": {"low": 0.003, "high": 0.1}})
     rows = {row[0]: row[1:] for row in compare.settings_found([night, narrow])}
-    best = attribution.best_settings(night)
-    assert best is not None and best["optim.muon_lr"] != 0.02
-    assert rows["optim.muon_lr"][0] == f"0.02 → {best['optim.muon_lr']:g}"
+    best = best_settings(night)
+    assert best is not None and best.trial.params["optim.muon_lr"] != 0.02
+    assert rows["optim.muon_lr"][0] == f"0.02 → {best.trial.params['optim.muon_lr']:g}"
     assert rows["model.dropout"][1].endswith(", not searched")
     unfinished = study_builder.empty_study()
     assert compare.settings_found([unfinished])[0][1].endswith(", nothing found yet")

@@ -29,7 +29,7 @@ def test_every_check_answers_for_every_kind_of_study(night: StudyRecord) -> None
 
 def test_the_statuses_of_the_finished_study(night: StudyRecord) -> None:
     assert {found.name: found.status for found in health.health_checks(night)} == {
-        "Headline on fresh seeds": "pass", "Gain against noise": "pass", "Ranges wide enough": "pass",
+        "Gain on fresh seeds": "pass", "Gain against noise": "pass", "Ranges wide enough": "pass",
         "Early against final losses": "pass", "Good trials pruned": "pass", "Enough trials": "skip",
         "Speed of the GPU": "warn", "Crashed trials": "warn", "Wasted trials": "pass",
         "Repeated text and dropout": "warn", "The full run as it trained": "skip",
@@ -39,7 +39,7 @@ def test_the_statuses_of_the_finished_study(night: StudyRecord) -> None:
 
 def test_seeds_that_chose_the_winner_are_found() -> None:
     record = study_builder.study(verdict=study_builder.verdict(seeds=(1001, 1002)))
-    found = check(record, "Headline on fresh seeds")
+    found = check(record, "Gain on fresh seeds")
 
     assert found.status == "warn" and "1001" in found.finding and "1002" not in found.finding
 

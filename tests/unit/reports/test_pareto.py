@@ -73,6 +73,6 @@ def test_curves_of_unequal_budgets_lie_over_one_another(night: StudyRecord) -> N
 
 def test_the_verdict_names_its_terms(night: StudyRecord) -> None:
     seconds = halved(night)
-    assert "against the default at equal training seconds, measured" in summary.headline(seconds).sentence
-    assert "equal training" not in summary.headline(night).sentence
+    assert "against the default at equal training seconds, measured" in summary.verdict_summary(seconds).sentence
+    assert "equal training" not in summary.verdict_summary(night).sentence
     assert any("while the default reads 1,000, by the speeds measured" in line for line in summary.how_sure(seconds))

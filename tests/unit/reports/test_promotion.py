@@ -41,7 +41,7 @@ def test_words_say_what_changes_by_what_evidence() -> None:
     said = " ".join(promotion.sentences(FOUND))
     assert "For a run 9.0 times as long as a trial" in said
     assert "multiplied by 0.50 (95 % interval 0.40 to 0.60)" in said
-    assert "The exponent found is 0.30 ± 0.10." in said
+    assert "The exponent is 0.30 ± 0.10." in said
     assert "optim.muon_lr 0.02 → 0.01 (learning rate x 0.5)" in said
     assert said.endswith("The run reads its text 9.0 times, a trial 1.0 times.")
     unchecked = " ".join(promotion.sentences(replace(FOUND, brackets=(), note="not checked by shorter runs")))

@@ -7,9 +7,10 @@ import pytest
 import study_builder
 
 from autotune.core.records import TrialStatus
+from autotune.promotion.next_step import next_step
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
-from reports import advice, summary
+from reports import advice, studies, summary
 from reports.failures import failures
 from reports.page import summary_lines
 
@@ -26,28 +27,38 @@ from reports.page import summary_lines
     ],
 )
 def test_verdict_word_icon_and_sentence(record: StudyRecord, word: str, icon: str, part: str) -> None:
-    said = summary.headline(record)
+    said = summary.verdict_summary(record)
 
     assert (said.word, said.icon) == (word, icon)
     assert part in said.sentence
 
 
-def test_a_parked_study_says_so_and_how_to_go_on() -> None:
-    record = replace(study_builder.running_study(), events=({"kind": "parked", "message": "parked"},))
+def test_a_study_that_no_process_works_at_is_not_called_running() -> None:
+    killed = replace(study_builder.running_study(), run=RunDirectory(Path("runs/night")))
+    ended = tuple(trial for trial in killed.trials if trial.status is not TrialStatus.RUNNING)
+    parked = replace(killed, trials=ended)
 
-    said = summary.headline(record)
+    assert summary.verdict_summary(killed).word == "not finished"
+    said = summary.verdict_summary(parked)
     assert (said.word, said.icon) == ("parked", "…")
     assert said.sentence == "No verdict yet: 4 of up to 12 trials done. Nothing is lost."
-    assert advice.next_step(record).command == "autotune run night"
+    shared = study_builder.spec(storage="postgresql://u@h/db")
+    assert summary.verdict_summary(replace(killed, spec=shared)).word == "still running"
+    assert summary.verdict_summary(replace(parked, spec=shared)).word == "parked"
 
 
-def test_a_study_that_no_process_runs_is_not_called_running() -> None:
-    record = replace(study_builder.running_study(), run=RunDirectory(Path("runs/night")))
+def test_a_winner_that_failed_on_a_fresh_seed_is_called_that_everywhere() -> None:
+    record = study_builder.failed_winner_study()
+    said, sure, step = summary.verdict_summary(record), " ".join(summary.how_sure(record)), next_step(record)
 
-    assert summary.headline(record).word == "not finished"
-    assert advice.next_step(record).command == "autotune run night"
-    shared = replace(record, spec=study_builder.spec(storage="postgresql://u@h/db"))
-    assert summary.headline(shared).word == "still running"
+    assert said.sentence == "The winner failed on 1 fresh seed, so it is not called better."
+    assert sure.startswith("The winner failed on 1 fresh seed: whatever it gains on others, nobody could rely on it.")
+    assert "Measured gain in loss where both finished: +0.3800;" in sure
+    assert "chance alone" not in sure + said.sentence and "from chance" not in said.sentence
+    assert step.what.startswith("More pairs would not make these settings reliable.")
+    assert "max_seeds" not in step.command
+    assert summary.doubt(record) == "where both finished"
+    assert studies.study_row(record).sure == "inconclusive: the winner failed on 1 fresh seed"
 
 
 def test_an_interrupted_run_on_a_fresh_seed_is_not_called_done() -> None:
@@ -55,16 +66,8 @@ def test_an_interrupted_run_on_a_fresh_seed_is_not_called_done() -> None:
     again = replace(begun[2], status=TrialStatus.INTERRUPTED)
     record = replace(study_builder.running_study(), finals=(*begun[:2], again))
 
-    assert "and 2 of " in summary.headline(record).sentence
+    assert "and 2 of " in summary.verdict_summary(record).sentence
     assert dict(summary.cost_rows(summary.cost(record)))["Runs on fresh seeds"] == "2"
-
-
-def test_a_study_stopped_before_it_knows_which_change_gave_what_goes_on_with_that() -> None:
-    record = replace(study_builder.study(), events=({"kind": "parked", "message": "parked"},))
-
-    assert advice.next_step(record).command == "autotune run night"
-    done = replace(record, events=({"kind": "best", "message": ""}, *record.events))
-    assert advice.next_step(done).command == "autotune promote night"
 
 
 def test_the_headline_never_comes_from_the_lowest_loss(night: StudyRecord) -> None:
@@ -169,46 +172,7 @@ def test_cost_without_gpu_or_times() -> None:
     assert spent.wall_s == spent.busy_s
 
 
-def test_next_is_promotion_with_hours_and_memory(night: StudyRecord) -> None:
-    step = advice.next_step(night)
-
-    assert step.command == "autotune promote night"
-    # The winner took 200 s for 1000 tokens; the full run is 8 times that.
-    assert step.expected == "8K tokens, about 27 min, 2.0 GiB of memory"
-
-
-def test_next_after_no_clear_gain_keeps_the_default() -> None:
-    step = advice.next_step(study_builder.study(verdict=study_builder.verdict("no clear gain")))
-
-    assert step.command == "autotune promote night" and "Keep the default" in step.sentence
-
-
-def test_next_after_an_inconclusive_study_asks_for_the_seeds_needed() -> None:
-    record = study_builder.study(verdict=study_builder.verdict("inconclusive", gain=0.01, sigma=0.01))
-    step = advice.next_step(record)
-
-    # 12.4 (0.01 / 0.01)^2 = 12.4, so 13.
-    assert advice.seeds_needed(record.verdict) == 13
-    assert step.command == ("autotune run night --set 'name=\"night-more-seeds\"' --set finals.max_seeds=13")
-    # 950 s of search and 26 finals of 100 s.
-    assert step.expected == "about 59 min"
-
-
-def test_next_when_seeds_cannot_settle_it_asks_for_longer_trials() -> None:
-    tiny = study_builder.study(verdict=study_builder.verdict("inconclusive", gain=0.001, sigma=0.01))
-
-    assert "--set budget.tokens=2000" in advice.next_step(tiny).command
-    lost = study_builder.study(verdict=study_builder.verdict("inconclusive", gain=None, sigma=None))
-    assert advice.next_step(lost).command == "autotune doctor"
-
-
-def test_seeds_needed_is_more_than_were_used() -> None:
-    assert advice.seeds_needed(study_builder.verdict(gain=1.0, sigma=0.01)) == 4
-    assert advice.seeds_needed(study_builder.verdict(gain=-1.0)) is None
-    assert advice.seeds_needed(study_builder.verdict(sigma=None)) is None
-
-
-def test_next_after_the_full_run_doubles_it(night: StudyRecord) -> None:
+def test_a_finished_full_run_says_what_it_reached(night: StudyRecord) -> None:
     full = {
         "status": "finished",
         "tokens": 8000,
@@ -219,7 +183,6 @@ def test_next_after_the_full_run_doubles_it(night: StudyRecord) -> None:
     }
     record = study_builder.with_attributes(night, full=full)
 
-    assert advice.next_step(record).command == "autotune promote night --tokens 16000"
     assert summary.full_run_lines(record) == [
         "The full run is finished: 8,000 training tokens in 27 min.", "Its loss is 4.1000, its accuracy 25.0 %.",
     ]  # fmt: skip
@@ -228,8 +191,19 @@ def test_next_after_the_full_run_doubles_it(night: StudyRecord) -> None:
         "The full run is finished, at 5,000 of 8,000 training tokens in 27 min: no more fitted before its deadline, "
         "and its learning rate was brought down early, so the model is whole."
     )
-    unfinished = study_builder.with_attributes(night, full={"status": "interrupted"})
-    assert advice.next_step(unfinished).command == "autotune promote night"
+
+
+def test_a_full_run_that_no_process_trains_is_not_in_progress(night: StudyRecord) -> None:
+    """It was killed: what is stored still says that it runs, and when it would have been done."""
+    full = {"status": "running", "tokens": 8000, "tokens_seen": 7200, "at": 1.0, "done_at": 2.0}
+    killed = study_builder.with_attributes(night, full=full)
+
+    (line,) = summary.full_run_lines(killed)
+    assert line == "The full run was stopped at 90 % of 8,000 tokens, and goes on from its last checkpoint."
+    waiting = study_builder.with_attributes(night, full=full | {"status": "waiting"})
+    assert summary.full_run_lines(waiting) == [line]
+    not_begun = study_builder.with_attributes(night, full={"status": "waiting", "tokens": 8000})
+    assert summary.full_run_lines(not_begun) == ["The full run of 8,000 tokens has not begun."]
 
 
 def test_a_full_run_in_progress_says_how_far_it_is(night: StudyRecord) -> None:
@@ -242,27 +216,18 @@ def test_a_full_run_in_progress_says_how_far_it_is(night: StudyRecord) -> None:
         "done_at": at + 22 * 60,
         "val_loss": 4.5,
     }
+    night = replace(night, run=study_builder.HeldDirectory(Path("runs/night")))
     record = study_builder.with_attributes(night, full=full)
 
     start = "The full run is in progress: 43 % of 8,000 tokens at Tue 06:50, done about Tue 07:12"
     assert summary.full_run_lines(record)[0] == f"{start}."
-    assert advice.next_step(record).command == "autotune status night"
+    assert next_step(record).command == "autotune watch night"
     shorter = study_builder.with_attributes(night, full=full | {"end_tokens": 5000})
     assert summary.full_run_lines(shorter)[0] == f"{start}; it ends at 5,000, which is what fits before its deadline."
     begun = {"status": "running", "tokens": 8000, "tokens_seen": 0, "at": None, "done_at": None}
     assert summary.full_run_lines(study_builder.with_attributes(night, full=begun)) == [
         "The full run is in progress: 0 % of 8,000 tokens."
     ]
-
-
-def test_next_after_failure_and_while_running() -> None:
-    failed = study_builder.failed_study()
-    assert summary.headline(failed).sentence == "Nothing could be compared: no trial finished."
-    assert advice.next_step(failed).command == "autotune doctor"
-    trials = tuple(trial for trial in failed.trials if trial.status is TrialStatus.DIVERGED)
-    step = advice.next_step(replace(failed, trials=trials))
-    assert step.command == "autotune plan night" and "lower the learning rates" in step.sentence
-    assert advice.next_step(study_builder.running_study()).command == "autotune status night"
 
 
 def test_changes_put_what_changed_first(night: StudyRecord) -> None:
@@ -279,16 +244,31 @@ def test_changes_put_what_changed_first(night: StudyRecord) -> None:
 
 def test_a_setting_of_a_foreign_trainer_has_a_generic_sentence() -> None:
     spec = study_builder.spec(base={"knob": 1.0}, space={"knob": {"low": 0.5, "high": 2.0}})
-    record = study_builder.study(spec=spec, verdict=study_builder.verdict(params={"knob": 0.5}))
+    trials = tuple(replace(trial, params={"knob": 0.5}) for trial in study_builder.search_trials())
+    record = study_builder.study(spec=spec, trials=trials)
     [change] = advice.changes(record)
 
     assert change.explanation == "A setting of the trainer." and change.direction == "lowered to 0.5 times"
 
 
 def test_a_conditional_setting_that_the_winner_lacks_keeps_its_default(night: StudyRecord) -> None:
-    record = replace(night, verdict=study_builder.verdict(params={"optim.muon_lr": 0.05}))
+    trials = tuple(replace(trial, params={"optim.muon_lr": 0.05}) for trial in night.trials)
+    record = replace(night, trials=trials)
 
     assert [change.path for change in advice.changes(record) if change.changed] == ["optim.muon_lr"]
+
+
+def test_what_was_tried_is_not_called_changed_where_it_is_not_promoted(night: StudyRecord) -> None:
+    assert advice.changes_tried(night) == []
+    unproven = replace(night, verdict=study_builder.verdict("inconclusive"))
+
+    assert not any(change.changed for change in advice.changes(unproven))
+    assert [change.path for change in advice.changes_tried(unproven)] == [
+        "optim.muon_lr", "model.dropout", "model.num_experts",
+    ]  # fmt: skip
+    assert summary.compared_name(unproven) == "winner, not promoted"
+    assert studies.study_row(unproven).key_change.startswith("tried optim.muon_lr 0.02 → 0.05")
+    assert summary_lines(unproven)[1].startswith("winner, not promoted: loss 5.020 → 4.640")
 
 
 def test_nothing_changed_without_a_finished_trial() -> None:
@@ -318,7 +298,7 @@ def test_summary_lines_for_the_console(night: StudyRecord) -> None:
     assert "95 % interval +0.3552 to +0.4048" in lines[2]
     assert lines[-2] == "Train the full model with the settings found."
     assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
-    assert summary_lines(study_builder.empty_study())[-1] == "next: autotune status night"
+    assert summary_lines(study_builder.empty_study())[-1] == "next: autotune watch night"
 
 
 def test_several_devices_train_more_hours_than_pass() -> None:

@@ -110,14 +110,6 @@ def test_baseline_loss_prefers_the_fresh_seeds(night: StudyRecord) -> None:
     assert tables.baseline_loss(study_builder.empty_study()) is None
 
 
-def test_best_trial_is_the_proven_winner_not_the_lowest(night: StudyRecord) -> None:
-    other = study_builder.study(verdict=study_builder.verdict(winner=9))
-
-    assert tables.best_trial(other).number == 9
-    assert tables.best_trial(study_builder.study(verdict=None)).number == 6
-    assert tables.best_trial(study_builder.failed_study()) is None
-
-
 def test_energy_counts_the_counter_then_power_and_no_gap(night: StudyRecord) -> None:
     gpu = tables.gpu_table(night)
 

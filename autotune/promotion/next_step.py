@@ -1,0 +1,262 @@
+"""What to do next with a study: the one answer that `autotune status`, the console and the report give."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autotune.core.attributes import StudyAttributes
+from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.study_results import FullRunRecord
+from autotune.finals.power import pairs_to_settle
+from autotune.finals.verdict import failed_seeds, ranked
+from autotune.promotion.horizon import AS_IS_SUFFIX, full_tokens
+from autotune.promotion.selection import best_settings
+from autotune.store.study_store import StudyRecord
+
+MAX_PAIRS = 32
+"""Pairs beyond which another search costs less than they would."""
+MORE_SELECT_SEEDS = 2
+"""Selection seeds added where a winner failed on a seed that came later."""
+MAX_NAME = 64
+"""Characters of a study's name."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a command is expected to take.
+
+    Args:
+        seconds: Its time; None if that is not known.
+        tokens: Training tokens, of a full run; 0 for a study.
+        peak_bytes: Memory of the device; None if that is not known.
+    """
+
+    seconds: float | None = None
+    tokens: int = 0
+    peak_bytes: float | None = None
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to do now.
+
+    Args:
+        what: What the command does and why, a sentence or two.
+        command: One command to copy.
+        expected: What it takes; None where that is nothing to tell.
+    """
+
+    what: str
+    command: str
+    expected: Expected | None = None
+
+
+def is_at_work(record: StudyRecord) -> bool:
+    """Return whether a process works at a study now.
+
+    Of a study that several machines share, another machine's process is known by what it trains.
+
+    Args:
+        record: The study.
+    """
+    if record.run.running_pid() is not None:
+        return True
+
+    full = record.attributes.full_run
+    statuses = [str(trial.status) for trial in (*record.trials, *record.finals)]
+    statuses += [full.status] if full else []
+    return bool(record.spec.storage) and str(TrialStatus.RUNNING) in statuses
+
+
+def next_step(record: StudyRecord) -> NextStep:
+    """Return the one thing to do with a study as it stands.
+
+    Args:
+        record: The study.
+    """
+    verdict, full = record.verdict, record.attributes.full_run
+    if is_at_work(record):
+        return _while_at_work(record)
+    if verdict is None:
+        return NextStep("The study was stopped before its verdict; this goes on with it.", _run(record))
+    if full is not None:
+        return _after_full_run(record, full)
+    if verdict.word is VerdictWord.FAILED:
+        return _after_failure(record)
+    if not record.run.best_config.exists():
+        return _before_best_config(record, verdict)
+    if verdict.word is VerdictWord.INCONCLUSIVE:
+        return _after_inconclusive(record, verdict)
+
+    what = "Train the full model with the settings found."
+    if verdict.word is VerdictWord.NO_CLEAR_GAIN:
+        what = "Keep the default settings and train the full model with them."
+    return NextStep(what, record.run.command("promote"), _of_full_run(record, full_tokens(record.spec)))
+
+
+def _while_at_work(record: StudyRecord) -> NextStep:
+    full = record.attributes.full_run
+    what = "The study is at work"
+    if full is not None and full.status == TrialStatus.RUNNING:
+        what = "The full run is in progress"
+    stop = record.run.command("stop")
+    return NextStep(f"{what}; this shows its page as it goes on ({stop} parks it).", record.run.command("watch"))
+
+
+def _before_best_config(record: StudyRecord, verdict: Verdict) -> NextStep:
+    attributes: StudyAttributes = record.attributes
+    is_explained = attributes.attribution is not None or bool(attributes.why_no_attribution)
+    is_wanted = verdict.word is VerdictWord.BETTER and record.spec.finals.attribute_seeds > 0
+    before = "its best settings were written"
+    if is_wanted and not is_explained:
+        before = "it knew which change gave what"
+    return NextStep(f"The study was stopped before {before}; this goes on with it.", _run(record))
+
+
+def _after_failure(record: StudyRecord) -> NextStep:
+    """A machine that is at fault shows in crashes; where all that ended diverged, the settings are."""
+    ended = {trial.status for trial in record.trials if trial.result is not None}
+    if ended == {TrialStatus.DIVERGED}:
+        what = (
+            "The steps of the training were too big: lower the learning rates in the study file, those of [base] and "
+            "those of [space], and run it under a new name. This shows what they are."
+        )
+        return NextStep(what, record.run.command("plan"))
+    return NextStep("Check the machine and the study file, then read in the report what failed.", "autotune doctor")
+
+
+# --- after a full run ---------------------------------------------------------------------------------------
+
+
+def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
+    if full.status == TrialStatus.DIVERGED:
+        return after_divergence(record, full.trial, full.tokens)
+
+    tokens = full.tokens or full_tokens(record.spec)
+    if full.status == TrialStatus.FINISHED:
+        command = _promote(record, full, 2 * tokens)
+        return NextStep("To go further, train on twice as many tokens.", command, _of_full_run(record, 2 * tokens))
+
+    return NextStep("The full run has not finished; this goes on with it.", _promote(record, full, tokens))
+
+
+def after_divergence(record: StudyRecord, number: int | None, tokens: int) -> NextStep:
+    """Return what to do when a full run has diverged, since the same run would diverge again.
+
+    Args:
+        record: The study.
+        number: The search trial whose settings it trained; None if that is not known.
+        tokens: Its length.
+    """
+    order = ranked(record.trials)
+    diverged = next((trial for trial in order if trial.number == number), None)
+    # Those after it, so that a second divergence does not lead back to the first.
+    later = order[order.index(diverged) + 1 :] if diverged else []
+    others = [trial for trial in later if diverged and dict(trial.params) != dict(diverged.params)]
+    if others:
+        length = [] if tokens in (0, full_tokens(record.spec)) else ["--tokens", str(tokens)]
+        command = record.run.command("promote", "--trial", str(others[0].number), *length)
+        what = (
+            "The full run diverged, and would again. This trains the next best trial instead; a copy of "
+            f"{record.run.best_config} with a lower learning rate is the other way (autotune train)."
+        )
+        return NextStep(what, command, _of_full_run(record, tokens or full_tokens(record.spec)))
+
+    what = (
+        f"The full run diverged, and would again: lower the learning rate in a copy of {record.run.best_config}, "
+        "and train that copy instead of it."
+    )
+    return NextStep(what, f"autotune train {record.run.best_config}")
+
+
+def _promote(record: StudyRecord, full: FullRunRecord, tokens: int) -> str:
+    """Return the command that trains the settings of a full run for so many tokens."""
+    best = best_settings(record)
+    arguments = [] if tokens == full_tokens(record.spec) else ["--tokens", str(tokens)]
+    if full.trial is not None and (best is None or full.trial != best.trial.number):
+        arguments += ["--trial", str(full.trial)]
+    if full.folder.endswith(AS_IS_SUFFIX):
+        arguments.append("--as-is")
+    return record.run.command("promote", *arguments)
+
+
+def _of_full_run(record: StudyRecord, tokens: int) -> Expected:
+    """Return what a full run takes, by the trial that it trains for longer."""
+    best = best_settings(record)
+    result = best.trial.result if best else None
+    last = result.points[-1] if result and result.points else None
+    if result is None or last is None or result.seconds <= 0 or last.tokens_seen <= 0:
+        return Expected(None, tokens)
+
+    trained_tokens = record.spec.budget.seeds * last.tokens_seen
+    return Expected(result.seconds * tokens / trained_tokens, tokens, last.metrics.get("peak_memory_bytes"))
+
+
+# --- after a verdict that settles nothing -------------------------------------------------------------------
+
+
+def _after_inconclusive(record: StudyRecord, verdict: Verdict) -> NextStep:
+    finals, baseline = record.spec.finals, record.baseline
+    if not finals.runs:
+        what = "The study file asks for no finals (finals.finalists = 0). This repeats the study with them."
+        return NextStep(what, _repeat(record, "proved", "finals.finalists=2"), _of_study(record, 0))
+    if verdict.winner is None or verdict.gain is None or baseline is None:
+        what = "The finals measured nothing; read in the report what failed, and check the machine."
+        return NextStep(what, "autotune doctor")
+    if failed_seeds(verdict.winner, record.finals):
+        return _after_failed_winner(record)
+
+    pairs = pairs_to_settle(baseline.number, verdict.winner, record.finals, finals)
+    # Stopped by the deadline, not by what the study file allows.
+    if len(verdict.seeds) < finals.looks[-1] and (pairs is None or pairs <= finals.looks[-1]):
+        what = "There was no time for all pairs of runs that this study may train; this goes on with them."
+        return NextStep(what, _run(record))
+    if pairs is None or pairs > MAX_PAIRS:
+        return _longer_trials(record)
+
+    what = f"A gain of this size would show with about {pairs} pairs of runs; this repeats the study with as many."
+    command = _repeat(record, "more-seeds", f"finals.max_seeds={pairs}")
+    return NextStep(what, command, _of_study(record, 2 * pairs))
+
+
+def _after_failed_winner(record: StudyRecord) -> NextStep:
+    finals = record.spec.finals
+    seeds = finals.select_seeds + MORE_SELECT_SEEDS
+    finalists = max(2, finals.finalists) + 1
+    what = (
+        "More pairs would not make these settings reliable. This repeats the study and chooses among "
+        f"{finalists} finalists on {seeds} seeds, so that settings that fail on one of them are passed over."
+    )
+    command = _repeat(record, "reliable", f"finals.select_seeds={seeds}", f"finals.finalists={finalists}")
+    return NextStep(what, command, _of_study(record, finalists * seeds + 2 * finals.prove_seeds))
+
+
+def _longer_trials(record: StudyRecord) -> NextStep:
+    tokens = 2 * record.spec.budget.tokens
+    what = "More seeds would hardly settle it. Give each trial more text, so that settings differ more."
+    trainings = (*record.trials, *record.finals)
+    return NextStep(what, _repeat(record, "longer", f"budget.tokens={tokens}"), Expected(2 * _seconds(trainings)))
+
+
+def _of_study(record: StudyRecord, runs: int) -> Expected:
+    """Return what another such study takes, with so many runs on fresh seeds."""
+    durations = [run.result.seconds for run in record.finals if run.result]
+    if runs and not durations:
+        return Expected()
+
+    return Expected(_seconds(record.trials) + (runs * statistics.fmean(durations) if runs else 0.0))
+
+
+def _seconds(trainings: Sequence[TrialRecord]) -> float:
+    return sum(training.result.seconds for training in trainings if training.result)
+
+
+def _run(record: StudyRecord, *changes: str) -> str:
+    return record.run.command("run", *(word for change in changes for word in ("--set", change)))
+
+
+def _repeat(record: StudyRecord, suffix: str, *changes: str) -> str:
+    name = f"{record.spec.name}-{suffix}"[:MAX_NAME]
+    return _run(record, f'name="{name}"', *changes)
