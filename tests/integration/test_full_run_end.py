@@ -19,7 +19,7 @@ from autotune.promotion import early_end, early_warnings
 from autotune.store.study_store import read_study
 from autotune.study.study_file import load
 from reports.health import health_checks
-from reports.page import write_report
+from reports.page import summary_lines, write_report
 from reports.summary import full_run_lines
 
 FULL_TOKENS = 400_000
@@ -161,7 +161,7 @@ def test_a_crashed_full_run_is_tried_again(folder: StudyFolder) -> None:
     again = "the full run ended: crashed: RuntimeError: planned crash; it is tried again, from its last checkpoint"
     assert sum(line.startswith(again) for line in said) == 1
     # The user's own order is: the third strike is the last, and a fourth attempt meets none.
-    assert session(folder, said).promote(FULL_TOKENS, None) == 0
+    assert session(folder, said).promote(FULL_TOKENS, None) == 1, "no full run came of it"
     assert folder.record().attributes.full_run.status == "crashed"
     assert session(folder, said).work() == 0
     full = folder.record().attributes.full_run
@@ -178,11 +178,18 @@ def test_a_full_run_that_diverged_is_not_trained_again(folder: StudyFolder) -> N
     folder.write(**STUDY, base={"fault": "nan", "fault_budget": FULL_TOKENS})
     said: list[str] = []
     assert session(folder, said).work() == 0
-    assert session(folder, said).promote(FULL_TOKENS, None) == 0
-    assert folder.record().attributes.full_run.status == "diverged"
+    assert session(folder, said).promote(FULL_TOKENS, None) == 1
+    record = folder.record()
+    assert record.attributes.full_run.status == "diverged"
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
-    (told,) = (line for line in said if line.startswith("the full run has diverged at 240,000 tokens"))
-    assert "and would again; train another trial (--trial), or a copy of " in told
+    # The run that diverged says so, and so does the command that would train it again.
+    told = [line for line in said if line.startswith("the full run has diverged at 240,000 tokens")]
+    assert len(told) == 2
+    assert all("and would again; train another trial (--trial), or a copy of " in line for line in told)
+    # There is no other trial here; neither status nor report sends a reader in a circle.
+    advised = f"next: autotune train {record.run.best_config}"
+    assert describe(summarize(record)).splitlines()[-1] == advised
+    assert summary_lines(record)[-1] == advised
 
 
 def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:

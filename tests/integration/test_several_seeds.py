@@ -10,6 +10,7 @@ import pytest
 from study_folder import StudyFolder, wait_for
 
 from autotune.core.records import TrialStatus
+from reports.analyses import pruning_audit
 
 # The test cannot decide before the fourth seed: of n pairs alike the least p is 1 / 2 ** n.
 WILCOXON: dict[str, Any] = {
@@ -39,6 +40,18 @@ def test_worse_settings_are_stopped_between_seeds(folder: StudyFolder) -> None:
         assert seeds == list(range(1, 1 + len(seeds)))
         assert len(seeds) == 6 if trial.status is TrialStatus.FINISHED else 4 <= len(seeds) < 6
     assert len(trained[0.01]) == 6, "the baseline"
+
+
+def test_what_the_test_would_stop_may_run_on_as_an_audit_and_is_reported(folder: StudyFolder) -> None:
+    run = folder.write(**{**WILCOXON, "pruner": {"name": "wilcoxon", "audit_frac": 1.0}}).run()
+    assert run.end() == 0, run.text
+    record = folder.record()
+    audited = [trial for trial in record.trials if trial.audited_at is not None]
+    assert audited and all(len(trial.seed_losses) == 6 for trial in audited)
+
+    audit = pruning_audit(record)
+    assert audit is not None
+    assert (audit.audited, audit.pruned, audit.unit) == (len(audited), 0, "seeds")
 
 
 def test_a_trials_loss_is_the_mean_of_its_seeds(folder: StudyFolder) -> None:

@@ -11,8 +11,9 @@ from study_case import make_queue, make_study, result
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
-from autotune.core.records import EvalPoint, TrialStatus
+from autotune.core.records import EvalPoint, TrialResult, TrialStatus
 from autotune.engine.deadline import Deadline
+from autotune.engine.event_loop import StopRequest
 from autotune.engine.queue import Assignment, Queue
 from autotune.progress.observer import Listener
 from autotune.promotion.full_run import FullRun, evaluations
@@ -131,6 +132,43 @@ def test_the_end_is_decided_for_the_run_and_told_to_every_attempt(opened: Callab
     queue.tell(assignment.trial, result(TrialStatus.INTERRUPTED), assignment.folder)
     again, queue, said, _ = opened()
     assert evaluate(again, queue, take(queue), [4.0]) == 4_000
+
+
+class NothingTrains:
+    """A loop that finds no time for anything."""
+
+    def __init__(self) -> None:
+        self.stop = StopRequest()
+        self.stop.level = 1
+
+    def run(self, queue: Queue, may_start: object) -> None:
+        """Trains nothing."""
+
+
+def test_a_parked_run_is_as_far_as_its_attempts_got(opened: Callable[[], Opened]) -> None:
+    """What waits to go on at 90 % is not at its beginning, though its own attempt has not been evaluated."""
+    run, queue, _, kept = opened()
+    assignment = take(queue)
+    evaluate(run, queue, assignment, [4.0, 3.5, 3.4, 3.3, 3.2, 3.1, 3.05])
+    points = kept[-1].points
+    ended = TrialResult(TrialStatus.INTERRUPTED, "stopped at 7,000 tokens by the user", points)
+    queue.tell(assignment.trial, ended, assignment.folder)
+
+    again, queue, _, kept = opened()
+    assert again.train(NothingTrains()) is TrialStatus.WAITING
+    shown = kept[-1]
+    assert (shown.status, shown.tokens_seen, shown.val_loss) == ("waiting", 7_000, 3.05)
+    assert shown.points == points
+
+
+def test_a_run_that_diverged_says_what_helps(opened: Callable[[], Opened]) -> None:
+    _, queue, _, _ = opened()
+    assignment = take(queue)
+    ended = TrialResult(TrialStatus.DIVERGED, "diverged at 1,000 tokens", (EvalPoint(1_000, 4.0),))
+    queue.tell(assignment.trial, ended, assignment.folder)
+    again, queue, said, _ = opened()
+    assert again.train(NothingTrains()) is TrialStatus.DIVERGED
+    assert "train another trial (--trial), or a copy of " in said[-1]
 
 
 def test_lines_are_few_however_many_evaluations(opened: Callable[[], Opened]) -> None:
