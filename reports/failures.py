@@ -61,13 +61,13 @@ def failures(record: StudyRecord) -> list[Failure]:
     """
     runs = [(f"trial {trial.number}", trial) for trial in record.trials]
     runs += [(f"final run {trial.number}", trial) for trial in record.finals]
-    found = []
+    kinds = []
     for status, (meaning, action) in MEANINGS.items():
         failed = [(name, trial) for name, trial in runs if trial.status is status]
         if failed:
             causes = tuple(_cause(name, trial) for name, trial in failed[:MAX_CAUSES])
-            found.append(Failure(status.value, len(failed), meaning, action, causes))
-    return found
+            kinds.append(Failure(status.value, len(failed), meaning, action, causes))
+    return kinds
 
 
 def _cause(name: str, trial: TrialRecord) -> str:

@@ -79,11 +79,11 @@ def profile(
 ) -> None:
     """Measures this machine: its speed, memory and limits."""
     taken = measured_hardware(device, emulate)
-    found = taken.to_json() | ({"largest_micro_batch": largest_micro_batch(study, taken)} if study else {})
+    measured = taken.to_json() | ({"largest_micro_batch": largest_micro_batch(study, taken)} if study else {})
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(measured, indent=2))
         return
-    for line in hardware_lines(found):
+    for line in hardware_lines(measured):
         say(line)
 
 
@@ -152,15 +152,15 @@ def plan(
     taken = measured_hardware(device, emulate, quick=True)
     tell("probing the baseline ...")
     seconds_left = deadline_of(loaded, hours, until).seconds_left
-    found = planner.survey(loaded, taken, session.slots_of(taken), seconds_left)
+    survey = planner.survey(loaded, taken, session.slots_of(taken), seconds_left)
     settings = flatten(loaded.spec.base)
     space = {path: (dimension, settings.pop(path)) for path, dimension in loaded.spec.space.root.items()}
-    lines = found.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
+    lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
     if as_json:
         searches = {
             path: each.model_dump(exclude_none=True) | {"default": value} for path, (each, value) in space.items()
         }
-        told = {"plan": found.plan.to_json(), "says": [line for _, line in lines], "left": found.left}
+        told = {"plan": survey.plan.to_json(), "says": [line for _, line in lines], "left": survey.left}
         typer.echo(json.dumps(told | {"searches": searches, "config": settings}, indent=2))
         return
     for _, line in lines:
@@ -241,9 +241,9 @@ def record(
     code = session.work()
     trained = read_study(session.run.root)
     if any(trial.loss is not None for trial in trained.trials):
-        path, found = session.run.root / "table.json", table.from_record(trained)
-        table.write(found, path)
-        say(f"{len(found.rows)} rows: {path}")
+        path, recorded = session.run.root / "table.json", table.from_record(trained)
+        table.write(recorded, path)
+        say(f"{len(recorded.rows)} rows: {path}")
     if code == PARKED:
         say("the same `autotune record` command goes on, and adds to the table")
     raise typer.Exit(code)

@@ -84,12 +84,12 @@ def evaluate(
     if who.evaluator is None:
         raise UserError(f'trainer = "{who.name}" measures no model: put a function evaluate_weights beside it')
     with faults_in_words():
-        found = dict(who.evaluator(path, data, num_tokens=tokens))
+        measured = dict(who.evaluator(path, data, num_tokens=tokens))
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(measured, indent=2))
         return
-    width = max(map(len, found), default=0)
-    for name, value in found.items():
+    width = max(map(len, measured), default=0)
+    for name, value in measured.items():
         share = name == "accuracy" and isinstance(value, float)
         say(f"{name.replace('_', ' '):{width}}  {f'{100 * value:.1f} %' if share else in_words(value)}")
 

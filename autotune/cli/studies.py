@@ -136,16 +136,16 @@ def timeline(
     from reports.figures import pictures
     from reports.figures import timeline as history
 
-    found = history.read_timeline(out)
-    figures = history.write_timeline(found, folder)
+    studies = history.read_timeline(out)
+    figures = history.write_timeline(studies, folder)
     skipped = pictures.write_pictures(figures, folder)
     shown = () if skipped else tuple(figures)
-    write_text(folder / "timeline.md", history.timeline_markdown(found, shown))
+    write_text(folder / "timeline.md", history.timeline_markdown(studies, shown))
     if into is not None:
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
         text = into.read_text(encoding="utf-8") if into.exists() else ""
-        write_text(into, history.put_into(text, history.timeline_markdown(found, beside)))
-    for line in history.summary(found):
+        write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
+    for line in history.summary(studies):
         say(line)
     say(skipped or f"pictures: {len(figures)} PNG files in {folder}")
     say(f"page: {folder / 'index.html'}")

@@ -105,15 +105,15 @@ class Attributing:
 
     def _losses(self, runs: Sequence[TrialRecord]) -> dict[Arm, dict[int, float]]:
         """Returns the loss of each arm on each seed; infinite where it failed for good."""
-        found: dict[Arm, dict[int, float]] = {}
+        losses: dict[Arm, dict[int, float]] = {}
         known = {self._baseline.number: self._baseline.params, self._winner.number: self._winner.params}
         for run in runs:
             is_ours = run.stage == ATTRIBUTE and run.arm == self._winner.number
             if run.seed not in self._seeds or not (is_ours or (run.stage == PROVE and run.arm in known)):
                 continue
             if run.loss is not None or run.status in FAILED:
-                found.setdefault(_key(run.params), {})[run.seed] = np.inf if run.loss is None else run.loss
-        return found
+                losses.setdefault(_key(run.params), {})[run.seed] = np.inf if run.loss is None else run.loss
+        return losses
 
     def _with(self, changes: Sequence[str]) -> dict[str, Any]:
         """Returns the default with some of the winner's changes; a setting whose condition fails is left out."""
@@ -143,14 +143,14 @@ class Attributing:
 
     def _changes(self, losses: Losses) -> tuple[Blocks, list[AttributedChange]]:
         blocks, path = Blocks(losses, self._seeds, len(self.changed)), self._path(losses)
-        found = []
+        changes = []
         for (before, after), name in zip(itertools.pairwise(path), self._order(losses), strict=True):
             without = self._with([other for other in self.changed if other != name])
             harm = blocks.difference(_key(without), _key(self._winner.params))
             gain = blocks.difference(_key(before), _key(after))
             is_tie = harm is not None and harm[1] <= 0 and (gain is None or gain[1] <= 0)
-            found.append(AttributedChange(name, self._defaults[name], self._winner.params[name], gain, harm, is_tie))
-        return blocks, found
+            changes.append(AttributedChange(name, self._defaults[name], self._winner.params[name], gain, harm, is_tie))
+        return blocks, changes
 
 
 class Blocks:
@@ -163,7 +163,7 @@ class Blocks:
     """
 
     def __init__(self, losses: Losses, seeds: Sequence[int], changes: int) -> None:
-        self._rows = {arm: np.array([found.get(seed, np.inf) for seed in seeds]) for arm, found in losses.items()}
+        self._rows = {arm: np.array([by_seed.get(seed, np.inf) for seed in seeds]) for arm, by_seed in losses.items()}
         sound = np.array([row for row in self._rows.values() if np.isfinite(row).all()])
         rest = sound - sound.mean(axis=1, keepdims=True) - sound.mean(axis=0, keepdims=True) + sound.mean()
         freedom = (len(sound) - 1) * (len(seeds) - 1)

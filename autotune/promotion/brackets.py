@@ -128,8 +128,8 @@ class BracketRunner:
             return (), "not checked by shorter runs"
         for at in missing:
             self._train(trial, at, queues[at], has_time)
-        found = [self._trained(trial, at, queue) for at, queue in queues.items()]
-        return tuple(each for each in found if each is not None), ""
+        brackets = [self._trained(trial, at, queue) for at, queue in queues.items()]
+        return tuple(each for each in brackets if each is not None), ""
 
     def _arms(self, trial: TrialRecord, at: int) -> dict[float, dict[str, Any]]:
         """Returns the settings of one length, by their multiple of the trial's learning rates: around the rule's."""

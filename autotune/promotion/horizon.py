@@ -157,7 +157,7 @@ def changes(
         factor: For the learning rates.
     """
     values = flatten(config)
-    found = []
+    length_changes = []
     for path, rule in rules.items():
         before = float(values[path])
         if rule == "learning_rate":
@@ -170,8 +170,8 @@ def changes(
             why = "as many tokens as in the trial" if after == kept else f"{MIN_WARMUP_FRAC:.0%} of the run at least"
         after = float(f"{after:.3g}")
         if after != before:
-            found.append(LengthChange(path, before, after, why))
-    return found
+            length_changes.append(LengthChange(path, before, after, why))
+    return length_changes
 
 
 # --- text that is read more than once ----------------------------------------------------------------------

@@ -136,15 +136,15 @@ class Surrogate:
 
     def _validate(self, points: np.ndarray, targets: np.ndarray, curves: np.ndarray) -> tuple[float, float, float]:
         folds = np.random.default_rng(0).permutation(len(points)) % FOLDS
-        found = []
+        smoothings = []
         for smoothing in SMOOTHINGS:
             predicted = np.empty(len(points))
             for fold in range(FOLDS):
                 fit = _interpolator(points[folds != fold], targets[folds != fold], smoothing)
                 predicted[folds == fold] = self._curves(fit(points[folds == fold]))[:, -1]
             error = float(np.sqrt(np.mean((predicted - curves[:, -1]) ** 2)))
-            found.append((error, rank_correlations(np.column_stack([predicted, curves[:, -1]]))[0], smoothing))
-        return min(found)
+            smoothings.append((error, rank_correlations(np.column_stack([predicted, curves[:, -1]]))[0], smoothing))
+        return min(smoothings)
 
     def _curves(self, values: np.ndarray) -> np.ndarray:
         curves: np.ndarray = self._mean + values[:, : len(self._parts)] @ self._parts

@@ -68,8 +68,8 @@ class Table:
 
     def finished(self) -> list[Row]:
         """Returns the rows that were trained to the end, best first."""
-        found = [row for row in self.rows if row.status is TrialStatus.FINISHED]
-        return sorted(found, key=lambda row: row.losses[-1])
+        finished = [row for row in self.rows if row.status is TrialStatus.FINISHED]
+        return sorted(finished, key=lambda row: row.losses[-1])
 
     def spread(self, count: int) -> list[Row]:
         """Returns finished rows at even steps of rank, the best and the worst among them.
