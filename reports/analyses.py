@@ -13,7 +13,7 @@ import optuna
 import pandas as pd
 
 from autotune.core.records import TrialStatus
-from autotune.search.pruning import WarmUp, unchosen, warm_up
+from autotune.search.pruning import WarmUp, curves_unbiased_by_pruning, warm_up
 from autotune.search.space import Dimension
 from autotune.store.study_store import StudyRecord
 from reports import attribution, tables
@@ -163,6 +163,7 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
     audited = [number for number, trial in finished.items() if trial.audited_at is not None]
     best = sorted(finished, key=lambda number: finished[number].loss or 0.0)[: max(1, len(finished) // 4)]
     stopped = [trial.number for trial in record.trials if trial.stopped_at is not None]
+    curves = {number: trial.values for number, trial in finished.items()}
     return PruningAudit(
         rung_tokens,
         table,
@@ -173,7 +174,7 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
         saved_s=saved_s,
         audited=len(audited),
         audited_good=len(set(audited) & set(best)),
-        warm_up=warm_up(unchosen({number: trial.values for number, trial in finished.items()}, audited, stopped)),
+        warm_up=warm_up(curves_unbiased_by_pruning(curves, audited, stopped)),
     )
 
 

@@ -7,7 +7,7 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.core.attributes import AUDITED_AT, PRIOR, STOPPED_AT
-from autotune.search.pruning import unchosen, warm_up
+from autotune.search.pruning import curves_unbiased_by_pruning, warm_up
 
 MEASURED_ON = 8
 """Trials that no pruner chose, before which the study's own rankings say too little."""
@@ -38,7 +38,7 @@ class LearnedWarmup(BasePruner):
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         # What an earlier study finished may have been chosen by its pruner.
         trials = [trial for trial in ended if trial.user_attrs.get("role") != PRIOR]
-        curves = unchosen(
+        curves = curves_unbiased_by_pruning(
             {trial.number: trial.intermediate_values for trial in trials if trial.state is TrialState.COMPLETE},
             audited=[trial.number for trial in trials if AUDITED_AT in trial.user_attrs],
             stopped=[trial.number for trial in trials if STOPPED_AT in trial.user_attrs],

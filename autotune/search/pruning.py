@@ -19,44 +19,59 @@ from autotune.core.attributes import AUDITED_AT, STOPPED_AT
 if TYPE_CHECKING:
     import optuna
 
-    from autotune.study.spec import StudySpec
-
 AGREEMENT = 0.8
 """Spearman's rank correlation with the final losses from which on an early ranking is trusted."""
 
 
-def goes_on(trial: optuna.Trial, tokens: int, spec: StudySpec) -> bool:
-    """Returns whether a running trial that has just reported goes on, and marks what the pruner would stop.
+def should_continue(trial: optuna.Trial, tokens: int, *, pruner_name: str, audit_frac: float, seed: int) -> bool:
+    """Return whether a running trial that has just reported goes on, and mark it if the pruner would stop it.
 
     Args:
         trial: A trial of the search.
         tokens: Its training tokens so far.
-        spec: The study.
+        pruner_name: The study's pruner, a key of `pruners.PRUNERS`.
+        audit_frac: Share of the trials to be stopped that run on as audits, 0 to 1.
+        seed: The study's seed, which decides together with the trial's number which trials become audits.
+
+    Returns:
+        False if the trial is to be stopped; True for an audit as well.
     """
     attributes = trial.user_attrs
-    # The baseline is what everything is compared with, so it always runs to its end. Without a pruner there is nothing
-    # to ask, and of several values Optuna would refuse to be asked.
-    if attributes.get("role") == "baseline" or AUDITED_AT in attributes or spec.pruner.name == "none":
+
+    # The baseline is what everything is compared with, so it always runs to its end.
+    if attributes.get("role") == "baseline" or AUDITED_AT in attributes:
         return True
+
+    # Without a pruner there is nothing to ask, and Optuna refuses to be asked where a trial has several values.
+    if pruner_name == "none":
+        return True
+
     if not trial.should_prune():
         return True
-    is_audit = random.Random(f"audit {spec.seed} {trial.number}").random() < spec.pruner.audit_frac
+
+    is_audit = random.Random(f"audit {seed} {trial.number}").random() < audit_frac
     trial.set_user_attr(AUDITED_AT if is_audit else STOPPED_AT, tokens)
+
     return is_audit
 
 
-def unchosen(
+def curves_unbiased_by_pruning(
     finished: Mapping[int, Mapping[int, float]], audited: Collection[int], stopped: Collection[int]
 ) -> list[Mapping[int, float]]:
-    """Returns the curves of trials that did not finish by a pruner's grace: what it can be judged by.
+    """Return the curves of the finished trials that would have finished whatever the pruner said.
+
+    These are the trials before the first one stopped, and the audits. The others finished because the pruner
+    let them, so their early and final losses agree by selection.
 
     Args:
         finished: Losses by tokens of each trial that ran to its end, by number.
         audited: Numbers of audits.
-        stopped: Numbers of trials that the pruner stopped; nothing was chosen before the first of them.
+        stopped: Numbers of trials that the pruner stopped.
     """
-    first = min(stopped, default=max(finished, default=0) + 1)
-    return [curve for number, curve in finished.items() if number < first or number in audited]
+    after_the_last = max(finished, default=0) + 1
+    first_stopped = min(stopped, default=after_the_last)
+
+    return [curve for number, curve in finished.items() if number < first_stopped or number in audited]
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import optuna
 import pytest
 from scipy.stats import spearmanr
-from study_case import make_study
 
 from autotune.core.attributes import AUDITED_AT, STOPPED_AT
 from autotune.search.learned_warmup import MEASURED_ON, LearnedWarmup
-from autotune.search.pruning import goes_on, rank_correlations, unchosen, warm_up
-from autotune.study.spec import StudySpec
+from autotune.search.pruning import curves_unbiased_by_pruning, rank_correlations, should_continue, warm_up
 
 
 class Always(optuna.pruners.BasePruner):
@@ -23,45 +19,47 @@ class Always(optuna.pruners.BasePruner):
         return True
 
 
-def spec(tmp_path: Path, audit_frac: float) -> StudySpec:
-    return make_study(tmp_path, f"pruner.audit_frac={audit_frac}").spec
-
-
-def decide(study: optuna.Study, of: StudySpec, role: str = "search") -> tuple[bool, dict[str, object]]:
+def decide(
+    study: optuna.Study, audit_frac: float, *, role: str = "search", pruner_name: str = "median", seed: int = 1
+) -> tuple[bool, dict[str, object]]:
     trial = study.ask()
     trial.set_user_attr("role", role)
     trial.report(1.0, 500)
-    goes = goes_on(trial, 500, of)
-    return goes, trial.user_attrs
+    continues = should_continue(trial, 500, pruner_name=pruner_name, audit_frac=audit_frac, seed=seed)
+    return continues, trial.user_attrs
 
 
-def test_what_a_pruner_would_stop_is_stopped_or_audited_and_marked(tmp_path: Path) -> None:
+def test_what_a_pruner_would_stop_is_stopped_or_audited_and_marked() -> None:
     study = optuna.create_study(pruner=Always())
-    assert decide(study, spec(tmp_path, 0)) == (False, {"role": "search", STOPPED_AT: 500})
-    assert decide(study, spec(tmp_path, 1)) == (True, {"role": "search", AUDITED_AT: 500})
-    assert decide(study, spec(tmp_path, 0), role="baseline") == (True, {"role": "baseline"})
+    assert decide(study, 0) == (False, {"role": "search", STOPPED_AT: 500})
+    assert decide(study, 1) == (True, {"role": "search", AUDITED_AT: 500})
+    assert decide(study, 0, role="baseline") == (True, {"role": "baseline"})
 
 
-def test_an_audited_trial_is_not_asked_about_again(tmp_path: Path) -> None:
+def test_without_a_pruner_optuna_is_not_asked() -> None:
+    study = optuna.create_study(pruner=Always())
+    assert decide(study, 0, pruner_name="none") == (True, {"role": "search"})
+
+
+def test_an_audited_trial_is_not_asked_about_again() -> None:
     study = optuna.create_study(pruner=Always())
     trial = study.ask()
     trial.report(1.0, 500)
-    assert goes_on(trial, 500, spec(tmp_path, 1))
+    assert should_continue(trial, 500, pruner_name="median", audit_frac=1, seed=1)
     trial.report(1.0, 750)
-    assert goes_on(trial, 750, spec(tmp_path, 0))
+    assert should_continue(trial, 750, pruner_name="median", audit_frac=0, seed=1)
     assert trial.user_attrs == {AUDITED_AT: 500}
 
 
-def test_a_trial_that_no_pruner_objects_to_is_not_marked(tmp_path: Path) -> None:
+def test_a_trial_that_no_pruner_objects_to_is_not_marked() -> None:
     study = optuna.create_study(pruner=optuna.pruners.NopPruner())
-    assert decide(study, spec(tmp_path, 1)) == (True, {"role": "search"})
+    assert decide(study, 1) == (True, {"role": "search"})
 
 
-def test_the_audited_share_is_the_one_asked_for_and_the_same_again(tmp_path: Path) -> None:
+def test_the_audited_share_is_the_one_asked_for_and_the_same_again() -> None:
     def audited(seed: int) -> list[bool]:
         study = optuna.create_study(pruner=Always())
-        of = spec(tmp_path, 0.1).model_copy(update={"seed": seed})
-        return [decide(study, of)[0] for _ in range(400)]
+        return [decide(study, 0.1, seed=seed)[0] for _ in range(400)]
 
     first = audited(1)
     # 40 are expected; a binomial count lies outside 20 to 60 once in a thousand seeds, and these are fixed.
@@ -70,11 +68,11 @@ def test_the_audited_share_is_the_one_asked_for_and_the_same_again(tmp_path: Pat
     assert audited(2) != first
 
 
-def test_trials_before_the_first_one_stopped_and_audits_are_unchosen() -> None:
+def test_trials_before_the_first_one_stopped_and_audits_are_unbiased() -> None:
     curves = {0: {1: 5.0}, 2: {1: 4.0}, 5: {1: 3.0}, 6: {1: 2.0}}
-    assert unchosen(curves, audited=[6], stopped=[4, 3]) == [{1: 5.0}, {1: 4.0}, {1: 2.0}]
-    assert unchosen(curves, audited=[], stopped=[]) == list(curves.values())
-    assert unchosen({}, audited=[], stopped=[1]) == []
+    assert curves_unbiased_by_pruning(curves, audited=[6], stopped=[4, 3]) == [{1: 5.0}, {1: 4.0}, {1: 2.0}]
+    assert curves_unbiased_by_pruning(curves, audited=[], stopped=[]) == list(curves.values())
+    assert curves_unbiased_by_pruning({}, audited=[], stopped=[1]) == []
 
 
 def test_rank_correlations_are_scipys() -> None:
