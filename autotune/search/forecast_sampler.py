@@ -46,8 +46,13 @@ class ForecastSampler(CurrentRanges):
         _use_one_thread()
         if len(study.directions) > 1:
             return super().sample_relative(study, trial, search_space)
+
+        trials = self._ended(study, search_space)
+        if not any(trial.state is TrialState.COMPLETE for trial in trials):
+            return {}  # nothing to learn from yet, so each setting is drawn independently
+
         as_if = optuna.create_study(sampler=optuna.samplers.RandomSampler())
-        as_if.add_trials(self._ended(study, search_space))
+        as_if.add_trials(trials)
         asked = as_if.ask()
         proposed: dict[str, Any] = self._inner.sample_relative(as_if, as_if.trials[asked.number], search_space)
         return proposed
