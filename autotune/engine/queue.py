@@ -146,10 +146,10 @@ class Queue:
         if self.kind != "trials" or self.study.spec.sampler.name not in ranges.SAMPLERS or not one_value:
             return
         space = self.space
-        found = ranges.widened(space, self.records())
+        found = ranges.widened_ranges(space, self.records())
         if found:
             self.optuna_study.set_user_attr(RANGES, {**self.optuna_study.user_attrs.get(RANGES, {}), **found})
-            self.note("ranges", ranges.describe(space, found))
+            self.note("ranges", ranges.describe_widening(space, found))
 
     def _assign(self, trial: optuna.Trial) -> Assignment:
         spec = self.study.spec

@@ -18,8 +18,8 @@ from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
 from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
-from autotune.search.ranges import SAMPLERS
-from autotune.search.space import Value
+from autotune.search.dimension import Value
+from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
@@ -229,7 +229,11 @@ def survey(
     if model is None:
         return Survey(plan, baseline)
     # The others go through what the study file says, whatever comes of it.
-    left = capacity.fitting(study, model, profile, baseline.facts) if study.spec.sampler.name in SAMPLERS else {}
+    left = (
+        capacity.fitting(study, model, profile, baseline.facts)
+        if study.spec.sampler.name in CHANGING_RANGE_SAMPLERS
+        else {}
+    )
     size = capacity.choose_pass(study, model, profile, baseline.facts, left)
     return Survey(replace(plan, max_pass_sequences=size), baseline, model, left)
 

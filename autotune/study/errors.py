@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from autotune.core.errors import UserError
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 
 Location = tuple[str, ...]
 Built = TypeVar("Built")

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from autotune.core import objectives
 from autotune.core.objectives import Objective
 from autotune.search import pruners, samplers
-from autotune.search.space import SearchSpace, Value, refusal
+from autotune.search.dimension import Value, refusal
+from autotune.search.space import SearchSpace
 from autotune.study.errors import did_you_mean
 
 TRACKERS = ("tensorboard", "wandb", "trackio")

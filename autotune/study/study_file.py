@@ -14,7 +14,8 @@ from autotune.core import objectives
 from autotune.core.config_paths import flatten, with_paths
 from autotune.core.errors import UserError
 from autotune.search import pruners, samplers
-from autotune.search.space import Dimension, SearchSpace
+from autotune.search.dimension import Dimension
+from autotune.search.space import SearchSpace
 from autotune.study.errors import Faults, Location, StudyFileError, did_you_mean, no_setting, parse, salvage
 from autotune.study.spec import TRACKERS, PrunerSpec, SamplerSpec, StudySpec, is_installed
 from autotune.study.trainer import Trainer, load_trainer

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.core.attributes import STOPPED_AT
-from autotune.search.forecast import SHARE, SLOPE, SLOPE_SIGMA, forecast
+from autotune.search.forecast import RESIDUAL_FRAC, SLOPE, SLOPE_SIGMA, forecast
 from autotune.search.forecast_sampler import ForecastSampler
 from autotune.search.samplers import build_sampler
 from autotune.search.space import SearchSpace
@@ -29,7 +29,7 @@ def test_it_is_the_ridge_regression_with_that_slope_as_its_prior() -> None:
     """The same by least squares with one more equation for the prior."""
     losses, finals = np.array([5.0, 5.3, 4.9, 5.6]), np.array([4.1, 4.3, 4.0, 4.2])
     finished = [{20: loss, 100: final} for loss, final in zip(losses, finals, strict=True)]
-    weight = SHARE * (losses.mean() - finals.mean()) / SLOPE_SIGMA
+    weight = RESIDUAL_FRAC * (losses.mean() - finals.mean()) / SLOPE_SIGMA
     equations = np.append(losses - losses.mean(), weight)[:, None]
     values = np.append(finals - finals.mean(), weight * 0.2 * SLOPE)
     slope = np.linalg.lstsq(equations, values, rcond=None)[0][0]

@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from autotune.core.attributes import AUDITED_AT, STOPPED_AT
-from autotune.search.learned_warmup import MEASURED_ON, LearnedWarmup
-from autotune.search.pruning import curves_unbiased_by_pruning, rank_correlations, should_continue, warm_up
+from autotune.search.learned_warmup import MIN_UNBIASED_TRIALS, LearnedWarmup
+from autotune.search.pruning import curves_unbiased_by_pruning, measure_warm_up, rank_correlations, should_continue
 
 
 class Always(optuna.pruners.BasePruner):
@@ -90,14 +90,14 @@ def curves_of(*columns: list[float]) -> list[dict[int, float]]:
 def test_the_warm_up_ends_where_every_later_ranking_agrees() -> None:
     """At 100 tokens the ranks agree by chance and at 200 they do not, so 300 is the earliest to be trusted."""
     final = [1.0, 2.0, 3.0, 4.0]
-    found = warm_up(curves_of(final, [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 4.0, 3.0], final), agreement=0.8)
+    found = measure_warm_up(curves_of(final, [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 4.0, 3.0], final), agreement=0.8)
     # Two neighbours exchanged of four: 1 - 6 x 2 / (4 x 15).
     assert found is not None
     assert (found.tokens, found.rank_correlation, found.trials) == (300, pytest.approx(0.8), 4)
 
 
 def test_without_any_agreement_only_the_end_is_trusted() -> None:
-    found = warm_up(curves_of([4.0, 3.0, 2.0, 1.0], [2.0, 1.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]))
+    found = measure_warm_up(curves_of([4.0, 3.0, 2.0, 1.0], [2.0, 1.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]))
     assert found is not None and found.tokens == 300
 
 
@@ -105,14 +105,14 @@ def test_without_any_agreement_only_the_end_is_trusted() -> None:
     "curves", [[], curves_of([1.0, 2.0], [1.0, 2.0]), curves_of([1.0, 2.0, 3.0]), [{1: 1.0}, {2: 1.0}, {3: 1.0}]]
 )
 def test_too_little_to_learn_a_warm_up_from(curves: list[dict[int, float]]) -> None:
-    assert warm_up(curves) is None
+    assert measure_warm_up(curves) is None
 
 
 # --- the pruner that waits ---
 
 BUDGET = 400
 # At 100 tokens the order is wrong, from 200 on it is the final one.
-ORDER = np.arange(MEASURED_ON) / 10
+ORDER = np.arange(MIN_UNBIASED_TRIALS) / 10
 CURVES = curves_of(*([*(start + order)] for start, order in ((4, ORDER[::-1]), (3, ORDER), (2, ORDER), (1, ORDER))))
 
 

@@ -10,7 +10,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pydantic import ValidationError
 
 from autotune.core.config_paths import flatten, get_path, with_paths
-from autotune.search.space import MAX_CORNERS, Dimension, SearchSpace
+from autotune.search.dimension import Dimension
+from autotune.search.space import MAX_CORNERS, SearchSpace
 
 BASE = {"optim": {"lr": 0.01, "name": "adam", "beta": 0.9}, "model": {"layers": 2, "width": 64}}
 

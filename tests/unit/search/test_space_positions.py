@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from autotune.search.space import Dimension, SearchSpace
+from autotune.search.dimension import Dimension
+from autotune.search.space import SearchSpace
 
 
 @pytest.mark.parametrize(
