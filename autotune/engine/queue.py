@@ -143,7 +143,7 @@ class Queue:
 
     def _widen(self) -> None:
         one_value = len(self.optuna_study.directions) == 1  # of several, the lowest loss is no optimum
-        if self.kind != "trials" or self.study.spec.sampler.name not in ranges.SAMPLERS or not one_value:
+        if self.kind != "trials" or self.study.spec.sampler.name not in ranges.CHANGING_RANGE_SAMPLERS or not one_value:
             return
         space = self.space
         found = ranges.widened_ranges(space, self.records())

@@ -229,11 +229,8 @@ def survey(
     if model is None:
         return Survey(plan, baseline)
     # The others go through what the study file says, whatever comes of it.
-    left = (
-        capacity.fitting(study, model, profile, baseline.facts)
-        if study.spec.sampler.name in CHANGING_RANGE_SAMPLERS
-        else {}
-    )
+    may_narrow = study.spec.sampler.name in CHANGING_RANGE_SAMPLERS
+    left = capacity.fitting(study, model, profile, baseline.facts) if may_narrow else {}
     size = capacity.choose_pass(study, model, profile, baseline.facts, left)
     return Survey(replace(plan, max_pass_sequences=size), baseline, model, left)
 

@@ -23,8 +23,8 @@ PRUNERS = {
 }
 # Accepted besides Optuna's own names: a share of the budget reads better than a number of tokens.
 _WARMUP_FRAC = "warmup_frac"
-# Pruners that compare ranks, which early losses tell badly. Unless the study file gives a warm-up they learn theirs, and
-# begin with the share of the budget that served best on the recorded table (tests/benchmarks/RESULTS.md).
+# Pruners that compare ranks, which early losses tell badly. Unless the study file gives a warm-up they learn theirs,
+# and begin with the share of the budget that served best on the recorded table (tests/benchmarks/RESULTS.md).
 _LEARN_THEIR_WARMUP = ("median", "percentile")
 _DEFAULT_WARMUP_FRAC = 0.3
 # Finished trials before one is stopped: more than one only cost time on the recorded table.
