@@ -117,7 +117,7 @@ def deadline_of(study: Study | None, hours: float | None, until: str | None) -> 
     from pydantic import ValidationError
 
     from autotune.engine.deadline import Deadline
-    from autotune.study.errors import in_words
+    from autotune.study.errors import explain_validation_error
     from autotune.study.spec import BudgetSpec
 
     if hours is None and until is None and study is not None:
@@ -125,5 +125,6 @@ def deadline_of(study: Study | None, hours: float | None, until: str | None) -> 
     try:
         BudgetSpec(tokens=1, hours=hours, until=until)
     except ValidationError as error:
-        raise UserError("\n".join(f"--{fault['loc'][0]}: {in_words(fault, ())}" for fault in error.errors())) from None
+        lines = [f"--{detail['loc'][0]}: {explain_validation_error(detail, ())}" for detail in error.errors()]
+        raise UserError("\n".join(lines)) from None
     return Deadline(hours, until)

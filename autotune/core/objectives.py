@@ -17,7 +17,7 @@ TERMS = {"loss_at_equal_tokens": "", "loss_at_equal_seconds": " at equal trainin
 """What a sentence on a gain in loss has to add."""
 
 
-def count(objective: Objective) -> int:
+def num_values(objective: Objective) -> int:
     """Returns how many values of a trial are minimised."""
     return 2 if objective == "loss_and_seconds" else 1
 
@@ -59,4 +59,4 @@ def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def candidates(objective: Objective, trials: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
     """Returns the trials among which the finalists are: all of them, or those of the Pareto front."""
-    return pareto_front(trials) if count(objective) > 1 else trials
+    return pareto_front(trials) if num_values(objective) > 1 else trials

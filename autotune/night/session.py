@@ -301,7 +301,7 @@ class Session:
     def _noise(self) -> Noise | None:
         """Returns what gain can be proved, if it was measured and may end the search: a gain in loss alone may not."""
         stored = self.optuna_study.user_attrs.get("noise")
-        may_end = self.spec.budget.ends_early and objectives.count(self.spec.objective) == 1
+        may_end = self.spec.budget.ends_early and objectives.num_values(self.spec.objective) == 1
         return Noise(**stored) if stored and may_end else None
 
     def _proving(self, loop: EventLoop) -> Proving:

@@ -23,8 +23,8 @@ from autotune.replay.table import Row, Table
 from autotune.search.pruners import build_pruner
 from autotune.search.pruning import rank_correlations, should_continue
 from autotune.search.samplers import build_sampler
+from autotune.study.checks import algorithm_errors
 from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
-from autotune.study.study_file import algorithm_faults
 
 if TYPE_CHECKING:
     import optuna
@@ -390,9 +390,9 @@ def check(table: Table, sampler: SamplerSpec, pruner: PrunerSpec) -> None:
             f"{spec.name} has the objective {spec.objective}, and a replay compares losses at equal tokens; record one "
             "with --set 'objective=\"loss_at_equal_tokens\"'"
         )
-    faults = algorithm_faults(sampler, pruner, spec.space, spec.base, spec.budget.tokens)
-    if faults:
-        raise UserError("\n".join(fault for _, fault in faults))
+    errors = algorithm_errors(sampler, pruner, spec.space, spec.base, spec.budget.tokens)
+    if errors:
+        raise UserError("\n".join(error for _, error in errors))
 
 
 def parse_sampler(text: str) -> SamplerSpec:

@@ -13,7 +13,8 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.study.errors import StudyFileError, key_lines
+from autotune.study.errors import StudyFileError
+from autotune.study.key_lines import key_lines
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import load
 

@@ -6,7 +6,8 @@ import tomllib
 
 import pytest
 
-from autotune.study.errors import did_you_mean, key_lines
+from autotune.study.errors import did_you_mean
+from autotune.study.key_lines import key_lines
 
 TEXT = '''\
 # name = "not a key"
