@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.core.files import existing, free_bytes
+from autotune.core.files import free_bytes, nearest_existing
 from autotune.machine import host
 from autotune.machine.doctor_gpu import (
     Finding,
@@ -159,7 +159,7 @@ def check_disk(machine: Machine) -> list[Finding]:
 
 def check_writing(machine: Machine) -> list[Finding]:
     """The run's folder can be written, durably and fast."""
-    folder = existing(machine.folder)
+    folder = nearest_existing(machine.folder)
     try:
         start_s = time.perf_counter()
         with tempfile.TemporaryFile(dir=folder) as file:

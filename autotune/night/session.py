@@ -40,7 +40,7 @@ from autotune.promotion.full_run import FullRun, evaluations
 from autotune.promotion.horizon import PROMOTION, Promotion
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
-from autotune.store.database import back_up, exclusive, open_storage, storage_faults
+from autotune.store.database import back_up, exclusive, explain_storage_errors, open_storage
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import finals_name, long_name, open_fixed, open_study, read_study
 from autotune.study.study_file import Study
@@ -168,7 +168,7 @@ class Session:
                 self.listener,
             )
             try:
-                with storage_faults():
+                with explain_storage_errors():
                     yield loop
             finally:
                 loop.close()
