@@ -78,7 +78,7 @@ def load_study(
 
 def default_study() -> str:
     """Returns the study for this machine: a night's work on a GPU, a few minutes' on a CPU."""
-    from autotune.machine.hardware import visible_devices
+    from autotune.machine.nvml import visible_devices
 
     gpu = bool(visible_devices())
     name = "overnight" if gpu else "quickstart"

@@ -15,13 +15,13 @@ def driver_major(driver_version: str) -> int:
     """Return the branch of a driver.
 
     Args:
-        driver_version: such as "535.183.01".
+        driver_version: Such as "535.183.01".
 
     Returns:
         Its first number, such as 535.
 
     Raises:
-        ValueError: it does not start with a number.
+        ValueError: It does not start with a number.
     """
     return int(driver_version.partition(".")[0])
 
@@ -30,7 +30,7 @@ def minimum_driver(cuda_version: str) -> int:
     """Return the oldest driver branch that runs a CUDA version.
 
     Args:
-        cuda_version: such as "13.0".
+        cuda_version: Such as "13.0".
 
     Returns:
         A driver branch such as 580; for a CUDA newer than the table, that of the newest one in it.
@@ -43,7 +43,7 @@ def fitting_cuda(driver_version: str) -> str:
     """Return the CUDA version whose torch build runs on a driver.
 
     Args:
-        driver_version: such as "535.183.01".
+        driver_version: Such as "535.183.01".
 
     Returns:
         "13.0" or "12.6"; "" when the driver is too old for any current build.
@@ -59,8 +59,8 @@ def has_code_for(capability: str, arch_list: Sequence[str]) -> bool:
     (`compute_`) is compiled at load for any newer GPU; an "a" at the end (`sm_90a`) binds it to that one.
 
     Args:
-        capability: the GPU's, such as "7.5".
-        arch_list: such as ["sm_75", "sm_80", "compute_90"].
+        capability: The GPU's, such as "7.5".
+        arch_list: Such as ["sm_75", "sm_80", "compute_90"].
 
     Returns:
         True when one of them fits.

@@ -46,8 +46,8 @@ def diagnose(folder: Path, nvml: Any = None) -> list[Finding]:
     """Run every check.
 
     Args:
-        folder: where runs will be written; it need not exist yet.
-        nvml: the NVML module to use; None imports `pynvml`.
+        folder: Where runs will be written; it need not exist yet.
+        nvml: The NVML module to use; None imports `pynvml`.
 
     Returns:
         Findings, in the order of the checks. A check that fails itself gives a warning.
@@ -69,7 +69,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
     """Return the exit code of `autotune doctor`.
 
     Args:
-        findings: what `diagnose` returned.
+        findings: What `diagnose` returned.
 
     Returns:
         3 when one of them is a failure, else 0.
@@ -81,7 +81,7 @@ def render(findings: Sequence[Finding]) -> str:
     """Return the findings as aligned plain lines.
 
     Args:
-        findings: what `diagnose` returned.
+        findings: What `diagnose` returned.
 
     Returns:
         One line each, `level  subject: message  -> remedy`, with control characters replaced by "?".
@@ -102,7 +102,7 @@ def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the findings for machines.
 
     Args:
-        findings: what `diagnose` returned.
+        findings: What `diagnose` returned.
 
     Returns:
         `{"exit_code": 0 or 3, "findings": [{"level", "subject", "message", "remedy"}, ...]}`.
@@ -122,7 +122,7 @@ def python_finding(version: tuple[int, ...]) -> Finding:
     """Return whether a Python version is new enough.
 
     Args:
-        version: such as (3, 11, 7).
+        version: Such as (3, 11, 7).
 
     Returns:
         A finding.

@@ -33,8 +33,8 @@ class Machine:
     """What the checks look at: each part is asked once, when first needed; a failure is kept as words.
 
     Args:
-        folder: where runs will be written.
-        nvml: the NVML module to use; None imports `pynvml`.
+        folder: Where runs will be written.
+        nvml: The NVML module to use; None imports `pynvml`.
     """
 
     def __init__(self, folder: Path, nvml: Any = None) -> None:
@@ -119,10 +119,10 @@ def driver_finding(gpu_name: str, driver_version: str, cuda_build: str, cuda_err
     """Return whether torch's CUDA build runs on the installed driver.
 
     Args:
-        gpu_name: for the message.
-        driver_version: such as "535.183.01".
-        cuda_build: torch's, such as "13.0"; "" for a build without CUDA.
-        cuda_error: what torch said when it tried the GPU; "" when that worked.
+        gpu_name: For the message.
+        driver_version: Such as "535.183.01".
+        cuda_build: Torch's, such as "13.0"; "" for a build without CUDA.
+        cuda_error: What torch said when it tried the GPU; "" when that worked.
 
     Returns:
         A finding whose remedy names a newer driver or the build that fits.
@@ -157,7 +157,7 @@ def capability_finding(gpu: dict[str, Any], arch_list: list[str]) -> Finding:
 
     Args:
         gpu: `{"name", "capability"}`.
-        arch_list: torch's, such as ["sm_75", "sm_80"].
+        arch_list: Torch's, such as ["sm_75", "sm_80"].
 
     Returns:
         A finding.

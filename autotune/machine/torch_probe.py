@@ -44,15 +44,15 @@ def ask(
     Args:
         request: `{"task": "inspect"}`, or `{"task": "measure", "device", "dtypes", "warm_dtype", "seconds",
             "threads"}`.
-        timeout_s: seconds after which the child is killed, > 0.
-        visible: value of CUDA_VISIBLE_DEVICES for the child (a GPU UUID, or "" for none); None inherits it.
-        while_waiting: called about four times a second until the answer comes.
+        timeout_s: Seconds after which the child is killed, > 0.
+        visible: Value of CUDA_VISIBLE_DEVICES for the child (a GPU UUID, or "" for none); None inherits it.
+        while_waiting: Called about four times a second until the answer comes.
 
     Returns:
         The child's JSON answer.
 
     Raises:
-        ProbeError: the child failed or did not answer in time; the message says which.
+        ProbeError: The child failed or did not answer in time; the message says which.
     """
     # -P keeps this file's folder out of the child's import path, where our names could shadow a library's.
     child = subprocess.Popen(
@@ -194,7 +194,7 @@ def relative_spread(values: list[float]) -> float:
     """Return the interquartile range divided by the median.
 
     Args:
-        values: at least two positive measurements of one thing.
+        values: At least two positive measurements of one thing.
 
     Returns:
         A fraction, 0 when all are equal. Quartiles, because one late interrupt must not decide it.

@@ -28,7 +28,8 @@ from autotune.engine.worker import Slot
 from autotune.finals.runner import Proving
 from autotune.finals.verdict import Noise
 from autotune.machine.gpu_monitor import GpuMonitor
-from autotune.machine.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
+from autotune.machine.hardware import HardwareError, HardwareProfile, profile
+from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.night import capacity, planner, warm_start
 from autotune.night.search_end import SearchEnd
 from autotune.progress.observer import Listener

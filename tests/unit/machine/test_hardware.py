@@ -16,7 +16,8 @@ import pytest
 from fake_nvml import FakeNvml
 
 from autotune.machine import gpu_monitor, hardware, host, nvml, torch_probe
-from autotune.machine.hardware import GpuMonitor, HardwareError, HardwareProfile
+from autotune.machine.gpu_monitor import GpuMonitor
+from autotune.machine.hardware import HardwareError, HardwareProfile
 
 GIB = 2**30
 
@@ -262,8 +263,8 @@ def test_other_processes_leave_us_out() -> None:
         SimpleNamespace(pid=1, usedGpuMemory=2 * GIB),
         SimpleNamespace(pid=2, usedGpuMemory=None),
     ]
-    expected = [hardware.GpuProcess(0, 1, 2 * GIB), hardware.GpuProcess(0, 2, None)]
-    assert hardware.other_gpu_processes(fake) == expected
+    expected = [nvml.GpuProcess(0, 1, 2 * GIB), nvml.GpuProcess(0, 2, None)]
+    assert nvml.other_gpu_processes(fake) == expected
 
 
 # ---- the monitor --------------------------------------------------------------------------------------------------
