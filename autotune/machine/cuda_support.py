@@ -49,7 +49,11 @@ def fitting_cuda(driver_version: str) -> str:
         "13.0" or "12.6"; "" when the driver is too old for any current build.
     """
     installed = driver_major(driver_version)
-    return next((build for major, build in _TORCH_BUILD.items() if installed >= _MINIMUM_DRIVER[major]), "")
+
+    for cuda_major, build in _TORCH_BUILD.items():
+        if installed >= _MINIMUM_DRIVER[cuda_major]:
+            return build
+    return ""
 
 
 def has_code_for(capability: str, arch_list: Sequence[str]) -> bool:
@@ -69,6 +73,7 @@ def has_code_for(capability: str, arch_list: Sequence[str]) -> bool:
         NVIDIA, "CUDA C++ Programming Guide", binary compatibility and PTX compatibility.
     """
     major, minor = (int(part) for part in capability.split("."))
+
     return any(_fits(arch, major, minor) for arch in arch_list)
 
 
@@ -76,8 +81,10 @@ def _fits(arch: str, major: int, minor: int) -> bool:
     kind, _, digits = arch.partition("_")
     if digits.endswith("a"):
         return digits == f"{major}{minor}a"
+
     number = int(digits.rstrip("f"))  # f: the family of one major version
     arch_major, arch_minor = divmod(number, 10)
+
     if kind == "compute" and digits[-1].isdigit():
         return (arch_major, arch_minor) <= (major, minor)
     return arch_major == major and arch_minor <= minor

@@ -16,7 +16,8 @@ import pytest
 from fake_nvml import FakeNvml
 
 from autotune.machine import cuda_support, doctor, doctor_gpu
-from autotune.machine.doctor import Finding, Machine, diagnose, exit_code, render, to_json
+from autotune.machine.doctor import diagnose, exit_code, render, to_json
+from autotune.machine.doctor_gpu import Finding, Machine
 from autotune.machine.nvml import GpuIdentity
 
 GIB = 2**30
