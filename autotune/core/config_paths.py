@@ -14,12 +14,10 @@ def get_path(config: Mapping[str, Any], path: str) -> Any:
         KeyError: With the whole path, if any part of it is missing.
     """
     value: Any = config
-
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise KeyError(path)
         value = value[part]
-
     return value
 
 
@@ -46,14 +44,12 @@ def with_paths(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a nested config as one mapping by dotted path."""
     flat: dict[str, Any] = {}
-
     for key, value in config.items():
         path = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{path}."))
         else:
             flat[path] = value
-
     return flat
 
 

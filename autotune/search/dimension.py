@@ -20,7 +20,7 @@ def refusal(message: str, *key: str) -> PydanticCustomError:
 
     Args:
         message: What is wrong, the value and what to do.
-        key: Keys from the validated table to the faulty entry; they lead to its line in the study file.
+        key: Keys from the validated table to the entry that is wrong; they lead to its line in the study file.
     """
     return PydanticCustomError("refused", "{message}", {"message": message, "key": key})
 

@@ -15,8 +15,8 @@ from autotune.search.forecast import forecast
 from autotune.search.ranges import CurrentRanges
 from autotune.search.space import SearchSpace
 
-Curve = Mapping[int, float]
-"""Losses in nats per token, by training tokens."""
+# Losses in nats per token, by training tokens.
+_Curve = Mapping[int, float]
 
 
 class ForecastSampler(CurrentRanges):
@@ -115,7 +115,7 @@ def _allows(distribution: BaseDistribution, value: Any) -> bool:
 
 def _expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float | None]:
     """Return the final loss of each trial by its number, measured or forecast; see `_expected_loss`."""
-    finished: list[Curve] = [
+    finished: list[_Curve] = [
         trial.intermediate_values
         for trial in trials
         if trial.state is TrialState.COMPLETE and trial.intermediate_values
@@ -123,7 +123,7 @@ def _expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float | None]:
     return {trial.number: _expected_loss(trial, finished) for trial in trials}
 
 
-def _expected_loss(trial: FrozenTrial, finished: Sequence[Curve]) -> float | None:
+def _expected_loss(trial: FrozenTrial, finished: Sequence[_Curve]) -> float | None:
     """Return the loss that a trial ended with or would have; None for one that diverged or ran out of memory."""
     if trial.state is TrialState.COMPLETE:
         return trial.value

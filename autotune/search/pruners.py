@@ -126,7 +126,6 @@ def rehearse(pruner: BasePruner) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
-
         for value in range(3):
             trial = study.ask()
             trial.report(float(value), step=1)

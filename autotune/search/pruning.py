@@ -51,7 +51,6 @@ def should_continue(trial: optuna.Trial, tokens: int, *, pruner_name: str, audit
 
     is_audit = random.Random(f"audit {seed} {trial.number}").random() < audit_frac
     trial.set_user_attr(AUDITED_AT if is_audit else STOPPED_AT, tokens)
-
     return is_audit
 
 
@@ -70,7 +69,6 @@ def curves_unbiased_by_pruning(
     """
     after_the_last = max(finished, default=0) + 1
     first_stopped = min(stopped, default=after_the_last)
-
     return [curve for number, curve in finished.items() if number < first_stopped or number in audited]
 
 
@@ -138,6 +136,5 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     # By hand, since scipy.stats, which has it too, takes more than half a second to import.
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     mean_ranks = np.cumsum(counts) - (counts - 1) / 2
-
     ranks: np.ndarray = mean_ranks[places]
     return ranks

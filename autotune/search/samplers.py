@@ -68,7 +68,6 @@ def is_of_type(value: object, type_names: list[str]) -> bool:
     # Python counts True and False as whole numbers.
     if isinstance(value, bool):
         return "bool" in type_names
-
     return any(isinstance(value, _PLAIN_TYPES[name]) for name in type_names)
 
 
@@ -153,7 +152,6 @@ def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any], 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study = optuna.create_study(sampler=sampler, directions=["minimize"] * values)
-
         for value in range(3):
             trial = study.ask()
             space.suggest(trial, base)

@@ -39,7 +39,6 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
     @model_validator(mode="after")
     def _conditions_come_first(self) -> SearchSpace:
         earlier: set[str] = set()
-
         for path, dimension in self.root.items():
             late = [name for name in dimension.when if name in self.root and name not in earlier]
             if late:
@@ -86,11 +85,9 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
             Values by dotted path.
         """
         values: dict[str, Value] = {}
-
         for path, dimension in self.root.items():
             if _holds(dimension.when, values, base):
                 values[path] = dimension.suggest(trial, path)
-
         return values
 
     def active(self, values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,11 +98,9 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
             base: The nested base config, for conditions on settings that are not searched.
         """
         kept: dict[str, Any] = {}
-
         for path, dimension in self.root.items():
             if path in values and _holds(dimension.when, kept, base):
                 kept[path] = values[path]
-
         return kept
 
     def corners(self, base: Mapping[str, Any]) -> list[dict[str, Value]]:

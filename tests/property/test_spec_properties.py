@@ -58,12 +58,12 @@ TABLES = st.dictionaries(
 
 def paths(content: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every path of keys, tables included."""
-    found = []
+    paths_so_far = []
     for key, value in content.items():
-        found.append((*prefix, key))
+        paths_so_far.append((*prefix, key))
         if isinstance(value, dict):
-            found += paths(value, (*prefix, key))
-    return found
+            paths_so_far += paths(value, (*prefix, key))
+    return paths_so_far
 
 
 @settings(deadline=None)

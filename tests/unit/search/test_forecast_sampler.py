@@ -62,8 +62,8 @@ def shown(*trials: FrozenTrial) -> list[FrozenTrial]:
 
 def test_a_stopped_trial_counts_with_its_forecast() -> None:
     stopped = ended({20: 5.5}, TrialState.PRUNED, user_attrs={STOPPED_AT: 20})
-    found = shown(ended({20: 5.0, 100: 4.0}), stopped)
-    assert [(trial.state, trial.value) for trial in found] == [
+    trials = shown(ended({20: 5.0, 100: 4.0}), stopped)
+    assert [(trial.state, trial.value) for trial in trials] == [
         (TrialState.COMPLETE, 4.0),
         (TrialState.COMPLETE, pytest.approx(4.16)),
     ]
@@ -77,8 +77,8 @@ def test_no_forecast_outdoes_what_was_trained_to_its_end() -> None:
 def test_what_diverged_or_did_not_fit_counts_as_the_worst() -> None:
     diverged = ended({20: 5.1}, TrialState.PRUNED)
     out_of_memory = ended({}, TrialState.PRUNED)
-    found = shown(ended({20: 5.0, 100: 4.0}), ended({20: 6.0, 100: 4.9}), diverged, out_of_memory)
-    assert [trial.value for trial in found] == [4.0, 4.9, 4.9, 4.9]
+    trials = shown(ended({20: 5.0, 100: 4.0}), ended({20: 6.0, 100: 4.9}), diverged, out_of_memory)
+    assert [trial.value for trial in trials] == [4.0, 4.9, 4.9, 4.9]
 
 
 def test_faults_of_the_machine_do_not_count_and_running_trials_have_no_value() -> None:
@@ -87,16 +87,16 @@ def test_faults_of_the_machine_do_not_count_and_running_trials_have_no_value() -
         params={"lr": 0.25, "heads": 2},
         distributions={path: SPACE[path].distribution() for path in ("lr", "heads")},
     )
-    found = shown(ended({100: 4.0}), ended({20: 5.0}, TrialState.FAIL), running)
-    assert [(trial.state, trial.params["lr"]) for trial in found] == [
+    trials = shown(ended({100: 4.0}), ended({20: 5.0}, TrialState.FAIL), running)
+    assert [(trial.state, trial.params["lr"]) for trial in trials] == [
         (TrialState.COMPLETE, 0.5),
         (TrialState.RUNNING, 0.25),
     ]
 
 
 def test_a_setting_without_its_condition_counts_with_its_base_value() -> None:
-    found = shown(ended({100: 4.0}), ended({100: 3.9}, params={"lr": 0.1, "heads": 4, "depth": 0.5}))
-    assert [trial.params["depth"] for trial in found] == [0.25, 0.5]
+    trials = shown(ended({100: 4.0}), ended({100: 3.9}, params={"lr": 0.1, "heads": 4, "depth": 0.5}))
+    assert [trial.params["depth"] for trial in trials] == [0.25, 0.5]
 
 
 def test_values_beyond_the_present_range_are_left_out() -> None:

@@ -35,12 +35,13 @@ def learning() -> optuna.Study:
 
 
 def judged(study: optuna.Study, loss: float = 9.0) -> list[bool]:
-    trial, found = study.ask(), []
+    trial = study.ask()
+    decisions: list[bool] = []
     for tokens in (100, 200, 300):
         trial.report(loss, tokens)
-        found.append(trial.should_prune())
+        decisions.append(trial.should_prune())
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    return found
+    return decisions
 
 
 def test_nothing_is_stopped_before_the_rankings_agree() -> None:

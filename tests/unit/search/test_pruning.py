@@ -89,15 +89,15 @@ def curves_of(*columns: list[float]) -> list[dict[int, float]]:
 def test_the_warm_up_ends_where_every_later_ranking_agrees() -> None:
     """At 100 tokens the ranks agree by chance and at 200 they do not, so 300 is the earliest to be trusted."""
     final = [1.0, 2.0, 3.0, 4.0]
-    found = measure_warm_up(curves_of(final, [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 4.0, 3.0], final), agreement=0.8)
+    warm_up = measure_warm_up(curves_of(final, [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 4.0, 3.0], final), agreement=0.8)
     # Two neighbours exchanged of four: 1 - 6 x 2 / (4 x 15).
-    assert found is not None
-    assert (found.tokens, found.rank_correlation, found.trials) == (300, pytest.approx(0.8), 4)
+    assert warm_up is not None
+    assert (warm_up.tokens, warm_up.rank_correlation, warm_up.trials) == (300, pytest.approx(0.8), 4)
 
 
 def test_without_any_agreement_only_the_end_is_trusted() -> None:
-    found = measure_warm_up(curves_of([4.0, 3.0, 2.0, 1.0], [2.0, 1.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]))
-    assert found is not None and found.tokens == 300
+    warm_up = measure_warm_up(curves_of([4.0, 3.0, 2.0, 1.0], [2.0, 1.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]))
+    assert warm_up is not None and warm_up.tokens == 300
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ def statements(storage: optuna.storages.RDBStorage) -> list[str]:
     """Collects what is sent to the database from now on."""
     from sqlalchemy import event
 
-    found: list[str] = []
-    event.listen(storage.engine, "before_cursor_execute", lambda *arguments: found.append(arguments[2]))
-    return found
+    sent: list[str] = []
+    event.listen(storage.engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
+    return sent
 
 
 def test_sqlite_writes_ahead_and_takes_the_write_lock_at_once(tmp_path: Path) -> None:
@@ -44,9 +44,9 @@ def test_sqlite_writes_ahead_and_takes_the_write_lock_at_once(tmp_path: Path) ->
 
 def test_optuna_begins_with_the_write_lock(tmp_path: Path) -> None:
     storage = open_storage(RunDirectory(tmp_path / "night"))
-    found = statements(storage)
+    sent = statements(storage)
     optuna.create_study(storage=storage, study_name="x").ask()
-    assert "BEGIN IMMEDIATE" in found
+    assert "BEGIN IMMEDIATE" in sent
 
 
 def test_a_busy_database_is_waited_for(tmp_path: Path) -> None:
