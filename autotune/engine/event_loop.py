@@ -17,7 +17,7 @@ from autotune.engine.deadline import REPORT_S, Deadline, Pace
 from autotune.engine.probes import Probing
 from autotune.engine.queue import Assignment, Queue
 from autotune.engine.worker import Done, Failed, Job, Message, Progress, Slot, Worker, ready
-from autotune.search.pruning import goes_on
+from autotune.search.pruning import should_continue
 from autotune.store.database import back_up
 from autotune.store.run_directory import RunDirectory
 from autotune.study.spec import LimitsSpec
@@ -236,7 +236,7 @@ class EventLoop:
             return TrialStatus.FINISHED, ""
         if (stopped := self._must_stop(at)) is not None:
             return stopped
-        if not goes_on(assignment.trial, assignment.budget_tokens, queue.study.spec):
+        if not _pruner_lets_continue(queue, assignment, assignment.budget_tokens):
             return TrialStatus.PRUNED, f"behind the best trial {at} (loss {loss:.4f})"
         running.assignment, running.points = queue.with_next_seed(assignment), []
         self._submit(running)
@@ -257,7 +257,6 @@ class EventLoop:
 
     def _verdict(self, queue: Queue, running: Running, point: EvalPoint) -> tuple[TrialStatus, str] | None:
         """Returns how a trial must end after an evaluation, or None if it goes on."""
-        trial = running.assignment.trial
         at = f"at {point.tokens_seen:,} tokens"
         if not math.isfinite(point.val_loss):
             return TrialStatus.DIVERGED, f"diverged {at}: the loss is {point.val_loss} (learning rate too high?)"
@@ -269,7 +268,7 @@ class EventLoop:
             return None
         if (ending := self._must_stop(at)) is not None:
             return ending
-        if queue.seeds == 1 and not goes_on(trial, point.tokens_seen, queue.study.spec):
+        if queue.seeds == 1 and not _pruner_lets_continue(queue, running.assignment, point.tokens_seen):
             return TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})"
         return None
 
@@ -366,6 +365,17 @@ def _natural_end(running: Running) -> tuple[TrialStatus, str]:
     if last < (running.end_tokens or budget):
         return TrialStatus.CRASHED, f"the trainer returned at {last:,} of {budget:,} tokens without being asked"
     return TrialStatus.FINISHED, ""
+
+
+def _pruner_lets_continue(queue: Queue, assignment: Assignment, tokens: int) -> bool:
+    spec = queue.study.spec
+    return should_continue(
+        assignment.trial,
+        tokens,
+        pruner_name=spec.pruner.name,
+        audit_frac=spec.pruner.audit_frac,
+        seed=spec.seed,
+    )
 
 
 def _duration(seconds: float) -> str:

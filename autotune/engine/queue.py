@@ -146,13 +146,13 @@ class Queue:
 
     def _widen(self) -> None:
         one_value = len(self.optuna_study.directions) == 1  # of several, the lowest loss is no optimum
-        if self.kind != "trials" or self.study.spec.sampler.name not in ranges.SAMPLERS or not one_value:
+        if self.kind != "trials" or self.study.spec.sampler.name not in ranges.CHANGING_RANGE_SAMPLERS or not one_value:
             return
         space = self.space
-        found = ranges.widened(space, self.records())
+        found = ranges.widened_ranges(space, self.records())
         if found:
             self.attributes.ranges = {**self.attributes.ranges, **found}
-            self.note("ranges", ranges.describe(space, found))
+            self.note("ranges", ranges.describe_widening(space, found))
 
     def _assign(self, trial: optuna.Trial) -> Assignment:
         spec = self.study.spec

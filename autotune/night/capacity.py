@@ -19,7 +19,8 @@ from autotune.engine.probes import Probe, Probing
 from autotune.engine.queue import hardware_overrides
 from autotune.engine.worker import Done, Failed, Job, Progress, Slot, Worker, ready
 from autotune.machine.hardware import HardwareProfile
-from autotune.search.space import SearchSpace, Value
+from autotune.search.dimension import Value
+from autotune.search.space import SearchSpace
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 

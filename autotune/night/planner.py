@@ -19,8 +19,8 @@ from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
 from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
-from autotune.search.ranges import SAMPLERS
-from autotune.search.space import Value
+from autotune.search.dimension import Value
+from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
@@ -186,7 +186,8 @@ def survey(
     if model is None:
         return Survey(plan, baseline)
     # The others go through what the study file says, whatever comes of it.
-    left = capacity.fitting(study, model, profile, baseline.facts) if study.spec.sampler.name in SAMPLERS else {}
+    may_narrow = study.spec.sampler.name in CHANGING_RANGE_SAMPLERS
+    left = capacity.fitting(study, model, profile, baseline.facts) if may_narrow else {}
     size = capacity.choose_pass(study, model, profile, baseline.facts, left)
     return Survey(replace(plan, max_pass_sequences=size), baseline, model, left)
 

@@ -28,7 +28,8 @@ from autotune.engine.queue import Queue, hardware_overrides
 from autotune.engine.worker import Slot
 from autotune.finals.runner import Proving
 from autotune.machine.gpu_monitor import GpuMonitor
-from autotune.machine.hardware import HardwareError, HardwareProfile, profile, visible_devices, visible_gpus
+from autotune.machine.hardware import HardwareError, HardwareProfile, profile
+from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.night import capacity, planner, warm_start
 from autotune.night.search_end import SearchEnd
 from autotune.progress.observer import Listener
@@ -39,7 +40,7 @@ from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.full_run import FullRun, evaluations
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
-from autotune.store.database import back_up, exclusive, open_storage, storage_faults
+from autotune.store.database import back_up, exclusive, explain_storage_errors, open_storage
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import finals_name, long_name, open_fixed, open_study, read_study
 from autotune.study.study_file import Study
@@ -167,7 +168,7 @@ class Session:
                 self.listener,
             )
             try:
-                with storage_faults():
+                with explain_storage_errors():
                     yield loop
             finally:
                 loop.close()
@@ -300,7 +301,7 @@ class Session:
     def _noise(self) -> Noise | None:
         """Returns what gain can be proved, if it was measured and may end the search: a gain in loss alone may not."""
         stored = self._attributes.noise
-        may_end = self.spec.budget.ends_early and objectives.count(self.spec.objective) == 1
+        may_end = self.spec.budget.ends_early and objectives.num_values(self.spec.objective) == 1
         return stored if may_end else None
 
     def _proving(self, loop: EventLoop) -> Proving:

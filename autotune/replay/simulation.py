@@ -21,10 +21,10 @@ from autotune.core.errors import UserError
 from autotune.core.records import TrialStatus
 from autotune.replay.table import Row, Table
 from autotune.search.pruners import build_pruner
-from autotune.search.pruning import goes_on, rank_correlations
+from autotune.search.pruning import rank_correlations, should_continue
 from autotune.search.samplers import build_sampler
+from autotune.study.checks import algorithm_errors
 from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
-from autotune.study.study_file import algorithm_faults
 
 if TYPE_CHECKING:
     import optuna
@@ -273,6 +273,11 @@ def _proposal(study: optuna.Study, spec: StudySpec, is_baseline: bool) -> dict[s
     return dict(params)
 
 
+def _should_continue(trial: optuna.Trial, tokens: int, spec: StudySpec) -> bool:
+    pruner = spec.pruner
+    return should_continue(trial, tokens, pruner_name=pruner.name, audit_frac=pruner.audit_frac, seed=spec.seed)
+
+
 def _train(study: optuna.Study, trial: optuna.Trial, row: Row, tokens: Sequence[int], spec: StudySpec) -> int:
     """Reports a row's losses as its trial would have, and returns how many evaluations that took."""
     from optuna.trial import TrialState
@@ -280,7 +285,7 @@ def _train(study: optuna.Study, trial: optuna.Trial, row: Row, tokens: Sequence[
     for evaluation, (step, loss) in enumerate(zip(tokens, row.losses, strict=False), 1):
         if math.isfinite(loss):
             trial.report(loss, step)
-        if not math.isfinite(loss) or (evaluation < len(tokens) and not goes_on(trial, step, spec)):
+        if not math.isfinite(loss) or (evaluation < len(tokens) and not _should_continue(trial, step, spec)):
             study.tell(trial, state=TrialState.PRUNED)
             return evaluation
     if row.status is TrialStatus.FINISHED:
@@ -385,9 +390,9 @@ def check(table: Table, sampler: SamplerSpec, pruner: PrunerSpec) -> None:
             f"{spec.name} has the objective {spec.objective}, and a replay compares losses at equal tokens; record one "
             "with --set 'objective=\"loss_at_equal_tokens\"'"
         )
-    faults = algorithm_faults(sampler, pruner, spec.space, spec.base, spec.budget.tokens)
-    if faults:
-        raise UserError("\n".join(fault for _, fault in faults))
+    errors = algorithm_errors(sampler, pruner, spec.space, spec.base, spec.budget.tokens)
+    if errors:
+        raise UserError("\n".join(error for _, error in errors))
 
 
 def parse_sampler(text: str) -> SamplerSpec:

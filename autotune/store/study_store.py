@@ -68,7 +68,7 @@ def open_study(
             storage=storage,
             sampler=sampler,
             pruner=pruner,
-            directions=["minimize"] * objectives.count(spec.objective),
+            directions=["minimize"] * objectives.num_values(spec.objective),
             load_if_exists=True,
         )
         attributes = StudyAttributes(found)

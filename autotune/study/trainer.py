@@ -1,11 +1,13 @@
-"""A study names its trainer as "package.module:function"; this finds it and the type of its config.
+"""The trainer that a study names as "package.module:function", and the type of its config.
 
-The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first
-parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked. What else
-a module may have beside its trainer, by name: `counts(config, facts)` lets the planner predict cost and memory of any
-config (`Counter`), `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets
-these settings be rescaled for a full run (`promotion/horizon.py`), `generate_text` and `evaluate_weights` serve the
-commands that use a trained model (`Writer`, `Evaluator`).
+The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first parameter says
+what a config is: a pydantic model, a dataclass or a plain dict. Nothing else is required. Beside its trainer a module
+may have, by name:
+
+- `counts(config, facts)` lets the planner predict cost and memory of any config (`Counter`);
+- `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings be
+  rescaled for a full run (`promotion/horizon.py`);
+- `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol, get_args
 
 from pydantic import PydanticUserError, TypeAdapter
@@ -26,7 +29,7 @@ from autotune.study.errors import did_you_mean
 
 Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
 """What a setting is, as far as it depends on the length of a run."""
-RULES: tuple[str, ...] = get_args(Rule)
+_RULES: tuple[str, ...] = get_args(Rule)
 Report = Callable[[Mapping[str, float]], bool | int]
 """Takes an evaluation and answers what to do: see `TrainFunction`."""
 
@@ -38,10 +41,10 @@ class TrainFunction(Protocol):
         config: The resolved configuration, of the type that the function's annotation names.
         budget_tokens: Tokens to train on; the schedule must end there.
         report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
-            evaluation, and answers: False, stop at once; True, go on; a number of tokens, more than seen and less than
-            the budget, end there, brought to that end by the trainer's own schedule, with a last evaluation whose
-            `tokens_seen` is that number. It may come again, and a later one holds instead; a run that goes on from a
-            checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
+            evaluation, and answers what to do. False: stop at once. True: go on. A number of tokens, more than seen
+            and less than the budget: end there. The trainer's own schedule then brings the run to that end, with a last
+            evaluation whose `tokens_seen` is that number. A later number replaces an earlier one; a run that goes on
+            from a checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
 
     Returns:
         Facts about the run, JSON-able, or None.
@@ -138,7 +141,7 @@ class Trainer:
     evaluator: Evaluator | None = None
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Validates a config and returns it with every default filled in, nested and JSON-able.
+        """Validate a config and return it with every default filled in, nested and JSON-able.
 
         Raises:
             pydantic.ValidationError: If the trainer's config type refuses it.
@@ -147,16 +150,19 @@ class Trainer:
         return dict(completed)
 
     def counts(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, float] | None:
-        """Returns the counted work of a configuration, None if the trainer counts nothing."""
-        return None if self.counter is None else self.counter(self.config_type.validate_python(config), facts)
+        """Return the counted work of a configuration, None if the trainer counts nothing."""
+        if self.counter is None:
+            return None
+        return self.counter(self.config_type.validate_python(config), facts)
 
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
-        """Trains a configuration and returns the trainer's facts."""
-        return dict(self.function(self.config_type.validate_python(config), budget_tokens, report) or {})
+        """Train a configuration and return the trainer's facts."""
+        facts = self.function(self.config_type.validate_python(config), budget_tokens, report)
+        return dict(facts or {})
 
 
 def load_trainer(name: str) -> Trainer:
-    """Imports a trainer by name; the current folder counts as importable.
+    """Import a trainer by name; modules in the current folder can be imported.
 
     Args:
         name: "package.module:function".
@@ -167,36 +173,64 @@ def load_trainer(name: str) -> Trainer:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise UserError(f'trainer = "{name}": write it as "package.module:function"')
+
+    module = _import_module(name, module_name)
+    function = _function_of(name, module, function_name)
+    config_type = _config_type(name, function)
+
+    return Trainer(
+        name,
+        function,
+        config_type,
+        counter=_callable_of(module, "counts"),
+        length_rules=_length_rules(name, getattr(module, "length_rules", {})),
+        writer=_callable_of(module, "generate_text"),
+        evaluator=_callable_of(module, "evaluate_weights"),
+    )
+
+
+def _import_module(name: str, module_name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except Exception as error:
         why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f'trainer = "{name}": cannot import {module_name}: {why}; run from the folder it is in'
         ) from error
+
+
+def _function_of(name: str, module: ModuleType, function_name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if function is None:
-        nearest = did_you_mean(function_name, vars(module))
-        raise UserError(f'trainer = "{name}": {module_name} has no {function_name}{nearest}')
+        suggestion = did_you_mean(function_name, vars(module))
+        raise UserError(f'trainer = "{name}": {name.partition(":")[0]} has no {function_name}{suggestion}')
+
     if not callable(function):
         raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
-    rules = _length_rules(name, getattr(module, "length_rules", {}))
-    others = (getattr(module, other, None) for other in ("counts", "generate_text", "evaluate_weights"))
-    counter, writer, evaluator = (other if callable(other) else None for other in others)
-    return Trainer(name, function, _config_type(name, function), counter, rules, writer, evaluator)
+    checked: Callable[..., Any] = function
+    return checked
+
+
+def _callable_of(module: ModuleType, name: str) -> Any:
+    """Return what a module has under a name if it can be called, else None."""
+    value = getattr(module, name, None)
+    return value if callable(value) else None
 
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
     if not isinstance(rules, Mapping):
         raise UserError(f'trainer = "{name}": its length_rules are no mapping of dotted paths, but {rules!r}')
+
     for path, rule in rules.items():
-        if rule not in RULES:
+        if rule not in _RULES:
             raise UserError(
-                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(RULES)}'
+                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(_RULES)}'
             )
+
     return dict(rules)
 
 
@@ -210,4 +244,5 @@ def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
         # A name that is imported for type checkers alone, or a class that pydantic cannot read.
         why = str(error).splitlines()[0]
         raise UserError(f'trainer = "{name}": the type of its config cannot be used: {why}') from None
+
     raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')

@@ -98,7 +98,7 @@ def draw_cards(record: StudyRecord) -> list[Card]:
     study = StudyTables(record)
     idle = set() if record.attributes.full_run else {"full-run"}
     idle |= set() if promotion.found_in(record) else {"promotion"}
-    idle |= {"front"} if objectives.count(record.spec.objective) == 1 else set()
+    idle |= {"front"} if objectives.num_values(record.spec.objective) == 1 else set()
     wanted = {key: card for key, card in CARDS.items() if key not in idle}
     return [draw_card(key, title, partial(draw, study)) for key, (title, draw) in wanted.items()]
 

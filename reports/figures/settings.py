@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 from reports.attribution import COUNTS, TIE, WORSE, interval_words
 from reports.figures.losses import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, base_figure
 from reports.formats import label, plain, setting

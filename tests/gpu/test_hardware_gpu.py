@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from autotune.machine import doctor, hardware
-from autotune.machine.hardware import GpuMonitor, HardwareProfile
+from autotune.machine import doctor, hardware, nvml
+from autotune.machine.gpu_monitor import GpuMonitor
+from autotune.machine.hardware import HardwareProfile
 
 GIB = 2**30
 
-pytestmark = pytest.mark.skipif(not hardware.visible_devices(), reason="no NVIDIA GPU is visible")
+pytestmark = pytest.mark.skipif(not nvml.visible_devices(), reason="no NVIDIA GPU is visible")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_profile_is_plausible(full_profile: HardwareProfile) -> None:
     profile = full_profile
     assert profile.device == "cuda"
     assert profile.uuid.startswith(("GPU-", "MIG-"))
-    assert profile.count == len(hardware.visible_devices()) >= 1
+    assert profile.count == len(nvml.visible_devices()) >= 1
     assert GIB < profile.memory_bytes < 1000 * GIB
     assert profile.emulate == ""
     assert profile.power_limit_w > 0
@@ -59,7 +60,7 @@ def test_h100_speed(full_profile: HardwareProfile) -> None:
 
 
 def test_emulated_t4_is_capped() -> None:
-    gpu = hardware.visible_gpus()[0]
+    gpu = nvml.visible_gpus()[0]
     if gpu.memory_bytes < 15 * GIB:
         pytest.skip("needs 15 GiB")
     start_s = time.monotonic()
@@ -84,7 +85,7 @@ def test_profiling_makes_no_cuda_context_here() -> None:
 
 
 def test_monitor_samples() -> None:
-    with GpuMonitor(hardware.visible_devices()[0]) as monitor:
+    with GpuMonitor(nvml.visible_devices()[0]) as monitor:
         first = monitor.sample()
         time.sleep(0.5)
         second = monitor.sample()

@@ -13,7 +13,7 @@ from space_strategies import dimensions
 from autotune.core.records import TrialStatus
 from autotune.replay.simulation import Arm, Rows, simulate
 from autotune.replay.table import Row, Table
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 
 TOKENS = (250, 500, 1_000)

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 import study_builder
 
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 from autotune.store.study_store import StudyRecord
 from reports import analyses, tables
 from reports.figures import settings

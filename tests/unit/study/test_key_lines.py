@@ -1,4 +1,4 @@
-"""Where keys stand in a TOML text, and what is suggested for a slip."""
+"""The line of every key of a TOML text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from autotune.study.errors import did_you_mean, key_lines
+from autotune.study.key_lines import key_lines
 
 TEXT = '''\
 # name = "not a key"
@@ -72,13 +72,6 @@ def test_lines_by_hand() -> None:
 
 def test_nothing_in_nothing() -> None:
     assert key_lines("") == key_lines("# only = a comment\n\n") == {}
-
-
-def test_the_nearest_name_is_suggested_and_swapped_letters_come_first() -> None:
-    known = ["low", "high", "log", "step", "choices", "when"]
-    assert did_you_mean("lgo", known) == ', did you mean "log"?'
-    assert did_you_mean("choises", known) == ', did you mean "choices"?'
-    assert did_you_mean("zzz", known) == did_you_mean("low", []) == ""
 
 
 @pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
