@@ -226,6 +226,6 @@ class TrainConfig(_Section):
         return next(size for size in range(min(limit, self.batch_sequences), 0, -1) if self.batch_sequences % size == 0)
 
     @property
-    def tokens_per_step(self) -> int:
+    def batch_tokens(self) -> int:
         """Tokens of one optimizer step."""
         return self.batch_sequences * self.model.seq_len

@@ -39,7 +39,7 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
     # In fp32: one momentum for Muon, AdamW's two averages.
     learned_bytes = 4 * sum(muon.values()) + 8 * (weights - sum(muon.values()))
     return {
-        "step_tokens": config.tokens_per_step,
+        "step_tokens": config.batch_tokens,
         "passes": config.batch_sequences / config.pass_sequences,
         "pass_flops": float(flops_per_token(model)) * tokens,
         "weights": weights,

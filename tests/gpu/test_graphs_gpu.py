@@ -128,11 +128,11 @@ def test_memory_of_a_learner_let_go_comes_back():
     learner_cache.clear()
     before = torch.cuda.memory_reserved()
     for num_experts in (4, 8, 16):
-        learner_cache.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+        learner_cache.get_or_build(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
     learner_cache.clear()
     # What libraries keep for their streams stays; it does not grow with the number of learners.
     kept = torch.cuda.memory_reserved() - before
     for num_experts in (4, 8, 16):
-        learner_cache.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+        learner_cache.get_or_build(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
     learner_cache.clear()
     assert torch.cuda.memory_reserved() - before <= kept

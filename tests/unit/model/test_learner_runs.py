@@ -265,7 +265,7 @@ def empty_room():
 
 
 def resident(config, dtype=torch.float32):
-    return learner_cache.learner_for(config, VOCAB_SIZE, CPU, dtype)
+    return learner_cache.get_or_build(config, VOCAB_SIZE, CPU, dtype)
 
 
 @pytest.mark.usefixtures("empty_room")
