@@ -1,7 +1,5 @@
 """The one trainer, for trials and for the full run: config and budget in, points of the loss curve out."""
 
-from collections.abc import Callable, Mapping
-
 import torch
 
 from model import distributed, learner_cache
@@ -14,9 +12,7 @@ from model.inference.evaluate_text import evaluate_weights as evaluate_weights  
 from model.inference.generate import generate_text as generate_text  # part of the trainer's interface
 from model.ops import cpu
 from model.ops.precision import choose_device
-from model.training_run import TrainingRun
-
-Report = Callable[[Mapping[str, float]], bool | int]
+from model.training_run import Report, TrainingRun
 
 
 def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, object]:

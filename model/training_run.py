@@ -122,9 +122,7 @@ class TrainingRun:
         facts = self._facts(stopped=False)
         if self.ranks.rank:
             return facts
-        paths = write_outputs(
-            self.asked, self.learner, self.corpus, self.schedule.end_tokens, facts, self.points[-1]
-        )
+        paths = write_outputs(self.asked, self.learner, self.corpus, self.schedule.end_tokens, facts, self.points[-1])
         return facts | paths
 
     # --- reports and their answers ---

@@ -51,9 +51,7 @@ def write_outputs(
 
     if corpus.tokenizer_path is not None and corpus.eos_id is not None and output.sample_tokens:
         tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
-        text = sample_text(
-            learner.model, tokenizer, output.prompt, output.sample_tokens, corpus.eos_id, config.seed
-        )
+        text = sample_text(learner.model, tokenizer, output.prompt, output.sample_tokens, corpus.eos_id, config.seed)
         sample = Path(output.dir) / "sample.txt"
         sample.write_text(text + "\n", encoding="utf-8")
         paths["sample_path"] = str(sample)

@@ -27,7 +27,7 @@ def random_groups(count=3, seed=0):
 
 
 def muon_step(muon, lr=0.1, beta=0.9, weight_decay=0.0, factor=1.0, keep=1.0):
-    muon.step(*map(scalar, (lr, beta, weight_decay, factor, keep)))
+    muon.update(*map(scalar, (lr, beta, weight_decay, factor, keep)))
 
 
 def polar_factor(matrix):
@@ -179,7 +179,7 @@ def make(weights, **config):
 
 
 def step(optimizer, factor=1.0, keep=1.0):
-    optimizer.step(scalar(factor), scalar(keep))
+    optimizer.update(scalar(factor), scalar(keep))
 
 
 def copies(tensors):
