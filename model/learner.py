@@ -55,6 +55,7 @@ class Learner:
         self.grad_norm = torch.zeros((), device=device)
         self.grad_clip = torch.zeros((), device=device)
         self.num_accumulated = torch.zeros((), device=device)
+        self.pending = 0.0
         self.loss_coefs = {name: torch.zeros((), device=device) for name in ("aux_loss", "z_loss")}
         self.meters = {
             "loss": torch.zeros((), device=device),

@@ -61,6 +61,8 @@ class Batches:
         self._epoch = -1
         self._order: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._block = range(0)
+        self._tokens_BT = torch.empty(0, seq_len, dtype=torch.int32)
+        self._targets_BT = torch.empty(0, seq_len, dtype=torch.int32)
 
     def windows(self, start: int, count: int) -> list[int]:
         """Return the window numbers of `count` sequences, the first of which is number `start` of the run."""

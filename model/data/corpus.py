@@ -269,12 +269,10 @@ def _token_files(config: DataConfig) -> Documents:
     if len(files) != 1 + bool(config.val_path):
         raise CorpusError(f'data.path = "{config.path}" must name one file of token ids, not {len(files)}')
 
-    notices = []
+    notices: tuple[str, ...] = ()
     if not config.val_path and config.eos_id is None and not config.tokenizer:
-        notices.append(
-            f"no data.val_path and no data.eos_id: the last {config.val_frac:.0%} of the tokens are held out"
-        )
-    return Documents(lambda: iter(()), file_identity(files), tuple(notices))
+        notices = (f"no data.val_path and no data.eos_id: the last {config.val_frac:.0%} of the tokens are held out",)
+    return Documents(lambda: iter(()), file_identity(files), notices)
 
 
 def _token_paths(config: DataConfig) -> list[Path]:

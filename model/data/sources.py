@@ -215,7 +215,7 @@ def _stream_hub(config: DataConfig) -> Iterator[str]:
 
     num_bytes = 0
     try:
-        # Offline only a dataset in the local cache will do, which cannot be streamed.
+        # Without the network only a dataset in the local cache can be read, and not by streaming.
         streaming = not datasets.config.HF_HUB_OFFLINE
         rows = datasets.load_dataset(config.name, config.subset or None, split="train", streaming=streaming)
         for row in rows:

@@ -143,9 +143,9 @@ def test_a_resumed_run_stays_close(speeches, tmp_path):
 def test_a_trained_model_is_measured_as_it_was_and_writes(speeches, tmp_path, dtype):
     output = {"dir": str(tmp_path), "sample_tokens": 0}
     points, _ = run(config(speeches, system={"dtype": dtype}, output=output))
-    found = evaluate_weights(tmp_path)
-    assert found["loss"] == pytest.approx(points[-1]["val_loss"], rel=1e-6)
-    assert found["bits_per_byte"] == pytest.approx(points[-1]["val_bpb"], rel=1e-6)
+    results = evaluate_weights(tmp_path)
+    assert results["loss"] == pytest.approx(points[-1]["val_loss"], rel=1e-6)
+    assert results["bits_per_byte"] == pytest.approx(points[-1]["val_bpb"], rel=1e-6)
     pieces: list[str] = []
     generate_text(tmp_path, "My fellow", pieces.append, num_tokens=40)
     assert len("".join(pieces)) > 20

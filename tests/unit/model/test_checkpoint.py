@@ -14,18 +14,18 @@ def save(folder, micro_step, keep=3, identity="abc"):
 
 
 def newest(folder, identity="abc"):
-    found, notices = checkpoint.load_newest(folder, identity)
-    return (found.state["micro_step"] if found else None), notices
+    newest_one, notices = checkpoint.load_newest(folder, identity)
+    return (newest_one.state["micro_step"] if newest_one else None), notices
 
 
 def test_comes_back_bit_for_bit(tmp_path):
     save(tmp_path, 3)
-    found, notices = checkpoint.load_newest(tmp_path, "abc")
+    newest_one, notices = checkpoint.load_newest(tmp_path, "abc")
     assert notices == []
-    assert torch.equal(found.tensors["w"], torch.arange(6.0).view(2, 3) + 3)
-    assert found.tensors["n"].dtype == torch.int32
-    assert found.tensors["n"].shape == ()
-    assert found.state == STATE
+    assert torch.equal(newest_one.tensors["w"], torch.arange(6.0).view(2, 3) + 3)
+    assert newest_one.tensors["n"].dtype == torch.int32
+    assert newest_one.tensors["n"].shape == ()
+    assert newest_one.state == STATE
 
 
 def test_keeps_the_newest_of_its_own_identity(tmp_path):

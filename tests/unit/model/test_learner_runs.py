@@ -3,56 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from small_model import VOCAB_SIZE, random_tokens, small_config
+from learner_runs import CPU, assert_same, config_of, go_on, make, passes, state_of
+from small_model import VOCAB_SIZE
 
-from model import learner_cache
 from model.learner import Learner
 
-CPU = torch.device("cpu")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-
-
-def config_of(seed=0, **sections):
-    """Everything on that a run can carry over: dropout, decay, clipping, router losses, accumulation."""
-    defaults = {
-        "model": {"init_std": 0.2, "dropout": 0.1},
-        "optim": {"weight_decay": 0.1, "grad_accum_steps": 3},
-    }
-    merged = {name: defaults.get(name, {}) | sections.get(name, {}) for name in defaults | sections}
-    return small_config(**merged).model_copy(update={"seed": seed})
-
-
-def make(config, dtype=torch.float32):
-    return Learner(config, VOCAB_SIZE, CPU, dtype)
-
-
-def passes(count, size=4, seed=1):
-    tokens = random_tokens(count * size, 17, seed).int()
-    return [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in tokens.split(size)]
-
-
-def go_on(one, parts, first=0):
-    """Train on passes, updating after every third; return each update's gradient norm."""
-    norms = []
-    for number, part in enumerate(parts, first):
-        one.accumulate(*part)
-        if one.pending == 3:
-            one.update(1.0 / (1 + number))
-            norms.append(one.grad_norm.item())
-    return norms
-
-
-def state_of(one):
-    """Everything a run can be told apart by, copied."""
-    state = {f"{part}.{name}": value for part, named in one.state_tensors().items() for name, value in named.items()}
-    state |= {f"parameter.{name}": parameter.detach() for name, parameter in one.model.named_parameters()}
-    return {name: value.clone() for name, value in state.items()}
-
-
-def assert_same(state, expected):
-    assert state.keys() == expected.keys()
-    for name, value in state.items():
-        assert torch.equal(value, expected[name]), name
 
 
 def objective(one, tokens, targets):
@@ -255,37 +211,3 @@ def test_equal_batches_in_equal_passes_share_a_key():
         for steps, system in ((1, {}), (3, {}), (2, {"micro_batch_size": 8, "max_pass_sequences": 4}))
     }
     assert len(keys) == 1
-
-
-@pytest.fixture
-def empty_room():
-    learner_cache.clear()
-    yield
-    learner_cache.clear()
-
-
-def resident(config, dtype=torch.float32):
-    return learner_cache.get_or_build(config, VOCAB_SIZE, CPU, dtype)
-
-
-@pytest.mark.usefixtures("empty_room")
-def test_residents_learn_what_fresh_learners_learn():
-    configs = [config_of(), config_of(seed=3), config_of(model={"top_k": 1}), config_of(optim={"muon_lr": 0.1})]
-    for config in (*configs, *configs):
-        one = resident(config)
-        norms = go_on(one, passes(7))  # ends in mid-accumulation
-        state = state_of(one)
-        fresh = make(config)
-        assert go_on(fresh, passes(7)) == norms
-        assert_same(state_of(fresh), state)
-
-
-@pytest.mark.usefixtures("empty_room")
-def test_the_same_key_is_served_by_the_same_learner_until_the_room_is_cleared():
-    first = resident(config_of())
-    assert resident(config_of(seed=1, optim={"muon_lr": 0.1})) is first
-    assert resident(config_of(), torch.float16) is not first
-    again = resident(config_of(model={"top_k": 1}))
-    assert again is not first
-    learner_cache.clear()
-    assert resident(config_of(model={"top_k": 1})) is not again

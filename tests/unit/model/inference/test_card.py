@@ -80,8 +80,8 @@ def test_what_is_not_known_is_said(tmp_path):
 
 def test_results_hold_the_numbers_and_every_setting(tmp_path):
     written(tmp_path, optim={"muon_lr": 0.0125})
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert found["evaluation"]["loss"] == 2.0
-    assert found["evaluation"]["tokens"] == 4096
-    assert found["training"]["tokens"] == 125_000
-    assert found["config"] == small_config(optim={"muon_lr": 0.0125}).model_dump(mode="json")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["evaluation"]["loss"] == 2.0
+    assert results["evaluation"]["tokens"] == 4096
+    assert results["training"]["tokens"] == 125_000
+    assert results["config"] == small_config(optim={"muon_lr": 0.0125}).model_dump(mode="json")
