@@ -20,7 +20,7 @@ from model.optim import MuonAdamW
 from model.transformer import Transformer
 from model.weights import MasterWeights
 
-StateTensors = dict[str, Mapping[str, Tensor]]
+_StateTensors = dict[str, Mapping[str, Tensor]]
 
 
 class Learner:
@@ -264,7 +264,7 @@ class Learner:
             return torch.cuda.max_memory_allocated(self.device)
         return int(psutil.Process().memory_info().rss)
 
-    def state_tensors(self) -> StateTensors:
+    def state_tensors(self) -> _StateTensors:
         """Return every tensor that a resumed run needs, in named parts (not copies)."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
@@ -279,7 +279,7 @@ class Learner:
         }
 
     @torch.no_grad()
-    def load_state_tensors(self, parts: StateTensors, pending: float) -> None:
+    def load_state_tensors(self, parts: _StateTensors, pending: float) -> None:
         """Copy what `state_tensors` returned into this learner.
 
         Args:

@@ -8,6 +8,7 @@ def reported(grid, pass_sequences, end_tokens):
     points = []
     sequences = 0
     num_sequences = -(-end_tokens // grid.seq_len)
+
     while sequences < num_sequences:
         sequences = min(sequences + pass_sequences, num_sequences)
         points += [(tokens, sequences) for tokens in grid.due(sequences, end_tokens, len(points))]
@@ -33,8 +34,10 @@ def test_the_grid_does_not_depend_on_passes_and_the_last_point_waits_for_the_end
     grid = EvaluationGrid(budget_tokens, num_evals=7, seq_len=10, pass_sequences=pass_sequences)
     points = reported(grid, pass_sequences, budget_tokens)
     expected = {budget_tokens * number // 7 for number in range(1, 8)} - {0}
+
     assert [tokens for tokens, _ in points] == sorted(expected)
     assert points[-1] == (budget_tokens, -(-budget_tokens // 10))
+
     last_pass_start = (points[-1][1] - 1) // pass_sequences * pass_sequences
     assert all(sequences <= last_pass_start for tokens, sequences in points if tokens < last_pass_start * 10)
 

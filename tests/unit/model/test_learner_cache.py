@@ -35,8 +35,10 @@ def test_the_same_key_is_served_by_the_same_learner_until_the_cache_is_cleared()
     first = cached(config_of())
     assert cached(config_of(seed=1, optim={"muon_lr": 0.1})) is first
     assert cached(config_of(), torch.float16) is not first
+
     again = cached(config_of(model={"top_k": 1}))
     assert again is not first
+
     learner_cache.clear()
     assert cached(config_of(model={"top_k": 1})) is not again
 
@@ -56,6 +58,7 @@ def test_out_of_memory_drops_the_others_and_builds_again(monkeypatch):
     monkeypatch.setattr(learner_cache, "Learner", Crowded)
     monkeypatch.setattr(learner_cache, "_make_room", lambda device, keep_others: None)
     cached(config_of(model={"top_k": 1}))
+
     assert attempts == [1, 0]
     assert cached(config_of()) is not other
 

@@ -55,11 +55,14 @@ def test_without_a_folder_nothing_is_ever_due():
 def test_a_checkpoint_is_due_at_each_multiple_of_the_tokens(tmp_path):
     learner = Learner(small_config(), VOCAB_SIZE, CPU, torch.float32)
     kept = checkpoints(str(tmp_path), checkpoint_every_tokens=100)
+
     assert not kept.due(99)
     assert kept.due(100)
+
     kept.save(learner, 15, 120, {})
     assert not kept.due(199)
     assert kept.due(200)
+
     kept.resumed_at(230)
     assert not kept.due(299)
     assert kept.due(300)
@@ -82,6 +85,7 @@ def test_a_learner_comes_back_with_its_state(tmp_path):
     assert notices == []
     assert state == {"points": [{"val_loss": 0.1}], "pending": 1.0}
     assert loaded.pending == saved.pending
+
     for part, named in saved.state_tensors().items():
         for name, tensor in named.items():
             assert torch.equal(loaded.state_tensors()[part][name], tensor), name

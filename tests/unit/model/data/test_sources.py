@@ -36,9 +36,12 @@ def test_an_edited_or_replaced_file_has_another_identity(tmp_path):
     write(tmp_path, "a.txt")
     path = tmp_path / "a.txt"
     before = file_identity([path])
+
     assert file_identity([path]) == before
+
     stat = path.stat()
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
     assert file_identity([path]) != before
 
 
@@ -49,8 +52,10 @@ def test_a_long_file_is_cut_at_blank_lines_unless_that_is_not_wanted(tmp_path):
 
     cut = open_documents(config)
     texts = list(cut.read())
+
     assert "cut at blank lines" in cut.notices[0]
     assert "\n\n".join(texts) == "\n\n".join(paragraphs)
+
     sizes = [len(text) for text in texts[:-1]]
     assert 10 < len(texts) < 30
     assert min(sizes) >= 50_000 // 20

@@ -28,10 +28,12 @@ def test_ids_are_split_at_the_ends_of_documents():
     documents = [[number + 1] * (number + 3) + [0] for number in range(20)]
     ids = np.concatenate(documents).astype(np.uint16)
     train, val = split_ids(ids, 0.3, eos_id=0)
+
     for split in (train, val):
         assert split[-1] == 0
         for piece in np.split(split, np.flatnonzero(split == 0) + 1)[:-1]:
             assert piece.tolist() in documents
+
     assert sorted([*train, *val]) == sorted(ids)
 
 
@@ -53,6 +55,7 @@ def test_both_kinds_of_files_are_mapped(tmp_path):
     ids = np.array([5, 70_000], dtype=np.uint32)
     ids.tofile(tmp_path / "ids.bin")
     np.save(tmp_path / "ids.npy", ids)
+
     for path in (tmp_path / "ids.bin", tmp_path / "ids.npy"):
         mapped = open_ids(path, "uint32")
         assert isinstance(mapped, np.memmap)

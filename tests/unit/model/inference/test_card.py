@@ -33,6 +33,7 @@ def written(folder, point=POINT, **sections):
 def test_the_hub_reads_the_metadata(tmp_path):
     written(tmp_path, data={"source": "hub", "name": "owner/texts", "max_tokens": 100})
     metadata = ModelCard.load(tmp_path / "README.md").data
+
     assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "text-generation")
     assert metadata.license is None  # the owner's to choose
     assert metadata.datasets == ["owner/texts"]
@@ -68,6 +69,7 @@ def test_people_read_what_it_is_how_it_was_trained_and_what_it_cannot(tmp_path):
         *(f"- {line}\n" for line in lines),
     ):
         assert fact in text, fact
+
     assert "/home/someone" not in text
 
 

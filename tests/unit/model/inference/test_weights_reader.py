@@ -45,10 +45,12 @@ def test_nothing_there_is_said_apart_from_nothing_trained(tmp_path):
 def test_an_export_without_results_is_its_weights_and_their_shape(tmp_path):
     model, _ = exported(tmp_path)
     trained = read_weights(tmp_path)
+
     assert trained.config.model.d_model == model.config.d_model
     assert trained.config.optim == TrainConfig().optim
     assert (trained.vocab_size, trained.eos_id, trained.tokenizer_path) == (128, 0, None)
     assert (trained.device, trained.data_hash, trained.evaluation) == ("", "", {})
+
     for name, weight in model.named_parameters():
         assert torch.equal(trained.weights[name], weight), name
 
