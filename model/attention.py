@@ -59,7 +59,13 @@ def rotary_tables(num_positions: int, head_dim: int, theta: float) -> tuple[Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + C/2) of the last dimension by its position's angle; the tables broadcast."""
+    """Return `x` with each pair (i, i + C/2) of its last dimension turned by its position's angle.
+
+    Args:
+        x: [..., T, C], any float dtype.
+        cos: Cosines, of a shape that broadcasts to that of `x`.
+        sin: Sines, likewise.
+    """
     if cpu.available(x):
         return cpu.rotate(x, cos, sin)
 

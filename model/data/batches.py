@@ -15,7 +15,7 @@ BLOCK_TOKENS = 2**20
 
 
 def num_windows(num_tokens: int, seq_len: int) -> int:
-    """Return how many non-overlapping windows of `seq_len` inputs (and one more target) the tokens hold."""
+    """Return how many non-overlapping windows of `seq_len` inputs (and one last target) the tokens fill."""
     return max(0, (num_tokens - 1) // seq_len)
 
 

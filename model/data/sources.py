@@ -41,11 +41,14 @@ class Documents:
 
 
 def open_documents(config: DataConfig, cut: bool = True) -> Documents:
-    """Find the documents of a text source; reading starts when `read` is called.
+    """Find the documents of a text source.
 
     Args:
         config: Says which source.
         cut: Whether to cut a single text file into documents, so that some of them can be held out.
+
+    Returns:
+        The documents, none of which has been read yet.
 
     Raises:
         CorpusError: There are no files, or the source holds token ids.

@@ -107,6 +107,9 @@ def open_ids(path: Path, dtype: str) -> Ids:
         path: A .npy file, or a file of nothing but ids of `dtype`.
         dtype: "uint16" or "uint32"; a .npy file has its own.
 
+    Returns:
+        The ids, one dimension, read-only and not loaded.
+
     Raises:
         CorpusError: It is empty, or does not hold flat uint16 or uint32 ids.
     """

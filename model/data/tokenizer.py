@@ -55,6 +55,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     Args:
         name: A tokenizer.json, the folder that it is in, or a tokenizer's name on the hub.
 
+    Returns:
+        The tokenizer, as the `tokenizers` library has it.
+
     Raises:
         CorpusError: There is none, or it cannot be read.
     """

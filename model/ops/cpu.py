@@ -87,7 +87,7 @@ class _Norm(torch.autograd.Function):
 
 
 def norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-    """Return the RMS norm over the last dimension times the gain, in the shape of x."""
+    """Return the RMS norm of x, [..., D], over its last dimension, times the gain; eps is added to the mean square."""
     out: Tensor = _Norm.apply(x, gain_D, eps)
     return out
 
@@ -112,7 +112,13 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (i, i + C/2) of the last dimension by its position's angle; the tables broadcast."""
+    """Return `x` with each pair (i, i + C/2) of its last dimension turned by its position's angle.
+
+    Args:
+        x: [..., T, C].
+        cos: Cosines, of a shape that broadcasts to that of `x`.
+        sin: Sines, likewise.
+    """
     out: Tensor = _Rotate.apply(x, cos, sin)
     return out
 
