@@ -1,4 +1,4 @@
-"""Each launcher of model/kernels.py by itself: ragged sizes, other block sizes, and what is added in place."""
+"""Each launcher of model/ops/kernels.py by itself: ragged sizes, other block sizes, and what is added in place."""
 
 import pytest
 import torch
