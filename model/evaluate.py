@@ -17,7 +17,13 @@ from model.data.batches import to_device
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Cross-entropy (nats per token), accuracy (0 to 1) and how many tokens were predicted."""
+    """The mean over all predicted tokens.
+
+    Args:
+        val_loss: Cross-entropy in nats per token.
+        val_accuracy: Share of tokens whose most likely prediction was right, 0 to 1.
+        num_tokens: How many tokens were predicted.
+    """
 
     val_loss: float
     val_accuracy: float
@@ -26,19 +32,25 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """Exponential of the loss; infinite where that overflows."""
-        return math.exp(self.val_loss) if self.val_loss < 700 else math.inf
+        if self.val_loss >= 700:
+            return math.inf
+        return math.exp(self.val_loss)
 
     def bits_per_byte(self, bytes_per_token: float) -> float:
-        """Return the loss in bits per byte of text, which compares models with different tokenizers."""
+        """Return the loss in bits per byte of text, by which models with different tokenizers compare.
+
+        Args:
+            bytes_per_token: Mean bytes of text of the predicted tokens, above 0.
+        """
         return self.val_loss / (math.log(2) * bytes_per_token)
 
 
-Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @torch.no_grad()
 def evaluate(
-    score: Score,
+    score: _Score,
     ids: npt.NDArray[np.unsignedinteger],
     starts: npt.NDArray[np.int64],
     seq_len: int,
@@ -48,21 +60,20 @@ def evaluate(
     """Score a model on windows of `ids`.
 
     Args:
-        score: Takes inputs and targets, [windows, seq_len], and returns the summed cross-entropy and the number
-            of right predictions; router losses take no part, and dropout is off.
+        score: Takes inputs and targets, both [B, T], and returns two scalars: the summed cross-entropy (nats), without
+            router losses and dropout, and the number of right predictions.
         ids: Held-out token ids.
         starts: Positions of the windows' first tokens.
         seq_len: Tokens per window.
         windows_per_batch: Windows per call of `score`.
-        device: Where the tokens are wanted.
-
-    Returns:
-        The mean over all predicted tokens.
+        device: The device that `score` wants the tokens on.
     """
     sums = torch.zeros(2, device=device, dtype=torch.float64)
     tokens_BT, targets_BT = to_device(ids, starts, seq_len, device)
+
     for batch in zip(tokens_BT.split(windows_per_batch), targets_BT.split(windows_per_batch), strict=True):
         sums += torch.stack(score(*batch))
+
     num_tokens = len(starts) * seq_len
     loss, correct = (sums / num_tokens).tolist()
     return Evaluation(loss, correct, num_tokens)

@@ -1,6 +1,8 @@
-"""Model, fp32 weights, optimizers and loss scale together: gradients in, updated weights out, no waiting.
+"""Model, fp32 weights, optimizers and loss scale together: passes add gradients, updates change weights.
 
-Shape suffixes: B sequences of a pass, T seq_len, D d_model, L layers, E experts.
+Nothing here waits for the device.
+
+Shape suffixes: B sequences of a pass, T seq_len, N tokens (B x T), D d_model, V vocabulary, L layers, E experts.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,15 +20,15 @@ from model.optim import MuonAdamW
 from model.transformer import Transformer
 from model.weights import MasterWeights
 
-StateTensors = dict[str, Mapping[str, Tensor]]
+_StateTensors = dict[str, Mapping[str, Tensor]]
 
 
 class Learner:
-    """What learns, on buffers that outlive a run: `start` makes it a new run of another configuration.
+    """A model and what trains it, on buffers that outlive a run: `start` begins a run of another configuration.
 
-    Its sums since the last report (`meters`) stay on the device until someone reads them. Where the device
-    allows it, a pass, an update and an evaluation batch are captured once as CUDA graphs and replayed;
-    learning rates, dropout, weight decay, router losses and seeds are tensors or state that a graph reads anew.
+    Sums since the last report (`meters`) stay on the device until someone reads them. Where the device allows it, a
+    pass, an update and an evaluation batch are captured once as CUDA graphs and replayed; learning rates, dropout,
+    weight decay, router losses and seeds are tensors or state that a graph reads at every replay.
 
     Args:
         config: The whole configuration.
@@ -36,31 +38,36 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.config, self.device = config, device
+        self.config = config
+        self.device = device
         before_bytes = _allocated_bytes(device)
         with device:
             self.model = Transformer(config.model, vocab_size, config.system.flash_attention)
         self.weights = MasterWeights(self.model, dtype)
+
         # Newton-Schulz takes half precision where the hardware is fast at it: fp16, whose digits it needs more
         # than bf16's range, since every matrix is normalised first.
         is_half = device.type == "cuda" and dtype != torch.float32
         muon_dtype = torch.float16 if is_half else torch.float32
         self.optimizer = MuonAdamW(self.weights.groups, config.optim, muon_dtype)
         self.loss_scale = LossScale(device, dynamic=dtype == torch.float16)
-        shape, scalar = config.model, torch.zeros((), device=device)
-        self.grad_norm, self.num_accumulated = scalar.clone(), scalar.clone()
-        self.loss_coefs = {"aux_loss": scalar.clone(), "z_loss": scalar.clone()}
-        self.grad_clip = scalar.clone()
+
+        self.grad_norm = torch.zeros((), device=device)
+        self.grad_clip = torch.zeros((), device=device)
+        self.num_accumulated = torch.zeros((), device=device)
+        self.pending = 0.0
+        self.loss_coefs = {name: torch.zeros((), device=device) for name in ("aux_loss", "z_loss")}
         self.meters = {
-            "loss": scalar.clone(),
-            "aux_loss": scalar.clone(),
-            "load_LE": torch.zeros(shape.num_layers, shape.num_experts, device=device),
+            "loss": torch.zeros((), device=device),
+            "aux_loss": torch.zeros((), device=device),
+            "load_LE": torch.zeros(config.model.num_layers, config.model.num_experts, device=device),
         }
         self._always = torch.ones((), device=device)
+        self._static_bytes = _allocated_bytes(device) - before_bytes
+
         self._accumulate: Callable[[Tensor, Tensor], object] = self._pass
         self._update: Callable[[], object] = self._optimizer_step
         self._score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = self._evaluate
-        self.static_bytes = _allocated_bytes(device) - before_bytes
         self._recorded_bytes = 0
         if config.system.cuda_graphs and graphs.can_capture(device, dtype):
             self._recorded_bytes = self._capture()
@@ -68,7 +75,14 @@ class Learner:
 
     @staticmethod
     def key(config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype) -> str:
-        """Name what is fixed when a learner is made; configurations of one key can share one by `start`."""
+        """Return a name for what is fixed when a learner is made; configurations of one key can share it by `start`.
+
+        Args:
+            config: The whole configuration.
+            vocab_size: Tokens of the tokenizer.
+            device: Where to compute.
+            dtype: Number format of forward and backward passes.
+        """
         free_optim = {"muon_lr", "adamw_lr", "muon_momentum", "weight_decay", "grad_clip", "grad_accum_steps"}
         free_optim |= {"schedule", "warmup_frac", "decay_frac", "final_lr_frac"}
         free_model = {"dropout", "aux_loss_coef", "z_loss_coef", "init_std"}
@@ -77,13 +91,14 @@ class Learner:
             config.optim.model_dump_json(exclude=free_optim),
             config.system.model_dump_json(exclude={"micro_batch_size", "max_pass_sequences"}),
         ]
+        # Whether there is any of these decides which operations are recorded.
         switches = (config.model.dropout > 0, config.optim.weight_decay > 0, config.optim.grad_clip > 0)
         return str((*parts, switches, config.pass_sequences, vocab_size, device, dtype))
 
     def start(self, config: TrainConfig) -> None:
         """Begin a run: new weights, no state, and this configuration's settings.
 
-        Seeds torch's global generator, from which dropout draws.
+        It also seeds torch's global generator, from which dropout draws.
 
         Args:
             config: One of the same `key`.
@@ -92,22 +107,25 @@ class Learner:
         self.model.config = config.model
         self.model.train()
         self.model.drop.fill_(config.model.dropout)
+
         generator = torch.Generator(self.device).manual_seed(stream_seed(config.seed, "init"))
         self.model.init_weights(generator, self.weights.weights)
         self.weights.publish()
         self.weights.clear_gradients()
+
         self.optimizer.configure(config.optim)
         self.loss_scale.reset()
         self.loss_coefs["aux_loss"].fill_(config.model.aux_loss_coef)
         self.loss_coefs["z_loss"].fill_(config.model.z_loss_coef)
         self.grad_clip.fill_(config.optim.grad_clip)
+
         self.grad_norm.zero_()
         self.pending = 0.0
         self.clear_meters()
         torch.manual_seed(stream_seed(config.seed, "dropout"))
 
     def clear_meters(self) -> None:
-        """Start new sums."""
+        """Set the sums since the last report to zero."""
         for meter in self.meters.values():
             meter.zero_()
 
@@ -115,18 +133,24 @@ class Learner:
         """Add one pass's gradients to those accumulated; each sequence counts the same.
 
         Args:
-            tokens_BT: Inputs, integers.
-            targets_BT: Next tokens.
+            tokens_BT: Inputs, integers; at most `pass_sequences` sequences.
+            targets_BT: Next tokens, integers.
         """
         share = len(tokens_BT) / self.config.pass_sequences
         self.pending += share
+
         if share == 1:
             self._accumulate(tokens_BT, targets_BT)
-        else:  # the last pass of a run may be smaller than those that were captured
+        else:
+            # The last pass of a run may be smaller than those that were captured.
             self._pass(tokens_BT, targets_BT, share)
 
     def leave_out(self, num_sequences: int) -> None:
-        """Count a pass of this batch whose gradients come from elsewhere before the update."""
+        """Count a pass of this batch whose gradients another process adds before the update.
+
+        Args:
+            num_sequences: Sequences of the pass.
+        """
         self.pending += num_sequences / self.config.pass_sequences
 
     def update(self, lr_factor: float) -> None:
@@ -140,7 +164,9 @@ class Learner:
         """
         if not self.pending:
             raise ValueError("nothing was accumulated since the last update; call accumulate first")
-        optim, scalars = self.config.optim, self.optimizer.scalars
+
+        optim = self.config.optim
+        scalars = self.optimizer.scalars
         scalars["muon_lr"].fill_(optim.muon_lr * lr_factor)
         scalars["adamw_lr"].fill_(optim.adamw_lr * lr_factor)
         self.num_accumulated.fill_(self.pending)
@@ -148,24 +174,40 @@ class Learner:
         self.pending = 0.0
 
     def score(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed cross-entropy and the number of right predictions; the model is in `eval` mode."""
-        full = len(tokens_BT) == self.config.pass_sequences
-        return (self._score if full else self._evaluate)(tokens_BT, targets_BT)
+        """Return the summed cross-entropy (nats) and the number of right predictions, two fp64 scalars.
+
+        The caller has put the model into `eval` mode.
+
+        Args:
+            tokens_BT: Inputs, integers.
+            targets_BT: Next tokens, integers.
+        """
+        if len(tokens_BT) == self.config.pass_sequences:
+            return self._score(tokens_BT, targets_BT)
+        return self._evaluate(tokens_BT, targets_BT)
 
     def _pass(self, tokens_BT: Tensor, targets_BT: Tensor, share: float = 1.0) -> None:
-        model, scale = self.model, self.loss_scale.scale * share
-        head_VD, head_grad_VD = model.embed_tokens.weight, self.weights.grads["embed_tokens.weight"]
+        """Run one forward and backward pass, weighted with its share of a whole pass."""
+        model = self.model
+        scale = self.loss_scale.scale * share
+        head_VD = model.embed_tokens.weight
+        head_grad_VD = self.weights.grads["embed_tokens.weight"]
+
         # The tied embedding's two gradients, as table and as head, go straight into its fp32 sum.
         embedded_BTD = torch.nn.functional.embedding(tokens_BT, head_VD.detach()).requires_grad_()
         x_BTD, stats = model.hidden(embedded_BTD)
+
         x_ND = x_BTD.detach().flatten(0, 1)
         loss, grad_ND = loss_and_gradients(x_ND, head_VD.detach(), targets_BT.flatten(), scale, head_grad_VD)
+
         coefs = [self.loss_coefs[name] * scale for name in ("aux_loss", "z_loss")]
         torch.autograd.backward((x_BTD, stats.aux_loss, stats.z_loss), (grad_ND.view_as(x_BTD), *coefs))
         graphs.beside.join()
+
         assert embedded_BTD.grad is not None
         head_grad_VD.index_add_(0, tokens_BT.flatten(), embedded_BTD.grad.flatten(0, 1).float())
         self.weights.collect()
+
         self.meters["loss"] += loss * share
         self.meters["aux_loss"] += stats.aux_loss.detach() * (share / len(model.layers))
         self.meters["load_LE"] += stats.load_LE
@@ -176,8 +218,10 @@ class Learner:
         self.grad_norm.copy_(torch.nn.utils.get_total_norm(gradients) * factor)
         if self.config.optim.grad_clip:
             factor = factor * (self.grad_clip / self.grad_norm).clamp(max=1.0)
+
         finite = self.loss_scale.finite(self.grad_norm)
-        self.optimizer.step(factor, self._always if finite is None else finite)
+        keep = self._always if finite is None else finite
+        self.optimizer.update(factor, keep)
         self.loss_scale.update(finite)
         self.weights.clear_gradients()
 
@@ -187,10 +231,10 @@ class Learner:
         return count_losses(x_BTD.flatten(0, 1), self.model.embed_tokens.weight, targets_BT.flatten())
 
     def _capture(self) -> int:
-        """Record the three steps on random tokens; `start` puts right what that does to the weights.
+        """Record pass, update and evaluation on random tokens; a later `start` undoes what that does to the weights.
 
         Returns:
-            Bytes at the peak beyond what was there before. Replays use memory that the allocator counts only
+            Bytes at the peak beyond what was allocated before. Replays use memory that the allocator counts only
             while it records.
         """
         shape = (self.config.pass_sequences, self.config.model.seq_len)
@@ -198,27 +242,30 @@ class Learner:
         example = torch.randint(vocabulary, shape, dtype=torch.int32, device=self.device)
         self.start(self.config)
         self.num_accumulated.fill_(1.0)
+
         torch.cuda.reset_peak_memory_stats(self.device)
         before_bytes = torch.cuda.memory_allocated(self.device)
-        pool = torch.cuda.graph_pool_handle()  # one, since no two of them are at work at a time
+        pool = torch.cuda.graph_pool_handle()  # one is enough, since no two of the graphs run at a time
         self._accumulate = graphs.capture(self._pass, example, example, pool=pool)
         self._update = graphs.capture(self._optimizer_step, pool=pool)
+
         self.model.eval()
         self._score = graphs.capture(self._evaluate, example, example, pool=pool)
         self.model.train()
+
         return torch.cuda.max_memory_allocated(self.device) - before_bytes
 
     @property
     def peak_bytes(self) -> int:
-        """Peak of memory that this learner takes; on a CPU, of the process."""
+        """Peak memory of this learner; on a CPU, the memory of the process now."""
         if self._recorded_bytes:
-            return self.static_bytes + self._recorded_bytes
+            return self._static_bytes + self._recorded_bytes
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return int(psutil.Process().memory_info().rss)
 
-    def state_tensors(self) -> StateTensors:
-        """Return every tensor that learning goes on from, in named parts (not copies)."""
+    def state_tensors(self) -> _StateTensors:
+        """Return every tensor that a resumed run needs, in named parts (not copies)."""
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -232,8 +279,8 @@ class Learner:
         }
 
     @torch.no_grad()
-    def load_state_tensors(self, parts: StateTensors, pending: float) -> None:
-        """Take over what `state_tensors` returned.
+    def load_state_tensors(self, parts: _StateTensors, pending: float) -> None:
+        """Copy what `state_tensors` returned into this learner.
 
         Args:
             parts: Tensors of any device.
@@ -241,11 +288,13 @@ class Learner:
         """
         self.weights.clear_gradients()
         self.pending = pending
-        targets = self.state_tensors() | {"grad": self.weights.grads if pending else {}}
+
+        targets = self.state_tensors()
         for part in ("weight", "grad", "loss_scale", "meter"):
             for name, tensor in targets[part].items():
                 tensor.copy_(parts[part][name])
         self.weights.publish()
+
         self.optimizer.load_state_tensors(parts["optimizer"])
         torch.set_rng_state(parts["rng"]["cpu"])
         if self.device.type == "cuda":
@@ -257,6 +306,12 @@ def _allocated_bytes(device: torch.device) -> int:
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """Return independent seeds for "init", "order" and "dropout" from one seed."""
+    """Return the seed of one of a run's independent random streams.
+
+    Args:
+        seed: The run's seed.
+        stream: "init", "order" or "dropout".
+    """
     number = ("init", "order", "dropout").index(stream)
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    (state,) = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+    return int(state >> np.uint64(1))

@@ -45,6 +45,7 @@ def test_profile_is_plausible(full_profile: HardwareProfile) -> None:
 def test_half_precision_is_faster_than_full(full_profile: HardwareProfile) -> None:
     flops = full_profile.matmul_flops
     is_new = float(full_profile.capability) >= 8.0
+
     assert set(flops) == ({"fp32", "fp16", "bf16"} if is_new else {"fp32", "fp16"})
     assert full_profile.dtype == ("bf16" if is_new else "fp16")
     assert full_profile.flash_attention is is_new
@@ -65,6 +66,7 @@ def test_emulated_t4_is_capped() -> None:
         pytest.skip("needs 15 GiB")
     start_s = time.monotonic()
     profile = hardware.profile("t4", quick=True)
+
     assert time.monotonic() - start_s < 60
     assert profile.memory_bytes <= 15 * GIB
     assert (profile.dtype, profile.flash_attention, profile.emulate) == ("fp16", False, "t4")
@@ -89,6 +91,7 @@ def test_monitor_samples() -> None:
         first = monitor.sample()
         time.sleep(0.5)
         second = monitor.sample()
+
     assert first is not None, monitor.reason
     assert second is not None, monitor.reason
     assert second.time > first.time
@@ -96,6 +99,7 @@ def test_monitor_samples() -> None:
     assert 10 < first.temperature_c < 110
     assert first.power_w is None or 5 < first.power_w < 2000
     assert first.utilization_frac is None or 0 <= first.utilization_frac <= 1
+
     if first.energy_j is not None and second.energy_j is not None:
         assert 0 <= second.energy_j - first.energy_j < 2000
     assert not [reason for reason in first.throttle_reasons if reason.startswith("unknown")]

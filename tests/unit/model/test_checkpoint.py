@@ -14,24 +14,26 @@ def save(folder, micro_step, keep=3, identity="abc"):
 
 
 def newest(folder, identity="abc"):
-    found, notices = checkpoint.load_newest(folder, identity)
-    return (found.state["micro_step"] if found else None), notices
+    newest_one, notices = checkpoint.load_newest(folder, identity)
+    return (newest_one.state["micro_step"] if newest_one else None), notices
 
 
 def test_comes_back_bit_for_bit(tmp_path):
     save(tmp_path, 3)
-    found, notices = checkpoint.load_newest(tmp_path, "abc")
+    newest_one, notices = checkpoint.load_newest(tmp_path, "abc")
+
     assert notices == []
-    assert torch.equal(found.tensors["w"], torch.arange(6.0).view(2, 3) + 3)
-    assert found.tensors["n"].dtype == torch.int32
-    assert found.tensors["n"].shape == ()
-    assert found.state == STATE
+    assert torch.equal(newest_one.tensors["w"], torch.arange(6.0).view(2, 3) + 3)
+    assert newest_one.tensors["n"].dtype == torch.int32
+    assert newest_one.tensors["n"].shape == ()
+    assert newest_one.state == STATE
 
 
 def test_keeps_the_newest_of_its_own_identity(tmp_path):
     save(tmp_path, 1, identity="other")
     for micro_step in (5, 10, 100):
         save(tmp_path, micro_step, keep=2)
+
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         "abc-000000010.safetensors",
         "abc-000000100.safetensors",
@@ -63,6 +65,7 @@ def test_a_damaged_newest_falls_back_with_a_notice(tmp_path, damage):
     save(tmp_path, 2)
     damage(save(tmp_path, 3))
     micro_step, notices = newest(tmp_path)
+
     assert micro_step == 2
     assert len(notices) == 1
     assert "abc-000000003.safetensors is damaged" in notices[0]

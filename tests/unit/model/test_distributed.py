@@ -29,10 +29,10 @@ def test_passes_are_the_largest_parts_of_one_processes_that_divide_each_share(
     micro_batch, accumulation, limit, count, size
 ):
     asked = config(micro_batch, accumulation, limit)
-    found = shared(asked, Ranks(0, count))
-    assert found.pass_sequences == size
+    divided = shared(asked, Ranks(0, count))
+    assert divided.pass_sequences == size
     assert asked.pass_sequences % size == 0
-    assert found.batch_sequences == micro_batch * accumulation
+    assert divided.batch_sequences == micro_batch * accumulation
 
 
 def test_one_process_keeps_its_passes():

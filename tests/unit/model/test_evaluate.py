@@ -61,6 +61,7 @@ def test_a_learners_score_changes_nothing_that_learns():
     }
     one.model.eval()
     evaluate(one.score, IDS, STARTS, 16, 4, CPU)
+
     for part, named in one.state_tensors().items():
         for name, value in named.items():
             assert torch.equal(value, before[f"{part}.{name}"]), name
@@ -89,6 +90,7 @@ def test_dropout_is_off_in_evaluation_and_on_again_afterwards(tmp_path):
 
 def test_router_losses_take_no_part():
     assert score(small_model(aux_loss_coef=100.0, z_loss_coef=100.0)) == score(small_model())
+
     heavy, plain = (
         Learner(small_config(model={"init_std": 0.2} | coefs), VOCAB_SIZE, CPU, torch.float32)
         for coefs in ({"aux_loss_coef": 100.0, "z_loss_coef": 100.0}, {})
@@ -97,6 +99,7 @@ def test_router_losses_take_no_part():
     for one in (heavy, plain):
         one.model.eval()
         results.append(evaluate(one.score, IDS, STARTS, 16, 4, CPU))
+
     assert results[0] == results[1]
 
 

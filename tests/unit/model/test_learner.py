@@ -31,14 +31,19 @@ def test_four_accumulated_micro_batches_equal_one_large_batch():
     parts = micro_batches(4)
     whole = [torch.cat(halves) for halves in zip(*parts, strict=True)]
     split, large = learner(model={"init_std": 0.2}), learner(model={"init_std": 0.2})
+
     for part in parts:
         split.accumulate(*part)
+
     large.accumulate(*whole)
     for name, grad in gradients_of(large).items():
         torch.testing.assert_close(split.weights.grads[name], grad, atol=4e-6, rtol=1e-3)
+
     split.update(1.0)
     large.update(1.0)
+
     torch.testing.assert_close(split.grad_norm, large.grad_norm)
+
     for name, weight in weights_of(large).items():
         torch.testing.assert_close(weights_of(split)[name], weight, atol=2e-4, rtol=1e-3)
 
@@ -73,8 +78,10 @@ def test_an_update_needs_something_accumulated():
     one = learner()
     with pytest.raises(ValueError, match="nothing was accumulated since the last update"):
         one.update(1.0)
+
     one.accumulate(*micro_batches(1)[0])
     one.update(1.0)
+
     with pytest.raises(ValueError, match="nothing was accumulated"):
         one.update(1.0)
 
@@ -85,8 +92,9 @@ def test_clipping_bounds_the_norm_the_optimizers_see(grad_clip, monkeypatch):
     one.accumulate(*micro_batches(1)[0])
     raw = torch.cat([grad.flatten() for grad in one.weights.grads.values()]).norm().item()
     seen = []
-    monkeypatch.setattr(one.optimizer, "step", lambda factor, keep: seen.append(factor.item() * raw))
+    monkeypatch.setattr(one.optimizer, "update", lambda factor, keep: seen.append(factor.item() * raw))
     one.update(1.0)
+
     assert one.grad_norm.item() == pytest.approx(raw, rel=1e-5)
     assert seen == [pytest.approx(min(raw, grad_clip or raw), rel=1e-4)]
 
@@ -106,18 +114,24 @@ def test_fp16_overflow_skips_the_step_counts_it_and_recovers():
     one.accumulate(*part)
     one.update(1.0)
     before = weights_of(one)
+
     assert not torch.isfinite(one.grad_norm)
+
     state = {name: tensor.clone() for name, tensor in one.optimizer.state_tensors().items()}
     one.accumulate(*part)
     one.update(1.0)
+
     assert one.loss_scale.skipped_steps == 2
     assert one.loss_scale.scale == 2.0**38
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(one).items())
+
     after = one.optimizer.state_tensors()
     assert all(torch.equal(tensor, after[name]) for name, tensor in state.items())
+
     one.loss_scale.scale.fill_(2.0**10)
     one.accumulate(*part)
     one.update(1.0)
+
     assert one.loss_scale.skipped_steps == 2
     assert not torch.equal(weights_of(one)["norm.weight"], before["norm.weight"])
 
@@ -130,6 +144,7 @@ def test_half_precision_gradients_are_close_to_fp32(dtype):
     half.accumulate(*part)
     exact.update(1.0)
     half.update(1.0)
+
     torch.testing.assert_close(half.grad_norm, exact.grad_norm, rtol=0.02, atol=0)
     torch.testing.assert_close(half.meters["loss"], exact.meters["loss"], rtol=0.01, atol=0)
 
@@ -140,7 +155,9 @@ def test_router_losses_reach_the_gradient_but_not_the_reported_loss():
     heavy = learner(model={"aux_loss_coef": 5.0, "z_loss_coef": 5.0})
     plain.accumulate(*part)
     heavy.accumulate(*part)
+
     assert torch.equal(plain.meters["loss"], heavy.meters["loss"])
+
     name = "layers.0.mlp.gate.weight"
     assert heavy.weights.grads[name].norm() > 2 * plain.weights.grads[name].norm()
 
@@ -149,7 +166,9 @@ def test_seeds_of_the_streams_differ():
     seeds = {stream_seed(seed, stream) for seed in range(3) for stream in ("init", "order", "dropout")}
     assert len(seeds) == 9
     assert weights_of(learner())["norm.weight"].sum() == 32
+
     first, again, other = (weights_of(learner(**kw)) for kw in ({}, {}, {}))
     assert torch.equal(first["embed_tokens.weight"], again["embed_tokens.weight"])
+
     other = Learner(small_config().model_copy(update={"seed": 1}), VOCAB_SIZE, CPU, torch.float32)
     assert not torch.equal(first["embed_tokens.weight"], weights_of(other)["embed_tokens.weight"])

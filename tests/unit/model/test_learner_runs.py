@@ -3,56 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from small_model import VOCAB_SIZE, random_tokens, small_config
+from learner_runs import CPU, assert_same, config_of, go_on, make, passes, state_of
+from small_model import VOCAB_SIZE
 
-from model import learner_cache
 from model.learner import Learner
 
-CPU = torch.device("cpu")
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-
-
-def config_of(seed=0, **sections):
-    """Everything on that a run can carry over: dropout, decay, clipping, router losses, accumulation."""
-    defaults = {
-        "model": {"init_std": 0.2, "dropout": 0.1},
-        "optim": {"weight_decay": 0.1, "grad_accum_steps": 3},
-    }
-    merged = {name: defaults.get(name, {}) | sections.get(name, {}) for name in defaults | sections}
-    return small_config(**merged).model_copy(update={"seed": seed})
-
-
-def make(config, dtype=torch.float32):
-    return Learner(config, VOCAB_SIZE, CPU, dtype)
-
-
-def passes(count, size=4, seed=1):
-    tokens = random_tokens(count * size, 17, seed).int()
-    return [(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in tokens.split(size)]
-
-
-def go_on(one, parts, first=0):
-    """Train on passes, updating after every third; return each update's gradient norm."""
-    norms = []
-    for number, part in enumerate(parts, first):
-        one.accumulate(*part)
-        if one.pending == 3:
-            one.update(1.0 / (1 + number))
-            norms.append(one.grad_norm.item())
-    return norms
-
-
-def state_of(one):
-    """Everything a run can be told apart by, copied."""
-    state = {f"{part}.{name}": value for part, named in one.state_tensors().items() for name, value in named.items()}
-    state |= {f"parameter.{name}": parameter.detach() for name, parameter in one.model.named_parameters()}
-    return {name: value.clone() for name, value in state.items()}
-
-
-def assert_same(state, expected):
-    assert state.keys() == expected.keys()
-    for name, value in state.items():
-        assert torch.equal(value, expected[name]), name
 
 
 def objective(one, tokens, targets):
@@ -74,7 +30,9 @@ def test_gradients_equal_autograds_of_the_loss_written_out(dropout):
     torch.set_rng_state(rng)
     loss, total = objective(one, *part)
     expected = torch.autograd.grad(total, list(one.model.parameters()))
+
     torch.testing.assert_close(one.meters["loss"], loss.detach())
+
     for (name, _), grad in zip(one.model.named_parameters(), expected, strict=True):
         torch.testing.assert_close(one.weights.grads[name], grad, atol=1e-6, rtol=1e-4)
 
@@ -86,6 +44,7 @@ def test_half_precision_gradients_point_where_fp32s_do(dtype):
     for part in passes(2):
         exact.accumulate(*part)
         half.accumulate(*part)
+
     for name, grad in exact.weights.grads.items():
         other = half.weights.grads[name] / half.loss_scale.scale
         assert other.dtype == torch.float32
@@ -98,7 +57,9 @@ def test_the_size_of_passes_does_not_change_an_update(limit):
     """A limit of memory only: 4 x 3 sequences make one step, in passes of any size."""
     model = {"dropout": 0.0}
     whole, split = make(config_of(model=model)), make(config_of(model=model, system={"max_pass_sequences": limit}))
+
     assert split.config.pass_sequences == limit
+
     for one in (whole, split):
         sequences = [torch.cat(halves) for halves in zip(*passes(3), strict=True)]
         for part in zip(*(half.split(one.config.pass_sequences) for half in sequences), strict=True):
@@ -107,9 +68,11 @@ def test_the_size_of_passes_does_not_change_an_update(limit):
         for meter in one.meters.values():
             meter.mul_(one.config.pass_sequences)
         one.update(1.0)
+
     torch.testing.assert_close(split.grad_norm, whole.grad_norm)
     torch.testing.assert_close(split.meters["loss"], whole.meters["loss"])
     torch.testing.assert_close(split.meters["aux_loss"], whole.meters["aux_loss"])
+
     for name, weight in whole.weights.weights.items():
         torch.testing.assert_close(split.weights.weights[name], weight, atol=2e-4, rtol=1e-3)
 
@@ -125,11 +88,14 @@ def test_an_overflow_in_one_pass_of_several_skips_the_whole_step():
     one.loss_scale.scale.mul_(2.0**-24)
     one.accumulate(*parts[2])
     one.update(1.0)
+
     assert one.loss_scale.skipped_steps == 1
+
     after = state_of(one)
     for name, value in before.items():
         if name.startswith(("weight.", "optimizer.", "parameter.")):
             assert torch.equal(after[name], value), name
+
     go_on(one, passes(3, seed=3))
     assert not torch.equal(one.weights.weights["norm.weight"], before["weight.norm.weight"])
     assert all(torch.isfinite(weight).all() for weight in one.weights.weights.values())
@@ -165,12 +131,16 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(dtype, stop):
         part: {name: value.clone() for name, value in named.items()} for part, named in stopped.state_tensors().items()
     }
     at_the_stop = state_of(stopped)
+
     assert bool(saved["grad"]) == (stop % 3 > 0)
+
     resumed = make(config_of(seed=9), dtype)
     go_on(resumed, passes(2, seed=5))  # what it has accumulated and drawn by itself must go
     resumed.load_state_tensors(saved, stopped.pending)
+
     assert resumed.pending == stopped.pending
     assert_same(state_of(resumed), at_the_stop)
+
     go_on(resumed, parts[stop:], first=stop)
     assert_same(state_of(resumed), expected)
 
@@ -206,6 +176,7 @@ def wear(one):
 def test_a_learner_started_again_equals_a_fresh_one_in_every_tensor(dtype, changes):
     config = config_of(**changes)
     assert Learner.key(config, VOCAB_SIZE, CPU, dtype) == Learner.key(config_of(), VOCAB_SIZE, CPU, dtype)
+
     used = make(config_of(), dtype)
     wear(used)
     used.start(config)
@@ -213,6 +184,7 @@ def test_a_learner_started_again_equals_a_fresh_one_in_every_tensor(dtype, chang
     norms = go_on(used, passes(7))
     state = state_of(used)
     fresh = make(config, dtype)
+
     assert_same(state_of(fresh), begun)
     assert go_on(fresh, passes(7)) == norms
     assert_same(state_of(fresh), state)
@@ -245,6 +217,7 @@ def test_vocabulary_and_number_format_belong_to_the_key():
         for vocab_size in (VOCAB_SIZE, VOCAB_SIZE + 1)
         for dtype in (torch.float32, torch.float16)
     }
+
     assert len(keys) == 4
 
 
@@ -255,37 +228,3 @@ def test_equal_batches_in_equal_passes_share_a_key():
         for steps, system in ((1, {}), (3, {}), (2, {"micro_batch_size": 8, "max_pass_sequences": 4}))
     }
     assert len(keys) == 1
-
-
-@pytest.fixture
-def empty_room():
-    learner_cache.clear()
-    yield
-    learner_cache.clear()
-
-
-def resident(config, dtype=torch.float32):
-    return learner_cache.learner_for(config, VOCAB_SIZE, CPU, dtype)
-
-
-@pytest.mark.usefixtures("empty_room")
-def test_residents_learn_what_fresh_learners_learn():
-    configs = [config_of(), config_of(seed=3), config_of(model={"top_k": 1}), config_of(optim={"muon_lr": 0.1})]
-    for config in (*configs, *configs):
-        one = resident(config)
-        norms = go_on(one, passes(7))  # ends in mid-accumulation
-        state = state_of(one)
-        fresh = make(config)
-        assert go_on(fresh, passes(7)) == norms
-        assert_same(state_of(fresh), state)
-
-
-@pytest.mark.usefixtures("empty_room")
-def test_the_same_key_is_served_by_the_same_learner_until_the_room_is_cleared():
-    first = resident(config_of())
-    assert resident(config_of(seed=1, optim={"muon_lr": 0.1})) is first
-    assert resident(config_of(), torch.float16) is not first
-    again = resident(config_of(model={"top_k": 1}))
-    assert again is not first
-    learner_cache.clear()
-    assert resident(config_of(model={"top_k": 1})) is not again
