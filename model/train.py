@@ -2,17 +2,17 @@
 
 import torch
 
-from model import distributed, learner_cache
 from model.config import SystemConfig, TrainConfig
 from model.config import length_rules as length_rules  # part of the trainer's interface
 from model.counts import counts as counts  # part of the trainer's interface
 from model.data.corpus import load
-from model.distributed import Ranks
 from model.inference.evaluate_text import evaluate_weights as evaluate_weights  # part of the trainer's interface
 from model.inference.generate import generate_text as generate_text  # part of the trainer's interface
 from model.ops import cpu
 from model.ops.precision import choose_device
-from model.training_run import Report, TrainingRun
+from model.training import distributed, learner_cache
+from model.training.distributed import Ranks
+from model.training.training_run import Report, TrainingRun
 
 
 def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, object]:

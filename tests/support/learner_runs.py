@@ -3,7 +3,7 @@
 import torch
 from small_model import VOCAB_SIZE, random_tokens, small_config
 
-from model.learner import Learner
+from model.training.learner import Learner
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from model.config import TrainConfig
-from model.distributed import Ranks, joined, shared
+from model.training.distributed import Ranks, joined, shared
 
 
 def config(micro_batch, accumulation, limit=0):

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import checkpoint
 from model.config import OutputConfig, TrainConfig
-from model.learner import Learner
+from model.training import checkpoint
+from model.training.learner import Learner
 
 
 def run_identity(

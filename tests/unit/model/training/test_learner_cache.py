@@ -5,8 +5,8 @@ import torch
 from learner_runs import CPU, assert_same, config_of, go_on, make, passes, state_of
 from small_model import VOCAB_SIZE
 
-from model import learner_cache
-from model.learner import Learner
+from model.training import learner_cache
+from model.training.learner import Learner
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 from learner_runs import CPU, assert_same, config_of, go_on, make, passes, state_of
 from small_model import VOCAB_SIZE
 
-from model.learner import Learner
+from model.training.learner import Learner
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from small_model import VOCAB_SIZE, random_tokens, small_config, small_model
 
-from model.evaluate import Evaluation, evaluate
-from model.learner import Learner
 from model.loss import count_losses
 from model.train import train
+from model.training.evaluate import Evaluation, evaluate
+from model.training.learner import Learner
 
 CPU = torch.device("cpu")
 IDS = random_tokens(1, 16 * 7 + 1, seed=2)[0].numpy().astype(np.uint16)

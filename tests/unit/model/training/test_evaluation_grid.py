@@ -1,6 +1,6 @@
 import pytest
 
-from model.evaluation_grid import EvaluationGrid
+from model.training.evaluation_grid import EvaluationGrid
 
 
 def reported(grid, pass_sequences, end_tokens):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from small_model import VOCAB_SIZE, random_tokens, small_config
 
-from model.learner import Learner
-from model.run_checkpoints import RunCheckpoints, run_identity
+from model.training.learner import Learner
+from model.training.run_checkpoints import RunCheckpoints, run_identity
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_model import VOCAB_SIZE, random_tokens, small_config
 
-from model.learner import Learner, stream_seed
+from model.training.learner import Learner, stream_seed
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from model import checkpoint
+from model.training import checkpoint
 
 STATE = {"micro_step": 3, "points": [{"val_loss": 0.1 + 0.2}]}
 

@@ -5,8 +5,8 @@ import gc
 import torch
 
 from model.config import TrainConfig
-from model.learner import Learner
 from model.ops import graphs
+from model.training.learner import Learner
 
 _MEMORY_FRAC = 0.5
 """Share of a device's memory (or of this process's cap) above which the learner longest unused is dropped."""

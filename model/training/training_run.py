@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from model import distributed, learner_cache
 from model.config import TrainConfig
 from model.data.batches import Batches
 from model.data.corpus import Corpus
-from model.distributed import Ranks
-from model.evaluate import evaluate
-from model.evaluation_grid import EvaluationGrid
 from model.inference.outputs import write_outputs
-from model.learner import stream_seed
 from model.ops.precision import choose_dtype
-from model.run_checkpoints import RunCheckpoints, run_identity
-from model.run_facts import run_facts
 from model.schedule import Schedule
+from model.training import distributed, learner_cache
+from model.training.distributed import Ranks
+from model.training.evaluate import evaluate
+from model.training.evaluation_grid import EvaluationGrid
+from model.training.learner import stream_seed
+from model.training.run_checkpoints import RunCheckpoints, run_identity
+from model.training.run_facts import run_facts
 
 Report = Callable[[Mapping[str, float]], bool | int]
 
