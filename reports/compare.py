@@ -15,7 +15,7 @@ from autotune.core.files import write_text
 from autotune.store.study_store import StudyRecord
 from reports import attribution, tables
 from reports.figures.figure_cards import Card, Drawn, NothingToDrawError, draw_card
-from reports.figures.losses import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
+from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
 from reports.formats import duration, finite, label, plain, setting
 from reports.page import render, writable
 from reports.studies import StudyRow, data_hash, meanings, study_row

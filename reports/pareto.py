@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from autotune.core.objectives import pareto_front
 from autotune.store.study_store import StudyRecord
 from reports import tables
-from reports.figures.losses import trade_off
+from reports.figures.trade_offs import trade_off
 from reports.formats import finite, number
 
 

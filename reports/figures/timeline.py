@@ -15,8 +15,8 @@ from autotune.core.files import write_text
 from autotune.store.study_store import StudyRecord, read_study
 from reports import studies
 from reports.figures.figure_cards import Card, Drawn, NothingToDrawError, draw_card
-from reports.figures.losses import BLUE, GREEN, GREY, ORANGE, VERMILLION, base_figure
 from reports.figures.pictures import of_cards
+from reports.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, base_figure
 from reports.formats import count, label, markdown, plain, tokens
 from reports.page import render, writable
 from reports.studies import StudyRow

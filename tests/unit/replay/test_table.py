@@ -14,7 +14,6 @@ from study_case import make_queue, make_study
 from autotune.core.errors import UserError
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus
 from autotune.core.study_results import Plan
-from autotune.replay import table
 from autotune.replay.table import Row, Table, from_record, read, recording_changes, write
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.study_file import load

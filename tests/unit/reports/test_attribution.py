@@ -19,7 +19,7 @@ from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from reports import advice, analyses, attribution, exports, page, summary, tables
 from reports.figures import settings
-from reports.figures.figure_cards import draw_cards
+from reports.figures.study_cards import draw_cards
 
 AS_IS = Promotion(0, 1_000, 8_000, None)
 TIES = ["model.dropout", "optim.adamw_lr", "optim.decay_frac"]

@@ -4,7 +4,7 @@ import pytest
 import study_builder
 
 from autotune.core.records import TrialRecord
-from reports.figures import figure_cards
+from reports.figures import study_cards
 
 PARAMS = study_builder.settings(0.02, 0.0, 8, 1)
 
@@ -15,7 +15,7 @@ def trained(number: int, losses: Sequence[float]) -> TrialRecord:
 
 
 def said(trials: Sequence[TrialRecord]) -> str:
-    drawn = {card.key: card for card in figure_cards.draw_cards(study_builder.study(trials=tuple(trials)))}
+    drawn = {card.key: card for card in study_cards.draw_cards(study_builder.study(trials=tuple(trials)))}
     return str(drawn["pruning"].sentence)
 
 
