@@ -43,7 +43,6 @@ def compare_table(records: Sequence[StudyRecord]) -> list[StudyRow]:
         UserError: If there are fewer than two, or they differ in data, budget or evaluation.
     """
     _require_comparable(records)
-
     return [study_row(record) for record in _oldest_first(records)]
 
 
@@ -72,7 +71,6 @@ def _require_comparable(records: Sequence[StudyRecord]) -> None:
 def _shown(value: Any) -> str:
     if value in (None, ""):
         return "not reported"
-
     return plain(value)
 
 
@@ -110,7 +108,6 @@ def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
 
 def _row_cells(row: StudyRow) -> list[str]:
     hours = duration(row.hours * 3600)
-
     return [row.name, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, str(row.trials), hours, row.energy]
 
 
@@ -119,7 +116,6 @@ def _settings_side_by_side(records: Sequence[StudyRecord]) -> list[list[str]]:
     searched: dict[str, None] = {}
     for record in records:
         searched |= dict.fromkeys(record.spec.space)
-
     return [[plain(path), *(_default_and_best(record, path) for record in records)] for path in searched]
 
 
@@ -165,7 +161,6 @@ def _described(record: StudyRecord) -> dict[str, str]:
     values = {path: setting(value) for path, value in flatten(spec.base).items()}
     ranges = {f"range of {path}": dimension.describe() for path, dimension in spec.space.root.items()}
     engine = {"sampler": spec.sampler.name, "pruner": spec.pruner.name, "seed of the search": spec.seed}
-
     return {plain(name): plain(value) for name, value in (values | ranges | engine).items()}
 
 
@@ -174,7 +169,6 @@ def _progress(records: Sequence[StudyRecord]) -> Drawn:
     named = [line.assign(study=plain(record.spec.name)) for line, record in zip(lines, records, strict=True)]
     table = pd.concat(named, ignore_index=True)
     require(not table.empty, "no trial has finished")
-
     return _PROGRESS_SENTENCE, [_progress_figure(records, lines)], table[["study", "hours", "best"]]
 
 
@@ -184,7 +178,6 @@ def _progress_line(record: StudyRecord) -> pd.DataFrame:
     hours = trials["seconds"].fillna(0).cumsum() / 3600
     best = trials["loss"].cummin()
     line = pd.DataFrame({"hours": hours, "best": best})
-
     return line[trials["loss"].notna()].reset_index(drop=True)
 
 
@@ -205,7 +198,6 @@ def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFram
             hovertemplate="%{y:.4f} after %{x:.3g} " + unit + "<extra></extra>",
         )  # fmt: skip
         _add_noise_of_default(figure, record, colour)
-
     return figure
 
 

@@ -24,7 +24,6 @@ def front_table(record: StudyRecord) -> pd.DataFrame:
     trials = tables.trials_table(record).set_index("number", drop=False)
     numbers = [trial.number for trial in pareto_front(record.trials)]
     front = trials.loc[numbers, ["number", "loss", "training_s"]]
-
     return front.join(tables.settings_table(record)).reset_index(drop=True)
 
 
@@ -59,7 +58,6 @@ def _min_gain(record: StudyRecord, best_loss: float) -> float:
         min_gain = finite(record.verdict.min_gain)
         if min_gain is not None:
             return min_gain
-
     # Without a default that finished, the best loss stands in for its own.
     return record.spec.finals.min_gain_frac * (tables.baseline_loss(record) or best_loss)
 
@@ -77,7 +75,5 @@ def loss_against_seconds(record: StudyRecord) -> go.Figure:
     baseline_number = None
     if record.baseline is not None:
         baseline_number = record.baseline.number
-
     trials = tables.trials_table(record)
-
     return trade_off(trials, baseline_number, front_table(record), "training_s", "training time (seconds)", "s")

@@ -46,7 +46,6 @@ class Ending:
         """All of it in a few lines."""
         known_ends = {0: "is done", 130: "is parked"}
         end = known_ends.get(self.exit_code, f"ended with exit code {self.exit_code}")
-
         return "\n".join([f"autotune: {self.study} {end}", *self.lines])
 
     def environment(self) -> dict[str, str]:
@@ -82,13 +81,12 @@ def check_webhook(url: str) -> str:
         url: The address; "" for none.
 
     Raises:
-        UserError: If it is no address of HTTP.
+        UserError: If it is not an HTTP address.
     """
     parts = urlsplit(url)
     is_callable = parts.scheme in ("http", "https") and parts.hostname
     if url and not is_callable:
-        raise UserError(f'--webhook {url!r} is no address; write it as "https://host/path"')
-
+        raise UserError(f'--webhook {url!r} is not a web address; write it as "https://host/path"')
     return url
 
 
@@ -118,7 +116,7 @@ def run_command(command: str, ending: Ending, limit_s: float = _COMMAND_S) -> st
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return f"--on-finish was ended after {limit_s:.0f} s: {command}"
+        return f"--on-finish was killed after {limit_s:.0f} s: {command}"
 
     if exit_code != 0:
         return f"--on-finish ended with exit code {exit_code}: {command}"

@@ -57,10 +57,8 @@ class Arm:
         rng = np.random.default_rng(0)
         samples = np.sort(rng.choice(np.array(self.seconds), (_RESAMPLES, len(self.searches))), axis=1)
         medians = np.sort(samples[:, len(self.searches) // 2])
-
         low_place = int((1 - CONFIDENCE) / 2 * _RESAMPLES)
         high_place = int((1 + CONFIDENCE) / 2 * _RESAMPLES)
-
         return float(medians[low_place]), float(medians[high_place])
 
 
@@ -87,7 +85,6 @@ def run_arm(
     """
     searches = tuple(simulate(table, new_source(), sampler, pruner, seed, budget_s) for seed in range(repeats))
     target = new_source().best * (1 + within_frac)
-
     return Arm(arm_name(sampler, pruner), searches, target)
 
 
@@ -99,7 +96,6 @@ def arm_name(sampler: SamplerSpec, pruner: PrunerSpec) -> str:
         pruner: As in a study file.
     """
     pruner_options = pruner.model_dump(exclude_unset=True, exclude={"name"})
-
     return f"{_with_options(sampler.name, sampler.options)} + {_with_options(pruner.name, pruner_options)}"
 
 
@@ -148,7 +144,6 @@ def describe(arm: Arm) -> str:
         arm: The arm.
     """
     low_s, high_s = arm.interval_s()
-
     return (
         f"{arm.name}: found in {arm.reached_frac:.0%} of {len(arm.searches)} searches, "
         f"median {_minutes(arm.median_s)} (95 % interval {_minutes(low_s)} to {_minutes(high_s)})"
@@ -158,7 +153,6 @@ def describe(arm: Arm) -> str:
 def _minutes(seconds: float) -> str:
     if not math.isfinite(seconds):
         return "never"
-
     return f"{seconds / 60:.1f} min"
 
 
@@ -183,5 +177,4 @@ def to_json(arm: Arm) -> dict[str, Any]:
 def _finite_or_none(value: float) -> float | None:
     if not math.isfinite(value):
         return None
-
     return value

@@ -46,7 +46,6 @@ class Search:
         for end_s, reached in zip(self.ends_s, self.losses, strict=True):
             if reached <= loss:
                 return end_s
-
         return math.inf
 
     def best_by(self, seconds: float) -> float:
@@ -56,7 +55,6 @@ class Search:
             seconds: Device time.
         """
         ended = [loss for end_s, loss in zip(self.ends_s, self.losses, strict=True) if end_s <= seconds]
-
         return min(ended, default=math.inf)
 
     @property
@@ -145,10 +143,8 @@ def _enqueued_trial(study: optuna.Study, spec: StudySpec, row: Row, is_baseline:
     """Return a trial that has exactly the row's settings."""
     role = "baseline" if is_baseline else "search"
     study.enqueue_trial(dict(row.params), user_attrs={"role": role})
-
     trial = study.ask()
     spec.space.suggest(trial, spec.base)
-
     return trial
 
 
@@ -179,5 +175,4 @@ def _final_loss(row: Row, evaluations: int, table: Table) -> float:
     """Return a row's final loss, or infinity where its trial was stopped or did not finish."""
     if row.status is TrialStatus.FINISHED and evaluations == len(table.tokens):
         return row.losses[-1]
-
     return math.inf

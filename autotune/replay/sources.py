@@ -45,7 +45,6 @@ class Positions:
             params: Settings by dotted path; those that are missing are at their base value.
         """
         values = {**self._base, **params}
-
         return np.array([self._space[path].position(values[path]) for path in self._space])
 
 
@@ -73,9 +72,7 @@ class Rows:
         """
         if not self._left:
             return None
-
         left = list(self._left)
         distances = np.linalg.norm(self._points[left] - self._positions.of(params), axis=1)
         nearest = left[int(distances.argmin())]
-
         return self._left.pop(nearest)

@@ -96,7 +96,6 @@ class Surrogate:
         values = self._interpolate(self._positions.of(params)[None])
         curve = self._components.curves(values)[0]
         tokens_per_s = math.exp(float(values[0, -1]))
-
         return Row(params, TrialStatus.FINISHED, tuple(map(float, curve)), tokens_per_s, self._eval_s, self._set_up_s)
 
 
@@ -117,23 +116,19 @@ class _Components:
         """Return the components that explain the curves, one curve a row."""
         mean = curves.mean(axis=0)
         _, sizes, shapes = np.linalg.svd(curves - mean, full_matrices=False)
-
         # Equal curves have no variance at all, and nothing may be divided by zero.
         explained = np.cumsum(sizes**2) / max(np.sum(sizes**2), np.finfo(float).tiny)
         kept = int(np.searchsorted(explained, _EXPLAINED_FRAC)) + 1
-
         return cls(mean, shapes[:kept])
 
     def weights(self, curves: np.ndarray) -> np.ndarray:
         """Return how much of each component is in each curve."""
         weights: np.ndarray = (curves - self.mean) @ self.shapes.T
-
         return weights
 
     def curves(self, values: np.ndarray) -> np.ndarray:
         """Return the curves of weights; columns beyond the components are ignored."""
         curves: np.ndarray = self.mean + values[:, : len(self.shapes)] @ self.shapes
-
         return curves
 
 
@@ -152,7 +147,6 @@ def _interpolator(points: np.ndarray, targets: np.ndarray, smoothing: float) -> 
 
     def interpolate(wanted: np.ndarray) -> np.ndarray:
         values: np.ndarray = fit((wanted - centre) @ axes.T)
-
         return values
 
     return interpolate

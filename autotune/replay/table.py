@@ -75,7 +75,6 @@ class Table:
     def finished(self) -> list[Row]:
         """Return the rows that were trained to the end, best first."""
         rows = [row for row in self.rows if row.status is TrialStatus.FINISHED]
-
         return sorted(rows, key=lambda row: row.losses[-1])
 
     def spread(self, count: int) -> list[Row]:
@@ -111,7 +110,7 @@ def from_record(record: StudyRecord) -> Table:
     results = [(trial, trial.result) for trial in record.trials if trial.result is not None and trial.result.points]
     finished = [result for trial, result in results if trial.status is TrialStatus.FINISHED]
     if not finished:
-        raise UserError(f"{record.spec.name}: no trial finished, so there is no table of it")
+        raise UserError(f"{record.spec.name}: no trial finished, so there is nothing to make a table of")
 
     tokens = tuple(point.tokens_seen for point in finished[0].points)
     kept = (TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
@@ -164,7 +163,6 @@ def write(table: Table, path: Path) -> None:
 def _as_json(row: Row) -> dict[str, Any]:
     losses = [round(loss, _LOSS_DIGITS) if math.isfinite(loss) else None for loss in row.losses]
     times = {name: float(f"{getattr(row, name):.5g}") for name in ("tokens_per_s", "eval_s", "set_up_s")}
-
     return {**asdict(row), "losses": losses, "status": str(row.status), **times}
 
 
@@ -189,12 +187,11 @@ def read(path: Path) -> Table:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no table of `autotune record`: {error}") from None
+        raise UserError(f"{path}: not a table of `autotune record`: {error}") from None
 
 
 def _from_json(raw: Mapping[str, Any]) -> Row:
     losses = tuple(math.nan if loss is None else loss for loss in raw["losses"])
-
     return Row(**{**raw, "losses": losses, "status": TrialStatus(raw["status"])})
 
 

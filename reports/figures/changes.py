@@ -50,7 +50,6 @@ def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
     names = [*map(_change_label, rows.to_dict("records")), "<b>all changes</b>"]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
     figure.update_layout(barmode="overlay")
-
     return figure
 
 

@@ -96,7 +96,6 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
     rows = []
     for row in table.itertuples(index=False, name=None):
         rows.append([_cell(value) for value in row])
-
     return rows
 
 
@@ -118,5 +117,4 @@ def _cell(value: Any) -> str:
 def _float_cell(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-
     return f"{value:.4f}".rstrip("0").rstrip(".")

@@ -30,7 +30,6 @@ def best_so_far(study: StudyTables) -> Drawn:
         "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
         "so far, the dashed line the default settings. Marks on the upper edge had a higher loss still, or none."
     )
-
     return sentence, [figure], trials[["number", "status", "loss", "last_loss", "seconds"]]
 
 
@@ -49,7 +48,6 @@ def finals(study: StudyTables) -> Drawn:
         "where the true mean lies with 95 % confidence. Runs of the same seed are compared in pairs, so two bars may "
         "overlap and the gain still be clear."
     )
-
     return sentence, [losses.finals(runs, arms)], arms.drop(columns="arm")
 
 
@@ -68,7 +66,6 @@ def learning_curves(study: StudyTables) -> Drawn:
     )
     if study.record.spec.objective == "loss_at_equal_seconds":
         sentence += " Trials read text at different speeds: each stands at the share of its training that it had done."
-
     return sentence, [figure], tables.curve_band(study.curves)
 
 
@@ -93,7 +90,6 @@ def pruning(study: StudyTables) -> Drawn:
         f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half "
         f"early on (right of the dotted line). {_reliable_from(study.record, audit)} {_audited(audit)}"
     )
-
     return sentence, [losses.pruning_audit(audit)], audit.table
 
 
@@ -146,7 +142,6 @@ def speed(study: StudyTables) -> Drawn:
         "better and faster."
     )
     figure = trade_offs.speed_against_loss(trials, study.baseline_number)
-
     return sentence, [figure], analyses.pareto(trials)
 
 
@@ -163,5 +158,4 @@ def pareto_front(study: StudyTables) -> Drawn:
         "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
         f"both better and faster. {pareto.front_words(study.record)}"
     )
-
     return sentence, [pareto.loss_against_seconds(study.record)], table

@@ -39,7 +39,6 @@ def best_so_far(trials: pd.DataFrame, baseline: float | None, sigma: float | Non
         line={"color": GREEN, "width": 2.5, "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
     figure.update_yaxes(range=[low, high])
-
     return figure
 
 
@@ -115,7 +114,6 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame) -> go.Figure:
     order = list(arms["arm_name"])
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
     figure.update_layout(margin={"l": 96})
-
     return figure
 
 
@@ -170,7 +168,6 @@ def learning_curves(curves: pd.DataFrame, trials: pd.DataFrame, baseline: int | 
 
     if len(band) > 1:
         figure.update_yaxes(range=_range_after_the_start(band, trials))
-
     return figure
 
 
@@ -206,7 +203,6 @@ def _add_faint_curve(figure: go.Figure, curve: pd.DataFrame, name: str) -> None:
 def _finite_losses(curve: pd.DataFrame) -> np.ndarray:
     """Return a curve's losses with gaps where they are not finite."""
     losses = curve["val_loss"].to_numpy(dtype=float)
-
     return np.where(np.isfinite(losses), losses, np.nan)
 
 
@@ -220,7 +216,6 @@ def _range_after_the_start(band: pd.DataFrame, trials: pd.DataFrame) -> list[flo
     low = float(np.nanmin([shown["low"].min(), trials["loss"].min()]))
     high = float(shown["high"].max())
     margin = 0.05 * (high - low)
-
     return [low - margin, high + margin]
 
 
@@ -240,5 +235,4 @@ def pruning_audit(audit: analyses.PruningAudit) -> go.Figure:
     )  # fmt: skip
     figure.add_vline(x=float(table["rung_loss"].median()), line={"color": GREY, "dash": "dot"})
     figure.update_layout(margin={"t": 20})
-
     return figure

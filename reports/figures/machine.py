@@ -42,7 +42,6 @@ def timeline(rows: pd.DataFrame) -> go.Figure:
     figure.update_layout(barmode="overlay", margin={"l": 82, "b": 72})
     figure.update_xaxes(type="date")
     figure.update_yaxes(autorange="reversed", type="category")
-
     return figure
 
 
@@ -105,7 +104,6 @@ def gpu_health(gpu: pd.DataFrame, speeds: pd.DataFrame) -> go.Figure:
             layer="below", fillcolor=VERMILLION, opacity=0.2, line={"width": 0},
         )  # fmt: skip
     figure.update_layout(showlegend=False, margin={"t": 28, "b": 72})
-
     return figure
 
 
@@ -113,7 +111,6 @@ def _thinned(gpu: pd.DataFrame) -> pd.DataFrame:
     """Return the samples averaged down to few enough; throttled is true where any of the averaged was."""
     bucket = np.arange(len(gpu)) * _MAX_GPU_POINTS // max(len(gpu), _MAX_GPU_POINTS)
     how = {"time": "first", "temperature_c": "mean", "power_w": "mean", "sm_clock_hz": "mean", "throttled": "max"}
-
     return gpu.groupby(bucket).agg(how).reset_index(drop=True)
 
 
@@ -205,5 +202,4 @@ def full_run(points: Sequence[Mapping[str, Any]], trial_curve: pd.DataFrame) -> 
             x=trial_curve["tokens_seen"].to_numpy(), y=trial_curve["val_loss"].to_numpy(dtype=float), mode="lines",
             name="its trial in the search", line={"color": ORANGE, "dash": "dash", "width": 2},
         )  # fmt: skip
-
     return figure

@@ -19,9 +19,7 @@ def timeline(study: StudyTables) -> Drawn:
     """
     rows = tables.timeline(study.record)
     require(len(rows) > 0, "no start times were stored")
-
     sentence = "When each trial ran, in this computer's time of day; a gap means that nothing was training."
-
     return sentence, [machine.timeline(rows)], rows
 
 
@@ -32,7 +30,7 @@ def gpu(study: StudyTables) -> Drawn:
         study: Its tables.
     """
     samples = tables.gpu_table(study.record)
-    require(len(samples) > 0, "no GPU samples")
+    require(len(samples) > 0, "no samples of a GPU were stored")
 
     searched = tables.timeline(study.record).query("lane == 'search'")
     speeds = searched.merge(study.trials[["number", "tokens_per_s"]])
@@ -42,7 +40,6 @@ def gpu(study: StudyTables) -> Drawn:
         "Temperature, power and clock of the GPU, and training speed. Red stretches: heat or power supply slowed it "
         f"({percent(float(samples['throttled'].mean()))} of the samples)."
     )
-
     return sentence, [machine.gpu_health(samples, speeds)], _extremes(samples)
 
 
@@ -51,7 +48,6 @@ def _extremes(samples: pd.DataFrame) -> pd.DataFrame:
     reported = [name for name in ("temperature_c", "power_w", "sm_clock_hz") if samples[name].notna().any()]
     if not reported:
         return samples[[]]
-
     return samples[reported].agg(["min", "mean", "max"]).rename_axis("of all samples").reset_index()
 
 
@@ -71,5 +67,4 @@ def full_run(study: StudyTables) -> Drawn:
 
     sentence = "The loss of the full run as it trained, beside the short trial that it grew from. "
     sentence += summary.full_run_lines(record)[0]
-
     return sentence, [machine.full_run(points, curve)], pd.DataFrame(points)

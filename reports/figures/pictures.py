@@ -31,12 +31,10 @@ def of_cards(cards: list[Card]) -> dict[str, go.Figure]:
         cards: Figure cards; those without a figure are left out.
     """
     named = {}
-
     for card in cards:
         for place, figure in enumerate(card.plots, start=1):
             suffix = "" if place == 1 else f"-{place}"
             named[f"{card.key}{suffix}.png"] = figure
-
     return named
 
 
@@ -83,9 +81,7 @@ def _draw(named: Mapping[str, go.Figure], folder: Path) -> None:
 def _on_white(figure: go.Figure) -> go.Figure:
     """Return a copy with the background and colours that a page would give it by its theme."""
     copy = go.Figure(figure)
-
     copy.update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color=_INK)
     copy.update_xaxes(gridcolor=_LINE, linecolor=_LINE, tickcolor=_LINE)
     copy.update_yaxes(gridcolor=_LINE, linecolor=_LINE, tickcolor=_LINE)
-
     return copy

@@ -31,7 +31,6 @@ def which_change(study: StudyTables) -> Drawn:
 
     sentence = " ".join([*attribution.sentences(measured), attribution.reading(measured)])
     figure = changes.which_change(rows, measured.baseline_loss - measured.winner_loss)
-
     return sentence, [figure], attribution.words(rows)
 
 
@@ -57,7 +56,6 @@ def each_setting(study: StudyTables) -> Drawn:
     )
     finished = trials.loc[trials["loss"].notna(), ["number", "loss"]]
     table = finished.join(study.settings, on="number").sort_values("loss")
-
     return sentence, plots, table
 
 
@@ -73,7 +71,6 @@ def importance(study: StudyTables) -> Drawn:
         "what made trials differ within the ranges searched, which is another question than what brought the winner's "
         f"gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
     )
-
     return sentence, [settings.importance(shares)], shares
 
 
@@ -101,7 +98,6 @@ def pairs(study: StudyTables) -> Drawn:
     )
     finished = study.trials.loc[study.trials["loss"].notna(), ["number", "loss"]]
     table = finished.join(study.settings[paths], on="number").sort_values("loss")
-
     return sentence, plots, table
 
 
@@ -119,7 +115,6 @@ def parallel(study: StudyTables) -> Drawn:
         "its high end (right). Where the green lines meet, the good trials agree."
     )
     figure = settings.parallel_coordinates(table, study.record.spec.space.root)
-
     return sentence, [figure], table
 
 
@@ -136,5 +131,4 @@ def long_run(study: StudyTables) -> Drawn:
     sentence = " ".join(promotion.sentences(promoted))
     if not promoted.brackets:
         return sentence, [], promotion.rows(promoted)
-
     return sentence, [promotion.learning_rates(promoted)], promotion.losses(promoted)

@@ -61,20 +61,17 @@ def setting_against_loss(searched: SearchedSetting, values: pd.Series[Any], tria
     if searched.edge:
         _add_edge_flag(figure, searched.edge)
     figure.update_layout(margin={"l": 58, "r": 16, "t": 24, "b": 54})
-
     return figure
 
 
 def _axis_title(searched: SearchedSetting) -> str:
     if searched.dimension.log:
         return f"{label(searched.path)} (log)"
-
     return label(searched.path)
 
 
 def _add_edge_flag(figure: go.Figure, edge: str) -> None:
     x, anchor = (0, "left") if edge == "low" else (1, "right")
-
     figure.add_annotation(
         text="▲ best is at the edge", xref="paper", yref="paper", x=x, y=1.08,
         xanchor=anchor, showarrow=False, font={"color": VERMILLION},
@@ -119,13 +116,11 @@ def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFr
 
     # The card's sentence says what the marks mean: three legends would take a third of each picture.
     figure.update_layout(showlegend=False, margin={"l": 68, "r": 12, "t": 12, "b": 54})
-
     return figure
 
 
 def _places(searched: SearchedSetting, settings: pd.DataFrame, trials: pd.DataFrame) -> list[Any]:
     values = settings[searched.path]
-
     return [_place(searched.dimension, values[number]) for number in trials["number"]]
 
 
@@ -135,7 +130,6 @@ def _place(dimension: Dimension, value: Any) -> Any:
         return value
     if value not in dimension.choices:
         return None
-
     return dimension.choices.index(value)
 
 
@@ -203,7 +197,6 @@ def importance(shares: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(tickformat=".0%", rangemode="tozero")
     figure.update_layout(margin={"t": 16})
-
     return figure
 
 
@@ -229,7 +222,6 @@ def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension
     figure.update_xaxes(range=[-0.03, 1.03], visible=False)
     figure.update_yaxes(range=[rows[-1] - 0.3, 0.6], visible=False)
     figure.update_layout(margin={"l": 12, "r": 12, "b": 12})
-
     return figure
 
 

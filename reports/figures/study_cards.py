@@ -40,7 +40,6 @@ def draw_cards(record: StudyRecord) -> list[Card]:
     """
     study = StudyTables(record)
     left_out = _keys_left_out(record)
-
     return [draw_card(key, title, partial(draw, study)) for key, (title, draw) in CARDS.items() if key not in left_out]
 
 

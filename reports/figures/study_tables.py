@@ -45,5 +45,4 @@ class StudyTables:
         """The default's trial number."""
         if self.record.baseline is None:
             return None
-
         return self.record.baseline.number

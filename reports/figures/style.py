@@ -51,5 +51,4 @@ def base_figure(x_title: str, y_title: str, height: int = 380) -> go.Figure:
         xaxis={"title": {"text": x_title}, "automargin": True, "zeroline": False},
         yaxis={"title": {"text": y_title}, "automargin": True, "zeroline": False},
     )
-
     return figure

@@ -97,7 +97,6 @@ def _letter(place: int) -> str:
     last = chr(ord("A") + place % 26)
     if place < 26:
         return last
-
     return _letter(place // 26 - 1) + last
 
 
@@ -107,7 +106,6 @@ def _meaning_in_words(record: StudyRecord) -> str:
     data = studies.data_hash(record)
     if data:
         text = f"text {data[:8]}"
-
     return plain(f"{tokens(spec.budget.tokens)} a trial, {text}, {spec.objective}, {spec.trainer}")
 
 
@@ -122,7 +120,6 @@ def table_cells(timeline: Timeline) -> list[list[str]]:
         rows.append(
             [row.date, row.name, row.key_change, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, kind]
         )
-
     return rows
 
 
@@ -139,7 +136,6 @@ def write_timeline(timeline: Timeline, folder: Path) -> dict[str, go.Figure]:
     cards = draw_cards(timeline.rows, timeline.kinds, timeline.meanings)
     page = render("timeline.html.j2", cards, heads=HEADS, rows=table_cells(timeline), timeline=timeline)
     write_text(folder / "index.html", writable(page))
-
     return of_cards(cards)
 
 
@@ -198,5 +194,4 @@ def summary(timeline: Timeline) -> list[str]:
     lines += [f"{name}: could not be read: {why}" for name, why in timeline.unreadable.items()]
     number_of_studies = count(len(timeline.rows), "study", "studies")
     number_of_kinds = count(len(timeline.meanings), "kind")
-
     return [*lines, f"{number_of_studies}, {number_of_kinds} of loss"]

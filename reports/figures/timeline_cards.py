@@ -56,7 +56,6 @@ def _gains(rows: Sequence[StudyRow]) -> Drawn:
         [(row.date, row.name, row.verdict, row.gain_frac, row.gain_low_frac, row.gain_high_frac) for row in judged],
         columns=["date", "study", "verdict", "gain", "low", "high"],
     )
-
     return sentence, [_gains_figure(judged)], table
 
 
@@ -70,7 +69,6 @@ def _gains_figure(rows: Sequence[StudyRow]) -> go.Figure:
 
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
     _name_rows(figure, rows)
-
     return figure
 
 
@@ -94,14 +92,12 @@ def _add_gains(figure: go.Figure, rows: Sequence[StudyRow], places: Sequence[int
 def _percent(frac: float | None) -> float | None:
     if frac is None:
         return None
-
     return 100 * frac
 
 
 def _distance_percent(high_frac: float | None, low_frac: float | None) -> float:
     if high_frac is None or low_frac is None:
         return 0.0
-
     return 100 * (high_frac - low_frac)
 
 
@@ -113,7 +109,6 @@ def _losses(rows: Sequence[StudyRow], words: str) -> Drawn:
     table = pd.DataFrame(
         [(row.date, row.name, row.before, row.after) for row in known], columns=["date", "study", "default", "best"]
     )
-
     return sentence, [_losses_figure(known)], table
 
 
@@ -132,7 +127,6 @@ def _losses_figure(rows: Sequence[StudyRow]) -> go.Figure:
             marker={"color": colour, "symbol": symbol, "size": 12}, hovertemplate=f"{name} %{{x:.4f}}<extra></extra>",
         )  # fmt: skip
     _name_rows(figure, rows)
-
     return figure
 
 
@@ -153,6 +147,5 @@ def _add_joining_lines(figure: go.Figure, rows: Sequence[StudyRow]) -> None:
 
 def _name_rows(figure: go.Figure, rows: Sequence[StudyRow]) -> None:
     names = [f"{label(plain(row.name, 28))}<br>{label(row.date)}" for row in rows]
-
     # A number of its own for each study: two may have the same name and day.
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=names, range=[len(rows) - 0.5, -0.5])

@@ -17,7 +17,6 @@ def speed_against_loss(trials: pd.DataFrame, baseline: int | None) -> go.Figure:
         baseline: The default's trial number, or None.
     """
     title = "training speed (tokens per second)"
-
     return trade_off(trials, baseline, analyses.pareto(trials), "tokens_per_s", title, "tokens/s")
 
 
@@ -53,5 +52,4 @@ def trade_off(
         x=front[column].to_numpy(), y=front["loss"].to_numpy(), mode="lines", name="best trade-offs",
         line={"color": GREEN, "dash": "dot", "width": 2}, hoverinfo="skip",
     )  # fmt: skip
-
     return figure

@@ -132,7 +132,7 @@ def test_a_study_in_which_nothing_finished_makes_no_table(tmp_path: Path) -> Non
     record = record_of(tmp_path, [ended(TrialStatus.DIVERGED, 3.0, math.nan), ended(TrialStatus.PRUNED, 3.0)])
     with pytest.raises(UserError) as caught:
         from_record(record)
-    assert str(caught.value) == "night: no trial finished, so there is no table of it"
+    assert str(caught.value) == "night: no trial finished, so there is nothing to make a table of"
     assert caught.value.exit_code == 2
 
 
@@ -231,7 +231,7 @@ def test_any_other_file_is_no_table(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError) as caught:
         read(path)
-    assert str(caught.value).startswith(f"{path}: no table of `autotune record`: ")
+    assert str(caught.value).startswith(f"{path}: not a table of `autotune record`: ")
 
 
 @pytest.mark.parametrize("change", [{"status": "excellent"}, {"colour": 1}, {"losses": None}])
@@ -241,7 +241,7 @@ def test_a_row_that_is_none_is_told(tmp_path: Path, change: dict[str, Any]) -> N
     content = json.loads(path.read_text())
     content["rows"][0] |= change
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="no table of `autotune record`: "):
+    with pytest.raises(UserError, match="not a table of `autotune record`: "):
         read(path)
 
 
