@@ -109,12 +109,8 @@ def _meaning_in_words(record: StudyRecord) -> str:
     return plain(f"{tokens(spec.budget.tokens)} a trial, {text}, {spec.objective}, {spec.trainer}")
 
 
-def table_cells(timeline: Timeline) -> list[list[str]]:
-    """Return the table's cells: a row per study, with the columns of `HEADS`.
-
-    Args:
-        timeline: The studies.
-    """
+def _table_cells(timeline: Timeline) -> list[list[str]]:
+    """Return the table's cells: a row per study, with the columns of `HEADS`."""
     rows = []
     for row, kind in zip(timeline.rows, timeline.kinds, strict=True):
         rows.append(
@@ -134,7 +130,7 @@ def write_timeline(timeline: Timeline, folder: Path) -> dict[str, go.Figure]:
         Its figures by file name, for `reports.figures.pictures.write_pictures`.
     """
     cards = draw_cards(timeline.rows, timeline.kinds, timeline.meanings)
-    page = render("timeline.html.j2", cards, heads=HEADS, rows=table_cells(timeline), timeline=timeline)
+    page = render("timeline.html.j2", cards, heads=HEADS, rows=_table_cells(timeline), timeline=timeline)
     write_text(folder / "index.html", writable(page))
     return of_cards(cards)
 
@@ -150,7 +146,7 @@ def timeline_markdown(timeline: Timeline, pictures: Sequence[str] = ()) -> str:
 
     lines.append("| " + " | ".join(HEADS) + " |")
     lines.append("|" + " --- |" * len(HEADS))
-    for row in table_cells(timeline):
+    for row in _table_cells(timeline):
         escaped = [markdown(cell) for cell in row]
         lines.append("| " + " | ".join(escaped) + " |")
 

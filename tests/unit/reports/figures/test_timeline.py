@@ -30,7 +30,7 @@ def three() -> history.Timeline:
 
 
 def test_rows_are_oldest_first_and_say_how_sure(three: history.Timeline) -> None:
-    first, longer, third = history.table_cells(three)
+    first, longer, third = history._table_cells(three)
 
     assert first[:2] == ["2026-01-01", "first"]
     assert first[2].startswith("optim.muon_lr 0.02 → 0.05")
