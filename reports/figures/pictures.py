@@ -16,7 +16,7 @@ from reports.figures.figure_cards import Card
 from reports.formats import plain
 
 # Pixels.
-_WIDTH = 900
+WIDTH = 900
 # A browser that takes longer for one picture will not draw it at all.
 _PATIENCE_S = 30
 # Colours of text and lines on white; a page has its own by its theme.
@@ -72,7 +72,7 @@ def _draw(named: Mapping[str, go.Figure], folder: Path) -> None:
 
     wanted: list[dict[str, Any]] = []
     for name, figure in named.items():
-        wanted.append({"fig": _on_white(figure), "path": folder / name, "opts": {"format": "png", "width": _WIDTH}})
+        wanted.append({"fig": _on_white(figure), "path": folder / name, "opts": {"format": "png", "width": WIDTH}})
 
     # Without `mathjax` set to False it would ask the network for MathJax.
     kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False, "timeout": _PATIENCE_S})
