@@ -266,25 +266,27 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Tries samplers and pruners on recorded trials, without training."""
-    from autotune.replay import simulation
+    from autotune.replay import algorithms, arms
+    from autotune.replay.sources import Rows
+    from autotune.replay.surrogate import Surrogate
     from autotune.study.spec import PrunerSpec, SamplerSpec
 
     recorded = recorded_table(study, out)
-    samplers = [simulation.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
-    pruners = [simulation.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
+    samplers = [algorithms.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
+    pruners = [algorithms.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
     for chosen, stopper in itertools.product(samplers, pruners):
-        simulation.check(recorded, chosen, stopper)
-    source = simulation.Surrogate(recorded) if surrogate else None
-    budget_s = 3600 * hours if hours else simulation.WHOLE_TRIALS * simulation.trial_s(recorded)
+        algorithms.check(recorded, chosen, stopper)
+    source = Surrogate(recorded) if surrogate else None
+    budget_s = 3600 * hours if hours else arms.WHOLE_TRIALS * arms.trial_s(recorded)
     if not as_json:
-        for line in simulation.describe_table(recorded, source, budget_s):
+        for line in arms.describe_table(recorded, source, budget_s):
             say(line)
-    arms = []
+    tried = []
     for chosen, stopper in itertools.product(samplers, pruners):
-        arms.append(
-            simulation.run_arm(
+        tried.append(
+            arms.run_arm(
                 recorded,
-                lambda: source or simulation.Rows(recorded),
+                lambda: source or Rows(recorded),
                 chosen,
                 stopper,
                 repeats=repeats,
@@ -293,9 +295,9 @@ def replay(
             )
         )
         if not as_json:
-            say(simulation.describe(arms[-1]))
+            say(arms.describe(tried[-1]))
     if as_json:
-        typer.echo(json.dumps([simulation.to_json(arm) for arm in arms], indent=2))
+        typer.echo(json.dumps([arms.to_json(arm) for arm in tried], indent=2))
 
 
 def recorded_table(study: str, out: Path) -> Table:
