@@ -15,6 +15,8 @@ from torch import Tensor
 from model import checkpoint, distributed, learner_cache
 from model.config import TrainConfig
 from model.config import length_rules as length_rules  # part of the trainer's interface
+from model.config import setting_roles as setting_roles  # part of the trainer's interface
+from model.config import untrained_settings as untrained_settings  # part of the trainer's interface
 from model.counts import counts as counts  # part of the trainer's interface
 from model.data.batches import Batches
 from model.data.corpus import Corpus, load

@@ -39,14 +39,14 @@ class Probe:
         return self.tokens_per_s or self.tokens / max(self.seconds, 1e-9)
 
     def seconds_for(self, tokens: int) -> float:
-        """Returns the expected seconds of a training of so many tokens, evaluations included."""
+        """Return the expected seconds of a training of so many tokens, evaluations included."""
         if self.tokens_per_s > 0:
             return tokens / self.tokens_per_s + self.evaluations * self.eval_s
         return self.seconds * tokens / self.tokens
 
 
 @dataclass
-class Probing:
+class RunningProbe:
     """A probe in progress.
 
     Args:
@@ -64,17 +64,19 @@ class Probing:
         """Time of the last sign of progress, by the monotonic clock."""
         return self._times[-1]
 
-    def __bool__(self) -> bool:
+    @property
+    def has_points(self) -> bool:
+        """Whether there was an evaluation."""
         return bool(self._points)
 
     def take(self, point: EvalPoint) -> bool:
-        """Takes an evaluation and returns whether the training is to go on."""
+        """Take an evaluation and return whether the training is to go on."""
         self._points.append(point)
         self._times.append(time.monotonic())
         return len(self._points) != self.last_point
 
     def result(self, facts: Mapping[str, Any]) -> Probe:
-        """Returns what was measured, at least one evaluation having been taken.
+        """Return what was measured, at least one evaluation having been taken.
 
         Args:
             facts: What the trainer said at its end.
@@ -96,7 +98,7 @@ class Probing:
         return [point.metrics[name] for point in self._points if name in point.metrics]
 
     def _wall_s(self) -> float:
-        """Returns the seconds by our clock, without the start of its process where that can be told."""
+        """Return the seconds by our clock, without the start of its process where that can be told."""
         times, last_tokens = self._times, self._points[-1].tokens_seen
         tokens = last_tokens - self._points[0].tokens_seen
         return (times[-1] - times[1]) * last_tokens / tokens if tokens else times[-1] - times[0]

@@ -10,7 +10,7 @@ from autotune.core.study_results import Noise
 from autotune.core.text import duration
 from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Queue
-from autotune.progress.observer import Listener
+from autotune.progress.observer import RunObserver
 
 MIN_TRIALS = 24
 """Trials before which a search is never called done: its first half then says something."""
@@ -46,7 +46,7 @@ class SearchEnd:
         deadline: When everything must be done.
         reserve_s: Seconds to keep for what comes after the search, asked again each time.
         noise: What gain can be proved, once that was measured.
-        listener: Told what changes.
+        observer: Told what changes.
         fit: Trials that the plan lets fit.
     """
 
@@ -56,14 +56,14 @@ class SearchEnd:
         deadline: Deadline,
         reserve_s: Callable[[], float],
         noise: Callable[[], Noise | None],
-        listener: Listener,
+        observer: RunObserver,
         fit: int,
     ) -> None:
         self._queue = queue
         self._deadline = deadline
         self._reserve_s = reserve_s
         self._noise = noise
-        self._listener = listener
+        self._observer = observer
         self._fit = fit
         self._began: tuple[float, int] | None = None
         self._is_said = False
@@ -88,7 +88,7 @@ class SearchEnd:
     def _say(self, why: str) -> None:
         if not self._is_said:
             self._is_said = True
-            self._listener.note("search", why)
+            self._observer.note("search", why)
 
     def _is_enough(self, trials: Sequence[TrialRecord]) -> bool:
         noise, gain = self._noise(), late_gain(trials)
@@ -112,5 +112,5 @@ class SearchEnd:
         each_s = (time.monotonic() - began_at) / (done - before)
         fit = min(wanted, done + int((self._deadline.seconds_left - self._reserve_s()) / each_s))
         if abs(fit - self._fit) > NEWS_FRAC * self._fit:
-            self._listener.note("plan", f"by what trials take, {fit} of them fit, not {self._fit}")
+            self._observer.note("plan", f"by what trials take, {fit} of them fit, not {self._fit}")
             self._fit = fit
