@@ -45,8 +45,8 @@ class Running:
     assignment: Assignment
     worker: Worker
     started_at: str = field(default_factory=now_iso)
-    start: float = field(default_factory=time.monotonic)
-    heard: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=lambda: time.monotonic())
+    heard: float = field(default_factory=lambda: time.monotonic())
     points: list[EvalPoint] = field(default_factory=list)
     ending: Ending | None = None
     probe: RunningProbe | None = None
