@@ -233,9 +233,9 @@ def record(
 
     changes = [*(change or []), *([f"budget.tokens={tokens}"] if tokens else [])]
     again = [row.params for row in table.read(rows).spread(trials)] if rows else []
-    plain_spec = load_study(study, out, changes).spec
+    plain = load_study(study, out, changes)
     # Settings of a table are trained beside the baseline, which begins every study.
-    changes += table.recording_changes(plain_spec, trials + bool(again), evaluations, again)
+    changes += table.recording_changes(plain, trials + bool(again), evaluations, again)
     loaded = load_study(study, out, changes)
     session = Session(loaded, make_options(loaded, out, device, emulate, None, None))
     code = session.work()

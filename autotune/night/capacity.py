@@ -11,12 +11,10 @@ from typing import Any
 from autotune.core.config_paths import flatten, get_path, with_paths
 from autotune.core.errors import UserError
 from autotune.engine.cost_model import CostModel, Counts, Measured
-from autotune.engine.equal_seconds import EqualSeconds
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot, Worker
 from autotune.machine.hardware import HardwareProfile
-from autotune.night.opening import Night
-from autotune.night.probing import Place, probe, probe_length
+from autotune.night.probing import Place, probe
 from autotune.search.space import Dimension, SearchSpace, Value
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -234,46 +232,6 @@ def choose_pass(
         counted = [_counts(study, profile, {**corner, paths.max_pass: size}, facts) for corner in corners]
         candidates[size] = [counts for counts in counted if counts is not None]
     return model.best_pass(candidates, profile.memory_bytes)
-
-
-def equal_seconds(night: Night) -> EqualSeconds | None:
-    """Return what gives each configuration its own token budget; None if the objective asks for equal tokens.
-
-    Without a cost model the baseline is probed by each process anew: speeds of two machines, or of two nights, are not
-    to be divided by each other.
-
-    Args:
-        night: The open study, planned.
-
-    Raises:
-        UserError: If the baseline does not train, or with exit code 130 if it was stopped.
-    """
-    study, overrides = night.study, night.overrides
-    if study.spec.objective != "loss_at_equal_seconds":
-        return None
-
-    facts = night.attributes.probe_facts
-    stored = night.attributes.cost_model
-    baseline = with_paths(study.spec.base, overrides)
-    if stored is None:
-        model = None
-        place = Place(study, night.profile, night.slots[0], lambda: night.is_stopped)
-        speed = probe(place, overrides).speed
-    else:
-        model = CostModel(**stored)
-        speed = model.tokens_per_s(Counts.of(study.trainer.counts(baseline, facts) or {}))
-
-    budgets = EqualSeconds(
-        study=study,
-        optuna_study=night.search.optuna_study,
-        storage=night.search.storage,
-        facts=facts,
-        model=model,
-        baseline_per_s=speed,
-        probe_length=probe_length(study.spec, night.profile),
-    )
-    budgets.keep(study.spec.space.baseline(study.spec.base), baseline, speed)
-    return budgets
 
 
 def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> int:

@@ -6,20 +6,62 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.config_paths import present
+from autotune.core.config_paths import present, with_paths
 from autotune.core.records import TrainingKind, TrialRecord
 from autotune.engine.assignment import TrainingPlan
+from autotune.engine.cost_model import CostModel, Counts
 from autotune.engine.equal_seconds import EqualSeconds
 from autotune.engine.queue import Queue
 from autotune.engine.trial_store import TrialStore
 from autotune.night import planner
 from autotune.night.opening import Night
+from autotune.night.probing import Place, probe, probe_length
 from autotune.promotion.best_config import card_lines
 from autotune.promotion.full_run import evaluations
 from autotune.store.study_store import finals_name, long_name, open_fixed
 
 if TYPE_CHECKING:
     import optuna
+
+
+def equal_seconds(night: Night) -> EqualSeconds | None:
+    """Return what gives each configuration its own token budget; None if the objective asks for equal tokens.
+
+    Without a cost model the baseline is probed by each process anew: speeds of two machines, or of two nights, are not
+    to be divided by each other.
+
+    Args:
+        night: The open study, planned.
+
+    Raises:
+        UserError: If the baseline does not train, or with exit code 130 if it was stopped.
+    """
+    study, overrides = night.study, night.overrides
+    if study.spec.objective != "loss_at_equal_seconds":
+        return None
+
+    facts = night.attributes.probe_facts
+    stored = night.attributes.cost_model
+    baseline = with_paths(study.spec.base, overrides)
+    if stored is None:
+        model = None
+        place = Place(study, night.profile, night.slots[0], lambda: night.is_stopped)
+        speed = probe(place, overrides).speed
+    else:
+        model = CostModel(**stored)
+        speed = model.tokens_per_s(Counts.of(study.trainer.counts(baseline, facts) or {}))
+
+    budgets = EqualSeconds(
+        study=study,
+        optuna_study=night.search.optuna_study,
+        storage=night.search.storage,
+        facts=facts,
+        model=model,
+        baseline_per_s=speed,
+        probe_length=probe_length(study.spec, night.profile),
+    )
+    budgets.keep(study.spec.space.baseline(study.spec.base), baseline, speed)
+    return budgets
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from autotune.core.records import TrialRecord, Verdict, VerdictWord
 from autotune.engine.deadline import REPORT_S
 from autotune.engine.stop_request import StopRequest
 from autotune.finals.runner import Proving
-from autotune.night import capacity, planner
+from autotune.night import planner
 from autotune.night.opening import Night, open_night, open_search
 from autotune.night.opening import Options as Options  # the command line makes them
 from autotune.night.promotion_step import Order, PromotionStep
-from autotune.night.queues import Queues
+from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
 from autotune.promotion.best_config import choice
@@ -55,7 +55,7 @@ class Session:
         """
         with self._opened() as night:
             plan_night(night)
-            queues = Queues(night, capacity.equal_seconds(night))
+            queues = Queues(night, equal_seconds(night))
             promotion = PromotionStep(night, queues)
             finals = _finals(night, queues, promotion)
 
