@@ -28,6 +28,7 @@ class Deadline:
             ends.append(hours * 3600)
         if until is not None:
             ends.append(seconds_until(until, datetime.now()))
+
         self._end = time.monotonic() + min(ends) if ends else None
 
     @property
@@ -55,6 +56,7 @@ def seconds_until(time_of_day: str, now: datetime) -> float:
     then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     if then <= now:
         then += timedelta(days=1)
+
     # By timestamps: the difference of two local times would miss the hour of a change to summer time.
     return then.timestamp() - now.timestamp()
 
@@ -114,5 +116,7 @@ class Pace:
 
         The slowest, mostly the first with all that is made once, would keep several times the time that they need.
         """
-        known = [*self._recent, *([self._estimate] if self._estimate else [])]
+        known = list(self._recent)
+        if self._estimate:
+            known.append(self._estimate)
         return tokens * statistics.median(known) if known else 0.0

@@ -58,8 +58,9 @@ class EqualSeconds:
             return self._budget(known)
         if self.model is None:
             return None
+
         counts = self.study.trainer.counts(config, self.facts)
-        assert counts is not None  # the model was fitted to such counts
+        assert counts is not None, "the model was fitted to such counts"
         return self.keep(params, config, self.model.tokens_per_s(Counts.of(counts)))
 
     def keep(self, params: Mapping[str, Any], config: Mapping[str, Any], tokens_per_s: float) -> int:

@@ -73,6 +73,7 @@ class RunningProbe:
         """Take an evaluation and return whether the training is to go on."""
         self._points.append(point)
         self._times.append(time.monotonic())
+
         return len(self._points) != self.last_point
 
     def result(self, facts: Mapping[str, Any]) -> Probe:
@@ -82,8 +83,10 @@ class RunningProbe:
             facts: What the trainer said at its end.
         """
         tokens = self._points[-1].tokens_seen if self.last_point else self.budget_tokens
+
         # The first stretch includes warm-up: caches, kernels, the allocator.
         speeds = self._values("tokens_per_s")[1:] or self._values("tokens_per_s")
+
         return Probe(
             tokens_per_s=statistics.median(speeds) if speeds else 0.0,
             eval_s=statistics.median(self._values("eval_s") or [0.0]),
@@ -99,6 +102,11 @@ class RunningProbe:
 
     def _wall_s(self) -> float:
         """Return the seconds by our clock, without the start of its process where that can be told."""
-        times, last_tokens = self._times, self._points[-1].tokens_seen
+        times = self._times
+        last_tokens = self._points[-1].tokens_seen
+
+        # From the first evaluation on, in proportion; with a single one only the whole is known.
         tokens = last_tokens - self._points[0].tokens_seen
-        return (times[-1] - times[1]) * last_tokens / tokens if tokens else times[-1] - times[0]
+        if not tokens:
+            return times[-1] - times[0]
+        return (times[-1] - times[1]) * last_tokens / tokens

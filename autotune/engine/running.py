@@ -98,6 +98,7 @@ class Running:
         # Of several seeds the result is the mean of those that were trained to their end.
         points = mean_curve(self.curves) if self.curves else tuple(self.points)
         log = self.assignment.folder / "log.txt"
+
         return TrialResult(
             status=ending.status,
             cause=ending.cause,

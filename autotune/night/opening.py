@@ -202,8 +202,10 @@ def open_night(
     spec = study.spec
     hardware = stored_hardware(spec, options, run)
     monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
+
     observer = RunObserver(run, options.say, monitor, options.refresh, spec.trackers)
     slots = slots_of(hardware)
+
     loop = EventLoop(
         pool=WorkerPool(slots, spec.trainer),
         run_directory=run,

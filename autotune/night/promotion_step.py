@@ -12,7 +12,7 @@ from autotune.night import planner
 from autotune.night.opening import Night
 from autotune.night.queues import Queues
 from autotune.promotion import horizon
-from autotune.promotion.best_config import choice, write_best_config
+from autotune.promotion.best_config import card_lines, choice, write_best_config
 from autotune.promotion.brackets import Promoting
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.full_run import FullRun
@@ -86,7 +86,7 @@ class PromotionStep:
 
         self._write_best_config(chosen)
         trial = chosen.trial
-        queue = self.queues.full(trial, order.tokens, order.as_is)
+        queue = self.queues.full(trial, order.tokens, order.as_is, card_lines(night.run.best_config))
         changed = {change.path: change.after for change in chosen.promotion.changes}
         params = {**trial.params, **changed}
         with exclusive(night.search.storage, night.spec.name):

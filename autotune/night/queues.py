@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from autotune.engine.trial_store import TrialStore
 from autotune.night import planner
 from autotune.night.opening import Night
 from autotune.night.probing import Place, probe, probe_length
-from autotune.promotion.best_config import card_lines
 from autotune.promotion.full_run import evaluations
 from autotune.store.study_store import finals_name, long_name, open_fixed
 
@@ -105,23 +104,20 @@ class Queues:
         plan = self._long_plan(TrainingKind.BRACKET, trial, tokens, suffix, text)
         return self._open_long(plan, trial, suffix)
 
-    def full(self, trial: TrialRecord, tokens: int, as_is: bool) -> Queue:
+    def full(self, trial: TrialRecord, tokens: int, as_is: bool, card: Sequence[str]) -> Queue:
         """Open the full run of a trial's settings, with checkpoints, weights and a model card.
 
         Args:
             trial: The trial.
             tokens: Length of the full run.
             as_is: Whether the trial's settings are copied, which are rescaled otherwise.
+            card: Lines of the model card that say where the settings come from.
         """
         study = self.night.study
         suffix = "-as-is" if as_is else ""
         plan = self._long_plan(TrainingKind.FULL, trial, tokens, suffix, evaluations(study, tokens))
-        output = study.trainer.by_path(
-            {
-                "output_dir": str(self.night.run.root / plan.folder),
-                "provenance": card_lines(self.night.run.best_config),
-            }
-        )
+        folder = str(self.night.run.root / plan.folder)
+        output = study.trainer.by_path({"output_dir": folder, "provenance": list(card)})
         overrides = {**plan.overrides, **present(study.spec.base, output)}
         return self._open_long(replace(plan, overrides=overrides), trial, suffix)
 
@@ -133,6 +129,7 @@ class Queues:
         """Return the plan of trainings of a trial's length, which read their text as often as the full run."""
         stored = self.night.attributes.plan
         assert stored is not None, "a queue is opened after the night is planned"
+
         tokens = self.night.spec.budget.tokens
         text = planner.train_tokens_override(self.night.study, tokens, stored.epochs)
         return TrainingPlan(kind, tokens, {**self.night.overrides, **text}, equal_seconds=self.equal_seconds)
@@ -144,6 +141,7 @@ class Queues:
         slowness = 1.0
         if trial.budget_tokens is not None:
             slowness = self.night.spec.budget.tokens / trial.budget_tokens
+
         return TrainingPlan(
             kind=kind,
             budget_tokens=tokens,
