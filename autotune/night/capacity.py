@@ -14,7 +14,7 @@ from autotune.engine.cost_model import CostModel, Counts, Measured
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot, Worker
 from autotune.machine.hardware import HardwareProfile
-from autotune.night.probing import Place, probe
+from autotune.night.probing import Place, config_on, probe
 from autotune.search.space import Dimension, SearchSpace, Value
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -102,8 +102,7 @@ def _counts(
     """Return the counts of a configuration as it would run on this hardware, None if they are not known."""
     if BatchPaths.of(study) is None:
         return None
-    config = Place(study, profile, Slot("")).config(changes)
-    values = study.trainer.counts(config, facts)
+    values = study.trainer.counts(config_on(study, profile, changes), facts)
     return None if values is None else Counts.of(values)
 
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from autotune.core.config_paths import flatten, present, with_paths
+from autotune.core.config_paths import flatten, present
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
-from autotune.engine.assignment import hardware_overrides
 from autotune.engine.cost_model import CostModel
 from autotune.engine.deadline import REPORT_S
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
-from autotune.night.probing import Place, probe
+from autotune.night.probing import Place, config_on, probe
 from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
 from autotune.search.ranges import SAMPLERS
@@ -236,8 +235,7 @@ def survey(
     baseline = probe(place)
     plan = make_plan(study, baseline, len(slots), seconds_left, profile)
     if study.spec.promote.automatic:
-        config = with_paths(study.spec.base, hardware_overrides(study, profile.overrides()))
-        counted = study.trainer.counts(config, baseline.facts) or {}
+        counted = study.trainer.counts(config_on(study, profile, {}), baseline.facts) or {}
         plan = replace(plan, disk_bytes=plan.disk_bytes + counted.get("disk_bytes", 0.0))
 
     model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None

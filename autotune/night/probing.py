@@ -45,11 +45,6 @@ class Place:
     slot: Slot
     stopped: Callable[[], bool] = lambda: False
 
-    def config(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the baseline's configuration on this hardware, with changes by dotted path."""
-        overrides = hardware_overrides(self.study, self.profile.overrides())
-        return with_paths(self.study.spec.base, {**overrides, **changes})
-
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
         """Start a worker, and end it when the block is left."""
@@ -58,6 +53,18 @@ class Place:
             yield worker
         finally:
             worker.kill()
+
+
+def config_on(study: Study, profile: HardwareProfile, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the baseline's configuration as it runs on some hardware.
+
+    Args:
+        study: The study.
+        profile: The hardware.
+        changes: Settings other than the baseline's, by dotted path.
+    """
+    overrides = hardware_overrides(study, profile.overrides())
+    return with_paths(study.spec.base, {**overrides, **changes})
 
 
 def probe_length(spec: StudySpec, profile: HardwareProfile) -> tuple[int, int]:
@@ -87,7 +94,8 @@ def probe(place: Place, changes: Mapping[str, Any] | None = None, worker: Worker
 
     budget_tokens, last_point = probe_length(place.study.spec, place.profile)
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(place.config(changes or {}), budget_tokens, Path(folder) / "log.txt")
+        config = config_on(place.study, place.profile, changes or {})
+        job = Job(config, budget_tokens, Path(folder) / "log.txt")
         return _train_briefly(place, worker, job, last_point)
 
 
