@@ -118,11 +118,6 @@ class Night:
         return self.options.deadline
 
     @property
-    def stop(self) -> StopRequest:
-        """Whether the user wants the run to end."""
-        return self.loop.stop
-
-    @property
     def is_stopped(self) -> bool:
         """Whether the user wants the run to end."""
         return self.loop.stop.level > 0
