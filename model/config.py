@@ -214,6 +214,25 @@ length_rules = {
 }
 """Settings whose best value depends on the length of a run: dotted path -> kind of setting."""
 
+setting_roles = {
+    "seed": "seed",
+    "device": "system.device",
+    "dtype": "system.dtype",
+    "memory_bytes": "system.memory_bytes",
+    "flash_attention": "system.flash_attention",
+    "micro_batch_size": "system.micro_batch_size",
+    "grad_accum_steps": "optim.grad_accum_steps",
+    "max_pass_sequences": "system.max_pass_sequences",
+    "train_tokens": "data.train_tokens",
+    "num_evals": "data.num_evals",
+    "output_dir": "output.dir",
+    "provenance": "output.provenance",
+}
+"""Settings that whoever starts a run may fill in, by dotted path under the role that each of them has."""
+
+untrained_settings = ("seed", "system.", "output.", "data.cache_dir")
+"""Beginnings of the dotted paths of settings that say where things are kept and on what a run happens."""
+
 
 class TrainConfig(_Section):
     """Everything that decides a training run, apart from its budget in tokens."""

@@ -4,6 +4,8 @@ import torch
 
 from model.config import SystemConfig, TrainConfig
 from model.config import length_rules as length_rules  # part of the trainer's interface
+from model.config import setting_roles as setting_roles  # part of the trainer's interface
+from model.config import untrained_settings as untrained_settings  # part of the trainer's interface
 from model.counts import counts as counts  # part of the trainer's interface
 from model.data.corpus import load
 from model.inference.evaluate_text import evaluate_weights as evaluate_weights  # part of the trainer's interface

@@ -56,7 +56,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def present(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those values whose dotted path the base config has.
 
-    The engine fills in `seed`, `system.*` and `output.dir` this way, where the trainer has such settings.
+    What the engine fills in, a trainer without such a setting does not get.
     """
     known = flatten(base)
     return {path: value for path, value in values.items() if path in known}

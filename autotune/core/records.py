@@ -30,6 +30,15 @@ class TrialStatus(StrEnum):
         return self in (self.FINISHED, self.PRUNED, self.DIVERGED, self.OUT_OF_MEMORY)
 
 
+class TrainingKind(StrEnum):
+    """What a training is for. The values name its folder in the run directory and appear in stored events."""
+
+    SEARCH = "trials"
+    FINALS = "finals"
+    BRACKET = "bracket"
+    FULL = "full"
+
+
 class VerdictWord(StrEnum):
     """The three honest answers, and the one for a study in which nothing could be compared."""
 

@@ -101,7 +101,7 @@ class Proving:
         attributes = StudyAttributes(self.optuna_study)
         if noise is not None and attributes.noise is None:
             attributes.noise = noise
-            self.loop.listener.note("noise", noise.describe())
+            self.loop.observer.note("noise", noise.describe())
 
     def _noise_seeds(self) -> int:
         """Returns how many seeds the time allows before the search; 0 if not even two."""
@@ -157,7 +157,7 @@ class Proving:
         attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds)
         missing = attributing.missing(self.queue.records())
         if missing and not self._has_time(self._seconds(self.spec.attributing_runs(len(attributing.changed)))):
-            self.loop.listener.note("attribution", "no time left to find out which change gave what")
+            self.loop.observer.note("attribution", "no time left to find out which change gave what")
             return
         while missing and not self.loop.stop.level:
             self._train(missing)
@@ -167,7 +167,7 @@ class Proving:
         if not missing:
             found = attributing.result(self.queue.records())
             StudyAttributes(self.optuna_study).attribution = found
-            self.loop.listener.note("attribution", found.note)
+            self.loop.observer.note("attribution", found.note)
 
     def _has_time(self, training_s: float) -> bool:
         return self.loop.deadline.has_time(self.later_s)(training_s)
@@ -181,5 +181,5 @@ class Proving:
         waiting = sum(record.status is TrialStatus.WAITING for record in self.queue.records())
         if waiting:
             noun = "run" if waiting == 1 else "runs"
-            self.loop.listener.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
+            self.loop.observer.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
         self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)

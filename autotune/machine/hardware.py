@@ -104,13 +104,14 @@ class HardwareProfile:
         """Return what the engine fills into each trial's config.
 
         Returns:
-            Values by dotted config path; `system.memory_bytes` is 0 (no cap) unless a card is emulated.
+            Values by the role of a setting (`Role` in `study/trainer.py`); `memory_bytes` is 0 (no cap) unless a card
+            is emulated.
         """
         return {
-            "system.device": self.device,
-            "system.dtype": self.dtype,
-            "system.memory_bytes": self.memory_bytes if self.emulate else 0,
-            "system.flash_attention": self.flash_attention,
+            "device": self.device,
+            "dtype": self.dtype,
+            "memory_bytes": self.memory_bytes if self.emulate else 0,
+            "flash_attention": self.flash_attention,
         }
 
 

@@ -21,8 +21,7 @@ from autotune.core.errors import UserError
 from autotune.core.files import now_iso, write_text
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import Promotion
-from autotune.engine.event_loop import StopRequest
-from autotune.store.run_directory import RunDirectory
+from autotune.engine.deadline import StopRequest
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer, load_trainer
@@ -117,12 +116,12 @@ def choice(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord,
 
 
 def write_best_config(
-    run: RunDirectory, record: StudyRecord, trial: TrialRecord, why: str, promotion: Promotion
+    trainer: Trainer, record: StudyRecord, trial: TrialRecord, why: str, promotion: Promotion
 ) -> Path:
     """Writes `best_config.toml`, which `autotune train` reads and a person may edit.
 
     Args:
-        run: The run directory.
+        trainer: The study's trainer.
         record: The study.
         trial: The trial whose settings it holds.
         why: Why this one.
@@ -132,7 +131,8 @@ def write_best_config(
         Its path.
     """
     changed = {change.path: change.after for change in promotion.changes}
-    seed = present(record.spec.base, {"seed": record.spec.seed})
+    run = record.run
+    seed = present(record.spec.base, trainer.by_path({"seed": record.spec.seed}))
     config = with_paths(record.spec.base, {**trial.params, **changed, **seed})
     content = {
         "trainer": record.spec.trainer,
@@ -209,7 +209,8 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     trainer, config, length = _read_config(path, tokens)
     folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
     lines = [*card_lines(path), f"trained from: {path.name}, which may have been edited since it was written"]
-    config = with_paths(config, present(config, {"output.dir": str(folder), "output.provenance": lines}))
+    output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
+    config = with_paths(config, present(config, output))
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)
 

@@ -19,6 +19,7 @@ from autotune.core.files import write_text
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
 
 # Version of the file's layout.
 _FORMAT = 1
@@ -195,11 +196,11 @@ def _from_json(raw: Mapping[str, Any]) -> Row:
     return Row(**{**raw, "losses": losses, "status": TrialStatus(raw["status"])})
 
 
-def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def recording_changes(study: Study, trials: int, evaluations: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the `--set` assignments that make a study one that records a table.
 
     Args:
-        spec: The study, with its base config resolved.
+        study: The study, with its base config resolved.
         trials: Configurations to train, the baseline included.
         evaluations: Evaluations in each trial; the budget's ends included.
         rows: Settings to train instead of a space-filling set.
@@ -210,6 +211,7 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
     """
     import tomli_w
 
+    spec = study.spec
     if spec.objective != "loss_at_equal_tokens":
         raise UserError(
             f"{spec.name} has the objective {spec.objective}, and a table holds losses at equal tokens; add "
@@ -228,9 +230,9 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
         f"budget.trials={trials}",
         "budget.seeds=1",
     ]
-
-    if "data.num_evals" in flatten(spec.base):
-        changes.append(f"base.data.num_evals={evaluations}")
+    num_evals = study.trainer.path_of("num_evals")
+    if num_evals in flatten(spec.base):
+        changes.append(f"base.{num_evals}={evaluations}")
     if rows:
         changes.append(tomli_w.dumps({"enqueue": [dict(row) for row in rows]}))
 

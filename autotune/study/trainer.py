@@ -7,6 +7,8 @@ may have, by name:
 - `counts(config, facts)` lets the planner predict cost and memory of any config (`Counter`);
 - `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings be
   rescaled for a full run (`promotion/horizon.py`);
+- `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
+- `untrained_settings` names the settings that change no loss;
 - `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
 """
 
@@ -30,6 +32,49 @@ from autotune.study.errors import did_you_mean
 Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
 """What a setting is, as far as it depends on the length of a run."""
 _RULES: tuple[str, ...] = get_args(Rule)
+Role = Literal[
+    "seed",
+    "device",
+    "dtype",
+    "memory_bytes",
+    "flash_attention",
+    "micro_batch_size",
+    "grad_accum_steps",
+    "max_pass_sequences",
+    "train_tokens",
+    "num_evals",
+    "output_dir",
+    "provenance",
+]
+"""What the engine uses a setting for, if the trainer has such a setting:
+
+- `seed`: seed of the training;
+- `device`, `dtype`, `memory_bytes`, `flash_attention`: what the hardware decides, "cuda" or "cpu", "bf16", "fp16" or
+  "fp32", a cap in bytes (0 for none), and whether the GPU has flash attention;
+- `micro_batch_size`, `grad_accum_steps`, `max_pass_sequences`: the shape of a batch, in sequences, in
+  micro-batches, and the most sequences of one pass (0 for a micro-batch), which the planner chooses;
+- `train_tokens`: how much of the training text is read, 0 for all of it;
+- `num_evals`: evaluations of a training;
+- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card.
+"""
+ROLES: tuple[str, ...] = get_args(Role)
+CUSTOMARY_PATHS: Mapping[str, str] = {
+    "seed": "seed",
+    "device": "system.device",
+    "dtype": "system.dtype",
+    "memory_bytes": "system.memory_bytes",
+    "flash_attention": "system.flash_attention",
+    "micro_batch_size": "system.micro_batch_size",
+    "grad_accum_steps": "optim.grad_accum_steps",
+    "max_pass_sequences": "system.max_pass_sequences",
+    "train_tokens": "data.train_tokens",
+    "num_evals": "data.num_evals",
+    "output_dir": "output.dir",
+    "provenance": "output.provenance",
+}
+"""Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
+CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir")
+"""Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
 Report = Callable[[Mapping[str, float]], bool | int]
 """Takes an evaluation and answers what to do: see `TrainFunction`."""
 
@@ -130,6 +175,9 @@ class Trainer:
         length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
         writer: Writes text with a trained model; None if the trainer does not.
         evaluator: Measures a trained model; None if the trainer does not.
+        setting_roles: Dotted paths of the settings that the engine may fill in, by role.
+        untrained_settings: Beginnings of the dotted paths of settings that say where things are kept and on what a run
+            happens, and so make no two losses incomparable.
     """
 
     name: str
@@ -139,6 +187,20 @@ class Trainer:
     length_rules: Mapping[str, Rule] = field(default_factory=dict)
     writer: Writer | None = None
     evaluator: Evaluator | None = None
+    setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
+    untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
+
+    def path_of(self, role: Role) -> str | None:
+        """Return the dotted path of the setting that has a role, None if the trainer has none."""
+        return self.setting_roles.get(role)
+
+    def by_path(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values of roles by the dotted paths of their settings, without those that no setting has.
+
+        Args:
+            values: Values by role.
+        """
+        return {self.setting_roles[role]: value for role, value in values.items() if role in self.setting_roles}
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Validate a config and return it with every default filled in, nested and JSON-able.
@@ -186,6 +248,8 @@ def load_trainer(name: str) -> Trainer:
         length_rules=_length_rules(name, getattr(module, "length_rules", {})),
         writer=_callable_of(module, "generate_text"),
         evaluator=_callable_of(module, "evaluate_weights"),
+        setting_roles=_setting_roles(name, getattr(module, "setting_roles", CUSTOMARY_PATHS)),
+        untrained_settings=tuple(getattr(module, "untrained_settings", CUSTOMARY_UNTRAINED)),
     )
 
 
@@ -232,6 +296,17 @@ def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
             )
 
     return dict(rules)
+
+
+def _setting_roles(name: str, roles: Any) -> dict[str, str]:
+    if not isinstance(roles, Mapping):
+        raise UserError(f'trainer = "{name}": its setting_roles are no mapping of roles, but {roles!r}')
+    for role, path in roles.items():
+        if role not in ROLES:
+            raise UserError(f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(ROLES)}')
+        if not isinstance(path, str):
+            raise UserError(f'trainer = "{name}": its setting_roles say {role} is {path!r}; write a dotted path')
+    return dict(roles)
 
 
 def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:

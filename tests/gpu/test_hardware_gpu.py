@@ -70,7 +70,7 @@ def test_emulated_t4_is_capped() -> None:
     assert time.monotonic() - start_s < 60
     assert profile.memory_bytes <= 15 * GIB
     assert (profile.dtype, profile.flash_attention, profile.emulate) == ("fp16", False, "t4")
-    assert profile.overrides()["system.memory_bytes"] == profile.memory_bytes
+    assert profile.overrides()["memory_bytes"] == profile.memory_bytes
     assert profile.matmul_flops_warm == 0.0
 
 

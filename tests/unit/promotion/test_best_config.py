@@ -25,6 +25,7 @@ from autotune.promotion.best_config import card_lines, choice, git_commit, prove
 from autotune.promotion.horizon import scaling
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
+from autotune.study.trainer import load_trainer
 
 BASELINE = TrialRecord(0, {"lr": 0.001}, TrialStatus.FINISHED, result(loss=3.0), role="baseline")
 WINNER = TrialRecord(4, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.9))
@@ -115,7 +116,7 @@ AS_IS = Promotion(4, 1_000, 8_000, None)
 
 
 def write(record: StudyRecord, trial: TrialRecord = WINNER, promotion: Promotion = AS_IS) -> Path:
-    return write_best_config(record.run, record, trial, BETTER.reason, promotion)
+    return write_best_config(load_trainer("fake_trainer:train"), record, trial, BETTER.reason, promotion)
 
 
 def test_what_changes_for_the_longer_run_is_in_the_file_with_its_reason(record: StudyRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +286,9 @@ def test_more_rows_than_finished_or_fewer_than_both_ends_are_refused(ranked: Tab
 
 
 def test_a_recording_study_trains_all_of_a_low_discrepancy_set_and_proves_nothing(tmp_path: Path) -> None:
-    spec = make_study(tmp_path).spec
-    changes = recording_changes(spec, 40, 20, [])
+    study = make_study(tmp_path)
+    spec = study.spec
+    changes = recording_changes(study, 40, 20, [])
     made = load(tmp_path / "night.toml", changes).spec
     assert made.name == "night-table-1000"
     assert (made.sampler.name, made.sampler.options) == ("qmc", {"scramble": True})
@@ -299,30 +301,31 @@ def test_a_recording_study_trains_all_of_a_low_discrepancy_set_and_proves_nothin
 def test_rows_are_queued_as_they_are(tmp_path: Path) -> None:
     rows = [{"lr": 0.0123456789012345, "output.dir": 'a "b"'}, {"lr": 0.05, "output.dir": ""}]
     study = make_study(tmp_path, space='lr = {low = 0.0001, high = 0.1}\n"output.dir" = {choices = ["", "a \\"b\\""]}')
-    made = load(tmp_path / "night.toml", recording_changes(study.spec, 3, 20, rows)).spec
+    made = load(tmp_path / "night.toml", recording_changes(study, 3, 20, rows)).spec
     assert list(made.enqueue) == rows
     assert made.name == "night-rows-1000", "not the study of the table that they may be from"
     assert made.budget.trials == 3
 
 
 def test_a_table_is_recorded_at_equal_tokens(tmp_path: Path) -> None:
-    seconds = make_study(tmp_path, 'objective="loss_at_equal_seconds"').spec
+    seconds = make_study(tmp_path, 'objective="loss_at_equal_seconds"')
     with pytest.raises(UserError, match="a table holds losses at equal tokens; add --set") as caught:
         recording_changes(seconds, 40, 20, [])
     mended = str(caught.value).split("'")[1]
-    assert recording_changes(make_study(tmp_path, mended).spec, 40, 20, [])
+    assert recording_changes(make_study(tmp_path, mended), 40, 20, [])
 
 
 def test_a_recording_study_is_one_of_its_own_for_each_length(tmp_path: Path) -> None:
-    spec = make_study(tmp_path, "budget.tokens=2_000").spec
-    assert 'name="night-table-2000"' in recording_changes(spec, 40, 20, [])
+    study = make_study(tmp_path, "budget.tokens=2_000")
+    assert 'name="night-table-2000"' in recording_changes(study, 40, 20, [])
 
 
 def test_evaluations_are_set_where_the_trainer_has_them(tmp_path: Path) -> None:
-    with_them = make_study(tmp_path).spec
-    spec = with_them.model_copy(update={"base": {key: with_them.base[key] for key in with_them.base if key != "data"}})
+    with_them = make_study(tmp_path)
+    base = {key: value for key, value in with_them.spec.base.items() if key != "data"}
+    without = replace(with_them, spec=with_them.spec.model_copy(update={"base": base}))
     assert "base.data.num_evals=17" in recording_changes(with_them, 40, 17, [])
-    assert not [change for change in recording_changes(spec, 40, 17, []) if "num_evals" in change]
+    assert not [change for change in recording_changes(without, 40, 17, []) if "num_evals" in change]
 
 
 def test_a_folder_is_no_table(tmp_path: Path) -> None:

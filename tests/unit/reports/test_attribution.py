@@ -17,6 +17,7 @@ from autotune.core.study_results import AttributedChange, Attribution, Promotion
 from autotune.promotion import best_config
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
+from autotune.study.trainer import load_trainer
 from reports import advice, analyses, attribution, exports, page, summary, tables
 from reports.figures.study_cards import draw_cards
 
@@ -174,7 +175,8 @@ def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
 def test_report_and_best_config_agree(record: StudyRecord, tmp_path: Path) -> None:
     record = replace(record, run=RunDirectory(tmp_path))
     trial, why = best_config.choice(record)
-    written = tomllib.loads(best_config.write_best_config(record.run, record, trial, why, AS_IS).read_text())["config"]
+    path = best_config.write_best_config(load_trainer("fake_trainer:train"), record, trial, why, AS_IS)
+    written = tomllib.loads(path.read_text())["config"]
 
     for item in advice.changes(record):
         assert get_path(written, item.path) == item.after
