@@ -4,12 +4,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+_Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+_Positive = Annotated[float, Field(gt=0.0)]
+_NonNegative = Annotated[float, Field(ge=0.0)]
+_Count = Annotated[int, Field(ge=1)]
+_CountOrZero = Annotated[int, Field(ge=0)]
 
 Source = Literal["sotu", "stdlib", "text", "jsonl", "parquet", "tokens", "hub"]
 _SOURCES_WITH_PATH = ("text", "jsonl", "parquet", "tokens")
@@ -31,25 +31,25 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """Shape of the decoder-only mixture-of-experts transformer.
 
-    `dropout` is one probability for embedding, residual and attention dropout. `d_ff` is the width of one
-    SwiGLU expert: two thirds of a plain MLP's has its parameters and FLOPs (Shazeer 2020, arXiv 2002.05202).
-    The vocabulary size is not here: it comes from the tokenizer.
+    `dropout` is one probability for embedding, residual and attention dropout. `d_ff` is the width of one SwiGLU
+    expert, which at two thirds of a plain MLP's width has the same parameters and FLOPs (Shazeer 2020, arXiv
+    2002.05202). The vocabulary size is not here, since it comes from the tokenizer.
     """
 
-    num_layers: Count = 6
-    d_model: Count = 384
-    num_heads: Count = 8
-    num_kv_heads: Count = 4
-    d_ff: Count = 1024
-    num_experts: Count = 8
-    top_k: Count = 2
+    num_layers: _Count = 6
+    d_model: _Count = 384
+    num_heads: _Count = 8
+    num_kv_heads: _Count = 4
+    d_ff: _Count = 1024
+    num_experts: _Count = 8
+    top_k: _Count = 2
     seq_len: Annotated[int, Field(ge=2)] = 512
-    dropout: Probability = 0.0
-    rope_theta: Positive = 10000.0
-    norm_eps: Positive = 1e-6
-    aux_loss_coef: NonNegative = 0.01
-    z_loss_coef: NonNegative = 0.001
-    init_std: Positive = 0.02
+    dropout: _Probability = 0.0
+    rope_theta: _Positive = 10000.0
+    norm_eps: _Positive = 1e-6
+    aux_loss_coef: _NonNegative = 0.01
+    z_loss_coef: _NonNegative = 0.001
+    init_std: _Positive = 0.02
 
     @property
     def head_dim(self) -> int:
@@ -63,47 +63,53 @@ class ModelConfig(_Section):
                 f"num_heads = {self.num_heads} does not divide d_model = {self.d_model}; "
                 "choose a number of heads that divides it"
             )
+
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}; "
                 "each group of query heads shares one key-value head"
             )
+
         if self.head_dim % 2:
             raise ValueError(
                 f"d_model / num_heads = {self.head_dim} is odd; rotary positions turn pairs, so make it even"
             )
+
         if self.top_k > self.num_experts:
             raise ValueError(
                 f"top_k = {self.top_k} exceeds num_experts = {self.num_experts}; lower top_k or add experts"
             )
+
+        # Grouped matrix products need rows of 16 bytes, which is 8 half-precision numbers.
         for name, width in (("d_model", self.d_model), ("d_ff", self.d_ff)):
-            if width % 8:  # grouped matrix products want rows of 16 bytes, which is 8 half-precision numbers
+            if width % 8:
                 raise ValueError(
                     f"{name} = {width} is not a multiple of 8, which half-precision experts need; "
                     f"use {width // 8 * 8 + 8}"
                 )
+
         return self
 
 
 class OptimConfig(_Section):
     """Muon for the hidden matrices, AdamW for the rest, and the schedule both follow.
 
-    `muon_lr` and `adamw_lr` are absolute peaks. The schedule runs over tokens; its fractions are of the
-    budget. `grad_clip` is a global norm, 0 turns clipping off. `decay_frac` is read by "wsd" only.
+    `muon_lr` and `adamw_lr` are absolute peaks. The schedule runs over tokens; its fractions are of the budget.
+    `grad_clip` is a global norm; 0 turns clipping off. `decay_frac` is read by "wsd" only.
     """
 
-    muon_lr: NonNegative = 0.02
-    adamw_lr: NonNegative = 0.003
-    muon_momentum: Probability = 0.95
-    adamw_beta1: Probability = 0.9
-    adamw_beta2: Probability = 0.95
-    weight_decay: NonNegative = 0.0
-    grad_clip: NonNegative = 1.0
-    grad_accum_steps: Count = 1
+    muon_lr: _NonNegative = 0.02
+    adamw_lr: _NonNegative = 0.003
+    muon_momentum: _Probability = 0.95
+    adamw_beta1: _Probability = 0.9
+    adamw_beta2: _Probability = 0.95
+    weight_decay: _NonNegative = 0.0
+    grad_clip: _NonNegative = 1.0
+    grad_accum_steps: _Count = 1
     schedule: Literal["wsd", "cosine", "linear"] = "wsd"
-    warmup_frac: Fraction = 0.05
-    decay_frac: Fraction = 0.2
-    final_lr_frac: Fraction = 0.0
+    warmup_frac: _Fraction = 0.05
+    decay_frac: _Fraction = 0.2
+    final_lr_frac: _Fraction = 0.0
 
     @model_validator(mode="after")
     def _check_schedule(self) -> Self:
@@ -118,12 +124,17 @@ class OptimConfig(_Section):
 class DataConfig(_Section):
     """Where the text comes from, how it becomes tokens, and what is held out.
 
-    source "sotu": the embedded corpus, US presidents' annual messages. "stdlib": Python's own source.
-    "text", "jsonl", "parquet": `path` is a file, a folder or a glob. "tokens": `path` is a file of token ids
-    (.bin of `token_dtype`, or .npy), `val_path` a second one. "hub": `name` and `subset` of a dataset,
-    streamed up to `max_tokens`. Of the training text, `train_tokens` are used, evenly spread over it; 0 means all.
-    `tokenizer` is a tokenizer.json or a hub name; "" trains a byte-level BPE of
-    `vocab_size` on the training documents ("tokens": `vocab_size` is then taken as the vocabulary).
+    `source` is one of:
+
+    - "sotu": the embedded corpus, US presidents' annual messages;
+    - "stdlib": Python's own source;
+    - "text", "jsonl" or "parquet": `path` is a file, a folder or a glob;
+    - "tokens": `path` is a file of token ids (.bin of `token_dtype`, or .npy), and `val_path` may be a second one;
+    - "hub": `name` and `subset` of a dataset, streamed up to `max_tokens`.
+
+    `train_tokens` of the training text are used, evenly spread over it; 0 means all. `tokenizer` is a tokenizer.json
+    or a hub name; "" trains a byte-level BPE of `vocab_size` tokens on the training documents. For "tokens" without a
+    tokenizer `vocab_size` is the size of the vocabulary. `val_frac` of the text is held out.
     """
 
     source: Source = "sotu"
@@ -134,15 +145,15 @@ class DataConfig(_Section):
     name: str = ""
     subset: str = ""
     tokenizer: str = ""
-    vocab_size: Count = 2048
-    max_tokens: CountOrZero = 0
-    train_tokens: CountOrZero = 0
+    vocab_size: _Count = 2048
+    max_tokens: _CountOrZero = 0
+    train_tokens: _CountOrZero = 0
     val_frac: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    eval_tokens: Count = 65536
-    num_evals: Count = 10
-    eos_id: CountOrZero | None = None
+    eval_tokens: _Count = 65536
+    num_evals: _Count = 10
+    eos_id: _CountOrZero | None = None
     cache_dir: str = "runs/corpus"
-    bytes_per_token: NonNegative = 0.0
+    bytes_per_token: _NonNegative = 0.0
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -163,19 +174,19 @@ class DataConfig(_Section):
 class SystemConfig(_Section):
     """The machine: device, number format, micro-batch and memory cap.
 
-    `micro_batch_size` x `optim.grad_accum_steps` sequences make one optimizer step. They run in passes of at
-    most `max_pass_sequences` (0: of `micro_batch_size`), a matter of memory and speed alone: the gradient is
-    the same mean.
+    `micro_batch_size` x `optim.grad_accum_steps` sequences make one optimizer step. They run in passes of at most
+    `max_pass_sequences` (0: of `micro_batch_size`). The size of a pass matters for memory and speed alone, since the
+    gradient is the same mean.
 
-    `memory_bytes` caps this process's share of the GPU, 0 leaves it open. `cuda_graphs` replays recorded steps
+    `memory_bytes` caps this process's share of the GPU; 0 means no cap. `cuda_graphs` replays recorded optimizer steps
     where the device can (bf16 from compute capability 9.0); without it the same kernels are launched one by one.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    micro_batch_size: Count = 24
-    max_pass_sequences: CountOrZero = 0
-    memory_bytes: CountOrZero = 0
+    micro_batch_size: _Count = 24
+    max_pass_sequences: _CountOrZero = 0
+    memory_bytes: _CountOrZero = 0
     flash_attention: bool = True
     cuda_graphs: bool = True
 
@@ -183,14 +194,14 @@ class SystemConfig(_Section):
 class OutputConfig(_Section):
     """What a run leaves on disk: nothing when `dir` is empty.
 
-    `provenance` are lines for the model card, "name: value": where these settings come from.
+    `provenance` are lines for the model card, "name: value", which say where these settings come from.
     """
 
     dir: str = ""
-    checkpoint_every_s: NonNegative = 600.0
-    checkpoint_every_tokens: CountOrZero = 0
-    keep_checkpoints: Count = 2
-    sample_tokens: CountOrZero = 200
+    checkpoint_every_s: _NonNegative = 600.0
+    checkpoint_every_tokens: _CountOrZero = 0
+    keep_checkpoints: _Count = 2
+    sample_tokens: _CountOrZero = 200
     prompt: str = ""
     provenance: list[str] = []
 
@@ -201,13 +212,32 @@ length_rules = {
     "optim.weight_decay": "weight_decay",
     "optim.warmup_frac": "warmup_frac",
 }
-"""Settings whose best value depends on the length of a run, by dotted path, and what each of them is."""
+"""Settings whose best value depends on the length of a run: dotted path -> kind of setting."""
+
+setting_roles = {
+    "seed": "seed",
+    "device": "system.device",
+    "dtype": "system.dtype",
+    "memory_bytes": "system.memory_bytes",
+    "flash_attention": "system.flash_attention",
+    "micro_batch_size": "system.micro_batch_size",
+    "grad_accum_steps": "optim.grad_accum_steps",
+    "max_pass_sequences": "system.max_pass_sequences",
+    "train_tokens": "data.train_tokens",
+    "num_evals": "data.num_evals",
+    "output_dir": "output.dir",
+    "provenance": "output.provenance",
+}
+"""Settings that whoever starts a run may fill in, by dotted path under the role that each of them has."""
+
+untrained_settings = ("seed", "system.", "output.", "data.cache_dir")
+"""Beginnings of the dotted paths of settings that say where things are kept and on what a run happens."""
 
 
 class TrainConfig(_Section):
     """Everything that decides a training run, apart from its budget in tokens."""
 
-    seed: CountOrZero = 0
+    seed: _CountOrZero = 0
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     data: DataConfig = DataConfig()
@@ -222,10 +252,12 @@ class TrainConfig(_Section):
     @property
     def pass_sequences(self) -> int:
         """Sequences of one forward and backward pass: the most within the limit that divide the batch."""
-        limit = self.system.max_pass_sequences or self.system.micro_batch_size
-        return next(size for size in range(min(limit, self.batch_sequences), 0, -1) if self.batch_sequences % size == 0)
+        size = min(self.system.max_pass_sequences or self.system.micro_batch_size, self.batch_sequences)
+        while self.batch_sequences % size:
+            size -= 1
+        return size
 
     @property
-    def tokens_per_step(self) -> int:
+    def batch_tokens(self) -> int:
         """Tokens of one optimizer step."""
         return self.batch_sequences * self.model.seq_len

@@ -1,8 +1,8 @@
 # ruff: noqa: N815 (shape suffixes in named tuples)
 """The mixture-of-experts layer: a top-k router and SwiGLU experts with stacked weights.
 
-Shape suffixes: B batch, T positions, N tokens (B x T), K chosen experts per token (top_k), S slots (N x K),
-E experts, L layers, D d_model, F d_ff.
+Shape suffixes: B batch, T positions, N tokens (B x T), K chosen experts per token (top_k), S slots (N x K; of one
+sequence where B stands before it), P blocks of a sequence, E experts, L layers, D d_model, F d_ff.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ from model.ops import cpu, fused
 class RouterTally(NamedTuple):
     """What one layer's router leaves for its losses.
 
-    Per token the log-sum-exp of its logits; per block of a sequence (P of them, or one) the slots each expert
-    received (integers) and the sum of its probabilities.
+    Args:
+        lse_BT: The log-sum-exp of each token's logits, fp32.
+        load_BPE: Slots that each expert received in each block of a sequence, integers.
+        prob_sum_BPE: Sum of each expert's probabilities over each block of a sequence, fp32.
     """
 
     lse_BT: Tensor
@@ -29,7 +31,13 @@ class RouterTally(NamedTuple):
 
 
 class RouterStats(NamedTuple):
-    """Two losses summed over layers (scalars) and the slots each expert received."""
+    """What all layers' routers give together.
+
+    Args:
+        aux_loss: Balance loss, summed over layers, a scalar.
+        z_loss: Loss of large logits, summed over layers, a scalar.
+        load_LE: Slots that each expert received.
+    """
 
     aux_loss: Tensor
     z_loss: Tensor
@@ -45,18 +53,30 @@ def router_stats(tallies: Sequence[RouterTally]) -> RouterStats:
         equations 23 to 25) and averaged: over a micro-batch it would make the micro-batch size, a matter of
         memory, change the gradient. The z-loss is Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
     """
-    lse_LBT, load_LBPE, prob_sum_LBPE = (torch.stack(each) for each in zip(*tallies, strict=True))
-    load_LBE, prob_sum_LBE = load_LBPE.sum(2), prob_sum_LBPE.sum(2)
+    lse_LBT = torch.stack([tally.lse_BT for tally in tallies])
+    load_LBE = torch.stack([tally.load_BPE for tally in tallies]).sum(2)
+    prob_sum_LBE = torch.stack([tally.prob_sum_BPE for tally in tallies]).sum(2)
     num_sequences, num_experts = load_LBE.shape[1:]
+
     num_slots = load_LBE.sum(-1, keepdim=True)
-    share_LBE, mean_LBE = load_LBE / num_slots, prob_sum_LBE / lse_LBT.shape[2]
-    aux_loss = (share_LBE * mean_LBE).sum() * (num_experts / num_sequences)
+    share_LBE = load_LBE / num_slots
+    mean_prob_LBE = prob_sum_LBE / lse_LBT.shape[2]
+    aux_loss = (share_LBE * mean_prob_LBE).sum() * (num_experts / num_sequences)
+
     z_loss = lse_LBT.square().mean((1, 2)).sum()
     return RouterStats(aux_loss, z_loss, load_LBE.sum(1))
 
 
 class Routing(NamedTuple):
-    """Where each token goes: weights of its K slots, and the order that sorts slots by expert."""
+    """Where each token goes.
+
+    Args:
+        weight_NK: Weight of each of a token's slots, fp32; a token's sum to 1.
+        order_S: Place, sorted by expert -> slot.
+        inverse_S: Slot -> place.
+        group_ends_E: End of each expert's places, int32.
+        tally: What the router's losses need.
+    """
 
     weight_NK: Tensor
     order_S: Tensor
@@ -66,7 +86,7 @@ class Routing(NamedTuple):
 
 
 class _Dispatch(torch.autograd.Function):
-    """Copy tokens into slots sorted by expert; its backward gathers and sums, with no atomics and no sync."""
+    """Copy tokens into slots sorted by expert; the backward pass gathers and sums, with no atomics and no sync."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, order_S: Tensor, inverse_S: Tensor, top_k: int) -> Tensor:
@@ -77,7 +97,9 @@ class _Dispatch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (inverse_S,) = ctx.saved_tensors
-        return grads[0][inverse_S].view(-1, ctx.top_k, grads[0].shape[1]).sum(1), None, None, None
+        dx_SD = grads[0]
+        dx_NKD = dx_SD[inverse_S].view(-1, ctx.top_k, dx_SD.shape[1])
+        return dx_NKD.sum(1), None, None, None
 
 
 class _Undo(torch.autograd.Function):
@@ -95,7 +117,7 @@ class _Undo(torch.autograd.Function):
 
 
 class Router(nn.Module):
-    """Choose `top_k` experts per token by a linear map kept in fp32; softmax over the chosen weighs them.
+    """Choose `top_k` experts per token by a linear map in fp32, and weigh them by a softmax over the chosen ones.
 
     Source: Shazeer et al. 2017, arXiv 1701.06538, equations 3 to 5 (without noise).
     """
@@ -112,18 +134,23 @@ class Router(nn.Module):
             x_BTD: Normalised hidden states, any float dtype.
 
         Returns:
-            The routing; weights are fp32 and sum to 1 for each token.
+            The routing.
         """
         num_experts = self.weight.shape[0]
+        device = x_BTD.device
         logits_BTE = F.linear(x_BTD.float(), self.weight)
         probs_BTE = logits_BTE.softmax(-1)
         top_BTK, expert_BTK = probs_BTE.topk(self.top_k, dim=-1)
         weight_NK = (top_BTK / top_BTK.sum(-1, keepdim=True)).flatten(0, 1)
-        chosen_BSE = expert_BTK.flatten(1).unsqueeze(-1) == torch.arange(num_experts, device=x_BTD.device)
-        load_BPE, prob_sum_BPE = (each.sum(1, keepdim=True) for each in (chosen_BSE, probs_BTE))
-        tally = RouterTally(logits_BTE.logsumexp(-1), load_BPE, prob_sum_BPE)
+
+        is_chosen_BSE = expert_BTK.flatten(1).unsqueeze(-1) == torch.arange(num_experts, device=device)
+        load_BPE = is_chosen_BSE.sum(1, keepdim=True)
+        tally = RouterTally(logits_BTE.logsumexp(-1), load_BPE, probs_BTE.sum(1, keepdim=True))
+
+        # Stable, so that an expert's slots keep the order of their tokens.
         order_S = expert_BTK.flatten().argsort(stable=True)
-        inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=x_BTD.device))
+        place_S = torch.arange(len(order_S), device=device)
+        inverse_S = torch.empty_like(order_S).scatter_(0, order_S, place_S)
         group_ends_E = load_BPE.sum((0, 1)).cumsum(0).to(torch.int32)
         return Routing(weight_NK, order_S, inverse_S, group_ends_E, tally)
 
@@ -143,13 +170,21 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(E, D, d_ff))
 
     def forward(self, x_SD: Tensor, group_ends_E: Tensor) -> Tensor:
-        """Run slots sorted by expert through their experts; [S, D] in, [S, D] out."""
+        """Run slots sorted by expert through their experts.
+
+        Args:
+            x_SD: The slots' tokens.
+            group_ends_E: End of each expert's slots, int32.
+
+        Returns:
+            [S, D] in the dtype of `x_SD`.
+        """
         gate_SF, up_SF = F.grouped_mm(x_SD, self.gate_up_proj.mT, offs=group_ends_E).chunk(2, dim=-1)
         return F.grouped_mm(F.silu(gate_SF) * up_SF, self.down_proj.mT, offs=group_ends_E)
 
 
 class MoE(nn.Module):
-    """Router and experts; drops no token."""
+    """Router and experts; no token is dropped, however many choose the same expert."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -162,13 +197,16 @@ class MoE(nn.Module):
         if fused.available(x_BTD):
             y_BTD, *tally = fused.moe(x_BTD, self.gate.weight, self.experts.gate_up_proj, self.experts.down_proj, top_k)
             return y_BTD, RouterTally(*tally)
+
         routing = self.gate(x_BTD)
+        x_ND = x_BTD.flatten(0, 1)
         if cpu.available(x_BTD):
-            where = routing.order_S, routing.inverse_S, routing.group_ends_E
             weights = self.experts.gate_up_proj, self.experts.down_proj
-            y_ND = cpu.experts(x_BTD.flatten(0, 1), routing.weight_NK, *weights, *where)
+            places = routing.order_S, routing.inverse_S, routing.group_ends_E
+            y_ND = cpu.experts(x_ND, routing.weight_NK, *weights, *places)
             return y_ND.view_as(x_BTD), routing.tally
-        x_SD = _Dispatch.apply(x_BTD.flatten(0, 1), routing.order_S, routing.inverse_S, top_k)
+
+        x_SD = _Dispatch.apply(x_ND, routing.order_S, routing.inverse_S, top_k)
         y_SD = _Undo.apply(self.experts(x_SD, routing.group_ends_E), routing.order_S, routing.inverse_S)
         weight_NK = routing.weight_NK.to(y_SD.dtype)
         y_ND = torch.einsum("nk,nkd->nd", weight_NK, y_SD.view(-1, top_k, y_SD.shape[1]))

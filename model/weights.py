@@ -14,7 +14,7 @@ from model.ops import fused
 
 @dataclass(frozen=True)
 class WeightGroup:
-    """Weights that one rule updates together.
+    """Weights that one update rule changes together.
 
     Args:
         name: "embedding", "router" or "vector" for AdamW; "OUTxIN", such as "192x384", for Muon.
@@ -35,11 +35,15 @@ class WeightGroup:
 
 
 def group_of(name: str, weight: Tensor) -> str:
-    """Return the name of the group a parameter belongs to.
+    """Return the name of the group that a parameter belongs to, as `WeightGroup` explains it.
 
-    Muon takes the hidden matrices, by shape; gate and up are two matrices each. AdamW takes the embedding (a
-    table of rarely seen rows, and the head), the routers (classifiers over a few experts: orthogonalising one
-    would force all its logits to move equally) and the norms' gains.
+    Muon takes the hidden matrices, by shape; each `gate_up_proj` counts as two. AdamW takes the embedding (a table of
+    rarely seen rows, and the head), the routers (classifiers over a few experts: orthogonalising one would force all
+    its logits to move equally) and the norms' gains.
+
+    Args:
+        name: The parameter's name in the model.
+        weight: The parameter; only its shape counts.
     """
     if weight.ndim < 2:
         return "vector"
@@ -47,8 +51,11 @@ def group_of(name: str, weight: Tensor) -> str:
         return "embedding"
     if name.endswith("mlp.gate.weight"):
         return "router"
+
     out_features, in_features = weight.shape[-2:]
-    return f"{out_features // 2 if name.endswith('gate_up_proj') else out_features}x{in_features}"
+    if name.endswith("gate_up_proj"):
+        out_features //= 2
+    return f"{out_features}x{in_features}"
 
 
 class MasterWeights:
@@ -58,7 +65,7 @@ class MasterWeights:
     same tensors, and so are the routers' at any precision: routing needs the digits.
 
     Args:
-        model: Its parameters become views of the groups' tensors, with the values they have.
+        model: Its parameters become views of the groups' tensors and keep their values.
         dtype: Number format of forward and backward passes.
     """
 
@@ -68,35 +75,41 @@ class MasterWeights:
         self.grads: dict[str, Tensor] = {}
         self._copies: list[nn.Parameter] = []
         self._copy_grads: list[Tensor] = []
+
         named: dict[str, dict[str, nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             named.setdefault(group_of(name, parameter), {})[name] = parameter
+
         for group_name, parameters in named.items():
             self._add_group(group_name, parameters, dtype)
 
     def _add_group(self, group_name: str, parameters: Mapping[str, nn.Parameter], dtype: torch.dtype) -> None:
+        """Move parameters into one tensor, and make them views of it or of its half-precision copy."""
         flat = torch.cat([parameter.detach().flatten() for parameter in parameters.values()]).float()
-        shape = (-1, *map(int, group_name.split("x"))) if "x" in group_name else (-1,)
+        shape = [-1]
+        if "x" in group_name:
+            shape += [int(size) for size in group_name.split("x")]
         weight = flat.view(shape)
         grad = torch.zeros_like(weight)
+
         has_copy = dtype != torch.float32 and group_name != "router"
         copy = weight.to(dtype) if has_copy else None
         self.groups[group_name] = WeightGroup(group_name, weight, grad, copy)
+        published = weight if copy is None else copy
+
         start = 0
         for name, parameter in parameters.items():
-            end = start + parameter.numel()
-            views = [
-                tensor.view(-1)[start:end].view(parameter.shape)
-                for tensor in (weight, grad, weight if copy is None else copy)
-            ]
-            self.weights[name], self.grads[name], parameter.data = views
+            part = slice(start, start + parameter.numel())
+            self.weights[name] = weight.view(-1)[part].view(parameter.shape)
+            self.grads[name] = grad.view(-1)[part].view(parameter.shape)
+            parameter.data = published.view(-1)[part].view(parameter.shape)
             parameter.grad_sum = self.grads[name]  # type: ignore[attr-defined] # fused operations add into it
             if has_copy:
                 self._copies.append(parameter)
                 self._copy_grads.append(self.grads[name])
             else:
                 parameter.grad = self.grads[name]  # autograd adds into it
-            start = end
+            start = part.stop
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -119,6 +132,6 @@ class MasterWeights:
 
     @torch.no_grad()
     def clear_gradients(self) -> None:
-        """Forget the accumulated gradients."""
+        """Set the accumulated gradients to zero."""
         for group in self.groups.values():
             group.grad.zero_()

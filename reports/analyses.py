@@ -16,8 +16,8 @@ import pandas as pd
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
 from autotune.core.statistics import CONFIDENCE
 from autotune.promotion.selection import best_settings
-from autotune.search.pruning import WarmUp, unchosen, warm_up
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
+from autotune.search.pruning import WarmUp, curves_unbiased_by_pruning, measure_warm_up
 from autotune.store.study_store import StudyRecord
 from reports import tables
 from reports.formats import finite
@@ -191,7 +191,7 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
         saved_s=saved_s,
         audited=len(audited),
         audited_good=len(set(audited) & set(best)),
-        warm_up=warm_up(unchosen(curves, audited, stopped)),
+        warm_up=measure_warm_up(curves_unbiased_by_pruning(curves, audited, stopped)),
     )
 
 

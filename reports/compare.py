@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from autotune.core.files import write_text
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 from reports import tables
-from reports.figures.figure_cards import Card, Drawn, NothingToDrawError, draw_card
-from reports.figures.losses import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
+from reports.figures.figure_cards import Drawn, draw_card, require
+from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
 from reports.formats import duration, finite, label, plain, setting
 from reports.page import render, writable
 from reports.studies import StudyRow, data_hash, meanings, study_row
 
-LINES = (
+# Colour and dash of each study's line, oldest first; further ones are grey and dotted.
+_LINES = (
     (BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"), (VERMILLION, "dashdot"), (PURPLE, "longdash"), (SKY, "solid"),
 )  # fmt: skip
+_FURTHER_LINES = (GREY, "dot")
 
-
-PROGRESS_SENTENCE = (
+_PROGRESS_SENTENCE = (
     "The lowest loss of each search against the time of training it had spent. The band is the default with its "
     "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
 )
@@ -41,38 +43,40 @@ def compare_table(records: Sequence[StudyRecord]) -> list[StudyRow]:
     Raises:
         UserError: If there are fewer than two, or they differ in data, budget or evaluation.
     """
-    require_comparable(records)
-    return [study_row(record) for record in sorted(records, key=lambda record: record.created_at)]
+    _require_comparable(records)
+    return [study_row(record) for record in _oldest_first(records)]
 
 
-def require_comparable(records: Sequence[StudyRecord]) -> None:
-    """Refuses studies whose losses do not mean the same.
+def _oldest_first(records: Sequence[StudyRecord]) -> list[StudyRecord]:
+    return sorted(records, key=lambda record: record.created_at)
 
-    Args:
-        records: The studies.
 
-    Raises:
-        UserError: Naming each difference and its values.
-    """
+def _require_comparable(records: Sequence[StudyRecord]) -> None:
+    """Refuse studies whose losses do not mean the same, naming each difference and its values."""
     if len(records) < 2:
         raise UserError(f"a comparison needs two studies, and there is {len(records)}; name another")
+
     differences = []
     for name, read in meanings().items():
-        values = [(record.spec.name, read(record)) for record in records]
-        if len({str(value) for _, value in values}) > 1:
-            listed = ", ".join(f"{study}: {_shown(value)}" for study, value in values)
+        values = [read(record) for record in records]
+        if len({str(value) for value in values}) > 1:
+            named = zip(records, values, strict=True)
+            listed = ", ".join(f"{record.spec.name}: {_shown(value)}" for record, value in named)
             differences.append(f"  {name} differs ({listed})")
+
     if differences:
         lines = "\n".join(differences)
         raise UserError(f"these studies cannot be compared, since their losses do not mean the same:\n{lines}")
 
 
 def _shown(value: Any) -> str:
-    return "not reported" if value in (None, "") else plain(value)
+    if value in (None, ""):
+        return "not reported"
+    return plain(value)
 
 
 def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
-    """Writes the comparison as a self-contained page.
+    """Write the comparison as a self-contained page.
 
     Args:
         records: Two studies or more.
@@ -85,14 +89,22 @@ def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
         UserError: If the studies cannot be compared.
     """
     rows = compare_table(records)
-    ordered = sorted(records, key=lambda record: record.created_at)
+    ordered = _oldest_first(records)
+
     page = render(
-        "compare.html.j2", [_progress_card(ordered)], rows=rows, row_cells=[_row_cells(row) for row in rows],
-        names=[row.name for row in rows], settings=settings_found(ordered), differences=config_differences(ordered),
+        "compare.html.j2",
+        [draw_card("progress", "Best so far", partial(_progress, ordered))],
+        rows=rows,
+        row_cells=[_row_cells(row) for row in rows],
+        names=[row.name for row in rows],
+        settings=_settings_side_by_side(ordered),
+        differences=_config_differences(ordered),
         unknown_data=not data_hash(ordered[0]),
-    )  # fmt: skip
-    write_text(folder / "index.html", writable(page))
-    return folder / "index.html"
+    )
+    path = folder / "index.html"
+    write_text(path, writable(page))
+
+    return path
 
 
 def _row_cells(row: StudyRow) -> list[str]:
@@ -100,106 +112,103 @@ def _row_cells(row: StudyRow) -> list[str]:
     return [row.name, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, str(row.trials), hours, row.energy]
 
 
-def settings_found(records: Sequence[StudyRecord]) -> list[list[str]]:
-    """Return what any of the studies searches: path, then its default and what was found, a cell per study.
-
-    Args:
-        records: The studies.
-    """
-    paths = dict.fromkeys(path for record in records for path in record.spec.space)
-    return [[plain(path), *(_best_value(record, path) for record in records)] for path in paths]
+def _settings_side_by_side(records: Sequence[StudyRecord]) -> list[list[str]]:
+    """Return what any of the studies searches: a path, then its default and its best value, a cell per study."""
+    searched: dict[str, None] = {}
+    for record in records:
+        searched |= dict.fromkeys(record.spec.space)
+    return [[plain(path), *(_default_and_best(record, path) for record in records)] for path in searched]
 
 
-def _best_value(record: StudyRecord, path: str) -> str:
+def _default_and_best(record: StudyRecord, path: str) -> str:
     default = flatten(record.spec.base).get(path)
-    before = "–" if default is None else plain(setting(default))
+    before = "–"
+    if default is not None:
+        before = plain(setting(default))
+
     if path not in record.spec.space:
         return f"{before}, not searched"
+
     best = best_settings(record)
     if best is None:
         return f"{before}, nothing found yet"
 
     after = best.trial.params.get(path, default)
-    return f"{before}, kept" if after == default else f"{before} → {plain(setting(after))}"
+    if after == default:
+        return f"{before}, kept"
+
+    return f"{before} → {plain(setting(after))}"
 
 
-def config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
-    """Return the settings in which the studies' defaults or ranges differ: path, then a cell per study.
-
-    Args:
-        records: The studies.
-    """
+def _config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
+    """Return the settings in which the studies' defaults or ranges differ: a path, then a cell per study."""
     described = [_described(record) for record in records]
-    paths = dict.fromkeys(path for one in described for path in one)
-    rows = [[path, *(one.get(path, "–") for one in described)] for path in paths]
-    return [row for row in rows if len(set(row[1:])) > 1]
+    paths: dict[str, None] = {}
+    for values in described:
+        paths |= dict.fromkeys(values)
+
+    rows = []
+    for path in paths:
+        row_cells = [values.get(path, "–") for values in described]
+        if len(set(row_cells)) > 1:
+            rows.append([path, *row_cells])
+
+    return rows
 
 
 def _described(record: StudyRecord) -> dict[str, str]:
-    values = {path: setting(value) for path, value in flatten(record.spec.base).items()}
-    ranges = {f"range of {path}": dimension.describe() for path, dimension in record.spec.space.root.items()}
-    engine = {
-        "sampler": record.spec.sampler.name,
-        "pruner": record.spec.pruner.name,
-        "seed of the search": record.spec.seed,
-    }
-    return {plain(path): plain(value) for path, value in (values | ranges | engine).items()}
+    """Return a study's defaults, ranges, sampler, pruner and seed as words by their names."""
+    spec = record.spec
+    values = {path: setting(value) for path, value in flatten(spec.base).items()}
+    ranges = {f"range of {path}": dimension.describe() for path, dimension in spec.space.root.items()}
+    engine = {"sampler": spec.sampler.name, "pruner": spec.pruner.name, "seed of the search": spec.seed}
+    return {plain(name): plain(value) for name, value in (values | ranges | engine).items()}
 
 
-def progress(record: StudyRecord) -> pd.DataFrame:
-    """Return the lowest loss against the hours of training spent until then.
+def _progress(records: Sequence[StudyRecord]) -> Drawn:
+    lines = [_progress_line(record) for record in records]
+    named = [line.assign(study=plain(record.spec.name)) for line, record in zip(lines, records, strict=True)]
+    table = pd.concat(named, ignore_index=True)
+    require(not table.empty, "no trial has finished")
+    return _PROGRESS_SENTENCE, [_progress_figure(records, lines)], table[["study", "hours", "best"]]
 
-    Args:
-        record: The study.
 
-    Returns:
-        Columns hours and best (nats per token), a row per finished trial.
-    """
+def _progress_line(record: StudyRecord) -> pd.DataFrame:
+    """Return the lowest loss against the hours of training spent until then, a row per finished trial."""
     trials = tables.trials_table(record)
     hours = trials["seconds"].fillna(0).cumsum() / 3600
     best = trials["loss"].cummin()
-    return pd.DataFrame({"hours": hours, "best": best})[trials["loss"].notna()].reset_index(drop=True)
+    line = pd.DataFrame({"hours": hours, "best": best})
+    return line[trials["loss"].notna()].reset_index(drop=True)
 
 
-def _progress_card(records: Sequence[StudyRecord]) -> Card:
-    def draw() -> Drawn:
-        figure, table = progress_figure(records)
-        return PROGRESS_SENTENCE, [figure], table
+def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFrame]) -> go.Figure:
+    """Draw every study's best so far against its hours, or its minutes where none took an hour."""
+    unit, units_per_hour = "minutes", 60
+    if max(line["hours"].max() for line in lines if len(line)) >= 1:
+        unit, units_per_hour = "hours", 1
 
-    return draw_card("progress", "Best so far", draw)
-
-
-def progress_figure(records: Sequence[StudyRecord]) -> tuple[go.Figure, pd.DataFrame]:
-    """Draws every study's best so far against its hours.
-
-    Args:
-        records: The studies.
-
-    Returns:
-        The figure and its table.
-
-    Raises:
-        NothingToDrawError: If no trial of any has finished.
-    """
-    lines = [progress(record) for record in records]
-    table = pd.concat(
-        [line.assign(study=plain(record.spec.name)) for line, record in zip(lines, records, strict=True)],
-        ignore_index=True,
-    )
-    if table.empty:
-        raise NothingToDrawError("no trial has finished")
-    unit, per_hour = ("hours", 1) if table["hours"].max() >= 1 else ("minutes", 60)
     figure = base_figure(f"{unit} of training", "lowest loss so far (nats per token)")
+
     for place, (record, line) in enumerate(zip(records, lines, strict=True)):
-        colour, dash = LINES[place % len(LINES)] if place < len(LINES) else (GREY, "dot")
+        colour, dash = _LINES[place] if place < len(_LINES) else _FURTHER_LINES
         figure.add_scatter(
-            x=(line["hours"] * per_hour).to_numpy(), y=line["best"].to_numpy(),
+            x=(line["hours"] * units_per_hour).to_numpy(), y=line["best"].to_numpy(),
             mode="lines+markers", name=label(record.spec.name),
             line={"color": colour, "dash": dash, "width": 2.5, "shape": "hv"},
             hovertemplate="%{y:.4f} after %{x:.3g} " + unit + "<extra></extra>",
         )  # fmt: skip
-        sigma, default = finite(record.verdict.sigma) if record.verdict else None, tables.baseline_loss(record)
-        if sigma and default is not None:
-            low, high = default - 2 * sigma, default + 2 * sigma
-            figure.add_hrect(y0=low, y1=high, fillcolor=colour, opacity=0.15, line={"width": 0}, layer="below")
-    return figure, table[["study", "hours", "best"]]
+        _add_noise_of_default(figure, record, colour)
+    return figure
+
+
+def _add_noise_of_default(figure: go.Figure, record: StudyRecord, colour: str) -> None:
+    default = tables.baseline_loss(record)
+    if record.verdict is None or default is None:
+        return
+
+    sigma = finite(record.verdict.sigma)
+    if sigma:
+        low = default - 2 * sigma
+        high = default + 2 * sigma
+        figure.add_hrect(y0=low, y1=high, fillcolor=colour, opacity=0.15, line={"width": 0}, layer="below")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from autotune.core.objectives import count
+from autotune.core.objectives import num_values
 from autotune.core.study_results import FullRunRecord, Promotion
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
@@ -55,7 +55,7 @@ def report_json(record: StudyRecord) -> str:
         "finals": tables.finals_table(tables.finals_runs(record)).to_dict("records"),
         "health": [asdict(check) for check in health_checks(record)],
         "failures": [asdict(failure) for failure in failures(record)],
-        "front": front_table(record).to_dict("records") if count(record.spec.objective) > 1 else None,
+        "front": front_table(record).to_dict("records") if num_values(record.spec.objective) > 1 else None,
         "promotion": _stored(record.attributes.promotion),
         "full": _stored(record.attributes.full_run),
         "provenance": dict(provenance(record)),
@@ -173,7 +173,7 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
         lines += _table(list(losses.columns), cells(losses)) if len(losses) else []
     full = summary.full_run_lines(record)
     lines += ["## The full run", "", *(markdown(line) for line in full), ""] if full else []
-    if count(record.spec.objective) > 1:
+    if num_values(record.spec.objective) > 1:
         front = front_table(record)
         lines += ["## Loss against training time", "", markdown(front_words(record)), ""]
         lines += _table([plain(name) for name in front.columns], cells(front))

@@ -9,9 +9,10 @@ from autotune.store.study_store import StudyRecord
 from reports.formats import plain
 
 # Causes listed for each kind of failure; the rest is in trials.csv.
-MAX_CAUSES = 5
+_MAX_CAUSES = 5
 
-MEANINGS = {
+# What each kind of failure means, and what to do about it.
+_MEANINGS = {
     TrialStatus.DIVERGED: (
         "The loss ran away instead of falling: the training steps were too big.",
         "Normal at the upper end of a learning rate's range. If there are many, lower that end.",
@@ -51,7 +52,7 @@ class Failure:
 
 
 def failures(record: StudyRecord) -> list[Failure]:
-    """Returns the kinds of failure that occurred in the search and the finals.
+    """Return the kinds of failure that occurred in the search and the finals.
 
     Args:
         record: The study.
@@ -61,12 +62,14 @@ def failures(record: StudyRecord) -> list[Failure]:
     """
     runs = [(f"trial {trial.number}", trial) for trial in record.trials]
     runs += [(f"final run {trial.number}", trial) for trial in record.finals]
+
     kinds = []
-    for status, (meaning, action) in MEANINGS.items():
+    for status, (meaning, action) in _MEANINGS.items():
         failed = [(name, trial) for name, trial in runs if trial.status is status]
         if failed:
-            causes = tuple(_cause(name, trial) for name, trial in failed[:MAX_CAUSES])
+            causes = tuple(_cause(name, trial) for name, trial in failed[:_MAX_CAUSES])
             kinds.append(Failure(status.value, len(failed), meaning, action, causes))
+
     return kinds
 
 
@@ -74,5 +77,9 @@ def _cause(name: str, trial: TrialRecord) -> str:
     result = trial.result
     if result is None:
         return f"{name}: no cause stored"
-    log = f" (log: {plain(result.log)})" if result.log else ""
-    return f"{name}: {plain(result.cause) or 'no cause stored'}{log}"
+
+    line = f"{name}: {plain(result.cause) or 'no cause stored'}"
+    if result.log:
+        line += f" (log: {plain(result.log)})"
+
+    return line

@@ -21,7 +21,8 @@ from autotune.store.study_store import StudyRecord
 from reports import advice, attribution, exports, summary, tables
 from reports.failures import failures
 from reports.figures import pictures
-from reports.figures.figure_cards import Card, cells, draw_cards
+from reports.figures.figure_cards import Card, cells
+from reports.figures.study_cards import draw_cards
 from reports.formats import as_sentence, moment, plain
 from reports.health import health_checks
 

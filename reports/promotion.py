@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from autotune.core.statistics import INTERVAL
 from autotune.core.study_results import Promotion
-from reports.figures.losses import BLUE, ORANGE, base_figure
+from reports.figures.style import BLUE, ORANGE, base_figure
 from reports.formats import as_sentence, number, plain, tokens
 
 TITLE = "Settings for the long run"

@@ -99,9 +99,9 @@ def measured_hardware(device: str, emulate: str, quick: bool = False) -> Hardwar
 
 def largest_micro_batch(study: str, taken: HardwareProfile) -> int:
     """Returns the largest micro-batch of a study's baseline that fits, by a few short trainings; 0 if unknown."""
-    from autotune.night import capacity, session
+    from autotune.night import capacity, opening
 
-    return capacity.largest_micro_batch(load_study(study, RUNS, None), taken, session.slots_of(taken)[0])
+    return capacity.largest_micro_batch(load_study(study, RUNS, None), taken, opening.slots_of(taken)[0])
 
 
 def hardware_lines(taken: dict[str, Any]) -> list[str]:
@@ -141,7 +141,7 @@ def plan(
     """Says what a study will take, after a few steps; keeps nothing."""
     from autotune.core.config_paths import flatten
     from autotune.core.files import free_bytes
-    from autotune.night import planner, session
+    from autotune.night import opening, planner
 
     def tell(line: str) -> None:
         if not as_json:
@@ -152,7 +152,7 @@ def plan(
     taken = measured_hardware(device, emulate, quick=True)
     tell("probing the baseline ...")
     seconds_left = deadline_of(loaded, hours, until).seconds_left
-    survey = planner.survey(loaded, taken, session.slots_of(taken), seconds_left)
+    survey = planner.survey(loaded, taken, opening.slots_of(taken), seconds_left)
     settings = flatten(loaded.spec.base)
     space = {path: (dimension, settings.pop(path)) for path, dimension in loaded.spec.space.root.items()}
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
@@ -233,9 +233,9 @@ def record(
 
     changes = [*(change or []), *([f"budget.tokens={tokens}"] if tokens else [])]
     again = [row.params for row in table.read(rows).spread(trials)] if rows else []
-    plain_spec = load_study(study, out, changes).spec
+    plain = load_study(study, out, changes)
     # Settings of a table are trained beside the baseline, which begins every study.
-    changes += table.recording_changes(plain_spec, trials + bool(again), evaluations, again)
+    changes += table.recording_changes(plain, trials + bool(again), evaluations, again)
     loaded = load_study(study, out, changes)
     session = Session(loaded, make_options(loaded, out, device, emulate, None, None))
     code = session.work()
@@ -266,25 +266,27 @@ def replay(
     as_json: JsonOption = False,
 ) -> None:
     """Tries samplers and pruners on recorded trials, without training."""
-    from autotune.replay import simulation
+    from autotune.replay import algorithms, arms
+    from autotune.replay.sources import Rows
+    from autotune.replay.surrogate import Surrogate
     from autotune.study.spec import PrunerSpec, SamplerSpec
 
     recorded = recorded_table(study, out)
-    samplers = [simulation.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
-    pruners = [simulation.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
+    samplers = [algorithms.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
+    pruners = [algorithms.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
     for chosen, stopper in itertools.product(samplers, pruners):
-        simulation.check(recorded, chosen, stopper)
-    source = simulation.Surrogate(recorded) if surrogate else None
-    budget_s = 3600 * hours if hours else simulation.WHOLE_TRIALS * simulation.trial_s(recorded)
+        algorithms.check(recorded, chosen, stopper)
+    source = Surrogate(recorded) if surrogate else None
+    budget_s = 3600 * hours if hours else arms.WHOLE_TRIALS * arms.trial_s(recorded)
     if not as_json:
-        for line in simulation.describe_table(recorded, source, budget_s):
+        for line in arms.describe_table(recorded, source, budget_s):
             say(line)
-    arms = []
+    tried = []
     for chosen, stopper in itertools.product(samplers, pruners):
-        arms.append(
-            simulation.run_arm(
+        tried.append(
+            arms.run_arm(
                 recorded,
-                lambda: source or simulation.Rows(recorded),
+                lambda: source or Rows(recorded),
                 chosen,
                 stopper,
                 repeats=repeats,
@@ -293,9 +295,9 @@ def replay(
             )
         )
         if not as_json:
-            say(simulation.describe(arms[-1]))
+            say(arms.describe(tried[-1]))
     if as_json:
-        typer.echo(json.dumps([simulation.to_json(arm) for arm in arms], indent=2))
+        typer.echo(json.dumps([arms.to_json(arm) for arm in tried], indent=2))
 
 
 def recorded_table(study: str, out: Path) -> Table:

@@ -78,7 +78,7 @@ def load_study(
 
 def default_study() -> str:
     """Returns the study for this machine: a night's work on a GPU, a few minutes' on a CPU."""
-    from autotune.machine.hardware import visible_devices
+    from autotune.machine.nvml import visible_devices
 
     gpu = bool(visible_devices())
     name = "overnight" if gpu else "quickstart"
@@ -117,7 +117,7 @@ def deadline_of(study: Study | None, hours: float | None, until: str | None) -> 
     from pydantic import ValidationError
 
     from autotune.engine.deadline import Deadline
-    from autotune.study.errors import in_words
+    from autotune.study.errors import explain_validation_error
     from autotune.study.spec import BudgetSpec
 
     if hours is None and until is None and study is not None:
@@ -125,5 +125,6 @@ def deadline_of(study: Study | None, hours: float | None, until: str | None) -> 
     try:
         BudgetSpec(tokens=1, hours=hours, until=until)
     except ValidationError as error:
-        raise UserError("\n".join(f"--{fault['loc'][0]}: {in_words(fault, ())}" for fault in error.errors())) from None
+        lines = [f"--{detail['loc'][0]}: {explain_validation_error(detail, ())}" for detail in error.errors()]
+        raise UserError("\n".join(lines)) from None
     return Deadline(hours, until)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def get_path(config: Mapping[str, Any], path: str) -> Any:
-    """Returns the value at a dotted path of a nested config.
+    """Return the value at a dotted path of a nested config.
 
     Raises:
         KeyError: With the whole path, if any part of it is missing.
@@ -22,24 +22,27 @@ def get_path(config: Mapping[str, Any], path: str) -> Any:
 
 
 def with_paths(config: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a deep copy of a nested config with values set at dotted paths that must exist.
+    """Return a deep copy of a nested config with values set at dotted paths that must exist.
 
     Raises:
         KeyError: With the path, if the config has no such setting.
     """
     result = copy.deepcopy(dict(config))
+
     for path, value in values.items():
-        get_path(result, path)
+        get_path(result, path)  # raises where the config lacks it
+
         *parents, leaf = path.split(".")
         section = result
         for part in parents:
             section = section[part]
         section[leaf] = value
+
     return result
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a nested config as one mapping by dotted path."""
+    """Return a nested config as one mapping by dotted path."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
@@ -51,9 +54,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def present(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns those values whose dotted path the base config has.
+    """Return those values whose dotted path the base config has.
 
-    The engine fills in `seed`, `system.*` and `output.dir`; a trainer without them gets none.
+    What the engine fills in, a trainer without such a setting does not get.
     """
     known = flatten(base)
     return {path: value for path, value in values.items() if path in known}

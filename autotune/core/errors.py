@@ -1,10 +1,10 @@
-"""Faults that a user can mend."""
+"""Errors that a user can correct."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A fault that a user can mend: the message says what, the value, where and what to do.
+    """An error that a user can correct: the message says what, the value, where and what to do.
 
     Args:
         message: One or more lines for the user.

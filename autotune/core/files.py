@@ -1,4 +1,4 @@
-"""Files that a crash cannot tear: whole files are replaced, lines appended."""
+"""Files that a crash leaves readable: whole files are replaced at once, and lines are appended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from autotune.core.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader, and a crash, sees the old content or the new and nothing between."""
+    """Write a file at once: a reader, or a crash, meets either the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -32,12 +33,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a value as indented JSON, atomically."""
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Returns the content of a JSON file, or None if it is missing or torn."""
+    """Return the content of a JSON file, or None if it is missing or torn."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -45,43 +46,52 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Appends one JSON line, on a line of its own even after one that a crash has torn."""
+    """Append one JSON line, on a line of its own even after one that a crash has torn."""
+    line = json.dumps(value, default=str).encode() + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
+
     with path.open("a+b") as file:
-        start = b"\n" if _is_torn(file) else b""
-        file.write(start + json.dumps(value, default=str).encode() + b"\n")
+        if _is_torn(file):
+            line = b"\n" + line
+        file.write(line)
 
 
 def _is_torn(file: BinaryIO) -> bool:
-    """Whether a file that stands at its end lacks the end of its last line."""
+    """Return whether the last line of a file, which is read to its end, has no newline."""
     if not file.tell():
         return False
+
     file.seek(-1, os.SEEK_END)
     return file.read(1) != b"\n"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the JSON lines of a file; a torn last line is left out."""
-    lines: list[dict[str, Any]] = []
-    with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
-    return lines
+    """Return the JSON lines of a file; a torn last line is left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+
+    values: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            values.append(json.loads(line))
+    return values
 
 
-def existing(folder: Path) -> Path:
-    """Returns the folder itself, or the nearest one above it that exists (which may turn out to be a file)."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+def nearest_existing(folder: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that exists (which may turn out to be a file)."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def free_bytes(folder: Path) -> int:
-    """Returns the free disk where a folder is or will be."""
-    return shutil.disk_usage(existing(folder)).free
+    """Return the free bytes of the disk where a folder is or will be."""
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def require_space(folder: Path, min_free_bytes: int) -> None:
-    """Refuses to go on when the disk is nearly full.
+    """Refuse to go on when the disk is nearly full.
 
     Raises:
         UserError: If fewer than `min_free_bytes` are free.
@@ -96,5 +106,5 @@ def require_space(folder: Path, min_free_bytes: int) -> None:
 
 
 def now_iso() -> str:
-    """Returns the time now, UTC, ISO 8601."""
+    """Return the time now, UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

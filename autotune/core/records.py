@@ -1,4 +1,4 @@
-"""The values that pass between the rooms: frozen, without I/O, and JSON-able.
+"""The values that pass between the packages: frozen, without input or output, and convertible to JSON.
 
 Losses are nats per token; `_tokens`, `_s`, `_bytes`, `_frac` are units.
 """
@@ -30,6 +30,15 @@ class TrialStatus(StrEnum):
         return self in (self.FINISHED, self.PRUNED, self.DIVERGED, self.OUT_OF_MEMORY)
 
 
+class TrainingKind(StrEnum):
+    """What a training is for. The values name its folder in the run directory and appear in stored events."""
+
+    SEARCH = "trials"
+    FINALS = "finals"
+    BRACKET = "bracket"
+    FULL = "full"
+
+
 class VerdictWord(StrEnum):
     """The three honest answers, and the one for a study in which nothing could be compared."""
 
@@ -55,7 +64,7 @@ class EvalPoint:
 
     @classmethod
     def from_report(cls, report: Mapping[str, float]) -> EvalPoint:
-        """Builds a point from what a trainer reported.
+        """Build a point from what a trainer reported.
 
         Args:
             report: Must hold `tokens_seen` and `val_loss`.
@@ -72,13 +81,13 @@ class EvalPoint:
         return cls(int(report["tokens_seen"]), float(report["val_loss"]), rest)
 
     def to_json(self) -> dict[str, float | None]:
-        """Returns one flat mapping; a non-finite number becomes null, since JSON and PostgreSQL have none."""
+        """Return one flat mapping; a non-finite number becomes null, since JSON and PostgreSQL have none."""
         flat = {"tokens_seen": self.tokens_seen, "val_loss": self.val_loss, **self.metrics}
         return {key: value if math.isfinite(value) else None for key, value in flat.items()}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, float | None]) -> EvalPoint:
-        """Reads what `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls.from_report({key: math.nan if value is None else value for key, value in raw.items()})
 
 
@@ -130,12 +139,12 @@ class TrialResult:
         return max(self.seconds - sum(point.metrics.get("eval_s", 0.0) for point in self.points), 1e-9)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form; `from_json` reads it back."""
+        """Return a JSON-able form; `from_json` reads it back."""
         return {**asdict(self), "points": [point.to_json() for point in self.points]}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> TrialResult:
-        """Reads what `to_json` wrote."""
+        """Read what `to_json` wrote."""
         points = tuple(EvalPoint.from_json(point) for point in raw["points"])
         return cls(**{**raw, "status": TrialStatus(raw["status"]), "points": points})
 
@@ -226,10 +235,10 @@ class Verdict:
     winner_metrics: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form; `from_json` reads it back."""
+        """Return a JSON-able form; `from_json` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Verdict:
-        """Reads what `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return cls(**{**raw, "word": VerdictWord(raw["word"]), "seeds": tuple(raw["seeds"])})

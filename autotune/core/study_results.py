@@ -332,8 +332,10 @@ class FullRunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""
-        points = [point.to_json() for point in self.points]
-        return {**asdict(self), "points": points}
+        content = {**asdict(self), "points": [point.to_json() for point in self.points]}
+        known_while_training = ("val_accuracy", "val_bpb", "at", "done_at", "tokens_per_s")
+
+        return {name: value for name, value in content.items() if value is not None or name not in known_while_training}
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> FullRunRecord:

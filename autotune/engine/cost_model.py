@@ -1,4 +1,4 @@
-"""What a training step costs: a few probes of the real trainer -> seconds and bytes of any configuration.
+"""What an optimizer step costs: a few probes of the real trainer -> seconds and bytes of any configuration.
 
 A trainer that counts its own work (see `Trainer.counts`) lets the planner predict configurations it never ran:
 
@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 SPEED_TOLERANCE = 0.03
-"""The smallest pass within this share of the best speed is chosen: memory left over is worth more."""
+"""Share of the best speed that the smallest pass within it may be slower: memory left over is worth more."""
 HEADROOM_FRAC = 0.08
-"""Of the memory, left free for fragmentation and the driver's own needs."""
+"""Share of the memory that is left free for fragmentation and the driver's own needs."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Counts:
 
     @classmethod
     def of(cls, values: Mapping[str, float]) -> Counts:
-        """Returns the counts among a trainer's values; more of them do no harm."""
+        """Return the counts among a trainer's values; further values do no harm."""
         return cls(**{field.name: float(values[field.name]) for field in fields(cls)})
 
 
@@ -71,16 +71,21 @@ class CostModel:
 
     @classmethod
     def fit(cls, probes: Sequence[Measured]) -> CostModel:
-        """Fits the model.
+        """Fit the model.
 
         Args:
             probes: At least one; their shapes should differ in passes, pass size and weights.
+
+        Returns:
+            The model of least squared relative error.
         """
+        all_counts = [each.counts for each in probes]
         terms = [
             (counts.passes, counts.passes * counts.pass_flops, counts.passes * counts.weights, counts.weights)
-            for counts in (each.counts for each in probes)
+            for counts in all_counts
         ]
         seconds = _fit(terms, [each.step_s for each in probes])
+
         # Where the update's memory is the larger, the peak says nothing about the pass.
         telling = [each for each in probes if each.counts.pass_bytes > each.counts.update_bytes] or probes
         bytes_ = _fit(
@@ -90,25 +95,25 @@ class CostModel:
         return cls(*map(float, seconds), *map(float, bytes_))
 
     def step_s(self, counts: Counts) -> float:
-        """Returns the expected seconds of an optimizer step."""
+        """Return the expected seconds of an optimizer step."""
         pass_s = self.pass_s + self.flop_s * counts.pass_flops + self.weight_pass_s * counts.weights
         return counts.passes * pass_s + self.weight_s * counts.weights
 
     def tokens_per_s(self, counts: Counts) -> float:
-        """Returns the expected training speed."""
+        """Return the expected training speed."""
         return counts.step_tokens / self.step_s(counts)
 
     def peak_bytes(self, counts: Counts) -> float:
-        """Returns the expected peak of memory."""
+        """Return the expected peak of memory."""
         working = self.offset_bytes + self.pass_factor * counts.pass_bytes
         return counts.fixed_bytes + max(working, counts.update_bytes)
 
     def fits(self, counts: Counts, memory_bytes: int) -> bool:
-        """Returns whether the expected peak leaves `HEADROOM_FRAC` of the memory free."""
+        """Return whether the expected peak leaves `HEADROOM_FRAC` of the memory free."""
         return self.peak_bytes(counts) <= memory_bytes * (1 - HEADROOM_FRAC)
 
     def best_pass(self, candidates: Mapping[int, Sequence[Counts]], memory_bytes: int) -> int:
-        """Chooses how many sequences a pass may have.
+        """Choose how many sequences a pass may have.
 
         Args:
             candidates: For each limit, the counts of the configurations that have to fit and be fast.
@@ -117,21 +122,24 @@ class CostModel:
         Returns:
             The smallest limit within `SPEED_TOLERANCE` of the fastest of those that fit; 0 if none fits.
         """
-        fitting = {
-            limit: sum(self.step_s(counts) / counts.step_tokens for counts in all_counts)
-            for limit, all_counts in candidates.items()
-            if all(self.fits(counts, memory_bytes) for counts in all_counts)
-        }
-        fastest = min(fitting.values(), default=0.0)
-        return min((limit for limit, cost in fitting.items() if cost <= fastest * (1 + SPEED_TOLERANCE)), default=0)
+        costs: dict[int, float] = {}
+        for limit, all_counts in candidates.items():
+            if all(self.fits(counts, memory_bytes) for counts in all_counts):
+                costs[limit] = sum(self.step_s(counts) / counts.step_tokens for counts in all_counts)
+
+        fastest = min(costs.values(), default=0.0)
+        nearly_as_fast = [limit for limit, cost in costs.items() if cost <= fastest * (1 + SPEED_TOLERANCE)]
+        return min(nearly_as_fast, default=0)
 
 
 def _fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> np.ndarray:
-    """Returns non-negative coefficients of least squared relative error (Lawson and Hanson 1974, chapter 23)."""
+    """Return non-negative coefficients of least squared relative error (Lawson and Hanson 1974, chapter 23)."""
     from scipy.optimize import nnls  # here, as it takes a third of a second to import and most studies fit nothing
 
-    matrix, target = np.asarray(rows, dtype=float), np.asarray(values, dtype=float)
+    matrix = np.asarray(rows, dtype=float)
+    target = np.asarray(values, dtype=float)
     scale = np.maximum(matrix.max(axis=0), 1e-300)  # columns of like size: FLOPs are 1e12 times passes
+
     solution, _ = nnls(matrix / scale / target[:, None], np.ones(len(target)))
     coefficients: np.ndarray = solution / scale
     return coefficients

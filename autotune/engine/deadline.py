@@ -8,10 +8,21 @@ from collections import deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-# A training may take this much longer than the slowest recent ones before it misses the deadline.
 MARGIN = 1.1
-# Kept for the verdict, the report and the end of the process, in seconds.
+"""A training may take this many times as long as the slowest recent ones before it misses the deadline."""
 REPORT_S = 20.0
+"""Seconds kept for the verdict, the report and the end of the process."""
+
+
+class StopRequest:
+    """How urgently the user wants the run to end: 0 not at all, 1 after the next evaluation, 2 now."""
+
+    def __init__(self) -> None:
+        self.level = 0
+
+    def raise_level(self, *_: object) -> None:
+        """Count one more request; fits a signal handler."""
+        self.level = min(2, self.level + 1)
 
 
 class Deadline:
@@ -28,6 +39,7 @@ class Deadline:
             ends.append(hours * 3600)
         if until is not None:
             ends.append(seconds_until(until, datetime.now()))
+
         self._end = time.monotonic() + min(ends) if ends else None
 
     @property
@@ -36,7 +48,7 @@ class Deadline:
         return float("inf") if self._end is None else self._end - time.monotonic()
 
     def has_time(self, reserve_s: Callable[[], float]) -> Callable[[float], bool]:
-        """Returns what tells whether a training of some seconds may start.
+        """Return what tells whether a training of some seconds may start.
 
         Args:
             reserve_s: Seconds to keep for what comes later, asked again each time.
@@ -45,7 +57,7 @@ class Deadline:
 
 
 def seconds_until(time_of_day: str, now: datetime) -> float:
-    """Returns the seconds from now to the next such time of day.
+    """Return the seconds from now to the next such time of day.
 
     Args:
         time_of_day: "HH:MM", local time.
@@ -55,8 +67,29 @@ def seconds_until(time_of_day: str, now: datetime) -> float:
     then = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     if then <= now:
         then += timedelta(days=1)
+
     # By timestamps: the difference of two local times would miss the hour of a change to summer time.
     return then.timestamp() - now.timestamp()
+
+
+class Interval:
+    """Tells again and again when some time has passed.
+
+    Args:
+        seconds: How much time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since = time.monotonic()
+
+    def has_passed(self) -> bool:
+        """Return whether the time has passed; it begins anew once it has."""
+        now = time.monotonic()
+        if now - self._since <= self._seconds:
+            return False
+        self._since = now
+        return True
 
 
 class Pace:
@@ -67,7 +100,7 @@ class Pace:
         self._recent: deque[float] = deque(maxlen=20)
 
     def expect(self, tokens: int, seconds: float) -> None:
-        """Takes an estimate, which holds until the first training is measured.
+        """Take an estimate, which holds until the first training is measured.
 
         Args:
             tokens: Tokens of a training.
@@ -76,7 +109,7 @@ class Pace:
         self._estimate = seconds / tokens
 
     def learn(self, tokens: int, seconds: float) -> None:
-        """Takes a training into account.
+        """Take a training into account.
 
         Args:
             tokens: Tokens that it trained on.
@@ -86,13 +119,15 @@ class Pace:
             self._recent.append(seconds / tokens)
 
     def seconds(self, tokens: int) -> float:
-        """Returns what a single training may take, in seconds: by the slowest of the recent ones."""
+        """Return what a single training may take, in seconds: by the slowest of the recent ones."""
         return tokens * max(self._recent, default=self._estimate)
 
     def usual_seconds(self, tokens: int) -> float:
-        """Returns what many trainings, or a long one, take in seconds: by the median of the recent ones.
+        """Return what many trainings, or a long one, take in seconds: by the median of the recent ones.
 
         The slowest, mostly the first with all that is made once, would keep several times the time that they need.
         """
-        known = [*self._recent, *([self._estimate] if self._estimate else [])]
+        known = list(self._recent)
+        if self._estimate:
+            known.append(self._estimate)
         return tokens * statistics.median(known) if known else 0.0

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import RDBStorage
 
-SPEEDS = "speeds"
-"""Attribute of the study: speeds of configurations as multiples of the baseline's, by `EqualSeconds.key`."""
-
 
 @dataclass(frozen=True)
 class EqualSeconds:
@@ -50,7 +47,7 @@ class EqualSeconds:
     probe_length: tuple[int, int]
 
     def tokens(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
-        """Returns a configuration's token budget, or None if its speed has to be probed first.
+        """Return a configuration's token budget, or None if its speed has to be probed first.
 
         Args:
             params: Its settings by dotted path.
@@ -61,12 +58,19 @@ class EqualSeconds:
             return self._budget(known)
         if self.model is None:
             return None
+
         counts = self.study.trainer.counts(config, self.facts)
-        assert counts is not None  # the model was fitted to such counts
+        assert counts is not None, "the model was fitted to such counts"
         return self.keep(params, config, self.model.tokens_per_s(Counts.of(counts)))
 
     def keep(self, params: Mapping[str, Any], config: Mapping[str, Any], tokens_per_s: float) -> int:
-        """Keeps a configuration's speed, unless a peer was first, and returns its token budget."""
+        """Keep a configuration's speed, unless a peer was first, and return its token budget.
+
+        Args:
+            params: Its settings by dotted path.
+            config: The resolved configuration.
+            tokens_per_s: Its speed, tokens per second, measured as the baseline's was.
+        """
         with exclusive(self.storage, self.study.spec.name):
             speeds = self._speeds()
             relative = speeds.setdefault(self.key(params, config), tokens_per_s / self.baseline_per_s)
@@ -74,7 +78,7 @@ class EqualSeconds:
         return self._budget(relative)
 
     def key(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-        """Returns a name for what decides a configuration's speed: its counted work, or else all of its settings."""
+        """Return a name for what decides a configuration's speed: its counted work, or else all of its settings."""
         counts = self.study.trainer.counts(config, self.facts)
         text = json.dumps(params if counts is None else counts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -39,14 +39,14 @@ class Probe:
         return self.tokens_per_s or self.tokens / max(self.seconds, 1e-9)
 
     def seconds_for(self, tokens: int) -> float:
-        """Returns the expected seconds of a training of so many tokens, evaluations included."""
+        """Return the expected seconds of a training of so many tokens, evaluations included."""
         if self.tokens_per_s > 0:
             return tokens / self.tokens_per_s + self.evaluations * self.eval_s
         return self.seconds * tokens / self.tokens
 
 
 @dataclass
-class Probing:
+class RunningProbe:
     """A probe in progress.
 
     Args:
@@ -64,24 +64,29 @@ class Probing:
         """Time of the last sign of progress, by the monotonic clock."""
         return self._times[-1]
 
-    def __bool__(self) -> bool:
+    @property
+    def has_points(self) -> bool:
+        """Whether there was an evaluation."""
         return bool(self._points)
 
     def take(self, point: EvalPoint) -> bool:
-        """Takes an evaluation and returns whether the training is to go on."""
+        """Take an evaluation and return whether the training is to go on."""
         self._points.append(point)
         self._times.append(time.monotonic())
+
         return len(self._points) != self.last_point
 
     def result(self, facts: Mapping[str, Any]) -> Probe:
-        """Returns what was measured, at least one evaluation having been taken.
+        """Return what was measured, at least one evaluation having been taken.
 
         Args:
             facts: What the trainer said at its end.
         """
         tokens = self._points[-1].tokens_seen if self.last_point else self.budget_tokens
+
         # The first stretch includes warm-up: caches, kernels, the allocator.
         speeds = self._values("tokens_per_s")[1:] or self._values("tokens_per_s")
+
         return Probe(
             tokens_per_s=statistics.median(speeds) if speeds else 0.0,
             eval_s=statistics.median(self._values("eval_s") or [0.0]),
@@ -96,7 +101,12 @@ class Probing:
         return [point.metrics[name] for point in self._points if name in point.metrics]
 
     def _wall_s(self) -> float:
-        """Returns the seconds by our clock, without the start of its process where that can be told."""
-        times, last_tokens = self._times, self._points[-1].tokens_seen
+        """Return the seconds by our clock, without the start of its process where that can be told."""
+        times = self._times
+        last_tokens = self._points[-1].tokens_seen
+
+        # From the first evaluation on, in proportion; with a single one only the whole is known.
         tokens = last_tokens - self._points[0].tokens_seen
-        return (times[-1] - times[1]) * last_tokens / tokens if tokens else times[-1] - times[0]
+        if not tokens:
+            return times[-1] - times[0]
+        return (times[-1] - times[1]) * last_tokens / tokens

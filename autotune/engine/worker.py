@@ -98,6 +98,7 @@ class Worker:
 
     def __init__(self, slot: Slot, trainer: str) -> None:
         self.slot = slot
+
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -114,17 +115,17 @@ class Worker:
         return self._process.pid
 
     def submit(self, job: Job) -> None:
-        """Starts a job; the worker must be idle. A dead child shows as end of file at `receive`."""
+        """Start a job; the worker must be idle. A dead child shows as end of file at `receive`."""
         with contextlib.suppress(OSError):
             self.connection.send(job)
 
     def answer(self, answer: bool | int) -> None:
-        """Answers a Progress as a trainer's `report` does: go on, stop, or the tokens at which to end."""
+        """Answer a Progress as a trainer's `report` does: go on, stop, or the tokens at which to end."""
         with contextlib.suppress(OSError):
             self.connection.send(answer)
 
     def receive(self) -> Message | None:
-        """Returns the next message, waiting for it, or None when the process has died."""
+        """Return the next message, waiting for it; None when the process has died."""
         try:
             message: Message = self.connection.recv()
         except (EOFError, OSError):
@@ -132,25 +133,26 @@ class Worker:
         return message
 
     def cause_of_death(self) -> str:
-        """Returns in words how the process ended; waits for its end."""
+        """Return in words how the process ended, after waiting for its end."""
         self._process.join(timeout=5)
         code = self._process.exitcode
         if code is None:
             return "its worker closed the connection"
         if code >= 0:
             return f"its worker ended with exit code {code}"
+
         name = signal.Signals(-code).name
         hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
         return f"its worker was killed by {name}{hint}"
 
     def kill(self) -> None:
-        """Ends the process at once, stopped or not, and frees what it held."""
+        """End the process at once, stopped or not, and frees what it held."""
         self._process.kill()
         self._process.join()
         self.connection.close()
 
     def close(self) -> None:
-        """Lets an idle process end by itself, and kills it if it does not within seconds."""
+        """Let an idle process end by itself, and kill it if it does not within seconds."""
         with contextlib.suppress(OSError):
             self.connection.send(None)
         self._process.join(timeout=5)
@@ -158,7 +160,7 @@ class Worker:
 
 
 def ready(workers: list[Worker], timeout_s: float) -> list[Worker]:
-    """Returns those workers that have something to say or have died, waiting for the first.
+    """Return those workers that have something to say or have died, waiting for the first.
 
     Args:
         workers: Workers to listen to.
@@ -170,7 +172,7 @@ def ready(workers: list[Worker], timeout_s: float) -> list[Worker]:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Holds signals back while a child starts, who inherits this until it ignores them itself."""
+    """Hold signals back while a child starts, who inherits this until it ignores them itself."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
     try:
         yield
@@ -188,6 +190,7 @@ def _serve(connection: Connection, trainer_name: str, environment: Mapping[str, 
         signal.signal(name, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
     _die_with_parent()
+
     while (job := _next_job(connection)) is not None:
         with _output_to(job.log):
             message = _run(job, trainer_name, connection)
@@ -226,13 +229,15 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
 
 @contextlib.contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Sends everything this process prints, C libraries included, to a file."""
+    """Send everything this process prints, C libraries included, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
+
     saved = os.dup(1), os.dup(2)
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+
     try:
         yield
     finally:
@@ -244,9 +249,10 @@ def _output_to(log: Path) -> Iterator[None]:
 
 
 def _die_with_parent() -> None:
-    """Ends this process when its parent dies, even in the middle of a long step."""
+    """End this process when its parent dies, even in the middle of a long optimizer step."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -104,7 +104,7 @@ class FinalsRunner:
         attributes = StudyAttributes(self.optuna_study)
         if noise is not None and attributes.noise is None:
             attributes.noise = noise
-            self.loop.listener.note("noise", noise.describe())
+            self.loop.observer.note("noise", noise.describe())
 
     def _noise_seeds(self) -> int:
         """Return how many seeds the time allows before the search; 0 if not even two."""
@@ -161,7 +161,7 @@ class FinalsRunner:
         attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds)
         missing = attributing.missing(self.queue.records())
         if missing and not self._has_time(self._seconds(self.spec.attributing_runs(len(attributing.changed)))):
-            self.loop.listener.note("attribution", "no time left to find out which change gave what")
+            self.loop.observer.note("attribution", "no time left to find out which change gave what")
             attributes.why_no_attribution = NO_TIME
             return
         while missing and not self.loop.stop.level:
@@ -174,7 +174,7 @@ class FinalsRunner:
         if not missing:
             attribution = attributing.result(self.queue.records())
             attributes.attribution = attribution
-            self.loop.listener.note("attribution", attribution.note)
+            self.loop.observer.note("attribution", attribution.note)
 
     def _has_time(self, training_s: float) -> bool:
         return self.loop.deadline.has_time(self.later_s)(training_s)
@@ -188,5 +188,5 @@ class FinalsRunner:
         waiting = sum(record.status is TrialStatus.WAITING for record in self.queue.records())
         if waiting:
             noun = "run" if waiting == 1 else "runs"
-            self.loop.listener.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
+            self.loop.observer.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
         self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)

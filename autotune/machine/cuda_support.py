@@ -15,13 +15,13 @@ def driver_major(driver_version: str) -> int:
     """Return the branch of a driver.
 
     Args:
-        driver_version: such as "535.183.01".
+        driver_version: Such as "535.183.01".
 
     Returns:
         Its first number, such as 535.
 
     Raises:
-        ValueError: it does not start with a number.
+        ValueError: It does not start with a number.
     """
     return int(driver_version.partition(".")[0])
 
@@ -30,7 +30,7 @@ def minimum_driver(cuda_version: str) -> int:
     """Return the oldest driver branch that runs a CUDA version.
 
     Args:
-        cuda_version: such as "13.0".
+        cuda_version: Such as "13.0".
 
     Returns:
         A driver branch such as 580; for a CUDA newer than the table, that of the newest one in it.
@@ -43,13 +43,17 @@ def fitting_cuda(driver_version: str) -> str:
     """Return the CUDA version whose torch build runs on a driver.
 
     Args:
-        driver_version: such as "535.183.01".
+        driver_version: Such as "535.183.01".
 
     Returns:
         "13.0" or "12.6"; "" when the driver is too old for any current build.
     """
     installed = driver_major(driver_version)
-    return next((build for major, build in _TORCH_BUILD.items() if installed >= _MINIMUM_DRIVER[major]), "")
+
+    for cuda_major, build in _TORCH_BUILD.items():
+        if installed >= _MINIMUM_DRIVER[cuda_major]:
+            return build
+    return ""
 
 
 def has_code_for(capability: str, arch_list: Sequence[str]) -> bool:
@@ -59,8 +63,8 @@ def has_code_for(capability: str, arch_list: Sequence[str]) -> bool:
     (`compute_`) is compiled at load for any newer GPU; an "a" at the end (`sm_90a`) binds it to that one.
 
     Args:
-        capability: the GPU's, such as "7.5".
-        arch_list: such as ["sm_75", "sm_80", "compute_90"].
+        capability: The GPU's, such as "7.5".
+        arch_list: Such as ["sm_75", "sm_80", "compute_90"].
 
     Returns:
         True when one of them fits.
@@ -69,6 +73,7 @@ def has_code_for(capability: str, arch_list: Sequence[str]) -> bool:
         NVIDIA, "CUDA C++ Programming Guide", binary compatibility and PTX compatibility.
     """
     major, minor = (int(part) for part in capability.split("."))
+
     return any(_fits(arch, major, minor) for arch in arch_list)
 
 
@@ -76,8 +81,10 @@ def _fits(arch: str, major: int, minor: int) -> bool:
     kind, _, digits = arch.partition("_")
     if digits.endswith("a"):
         return digits == f"{major}{minor}a"
+
     number = int(digits.rstrip("f"))  # f: the family of one major version
     arch_major, arch_minor = divmod(number, 10)
+
     if kind == "compute" and digits[-1].isdigit():
         return (arch_major, arch_minor) <= (major, minor)
     return arch_major == major and arch_minor <= minor

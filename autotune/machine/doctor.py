@@ -1,4 +1,4 @@
-"""Is this machine ready for a night's run? Each check gives findings with what to do."""
+"""The checks of `autotune doctor`: whether this machine is ready for a night's run, and what to do if not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.core.files import existing, free_bytes
+from autotune.core.files import free_bytes, nearest_existing
 from autotune.machine import host
 from autotune.machine.doctor_gpu import (
     Finding,
@@ -29,25 +29,25 @@ from autotune.machine.doctor_gpu import (
     gib,
 )
 
-__all__ = ["CHECKS", "Check", "Finding", "Machine", "diagnose", "exit_code", "render", "to_json"]
-
 _HUB_TIMEOUT_S = 3.0
 _HUB = "https://huggingface.co"
-_DISK_WARN_BYTES = 10 * 10**9  # a night's study with its checkpoints is a few GB
+# A night's study with its checkpoints takes a few GB.
+_DISK_WARN_BYTES = 10 * 10**9
 _DISK_FAIL_BYTES = 10**9
 _RAM_WARN_BYTES = 4 * 10**9
-_SLOW_WRITE_S = 1.0  # for 1 MiB and fsync: a metric line must not wait for the disk
+# For 1 MiB and fsync: a metric line must not wait for the disk.
+_SLOW_WRITE_S = 1.0
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
-Check = Callable[[Machine], list[Finding]]
+_Check = Callable[[Machine], list[Finding]]
 
 
 def diagnose(folder: Path, nvml: Any = None) -> list[Finding]:
-    """Run every check.
+    """Run every check and return its findings.
 
     Args:
-        folder: where runs will be written; it need not exist yet.
-        nvml: the NVML module to use; None imports `pynvml`.
+        folder: Where runs will be written; it need not exist yet.
+        nvml: The NVML module to use; None imports `pynvml`.
 
     Returns:
         Findings, in the order of the checks. A check that fails itself gives a warning.
@@ -56,7 +56,7 @@ def diagnose(folder: Path, nvml: Any = None) -> list[Finding]:
     return [finding for check in CHECKS for finding in _run(check, machine)]
 
 
-def _run(check: Check, machine: Machine) -> list[Finding]:
+def _run(check: _Check, machine: Machine) -> list[Finding]:
     try:
         return check(machine)
     except Exception as error:  # noqa: BLE001 - a broken check must not hide the others
@@ -69,7 +69,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
     """Return the exit code of `autotune doctor`.
 
     Args:
-        findings: what `diagnose` returned.
+        findings: What `diagnose` returned.
 
     Returns:
         3 when one of them is a failure, else 0.
@@ -81,16 +81,19 @@ def render(findings: Sequence[Finding]) -> str:
     """Return the findings as aligned plain lines.
 
     Args:
-        findings: what `diagnose` returned.
+        findings: What `diagnose` returned.
 
     Returns:
         One line each, `level  subject: message  -> remedy`, with control characters replaced by "?".
     """
     width = max((len(finding.subject) for finding in findings), default=0) + 1
+
     lines = []
     for finding in findings:
+        subject = f"{finding.subject}:"
         remedy = f"  -> {finding.remedy}" if finding.remedy else ""
-        lines.append(_printable(f"{finding.level:<4}  {finding.subject + ':':<{width}} {finding.message}{remedy}"))
+        lines.append(_printable(f"{finding.level:<4}  {subject:<{width}} {finding.message}{remedy}"))
+
     return "\n".join(lines)
 
 
@@ -102,7 +105,7 @@ def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the findings for machines.
 
     Args:
-        findings: what `diagnose` returned.
+        findings: What `diagnose` returned.
 
     Returns:
         `{"exit_code": 0 or 3, "findings": [{"level", "subject", "message", "remedy"}, ...]}`.
@@ -114,19 +117,12 @@ def to_json(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def check_python(machine: Machine) -> list[Finding]:
-    """Python is 3.11 or newer."""
+    """Check that Python is 3.11 or newer."""
     return [python_finding(sys.version_info[:3])]
 
 
 def python_finding(version: tuple[int, ...]) -> Finding:
-    """Return whether a Python version is new enough.
-
-    Args:
-        version: such as (3, 11, 7).
-
-    Returns:
-        A finding.
-    """
+    """Return a finding on whether a Python version, such as (3, 11, 7), is new enough."""
     words = ".".join(str(part) for part in version)
     if version < (3, 11):
         return Finding("fail", "python", f"{words} is too old", "install Python 3.11 or newer")
@@ -134,22 +130,24 @@ def python_finding(version: tuple[int, ...]) -> Finding:
 
 
 def check_ram(machine: Machine) -> list[Finding]:
-    """There is RAM enough for a worker and the report."""
+    """Check that there is enough RAM for a worker and the report."""
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
     total_bytes = host.ram_bytes()
     free_bytes = min(int(psutil.virtual_memory().available), total_bytes)
     message = f"{gib(free_bytes)} free of {gib(total_bytes)}"
+
     if free_bytes < _RAM_WARN_BYTES:
         return [Finding("warn", "ram", message, "close other programs: a worker with torch needs 2 to 4 GB")]
     return [Finding("ok", "ram", message)]
 
 
 def check_disk(machine: Machine) -> list[Finding]:
-    """The run's disk has room."""
+    """Check that the run's disk has room."""
     free = free_bytes(machine.folder)
     message = f"{free / 1e9:.1f} GB free for {machine.folder}"
     remedy = "free some space, or choose another folder"
+
     if free < _DISK_FAIL_BYTES:
         return [Finding("fail", "disk", message, remedy)]
     if free < _DISK_WARN_BYTES:
@@ -158,8 +156,9 @@ def check_disk(machine: Machine) -> list[Finding]:
 
 
 def check_writing(machine: Machine) -> list[Finding]:
-    """The run's folder can be written, durably and fast."""
-    folder = existing(machine.folder)
+    """Check that the run's folder can be written, durably and fast."""
+    folder = nearest_existing(machine.folder)
+
     try:
         start_s = time.perf_counter()
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -170,6 +169,7 @@ def check_writing(machine: Machine) -> list[Finding]:
     except OSError as error:
         message = f"cannot write in {folder}: {error.strerror or error}"
         return [Finding("fail", "writing", message, "choose a folder that you may write to")]
+
     message = f"1 MiB written and synced in {took_s * 1e3:.0f} ms in {folder}"
     if took_s > _SLOW_WRITE_S:
         return [Finding("warn", "writing", message, "choose a folder on a local disk")]
@@ -177,11 +177,12 @@ def check_writing(machine: Machine) -> list[Finding]:
 
 
 def check_hub(machine: Machine) -> list[Finding]:
-    """The model and data hub answers."""
+    """Check that the model and data hub answers."""
     address = os.environ.get("HF_ENDPOINT", _HUB)
     error = _hub_error(address)
     if not error:
         return [Finding("ok", "hub", f"{address} answers")]
+
     remedy = (
         "nothing for studies on the embedded text or on files of your own, which work offline; "
         "studies that name a hub data set need it downloaded before"
@@ -190,16 +191,19 @@ def check_hub(machine: Machine) -> list[Finding]:
 
 
 def _hub_error(address: str) -> str:
-    """Empty when the hub answers; in a thread, as looking up a name has no time limit of its own."""
-    outcome = [f"no answer within {_HUB_TIMEOUT_S:g} s"]
-    caller = threading.Thread(target=lambda: outcome.append(_head_error(address)), daemon=True)
+    """Return why the hub does not answer, "" if it does."""
+    outcomes = [f"no answer within {_HUB_TIMEOUT_S:g} s"]
+
+    # In a thread, since looking up a name has no time limit of its own.
+    caller = threading.Thread(target=lambda: outcomes.append(_head_error(address)), daemon=True)
     caller.start()
     caller.join(_HUB_TIMEOUT_S + 0.5)
-    return outcome[-1]
+
+    return outcomes[-1]
 
 
 def _head_error(address: str) -> str:
-    import urllib.error  # here, as it costs 30 ms that `autotune --help` should not pay
+    import urllib.error  # here, since it costs 30 ms that `autotune --help` should not pay
     import urllib.request
 
     try:
@@ -216,18 +220,23 @@ def _head_error(address: str) -> str:
 
 
 def check_browser(machine: Machine) -> list[Finding]:
-    """Figures can be exported as PNG."""
+    """Check that figures can be exported as PNG."""
     names = [os.environ.get("BROWSER_PATH", ""), *_BROWSERS]
     browser = next(filter(None, map(shutil.which, names)), None)
-    missing = [] if importlib.util.find_spec("kaleido") else ["the Python package kaleido"]
-    missing += [] if browser else ["a Chrome or Chromium browser"]
+
+    missing = []
+    if importlib.util.find_spec("kaleido") is None:
+        missing.append("the Python package kaleido")
+    if browser is None:
+        missing.append("a Chrome or Chromium browser")
     if not missing:
         return [Finding("ok", "browser", f"PNG export through {browser}")]
+
     remedy = "nothing for the HTML report, which is complete; install them to have PNG files too"
     return [Finding("warn", "browser", f"PNG skipped: {' and '.join(missing)} not found", remedy)]
 
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[_Check, ...] = (
     check_python,
     check_torch,
     check_gpu,

@@ -12,9 +12,10 @@ from autotune.machine import cuda_support, torch_probe
 from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.nvml import GpuIdentity, GpuProcess, NoDriverError, NvmlError, other_gpu_processes, visible_gpus
 
-Level = Literal["ok", "warn", "fail"]
+_Level = Literal["ok", "warn", "fail"]
 
-_TORCH_TIMEOUT_S = 120.0  # a cold disk can take a minute to import torch
+# A cold disk can take a minute to import torch.
+_TORCH_TIMEOUT_S = 120.0
 _GET_STARTED = "PyTorch's Get Started page"
 _HOT_REASONS = ("thermal", "hardware slowdown", "power brake")
 
@@ -23,7 +24,7 @@ _HOT_REASONS = ("thermal", "hardware slowdown", "power brake")
 class Finding:
     """One line of the doctor's answer; `remedy` is empty when there is nothing to do."""
 
-    level: Level
+    level: _Level
     subject: str
     message: str
     remedy: str = ""
@@ -33,8 +34,8 @@ class Machine:
     """What the checks look at: each part is asked once, when first needed; a failure is kept as words.
 
     Args:
-        folder: where runs will be written.
-        nvml: the NVML module to use; None imports `pynvml`.
+        folder: Where runs will be written.
+        nvml: The NVML module to use; None imports `pynvml`.
     """
 
     def __init__(self, folder: Path, nvml: Any = None) -> None:
@@ -53,6 +54,7 @@ class Machine:
             self.gpu_error = str(error)
             self.gpu_is_broken = not isinstance(error, NoDriverError)
             return []
+
         if not gpus:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
             self.gpu_error = f"the driver lists none (CUDA_VISIBLE_DEVICES is {visible!r})"
@@ -74,20 +76,23 @@ def gib(size_bytes: int) -> str:
 
 
 def check_torch(machine: Machine) -> list[Finding]:
-    """Torch can be imported."""
+    """Check that torch can be imported."""
     if machine.torch is None:
         remedy = f"reinstall torch with the command that {_GET_STARTED} gives for this machine"
         return [Finding("fail", "torch", machine.torch_error, remedy)]
+
     build = f"CUDA {machine.torch['cuda_version']}" if machine.torch["cuda_version"] else "CPU only"
     return [Finding("ok", "torch", f"{machine.torch['torch_version']} ({build})")]
 
 
 def check_gpu(machine: Machine) -> list[Finding]:
-    """There is a GPU, with its memory."""
+    """Check that there is a GPU, with free memory."""
     if machine.gpus:
         return [_gpu_memory(machine, gpu) for gpu in machine.gpus]
+
     if machine.gpu_is_broken:
         return [Finding("fail", "gpu", machine.gpu_error, "restart the machine; nvidia-smi must list the GPU")]
+
     remedy = "fine for studies on the CPU; for a GPU, install NVIDIA's driver (nvidia-smi must list it)"
     return [Finding("warn", "gpu", f"no NVIDIA GPU is visible: {machine.gpu_error}", remedy)]
 
@@ -95,11 +100,14 @@ def check_gpu(machine: Machine) -> list[Finding]:
 def _gpu_memory(machine: Machine, gpu: GpuIdentity) -> Finding:
     with GpuMonitor(gpu.index, machine.nvml) as monitor:
         sample = monitor.sample()
-    subject, total = f"gpu {gpu.index}", gib(gpu.memory_bytes)
+    subject = f"gpu {gpu.index}"
+    total = gib(gpu.memory_bytes)
+
     if sample is None:
         return Finding("fail", subject, f"{gpu.name}: {monitor.reason}", "restart the machine")
     if sample.memory_used_bytes is None:
         return Finding("ok", subject, f"{gpu.name}, {total}")
+
     free_bytes = max(0, gpu.memory_bytes - sample.memory_used_bytes)
     message = f"{gpu.name}, {total}, {gib(free_bytes)} free"
     if free_bytes < 0.5 * gpu.memory_bytes:
@@ -108,21 +116,24 @@ def _gpu_memory(machine: Machine, gpu: GpuIdentity) -> Finding:
 
 
 def check_driver(machine: Machine) -> list[Finding]:
-    """The driver is new enough for torch's CUDA build."""
+    """Check that the driver is new enough for torch's CUDA build."""
     if not machine.gpus or machine.torch is None:
         return []
-    gpu, torch = machine.gpus[0], machine.torch
-    return [driver_finding(gpu.name, gpu.driver_version, torch["cuda_version"], torch["cuda_error"])]
+
+    gpu = machine.gpus[0]
+    cuda_build = machine.torch["cuda_version"]
+    cuda_error = machine.torch["cuda_error"]
+    return [driver_finding(gpu.name, gpu.driver_version, cuda_build, cuda_error)]
 
 
 def driver_finding(gpu_name: str, driver_version: str, cuda_build: str, cuda_error: str) -> Finding:
     """Return whether torch's CUDA build runs on the installed driver.
 
     Args:
-        gpu_name: for the message.
-        driver_version: such as "535.183.01".
-        cuda_build: torch's, such as "13.0"; "" for a build without CUDA.
-        cuda_error: what torch said when it tried the GPU; "" when that worked.
+        gpu_name: For the message.
+        driver_version: Such as "535.183.01".
+        cuda_build: Torch's, such as "13.0"; "" for a build without CUDA.
+        cuda_error: What torch said when it tried the GPU; "" when that worked.
 
     Returns:
         A finding whose remedy names a newer driver or the build that fits.
@@ -130,53 +141,60 @@ def driver_finding(gpu_name: str, driver_version: str, cuda_build: str, cuda_err
     installed = f"{gpu_name} with driver {driver_version}"
     fitting = cuda_support.fitting_cuda(driver_version)
     other_build = f"install a torch build for CUDA {fitting} (see {_GET_STARTED})" if fitting else ""
+
     if not cuda_build:
         remedy = other_build or "install a newer NVIDIA driver, then a torch build with CUDA"
         return Finding("fail", "driver", f"{installed}, but torch is a build without CUDA", remedy)
-    needed = cuda_support.minimum_driver(cuda_build)
+
+    # The table of drivers is not asked where torch works: NVIDIA's forward-compatibility package runs newer builds on
+    # an older driver.
     if not cuda_error:
-        # What works, works: NVIDIA's forward-compatibility package runs newer builds on an older driver.
         return Finding("ok", "driver", f"{installed} runs torch's CUDA {cuda_build}")
+
+    needed = cuda_support.minimum_driver(cuda_build)
     if cuda_support.driver_major(driver_version) < needed:
         message = f"{installed} is too old for torch's CUDA {cuda_build}, which needs driver >= {needed}"
         newer = f"install NVIDIA driver {needed} or newer"
         return Finding("fail", "driver", message, f"{newer}, or {other_build}" if other_build else newer)
+
     remedy = "see that nvidia-smi works and no other program holds the GPU alone, then restart the machine"
     return Finding("fail", "driver", f"{installed}: torch cannot use it: {cuda_error}", remedy)
 
 
 def check_capability(machine: Machine) -> list[Finding]:
-    """Torch's build has code for each GPU."""
+    """Check that torch's build has code for each GPU."""
     if machine.torch is None:
         return []
-    return [capability_finding(gpu, machine.torch["arch_list"]) for gpu in machine.torch["gpus"]]
+    return [_capability_finding(gpu, machine.torch["arch_list"]) for gpu in machine.torch["gpus"]]
 
 
-def capability_finding(gpu: dict[str, Any], arch_list: list[str]) -> Finding:
+def _capability_finding(gpu: dict[str, Any], arch_list: list[str]) -> Finding:
     """Return whether a torch build has code for a GPU.
 
     Args:
         gpu: `{"name", "capability"}`.
-        arch_list: torch's, such as ["sm_75", "sm_80"].
+        arch_list: Torch's, such as ["sm_75", "sm_80"].
 
     Returns:
         A finding.
     """
     message = f"{gpu['name']} is capability {gpu['capability']}"
+
     if cuda_support.has_code_for(gpu["capability"], arch_list):
         return Finding("ok", "capability", f"{message}, in torch's list")
+
     remedy = f"on an older card a torch build for CUDA 12.6, on a newer one the newest ({_GET_STARTED})"
     return Finding("fail", "capability", f"{message}; this torch has only {' '.join(arch_list)}", remedy)
 
 
 def check_half_precision(machine: Machine) -> list[Finding]:
-    """The half-precision type that training will use gives right numbers."""
+    """Check that the half-precision type that training will use gives right numbers."""
     if machine.torch is None:
         return []
-    return [precision_finding(gpu) for gpu in machine.torch["gpus"]]
+    return [_precision_finding(gpu) for gpu in machine.torch["gpus"]]
 
 
-def precision_finding(gpu: dict[str, Any]) -> Finding:
+def _precision_finding(gpu: dict[str, Any]) -> Finding:
     """Return whether half precision works on a GPU.
 
     Args:
@@ -186,23 +204,27 @@ def precision_finding(gpu: dict[str, Any]) -> Finding:
         A finding that says which type runs will use.
     """
     used = "bf16" if gpu["native_bf16"] else "fp16"
+
     if error := gpu[f"{used}_error"]:
         remedy = f"reinstall torch for this driver ({_GET_STARTED}); if it stays, the GPU is faulty"
         return Finding("fail", "precision", f"{gpu['name']}: {used} does not work: {error}", remedy)
     if error := gpu["fp16_error"]:
         message = f"{gpu['name']}: fp16 does not work: {error}"
         return Finding("warn", "precision", message, "train in bf16, the default on this card")
+
     reason = "native bf16" if gpu["native_bf16"] else "no real bf16 on this card, so fp16 with loss scaling"
     return Finding("ok", "precision", f"{gpu['name']}: {reason}")
 
 
 def check_gpu_users(machine: Machine) -> list[Finding]:
-    """Nobody else computes on the GPU."""
+    """Check that nobody else computes on the GPU."""
     if not machine.gpus:
         return []
+
     others = other_gpu_processes(machine.nvml)
     if not others:
         return [Finding("ok", "gpu users", "no other process")]
+
     words = ", ".join(f"PID {other.pid} on GPU {other.gpu_index} ({_held(other)})" for other in others)
     return [Finding("warn", "gpu users", words, "end them: a shared GPU is slow, and its timings mislead")]
 
@@ -212,7 +234,7 @@ def _held(process: GpuProcess) -> str:
 
 
 def check_clocks(machine: Machine) -> list[Finding]:
-    """Heat or power supply does not hold the clocks back now."""
+    """Check that neither heat nor power supply holds the clocks back now."""
     return [_clocks(machine, gpu) for gpu in machine.gpus]
 
 
@@ -222,10 +244,12 @@ def _clocks(machine: Machine, gpu: GpuIdentity) -> Finding:
     subject = f"clocks {gpu.index}"
     if sample is None:
         return Finding("warn", subject, monitor.reason, "restart the machine")
+
     clock = "unknown" if sample.sm_clock_hz is None else f"{sample.sm_clock_hz / 1e6:.0f} MHz"
     heat = "unknown" if sample.temperature_c is None else f"{sample.temperature_c:.0f} C"
     limits = ", ".join(sample.throttle_reasons) or "nothing"
     message = f"{clock} of {gpu.sm_clock_max_hz / 1e6:.0f} MHz, {heat}, limited by: {limits}"
+
     if any(reason.startswith(_HOT_REASONS) for reason in sample.throttle_reasons):
         return Finding("warn", subject, message, "improve cooling or power: runs will be slow and uneven")
     return Finding("ok", subject, message)

@@ -34,7 +34,7 @@ HARMFUL_REASONS = frozenset(
 
 @dataclass(frozen=True)
 class GpuSample:
-    """One reading of a GPU's health; None stands for what this GPU or driver does not tell.
+    """One reading of a GPU's health; None stands for what this GPU or driver does not report.
 
     `time` is Unix seconds; `energy_j` counts up from when the driver was loaded.
     """
@@ -67,12 +67,12 @@ class GpuMonitor:
     """Reads one GPU's health, again and again, and never raises or hangs.
 
     Args:
-        index: physical index of the GPU, >= 0.
-        nvml: the module to use; None imports `pynvml`.
-        timeout_s: seconds to wait for the driver before calling the GPU lost, > 0.
+        index: Physical index of the GPU, >= 0.
+        nvml: The module to use; None imports `pynvml`.
+        timeout_s: Seconds to wait for the driver before calling the GPU lost, > 0.
 
     Attributes:
-        reason: why the last `sample` gave None; empty when it did not.
+        reason: Why the last `sample` gave None; empty when it did not.
     """
 
     def __init__(self, index: int = 0, nvml: Any = None, timeout_s: float = 5.0) -> None:
@@ -90,13 +90,14 @@ class GpuMonitor:
         Returns:
             The sample, or None with `reason` set; the next call tries afresh.
         """
-        # A GPU that fell off the bus can hold an NVML call for ever: read in a daemon thread, and while one is
-        # stuck start no other (a night of them would be thousands).
-        stuck = self._reader is not None and self._reader.is_alive()
-        if self._reader is None or not stuck:
+        # A GPU that fell off the bus can hold an NVML call for ever, so a daemon thread makes it. While one thread is
+        # stuck no other is started: a night of them would be thousands.
+        is_stuck = self._reader is not None and self._reader.is_alive()
+        if self._reader is None or not is_stuck:
             self._reader = threading.Thread(target=self._read, daemon=True)
             self._reader.start()
-        self._reader.join(0 if stuck else self._timeout_s)
+
+        self._reader.join(0 if is_stuck else self._timeout_s)
         if self._reader.is_alive():
             self.reason = STOPPED
             return None
@@ -116,7 +117,8 @@ class GpuMonitor:
     def _read(self) -> None:
         self._sample = None
         try:
-            self._sample, self.reason = self._read_or_raise(), ""
+            self._sample = self._read_or_raise()
+            self.reason = ""
         except Exception as error:  # noqa: BLE001 - whatever it is, the night goes on
             self.reason = self._explain(error)
             self._shut_down()  # a fresh start is what a reset driver needs
@@ -137,7 +139,9 @@ class GpuMonitor:
         if not self._started:
             self._nvml.nvmlInit()
             self._started = True
-        return _take_sample(self._nvml, self._nvml.nvmlDeviceGetHandleByIndex(self._index))
+
+        handle = self._nvml.nvmlDeviceGetHandleByIndex(self._index)
+        return _take_sample(self._nvml, handle)
 
 
 def _take_sample(nvml: Any, handle: Any) -> GpuSample:
@@ -147,6 +151,7 @@ def _take_sample(nvml: Any, handle: Any) -> GpuSample:
     temperature_c = read("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
     utilization = read("nvmlDeviceGetUtilizationRates")
     memory = read("nvmlDeviceGetMemoryInfo")
+
     return GpuSample(
         time=time.time(),
         temperature_c=scaled(temperature_c, 1.0),

@@ -10,35 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.machine import host, torch_probe
-from autotune.machine.gpu_monitor import GpuMonitor, GpuSample, throttle_words
-from autotune.machine.nvml import (
-    GpuIdentity,
-    GpuProcess,
-    NoDriverError,
-    NvmlError,
-    other_gpu_processes,
-    visible_devices,
-    visible_gpus,
-)
+from autotune.machine.gpu_monitor import GpuMonitor, GpuSample
+from autotune.machine.nvml import GpuIdentity, NoDriverError, NvmlError, visible_gpus
 
-__all__ = [
-    "GpuIdentity",
-    "GpuMonitor",
-    "GpuProcess",
-    "GpuSample",
-    "HardwareError",
-    "HardwareProfile",
-    "NoDriverError",
-    "NvmlError",
-    "other_gpu_processes",
-    "profile",
-    "throttle_words",
-    "visible_devices",
-    "visible_gpus",
-]
-
-T4_MEMORY_BYTES = 15 * 2**30  # what the driver reports of a T4's 16 GB with error correction on
-_MEASURE_TIMEOUT_S = 180.0  # a cold disk can take a minute to import torch
+# What the driver reports of a T4's 16 GB while error correction is on.
+_T4_MEMORY_BYTES = 15 * 2**30
+# A cold disk can take a minute to import torch.
+_MEASURE_TIMEOUT_S = 180.0
 
 
 class HardwareError(RuntimeError):
@@ -49,13 +27,25 @@ class HardwareError(RuntimeError):
 class HardwareProfile:
     """One machine and one device of it, as measured.
 
-    Numbers that the machine does not tell are 0 and words are empty. `memory_bytes` is what a run may use: the
-    GPU's total, the emulated card's, or the RAM. `index` is physical, -1 on the CPU. `cpu_count` is physical cores
-    that this process may use. `cuda_version` is torch's build. Clocks, temperature and throttle reasons are those
-    at the highest power seen while measuring. `matmul_flops` is FLOP/s by dtype (fp32 without TF32);
-    `matmul_flops_warm` is FLOP/s of `dtype` after about 10 s of load, 0 when not measured. `copy_bytes_per_s`
-    counts bytes read and written. `noise` is the interquartile range over the median of the repeated products in
-    `dtype`.
+    A number that the machine does not report is 0, a text is empty. Clocks, temperature and throttle reasons are those
+    at the highest power seen while measuring.
+
+    Args:
+        device: "cuda" or "cpu".
+        name: The device's name.
+        uuid: Value of CUDA_VISIBLE_DEVICES that pins a process to it.
+        index: Its physical index; -1 on the CPU.
+        count: GPUs that are visible.
+        memory_bytes: What a run may use: the GPU's total, the emulated card's, or the RAM.
+        cuda_version: The CUDA version that torch was built for.
+        cpu_count: Physical cores that this process may use.
+        matmul_flops: FLOP/s of matrix products by dtype; fp32 is without TF32.
+        matmul_flops_warm: FLOP/s of `dtype` after about 10 s of load; 0 when not measured.
+        copy_bytes_per_s: Bytes read and written per second.
+        dtype: What to train in: "bf16", "fp16" or "fp32".
+        emulate: "" or the card that is emulated.
+        measured_at: ISO 8601 with zone.
+        noise: Interquartile range over the median of the repeated products in `dtype`.
     """
 
     device: str
@@ -90,45 +80,38 @@ class HardwareProfile:
     noise: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return the profile as plain JSON values.
-
-        Returns:
-            A dictionary that `json.dumps` takes and `from_json` reads back.
-        """
+        """Return the profile as plain JSON values, which `from_json` reads back."""
         return dataclasses.asdict(self) | {"throttle_reasons": list(self.throttle_reasons)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> HardwareProfile:
         """Return the profile that `to_json` wrote.
 
-        Args:
-            stored: the dictionary.
-
-        Returns:
-            An equal profile.
-
         Raises:
-            HardwareError: a key is missing or unknown.
+            HardwareError: A key is missing or unknown.
         """
         known = {field.name for field in dataclasses.fields(cls)}
+
         if stored.keys() != known:
             wrong = ", ".join(sorted(stored.keys() ^ known))
             raise HardwareError(
                 f"stored hardware profile has missing or unknown keys: {wrong}; profile the machine again"
             )
+
         return cls(**(stored | {"throttle_reasons": tuple(stored["throttle_reasons"])}))
 
     def overrides(self) -> dict[str, object]:
         """Return what the engine fills into each trial's config.
 
         Returns:
-            Values by dotted config path; `system.memory_bytes` is 0 (no cap) unless a card is emulated.
+            Values by the role of a setting (`Role` in `study/trainer.py`); `memory_bytes` is 0 (no cap) unless a card
+            is emulated.
         """
         return {
-            "system.device": self.device,
-            "system.dtype": self.dtype,
-            "system.memory_bytes": self.memory_bytes if self.emulate else 0,
-            "system.flash_attention": self.flash_attention,
+            "device": self.device,
+            "dtype": self.dtype,
+            "memory_bytes": self.memory_bytes if self.emulate else 0,
+            "flash_attention": self.flash_attention,
         }
 
 
@@ -137,26 +120,29 @@ def profile(emulate: str = "", quick: bool = False, device: str = "auto", nvml: 
 
     Args:
         emulate: "" or "t4": treat a larger GPU as a T4 (15 GiB, fp16, no flash attention); speeds stay its own.
-        quick: measure for about 1 s instead of 2 s (CPU) or 15 s (GPU), and leave out the warm figure.
+        quick: Measure for about 1 s instead of 2 s (CPU) or 15 s (GPU), and leave out the warm figure.
         device: "auto" (the first visible GPU, else the CPU), "cpu", "cuda", or "cuda:1" for the second GPU.
-        nvml: the NVML module to use; None imports `pynvml`.
+        nvml: The NVML module to use; None imports `pynvml`.
 
     Returns:
         The profile.
 
     Raises:
-        HardwareError: there is no such device, it cannot be emulated on, or torch cannot use it.
+        HardwareError: There is no such device, it cannot be emulated on, or torch cannot use it.
     """
     if emulate not in ("", "t4"):
         raise HardwareError(f'cannot emulate "{emulate}": the only card to emulate is "t4"')
+
     gpus = _gpus(device, nvml)
     gpu = _chosen_gpu(device, gpus)
+
     if gpu is None:
         if emulate:
             raise HardwareError(
                 "cannot emulate a T4 on the CPU: it needs an NVIDIA GPU of 15 GiB or more; drop --emulate"
             )
         return _profile_cpu(quick)
+
     _check_emulation(emulate, gpu)
     return _profile_gpu(gpu, len(gpus), emulate, quick, nvml)
 
@@ -164,6 +150,7 @@ def profile(emulate: str = "", quick: bool = False, device: str = "auto", nvml: 
 def _gpus(device: str, nvml: Any) -> list[GpuIdentity]:
     if device == "cpu":
         return []
+
     try:
         return visible_gpus(nvml)
     except NoDriverError:
@@ -174,11 +161,13 @@ def _gpus(device: str, nvml: Any) -> list[GpuIdentity]:
 
 
 def _chosen_gpu(device: str, gpus: Sequence[GpuIdentity]) -> GpuIdentity | None:
-    kind, _, number = device.partition(":")
     if device == "cpu" or (device == "auto" and not gpus):
         return None
+
+    kind, _, number = device.partition(":")
     if device not in ("auto", "cuda") and not (kind == "cuda" and number.isdigit()):
         raise HardwareError(f'unknown device "{device}": use auto, cpu, cuda, or cuda:N')
+
     place = int(number or 0)
     if place >= len(gpus):
         raise HardwareError(
@@ -188,8 +177,10 @@ def _chosen_gpu(device: str, gpus: Sequence[GpuIdentity]) -> GpuIdentity | None:
 
 
 def _check_emulation(emulate: str, gpu: GpuIdentity) -> None:
-    is_t4 = "T4" in gpu.name.split()  # some drivers report a little under 15 GiB of the real one
-    if emulate and gpu.memory_bytes < T4_MEMORY_BYTES and not is_t4:
+    # Some drivers report a little under 15 GiB of a real T4.
+    is_t4 = "T4" in gpu.name.split()
+
+    if emulate and gpu.memory_bytes < _T4_MEMORY_BYTES and not is_t4:
         size_gib = gpu.memory_bytes / 2**30
         raise HardwareError(f"cannot emulate a T4 on {gpu.name}: {size_gib:.1f} GiB is less than 15; drop --emulate")
 
@@ -206,7 +197,9 @@ def dtype_for(capability: str, emulate: str = "") -> str:
     """
     if not capability:
         return "fp32"
-    return "bf16" if _is_ampere_or_newer(capability) and not emulate else "fp16"
+    if _is_ampere_or_newer(capability) and not emulate:
+        return "bf16"
+    return "fp16"
 
 
 def _is_ampere_or_newer(capability: str) -> bool:
@@ -215,17 +208,23 @@ def _is_ampere_or_newer(capability: str) -> bool:
 
 def _profile_cpu(quick: bool) -> HardwareProfile:
     machine = _machine_facts()
-    request = _request("cpu", ["fp32"], "", 0.4 if quick else 0.9, machine["cpu_count"])
+    seconds = 0.4 if quick else 0.9
+    request = _request("cpu", ["fp32"], warm_dtype="", seconds=seconds, threads=machine["cpu_count"])
     answer = _measured(request, visible="")
-    gpu = GpuIdentity(-1, "", machine["cpu_name"], machine["ram_bytes"], "", "", 0.0, 0.0, 0.0)
-    return _assemble(gpu, 0, "", answer, None, machine)
+
+    cpu = GpuIdentity(-1, "", machine["cpu_name"], machine["ram_bytes"], "", "", 0.0, 0.0, 0.0)
+    return _assemble(cpu, 0, "", answer, None, machine)
 
 
 def _profile_gpu(gpu: GpuIdentity, count: int, emulate: str, quick: bool, nvml: Any) -> HardwareProfile:
     machine = _machine_facts()
-    dtypes = ["fp32", "fp16"] + (["bf16"] if _is_ampere_or_newer(gpu.capability) else [])
+    dtypes = ["fp32", "fp16"]
+    if _is_ampere_or_newer(gpu.capability):
+        dtypes.append("bf16")
     warm_dtype = "" if quick else dtype_for(gpu.capability, emulate)
-    request = _request("cuda", dtypes, warm_dtype, 0.3 if quick else 1.0, machine["cpu_count"])
+    seconds = 0.3 if quick else 1.0
+    request = _request("cuda", dtypes, warm_dtype=warm_dtype, seconds=seconds, threads=machine["cpu_count"])
+
     samples: list[GpuSample] = []
     with GpuMonitor(gpu.index, nvml) as monitor:
 
@@ -235,11 +234,12 @@ def _profile_gpu(gpu: GpuIdentity, count: int, emulate: str, quick: bool, nvml: 
 
         watch()
         answer = _measured(request, visible=gpu.uuid, watch=watch)
+
     loaded = max(samples, key=lambda sample: sample.power_w or 0.0, default=None)
     return _assemble(gpu, count, emulate, answer, loaded, machine)
 
 
-def _request(device: str, dtypes: list[str], warm_dtype: str, seconds: float, threads: int) -> dict[str, Any]:
+def _request(device: str, dtypes: list[str], *, warm_dtype: str, seconds: float, threads: int) -> dict[str, Any]:
     return {
         "task": "measure",
         "device": device,
@@ -267,10 +267,14 @@ def _assemble(
 ) -> HardwareProfile:
     """Put a profile together; for a CPU, `gpu` carries its name and memory and has no capability."""
     dtype = dtype_for(gpu.capability, emulate)
+    has_flash_attention = bool(gpu.capability) and _is_ampere_or_newer(gpu.capability) and not emulate
+
     # torch may see less than the driver: what error correction, or a MIG slice, leaves.
     memory_bytes = min(gpu.memory_bytes, answer["memory_bytes"] or gpu.memory_bytes)
-    identity = dataclasses.asdict(gpu) | {"count": count}
-    identity["memory_bytes"] = min(memory_bytes, T4_MEMORY_BYTES) if emulate else memory_bytes
+    if emulate:
+        memory_bytes = min(memory_bytes, _T4_MEMORY_BYTES)
+    identity = dataclasses.asdict(gpu) | {"count": count, "memory_bytes": memory_bytes}
+
     return HardwareProfile(
         **identity,
         **machine,
@@ -285,7 +289,7 @@ def _assemble(
         matmul_flops_warm=answer["matmul_flops_warm"],
         copy_bytes_per_s=answer["copy_bytes_per_s"],
         dtype=dtype,
-        flash_attention=bool(gpu.capability) and _is_ampere_or_newer(gpu.capability) and not emulate,
+        flash_attention=has_flash_attention,
         emulate=emulate,
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         noise=answer["noise"][dtype],

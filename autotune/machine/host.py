@@ -9,17 +9,16 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
-    """Return the processor's name.
-
-    Returns:
-        Its model name, or the architecture where the system does not tell.
-    """
+    """Return the processor's model name, or its architecture where the system does not report one."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
@@ -34,6 +33,7 @@ def usable_cores() -> int:
         import psutil  # type: ignore[import-untyped, unused-ignore]
 
         cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
     return max(1, min(cores, int(_cgroup_cpus())))
 
 
@@ -52,37 +52,58 @@ def ram_bytes() -> int:
     """
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
+    total = int(psutil.virtual_memory().total)
     limits = [int(text) for text in _cgroup_texts("memory.max", "memory/memory.limit_in_bytes") if text.isdigit()]
-    return min([int(psutil.virtual_memory().total), *limits])
+
+    return min([total, *limits])
 
 
 def _cgroup_cpus() -> float:
-    """CPUs that the cgroup's quota allows, as a fraction; a large number without a quota."""
+    """Return the CPUs that the cgroup's quota allows, which may be a fraction; all of them without a quota."""
     cpus = [float(os.cpu_count() or 1)]
+
     for text in _cgroup_texts("cpu.max"):
         quota, period = text.split()
         if quota != "max":
             cpus.append(int(quota) / int(period))
-    quotas, periods = (list(_cgroup_texts("", f"cpu/cpu.cfs_{word}_us")) for word in ("quota", "period"))
-    cpus += [int(quota) / int(period) for quota, period in zip(quotas, periods, strict=False) if int(quota) > 0]
+
+    # The first version of control groups has a file for each, and a quota of -1 for none.
+    quotas = _cgroup_texts("", "cpu/cpu.cfs_quota_us")
+    periods = _cgroup_texts("", "cpu/cpu.cfs_period_us")
+    for quota, period in zip(quotas, periods, strict=False):
+        if int(quota) > 0:
+            cpus.append(int(quota) / int(period))
+
     return min(cpus)
 
 
 def _cgroup_texts(v2_name: str, v1_name: str = "") -> Iterator[str]:
-    """Contents of this process's cgroup files, also of the groups around it, whose limits bind as well."""
+    """Yield the contents of this process's cgroup files, and of the groups around it, whose limits bind as well.
+
+    Args:
+        v2_name: The file's name in the second version of control groups; "" for none.
+        v1_name: "controller/file" in the first version; "" for none.
+    """
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
+
     for line in lines:
         _, controllers, group = line.split(":", 2)
-        root, name = Path("/sys/fs/cgroup"), v2_name
+        root = Path("/sys/fs/cgroup")
+        name = v2_name
+
+        # Only lines of the first version name controllers.
         if controllers:
-            folder, _, name = v1_name.partition("/")
-            if not name or folder not in controllers.split(","):
+            controller, _, name = v1_name.partition("/")
+            if controller not in controllers.split(","):
                 continue
-            root /= folder
-        here = root / group.strip("/")
-        for path in (here, *here.parents):
-            if name and path.is_relative_to(root) and (path / name).is_file():
+            root /= controller
+        if not name:
+            continue
+
+        own_group = root / group.strip("/")
+        for path in (own_group, *own_group.parents):
+            if path.is_relative_to(root) and (path / name).is_file():
                 yield (path / name).read_text().strip()

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library (NVML) says of the GPUs; asking it creates no CUDA context."""
+"""What NVIDIA's management library (NVML) reports about the GPUs; asking it creates no CUDA context."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_DRIVER = {
     "NVML_ERROR_DRIVER_NOT_LOADED": "the NVIDIA driver is not loaded",
 }
 STOPPED = "GPU stopped answering"
-_FAULTS = {
+_BROKEN = {
     "NVML_ERROR_GPU_IS_LOST": STOPPED,
     "NVML_ERROR_RESET_REQUIRED": STOPPED,
     "NVML_ERROR_TIMEOUT": STOPPED,
@@ -43,10 +43,16 @@ class NoDriverError(NvmlError):
 
 @dataclass(frozen=True)
 class GpuIdentity:
-    """What does not change about one visible GPU.
+    """What does not change about one visible GPU; powers and clocks are 0 where the GPU does not report them.
 
-    `index` is physical, in bus order. `uuid` is the value of CUDA_VISIBLE_DEVICES that pins a process to it (a
-    MIG slice's own where one was chosen). Powers and clocks are 0 where the GPU does not tell.
+    Args:
+        index: Its physical index, in bus order.
+        uuid: Value of CUDA_VISIBLE_DEVICES that pins a process to it; a MIG slice's own where one was chosen.
+        memory_bytes: All of its memory, or the slice's.
+        capability: CUDA compute capability, such as "7.5".
+        power_limit_w: The limit in force.
+        power_default_w: The limit that the card came with.
+        sm_clock_max_hz: Highest clock of its processors.
     """
 
     index: int
@@ -62,7 +68,7 @@ class GpuIdentity:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A process that holds memory on a GPU; `memory_bytes` is None where the driver does not tell."""
+    """A process that holds memory on a GPU; `memory_bytes` is None where the driver does not report it."""
 
     gpu_index: int
     pid: int
@@ -74,7 +80,7 @@ def session(nvml: Any = None) -> Iterator[Any]:
     """Yield NVML initialised, and shut it down afterwards.
 
     Args:
-        nvml: the module to use; None imports `pynvml` (package nvidia-ml-py).
+        nvml: The module to use; None imports `pynvml` (package nvidia-ml-py).
 
     Yields:
         The module.
@@ -98,7 +104,7 @@ def load() -> Any:
     """Return the module `pynvml`, imported only now.
 
     Raises:
-        NoDriverError: the package nvidia-ml-py is not installed.
+        NoDriverError: The package nvidia-ml-py is not installed.
     """
     try:
         return importlib.import_module("pynvml")
@@ -110,16 +116,17 @@ def unavailable(nvml: Any, error: Any) -> NvmlError:
     """Return the plain sentence for an NVML error, as an exception to raise.
 
     Args:
-        nvml: the module that raised.
-        error: its NVMLError.
+        nvml: The module that raised.
+        error: Its NVMLError.
 
     Returns:
         `NoDriverError` where there is no driver, else `NvmlError`.
     """
-    for kind, words in ((NoDriverError, _NO_DRIVER), (NvmlError, _FAULTS)):
-        for name, sentence in words.items():
+    for error_type, sentences in ((NoDriverError, _NO_DRIVER), (NvmlError, _BROKEN)):
+        for name, sentence in sentences.items():
             if error.value == getattr(nvml, name):
-                return kind(sentence)
+                return error_type(sentence)
+
     return NvmlError(f"the NVIDIA driver answered: {error}")
 
 
@@ -127,15 +134,15 @@ def reading(nvml: Any, name: str, *args: Any) -> Any:
     """Return one NVML reading, or None where this GPU or driver lacks it.
 
     Args:
-        nvml: the module.
-        name: the function's name.
-        args: its arguments.
+        nvml: The module.
+        name: The function's name.
+        args: Its arguments.
 
     Returns:
         What the function returns, or None.
 
     Raises:
-        nvml.NVMLError: anything but an absent reading, a lost GPU above all.
+        nvml.NVMLError: Anything but an absent reading, a lost GPU above all.
     """
     try:
         return getattr(nvml, name)(*args)
@@ -151,28 +158,34 @@ def scaled(value: Any, factor: float) -> float | None:
 
 
 def _visible(nvml: Any) -> list[tuple[int, str]]:
-    """(physical index, UUID) of each GPU that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
+    """Return (physical index, UUID) of each GPU that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
     handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-    everyone = [(index, str(nvml.nvmlDeviceGetUUID(handle))) for index, handle in enumerate(handles)]
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
-        return everyone
-    chosen: list[tuple[int, str]] = []
-    for token in wanted.split(","):
-        found = _named(nvml, everyone, token.strip())
-        if found is None or found in chosen:
+    all_gpus = [(index, str(nvml.nvmlDeviceGetUUID(handle))) for index, handle in enumerate(handles)]
+
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is None:
+        return all_gpus
+
+    visible: list[tuple[int, str]] = []
+    for name in variable.split(","):
+        gpu = _named(nvml, all_gpus, name.strip())
+        if gpu is None or gpu in visible:
             break  # CUDA hides all that follows the first entry it cannot use
-        chosen.append(found)
-    return chosen
+        visible.append(gpu)
+    return visible
 
 
-def _named(nvml: Any, everyone: list[tuple[int, str]], token: str) -> tuple[int, str] | None:
-    if token.isdigit():
-        return everyone[int(token)] if int(token) < len(everyone) else None
-    if token.startswith("MIG-"):
-        return _mig_slice(nvml, token)
+def _named(nvml: Any, all_gpus: list[tuple[int, str]], name: str) -> tuple[int, str] | None:
+    """Return the GPU that an entry of CUDA_VISIBLE_DEVICES names, None if there is none."""
+    if name.isdigit():
+        index = int(name)
+        return all_gpus[index] if index < len(all_gpus) else None
+
+    if name.startswith("MIG-"):
+        return _mig_slice(nvml, name)
+
     # CUDA takes any unambiguous start of a UUID.
-    matches = [gpu for gpu in everyone if token and gpu[1].startswith(token)]
+    matches = [gpu for gpu in all_gpus if name and gpu[1].startswith(name)]
     return matches[0] if len(matches) == 1 else None
 
 
@@ -180,6 +193,7 @@ def _mig_slice(nvml: Any, uuid: str) -> tuple[int, str] | None:
     mig_handle = reading(nvml, "nvmlDeviceGetHandleByUUID", uuid)
     if mig_handle is None:
         return None
+
     parent = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(mig_handle)
     return int(nvml.nvmlDeviceGetIndex(parent)), uuid
 
@@ -190,13 +204,13 @@ def visible_devices(nvml: Any = None) -> list[int]:
     Numbers in CUDA_VISIBLE_DEVICES are read in bus order (CUDA_DEVICE_ORDER=PCI_BUS_ID): pin processes by UUID.
 
     Args:
-        nvml: the module to use; None imports `pynvml`.
+        nvml: The module to use; None imports `pynvml`.
 
     Returns:
         Indices in that variable's order; empty where there is no driver or no GPU.
 
     Raises:
-        NvmlError: there is a driver, and it is broken.
+        NvmlError: There is a driver, and it is broken.
     """
     try:
         with session(nvml) as library:
@@ -209,7 +223,7 @@ def visible_gpus(nvml: Any = None) -> list[GpuIdentity]:
     """Return the identity of each visible GPU.
 
     Args:
-        nvml: the module to use; None imports `pynvml`.
+        nvml: The module to use; None imports `pynvml`.
 
     Returns:
         Identities in the order of `visible_devices`.
@@ -223,12 +237,14 @@ def visible_gpus(nvml: Any = None) -> list[GpuIdentity]:
 
 def _identity(nvml: Any, index: int, uuid: str) -> GpuIdentity:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    is_slice = uuid.startswith("MIG-")
-    memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid) if is_slice else handle)
+    memory_handle = nvml.nvmlDeviceGetHandleByUUID(uuid) if uuid.startswith("MIG-") else handle
+    memory = nvml.nvmlDeviceGetMemoryInfo(memory_handle)
+
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     limit_mw = reading(nvml, "nvmlDeviceGetEnforcedPowerLimit", handle)
     default_mw = reading(nvml, "nvmlDeviceGetPowerManagementDefaultLimit", handle)
     clock_mhz = reading(nvml, "nvmlDeviceGetMaxClockInfo", handle, nvml.NVML_CLOCK_SM)
+
     return GpuIdentity(
         index=index,
         uuid=uuid,
@@ -248,7 +264,7 @@ def other_gpu_processes(nvml: Any = None) -> list[GpuProcess]:
     Inside a container the driver may list none, or list host process ids.
 
     Args:
-        nvml: the module to use; None imports `pynvml`.
+        nvml: The module to use; None imports `pynvml`.
 
     Returns:
         One entry per process and GPU.
@@ -256,15 +272,17 @@ def other_gpu_processes(nvml: Any = None) -> list[GpuProcess]:
     Raises:
         NvmlError: NVML cannot start or a GPU does not answer.
     """
-    ours = _own_pids()
-    found = []
+    own_pids = _own_pids()
+    others = []
+
     with session(nvml) as library:
         for index, _ in _visible(library):
             handle = library.nvmlDeviceGetHandleByIndex(index)
             for process in reading(library, "nvmlDeviceGetComputeRunningProcesses", handle) or []:
-                if process.pid not in ours:
-                    found.append(GpuProcess(index, int(process.pid), process.usedGpuMemory))
-    return found
+                if process.pid not in own_pids:
+                    others.append(GpuProcess(index, int(process.pid), process.usedGpuMemory))
+
+    return others
 
 
 def _own_pids() -> set[int]:

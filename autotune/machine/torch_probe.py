@@ -1,8 +1,8 @@
-"""Questions to torch, answered in a child process of their own.
+"""Questions to torch, each answered in a child process of its own.
 
-The parent must never import torch or create a CUDA context (it holds the study, and a broken GPU must not take
-it along), so this file has two halves: `ask` runs in the parent and imports only the standard library; the rest
-runs in the child, started from this file by its path. It therefore imports nothing else of this package.
+The parent must never import torch or create a CUDA context: it holds the study, and a broken GPU must not end it. So
+this file has two halves. `ask` runs in the parent and imports only the standard library; the rest runs in the child,
+which is started from this file by its path. The file therefore imports nothing else of this package.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     import torch
 
 _POLL_S = 0.25
-_WARM_LOAD_S = 10.0  # a T4 reaches its power cap within seconds; see "Record cold and after 10 s of load"
-_MATMUL_WIDTH = {
-    "cuda": 8192,
-    "cpu": 1024,
-}  # about 1.5 ms on an H100 and 45 ms on a T4 in fp16; 30 ms on 2 CPU cores
-_COPY_BYTES = {"cuda": 512 * 2**20, "cpu": 128 * 2**20}  # well past any cache (an H100 has 50 MB of L2)
+# Load before the warm speed is measured: a T4 reaches its power cap within seconds.
+_WARM_LOAD_S = 10.0
+# Rows and columns of the products: about 1.5 ms on an H100 and 45 ms on a T4 in fp16, 30 ms on 2 CPU cores.
+_MATMUL_WIDTH = {"cuda": 8192, "cpu": 1024}
+# Well past any cache: an H100 has 50 MB of L2.
+_COPY_BYTES = {"cuda": 512 * 2**20, "cpu": 128 * 2**20}
 
 
 class ProbeError(RuntimeError):
@@ -44,15 +44,15 @@ def ask(
     Args:
         request: `{"task": "inspect"}`, or `{"task": "measure", "device", "dtypes", "warm_dtype", "seconds",
             "threads"}`.
-        timeout_s: seconds after which the child is killed, > 0.
-        visible: value of CUDA_VISIBLE_DEVICES for the child (a GPU UUID, or "" for none); None inherits it.
-        while_waiting: called about four times a second until the answer comes.
+        timeout_s: Seconds after which the child is killed, > 0.
+        visible: Value of CUDA_VISIBLE_DEVICES for the child (a GPU UUID, or "" for none); None inherits it.
+        while_waiting: Called about four times a second until the answer comes.
 
     Returns:
         The child's JSON answer.
 
     Raises:
-        ProbeError: the child failed or did not answer in time; the message says which.
+        ProbeError: The child failed or did not answer in time; the message says which.
     """
     # -P keeps this file's folder out of the child's import path, where our names could shadow a library's.
     child = subprocess.Popen(
@@ -63,13 +63,16 @@ def ask(
         text=True,
         env=_environment(visible),
     )
+
     try:
         output, errors = _wait(child, timeout_s, while_waiting)
     except BaseException:
         _end(child)
         raise
+
     if child.returncode != 0:
         raise ProbeError(f"torch failed in a child process ({_exit_words(child.returncode)}): {_last_line(errors)}")
+
     try:
         answer: dict[str, Any] = json.loads(_last_line(output))
     except ValueError as error:
@@ -89,12 +92,14 @@ def _wait(
     child: subprocess.Popen[str], timeout_s: float, while_waiting: Callable[[], object] | None
 ) -> tuple[str, str]:
     deadline = time.monotonic() + timeout_s
+
     while True:
         try:
             return child.communicate(timeout=_POLL_S)
         except subprocess.TimeoutExpired:
             if time.monotonic() > deadline:
                 raise ProbeError(f"torch did not answer within {timeout_s:g} s in a child process") from None
+
         if while_waiting is not None:
             while_waiting()
 
@@ -119,7 +124,7 @@ def _last_line(text: str) -> str:
 
 
 def _inspect() -> dict[str, Any]:
-    """What torch is, and what it can really do on each visible GPU."""
+    """Return what torch is, and what it can really do on each visible GPU."""
     import torch
 
     answer: dict[str, Any] = {
@@ -131,12 +136,14 @@ def _inspect() -> dict[str, Any]:
     }
     if torch.version.cuda is None:
         return answer
+
     try:
         torch.zeros(1, device="cuda")  # unlike is_available(), says why it cannot
         answer["arch_list"] = torch.cuda.get_arch_list()
         answer["gpus"] = [_inspect_gpu(index) for index in range(torch.cuda.device_count())]
     except (RuntimeError, AssertionError) as error:
         answer["cuda_error"] = _last_line(str(error))
+
     return answer
 
 
@@ -146,6 +153,7 @@ def _inspect_gpu(index: int) -> dict[str, Any]:
     major, minor = torch.cuda.get_device_capability(index)
     with torch.cuda.device(index):
         native_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+
     return {
         "name": torch.cuda.get_device_name(index),
         "capability": f"{major}.{minor}",
@@ -156,33 +164,40 @@ def _inspect_gpu(index: int) -> dict[str, Any]:
 
 
 def _matmul_error(dtype: torch.dtype, index: int) -> str:
-    """Empty when a small product on the GPU agrees with the CPU's in fp32."""
+    """Return what is wrong with a small product on the GPU, held against the CPU's in fp32; "" if nothing is."""
     import torch
 
-    left, right = torch.randn(64, 64), torch.randn(64, 64)
+    left = torch.randn(64, 64)
+    right = torch.randn(64, 64)
     try:
-        product = (left.to(f"cuda:{index}", dtype) @ right.to(f"cuda:{index}", dtype)).float().cpu()
+        product = left.to(f"cuda:{index}", dtype) @ right.to(f"cuda:{index}", dtype)
+        on_cpu = product.float().cpu()
     except (RuntimeError, AssertionError) as error:
         return _last_line(str(error))
+
     # Entries are of size 8; bf16 keeps 8 bits, so inputs and result round by about 0.03 each.
-    worst = float((product - left @ right).abs().max())
-    return "" if worst < 0.5 else f"a 64 x 64 product is wrong by {worst:g}"
+    largest_error = float((on_cpu - left @ right).abs().max())
+    return "" if largest_error < 0.5 else f"a 64 x 64 product is wrong by {largest_error:g}"
 
 
 def _measure(request: dict[str, Any]) -> dict[str, Any]:
-    """Matrix-product and copy speed, by medians, on random data."""
+    """Return matrix-product and copy speed, by medians, on random data."""
     import torch
 
-    device, seconds = str(request["device"]), float(request["seconds"])
+    device = str(request["device"])
+    seconds = float(request["seconds"])
     if device == "cpu":
         torch.set_num_threads(int(request["threads"]))
+
     timings = {dtype: _matmul_timings(dtype, device, seconds) for dtype in request["dtypes"]}
     copy_s = statistics.median(_copy_timings(device, seconds))
     warm_dtype = str(request["warm_dtype"])
+    memory_bytes = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 0
+
     return {
         "torch_version": torch.__version__,
         "cuda_version": torch.version.cuda or "",
-        "memory_bytes": torch.cuda.get_device_properties(0).total_memory if device == "cuda" else 0,
+        "memory_bytes": memory_bytes,
         "matmul_flops": {dtype: _flops(device, times_s) for dtype, times_s in timings.items()},
         "matmul_flops_warm": _warm_flops(warm_dtype, device) if warm_dtype else 0.0,
         "copy_bytes_per_s": 2 * _COPY_BYTES[device] / copy_s,
@@ -194,7 +209,7 @@ def relative_spread(values: list[float]) -> float:
     """Return the interquartile range divided by the median.
 
     Args:
-        values: at least two positive measurements of one thing.
+        values: At least two positive measurements of one thing.
 
     Returns:
         A fraction, 0 when all are equal. Quartiles, because one late interrupt must not decide it.
@@ -209,8 +224,7 @@ def _flops(device: str, times_s: list[float]) -> float:
 
 
 def _matmul_timings(dtype: str, device: str, seconds: float) -> list[float]:
-    multiply = _matmul(dtype, device)
-    return _timings(multiply, device, seconds)
+    return _timings(_matmul(dtype, device), device, seconds)
 
 
 def _matmul(dtype: str, device: str) -> Callable[[], object]:
@@ -218,9 +232,11 @@ def _matmul(dtype: str, device: str) -> Callable[[], object]:
 
     kind = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     width = _MATMUL_WIDTH[device]
+
     # Random, never zeros: a GPU draws less power on zeros and so clocks higher than any training will.
     left, right = (torch.randn(width, width, device=device, dtype=kind) for _ in range(2))
     result = torch.empty_like(left)
+
     return lambda: torch.mm(left, right, out=result)
 
 
@@ -238,21 +254,24 @@ def _copy_timings(device: str, seconds: float) -> list[float]:
     return _timings(lambda: target.copy_(source), device, seconds)
 
 
-def _timings(step: Callable[[], object], device: str, seconds: float) -> list[float]:
-    """Seconds of each of at least 5 repetitions, until `seconds` have passed; two more before do not count."""
+def _timings(operation: Callable[[], object], device: str, seconds: float) -> list[float]:
+    """Return the seconds of each repetition: at least 5, and as many as `seconds` allow."""
     time_once = _time_on_gpu if device == "cuda" else _time_on_cpu
+
+    # The first ones allocate memory and choose kernels.
     for _ in range(2):
-        time_once(step)
+        time_once(operation)
+
     times_s: list[float] = []
     start_s = time.monotonic()
     while len(times_s) < 5 or time.monotonic() - start_s < seconds:
-        times_s.append(time_once(step))
+        times_s.append(time_once(operation))
     return times_s
 
 
-def _time_on_cpu(step: Callable[[], object]) -> float:
+def _time_on_cpu(operation: Callable[[], object]) -> float:
     start_s = time.perf_counter()
-    step()
+    operation()
     return time.perf_counter() - start_s
 
 
@@ -262,17 +281,22 @@ def _timing_event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call, unused-ignore]
 
 
-def _time_on_gpu(step: Callable[[], object]) -> float:
-    start, end = _timing_event(), _timing_event()
+def _time_on_gpu(operation: Callable[[], object]) -> float:
+    start = _timing_event()
+    end = _timing_event()
+
     start.record()
-    step()
+    operation()
     end.record()
     end.synchronize()
+
     return float(start.elapsed_time(end)) / 1000  # events count milliseconds
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    return _inspect() if request["task"] == "inspect" else _measure(request)
+    if request["task"] == "inspect":
+        return _inspect()
+    return _measure(request)
 
 
 if __name__ == "__main__":

@@ -7,108 +7,147 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from autotune.core.config_paths import present, with_paths
+from autotune.core.config_paths import flatten, present
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.cost_model import CostModel
 from autotune.engine.deadline import REPORT_S
 from autotune.engine.probes import Probe
-from autotune.engine.queue import hardware_overrides
 from autotune.engine.worker import Slot
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
+from autotune.night.probing import Place, config_on, probe
 from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
-from autotune.search.ranges import SAMPLERS
-from autotune.search.space import Value
+from autotune.search.dimension import Value
+from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
+from autotune.study.trainer import Trainer
 
-TRAIN_TOKENS = "data.train_tokens"
-WHOLE_TRIALS, STOPPED_SHARE = 8, 0.45
-"""About so many trials end before any is stopped, and of a whole trial each later one takes this share: searches
-replayed on the two recorded tables with the default pruner, where 32 trials took as long as 19 whole ones, 80 as 40."""
-STUDY_BYTES, EVALUATION_BYTES = 6e6, 3_500
-"""Disk of a study's page and database, and of each evaluation in files and two copies of the database, rounded up from
-a study of 18 trials with 20 evaluations."""
+WHOLE_TRIALS = 8
+"""Trials that end before any is stopped, about: in searches replayed on the two recorded tables with the default
+pruner, where 32 trials took as long as 19 whole ones and 80 as long as 40."""
+STOPPED_SHARE = 0.45
+"""Share of a whole trial that each later one takes, in the same replays."""
+STUDY_BYTES = 6e6
+"""Disk of a study's page and database, rounded up from a study of 18 trials with 20 evaluations."""
+EVALUATION_BYTES = 3_500
+"""Disk of each evaluation, in files and two copies of the database, rounded up from the same study."""
+JOULES_PER_KWH = 3.6e6
 
 
-def matched_epochs(spec: StudySpec, facts: Mapping[str, Any], tokens: int) -> float:
-    """Returns how often shorter trainings are to read their text before a run; 0 if they are to read all of it.
+def matched_epochs(spec: StudySpec, trainer: Trainer, facts: Mapping[str, Any], run_tokens: int) -> float:
+    """Return how often shorter trainings are to read their text before a full run.
 
     Args:
         spec: The study.
+        trainer: Its trainer.
         facts: What the trainer said of a run that was given the whole text.
-        tokens: Length of the run.
+        run_tokens: Length of the full run.
+
+    Returns:
+        As often as the full run; 0 if they are to read all of the text.
     """
-    epochs = tokens / facts["train_tokens"] if facts.get("train_tokens") else 0.0
-    return epochs if epochs > 1 and spec.budget.match_epochs and present(spec.base, {TRAIN_TOKENS: 0}) else 0.0
+    path = trainer.path_of("train_tokens")
+    if path not in flatten(spec.base) or not spec.budget.match_epochs or not facts.get("train_tokens"):
+        return 0.0
+
+    epochs = float(run_tokens / facts["train_tokens"])
+    return epochs if epochs > 1 else 0.0
 
 
-def text(tokens: int, epochs: float) -> dict[str, int]:
-    """Returns how much text a training is given, under the config path that says so; {} for all of it.
+def text_tokens(tokens: int, epochs: float) -> int:
+    """Return how many tokens of text a training is given.
 
     Args:
         tokens: Length of the training.
         epochs: How often it is to read that text; 0 for all of it.
+
+    Returns:
+        0 for all of it.
     """
-    return {TRAIN_TOKENS: max(1, round(tokens / epochs))} if epochs else {}
+    return max(1, round(tokens / epochs)) if epochs else 0
 
 
-def make_plan(
-    spec: StudySpec,
-    probe: Probe,
-    slots: int,
-    seconds_left: float,
-    profile: HardwareProfile,
-    depends_on_length: bool = False,
-) -> Plan:
-    """Plans the night from one probe.
+def train_tokens_override(study: Study, tokens: int, epochs: float) -> dict[str, Any]:
+    """Return how much text a training is given, under the dotted path of the setting that says so.
 
     Args:
-        spec: The study.
+        study: The study.
+        tokens: Length of the training.
+        epochs: How often it is to read that text; 0 for all of it.
+
+    Returns:
+        Nothing for all of the text, or if the trainer has no such setting.
+    """
+    if not epochs:
+        return {}
+    by_path = study.trainer.by_path({"train_tokens": text_tokens(tokens, epochs)})
+    return present(study.spec.base, by_path)
+
+
+def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:
+    """Plan the night from one probe.
+
+    Args:
+        study: The study.
         probe: A short training of the baseline.
         slots: Devices that train at once.
         seconds_left: Seconds until the deadline; infinite without one.
         profile: The hardware.
-        depends_on_length: Whether the trainer has settings that depend on a run's length, for which shorter runs are
-            trained before an automatic full one.
     """
+    spec = study.spec
     training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     trial_s = spec.budget.seeds * training_s
     finals_s = (spec.finals.runs + spec.attributing_runs()) * training_s / slots
-    full_s = 0.0
-    if spec.promote.automatic:
-        checked = horizon.bracket_tokens(spec.budget.tokens, horizon.full_tokens(spec)) if spec.promote.bracket else ()
-        bracket_s = len(horizon.FACTORS) * sum(map(probe.seconds_for, checked)) / slots if depends_on_length else 0.0
-        full_s = bracket_s + probe.seconds_for(horizon.full_tokens(spec)) + EXPORT_S
-    reserve = finals_s + full_s + REPORT_S
-    whole = max(0.0, seconds_left - reserve) / trial_s * slots
-    possible = int(min(spec.budget.trials, whole))
+    full_s = _full_run_s(study, probe, slots)
+    reserve_s = finals_s + full_s + REPORT_S
+
+    # How many trials fit, if none is stopped early and if as many are as usual.
+    whole = max(0.0, seconds_left - reserve_s) / trial_s * slots
+    trials = int(min(spec.budget.trials, whole))
     share = 1.0 if spec.pruner.name == "none" else STOPPED_SHARE
-    most = int(
-        min(spec.budget.trials, whole if whole <= WHOLE_TRIALS else WHOLE_TRIALS + (whole - WHOLE_TRIALS) / share)
-    )
-    search_s = possible * trial_s / slots
-    total_s = search_s + reserve
-    likely = min(most, WHOLE_TRIALS) + share * max(0, most - WHOLE_TRIALS)
+    fitting = whole
+    if whole > WHOLE_TRIALS:
+        fitting = WHOLE_TRIALS + (whole - WHOLE_TRIALS) / share
+    most_trials = int(min(spec.budget.trials, fitting))
+
+    search_s = trials * trial_s / slots
+    total_s = search_s + reserve_s
+    likely_trials = min(most_trials, WHOLE_TRIALS) + share * max(0, most_trials - WHOLE_TRIALS)
+    trainings = (most_trials + spec.finals.runs) * spec.budget.seeds
     return Plan(
         trial_s=trial_s,
-        trials=possible,
-        most_trials=most,
+        trials=trials,
+        most_trials=most_trials,
         search_s=search_s,
         finals_s=finals_s,
         full_s=full_s,
         total_s=total_s,
-        likely_s=min(total_s, likely * trial_s / slots + reserve),
+        likely_s=min(total_s, likely_trials * trial_s / slots + reserve_s),
         slots=slots,
         tokens_per_s=probe.tokens_per_s,
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
-        energy_kwh=profile.power_limit_w * slots * total_s / 3.6e6,
-        epochs=matched_epochs(spec, probe.facts, horizon.full_tokens(spec)),
-        disk_bytes=STUDY_BYTES + (most + spec.finals.runs) * spec.budget.seeds * probe.evaluations * EVALUATION_BYTES,
+        energy_kwh=profile.power_limit_w * slots * total_s / JOULES_PER_KWH,
+        epochs=matched_epochs(spec, study.trainer, probe.facts, horizon.full_tokens(spec)),
+        disk_bytes=STUDY_BYTES + trainings * probe.evaluations * EVALUATION_BYTES,
     )
+
+
+def _full_run_s(study: Study, probe: Probe, slots: int) -> float:
+    """Return the seconds of an automatic full run, with the shorter ones before it; 0 without one."""
+    spec = study.spec
+    if not spec.promote.automatic:
+        return 0.0
+
+    bracket_s = 0.0
+    # Shorter runs tell how settings change with the length; a trainer without such settings needs none.
+    if study.trainer.length_rules and spec.promote.bracket:
+        lengths = horizon.bracket_tokens(spec.budget.tokens, horizon.full_tokens(spec))
+        bracket_s = len(horizon.FACTORS) * sum(map(probe.seconds_for, lengths)) / slots
+    return bracket_s + probe.seconds_for(horizon.full_tokens(spec)) + EXPORT_S
 
 
 @dataclass(frozen=True)
@@ -128,7 +167,7 @@ class Survey:
     left: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def lines(self, spec: StudySpec, profile: HardwareProfile, free_bytes: int, now: datetime) -> list[tuple[str, str]]:
-        """Returns what a person is told, with the kind of event that each line is.
+        """Return what a person is told, with the kind of event that each line is.
 
         Args:
             spec: The study.
@@ -136,18 +175,34 @@ class Survey:
             free_bytes: Disk that is free.
             now: Local time at which the night begins.
         """
-        found = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
-        found.append(("plan", describe(self.plan, spec)))
-        full, train_tokens = horizon.full_tokens(spec), self.baseline.facts.get("train_tokens", 0)
-        if train_tokens:
-            repeats = horizon.repetition(train_tokens, full, self.plan.epochs or spec.budget.tokens / train_tokens)
-            found += [("plan", f"in a full run of {full:,} tokens {repeats}")] if repeats else []
+        lines = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
+        lines.append(("plan", describe(self.plan, spec)))
+        for words in (self._repetition(spec), self._lack_of_disk(spec, free_bytes)):
+            if words:
+                lines.append(("plan", words))
+        lines.append(("plan", done_by(self.plan.total_s, now, self.plan.likely_s)))
+        return lines
+
+    def _repetition(self, spec: StudySpec) -> str:
+        """Return how often a full run reads its text, where that is worth a word; else ""."""
+        train_tokens = self.baseline.facts.get("train_tokens", 0)
+        if not train_tokens:
+            return ""
+
+        tokens = horizon.full_tokens(spec)
+        trial_epochs = self.plan.epochs or spec.budget.tokens / train_tokens
+        repeats = horizon.repetition(train_tokens, tokens, trial_epochs)
+        return f"in a full run of {tokens:,} tokens {repeats}" if repeats else ""
+
+    def _lack_of_disk(self, spec: StudySpec, free_bytes: int) -> str:
+        """Return what to do where the disk is too small for the study; else ""."""
         kept = spec.limits.min_free_bytes
-        if free_bytes < self.plan.disk_bytes + kept:
-            words = f"only {in_bytes(free_bytes)} of disk are free, of which {in_bytes(kept)} are kept: make room, or "
-            found.append(("plan", words + "choose another folder with --out; else the study parks when it is full"))
-        found.append(("plan", done_by(self.plan.total_s, now, self.plan.likely_s)))
-        return found
+        if free_bytes >= self.plan.disk_bytes + kept:
+            return ""
+        return (
+            f"only {in_bytes(free_bytes)} of disk are free, of which {in_bytes(kept)} are kept: make room, or "
+            "choose another folder with --out; else the study parks when it is full"
+        )
 
 
 def survey(
@@ -157,7 +212,7 @@ def survey(
     seconds_left: float,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Survey:
-    """Measures the trainer by short trainings, and plans the night.
+    """Measure the trainer by short trainings, and plan the night.
 
     Args:
         study: The study.
@@ -169,41 +224,49 @@ def survey(
     Raises:
         UserError: If the baseline does not train, or with exit code 130 if it was stopped.
     """
-    baseline = capacity.probe(study, profile, slots[0], stopped=stopped)
-    depends_on_length = bool(study.trainer.length_rules)
-    plan = make_plan(study.spec, baseline, len(slots), seconds_left, profile, depends_on_length)
+    place = Place(study, profile, slots[0], stopped)
+    baseline = probe(place)
+    plan = make_plan(study, baseline, len(slots), seconds_left, profile)
     if study.spec.promote.automatic:
-        config = with_paths(study.spec.base, hardware_overrides(study, profile.overrides()))
-        counted = study.trainer.counts(config, baseline.facts) or {}
+        counted = study.trainer.counts(config_on(study, profile, {}), baseline.facts) or {}
         plan = replace(plan, disk_bytes=plan.disk_bytes + counted.get("disk_bytes", 0.0))
-    model = capacity.cost_model(study, profile, slots[0], baseline, stopped) if profile.device == "cuda" else None
+
+    model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
     if model is None:
         return Survey(plan, baseline)
-    # The others go through what the study file says, whatever comes of it.
-    left = capacity.fitting(study, model, profile, baseline.facts) if study.spec.sampler.name in SAMPLERS else {}
+
+    # Samplers that cannot cope with changed ranges go through what the study file says, whatever comes of it.
+    left: Mapping[str, tuple[Value, ...]] = {}
+    if study.spec.sampler.name in CHANGING_RANGE_SAMPLERS:
+        left = capacity.fitting(study, model, profile, baseline.facts)
     size = capacity.choose_pass(study, model, profile, baseline.facts, left)
     return Survey(replace(plan, max_pass_sequences=size), baseline, model, left)
 
 
 def describe(plan: Plan, spec: StudySpec) -> str:
-    """Returns the plan in one line for a person."""
+    """Return the plan in one line for a person."""
     length = "the seconds of " if spec.objective == "loss_at_equal_seconds" else ""
     length += f"{spec.budget.tokens:,} tokens"
-    trials = f"up to {plan.trials}" if plan.most_trials == plan.trials else f"{plan.trials} to {plan.most_trials}"
+    trials = f"{plan.trials} to {plan.most_trials}"
+    if plan.most_trials == plan.trials:
+        trials = f"up to {plan.trials}"
+
     parts = [f"plan: {trials} trials of {length} ({duration(plan.trial_s)} each)"]
     if spec.finals.runs:
-        attributing = f" and up to {runs} to tell which change gave what" if (runs := spec.attributing_runs()) else ""
+        runs = spec.attributing_runs()
+        attributing = f" and up to {runs} to tell which change gave what" if runs else ""
         parts.append(f"{spec.finals.runs} final runs{attributing}")
     if plan.full_s:
         parts.append(f"a full run of {horizon.full_tokens(spec):,} tokens")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
+
     if plan.energy_kwh:
         line += f", {plan.energy_kwh:.1f} kWh"
     line += f", {in_bytes(plan.disk_bytes)} of disk"
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
-    for size in text(spec.budget.tokens, plan.epochs).values():
-        line += f"; on {size:,} tokens of text each"
+    if plan.epochs:
+        line += f"; on {text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text each"
     if plan.max_pass_sequences:
         line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line

@@ -10,16 +10,16 @@ from autotune.core.study_results import Noise
 from autotune.core.text import duration
 from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Queue
-from autotune.progress.observer import Listener
+from autotune.progress.observer import RunObserver
 
 MIN_TRIALS = 24
-"""Trials before which a search is never called done: its first half then says something."""
+"""Trials that must have ended before a search is called done: the first half of fewer says too little."""
 NEWS_FRAC = 0.2
 """Change of the number of trials that fit, as a share of it, that is worth a line on the console."""
 
 
 def late_gain(trials: Sequence[TrialRecord]) -> float | None:
-    """Returns by how much the later half of a search has lowered the best loss, nats per token.
+    """Return by how much the later half of a search has lowered the best loss, nats per token.
 
     The best of 2n independent trials is expected to gain no more over the best of n than that did over the best of
     n/2 if their losses have a lower bound or a tail that falls as fast as an exponential one, and a sampler that
@@ -35,7 +35,9 @@ def late_gain(trials: Sequence[TrialRecord]) -> float | None:
     losses = [trial.loss for trial in ended[: len(ended) // 2] if trial.loss is not None]
     if len(ended) < MIN_TRIALS or not losses:
         return None
-    return min(losses) - min(trial.loss for trial in ended if trial.loss is not None)
+
+    best_of_all = min(trial.loss for trial in ended if trial.loss is not None)
+    return min(losses) - best_of_all
 
 
 class SearchEnd:
@@ -46,7 +48,7 @@ class SearchEnd:
         deadline: When everything must be done.
         reserve_s: Seconds to keep for what comes after the search, asked again each time.
         noise: What gain can be proved, once that was measured.
-        listener: Told what changes.
+        observer: Told what changes.
         fit: Trials that the plan lets fit.
     """
 
@@ -56,44 +58,52 @@ class SearchEnd:
         deadline: Deadline,
         reserve_s: Callable[[], float],
         noise: Callable[[], Noise | None],
-        listener: Listener,
+        observer: RunObserver,
         fit: int,
     ) -> None:
         self._queue = queue
         self._deadline = deadline
         self._reserve_s = reserve_s
         self._noise = noise
-        self._listener = listener
+        self._observer = observer
         self._fit = fit
         self._began: tuple[float, int] | None = None
         self._is_said = False
 
     def may_start(self, training_s: float) -> bool:
-        """Whether there is time for a training of so many seconds, and something to be gained by it."""
+        """Return whether there is time for a training of so many seconds, and something to be gained by it."""
         trials = self._queue.records()
-        done = sum(trial.status.teaches for trial in trials)
         if not self._deadline.has_time(self._reserve_s)(training_s):
-            wanted = self._queue.study.spec.budget.trials
-            begun = done + sum(trial.status is TrialStatus.RUNNING for trial in trials)
-            if begun < wanted:
-                left, kept = duration(max(0.0, self._deadline.seconds_left)), duration(self._reserve_s())
-                self._say(
-                    f"no time for more than {begun} of {wanted} trials: of the {left} that are left, {kept} are kept "
-                    "for what follows the search"
-                )
+            self._say_no_time(trials)
             return False
-        self._replan(done)
+
+        self._replan(done=sum(trial.status.teaches for trial in trials))
         return not self._is_enough(trials)
+
+    def _say_no_time(self, trials: Sequence[TrialRecord]) -> None:
+        wanted = self._queue.study.spec.budget.trials
+        begun = sum(trial.status.teaches or trial.status is TrialStatus.RUNNING for trial in trials)
+        if begun >= wanted:
+            return
+
+        left = duration(max(0.0, self._deadline.seconds_left))
+        kept = duration(self._reserve_s())
+        self._say(
+            f"no time for more than {begun} of {wanted} trials: of the {left} that are left, {kept} are kept "
+            "for what follows the search"
+        )
 
     def _say(self, why: str) -> None:
         if not self._is_said:
             self._is_said = True
-            self._listener.note("search", why)
+            self._observer.note("search", why)
 
     def _is_enough(self, trials: Sequence[TrialRecord]) -> bool:
-        noise, gain = self._noise(), late_gain(trials)
+        noise = self._noise()
+        gain = late_gain(trials)
         if noise is None or gain is None or gain >= noise.provable_gain:
             return False
+
         self._say(
             f"the search ends early: its later half lowered the best loss by {gain:.4f}, so more would "
             f"hardly gain the {noise.provable_gain:.4f} that can be proved (budget.ends_early = false goes on)"
@@ -106,11 +116,13 @@ class SearchEnd:
         if self._began is None or self._deadline.seconds_left == float("inf"):
             self._began = time.monotonic(), done
             return
+
         began_at, before = self._began
         if done - before < MIN_TRIALS // 2:
             return
+
         each_s = (time.monotonic() - began_at) / (done - before)
         fit = min(wanted, done + int((self._deadline.seconds_left - self._reserve_s()) / each_s))
         if abs(fit - self._fit) > NEWS_FRAC * self._fit:
-            self._listener.note("plan", f"by what trials take, {fit} of them fit, not {self._fit}")
+            self._observer.note("plan", f"by what trials take, {fit} of them fit, not {self._fit}")
             self._fit = fit

@@ -24,14 +24,14 @@ from autotune.promotion import horizon
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
+from autotune.study.trainer import Trainer
 
 if TYPE_CHECKING:
     import optuna
 
 GOOD = 3
 """Good settings of each earlier study that are tried first: what it promoted, then its best trials."""
-# Where a config says where things are kept and on what it runs: no part of what is trained.
-NOT_TRAINED = ("seed", "system.", "output.", "data.cache_dir")
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,26 @@ class Earlier:
         return f"warm start from {self.name}: {len(self.good)} good settings are tried first; {taught}"
 
 
-def read(spec: StudySpec) -> Iterator[Earlier]:
+def read(study: Study) -> Iterator[Earlier]:
     """Read the studies that a study starts from.
 
     Args:
-        spec: The study, with its base config resolved.
+        study: The study, with its base config resolved.
 
     Raises:
         UserError: If one of them is not there.
     """
+    spec = study.spec
     for path in spec.warm_start:
         record = read_study(Path(path))
-        yield Earlier(record.spec.name, tuple(_good(spec, record)), tuple(_priors(spec, record)), differs(spec, record))
+        differs = difference(study, record)
+        priors = () if differs else tuple(_priors(study, record))
+        yield Earlier(record.spec.name, tuple(_good(spec, record)), priors, differs)
 
 
-def differs(spec: StudySpec, record: StudyRecord) -> str:
+def difference(study: Study, record: StudyRecord) -> str:
     """Return the first thing that makes an earlier study's losses incomparable, or "" if nothing does."""
+    spec, trainer = study.spec, study.trainer
     for name, now, then in (
         ("trainer", spec.trainer, record.spec.trainer),
         ("objective", spec.objective, record.spec.objective),
@@ -100,20 +104,24 @@ def differs(spec: StudySpec, record: StudyRecord) -> str:
             return f"{name} is {now!r} here and {then!r} there"
     if spec.objective != "loss_at_equal_tokens":
         return f"seconds count for {spec.objective}, and those of another night are not to be compared"
-    here, there = (_epochs(each, record) for each in (spec, record.spec))
+    here, there = (_epochs(each, trainer, record) for each in (spec, record.spec))
     if here != there:
         return f"the trials' text is read {here or 1:.1f} times here and {there or 1:.1f} times there"
     now_base, then_base = flatten(spec.base), flatten(record.spec.base)
     for path in sorted(now_base.keys() | then_base.keys()):
         searched = path in spec.space.root or path in record.spec.space.root
-        if not path.startswith(NOT_TRAINED) and not searched and now_base.get(path) != then_base.get(path):
+        if (
+            not path.startswith(trainer.untrained_settings)
+            and not searched
+            and now_base.get(path) != then_base.get(path)
+        ):
             return f"{path} is {now_base.get(path)!r} here and {then_base.get(path)!r} there"
     return ""
 
 
-def _epochs(spec: StudySpec, record: StudyRecord) -> float:
+def _epochs(spec: StudySpec, trainer: Trainer, record: StudyRecord) -> float:
     """Return how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
-    return planner.matched_epochs(spec, record.attributes.probe_facts, horizon.full_tokens(spec))
+    return planner.matched_epochs(spec, trainer, record.attributes.probe_facts, horizon.full_tokens(spec))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:
@@ -130,8 +138,9 @@ def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:
     return good[:GOOD]
 
 
-def _priors(spec: StudySpec, record: StudyRecord) -> list[Prior]:
-    if differs(spec, record):
+def _priors(study: Study, record: StudyRecord) -> list[Prior]:
+    spec = study.spec
+    if difference(study, record):
         return []
 
     # What was searched there and is fixed here: a trial counts only where it had this study's value.

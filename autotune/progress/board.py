@@ -8,16 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from autotune.core.records import TrainingKind
 from autotune.core.text import time_of_day
 from autotune.machine.gpu_monitor import GpuSample
 
 LAST = 5
-NOUNS = {"trials": "trial", "finals": "final", "bracket": "bracket", "full": "full run"}
+"""Lines of ended trainings that are kept."""
+NOUNS = {
+    TrainingKind.SEARCH: "trial",
+    TrainingKind.FINALS: "final",
+    TrainingKind.BRACKET: "bracket",
+    TrainingKind.FULL: "full run",
+}
 PHASES = {
-    "trials": "searching",
-    "finals": "proving on fresh seeds",
-    "bracket": "fitting to the length",
-    "full": "full run",
+    TrainingKind.SEARCH: "searching",
+    TrainingKind.FINALS: "proving on fresh seeds",
+    TrainingKind.BRACKET: "fitting to the length",
+    TrainingKind.FULL: "full run",
 }
 
 
@@ -47,19 +54,25 @@ class Training:
         return min(1.0, self.seen_tokens / max(1, self.budget_tokens))
 
     def left_s(self, now: float) -> float | None:
-        """Returns the seconds that it still takes at its pace so far, or None before its first evaluation."""
-        return None if not self.seen_tokens else (now - self.began) * (1 - self.done_frac) / self.done_frac
+        """Return the seconds that it still takes at its pace so far, None before its first evaluation.
+
+        Args:
+            now: The present, monotonic seconds.
+        """
+        if not self.seen_tokens:
+            return None
+        return (now - self.began) * (1 - self.done_frac) / self.done_frac
 
 
 @dataclass
 class Board:
-    """What is to be seen of a study while it works; filled by the listener, drawn by the screen.
+    """What is to be seen of a study while it works; filled by the observer, drawn by the screen.
 
     Args:
         clock: Monotonic seconds.
-        kind: The queue that is worked at, "" before the first.
-        done: Trainings of it that are done, those of earlier sessions among them.
-        total: Trainings that it has, as far as is known.
+        kind: The kind of training that is worked at, None before the first.
+        done: Trainings of that kind that are done, in earlier runs too.
+        total: Trainings of that kind that there are, as far as is known.
         best: Lowest loss of the search and its trial, or None.
         running: What trains now, by kind and number.
         last: The lines of the trainings that ended last, newest last.
@@ -67,44 +80,51 @@ class Board:
     """
 
     clock: Callable[[], float] = time.monotonic
-    kind: str = ""
+    kind: TrainingKind | None = None
     done: int = 0
     total: int = 0
     best: tuple[float, int] | None = None
-    running: dict[tuple[str, int], Training] = field(default_factory=dict)
+    running: dict[tuple[TrainingKind, int], Training] = field(default_factory=dict)
     last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST))
     gpu: GpuSample | None = None
     _began: float = 0.0
     _ended: int = 0
 
-    def enter(self, kind: str, done: int, total: int) -> None:
-        """Another queue is worked at, or a queue has grown.
+    def enter(self, kind: TrainingKind, done: int, total: int) -> None:
+        """Show that another kind of training is worked at, or that there are more of the same kind.
 
         Args:
-            kind: The queue.
-            done: Of its trainings.
-            total: Of its trainings.
+            kind: What is trained.
+            done: Trainings of that kind that are done.
+            total: Trainings of that kind that there are.
         """
         if kind != self.kind:
-            self._began, self._ended, self.done = self.clock(), 0, done
-        self.kind, self.total = kind, max(total, self.done + len(self.running))
+            self.kind = kind
+            self.done = done
+            self._began = self.clock()
+            self._ended = 0
+        self.total = max(total, self.done + len(self.running))
 
-    def start(self, kind: str, number: int, budget_tokens: int) -> None:
-        """A training began."""
+    def start(self, kind: TrainingKind, number: int, budget_tokens: int) -> None:
+        """Show that a training began."""
         self.running[kind, number] = Training(title(kind, number), self.clock(), budget_tokens)
         self.total = max(self.total, self.done + len(self.running))
 
-    def progress(self, kind: str, number: int, tokens: int, loss: float, tokens_per_s: float | None) -> None:
-        """A training was evaluated."""
-        if (training := self.running.get((kind, number))) is not None:
-            training.seen_tokens, training.loss, training.tokens_per_s = tokens, loss, tokens_per_s
+    def progress(self, kind: TrainingKind, number: int, tokens: int, loss: float, tokens_per_s: float | None) -> None:
+        """Show that a training was evaluated."""
+        training = self.running.get((kind, number))
+        if training is None:
+            return
+        training.seen_tokens = tokens
+        training.loss = loss
+        training.tokens_per_s = tokens_per_s
 
-    def end(self, kind: str, number: int, line: str, counts: bool) -> None:
-        """A training ended.
+    def end(self, kind: TrainingKind, number: int, line: str, counts: bool) -> None:
+        """Show that a training ended.
 
         Args:
-            kind: Its queue.
-            number: Its number there.
+            kind: What it was for.
+            number: Its number among those.
             line: What is said of it.
             counts: Whether it is done; an interrupted one comes again.
         """
@@ -114,30 +134,37 @@ class Board:
         self._ended += counts
 
     def left_s(self) -> float | None:
-        """Returns the seconds until the present queue is done, at its pace so far, or None while that is unknown."""
-        if self.kind == "full":
+        """Return the seconds until trainings of the present kind are done, at their pace so far; None if unknown."""
+        if self.kind is TrainingKind.FULL:
             return next((training.left_s(self.clock()) for training in self.running.values()), None)
         if not self._ended:
             return None
         return (self.clock() - self._began) / self._ended * max(0, self.total - self.done)
 
     def headline(self) -> str:
-        """Returns the phase, how much of it is done, and when it will be: "searching: 12 of 40, until about 02:10"."""
-        words = PHASES.get(self.kind, self.kind)
-        if self.kind != "full":
+        """Return the phase, how much of it is done, and when it will be: "searching: 12 of 40, until about 02:10"."""
+        words = PHASES[self.kind] if self.kind else ""
+        if self.kind is not TrainingKind.FULL:
             words += f": {self.done} of {self.total}"
-        left = self.left_s()
-        return words if left is None else f"{words}, until about {time_of_day(left, datetime.now())}"
+
+        left_s = self.left_s()
+        if left_s is None:
+            return words
+        return f"{words}, until about {time_of_day(left_s, datetime.now())}"
 
     def best_words(self) -> str:
-        """Returns the lowest loss of the search, or ""."""
-        return "" if self.best is None else f"best so far: loss {self.best[0]:.4f} (trial {self.best[1]}, one seed)"
+        """Return the lowest loss of the search, or ""."""
+        if self.best is None:
+            return ""
+        loss, number = self.best
+        return f"best so far: loss {loss:.4f} (trial {number}, one seed)"
 
     def gpu_words(self) -> str:
-        """Returns the GPU's state in one line, or "" without one."""
+        """Return the GPU's state in one line, or "" without one."""
         sample = self.gpu
         if sample is None:
             return ""
+
         readings = (
             (sample.temperature_c, 1.0, "{:.0f} °C"),
             (sample.power_w, 1.0, "{:.0f} W"),
@@ -146,19 +173,24 @@ class Board:
             (sample.memory_used_bytes, 2.0**-30, "{:.1f} GiB used"),
         )
         parts = [form.format(value * scale) for value, scale, form in readings if value is not None]
+
+        # The speed of one training stands for all: they run on devices of one kind.
         speeds = [training.tokens_per_s for training in self.running.values() if training.tokens_per_s]
         parts += [f"{speed:,.0f} tokens/s" for speed in speeds[:1]]
         return "GPU: " + ", ".join(parts)
 
     def line(self) -> str:
-        """Returns everything in one line for a log, or "" when nothing runs."""
+        """Return everything in one line for a log, or "" when nothing runs."""
         if not self.running:
             return ""
+
         now = [f"{training.title} at {training.done_frac:.0%}" for training in self.running.values()]
         parts = [self.headline(), *now, self.best_words(), self.gpu_words()]
         return "… " + "; ".join(part for part in parts if part)
 
 
-def title(kind: str, number: int) -> str:
-    """Returns what a training is called: "trial 7"."""
-    return NOUNS[kind] if kind == "full" else f"{NOUNS[kind]} {number}"
+def title(kind: TrainingKind, number: int) -> str:
+    """Return what a training is called: "trial 7"."""
+    if kind == TrainingKind.FULL:
+        return NOUNS[kind]
+    return f"{NOUNS[kind]} {number}"

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autotune.core.files import append_line
-from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict
+from autotune.core.records import EvalPoint, TrainingKind, TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.progress.board import Board, title
 from autotune.progress.tracker_feed import Tracking
 from autotune.store.run_directory import RunDirectory, log_event
 
 if TYPE_CHECKING:
-    from autotune.engine.queue import Assignment, Queue
     from autotune.machine.gpu_monitor import GpuMonitor
 
 MARKS = {
@@ -27,6 +26,7 @@ MARKS = {
     TrialStatus.INTERRUPTED: "…",
 }
 SAMPLE_EVERY_S = 5.0
+"""Seconds between samples of the GPU's health."""
 # The page is written while a study runs: at most this often, and in at most this share of the time.
 REFRESH_EVERY_S = 60.0
 REFRESH_FRAC = 0.05
@@ -39,16 +39,42 @@ class Display(Protocol):
     """A `say` that can also draw a board, as `autotune.progress.terminal.Screen` on a terminal."""
 
     def __call__(self, line: str) -> None:
-        """Prints a line."""
+        """Print a line."""
 
     def show(self, board: Board) -> None:
-        """Draws the board, now or a moment later."""
+        """Draw the board, now or a moment later."""
 
     def close(self) -> None:
-        """Takes the board away."""
+        """Take the board away."""
 
 
-class Listener:
+@dataclass(frozen=True)
+class TrainingInfo:
+    """What an observer is told of a training.
+
+    Args:
+        kind: What it is for.
+        number: Its number among those of its kind.
+        budget_tokens: Tokens that it trains on.
+        params: Its settings by dotted path.
+        seed: Its seed, the first of several.
+        seeds: Seeds that it is trained with, one after the other.
+    """
+
+    kind: TrainingKind
+    number: int
+    budget_tokens: int
+    params: Mapping[str, Any]
+    seed: int
+    seeds: int = 1
+
+    @property
+    def title(self) -> str:
+        """What it is called: "trial 7"."""
+        return title(self.kind, self.number)
+
+
+class RunObserver:
     """Writes events to the study's history, to its trackers and, as lines of text, wherever `say` sends them.
 
     Args:
@@ -80,97 +106,104 @@ class Listener:
         self._cannot_refresh = ""
 
     def say(self, line: str) -> None:
-        """Says a line to whoever listens."""
+        """Say a line to whoever listens."""
         self._said = time.monotonic()
         self._tell(line)
 
     def note(self, kind: str, message: str) -> None:
-        """Says something about the study as a whole."""
+        """Say something about the study as a whole, and keep it in its history."""
         log_event(self.run, kind, message)
         self.say(message)
 
-    def started(self, queue: Queue, assignment: Assignment, slot: str) -> None:
-        """A trial began on a device slot."""
-        number = assignment.trial.number
-        log_event(self.run, "started", title(queue.kind, number), slot=slot)
-        self._enter(queue)
-        self.board.start(queue.kind, number, assignment.budget_tokens)
-        if queue.kind == "full":
-            self.say(f"full run of {assignment.budget_tokens:,} tokens begins on {slot}")
-        settings = {**assignment.params, "seed": assignment.config.get("seed")}
-        self._tracking.started(queue.kind, assignment.trial.number, settings)
+    def entered(self, kind: TrainingKind, records: Sequence[TrialRecord], wanted: int | None) -> None:
+        """Take notice that trainings of another kind begin, or that there may be more of the same kind.
 
-    def progress(self, queue: Queue, assignment: Assignment, point: EvalPoint) -> None:
-        """A trial was evaluated."""
-        number, speed = assignment.trial.number, point.metrics.get("tokens_per_s")
-        self.board.progress(queue.kind, number, point.tokens_seen, point.val_loss, speed)
-        if queue.seeds == 1:
-            self._tracking.point(queue.kind, assignment.trial.number, point)
+        Args:
+            kind: What they are for.
+            records: Those that are stored.
+            wanted: How many are wanted in all; None if those that are stored are all.
+        """
+        is_search_entered = kind is TrainingKind.SEARCH and self.board.kind is not kind
+        if is_search_entered:
+            finished = [(record.loss, record.number) for record in records if record.loss is not None]
+            self.board.best = min(finished, default=None)
 
-    def ended(self, queue: Queue, assignment: Assignment, result: TrialResult) -> None:
-        """A trial ended and its result is stored."""
-        number = assignment.trial.number
-        line = f"{MARKS[result.status]} {title(queue.kind, number)} {result.status}"
-        best = False
-        if result.status is TrialStatus.FINISHED:
-            loss = result.points[-1].val_loss
-            best = queue.kind == "trials" and (self.board.best is None or loss < self.board.best[0])
-            self.board.best = (loss, number) if best else self.board.best
-            line += f"  loss {loss:.4f}{' (best so far)' if best else ''}"
-        elif result.cause:
-            # A cause may begin with what it is the cause of: "diverged at 9,830 tokens".
-            said = result.cause.startswith(result.status)
-            line += result.cause.removeprefix(result.status) if said else f": {result.cause}"
-        settings = " ".join(f"{path.rsplit('.', 1)[-1]}={_short(value)}" for path, value in assignment.params.items())
+        lasting = [record for record in records if record.status is not TrialStatus.INTERRUPTED]
+        done = sum(record.result is not None for record in lasting)
+        self.board.enter(kind, done, len(lasting) if wanted is None else wanted)
+
+    def started(self, training: TrainingInfo, slot: str) -> None:
+        """Take notice that a training began on a device slot."""
+        log_event(self.run, "started", training.title, slot=slot)
+        self.board.start(training.kind, training.number, training.budget_tokens)
+        if training.kind is TrainingKind.FULL:
+            self.say(f"full run of {training.budget_tokens:,} tokens begins on {slot}")
+
+        settings = {**training.params, "seed": training.seed}
+        self._tracking.started(training.kind, training.number, settings)
+
+    def progress(self, training: TrainingInfo, point: EvalPoint) -> None:
+        """Take notice that a training was evaluated."""
+        speed = point.metrics.get("tokens_per_s")
+        self.board.progress(training.kind, training.number, point.tokens_seen, point.val_loss, speed)
+        if training.seeds == 1:
+            self._tracking.point(training.kind, training.number, point)
+
+    def ended(self, training: TrainingInfo, result: TrialResult) -> None:
+        """Take notice that a training ended and that its result is stored."""
+        is_best = self._is_best(training, result)
+        if is_best:
+            self.board.best = (result.points[-1].val_loss, training.number)
+
+        line = f"{MARKS[result.status]} {training.title} {_outcome(result)}{' (best so far)' if is_best else ''}"
         log_event(self.run, "ended", line, seconds=result.seconds)
-        line = f"{line}  [{result.seconds:.0f} s]  {settings}"
-        self.board.end(queue.kind, number, line, result.status is not TrialStatus.INTERRUPTED)
-        # A board has the last lines on it; of the rest a terminal keeps what is worth scrolling back to.
-        if self._display is None or best or result.status is TrialStatus.CRASHED:
+
+        line = f"{line}  [{result.seconds:.0f} s]  {_settings(training.params)}"
+        self.board.end(training.kind, training.number, line, result.status is not TrialStatus.INTERRUPTED)
+        # A board has the last lines on it; of the others a terminal keeps what is worth scrolling back to.
+        if self._display is None or is_best or result.status is TrialStatus.CRASHED:
             self.say(line)
+
         # The curves of several seeds begin anew with each seed; their mean is one curve.
-        for point in result.points if queue.seeds > 1 else ():
-            self._tracking.point(queue.kind, assignment.trial.number, point)
-        self._tracking.ended(queue.kind, assignment.trial.number, result)
+        if training.seeds > 1:
+            for point in result.points:
+                self._tracking.point(training.kind, training.number, point)
+        self._tracking.ended(training.kind, training.number, result)
+
+    def _is_best(self, training: TrainingInfo, result: TrialResult) -> bool:
+        if training.kind is not TrainingKind.SEARCH or result.status is not TrialStatus.FINISHED:
+            return False
+        return self.board.best is None or result.points[-1].val_loss < self.board.best[0]
 
     def concluded(self, verdict: Verdict, terms: str) -> None:
-        """The study has a verdict; `terms` say what it was judged by."""
+        """Take notice that the study has a verdict; `terms` say what it was judged by."""
         self.note("verdict", f"verdict{terms}: {verdict.word}: {verdict.reason}")
         self._tracking.concluded(verdict)
 
     def close(self) -> None:
-        """Nothing more will happen."""
+        """Take notice that nothing more will happen."""
         if self._display is not None:
             self._display.close()
         self._tracking.close()
 
     def tick(self) -> None:
-        """Called often; takes a sample of the GPU's health every few seconds, and refreshes what is to be seen."""
+        """Do what is due: sample the GPU's health, write the page, draw the board. Called often."""
         if self._monitor is not None and time.monotonic() - self._sampled >= SAMPLE_EVERY_S:
-            self._sampled = time.monotonic()
-            sample = self._monitor.sample()
-            if sample is not None:
-                append_line(self.run.gpu, asdict(sample))
-                self.board.gpu = sample
+            self._sample(self._monitor)
         if self._refresh is not None and time.monotonic() >= self._refresh_due:
             self._refresh_page(self._refresh)
+
         if self._display is not None:
             self._display.show(self.board)
         elif time.monotonic() - self._said >= SILENCE_S and (line := self.board.line()):
             self.say(line)
 
-    def _enter(self, queue: Queue) -> None:
-        """Tells the board of a queue; one of fixed trials may have grown."""
-        kind = self.board.kind
-        if queue.kind == kind and queue.target is not None:
-            return
-        records = queue.records()
-        if queue.kind == "trials" and kind != "trials":
-            best = min(((record.loss, record.number) for record in records if record.loss is not None), default=None)
-            self.board.best = best
-        done = sum(record.result is not None and record.status is not TrialStatus.INTERRUPTED for record in records)
-        total = sum(record.status is not TrialStatus.INTERRUPTED for record in records)
-        self.board.enter(queue.kind, done, queue.study.spec.budget.trials if queue.kind == "trials" else total)
+    def _sample(self, monitor: GpuMonitor) -> None:
+        self._sampled = time.monotonic()
+        sample = monitor.sample()
+        if sample is not None:
+            append_line(self.run.gpu, asdict(sample))
+            self.board.gpu = sample
 
     def _refresh_page(self, refresh: Callable[[Path], None]) -> None:
         began = time.monotonic()
@@ -181,8 +214,25 @@ class Listener:
             if why != self._cannot_refresh:
                 self._cannot_refresh = why
                 self.note("report", f"the report could not be refreshed, and the study goes on without: {why}")
+
         ended = time.monotonic()
         self._refresh_due = ended + max(REFRESH_EVERY_S, (ended - began) / REFRESH_FRAC)
+
+
+def _outcome(result: TrialResult) -> str:
+    """Return how a training ended: its status with its loss, or with the cause."""
+    if result.status is TrialStatus.FINISHED:
+        return f"{result.status}  loss {result.points[-1].val_loss:.4f}"
+    if not result.cause:
+        return result.status.value
+    # A cause may begin with what it is the cause of: "diverged at 9,830 tokens".
+    if result.cause.startswith(result.status):
+        return result.cause
+    return f"{result.status}: {result.cause}"
+
+
+def _settings(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{path.rsplit('.', 1)[-1]}={_short(value)}" for path, value in params.items())
 
 
 def _short(value: object) -> str:

@@ -11,11 +11,12 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from autotune.core.records import TrainingKind
 from autotune.core.text import plain, say
-from autotune.progress.board import Board
+from autotune.progress.board import Board, Training
 
-# Drawn at most this often: it is for eyes.
 REDRAW_S = 0.25
+"""Least seconds between two drawings: they are for eyes."""
 BAR_WIDTH = 24
 
 
@@ -32,7 +33,7 @@ class Screen:
         self._drawn = 0.0
 
     def __call__(self, line: str) -> None:
-        """Prints one line above the board; names cannot steer the terminal, and neither can rich's markup in them."""
+        """Print one line above the board; names cannot steer the terminal, and neither can rich's markup in them."""
         if self._live is None:
             say(line)
             return
@@ -42,7 +43,7 @@ class Screen:
             self._leave()
 
     def show(self, board: Board) -> None:
-        """Draws the board, unless it was drawn a moment ago."""
+        """Draw the board, unless it was drawn a moment ago."""
         if time.monotonic() - self._drawn < REDRAW_S:
             return
         try:
@@ -59,7 +60,7 @@ class Screen:
         self._drawn = time.monotonic()
 
     def close(self) -> None:
-        """Takes the board from the terminal; lines go on being printed."""
+        """Take the board from the terminal; lines go on being printed."""
         if self._live is not None:
             try:
                 self._live.stop()
@@ -68,13 +69,14 @@ class Screen:
             self._live = None
 
     def _leave(self) -> None:
-        """The terminal was closed: the night goes on without an audience, which `say` knows how to do."""
-        self._live, self._drawn = None, float("inf")
+        """Give the terminal up, which was closed: the night goes on without an audience, as `say` can."""
+        self._live = None
+        self._drawn = float("inf")
         say("")
 
 
 def draw(board: Board) -> RenderableType:
-    """Returns a board as rich draws it.
+    """Return a board as rich draws it.
 
     Args:
         board: The study at this moment.
@@ -83,14 +85,12 @@ def draw(board: Board) -> RenderableType:
     bars.add_column(no_wrap=True)
     bars.add_column(width=BAR_WIDTH)
     bars.add_column()
-    if board.kind != "full":
+    if board.kind is not TrainingKind.FULL:
         bars.add_row(_text("all"), _bar(board.done, board.total), _text(board.headline()))
     for training in board.running.values():
-        left = training.left_s(board.clock())
-        words = f"{training.done_frac:4.0%}"
-        words += "" if training.loss is None else f"  loss {training.loss:.4f}"
-        words += "" if left is None else f"  {_left(left)} left"
-        bars.add_row(_text(training.title), _bar(training.seen_tokens, training.budget_tokens), _text(words))
+        bar = _bar(training.seen_tokens, training.budget_tokens)
+        bars.add_row(_text(training.title), bar, _text(_words(training, board.clock())))
+
     below = [_text(words) for words in (board.best_words(), board.gpu_words()) if words]
     last = [Text(plain(line), style="dim", no_wrap=True, overflow="ellipsis") for line in board.last]
     return Group(
@@ -100,6 +100,17 @@ def draw(board: Board) -> RenderableType:
         *below,
         Text("Ctrl-C parks the study; the same command goes on with it.", style="dim"),
     )
+
+
+def _words(training: Training, now: float) -> str:
+    words = f"{training.done_frac:4.0%}"
+    if training.loss is not None:
+        words += f"  loss {training.loss:.4f}"
+
+    left_s = training.left_s(now)
+    if left_s is not None:
+        words += f"  {_left(left_s)} left"
+    return words
 
 
 def _text(words: str) -> Text:

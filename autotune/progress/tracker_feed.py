@@ -14,8 +14,8 @@ from typing import Any
 from autotune.core.records import EvalPoint, TrialResult, Verdict
 from autotune.store.run_directory import RunDirectory
 
-# A tracker may take so long to write the last of it, in seconds; then it is ended.
 PATIENCE_S = 15.0
+"""Seconds that a tracker may take to write the last of it; then it is ended."""
 
 
 class Tracking:
@@ -33,21 +33,21 @@ class Tracking:
         self._feeds = [_Feed(name, run, study) for name in names]
 
     def started(self, kind: str, number: int, settings: Mapping[str, Any]) -> None:
-        """A training began: the kind of its queue, its number there, its settings and seed."""
+        """Tell that a training began: the kind of its queue, its number there, its settings and seed."""
         self._send("started", run=_name(kind, number), group=kind, settings=dict(settings))
 
     def point(self, kind: str, number: int, point: EvalPoint) -> None:
-        """A training was evaluated."""
+        """Tell that a training was evaluated."""
         metrics = {"val_loss": point.val_loss, **point.metrics}
         self._send("point", run=_name(kind, number), tokens=point.tokens_seen, metrics=metrics)
 
     def ended(self, kind: str, number: int, result: TrialResult) -> None:
-        """A training ended."""
+        """Tell that a training ended."""
         facts = {"cause": result.cause, "seconds": round(result.seconds, 3), "device": result.device}
         self._send("ended", run=_name(kind, number), status=str(result.status), facts=facts)
 
     def concluded(self, verdict: Verdict) -> None:
-        """The study has a verdict."""
+        """Tell that the study has a verdict."""
         names = ("winner", "baseline_loss", "winner_loss", "gain", "gain_low", "gain_high")
         facts = {name: getattr(verdict, name) for name in names if getattr(verdict, name) is not None}
         self._send("concluded", text=f"{verdict.word}: {verdict.reason}", facts=facts)
@@ -64,7 +64,7 @@ class Tracking:
         self._note("tracker", f"tracker {feed.name} is left out from here on: {feed.last_words}; see {feed.log}")
 
     def close(self) -> None:
-        """Lets the trackers write the last of it and ends their processes."""
+        """Let the trackers write the last of it, and end their processes."""
         for feed in self._feeds:
             feed.finish()
         for feed in list(self._feeds):
@@ -121,15 +121,15 @@ class _Feed:
         return next((line.strip() for line in reversed(lines) if line.strip()), "it ended without a word")
 
     def send(self, line: str) -> None:
-        """Queues a line."""
+        """Queue a line."""
         self._lines.put(line)
 
     def finish(self) -> None:
-        """Queues the end."""
+        """Queue the end."""
         self._lines.put("")
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for the end, ends it by force if that does not come, and returns whether all went well."""
+        """Wait for the end, end it by force if that does not come, and return whether all went well."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Values = Mapping[str, Any]
-# How a run ends that is no failure.
+# Ends of a run that are no failure.
 FINE = ("finished", "pruned", "verdict")
 
 
@@ -198,7 +198,7 @@ def _as_table(facts: Values) -> str:
 
 
 def feed(tracker: Tracker, lines: Iterable[str]) -> None:
-    """Hands JSON lines on to a tracker until they end.
+    """Hand JSON lines on to a tracker until they end.
 
     Args:
         tracker: The tracker.

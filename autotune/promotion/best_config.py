@@ -21,7 +21,7 @@ from autotune.core.errors import UserError
 from autotune.core.files import now_iso, write_text
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.core.study_results import Promotion
-from autotune.engine.event_loop import StopRequest
+from autotune.engine.deadline import StopRequest
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
@@ -118,17 +118,20 @@ class BestConfig:
         return card_lines(self.provenance)
 
 
-def best_config_of(record: StudyRecord, trial: TrialRecord, why: str, promotion: Promotion) -> BestConfig:
+def best_config_of(
+    trainer: Trainer, record: StudyRecord, trial: TrialRecord, why: str, promotion: Promotion
+) -> BestConfig:
     """Return the configuration that promotes a trial.
 
     Args:
+        trainer: The study's trainer.
         record: The study.
         trial: The trial, with the settings to promote.
         why: Why this one.
         promotion: The length of the full run and what changes on the way to it.
     """
     changed = {change.path: change.after for change in promotion.changes}
-    seed = present(record.spec.base, {"seed": record.spec.seed})
+    seed = present(record.spec.base, trainer.by_path({"seed": record.spec.seed}))
     provenance = {
         **record.attributes.provenance,
         "trial": trial.number,
@@ -210,7 +213,8 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     trainer, config, length, provenance = _read_config(path, tokens)
     folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
     lines = [*card_lines(provenance), f"trained from: {path.name}, which may have been edited since it was written"]
-    config = with_paths(config, present(config, {"output.dir": str(folder), "output.provenance": lines}))
+    output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
+    config = with_paths(config, present(config, output))
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)
 

@@ -11,34 +11,40 @@ from autotune.core.attributes import TrialAttributes
 from autotune.core.config_paths import flatten
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
 from autotune.core.study_results import FullRunRecord
+from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.event_loop import EventLoop
-from autotune.engine.queue import Assignment, Queue
-from autotune.progress.observer import Listener
+from autotune.engine.queue import Queue
+from autotune.progress.observer import RunObserver
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.run_watch import RunWatch
-from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
 
 # A full run begins if this share of it fits: it is then brought to an earlier end. With less, waiting is worth more.
 ENOUGH_FRAC = 0.5
 MAX_EVALUATIONS = 100
-NUM_EVALS = "data.num_evals"
 # What may be a fault of the machine, and is worth another attempt.
 AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED)
 
 
-def evaluations(spec: StudySpec, tokens: int) -> dict[str, int]:
+def evaluations(study: Study, tokens: int) -> dict[str, int]:
     """Return how often a full run is evaluated, under the config path that says so: as densely as the trials.
 
     Args:
-        spec: The study; `promote.num_evals` overrides it.
+        study: The study; its `promote.num_evals` overrides it.
         tokens: Length of the full run.
+
+    Returns:
+        Nothing if the trainer has no such setting, or decides itself.
     """
-    of_a_trial = flatten(spec.base).get(NUM_EVALS)
-    if not isinstance(of_a_trial, int) or of_a_trial < 1:
+    spec = study.spec
+    path = study.trainer.path_of("num_evals")
+    of_a_trial = None if path is None else flatten(spec.base).get(path)
+    if path is None or not isinstance(of_a_trial, int) or of_a_trial < 1:
         return {}
+
     as_densely = min(MAX_EVALUATIONS, of_a_trial * tokens // spec.budget.tokens)
-    return {NUM_EVALS: spec.promote.num_evals or max(of_a_trial, as_densely)}
+    return {path: spec.promote.num_evals or max(of_a_trial, as_densely)}
 
 
 class FullRun:
@@ -49,7 +55,7 @@ class FullRun:
         params: Its settings by dotted path.
         folder: Where its checkpoints, weights and sample are.
         deadline: When everything must be done.
-        listener: Told what happens.
+        observer: Told what happens.
         sigma: Standard deviation of a loss between seeds in this study; None if it was not measured.
         keep: Takes what a report shows of it, while it trains and when it has ended.
     """
@@ -60,19 +66,18 @@ class FullRun:
         params: Mapping[str, Any],
         folder: Path,
         deadline: Deadline,
-        listener: Listener,
+        observer: RunObserver,
         sigma: float | None,
         keep: Callable[[FullRunRecord], None],
     ) -> None:
         self.queue = queue
         self.deadline = deadline
-        self.listener = listener
+        self.observer = observer
         self.sigma = sigma
         self._params = dict(params)
         self._folder = folder
         self._keep = keep
         self._watch: RunWatch | None = None
-        queue.watch = self.evaluated
 
     def train(self, loop: EventLoop) -> TrialStatus:
         """Train it to its end, from its last checkpoint if there is one.
@@ -99,7 +104,7 @@ class FullRun:
                     self._try_again(again)
                 if self._attempts()[-1].status is TrialStatus.WAITING:
                     self._keep(self._latest_summary())
-                loop.run(self.queue, self._may_start)
+                loop.run(self.queue, self._may_start, watch=self.evaluated)
                 again = self._attempts()[-1]
                 if loop.stop.level or again.status is not TrialStatus.CRASHED or not self._got_further():
                     break
@@ -122,12 +127,12 @@ class FullRun:
         if last.status is TrialStatus.FINISHED and seen < budget:
             ended = f"the full run of {budget:,} tokens is finished, at {seen:,}, which was what fitted"
             longer = self.queue.run.command("promote", "--tokens", str(2 * budget))
-            self.listener.say(f"{ended}; for a longer one: {longer}")
+            self.observer.say(f"{ended}; for a longer one: {longer}")
 
     def _say_divergence(self, last: TrialRecord) -> None:
         """Say why a run that diverged is not trained again, and what helps."""
         cause = last.result.cause if last.result else "diverged"
-        self.listener.say(
+        self.observer.say(
             f"the full run has {cause}, and would again; train another trial (--trial), or a copy of "
             f"{self.queue.run.best_config} with a lower learning rate (autotune train)"
         )
@@ -135,7 +140,7 @@ class FullRun:
     def _try_again(self, ended: TrialRecord) -> None:
         cause = f": {ended.result.cause}" if ended.result and ended.result.cause else ""
         again = "it is tried again, from its last checkpoint if it left one"
-        self.listener.note("full", f"the full run ended: {ended.status}{cause}; {again}")
+        self.observer.note("full", f"the full run ended: {ended.status}{cause}; {again}")
         self.queue.try_again(ended.number)
 
     def _got_further(self) -> bool:
@@ -150,7 +155,7 @@ class FullRun:
 
     def _say_no_time(self, has_begun: bool) -> None:
         what = "to go on with the full run" if has_begun else f"for the full run, not even for {ENOUGH_FRAC:.0%} of it"
-        self.listener.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
+        self.observer.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
 
     def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
         """Takes an evaluation: has it watched, and keeps it for the report.
@@ -166,7 +171,7 @@ class FullRun:
         attempt = attempts.pop(assignment.trial.number)
         if len(points) == 1 or self._watch is None:
             earlier = [other for other in attempts.values() if dict(other.params) == dict(assignment.params)]
-            self._watch = RunWatch(assignment, _reached(earlier), self.deadline, self.sigma, self.listener)
+            self._watch = RunWatch(assignment, _reached(earlier), self.deadline, self.sigma, self.observer)
         end = self._watch.evaluated(points)
         self._keep(self._watch.live(self._summary(attempt, points), points[-1]))
         return end

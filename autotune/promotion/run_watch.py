@@ -13,9 +13,9 @@ from autotune.core.files import read_lines
 from autotune.core.records import EvalPoint, TrialStatus
 from autotune.core.study_results import EarlyWarning, FullRunRecord
 from autotune.core.text import speed, time_of_day
+from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import Deadline
-from autotune.engine.queue import Assignment
-from autotune.progress.observer import Listener
+from autotune.progress.observer import RunObserver
 from autotune.promotion import early_warnings
 from autotune.promotion.early_end import NEWS_FRAC, EarlyEnd, RunPace
 
@@ -32,15 +32,15 @@ class RunWatch:
         reached: Tokens that earlier attempts reached.
         deadline: When everything must be done.
         sigma: Standard deviation of a loss between seeds in this study; None if it was not measured.
-        listener: Told what happens.
+        observer: Told what happens.
     """
 
     def __init__(
-        self, assignment: Assignment, reached: int, deadline: Deadline, sigma: float | None, listener: Listener
+        self, assignment: Assignment, reached: int, deadline: Deadline, sigma: float | None, observer: RunObserver
     ) -> None:
         self._attributes = TrialAttributes(assignment.trial)
         self._budget = assignment.budget_tokens
-        self._deadline, self._sigma, self._listener = deadline, sigma, listener
+        self._deadline, self._sigma, self._observer = deadline, sigma, observer
         end_tokens = self._attributes.end_tokens
         self._is_moved = end_tokens is not None
         self._end = EarlyEnd(self._budget, end_tokens or self._budget)
@@ -72,7 +72,7 @@ class RunWatch:
             self._say_end()
         elif tokens[-1] > self._end.end_tokens and not self._is_past_end:
             self._is_past_end = True
-            self._listener.note(
+            self._observer.note(
                 "full",
                 f"the trainer trains on beyond the {self._end.end_tokens:,} tokens at which it was asked to end; "
                 "if the time is up before it ends, its last checkpoint is kept",
@@ -82,7 +82,7 @@ class RunWatch:
             with _unless_taken_over():
                 self._attributes.early_warnings = tuple(self._warnings)
             at = f"warning at {warning.tokens_seen:,} tokens"
-            self._listener.note("warning", f"{at}: {warning.finding}; {warning.action}")
+            self._observer.note("warning", f"{at}: {warning.finding}; {warning.action}")
         self._say_progress(points[-1])
         return self._end.end_tokens if self._is_moved else None
 
@@ -121,7 +121,7 @@ class RunWatch:
         why = "there is more time" if math.isinf(left_s) else f"that is what fits until {time_of_day(left_s)}"
         pace = speed(self._pace.tokens_per_s or 0.0)
         line = f"the full run will end at {end:,} of {self._budget:,} tokens: at {pace} {why}"
-        self._listener.note("full", line)
+        self._observer.note("full", line)
 
     def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
         """Returns what looks wrong and was not said yet."""
@@ -144,7 +144,7 @@ class RunWatch:
         slow_s = self._times[-1] - since
         if not early_warnings.is_slow(self._speeds, slow_s):
             return None
-        samples = [sample for sample in read_lines(self._listener.run.gpu) if sample.get("time", 0.0) >= self._times[0]]
+        samples = [sample for sample in read_lines(self._observer.run.gpu) if sample.get("time", 0.0) >= self._times[0]]
         earlier = [sample for sample in samples if sample["time"] < since]
         return early_warnings.throttling(tokens_seen, self._speeds, slow_s, earlier, samples[len(earlier) :])
 
@@ -158,7 +158,7 @@ class RunWatch:
         if left_s is not None:
             line += f"  {speed(self._pace.tokens_per_s or 0.0)}"
             line += f"  done about {time_of_day(left_s)}" if share < 1 else ""
-        self._listener.say(line)
+        self._observer.say(line)
 
     def _part(self, tokens: int) -> int:
         """Returns how many parts of the run are done; one counts that lacks a few tokens by rounding."""

@@ -19,10 +19,12 @@ from autotune.core.files import write_text
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
 
-FORMAT = 1
-# Losses to a hundred-thousandth of a nat are a thousand times finer than the noise between seeds.
-LOSS_DIGITS = 5
+# Version of the file's layout.
+_FORMAT = 1
+# Digits that losses are rounded to; a hundred-thousandth of a nat is a thousand times finer than the noise of seeds.
+_LOSS_DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,12 @@ class Row:
     set_up_s: float
 
     def seconds(self, tokens: int, evaluations: int) -> float:
-        """Returns the device time to reach so many tokens with so many evaluations on the way."""
+        """Return the device time to reach so many tokens with so many evaluations on the way.
+
+        Args:
+            tokens: Training tokens, >= 0.
+            evaluations: Evaluations, >= 0.
+        """
         return self.set_up_s + tokens / self.tokens_per_s + evaluations * self.eval_s
 
 
@@ -67,12 +74,12 @@ class Table:
     rows: tuple[Row, ...]
 
     def finished(self) -> list[Row]:
-        """Returns the rows that were trained to the end, best first."""
-        finished = [row for row in self.rows if row.status is TrialStatus.FINISHED]
-        return sorted(finished, key=lambda row: row.losses[-1])
+        """Return the rows that were trained to the end, best first."""
+        rows = [row for row in self.rows if row.status is TrialStatus.FINISHED]
+        return sorted(rows, key=lambda row: row.losses[-1])
 
     def spread(self, count: int) -> list[Row]:
-        """Returns finished rows at even steps of rank, the best and the worst among them.
+        """Return finished rows at even distances of rank, the best and the worst among them.
 
         Args:
             count: How many, 2 or more.
@@ -82,12 +89,18 @@ class Table:
         """
         rows = self.finished()
         if not 2 <= count <= len(rows):
-            raise UserError(f"{count} rows were asked for, and the table has {len(rows)} that finished; take 2 to that")
-        return [rows[round(index * (len(rows) - 1) / (count - 1))] for index in range(count)]
+            raise UserError(
+                f"{count} rows were asked for, and the table has {len(rows)} that finished; ask for 2 to {len(rows)}"
+            )
+
+        last = len(rows) - 1
+        ranks = [round(index * last / (count - 1)) for index in range(count)]
+
+        return [rows[rank] for rank in ranks]
 
 
 def from_record(record: StudyRecord) -> Table:
-    """Returns the table of a study's trials.
+    """Return the table of a study's trials.
 
     Args:
         record: A study whose trials were not pruned.
@@ -95,61 +108,79 @@ def from_record(record: StudyRecord) -> Table:
     Raises:
         UserError: If none of its trials finished.
     """
-    usable = [trial for trial in record.trials if trial.result is not None and trial.result.points]
-    whole = [trial.result for trial in usable if trial.status is TrialStatus.FINISHED and trial.result is not None]
-    if not whole:
-        raise UserError(f"{record.spec.name}: no trial finished, so there is no table of it")
-    tokens = tuple(point.tokens_seen for point in whole[0].points)
+    results = [(trial, trial.result) for trial in record.trials if trial.result is not None and trial.result.points]
+    finished = [result for trial, result in results if trial.status is TrialStatus.FINISHED]
+    if not finished:
+        raise UserError(f"{record.spec.name}: no trial finished, so there is nothing to make a table of")
+
+    tokens = tuple(point.tokens_seen for point in finished[0].points)
     kept = (TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
-    rows = [_row(trial, trial.result) for trial in usable if trial.status in kept and trial.result is not None]
-    plan = record.attributes.plan
+    rows = tuple(_row(trial, result) for trial, result in results if trial.status in kept)
+
     provenance: dict[str, Any] = {"provenance": dict(record.attributes.provenance)}
+    plan = record.attributes.plan
     if plan is not None:
         provenance["plan"] = plan.to_json()
-    return Table(record.spec, provenance, tokens, tuple(rows))
+
+    return Table(record.spec, provenance, tokens, rows)
 
 
 def _row(trial: TrialRecord, result: TrialResult) -> Row:
     points = result.points
-    eval_s = sum(point.metrics.get("eval_s", 0.0) for point in points)
+    evaluations_s = sum(point.metrics.get("eval_s", 0.0) for point in points)
+
     return Row(
         params=trial.params,
         status=result.status,
         losses=tuple(point.val_loss for point in points),
         tokens_per_s=points[-1].tokens_seen / result.training_s,
-        eval_s=eval_s / len(points),
-        set_up_s=max(0.0, result.seconds - result.training_s - eval_s),
+        eval_s=evaluations_s / len(points),
+        # Clocks may disagree by a little; no time is negative.
+        set_up_s=max(0.0, result.seconds - result.training_s - evaluations_s),
     )
 
 
 def write(table: Table, path: Path) -> None:
-    """Writes a table, atomically."""
+    """Write a table, atomically.
+
+    Args:
+        table: The table.
+        path: Where it goes.
+    """
     head = {
-        "format": FORMAT,
+        "format": _FORMAT,
         "spec": table.spec.model_dump(mode="json"),
         "provenance": table.provenance,
         "tokens": table.tokens,
     }
+
+    # The rows are put into the head by hand, since a JSON writer would not leave each on a line of its own.
+    opened_head = json.dumps(head, sort_keys=True)[:-1]
     rows = ",\n".join(json.dumps(_as_json(row), sort_keys=True) for row in table.rows)
-    write_text(path, f'{json.dumps(head, sort_keys=True)[:-1]}, "rows": [\n{rows}\n]}}\n')
+
+    write_text(path, f'{opened_head}, "rows": [\n{rows}\n]}}\n')
 
 
 def _as_json(row: Row) -> dict[str, Any]:
-    losses = [round(loss, LOSS_DIGITS) if math.isfinite(loss) else None for loss in row.losses]
-    rounded = {name: float(f"{getattr(row, name):.5g}") for name in ("tokens_per_s", "eval_s", "set_up_s")}
-    return {**asdict(row), "losses": losses, "status": str(row.status), **rounded}
+    losses = [round(loss, _LOSS_DIGITS) if math.isfinite(loss) else None for loss in row.losses]
+    times = {name: float(f"{getattr(row, name):.5g}") for name in ("tokens_per_s", "eval_s", "set_up_s")}
+    return {**asdict(row), "losses": losses, "status": str(row.status), **times}
 
 
 def read(path: Path) -> Table:
-    """Reads what `write` wrote.
+    """Read what `write` wrote.
+
+    Args:
+        path: The file.
 
     Raises:
-        UserError: If it is not there or no table.
+        UserError: If there is no such file, or it holds no table.
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if raw.pop("format") != FORMAT:
+        if raw.pop("format") != _FORMAT:
             raise UserError(f"{path}: a table of another version of this program; record it again")
+
         rows = tuple(_from_json(row) for row in raw["rows"])
         return Table(StudySpec.model_validate(raw["spec"]), raw["provenance"], tuple(raw["tokens"]), rows)
     except FileNotFoundError:
@@ -157,7 +188,7 @@ def read(path: Path) -> Table:
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: no table of `autotune record`: {error}") from None
+        raise UserError(f"{path}: not a table of `autotune record`: {error}") from None
 
 
 def _from_json(raw: Mapping[str, Any]) -> Row:
@@ -165,11 +196,11 @@ def _from_json(raw: Mapping[str, Any]) -> Row:
     return Row(**{**raw, "losses": losses, "status": TrialStatus(raw["status"])})
 
 
-def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns what makes a study one that records: `--set` assignments.
+def recording_changes(study: Study, trials: int, evaluations: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the `--set` assignments that make a study one that records a table.
 
     Args:
-        spec: The study, with its base config resolved.
+        study: The study, with its base config resolved.
         trials: Configurations to train, the baseline included.
         evaluations: Evaluations in each trial; the budget's ends included.
         rows: Settings to train instead of a space-filling set.
@@ -180,14 +211,17 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
     """
     import tomli_w
 
+    spec = study.spec
     if spec.objective != "loss_at_equal_tokens":
         raise UserError(
             f"{spec.name} has the objective {spec.objective}, and a table holds losses at equal tokens; add "
             "--set 'objective=\"loss_at_equal_tokens\"' to record its settings so"
         )
+
+    # Another set of settings is another study, which goes on by itself when it was interrupted.
+    kind = "rows" if rows else "table"
     changes = [
-        # Another set of settings is another study, which goes on by itself when it was interrupted.
-        f'name="{spec.name}-{"rows" if rows else "table"}-{spec.budget.tokens}"',
+        f'name="{spec.name}-{kind}-{spec.budget.tokens}"',
         'sampler={name="qmc", scramble=true}',
         'pruner={name="none"}',
         "finals.finalists=0",
@@ -196,8 +230,10 @@ def recording_changes(spec: StudySpec, trials: int, evaluations: int, rows: Sequ
         f"budget.trials={trials}",
         "budget.seeds=1",
     ]
-    if "data.num_evals" in flatten(spec.base):
-        changes.append(f"base.data.num_evals={evaluations}")
+    num_evals = study.trainer.path_of("num_evals")
+    if num_evals in flatten(spec.base):
+        changes.append(f"base.{num_evals}={evaluations}")
     if rows:
         changes.append(tomli_w.dumps({"enqueue": [dict(row) for row in rows]}))
+
     return changes

@@ -1,4 +1,4 @@
-"""A sampler that learns from stopped trials too, by what they would have ended with."""
+"""A sampler that learns from stopped trials too, by the loss that they would have ended with."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from autotune.core.attributes import TrialAttributes
 from autotune.search.forecast import forecast
 from autotune.search.ranges import CurrentRanges
 from autotune.search.space import SearchSpace
+
+# Losses in nats per token, by training tokens.
+_Curve = Mapping[int, float]
 
 
 class ForecastSampler(CurrentRanges):
@@ -35,8 +38,9 @@ class ForecastSampler(CurrentRanges):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See optuna.samplers.BaseSampler."""
-        if len(study.directions) > 1:  # nothing is stopped there, so nothing is to be forecast
+        if _has_several_values(study):
             return self._inner.infer_relative_search_space(study, trial)
+
         return super().infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -44,44 +48,58 @@ class ForecastSampler(CurrentRanges):
     ) -> Any:
         """See optuna.samplers.BaseSampler."""
         _use_one_thread()
-        if len(study.directions) > 1:
-            return super().sample_relative(study, trial, search_space)
-        as_if = optuna.create_study(sampler=optuna.samplers.RandomSampler())
-        as_if.add_trials(self._ended(study, search_space))
-        asked = as_if.ask()
-        proposed: dict[str, Any] = self._inner.sample_relative(as_if, as_if.trials[asked.number], search_space)
-        return proposed
 
-    def _ended(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> list[FrozenTrial]:
+        if _has_several_values(study):
+            return super().sample_relative(study, trial, search_space)
+
+        trials = self._as_if_ended(study, search_space)
+        if not any(trial.state is TrialState.COMPLETE for trial in trials):
+            return {}  # there is nothing to learn from yet, so each setting is drawn independently
+
+        as_if = optuna.create_study(sampler=optuna.samplers.RandomSampler())
+        as_if.add_trials(trials)
+        asked = as_if.ask()
+
+        return self._inner.sample_relative(as_if, as_if.trials[asked.number], search_space)
+
+    def _as_if_ended(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> list[FrozenTrial]:
+        """Return the trials that teach something, with a value for each that no longer runs."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         trials = [trial for trial in study.get_trials(deepcopy=False, states=states) if trial.params]
-        finished: list[Mapping[int, float]] = [
-            trial.intermediate_values
-            for trial in trials
-            if trial.state is TrialState.COMPLETE and trial.intermediate_values
-        ]
-        values = {trial.number: _expected(trial, finished) for trial in trials}
-        worst = max((value for value in values.values() if value is not None), default=0.0)
-        found = []
+
+        expected_losses = _expected_losses(trials)
+        known_losses = [loss for loss in expected_losses.values() if loss is not None]
+        worst_loss = max(known_losses, default=0.0)
+
+        shown = []
         for trial in trials:
             settings = {**self._defaults, **trial.params}
             params = {path: settings[path] for path in search_space}
-            if all(search_space[path]._contains(search_space[path].to_internal_repr(params[path])) for path in params):
-                state = TrialState.RUNNING if trial.state is TrialState.RUNNING else TrialState.COMPLETE
-                value = values[trial.number]
-                found.append(
-                    create_trial(
-                        state=state,
-                        params=params,
-                        distributions=search_space,
-                        value=(worst if value is None else value) if state is TrialState.COMPLETE else None,
-                    )
+            if not all(_allows(search_space[path], value) for path, value in params.items()):
+                continue  # an earlier range held it, and the present one does not
+
+            is_running = trial.state is TrialState.RUNNING
+            loss = expected_losses[trial.number]
+            if loss is None:
+                loss = worst_loss
+            shown.append(
+                create_trial(
+                    state=TrialState.RUNNING if is_running else TrialState.COMPLETE,
+                    params=params,
+                    distributions=search_space,
+                    value=None if is_running else loss,
                 )
-        return found
+            )
+        return shown
+
+
+def _has_several_values(study: optuna.Study) -> bool:
+    """Return whether trials are judged by several values; then none is stopped, so there is nothing to forecast."""
+    return len(study.directions) > 1
 
 
 def _use_one_thread() -> None:
-    """Keeps the Gaussian process, which Optuna computes with torch, off the other cores.
+    """Keep the Gaussian process, which Optuna computes with torch, off the other cores.
 
     Its matrices are tiny, and threads may cost more than they compute: on a host of 32 cores 0.8 s passed between two
     trials, where two cores take 0.1 s for a proposal.
@@ -91,12 +109,31 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _expected(trial: FrozenTrial, finished: Sequence[Mapping[int, float]]) -> float | None:
-    """Returns the loss that a trial ended with or would have; None for one that diverged or ran out of memory."""
+def _allows(distribution: BaseDistribution, value: Any) -> bool:
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def _expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float | None]:
+    """Return the final loss of each trial by its number, measured or forecast; see `_expected_loss`."""
+    finished: list[_Curve] = [
+        trial.intermediate_values
+        for trial in trials
+        if trial.state is TrialState.COMPLETE and trial.intermediate_values
+    ]
+    return {trial.number: _expected_loss(trial, finished) for trial in trials}
+
+
+def _expected_loss(trial: FrozenTrial, finished: Sequence[_Curve]) -> float | None:
+    """Return the loss that a trial ended with or would have; None for one that diverged or ran out of memory."""
     if trial.state is TrialState.COMPLETE:
         return trial.value
     if TrialAttributes(trial).stopped_at is None or trial.last_step is None:
         return None
+
     expected = forecast(trial.last_step, trial.intermediate_values[trial.last_step], finished)
-    # Nothing that was stopped is taken for better than the best that was trained to its end.
-    return None if expected is None else max(expected, min(curve[max(curve)] for curve in finished))
+    if expected is None:
+        return None
+
+    # A stopped trial never counts as better than the best one that was trained to its end.
+    best_loss = min(curve[max(curve)] for curve in finished)
+    return max(expected, best_loss)

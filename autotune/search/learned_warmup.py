@@ -1,4 +1,4 @@
-"""A pruner that waits as long as the rankings of its own study's trials say it must."""
+"""A pruner that waits until early rankings of its own study's trials agree with the final one."""
 
 from __future__ import annotations
 
@@ -7,45 +7,51 @@ from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.core.attributes import PRIOR, TrialAttributes
-from autotune.search.pruning import unchosen, warm_up
+from autotune.search.pruning import curves_unbiased_by_pruning, measure_warm_up
 
-MEASURED_ON = 8
-"""Trials that no pruner chose, before which the study's own rankings say too little."""
+MIN_UNBIASED_TRIALS = 8
+"""Trials needed before the warm-up is learned from this study: finished ones that no pruner has chosen."""
 
 
 class LearnedWarmup(BasePruner):
     """Asks another pruner, but not before the share of the budget at which early ranks can be trusted.
 
-    That share is measured anew whenever a trial has finished that no pruner chose: those before the first one
+    That share is measured anew whenever a trial has finished that no pruner has chosen: those before the first one
     pruned, and the audits.
 
     Args:
         inner: The pruner to ask.
-        default_tokens: Tokens before which nothing is judged as long as there are fewer than `MEASURED_ON` such trials.
+        default_tokens: Tokens before which nothing is judged while there are fewer than `MIN_UNBIASED_TRIALS` such
+            trials.
     """
 
     def __init__(self, inner: BasePruner, default_tokens: int) -> None:
         self.inner = inner
         self._default_tokens = default_tokens
-        self._known: tuple[int, int] = (0, default_tokens)
+        self._measured_trials = 0
+        self._measured_tokens = default_tokens
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Returns whether to stop a trial; see optuna.pruners.BasePruner."""
-        return (trial.last_step or 0) >= self.warmup_tokens(study) and self.inner.prune(study, trial)
+        """Return whether to stop a trial; see optuna.pruners.BasePruner."""
+        tokens = trial.last_step or 0
+        return tokens >= self._warmup_tokens(study) and self.inner.prune(study, trial)
 
-    def warmup_tokens(self, study: optuna.Study) -> int:
-        """Returns the tokens before which nothing is judged."""
+    def _warmup_tokens(self, study: optuna.Study) -> int:
+        """Return the tokens before which nothing is judged."""
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         # What an earlier study finished may have been chosen by its pruner.
         trials = [trial for trial in ended if TrialAttributes(trial).role != PRIOR]
-        curves = unchosen(
+
+        curves = curves_unbiased_by_pruning(
             {trial.number: trial.intermediate_values for trial in trials if trial.state is TrialState.COMPLETE},
             audited=[trial.number for trial in trials if TrialAttributes(trial).audited_at is not None],
             stopped=[trial.number for trial in trials if TrialAttributes(trial).stopped_at is not None],
         )
-        if len(curves) < MEASURED_ON:
+        if len(curves) < MIN_UNBIASED_TRIALS:
             return self._default_tokens
-        if self._known[0] != len(curves):
-            found = warm_up(curves)
-            self._known = len(curves), self._default_tokens if found is None else found.tokens
-        return self._known[1]
+
+        if len(curves) != self._measured_trials:
+            warm_up = measure_warm_up(curves)
+            self._measured_trials = len(curves)
+            self._measured_tokens = self._default_tokens if warm_up is None else warm_up.tokens
+        return self._measured_tokens

@@ -22,73 +22,96 @@ PRUNERS = {
     "none": "NopPruner",
 }
 # Accepted besides Optuna's own names: a share of the budget reads better than a number of tokens.
-WARMUP_FRAC = "warmup_frac"
-# Pruners that compare ranks, which early losses tell badly; without a warm-up of the user's they learn theirs, and
-# begin with the one that served best on the recorded table (tests/benchmarks/RESULTS.md).
-LEARN_THEIR_WARMUP = ("median", "percentile")
-DEFAULT_WARMUP_FRAC = 0.3
-# One finished trial is enough to stop a worse one: more only cost time on the recorded table.
-N_STARTUP_TRIALS = 1
-RESERVED = ("self", "interval_steps")
+_WARMUP_FRAC = "warmup_frac"
+# Pruners that compare ranks, which early losses tell badly. Unless the study file gives a warm-up they learn theirs,
+# and begin with the share of the budget that served best on the recorded table (tests/benchmarks/RESULTS.md).
+_LEARN_THEIR_WARMUP = ("median", "percentile")
+_DEFAULT_WARMUP_FRAC = 0.3
+# Finished trials before one is stopped: more than one only cost time on the recorded table.
+_N_STARTUP_TRIALS = 1
+_RESERVED = ("self", "interval_steps")
 
 
 def parameters(name: str) -> dict[str, list[str]]:
-    """Returns the parameters that a study file may give to a pruner, with the words of their types.
+    """Return the parameters that a study file may give to a pruner, with the names of their types.
 
     Args:
         name: A key of `PRUNERS`.
     """
-    found = accepted_parameters(_class(name), RESERVED)
-    return {**found, WARMUP_FRAC: ["float"]} if "n_warmup_steps" in found else found
+    accepted = accepted_parameters(_class(name), _RESERVED)
+    if "n_warmup_steps" in accepted:
+        accepted[_WARMUP_FRAC] = ["float"]
+    return accepted
 
 
 def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> BasePruner:
-    """Builds a pruner.
+    """Build a pruner.
 
     Args:
         name: A key of `PRUNERS`.
         options: Its parameters under Optuna's names, steps in tokens; `warmup_frac` (0 to 1) is the share
-            of the budget before which nothing is pruned. Those of `LEARN_THEIR_WARMUP` measure it from the
-            study's own trials unless it is given.
+            of the budget before which nothing is pruned. "median" and "percentile" measure it from the study's
+            own trials unless it is given.
         budget_tokens: Tokens of a whole trial; the largest resource of a bandit.
+
+    Returns:
+        Optuna's pruner, or `LearnedWarmup` around it.
 
     Raises:
         ValueError: If Optuna refuses the options.
     """
+    is_warmup_given = bool({_WARMUP_FRAC, "n_warmup_steps"} & options.keys())
+    learns_warmup = name in _LEARN_THEIR_WARMUP and not is_warmup_given
+
+    arguments = _pruner_arguments(name, options, budget_tokens)
+    if learns_warmup:
+        arguments.setdefault("n_startup_trials", _N_STARTUP_TRIALS)
+    _check_required(name, arguments)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna marks some pruners as experimental
+        pruner = _class(name)(**arguments)
+
+    if learns_warmup:
+        from autotune.search.learned_warmup import LearnedWarmup
+
+        return LearnedWarmup(pruner, _warmup_tokens(_DEFAULT_WARMUP_FRAC, budget_tokens))
+    return pruner
+
+
+def _pruner_arguments(name: str, options: Mapping[str, Any], budget_tokens: int) -> dict[str, Any]:
+    """Return the arguments of Optuna's class: the study file's options in tokens, and defaults of ours."""
     arguments = dict(options)
-    learns = name in LEARN_THEIR_WARMUP and not {WARMUP_FRAC, "n_warmup_steps"} & arguments.keys()
-    if learns:
-        arguments.setdefault("n_startup_trials", N_STARTUP_TRIALS)
-    if WARMUP_FRAC in arguments:
-        arguments["n_warmup_steps"] = _warmup_tokens(arguments.pop(WARMUP_FRAC), budget_tokens)
+
+    if _WARMUP_FRAC in arguments:
+        arguments["n_warmup_steps"] = _warmup_tokens(arguments.pop(_WARMUP_FRAC), budget_tokens)
+
     if name in ("successive_halving", "hyperband"):
         # Optuna's default of one step as the smallest resource means one token here. A ninth of the budget
         # with the reduction factor of 3 gives the two rungs that served best on public curves.
         arguments.setdefault("reduction_factor", 3)
         arguments.setdefault("min_resource", max(1, budget_tokens // 9))
+
     if name == "hyperband":
         arguments.setdefault("max_resource", budget_tokens)
+
+    return arguments
+
+
+def _check_required(name: str, arguments: Mapping[str, Any]) -> None:
     for parameter in inspect.signature(_class(name)).parameters.values():
         if parameter.default is inspect.Parameter.empty and parameter.name not in arguments:
             raise ValueError(f"it needs {parameter.name}; add {parameter.name} = ... to [pruner]")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna marks some pruners as experimental
-        pruner = _class(name)(**arguments)
-    if not learns:
-        return pruner
-    from autotune.search.learned_warmup import LearnedWarmup
-
-    return LearnedWarmup(pruner, _warmup_tokens(DEFAULT_WARMUP_FRAC, budget_tokens))
 
 
 def _warmup_tokens(frac: float, budget_tokens: int) -> int:
     if not 0 <= frac < 1:
-        raise ValueError(f"{WARMUP_FRAC} is a share of the budget from 0 to below 1, but it is {frac!r}")
+        raise ValueError(f"{_WARMUP_FRAC} is a share of the budget from 0 to below 1, but it is {frac!r}")
     return int(frac * budget_tokens)
 
 
 def rehearse(pruner: BasePruner) -> None:
-    """Lets a pruner judge a few trials in memory, since some look at their parameters only then.
+    """Let a pruner judge a few trials in memory, since some look at their parameters only then.
 
     Args:
         pruner: A new pruner.
@@ -99,6 +122,7 @@ def rehearse(pruner: BasePruner) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0))
@@ -112,5 +136,5 @@ def rehearse(pruner: BasePruner) -> None:
 def _class(name: str) -> Callable[..., BasePruner]:
     from optuna import pruners
 
-    found: Callable[..., BasePruner] = getattr(pruners, PRUNERS[name])
-    return found
+    pruner_class: Callable[..., BasePruner] = getattr(pruners, PRUNERS[name])
+    return pruner_class

@@ -1,8 +1,8 @@
 """When a trial is stopped early, and how much that can be trusted.
 
-Early losses rank trials only roughly, so a pruner is told how early is too early by this study's own trials
-(`warm_up`), and a small random share of the trials that it would stop run on as an audit: how many of them end
-among the best says how many good trials were lost.
+Early losses rank trials only roughly. So this study's own trials tell a pruner how early is too early
+(`measure_warm_up`), and a small random share of the trials that it would stop run on as audits: the share of them that
+end among the best tells how many good trials were lost.
 """
 
 from __future__ import annotations
@@ -19,28 +19,37 @@ from autotune.core.attributes import TrialAttributes
 if TYPE_CHECKING:
     import optuna
 
-    from autotune.study.spec import StudySpec
-
-AGREEMENT = 0.8
-"""Spearman's rank correlation with the final losses from which on an early ranking is trusted."""
+# An early ranking is trusted if Spearman's rank correlation with the final losses is at least this.
+_AGREEMENT = 0.8
 
 
-def goes_on(trial: optuna.Trial, tokens: int, spec: StudySpec) -> bool:
-    """Returns whether a running trial that has just reported goes on, and marks what the pruner would stop.
+def should_continue(trial: optuna.Trial, tokens: int, *, pruner_name: str, audit_frac: float, seed: int) -> bool:
+    """Return whether a running trial that has just reported goes on, and mark it if the pruner would stop it.
 
     Args:
         trial: A trial of the search.
         tokens: Its training tokens so far.
-        spec: The study.
+        pruner_name: The study's pruner, a key of `pruners.PRUNERS`.
+        audit_frac: Share of the trials to be stopped that run on as audits, 0 to 1.
+        seed: The study's seed, which decides together with the trial's number which trials become audits.
+
+    Returns:
+        False if the trial is to be stopped; True for an audit as well.
     """
     attributes = TrialAttributes(trial)
-    # The baseline is what everything is compared with, so it always runs to its end. Without a pruner there is nothing
-    # to ask, and of several values Optuna would refuse to be asked.
-    if attributes.role == "baseline" or attributes.audited_at is not None or spec.pruner.name == "none":
+
+    # The baseline is what everything is compared with, so it always runs to its end.
+    if attributes.role == "baseline" or attributes.audited_at is not None:
         return True
+
+    # Without a pruner there is nothing to ask, and Optuna refuses to be asked where a trial has several values.
+    if pruner_name == "none":
+        return True
+
     if not trial.should_prune():
         return True
-    is_audit = random.Random(f"audit {spec.seed} {trial.number}").random() < spec.pruner.audit_frac
+
+    is_audit = random.Random(f"audit {seed} {trial.number}").random() < audit_frac
     if is_audit:
         attributes.audited_at = tokens
     else:
@@ -48,18 +57,22 @@ def goes_on(trial: optuna.Trial, tokens: int, spec: StudySpec) -> bool:
     return is_audit
 
 
-def unchosen(
+def curves_unbiased_by_pruning(
     finished: Mapping[int, Mapping[int, float]], audited: Collection[int], stopped: Collection[int]
 ) -> list[Mapping[int, float]]:
-    """Returns the curves of trials that did not finish by a pruner's grace: what it can be judged by.
+    """Return the curves of the finished trials that would have finished whatever the pruner said.
+
+    These are the trials before the first one stopped, and the audits. The others finished because the pruner
+    let them, so their early and final losses agree by selection.
 
     Args:
         finished: Losses by tokens of each trial that ran to its end, by number.
         audited: Numbers of audits.
-        stopped: Numbers of trials that the pruner stopped; nothing was chosen before the first of them.
+        stopped: Numbers of trials that the pruner stopped.
     """
-    first = min(stopped, default=max(finished, default=0) + 1)
-    return [curve for number, curve in finished.items() if number < first or number in audited]
+    after_the_last = max(finished, default=0) + 1
+    first_stopped = min(stopped, default=after_the_last)
+    return [curve for number, curve in finished.items() if number < first_stopped or number in audited]
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,8 @@ class WarmUp:
 
     Args:
         tokens: Training tokens before which no trial is stopped; those of a whole trial if no ranking agreed.
-        rank_correlation: Spearman's between the losses there and the final ones, -1 to 1.
-        trials: Trials that it was measured on.
+        rank_correlation: Spearman's rank correlation between the losses there and the final ones, -1 to 1.
+        trials: Number of trials that it was measured on.
     """
 
     tokens: int
@@ -77,8 +90,8 @@ class WarmUp:
     trials: int
 
 
-def warm_up(curves: Sequence[Mapping[int, float]], agreement: float = AGREEMENT) -> WarmUp | None:
-    """Returns the earliest evaluation from which on every ranking agrees with the final one.
+def measure_warm_up(curves: Sequence[Mapping[int, float]], agreement: float = _AGREEMENT) -> WarmUp | None:
+    """Return the earliest evaluation from which on every ranking agrees with the final one.
 
     Args:
         curves: Losses by tokens of trials that ran to their end and were not chosen by a pruner.
@@ -87,35 +100,44 @@ def warm_up(curves: Sequence[Mapping[int, float]], agreement: float = AGREEMENT)
     Returns:
         None for fewer than three trials, or trials without a common evaluation before the end.
     """
-    grid = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-    if len(curves) < 3 or len(grid) < 2:
+    if len(curves) < 3:
         return None
-    correlations = rank_correlations([[curve[tokens] for tokens in grid] for curve in curves])
-    first = len(grid) - 1
-    while first and correlations[first - 1] >= agreement - 1e-9:  # a correlation of exactly that is rounded
-        first -= 1
-    return WarmUp(grid[first], correlations[first], len(curves))
+
+    common_tokens = sorted(set.intersection(*(set(curve) for curve in curves)))
+    if len(common_tokens) < 2:
+        return None
+
+    losses = [[curve[tokens] for tokens in common_tokens] for curve in curves]
+    correlations = rank_correlations(losses)
+
+    earliest = len(common_tokens) - 1
+    # The margin lets a correlation of exactly `agreement` count in spite of rounding.
+    while earliest and correlations[earliest - 1] >= agreement - 1e-9:
+        earliest -= 1
+
+    return WarmUp(common_tokens[earliest], correlations[earliest], len(curves))
 
 
 def rank_correlations(losses: Sequence[Sequence[float]] | np.ndarray) -> list[float]:
-    """Returns Spearman's rank correlation (1904) of each column with the last; 0 where a column is constant.
+    """Return Spearman's rank correlation (1904) of each column with the last; 0 where a column is constant.
 
     Args:
         losses: A row for each trial, a column for each evaluation; finite.
     """
     ranks = np.apply_along_axis(_ranks, 0, np.asarray(losses, dtype=float))
     centred = ranks - ranks.mean(axis=0)
-    lengths = np.sqrt((centred**2).sum(axis=0))
     products = centred.T @ centred[:, -1]
-    return [
-        float(product / (length * lengths[-1])) if length * lengths[-1] else 0.0
-        for product, length in zip(products, lengths, strict=True)
-    ]
+    lengths = np.sqrt((centred**2).sum(axis=0))
+    scales = lengths * lengths[-1]
+
+    correlations = np.divide(products, scales, out=np.zeros_like(products), where=scales != 0)
+    return [float(correlation) for correlation in correlations]
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Returns the rank of each value from 1, equal ones with the mean of theirs."""
+    """Return the rank of each value from 1; equal values share the mean of their ranks."""
     # By hand, since scipy.stats, which has it too, takes more than half a second to import.
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    ranks: np.ndarray = mean_ranks[places]
     return ranks

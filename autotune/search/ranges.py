@@ -9,7 +9,8 @@ from optuna.samplers import BaseSampler
 
 from autotune.core.attributes import StudyAttributes
 from autotune.core.records import TrialRecord
-from autotune.search.space import Dimension, Number, SearchSpace
+from autotune.search.dimension import Dimension, Number
+from autotune.search.space import SearchSpace
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
 
 EDGE_FRAC = 0.1
 """Share of a range, on its own scale, that counts as its edge."""
-WIDEN_FRAC = 1 / 3
-"""What a range grows by at an edge: the best value then lies a fourth to a third of the way in."""
 MIN_FINISHED = 10
 """Trials of the search that must have finished: the best of a few lies at an edge by chance."""
-SAMPLERS = ("tpe", "gp", "random")
+CHANGING_RANGE_SAMPLERS = ("tpe", "gp", "random")
 """Samplers that cope with ranges that change."""
+# Share of itself by which a range grows at an edge: the best value then lies a fourth to a third of the way in.
+_WIDEN_FRAC = 1 / 3
 
 
-def widened(space: SearchSpace, trials: Sequence[TrialRecord]) -> dict[str, tuple[Number, Number]]:
-    """Returns the ranges that are to be widened, by dotted path.
+def widened_ranges(space: SearchSpace, trials: Sequence[TrialRecord]) -> dict[str, tuple[Number, Number]]:
+    """Return the ranges that are to be widened, low and high by dotted path.
 
     Args:
         space: What is searched at present.
@@ -36,28 +37,52 @@ def widened(space: SearchSpace, trials: Sequence[TrialRecord]) -> dict[str, tupl
     finished = [trial for trial in trials if trial.loss is not None]
     if len(finished) < MIN_FINISHED:
         return {}
+
     best = min(finished, key=lambda trial: trial.loss or 0.0)
-    found = {path: _widened(space[path], best.params.get(path)) for path in space}
-    return {path: ends for path, ends in found.items() if ends is not None}
+    ranges = {path: _widened_range(space[path], best.params.get(path)) for path in space}
+    return {path: ends for path, ends in ranges.items() if ends is not None}
 
 
-def _widened(dimension: Dimension, value: Any) -> tuple[Number, Number] | None:
+def _widened_range(dimension: Dimension, value: Any) -> tuple[Number, Number] | None:
+    """Return the new ends of a dimension whose best value is given, or None if it stays."""
     if dimension.limits is None or value is None or dimension.low == dimension.high:
         return None
+
     assert dimension.low is not None and dimension.high is not None
+    low = dimension.low
+    high = dimension.high
+    lowest, highest = dimension.limits
+    # A third of a few whole numbers may round to nothing.
+    min_growth = 1 if dimension.is_integer else 0
+
     position = dimension.position(value)
-    low, high = dimension.low, dimension.high
     if position <= EDGE_FRAC:
-        low = max(dimension.limits[0], min(dimension.at(-WIDEN_FRAC), low - 1 if dimension.is_integer else low))
+        low = max(lowest, min(dimension.at(-_WIDEN_FRAC), low - min_growth))
     elif position >= 1 - EDGE_FRAC:
-        high = min(dimension.limits[1], max(dimension.at(1 + WIDEN_FRAC), high + 1 if dimension.is_integer else high))
-    return (low, high) if (low, high) != (dimension.low, dimension.high) else None
+        high = min(highest, max(dimension.at(1 + _WIDEN_FRAC), high + min_growth))
+
+    if (low, high) == (dimension.low, dimension.high):
+        return None
+    return low, high
+
+
+def describe_widening(space: SearchSpace, ranges: Mapping[str, Sequence[Number]]) -> str:
+    """Return a sentence that says what is widened.
+
+    Args:
+        space: What was searched until now.
+        ranges: What is searched from now on, by dotted path.
+    """
+    changes = [
+        f"{path} from {space[path].describe()} to {low:.3g} to {high:.3g}" for path, (low, high) in ranges.items()
+    ]
+    return f"the best trial lies at the edge of its range, so it is widened: {'; '.join(changes)}"
 
 
 class CurrentRanges(BaseSampler):
     """Asks another sampler about all settings together, in the ranges they have at present.
 
-    Optuna takes a setting whose range has changed for one that cannot be proposed together with the others.
+    Optuna does not propose a setting together with the others once its range has changed.
 
     Args:
         inner: The sampler to ask.
@@ -69,7 +94,7 @@ class CurrentRanges(BaseSampler):
         self._space = space
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Returns every setting with its present range; see optuna.samplers.BaseSampler."""
+        """Return every setting with its present range; see optuna.samplers.BaseSampler."""
         space = self._space.with_ranges(StudyAttributes(study).ranges)
         distributions = {path: space[path].distribution() for path in sorted(space)}
         return {path: distribution for path, distribution in distributions.items() if not distribution.single()}
@@ -93,14 +118,3 @@ class CurrentRanges(BaseSampler):
     def after_trial(self, study: Study, trial: FrozenTrial, state: Any, values: Any) -> None:
         """See optuna.samplers.BaseSampler."""
         self._inner.after_trial(study, trial, state, values)
-
-
-def describe(space: SearchSpace, ranges: Mapping[str, Sequence[Number]]) -> str:
-    """Returns in words what is widened.
-
-    Args:
-        space: What was searched until now.
-        ranges: What is searched from now on, by dotted path.
-    """
-    words = [f"{path} from {space[path].describe()} to {low:.3g} to {high:.3g}" for path, (low, high) in ranges.items()]
-    return f"the best trial lies at the edge of its range, so it is widened: {'; '.join(words)}"

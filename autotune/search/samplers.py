@@ -26,45 +26,55 @@ SAMPLERS = {
     "brute_force": "BruteForceSampler",
     "grid": "GridSampler",
 }
-# Types that a study file can give, by their words in Optuna's annotations; functions and other samplers it cannot.
-PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-# Optuna lists every combination of a grid in memory.
-MAX_COMBINATIONS = 100_000
+# Types that a study file can give, by their names in Optuna's annotations. Functions and other samplers it cannot give.
+_PLAIN_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+# The most combinations of a grid, since Optuna lists all of them in memory.
+_MAX_COMBINATIONS = 100_000
 # Optuna's own arguments that the engine fills in itself.
-RESERVED = ("self", "seed", "search_space", "constraints_func", "group", "multivariate", "constant_liar")
+_RESERVED = ("self", "seed", "search_space", "constraints_func", "group", "multivariate", "constant_liar")
 
 
 def parameters(name: str) -> dict[str, list[str]]:
-    """Returns the parameters that a study file may give to a sampler, with the words of their types.
+    """Return the parameters that a study file may give to a sampler, with the names of their types.
 
     Args:
         name: A key of `SAMPLERS`.
     """
-    return accepted_parameters(_class(name), RESERVED)
+    return accepted_parameters(_class(name), _RESERVED)
 
 
 def accepted_parameters(factory: Callable[..., Any], reserved: tuple[str, ...]) -> dict[str, list[str]]:
-    """Returns the constructor arguments of a class that TOML can express, less those that are reserved."""
-    found = {}
+    """Return the constructor arguments of a class that TOML can express, less those that are reserved.
+
+    Args:
+        factory: A class of Optuna.
+        reserved: Names of arguments that a study file may not give.
+
+    Returns:
+        Names of the types that an argument may have, by its own name.
+    """
+    accepted = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         words = re.findall(r"\w+", inspect.formatannotation(parameter.annotation))
-        types = [word for word in words if word != "None"]
-        if name not in reserved and types and set(types) <= PLAIN_TYPES.keys():
-            found[name] = types
-    return found
+        type_names = [word for word in words if word != "None"]
+
+        if name not in reserved and type_names and set(type_names) <= _PLAIN_TYPES.keys():
+            accepted[name] = type_names
+    return accepted
 
 
-def is_of_type(value: object, words: list[str]) -> bool:
-    """Whether a value is of one of the types that `accepted_parameters` named."""
+def is_of_type(value: object, type_names: list[str]) -> bool:
+    """Return whether a value is of one of the types that `accepted_parameters` named."""
+    # Python counts True and False as whole numbers.
     if isinstance(value, bool):
-        return "bool" in words
-    return any(isinstance(value, PLAIN_TYPES[word]) for word in words)
+        return "bool" in type_names
+    return any(isinstance(value, _PLAIN_TYPES[name]) for name in type_names)
 
 
 def build_sampler(
     name: str, options: Mapping[str, Any], space: SearchSpace, base: Mapping[str, Any], seed: int
 ) -> BaseSampler:
-    """Builds a sampler.
+    """Build a sampler.
 
     Args:
         name: A key of `SAMPLERS`.
@@ -73,38 +83,56 @@ def build_sampler(
         base: The nested base config.
         seed: Must differ between restarts and between processes, or the same proposals come again.
 
+    Returns:
+        Optuna's sampler, or a wrapper of ours around it.
+
     Raises:
         ValueError: If Optuna refuses the options, or a grid is asked for over a range without steps.
     """
-    arguments: dict[str, Any] = {"seed": seed, **options}
-    if name == "tpe":
-        # Groups let the multivariate model cope with settings that exist only under a condition.
-        arguments |= {"group": space.is_conditional, "multivariate": True, "constant_liar": True}
-    if name == "gp":
-        # The baseline and one random trial; on recorded tables more random ones only cost time.
-        arguments.setdefault("n_startup_trials", 2)
-    if name in ("grid", "brute_force"):
-        combinations = math.prod(space[path].count for path in space)
-        if combinations > MAX_COMBINATIONS:
-            raise ValueError(f"the space has {combinations:,} combinations, more than could be tried; narrow it")
-    if name == "grid":
-        arguments["search_space"] = {path: space[path].grid() for path in space}
+    arguments = _sampler_arguments(name, options, space, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna marks several samplers as experimental
         sampler = _class(name)(**arguments)
+
     if name == "gp":
         from autotune.search.forecast_sampler import ForecastSampler
 
         return ForecastSampler(sampler, space, base)
-    if name == "tpe" and not space.is_conditional and space.at_limits() != space:
+
+    may_widen = not space.is_conditional and space.at_limits() != space
+    if name == "tpe" and may_widen:
         from autotune.search.ranges import CurrentRanges
 
         return CurrentRanges(sampler, space)
+
     return sampler
 
 
+def _sampler_arguments(name: str, options: Mapping[str, Any], space: SearchSpace, seed: int) -> dict[str, Any]:
+    """Return the arguments of Optuna's class: the study file's options and what the engine fills in."""
+    arguments: dict[str, Any] = {"seed": seed, **options}
+
+    if name == "tpe":
+        # Groups let the multivariate model cope with settings that exist only under a condition.
+        arguments |= {"group": space.is_conditional, "multivariate": True, "constant_liar": True}
+
+    if name == "gp":
+        # The baseline and one random trial; on recorded tables more random ones only cost time.
+        arguments.setdefault("n_startup_trials", 2)
+
+    if name in ("grid", "brute_force"):
+        combinations = math.prod(space[path].num_values for path in space)
+        if combinations > _MAX_COMBINATIONS:
+            raise ValueError(f"the space has {combinations:,} combinations, more than could be tried; narrow it")
+
+    if name == "grid":
+        arguments["search_space"] = {path: space[path].grid() for path in space}
+
+    return arguments
+
+
 def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any], values: int = 1) -> None:
-    """Draws a few trials in memory: most samplers look at their parameters only when they are used.
+    """Draw a few trials in memory: most samplers look at their parameters only when they are used.
 
     Args:
         sampler: A new sampler.
@@ -120,18 +148,19 @@ def rehearse(sampler: BaseSampler, space: SearchSpace, base: Mapping[str, Any], 
 
     # Optuna announces each study it creates on stderr.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study = optuna.create_study(sampler=sampler, directions=["minimize"] * values)
         for value in range(3):
             trial = study.ask()
             space.suggest(trial, base)
-            with contextlib.suppress(RuntimeError):  # a small grid may be through by now
+            with contextlib.suppress(RuntimeError):  # all of a small grid may have been tried by now
                 study.tell(trial, [value] * values)
 
 
 def _class(name: str) -> Callable[..., BaseSampler]:
     from optuna import samplers
 
-    found: Callable[..., BaseSampler] = getattr(samplers, SAMPLERS[name])
-    return found
+    sampler_class: Callable[..., BaseSampler] = getattr(samplers, SAMPLERS[name])
+    return sampler_class

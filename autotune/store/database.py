@@ -1,7 +1,7 @@
 """The database under a study: SQLite in its run directory, or a PostgreSQL that several machines share.
 
-SQLite in WAL mode survives a kill at any moment; what it does not survive is a damaged disk, so there is a
-backup. Processes that share a PostgreSQL take turns through its advisory locks.
+SQLite in WAL mode survives a kill at any moment. It does not survive a damaged disk, so there is a backup. Processes
+that share a PostgreSQL take turns through its advisory locks.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from sqlalchemy import Engine
 
-# Seconds that a writer waits for another process that holds the database, a dashboard for example.
-BUSY_TIMEOUT_S = 60
-# A peer counts as dead after this many heartbeats without a sign of life.
 MISSED_HEARTBEATS = 3
-AS_URL = 'write it as "postgresql://user@host/database"'
+"""Heartbeats without a sign of life after which a peer counts as dead."""
+# Seconds that a writer waits for another process that holds the database, a dashboard for example.
+_BUSY_TIMEOUT_S = 60
+_AS_URL = 'write it as "postgresql://user@host/database"'
 
 
 def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> RDBStorage:
-    """Opens the Optuna storage of a study: SQLite in the run directory, or a shared database.
+    """Open the Optuna storage of a study: SQLite in the run directory, or a shared database.
 
     Args:
         run: The study's run directory.
@@ -45,6 +45,7 @@ def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 2
 
     # Optuna announces each study it creates on stderr; the console has its own lines.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls heartbeats experimental on each use
         if spec_storage:
@@ -53,7 +54,7 @@ def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 2
 
 
 def is_shared(storage: RDBStorage) -> bool:
-    """Whether several processes may work on the storage at once."""
+    """Return whether several processes may work on the storage at once."""
     return storage.engine.dialect.name != "sqlite"
 
 
@@ -68,11 +69,13 @@ def _open_sqlite(run: RunDirectory) -> RDBStorage:
         # isolation_level None leaves transactions to SQLAlchemy, whose "begin" below takes the write lock
         # at once: Optuna reads before it writes, and two readers that both want to write lose updates.
         connection = sqlite3.connect(
-            run.database, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            run.database, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
+
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
+
         return connection
 
     storage = RDBStorage(f"sqlite:///{run.database}", engine_kwargs={"creator": connect})
@@ -81,46 +84,57 @@ def _open_sqlite(run: RunDirectory) -> RDBStorage:
 
 
 def _require_sound(run: RunDirectory) -> None:
-    """Refuses a damaged database, and a missing or empty one where there was another: it would start from zero."""
-    size = run.database.stat().st_size if run.database.exists() else 0
-    if _is_sound(run.database) if size else not run.backup.exists():
-        return
-    rescue = "there is no backup; move the folder away and start again"
-    if run.backup.exists():
-        when = datetime.fromtimestamp(run.backup.stat().st_mtime).strftime("%H:%M")
-        rescue = (
-            f"a backup from {when} is at {run.backup}: copy it over {run.database.name}, "
-            f"delete {run.database.name}-wal and -shm, and run again"
-        )
-    raise UserError(f"{run.database} is {'damaged' if size else 'missing'}; {rescue}", 3)
+    """Refuse a damaged database, and a missing or empty one if there is a backup: the study would start from zero."""
+    has_content = run.database.exists() and run.database.stat().st_size > 0
+
+    if not has_content and run.backup.exists():
+        raise UserError(f"{run.database} is missing; {_rescue(run)}", 3)
+    if has_content and not _is_sound(run.database):
+        raise UserError(f"{run.database} is damaged; {_rescue(run)}", 3)
+
+
+def _rescue(run: RunDirectory) -> str:
+    """Return what a person can do about a lost database."""
+    if not run.backup.exists():
+        return "there is no backup; move the folder away and start again"
+
+    when = datetime.fromtimestamp(run.backup.stat().st_mtime).strftime("%H:%M")
+    return (
+        f"a backup from {when} is at {run.backup}: copy it over {run.database.name}, "
+        f"delete {run.database.name}-wal and -shm, and run again"
+    )
 
 
 def _is_sound(database: Path) -> bool:
     try:
-        with contextlib.closing(sqlite3.connect(database, timeout=BUSY_TIMEOUT_S)) as connection:
-            return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
+        with contextlib.closing(sqlite3.connect(database, timeout=_BUSY_TIMEOUT_S)) as connection:
+            answer = connection.execute("PRAGMA quick_check").fetchone()
+            return bool(answer == ("ok",))
     except sqlite3.OperationalError as error:
-        # Locked or unreadable: no word about its content.
+        # It is locked or unreadable, which says nothing about its content.
         raise UserError(f"{database} cannot be read: {error}; see who uses it, and whether you may", 3) from None
     except sqlite3.DatabaseError:
         return False
 
 
 def back_up(run: RunDirectory) -> None:
-    """Copies the SQLite database to its backup with SQLite's own mechanism, while it may be in use.
+    """Copy the SQLite database to its backup with SQLite's own mechanism, while it may be in use.
 
     A copy that fails, or of a database that has been damaged meanwhile, leaves the last good one in place.
     """
     if not run.database.exists():
         return
+
     temporary = run.root / f".{run.backup.name}.tmp"
     temporary.unlink(missing_ok=True)
+
     try:
         with (
-            contextlib.closing(sqlite3.connect(run.database, timeout=BUSY_TIMEOUT_S)) as source,
+            contextlib.closing(sqlite3.connect(run.database, timeout=_BUSY_TIMEOUT_S)) as source,
             contextlib.closing(sqlite3.connect(temporary)) as target,
         ):
             source.backup(target)
+
         if _is_sound(temporary):
             os.replace(temporary, run.backup)
     except (OSError, sqlite3.Error, UserError):
@@ -128,29 +142,14 @@ def back_up(run: RunDirectory) -> None:
 
 
 def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
-    from optuna.storages import RDBStorage
-    from sqlalchemy import create_engine
     from sqlalchemy.exc import ArgumentError, OperationalError
-    from sqlalchemy.pool import NullPool
 
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
-        raise UserError(f'storage = "{scheme}...": {AS_URL}, or leave it out', 3)
-    url = f"postgresql+psycopg://{rest}"
-    grace_s = MISSED_HEARTBEATS * heartbeat_s
+        raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave it out', 3)
+
     try:
-        # Peers that start together on an empty database would create its tables against each other.
-        with _advisory_lock(create_engine(url, poolclass=NullPool), "tables"):
-            return RDBStorage(
-                url,
-                engine_kwargs={
-                    "pool_pre_ping": True,
-                    # A peer suspended in the middle of a transaction keeps its locks until the server ends it.
-                    "connect_args": {"options": f"-c idle_in_transaction_session_timeout={grace_s}s"},
-                },
-                heartbeat_interval=heartbeat_s,
-                grace_period=grace_s,
-            )
+        return _open_postgresql(f"postgresql+psycopg://{rest}", heartbeat_s)
     except ImportError:
         raise UserError(
             f'storage = "{scheme}://...": the database driver is missing; pip install -e ".[postgres]"', 3
@@ -159,12 +158,31 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
         reason = str(error.orig).strip().splitlines()[0]
         raise UserError(f'storage = "{scheme}://...": cannot connect: {reason}; start it, or leave it out', 3) from None
     except (ArgumentError, ValueError) as error:
-        raise UserError(f'storage = "{scheme}://...": not a database URL: {error}; {AS_URL}', 3) from None
+        raise UserError(f'storage = "{scheme}://...": not a database URL: {error}; {_AS_URL}', 3) from None
+
+
+def _open_postgresql(url: str, heartbeat_s: int) -> RDBStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    grace_s = MISSED_HEARTBEATS * heartbeat_s
+    # A peer suspended in the middle of a transaction keeps its locks until the server ends it.
+    connect_args = {"options": f"-c idle_in_transaction_session_timeout={grace_s}s"}
+
+    # Peers that start together on an empty database would create its tables against each other.
+    with _advisory_lock(create_engine(url, poolclass=NullPool), "tables"):
+        return RDBStorage(
+            url,
+            engine_kwargs={"pool_pre_ping": True, "connect_args": connect_args},
+            heartbeat_interval=heartbeat_s,
+            grace_period=grace_s,
+        )
 
 
 @contextlib.contextmanager
 def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
-    """Lets one process at a time into a block that must not be done twice.
+    """Let one process at a time into a block that must not be done twice.
 
     SQLite needs nothing, since its run directory is held by one process; PostgreSQL gives an advisory
     lock, which it releases by itself when the holder dies.
@@ -176,6 +194,7 @@ def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
     if not is_shared(storage):
         yield
         return
+
     with _advisory_lock(storage.engine, name):
         yield
 
@@ -187,6 +206,7 @@ def _advisory_lock(engine: Engine, name: str) -> Iterator[None]:
 
     with engine.connect() as connection:
         connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": name})
+
         try:
             yield
         finally:
@@ -198,8 +218,8 @@ def _advisory_lock(engine: Engine, name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def storage_faults() -> Iterator[None]:
-    """Turns a full disk or a database that stopped answering into a word to the user.
+def explain_storage_errors() -> Iterator[None]:
+    """Turn a full disk, or a database that stopped answering, into an error that tells the user what to do.
 
     Raises:
         UserError: With exit code 3; what was stored until then is safe.

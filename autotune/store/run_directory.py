@@ -83,7 +83,7 @@ class RunDirectory:
         return self.root / "holder.json"
 
     def trial(self, queue: str, number: int) -> Path:
-        """Returns the folder of one trial.
+        """Return the folder of one trial.
 
         Args:
             queue: "trials", "finals", or the folder of a full run.
@@ -92,18 +92,20 @@ class RunDirectory:
         return self.root / queue / f"{number:04d}"
 
     def command(self, verb: str, *arguments: str) -> str:
-        """Returns a command on this study, to be typed where its `runs/` is.
+        """Return a command on this study, to be typed where its `runs/` is.
 
         Args:
             verb: "run", "promote", "status" ...
             arguments: What follows the study's name.
         """
-        where = [] if self.root.parent.name == "runs" else ["--out", str(self.root.parent)]
+        parent = self.root.parent
+        where = [] if parent.name == "runs" else ["--out", str(parent)]
+
         return shlex.join(["autotune", verb, self.root.name, *arguments, *where])
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the run directory for this process; the lock dies with the process, however it dies.
+        """Hold the run directory for this process; the lock dies with the process, however it dies.
 
         Raises:
             UserError: With exit code 5 if another process holds it.
@@ -111,12 +113,14 @@ class RunDirectory:
         from filelock import FileLock, Timeout
 
         self.root.mkdir(parents=True, exist_ok=True)
+
         # A moment's patience: `autotune status` takes the lock for an instant to see whether it is free.
         lock = FileLock(self.root / ".lock", timeout=0.5)
         try:
             lock.acquire()
         except Timeout:
             raise UserError(f"{self.root.name} is {self._holder()}; wait for it, or stop it first", 5) from None
+
         try:
             self._sweep()
             now = datetime.now().astimezone()
@@ -127,16 +131,17 @@ class RunDirectory:
             lock.release()
 
     def _sweep(self) -> None:
-        """Removes what a process that was killed while writing left behind."""
+        """Remove what a process that was killed while writing left behind."""
         for stray in self.root.rglob(".*.tmp"):
             stray.unlink(missing_ok=True)
 
     def running_pid(self) -> int | None:
-        """Returns the process that runs the study now, or None."""
+        """Return the process that runs the study now, or None."""
         from filelock import FileLock, Timeout
 
         if not (self.root / ".lock").exists():
             return None
+
         lock = FileLock(self.root / ".lock", timeout=0)
         try:
             with lock:
@@ -149,10 +154,11 @@ class RunDirectory:
         holder = read_json(self.holder)
         if not holder:
             return "already run by another process"
+
         since = datetime.fromisoformat(holder["since"]).strftime("%H:%M")
         return f"already run by PID {holder['pid']} since {since}"
 
 
 def log_event(run: RunDirectory, kind: str, message: str, **details: Any) -> None:
-    """Appends an event to the study's history."""
+    """Append an event to the study's history."""
     append_line(run.events, {"time": time.time(), "kind": kind, "message": message, **details})

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 def finals_name(study_name: str) -> str:
-    """Returns the name of the Optuna study that holds the finals of a study."""
+    """Return the name of the Optuna study that holds the finals of a study."""
     return f"{study_name}.finals"
 
 
 def long_name(study_name: str, kind: str, arm: int, tokens: int) -> str:
-    """Returns the name of the Optuna study that holds a full run, or a bracket, and its interrupted attempts.
+    """Return the name of the Optuna study that holds a full run, or a bracket, and its interrupted attempts.
 
     Args:
         study_name: The study's name.
@@ -54,7 +54,7 @@ def open_study(
     sampler: optuna.samplers.BaseSampler,
     pruner: optuna.pruners.BasePruner,
 ) -> optuna.Study:
-    """Opens or creates the Optuna study, and refuses when the study file has changed since.
+    """Open or create the Optuna study, and refuse when the study file has changed since.
 
     Raises:
         UserError: Naming each setting that changed, and the ways out.
@@ -68,7 +68,7 @@ def open_study(
             storage=storage,
             sampler=sampler,
             pruner=pruner,
-            directions=["minimize"] * objectives.count(spec.objective),
+            directions=["minimize"] * objectives.num_values(spec.objective),
             load_if_exists=True,
         )
         attributes = StudyAttributes(found)
@@ -81,7 +81,7 @@ def open_study(
 
 
 def _completed(stored: Mapping[str, Any], study: Study) -> StudySpec:
-    """Returns a stored spec with the defaults of what its trainer, or the engine, has been given since."""
+    """Return a stored spec with the defaults of what its trainer, or the engine, has been given since."""
     spec = StudySpec.model_validate(stored)
     with contextlib.suppress(ValidationError):
         return spec.model_copy(update={"base": study.trainer.complete(spec.base)})
@@ -103,7 +103,7 @@ def _changed(before: StudySpec, after: StudySpec) -> str:
 
 
 def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
-    """Opens or creates an Optuna study whose trials are queued beforehand: the finals or a full run."""
+    """Open or create an Optuna study whose trials are queued beforehand: the finals or a full run."""
     import optuna
 
     return optuna.create_study(
@@ -117,7 +117,7 @@ def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
 
 
 def save_result(trial: optuna.Trial, result: TrialResult, folder: Path) -> None:
-    """Stores a result with its trial and as a file; Optuna is told afterwards."""
+    """Store a result with its trial and as a file; Optuna is told afterwards."""
     write_json(folder / "result.json", result.to_json())
     TrialAttributes(trial).result = result
 
@@ -160,7 +160,7 @@ class StudyRecord:
 
 
 def read_study(root: Path) -> StudyRecord:
-    """Reads a study's stored records; it may be running meanwhile.
+    """Read a study's stored records; it may be running meanwhile.
 
     Args:
         root: The run directory, `runs/<study>`.
@@ -189,12 +189,15 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
     summaries = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
     if spec.name not in summaries:
         return StudyRecord(run, spec, ())
+
     attributes = StudyAttributes(Snapshot(summaries[spec.name].user_attrs))
+    has_finals = finals_name(spec.name) in summaries
+
     return StudyRecord(
         run=run,
         spec=spec.model_copy(update={"space": spec.space.with_ranges(attributes.ranges)}),
         trials=_records(storage, spec.name, spec.budget),
-        finals=_records(storage, finals_name(spec.name), spec.budget) if finals_name(spec.name) in summaries else (),
+        finals=_records(storage, finals_name(spec.name), spec.budget) if has_finals else (),
         hardware=read_json(run.hardware) or {},
         verdict=attributes.verdict,
         created_at=attributes.created_at,
@@ -206,7 +209,9 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
 
 def _records(storage: RDBStorage, name: str, budget: BudgetSpec) -> tuple[TrialRecord, ...]:
     study_id = storage.get_study_id_from_name(name)
-    return tuple(own_records(storage.get_all_trials(study_id, deepcopy=False), budget))
+    trials = storage.get_all_trials(study_id, deepcopy=False)
+
+    return tuple(own_records(trials, budget))
 
 
 def own_records(trials: Sequence[optuna.trial.FrozenTrial], budget: BudgetSpec) -> list[TrialRecord]:
@@ -231,24 +236,30 @@ def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecor
 
     attributes = TrialAttributes(trial)
     result = attributes.result
+
     unfinished = {TrialState.WAITING: TrialStatus.WAITING, TrialState.RUNNING: TrialStatus.RUNNING}
     ended = TrialStatus.INTERRUPTED if result is None else result.status
     history = trial.system_attrs.get("retry_history") or [None]
-    reported = trial.intermediate_values or attributes.curve
+
+    # A trial that waits has no parameters in Optuna yet, and one of the finals never gets any.
+    params = trial.params or attributes.params or trial.system_attrs.get("fixed_params", {})
+
     # A trial of the search that trains several seeds reports their final losses, under their count.
     has_seeds = budget.seeds > 1 and attributes.arm is None
+    reported = trial.intermediate_values or attributes.curve
+    values = {} if has_seeds else _by_own_tokens(reported, attributes.budget_tokens, budget.tokens)
+    seed_losses = [loss for _, loss in sorted(reported.items())] if has_seeds else []
 
     return TrialRecord(
         number=trial.number,
-        # A trial that waits has no parameters in Optuna yet, and one of the finals never gets any.
-        params=dict(trial.params or attributes.params or trial.system_attrs.get("fixed_params", {})),
+        params=dict(params),
         status=unfinished.get(trial.state, ended),
         result=result,
         role=attributes.role,
         seed=attributes.seed,
         arm=attributes.arm,
-        values={} if has_seeds else _by_own_tokens(reported, attributes.budget_tokens, budget.tokens),
-        seed_losses=tuple(loss for _, loss in sorted(reported.items())) if has_seeds else (),
+        values=values,
+        seed_losses=tuple(seed_losses),
         retry_of=history[-1],
         stage=attributes.stage,
         audited_at=attributes.audited_at,

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -14,14 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from autotune.core import objectives
 from autotune.core.objectives import Objective
 from autotune.search import pruners, samplers
-from autotune.search.space import SearchSpace, Value, refusal
+from autotune.search.dimension import Value, refusal
+from autotune.search.space import SearchSpace
 from autotune.study.errors import did_you_mean
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Experiment trackers that a study may name; each is a package of the same name."""
-NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-# Pairs that the finals go on to at the most, for each that they begin with.
-MOST_SEEDS = 4
+_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# Without max_seeds, the finals go on to at most this many pairs for each that they begin with.
+_MAX_SEEDS_FACTOR = 4
 
 
 class _Table(BaseModel):
@@ -34,13 +35,13 @@ class BudgetSpec(_Table):
     Args:
         tokens: Training tokens of one trial.
         trials: Trials at most, the baseline included.
-        seeds: Seeds that each trial trains one after the other; its loss is their mean, and what is compared before its
-            end are their final losses (pruner "wilcoxon").
+        seeds: Seeds that each trial trains one after the other. Its loss is their mean; before its end it is compared
+            with others by the final losses of its seeds (pruner "wilcoxon").
         hours: Hours for everything (search, finals, report and an automatic promotion), or None.
         until: Local time of day "HH:MM" at which everything must be done, or None.
         ends_early: Whether the search ends when more trials would hardly bring a gain that can be proved.
         match_epochs: Whether trials get less text where the full run reads its text more than once, so that they read
-            theirs as often, if the trainer has `data.train_tokens`.
+            theirs equally often. The trainer must have `data.train_tokens`.
     """
 
     tokens: int = Field(gt=0)
@@ -103,15 +104,15 @@ class FinalsSpec(_Table):
     """How the winner is proved.
 
     Args:
-        finalists: Best search trials that are re-run; 0 leaves everything unproven, which suits a search whose
-            records are what is wanted.
+        finalists: Best search trials that are trained again; 0 proves nothing, which suits a search that is run for
+            its records alone.
         select_seeds: Fresh seeds on which the winner is chosen among several finalists.
         prove_seeds: Further fresh seeds on which the winner is compared with the baseline, in pairs. The baseline's
             part of them is trained before the search and says how large the noise is.
         max_seeds: Seeds to go on to, doubling, while the pairs do not decide; 0 means 4 times prove_seeds.
         min_gain_frac: Smallest gain worth having, as a share of the baseline's loss.
-        attribute_seeds: Proving seeds on which a better winner's changes are taken back one by one, to tell which of
-            them gave what; 0 leaves that out.
+        attribute_seeds: Proving seeds on which a better winner's changes are undone one by one, to tell how much each
+            of them gained; 0 leaves that out.
     """
 
     finalists: int = Field(default=2, ge=0)
@@ -125,6 +126,7 @@ class FinalsSpec(_Table):
     def _seeds_are_enough(self) -> FinalsSpec:
         if 0 < self.max_seeds < self.prove_seeds:
             raise refusal(f"max_seeds {self.max_seeds} is below prove_seeds {self.prove_seeds}; raise it", "max_seeds")
+
         if self.attribute_seeds == 1:
             raise refusal(
                 "attribute_seeds is 1, but noise shows only between seeds; write 2 or more, or 0", "attribute_seeds"
@@ -134,9 +136,11 @@ class FinalsSpec(_Table):
     @property
     def looks(self) -> list[int]:
         """Pairs after which the verdict is looked at, as long as it is not decided."""
-        pairs, most = [self.prove_seeds], self.max_seeds or MOST_SEEDS * self.prove_seeds
-        while pairs[-1] < most:
-            pairs.append(min(2 * pairs[-1], most))
+        max_pairs = self.max_seeds or _MAX_SEEDS_FACTOR * self.prove_seeds
+
+        pairs = [self.prove_seeds]
+        while pairs[-1] < max_pairs:
+            pairs.append(min(2 * pairs[-1], max_pairs))
         return pairs
 
     @property
@@ -144,7 +148,11 @@ class FinalsSpec(_Table):
         """Trainings that the finals take if the first look decides."""
         if not self.finalists:
             return 0
-        return (self.finalists * self.select_seeds if self.finalists > 1 else 0) + 2 * self.prove_seeds
+
+        # A single finalist is the winner without a choice.
+        selecting = self.finalists * self.select_seeds if self.finalists > 1 else 0
+        proving = 2 * self.prove_seeds
+        return selecting + proving
 
 
 class PromoteSpec(_Table):
@@ -165,7 +173,7 @@ class PromoteSpec(_Table):
 
 
 class LimitsSpec(_Table):
-    """When something is given up.
+    """When the study gives something up.
 
     Args:
         hang_s: Seconds without an evaluation after which a trial counts as hung.
@@ -223,10 +231,11 @@ class StudySpec(_Table):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not NAME_PATTERN.fullmatch(value):
+        if not _NAME_PATTERN.fullmatch(value):
             raise refusal(
                 f'"{value}" is no name; it may use a-z 0-9 . _ - (64 at most) and starts with a letter or digit'
             )
+
         # These folders of runs/ hold comparisons and tokens; the endings name a study's own finals and full runs.
         if value in ("compare", "corpus") or re.search(r"\.(finals$|full-)", value):
             raise refusal(f'the name "{value}" is taken by the program itself; choose another')
@@ -234,8 +243,10 @@ class StudySpec(_Table):
 
     @field_validator("objective", mode="before")
     @classmethod
-    def _todays_name(cls, value: object) -> object:
-        return objectives.EARLIER_NAMES.get(value, value) if isinstance(value, str) else value
+    def _current_name(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return objectives.EARLIER_NAMES.get(value, value)
 
     @field_validator("space")
     @classmethod
@@ -252,24 +263,28 @@ class StudySpec(_Table):
             raise refusal('trials of several seeds are compared by seeds; use "wilcoxon" or "none"', "pruner", "name")
         if self.budget.seeds == 1 and self.pruner.name == "wilcoxon":
             raise refusal('"wilcoxon" compares trials by their seeds; write budget.seeds = 5 or more', "pruner", "name")
-        if self.budget.seeds > 1 and objectives.count(self.objective) > 1:
+        if self.budget.seeds > 1 and objectives.num_values(self.objective) > 1:
             raise refusal("trials of several seeds have one value, their mean loss; leave seeds out", "budget", "seeds")
         return self
 
     def attributing_runs(self, changes: int | None = None) -> int:
-        """Returns how many trainings tell at the most which change gave what.
+        """Return the most trainings that it takes to tell how much each change of the winner gained.
 
-        They are the winner without each change, the path from the default between its ends, and what is left
-        without ties.
+        For each seed, these are the winner without each of its changes, and the path from the default to the winner
+        between its ends.
 
         Args:
             changes: Settings that the winner changes; all that are searched by default.
         """
-        count = len(self.space) if changes is None else changes
-        return self.finals.attribute_seeds * (2 * count - 1) if count > 1 and self.finals.runs else 0
+        num_changes = len(self.space) if changes is None else changes
+
+        # A single change gained all of the gain, and without finals there is no winner.
+        if num_changes <= 1 or not self.finals.runs:
+            return 0
+        return self.finals.attribute_seeds * (2 * num_changes - 1)
 
     def semantics(self) -> dict[str, Any]:
-        """Returns everything that makes two trials of the study comparable, JSON-able.
+        """Return everything that makes two trials of the study comparable, JSON-able.
 
         Names, deadlines, the number of trials and limits may change while a study goes on; these may not.
         """
@@ -278,14 +293,22 @@ class StudySpec(_Table):
         return {**self.model_dump(mode="json", include=kept), "budget": budget}
 
     def fingerprint(self) -> str:
-        """Returns a hash of `semantics`, 16 hexadecimal digits."""
+        """Return a hash of `semantics`, 16 hexadecimal digits."""
         canonical = json.dumps(self.semantics(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _check_named(kind: str, name: str, names: list[str], options: Mapping[str, Any], parameters: Any) -> None:
+def _check_named(
+    kind: str,
+    name: str,
+    names: list[str],
+    options: Mapping[str, Any],
+    parameters: Callable[[str], dict[str, list[str]]],
+) -> None:
+    """Refuse a sampler or pruner that does not exist, and parameters that it does not have."""
     if name not in names:
         raise refusal(f"there is no {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}", "name")
+
     accepted = parameters(name) if options else {}
     for option, value in options.items():
         if option not in accepted:
@@ -299,6 +322,6 @@ def _check_named(kind: str, name: str, names: list[str], options: Mapping[str, A
 
 
 def is_installed(name: str) -> bool:
-    """Whether the package of a tracker is there; a folder of that name (wandb makes one) is none."""
-    found = importlib.util.find_spec(name)
-    return found is not None and found.origin is not None
+    """Return whether the package of a tracker is there; a folder of that name, as wandb makes one, does not count."""
+    module_spec = importlib.util.find_spec(name)
+    return module_spec is not None and module_spec.origin is not None

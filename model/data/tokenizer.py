@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from model.data.sources import CorpusError
 
 END_OF_TEXT = "<|endoftext|>"
+"""The end-of-text token of tokenizers that are trained here."""
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
-SMALLEST_VOCAB = 257
+_MIN_VOCAB_SIZE = 257
 """All bytes and the end-of-text token."""
 
 
@@ -21,21 +22,23 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Args:
         documents: Training documents.
-        vocab_size: Tokens wanted, bytes and the end-of-text token (id 0) included.
+        vocab_size: Number of tokens, bytes and the end-of-text token (id 0) included, at least 257.
 
     Returns:
-        A tokenizer; a small corpus may give it fewer tokens than wanted.
+        A tokenizer; that of a small corpus may have fewer tokens.
 
     Raises:
         CorpusError: `vocab_size` does not hold all bytes.
 
     Source: Sennrich et al. 2016, arXiv 1508.07909; on bytes, Radford et al. 2019, GPT-2, section 2.2.
     """
-    if vocab_size < SMALLEST_VOCAB:
-        raise CorpusError(f"data.vocab_size = {vocab_size} cannot hold all bytes; use {SMALLEST_VOCAB} or more")
+    if vocab_size < _MIN_VOCAB_SIZE:
+        raise CorpusError(f"data.vocab_size = {vocab_size} cannot hold all bytes; use {_MIN_VOCAB_SIZE} or more")
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_TEXT],
@@ -47,20 +50,27 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """Load a tokenizer.json (or the folder it is in), or a tokenizer of the hub.
+    """Load a tokenizer.
+
+    Args:
+        name: A tokenizer.json, the folder that it is in, or a tokenizer's name on the hub.
+
+    Returns:
+        The tokenizer, as the `tokenizers` library has it.
 
     Raises:
         CorpusError: There is none, or it cannot be read.
     """
     path = Path(name).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
+
     try:
         if file.is_file():
             return Tokenizer.from_file(str(file))
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(name).backend_tokenizer
-    except Exception as error:  # tokenizers raises plain Exception, the hub many kinds
+    except Exception as error:  # tokenizers raises plain Exception, and the hub many kinds
         raise CorpusError(
             f'cannot load data.tokenizer = "{name}": {type(error).__name__}: {error}; give a tokenizer.json, '
             'a hub name that can be reached or is cached (HF_HOME), or "" to train one on the corpus'
@@ -73,23 +83,26 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 
 
 def count_token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.uint16]:
-    """Return the bytes of text of each token id; special tokens have none.
+    """Return the bytes of text that each token id stands for, [vocabulary]; special tokens have none.
 
-    A byte-level vocabulary spells each byte as one character, so its count is exact. Others are taken to mark
+    A byte-level vocabulary spells each byte as one character, so that its count is exact. Others are assumed to mark
     spaces with "\u2581" and to spell single bytes as "<0x0A>".
     """
-    byte_level = json.loads(tokenizer.to_str())["decoder"]["type"] == "ByteLevel"
-    special = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    is_byte_level = json.loads(tokenizer.to_str())["decoder"]["type"] == "ByteLevel"
+    special_ids = {token_id for token_id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
     lengths = np.zeros(vocabulary_size(tokenizer), dtype=np.uint16)
     for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
-        if token_id in special:
+        if token_id in special_ids:
             continue
-        if byte_level:
+
+        if is_byte_level:
             lengths[token_id] = len(token)
         elif token.startswith("<0x") and token.endswith(">"):
             lengths[token_id] = 1
         else:
             lengths[token_id] = len(token.replace("\u2581", " ").encode())
+
     return lengths
 
 
@@ -103,4 +116,8 @@ def end_of_text_id(tokenizer: Tokenizer) -> int:
         token_id = tokenizer.token_to_id(name)
         if token_id is not None:
             return int(token_id)
-    raise CorpusError(f"the tokenizer has no end-of-text token; looked for {', '.join(_END_NAMES)}")
+
+    raise CorpusError(
+        f"the tokenizer has no end-of-text token; looked for {', '.join(_END_NAMES)}; "
+        "choose another data.tokenizer, or add one of these tokens to it"
+    )

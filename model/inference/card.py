@@ -1,4 +1,4 @@
-"""What an export folder says of itself: a model card for people and the hub, results.json for programs."""
+"""The description in an export folder: a model card for people and the hub, results.json for programs."""
 
 import json
 import platform
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from model.config import DataConfig, TrainConfig
-from model.evaluate import Evaluation
+from model.training.evaluate import Evaluation
 
 RESULTS = "results.json"
 
@@ -29,23 +29,25 @@ def write(
     """Write README.md and results.json into an export folder.
 
     Args:
-        folder: The folder.
+        folder: The folder, which exists.
         config: The configuration that was trained.
         budget_tokens: Training tokens.
         facts: What the trainer returns of the run.
         point: Its last evaluation.
     """
-    found = results(config, budget_tokens, facts, point)
-    (folder / RESULTS).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(found), encoding="utf-8")
+    results = _results(config, budget_tokens, facts, point)
+    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_model_card(results), encoding="utf-8")
 
 
-def results(
+def _results(
     config: TrainConfig, budget_tokens: int, facts: Mapping[str, Any], point: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return how a model was trained and how well it did, JSON-able; arguments as `write` takes them."""
+    """Return how a model was trained and how well it did, as JSON values; arguments as `write` takes them."""
     evaluation = Evaluation(point["val_loss"], point["val_accuracy"], facts["val_tokens"])
-    kept = ("num_params", "num_active_params", "vocab_size", "data_hash", "train_tokens", "epochs")
+    size_and_data = ("num_params", "num_active_params", "vocab_size", "data_hash", "train_tokens", "epochs")
+    course = ("optimizer_steps", "tokens_per_step", "device", "dtype")
+
     return {
         "evaluation": {
             "loss": evaluation.val_loss,
@@ -56,65 +58,74 @@ def results(
         },
         "training": {
             "tokens": budget_tokens,
-            **{name: facts[name] for name in kept},
-            **{name: facts[name] for name in ("optimizer_steps", "tokens_per_step", "device", "dtype")},
+            **{name: facts[name] for name in (*size_and_data, *course)},
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
         },
         "config": config.model_dump(mode="json"),
     }
 
 
-def model_card(found: Mapping[str, Any]) -> str:
+def _model_card(results: Mapping[str, Any]) -> str:
     """Return the README.md of an export folder.
 
     Args:
-        found: What `results` returns.
+        results: What `_results` returns.
     """
-    config = TrainConfig.model_validate(found["config"])
-    name = f"moe-{_short(found['training']['num_params'])}"
+    config = TrainConfig.model_validate(results["config"])
+    training, evaluation = results["training"], results["evaluation"]
+    name = f"moe-{_short(training['num_params'])}"
+
     sections = (
-        _what_it_is(name, config, found["training"]),
+        _what_it_is(name, config, training),
         _how_to_load(),
-        _how_trained(config, found["training"]),
-        _how_evaluated(config.model.seq_len, found["evaluation"]),
-        _provenance(config.output.provenance, found["training"]["versions"]),
+        _how_trained(config, training),
+        _how_evaluated(config.model.seq_len, evaluation),
+        _provenance(config.output.provenance, training["versions"]),
         _limits(config.model.seq_len),
     )
-    return _front_matter(name, config.data, found["evaluation"]) + "\n" + "\n".join(sections)
+    return _front_matter(name, config.data, evaluation) + "\n" + "\n".join(sections)
 
 
 def _front_matter(name: str, data: DataConfig, evaluation: Mapping[str, Any]) -> str:
-    """Return the card's metadata, YAML as the hub reads it; the licence is the owner's to choose."""
+    """Return the card's metadata, YAML as the hub reads it; it names no licence, which the owner has to choose."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    metrics = {"loss": "Loss (nats per token)", "perplexity": "Perplexity", "accuracy": "Accuracy"}
-    metrics |= {"bits_per_byte": "Bits per byte"} if evaluation["bits_per_byte"] is not None else {}
+    titles = {"loss": "Loss (nats per token)", "perplexity": "Perplexity", "accuracy": "Accuracy"}
+    if evaluation["bits_per_byte"] is not None:
+        titles["bits_per_byte"] = "Bits per byte"
+
+    from_hub = data.source == "hub"
+    eval_results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=data.name if from_hub else data.source,
+            dataset_name=_source(data),
+            dataset_split="held out of the training text",
+            metric_type=metric,
+            metric_name=title,
+            metric_value=evaluation[metric],
+        )
+        for metric, title in titles.items()
+    ]
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["mixture-of-experts", "qwen3_moe", "small-language-model"],
-        datasets=[data.name] if data.source == "hub" else None,
+        datasets=[data.name] if from_hub else None,
         model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="text-generation",
-                dataset_type=data.name if data.source == "hub" else data.source,
-                dataset_name=_source(data),
-                dataset_split="held out of the training text",
-                metric_type=metric,
-                metric_name=title,
-                metric_value=evaluation[metric],
-            )
-            for metric, title in metrics.items()
-        ],
+        eval_results=eval_results,
     )
     return f"---\n{metadata.to_yaml()}\n---\n"
 
 
 def _source(data: DataConfig) -> str:
-    # A path may hold what is nobody's business: its last part says which text it was.
+    """Return the name of the training text for people."""
+    if data.source in _SOURCES:
+        return _SOURCES[data.source]
+
+    # Only the last part of a path: the folders above it may be private.
     named = data.name if data.source == "hub" else Path(data.path).name
-    return _SOURCES.get(data.source) or f"{named}, {data.subset}".removesuffix(", ")
+    return f"{named}, {data.subset}".removesuffix(", ")
 
 
 def _what_it_is(name: str, config: TrainConfig, training: Mapping[str, Any]) -> str:
@@ -173,6 +184,7 @@ def _how_trained(config: TrainConfig, training: Mapping[str, Any]) -> str:
 
 def _how_evaluated(seq_len: int, evaluation: Mapping[str, Any]) -> str:
     bits = evaluation["bits_per_byte"]
+    shown_bits = "not known without a tokenizer" if bits is None else f"{bits:.4f}"
     return f"""## Evaluation
 
 On {evaluation["tokens"]:,} tokens of documents that were held out of the training text, in windows of {seq_len}:
@@ -180,14 +192,15 @@ On {evaluation["tokens"]:,} tokens of documents that were held out of the traini
 | loss (nats per token) | perplexity | accuracy | bits per byte |
 |---|---|---|---|
 | {evaluation["loss"]:.4f} | {evaluation["perplexity"]:.2f} | {evaluation["accuracy"]:.1%} | \
-{"not known without a tokenizer" if bits is None else f"{bits:.4f}"} |
+{shown_bits} |
 """
 
 
 def _provenance(lines: list[str], versions: Mapping[str, str]) -> str:
     known = lines or ["trained by hand: no study is known"]
-    here = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return "## Provenance\n\n" + "".join(f"- {line}\n" for line in [*known, f"written with: {here}"])
+    written_with = ", ".join(f"{name} {version}" for name, version in versions.items())
+    items = [f"- {line}\n" for line in (*known, f"written with: {written_with}")]
+    return "## Provenance\n\n" + "".join(items)
 
 
 def _limits(seq_len: int) -> str:
@@ -202,6 +215,7 @@ def _limits(seq_len: int) -> str:
 
 
 def _short(count: int) -> str:
+    """Return a number with three digits and a unit: 78M."""
     for limit, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "K")):
         if count >= limit:
             return f"{count / limit:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""A trained model measured on a text: the training's own held-out part, or any other.
+"""The loss of a trained model on a text: the part that its training held out, or any other text.
 
 Shape suffixes: B windows, T seq_len, D d_model.
 """
@@ -18,20 +18,27 @@ from model.config import DataConfig, SystemConfig
 from model.data.sources import CorpusError, find_files, open_documents
 from model.data.splits import Ids, check_ids, open_ids
 from model.data.tokenizer import count_token_bytes, vocabulary_size
-from model.evaluate import Evaluation, evaluate
 from model.inference.weights_reader import Trained, read_weights, training_data
 from model.loss import count_losses
 from model.ops import cpu
 from model.ops.precision import choose_device, choose_dtype
+from model.training.evaluate import Evaluation, evaluate
 from model.transformer import Transformer
 from model.weights import MasterWeights
 
 _SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".bin": "tokens", ".npy": "tokens"}
+"""Kinds of data by the suffix of a file; every other suffix is text."""
 
 
 @dataclass(frozen=True)
 class _Text:
-    """Token ids to predict, from the second one on, and the bytes of text that they stand for (None: not known)."""
+    """A text to measure on.
+
+    Args:
+        what: Its name, for people.
+        ids: Token ids; those from the second one on are predicted.
+        num_bytes: Bytes of text that the predicted ids stand for; None if not known.
+    """
 
     what: str
     ids: Ids
@@ -48,28 +55,31 @@ def evaluate_weights(path: Path, data: str = "", num_tokens: int = 0) -> dict[st
         num_tokens: Tokens to predict at most; 0 for all, or for as many as the training's evaluations.
 
     Returns:
-        weights, text, tokens, loss (nats per token), perplexity, accuracy (0 to 1) and, where the bytes of the text
-        are known, bits_per_byte; if the same tokens were measured at the end of the training, loss_in_training.
+        "weights", "text", "tokens", "loss" (nats per token), "perplexity" and "accuracy" (0 to 1); "bytes" and
+        "bits_per_byte" where the bytes of the text are known; and "loss_in_training" where the training measured the
+        same tokens at its end.
 
     Raises:
-        FileNotFoundError: Nothing trained is there.
+        FileNotFoundError: There is no trained model at the path.
         ValueError: It cannot be read, or the text cannot be used.
     """
     trained = read_weights(path)
-    measured = _held_out(trained, num_tokens) if not data else _own_text(trained, data, num_tokens)
-    return {"weights": trained.where, **measured}
+    results = _evaluate_on_data(trained, data, num_tokens) if data else _evaluate_on_held_out(trained, num_tokens)
+    return {"weights": trained.where, **results}
 
 
-class _Measure:
-    """Scores windows with the very code and number format of the training's evaluations."""
+class _Evaluator:
+    """Scores windows by the same code and in the same number format as the training's evaluations."""
 
     def __init__(self, trained: Trained) -> None:
         config = trained.config
+        system = config.system
         self.device = choose_device(SystemConfig())
-        # Weights of a GPU's training are measured in fp32 on a CPU, where half precision is slow.
-        moved = self.device.type == "cpu" and trained.device != "cpu"
-        system = config.system.model_copy(update={"dtype": "auto"}) if moved else config.system
+        # A CPU is slow in half precision: weights that a GPU has trained are measured in fp32 there.
+        if self.device.type == "cpu" and trained.device != "cpu":
+            system = system.model_copy(update={"dtype": "auto"})
         dtype = choose_dtype(system, self.device)
+
         with self.device:
             self._model = Transformer(config.model, trained.vocab_size, system.flash_attention).eval()
         masters = MasterWeights(self._model, dtype)
@@ -77,7 +87,7 @@ class _Measure:
             for name, weight in masters.weights.items():
                 weight.copy_(trained.weights[name])
         masters.publish()
-        self._at_a_time = config.pass_sequences
+        self._windows_per_batch = config.pass_sequences
 
     @torch.no_grad()
     def _score(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,87 +95,117 @@ class _Measure:
         return count_losses(x_BTD.flatten(0, 1), self._model.embed_tokens.weight, targets_BT.flatten())
 
     def windows(self, ids: Ids, starts: npt.NDArray[np.int64], seq_len: int) -> Evaluation:
-        """Return the mean over windows of `seq_len` tokens."""
+        """Return the mean over windows.
+
+        Args:
+            ids: Token ids.
+            starts: Positions of the windows' first tokens.
+            seq_len: Tokens per window.
+        """
         with cpu.fast_products(self.device):
-            return evaluate(self._score, ids, starts, seq_len, self._at_a_time, self.device)
+            return evaluate(self._score, ids, starts, seq_len, self._windows_per_batch, self.device)
 
-    def all_of(self, ids: Ids, seq_len: int) -> Evaluation:
-        """Return the mean over every token but the first; the last window may be shorter."""
-        full, rest = divmod(len(ids) - 1, seq_len)
-        parts = [self.windows(ids, np.arange(full) * seq_len, seq_len)] if full else []
-        parts += [self.windows(ids, np.array([full * seq_len]), rest)] if rest else []
-        total = sum(part.num_tokens for part in parts)
-        loss = sum(part.val_loss * part.num_tokens for part in parts) / total
-        return Evaluation(loss, sum(part.val_accuracy * part.num_tokens for part in parts) / total, total)
+    def whole(self, ids: Ids, seq_len: int) -> Evaluation:
+        """Return the mean over every token but the first; the last window may be shorter than `seq_len`."""
+        num_full, rest = divmod(len(ids) - 1, seq_len)
+        parts = []
+        if num_full:
+            parts.append(self.windows(ids, np.arange(num_full) * seq_len, seq_len))
+        if rest:
+            parts.append(self.windows(ids, np.array([num_full * seq_len]), rest))
+
+        num_tokens = sum(part.num_tokens for part in parts)
+        loss = sum(part.val_loss * part.num_tokens for part in parts) / num_tokens
+        accuracy = sum(part.val_accuracy * part.num_tokens for part in parts) / num_tokens
+        return Evaluation(loss, accuracy, num_tokens)
 
 
-def _held_out(trained: Trained, num_tokens: int) -> dict[str, Any]:
+def _evaluate_on_held_out(trained: Trained, num_tokens: int) -> dict[str, Any]:
     config = trained.config
     if not trained.data_hash:
         raise CorpusError(f"{trained.where} does not say what it was trained on; give a text to measure it on")
+
     try:
         corpus = training_data(config.data, trained.data_hash)
     except CorpusError as error:
         raise CorpusError(f"{error}; give another text to measure on") from None
+
     seq_len = config.model.seq_len
     starts, _ = corpus.eval_starts(num_tokens or config.data.eval_tokens, seq_len)
-    found = _Measure(trained).windows(corpus.val_ids, starts, seq_len)
+    evaluation = _Evaluator(trained).windows(corpus.val_ids, starts, seq_len)
     bytes_per_token = corpus.bytes_per_token(starts, seq_len)
-    num_bytes = bytes_per_token * found.num_tokens if bytes_per_token else None
-    before = trained.evaluation
-    same = found.num_tokens == before.get("tokens")
-    return _in_words("held out of the training text", found, num_bytes) | (
-        {"loss_in_training": before["loss"]} if same else {}
-    )
+    num_bytes = None
+    if bytes_per_token:
+        num_bytes = bytes_per_token * evaluation.num_tokens
+
+    results = _results("held out of the training text", evaluation, num_bytes)
+    if trained.evaluation.get("tokens") == evaluation.num_tokens:
+        results["loss_in_training"] = trained.evaluation["loss"]
+    return results
 
 
-def _own_text(trained: Trained, data: str, num_tokens: int) -> dict[str, Any]:
+def _evaluate_on_data(trained: Trained, data: str, num_tokens: int) -> dict[str, Any]:
     try:
         files = find_files(data)
     except CorpusError:
         raise CorpusError(f'no file at "{data}" to measure on; give a file, a folder with files, or a glob') from None
+
     kinds = {_SUFFIXES.get(file.suffix, "text") for file in files}
     if len(kinds) > 1:
-        raise CorpusError(f"{data} holds files of several kinds ({', '.join(sorted(kinds))}); give those of one kind")
+        raise CorpusError(f"{data} holds files of several kinds ({', '.join(sorted(kinds))}); give files of one kind")
     (kind,) = kinds
-    read = _token_ids if kind == "tokens" else _documents
+
     source = trained.config.data.model_copy(update={"source": kind, "path": data, "max_tokens": 0})
-    text = read(trained, source, files, num_tokens)
+    if kind == "tokens":
+        text = _read_token_ids(trained, source, files, num_tokens)
+    else:
+        text = _read_documents(trained, source, num_tokens)
     if len(text.ids) < 2:
-        raise CorpusError(f"{data} holds no text to predict")
-    found = _Measure(trained).all_of(text.ids, trained.config.model.seq_len)
-    return _in_words(text.what, found, text.num_bytes)
+        raise CorpusError(f"{data} holds no text to predict; give a text of at least one token")
+
+    evaluation = _Evaluator(trained).whole(text.ids, trained.config.model.seq_len)
+    return _results(text.what, evaluation, text.num_bytes)
 
 
-def _documents(trained: Trained, source: DataConfig, files: list[Path], num_tokens: int) -> _Text:
+def _read_documents(trained: Trained, source: DataConfig, num_tokens: int) -> _Text:
     """Return documents with an end-of-text token around each, and their real bytes."""
     if trained.tokenizer_path is None:
         raise CorpusError(f"{trained.where} has no tokenizer: measure it on a file of token ids (.bin or .npy)")
     tokenizer = Tokenizer.from_file(str(trained.tokenizer_path))
     token_bytes = count_token_bytes(tokenizer)
     eos_id = trained.eos_id
-    pieces, predicted, num_bytes = [np.array([eos_id], dtype=np.uint32)], 0, 0.0
+
+    pieces = [np.array([eos_id], dtype=np.uint32)]
+    num_predicted = 0
+    num_bytes = 0.0
     for text in open_documents(source, cut=False).read():
-        if not text.strip():  # left out of a training as well
+        if not text.strip():  # blank documents are left out of a training as well
             continue
+
         ids = np.array([*tokenizer.encode(text, add_special_tokens=False).ids, eos_id], dtype=np.uint32)
-        kept = ids[: num_tokens - predicted] if num_tokens else ids
-        spelled = int(token_bytes[ids].sum())
-        # Of a document cut short, the bytes that its tokens spell, in proportion where these differ from the text.
-        num_bytes += len(text.encode()) * (int(token_bytes[kept].sum()) / spelled if spelled else 1.0)
+        kept = ids[: num_tokens - num_predicted] if num_tokens else ids
         pieces.append(kept)
-        predicted += len(kept)
-        if num_tokens and predicted >= num_tokens:
+        num_predicted += len(kept)
+
+        # The share of the document's bytes that the kept tokens spell. What all of them spell may differ from the
+        # text, since a tokenizer may normalise it.
+        spelled_bytes = int(token_bytes[ids].sum())
+        kept_frac = int(token_bytes[kept].sum()) / spelled_bytes if spelled_bytes else 1.0
+        num_bytes += len(text.encode()) * kept_frac
+        if num_tokens and num_predicted >= num_tokens:
             break
+
     return _Text(source.path, np.concatenate(pieces), num_bytes)
 
 
-def _token_ids(trained: Trained, source: DataConfig, files: list[Path], num_tokens: int) -> _Text:
+def _read_token_ids(trained: Trained, source: DataConfig, files: list[Path], num_tokens: int) -> _Text:
     tokenizer = Tokenizer.from_file(str(trained.tokenizer_path)) if trained.tokenizer_path else None
     vocab_size = vocabulary_size(tokenizer) if tokenizer else trained.vocab_size
+
     parts = [open_ids(file, source.token_dtype) for file in files]
     for file, ids in zip(files, parts, strict=True):
         check_ids(file, ids, vocab_size)
+
     ids = np.concatenate(parts)[: num_tokens + 1 if num_tokens else None]
     num_bytes: float | None = None
     if source.bytes_per_token:
@@ -175,15 +215,17 @@ def _token_ids(trained: Trained, source: DataConfig, files: list[Path], num_toke
     return _Text(source.path, ids, num_bytes)
 
 
-def _in_words(what: str, found: Evaluation, num_bytes: float | None) -> dict[str, Any]:
-    measured = {
+def _results(what: str, evaluation: Evaluation, num_bytes: float | None) -> dict[str, Any]:
+    """Return what `evaluate_weights` says of an evaluation."""
+    results: dict[str, Any] = {
         "text": what,
-        "tokens": found.num_tokens,
-        "loss": found.val_loss,
-        "perplexity": found.perplexity,
-        "accuracy": found.val_accuracy,
+        "tokens": evaluation.num_tokens,
+        "loss": evaluation.val_loss,
+        "perplexity": evaluation.perplexity,
+        "accuracy": evaluation.val_accuracy,
     }
-    if not num_bytes:
-        return measured
-    bits = found.val_loss * found.num_tokens / math.log(2)
-    return measured | {"bytes": round(num_bytes), "bits_per_byte": bits / num_bytes}
+    if num_bytes:
+        bits = evaluation.val_loss * evaluation.num_tokens / math.log(2)
+        results["bytes"] = round(num_bytes)
+        results["bits_per_byte"] = bits / num_bytes
+    return results

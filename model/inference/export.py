@@ -1,6 +1,6 @@
 """Trained weights as a folder that transformers loads as Qwen3MoeForCausalLM, and back.
 
-Each expert gets its own matrices on disk: the layout every version of transformers, and other runtimes, read.
+Each expert gets its own matrices on disk, the layout that every version of transformers and other runtimes read.
 """
 
 import json
@@ -30,8 +30,8 @@ def export(
     """Write config.json, generation_config.json, model.safetensors and, if there is one, the tokenizer.
 
     Args:
-        folder: Target; made if absent.
-        weights: The model's weights by name; written as fp32.
+        folder: Where to write; made if absent.
+        weights: The model's weights by name, of any float dtype; written as fp32.
         config: Shape of the model.
         vocab_size: Tokens of the tokenizer, before padding.
         eos_id: End-of-text token.
@@ -41,15 +41,16 @@ def export(
         The folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", hf_config(config, vocab_size, eos_id))
+
+    _write_json(folder / "config.json", _hf_config(config, vocab_size, eos_id))
     _write_json(folder / "generation_config.json", _generation_config(vocab_size, eos_id))
-    save_file(hf_weights(weights), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(_hf_weights(weights), folder / WEIGHTS, metadata={"format": "pt"})
     if tokenizer_path is not None:
         _write_tokenizer(folder, tokenizer_path, config.seq_len, eos_id)
     return folder
 
 
-def hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -> dict[str, Any]:
+def _hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -> dict[str, Any]:
     """Return the fields of transformers' Qwen3MoeConfig."""
     return {
         "architectures": ["Qwen3MoeForCausalLM"],
@@ -88,12 +89,14 @@ def hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -
 
 def _generation_config(vocab_size: int, eos_id: int | None) -> dict[str, Any]:
     """Return what transformers' `generate` needs to know: where a text ends, and which ids only pad the vocabulary."""
+    settings: dict[str, Any] = {"eos_token_id": eos_id, "pad_token_id": eos_id}
     padding = list(range(vocab_size, padded_vocab_size(vocab_size)))
-    settings = {"eos_token_id": eos_id, "pad_token_id": eos_id}
-    return settings | ({"suppress_tokens": padding} if padding else {})
+    if padding:
+        settings["suppress_tokens"] = padding
+    return settings
 
 
-def hf_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _hf_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights under transformers' names, each expert apart, as contiguous fp32 on the CPU."""
     named: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -107,11 +110,17 @@ def hf_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 named[stem.replace("down_proj", f"{expert}.down_proj.weight")] = down
         else:
             named[stem] = weight
+
+    # Clones, since safetensors refuses tensors that share memory.
     return {name: weight.detach().float().cpu().clone().contiguous() for name, weight in named.items()}
 
 
 def load_model(folder: Path) -> Transformer:
-    """Return the model that `export` wrote, in fp32 on the CPU and in evaluation mode."""
+    """Return the model that `export` wrote, in fp32 on the CPU and in evaluation mode.
+
+    Args:
+        folder: What `export` returned.
+    """
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config = ModelConfig(
         num_layers=fields["num_hidden_layers"],
@@ -126,6 +135,7 @@ def load_model(folder: Path) -> Transformer:
         norm_eps=fields["rms_norm_eps"],
     )
     model = Transformer(config, fields["vocab_size"])
+
     stored = load_file(folder / WEIGHTS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -134,23 +144,29 @@ def load_model(folder: Path) -> Transformer:
 
 
 def _stacked(name: str, stored: Mapping[str, Tensor], num_experts: int) -> Tensor:
-    def each(part: str) -> Tensor:
-        stem = name.rsplit(".", 1)[0]
+    """Return a weight of our model, put together from the matrices that each expert has on disk."""
+    stem = name.rsplit(".", 1)[0]
+
+    def all_experts(part: str) -> Tensor:
         return torch.stack([stored[f"{stem}.{expert}.{part}.weight"] for expert in range(num_experts)])
 
     if name.endswith("gate_up_proj"):
-        return torch.cat([each("gate_proj"), each("up_proj")], dim=1)
-    return each("down_proj") if name.endswith("experts.down_proj") else stored[name]
+        return torch.cat([all_experts("gate_proj"), all_experts("up_proj")], dim=1)
+    if name.endswith("experts.down_proj"):
+        return all_experts("down_proj")
+    return stored[name]
 
 
 def _write_tokenizer(folder: Path, tokenizer_path: Path, seq_len: int, eos_id: int | None) -> None:
     shutil.copyfile(tokenizer_path, folder / "tokenizer.json")
+
     vocabulary = json.loads(tokenizer_path.read_text(encoding="utf-8"))
     added = {token["id"]: token["content"] for token in vocabulary.get("added_tokens", [])}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": seq_len,
-        "model_input_names": ["input_ids", "attention_mask"],  # else generate() is handed token types it refuses
+        # Without this generate() is given token types, which it refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         "eos_token": added.get(eos_id),
     }
     _write_json(folder / "tokenizer_config.json", settings)

@@ -1,4 +1,4 @@
-"""Dropout whose probability is a tensor: it can change without compiling or capturing anything again."""
+"""Dropout whose probability is a tensor, so that it can change without compiling or capturing anything again."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,10 @@ def dropout(x: Tensor, probability: Tensor, axes: int = 0) -> Tensor:
     Args:
         x: Any shape, any float dtype.
         probability: Scalar on x's device, in [0, 1).
-        axes: Last dimensions that share one draw.
+        axes: Number of last dimensions that share one draw.
+
+    Returns:
+        A tensor of the shape and dtype of `x`.
 
     Source: Srivastava et al. 2014, JMLR 15, section 4, in the "inverted" form.
     """

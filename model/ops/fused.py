@@ -1,7 +1,11 @@
-"""The training step's operations on a GPU, with backward passes by hand, on the kernels of `model.ops.kernels`.
+"""The operations of training on a GPU, with backward passes by hand, on the kernels of `model.ops.kernels`.
 
-The modules use them where `available` says so, and their own few lines of torch elsewhere; both are compared in
-tests. Shape suffixes as in the modules that call them.
+The modules use them where `available` says so, and their own few lines of torch elsewhere; tests compare both. The
+kernels are imported where they are called, since they need Triton.
+
+Shape suffixes: B batch, T positions, N tokens (B x T), H query heads, K key-value heads or chosen experts per token,
+C head_dim, W (H + 2K) x C, D d_model, O outputs of a linear map, E experts, S slots (N x K), F d_ff, R rows of a chunk,
+V vocabulary, P blocks of tokens.
 """
 
 import importlib.util
@@ -21,21 +25,26 @@ def _has_triton() -> bool:
 
 
 def available(x: Tensor) -> bool:
-    """Tell whether these operations run where `x` is: on CUDA, with Triton, which torch for Linux brings."""
+    """Tell whether these operations run where `x` is: on CUDA, with Triton, which comes with torch for Linux."""
     return x.is_cuda and _has_triton()
 
 
 def _sum_for(parameter: Tensor) -> tuple[Tensor, bool]:
-    """Return the fp32 sum that a parameter's gradient is added to, and whether the parameter came without one."""
+    """Return the fp32 sum to which a parameter's gradient is added.
+
+    Returns:
+        The sum, and whether it was made here because the parameter has none.
+    """
     total = getattr(parameter, "grad_sum", None)
     if total is not None:
         return total, False
+
     return torch.zeros_like(parameter, dtype=torch.float32), True
 
 
-def _given(total: Tensor, parameter: Tensor, is_own: bool) -> Tensor | None:
-    """Return what autograd is to add to `.grad`: nothing where the sum is the parameter's own."""
-    return total.to(parameter.dtype) if is_own else None
+def _for_autograd(total: Tensor, parameter: Tensor, made_here: bool) -> Tensor | None:
+    """Return what autograd has to add to `.grad`: nothing where the sum is the parameter's own."""
+    return total.to(parameter.dtype) if made_here else None
 
 
 class _AddNorm(torch.autograd.Function):
@@ -44,9 +53,12 @@ class _AddNorm(torch.autograd.Function):
         from model.ops import kernels
 
         total_ND, out_ND, rstd_N = kernels.add_norm(x_ND, y_ND, gain_D, eps)
+
         ctx.save_for_backward(total_ND, rstd_N)
-        ctx.gain_D, ctx.has_y = gain_D, y_ND is not None
+        ctx.gain_D = gain_D
+        ctx.has_y = y_ND is not None
         ctx.set_materialize_grads(False)
+        # A view: without a y the sum is x itself, and autograd wants an output of its own.
         return total_ND.view_as(total_ND), out_ND
 
     @staticmethod
@@ -56,10 +68,12 @@ class _AddNorm(torch.autograd.Function):
         dtotal_ND, dout_ND = grads
         if dout_ND is None:
             return dtotal_ND, dtotal_ND if ctx.has_y else None, None, None
+
         total_ND, rstd_N = ctx.saved_tensors
-        gain_sum_D, is_own = _sum_for(ctx.gain_D)
+        gain_sum_D, made_here = _sum_for(ctx.gain_D)
         dx_ND = kernels.add_norm_backward(total_ND, ctx.gain_D, rstd_N, dout_ND.contiguous(), dtotal_ND, gain_sum_D)
-        return dx_ND, dx_ND if ctx.has_y else None, _given(gain_sum_D, ctx.gain_D, is_own), None
+        dgain_D = _for_autograd(gain_sum_D, ctx.gain_D, made_here)
+        return dx_ND, dx_ND if ctx.has_y else None, dgain_D, None
 
 
 def add_norm(x: Tensor, y: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -75,10 +89,9 @@ class _Heads(torch.autograd.Function):
         from model.ops import kernels
 
         *tensors, ctx.H, ctx.K, ctx.eps = inputs
-        ctx.qkv_BTW, *ctx.gains, ctx.cos_TC, ctx.sin_TC = tensors
+        qkv_BTW, *ctx.gains, ctx.cos_TC, ctx.sin_TC = tensors
         q, k, v = kernels.heads(*tensors, ctx.H, ctx.K, ctx.eps)
-        ctx.save_for_backward(ctx.qkv_BTW)
-        del ctx.qkv_BTW
+        ctx.save_for_backward(qkv_BTW)
         return q, k, v
 
     @staticmethod
@@ -86,17 +99,33 @@ class _Heads(torch.autograd.Function):
         from model.ops import kernels
 
         (qkv_BTW,) = ctx.saved_tensors
-        (q_sum_C, is_own), (k_sum_C, _) = (_sum_for(gain) for gain in ctx.gains)
+        q_gain_C, k_gain_C = ctx.gains
+        q_sum_C, made_here = _sum_for(q_gain_C)
+        k_sum_C, _ = _sum_for(k_gain_C)
+
         tables, sums_C = (ctx.cos_TC, ctx.sin_TC), (q_sum_C, k_sum_C)
         dqkv_BTW = kernels.heads_backward(qkv_BTW, *ctx.gains, *tables, *grads, sums_C, ctx.H, ctx.K, ctx.eps)
-        given = (_given(total, gain, is_own) for total, gain in zip(sums_C, ctx.gains, strict=True))
-        return (dqkv_BTW, *given, None, None, None, None, None)
+
+        dq_gain_C = _for_autograd(q_sum_C, q_gain_C, made_here)
+        dk_gain_C = _for_autograd(k_sum_C, k_gain_C, made_here)
+        return (dqkv_BTW, dq_gain_C, dk_gain_C, None, None, None, None, None)
 
 
 def heads(
     qkv_BTW: Tensor, q_gain_C: Tensor, k_gain_C: Tensor, cos_TC: Tensor, sin_TC: Tensor, H: int, K: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return normed and turned queries and keys, and values, [B, T, H, C]; `cos_TC` and `sin_TC` in fp32."""
+    """Return queries and keys, normed and turned, and values, each [B, T, H, C].
+
+    Args:
+        qkv_BTW: Queries, keys and values of all heads beside each other.
+        q_gain_C: Gain of the query norm.
+        k_gain_C: Gain of the key norm.
+        cos_TC: Cosines of the rotary angles, fp32.
+        sin_TC: Sines, fp32.
+        H: Query heads.
+        K: Key-value heads; each is given to its whole group of query heads.
+        eps: Added to the mean squares of the norms.
+    """
     q, k, v = _Heads.apply(qkv_BTW, q_gain_C, k_gain_C, cos_TC, sin_TC, H, K, eps)
     return q, k, v
 
@@ -109,6 +138,9 @@ class _MoE(torch.autograd.Function):
         from model.ops import kernels
 
         x_ND, router_ED, gate_up, down, top_k, block = inputs
+
+        # Routing needs fp32's digits: in half precision the router is split into several parts, whose products with x
+        # are summed in fp32.
         if x_ND.dtype == torch.float32:
             parts, router_part = 1, router_ED
             logits = x_ND @ router_ED.T
@@ -116,13 +148,18 @@ class _MoE(torch.autograd.Function):
             parts, split = kernels.ROUTER_PARTS, kernels.split_router(router_ED, x_ND.dtype)
             router_part = split[: len(split) // parts]
             logits = torch.mm(x_ND, split.T, out_dtype=torch.float32)
+
         share_NK, chosen_NK, probs_NE, lse_N, count_EP, prob_sum_PE = kernels.route(
             logits, parts, len(router_ED), top_k, block
         )
         order_S, inverse_S, ends_E = kernels.sort_slots(chosen_NK, count_EP)
+
         x_SD = kernels.to_slots(x_ND, order_S, top_k)
         gate_up_SF = F.grouped_mm(x_SD, gate_up.mT, offs=ends_E)
-        y_SD = F.grouped_mm(kernels.swiglu(gate_up_SF, share_NK, order_S), down.mT, offs=ends_E)
+        hidden_SF = kernels.swiglu(gate_up_SF, share_NK, order_S)
+        y_SD = F.grouped_mm(hidden_SF, down.mT, offs=ends_E)
+        del hidden_SF  # the backward pass computes it again
+
         ctx.save_for_backward(
             x_ND, x_SD, gate_up_SF, share_NK, chosen_NK, probs_NE, order_S, inverse_S, ends_E, router_part
         )
@@ -142,16 +179,18 @@ class _MoE(torch.autograd.Function):
         )
         router_ED, gate_up, down = ctx.parameters
         top_k = share_NK.shape[1]
+
         dy_SD = kernels.to_slots(dy_ND, order_S, top_k)
         dhidden_SF = F.grouped_mm(dy_SD, down, offs=ends_E)
         dgate_up_SF, hidden_SF, dshare_NK = kernels.swiglu_backward(gate_up_SF, share_NK, order_S, dhidden_SF)
-        given: dict[str, Tensor | None] = {}
+        weight_grads: dict[str, Tensor | None] = {}
 
         def weight_gradients() -> None:
-            given["down"] = _added(down, F.grouped_mm(dy_SD.mT, hidden_SF, offs=ends_E))
-            given["gate_up"] = _added(gate_up, F.grouped_mm(dgate_up_SF.mT, x_SD, offs=ends_E))
+            weight_grads["down"] = _added(down, F.grouped_mm(dy_SD.mT, hidden_SF, offs=ends_E))
+            weight_grads["gate_up"] = _added(gate_up, F.grouped_mm(dgate_up_SF.mT, x_SD, offs=ends_E))
 
         beside.run(weight_gradients, dy_SD, hidden_SF, dgate_up_SF, x_SD, ends_E)
+
         dx_ND = kernels.from_slots(F.grouped_mm(dgate_up_SF, gate_up, offs=ends_E), inverse_S, top_k)
         dlogits = kernels.route_backward(
             probs_NE, chosen_NK, share_NK, dshare_NK, dprob_sum_PE, dlse_N, ctx.block, len(router_part), x_ND.dtype
@@ -159,13 +198,15 @@ class _MoE(torch.autograd.Function):
         dx_ND.addmm_(dlogits, router_part)
 
         def router_gradient() -> None:
-            given["router"] = _added_product(router_ED, dlogits[:, : len(router_ED)].T, x_ND)
+            weight_grads["router"] = _added_product(router_ED, dlogits[:, : len(router_ED)].T, x_ND)
 
         beside.run(router_gradient, dlogits, x_ND)
-        return dx_ND, given["router"], given["gate_up"], given["down"], None, None
+        return dx_ND, weight_grads["router"], weight_grads["gate_up"], weight_grads["down"], None, None
 
 
 class _Linear(torch.autograd.Function):
+    """One product with several weights beside each other, each of which gets its own gradient."""
+
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, *weights: Tensor) -> Tensor:
         weight = torch.cat(weights) if len(weights) > 1 else weights[0]
@@ -177,18 +218,19 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_ND, weight = ctx.saved_tensors
         dy_NO = grads[0]
-        given: list[Tensor | None] = []
+        weight_grads: list[Tensor | None] = []
 
         def weight_gradients() -> None:
-            for part, dy in zip(ctx.weights, dy_NO.split([len(each) for each in ctx.weights], dim=1), strict=True):
-                given.append(_added_product(part, dy.T, x_ND))
+            sizes = [len(part) for part in ctx.weights]
+            for part, dy in zip(ctx.weights, dy_NO.split(sizes, dim=1), strict=True):
+                weight_grads.append(_added_product(part, dy.T, x_ND))
 
         beside.run(weight_gradients, dy_NO, x_ND)
-        return dy_NO @ weight, *given
+        return dy_NO @ weight, *weight_grads
 
 
 def linear(x_BTD: Tensor, *weights: Tensor) -> Tensor:
-    """Return the products with several weights [out, D] beside each other, as one product."""
+    """Return the products with several weights [out, D] beside each other, [B, T, sum of outs], as one product."""
     return _Linear.apply(x_BTD.flatten(0, 1), *weights).view(*x_BTD.shape[:2], -1)
 
 
@@ -197,12 +239,13 @@ def _added_product(parameter: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
     total = getattr(parameter, "grad_sum", None)
     if total is None:
         return x @ y
+
     add_product_(total, x, y)
     return None
 
 
 def add_product_(total: Tensor, x: Tensor, y: Tensor) -> None:
-    """total += x y, where total is fp32 and x and y may be in half precision; nothing is rounded between."""
+    """Add x y to `total` in place; it is fp32, x and y may be in half precision, and nothing is rounded between."""
     if x.dtype == total.dtype:
         total.addmm_(x, y)
     else:
@@ -214,12 +257,13 @@ def _added(parameter: Tensor, grad: Tensor) -> Tensor | None:
     total = getattr(parameter, "grad_sum", None)
     if total is None:
         return grad
+
     add_(total, grad)
     return None
 
 
 def add_(total: Tensor, x: Tensor) -> None:
-    """total += x, where total is fp32 and x may be in half precision."""
+    """Add x, which may be in half precision, to `total`, which is fp32, in place."""
     from model.ops import kernels
 
     kernels.add_(total, x.contiguous())
@@ -238,46 +282,49 @@ def moe(
         top_k: Experts per token.
 
     Returns:
-        The output [B, T, D]; of each token its logits' log-sum-exp [B, T]; and of each block of a sequence its
-        slots per expert (int32) and the sum of its probabilities per expert, both [B, blocks, E].
+        The output [B, T, D]; the log-sum-exp of each token's logits [B, T], fp32; and for each block of a sequence the
+        slots per expert (int32) and the sum of probabilities per expert (fp32), both [B, blocks, E].
     """
     from model.ops import kernels
 
     B, T, D = x_BTD.shape
+    E = len(router_ED)
     block = kernels.router_block(T)
     y_ND, lse_N, prob_sum_PE, count_EP = _MoE.apply(x_BTD.reshape(-1, D), router_ED, gate_up, down, top_k, block)
-    blocks = prob_sum_PE.view(B, -1, len(router_ED))
-    return y_ND.view(B, T, D), lse_N.view(B, T), count_EP.view(len(router_ED), B, -1).permute(1, 2, 0), blocks
+
+    load_BPE = count_EP.view(E, B, -1).permute(1, 2, 0)
+    prob_sum_BPE = prob_sum_PE.view(B, -1, E)
+    return y_ND.view(B, T, D), lse_N.view(B, T), load_BPE, prob_sum_BPE
 
 
 def cross_entropy_(logits_RV: Tensor, targets_R: Tensor, scale: Tensor) -> Tensor:
-    """Replace logits by the gradient of scale x the summed loss; return each row's loss in nats, fp32."""
+    """Replace logits by the gradient of scale x the summed loss, and return each row's loss in nats, fp32 [R]."""
     from model.ops import kernels
 
     return kernels.cross_entropy_(logits_RV, targets_R, scale)
 
 
 def score(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each row's loss in nats and whether its target has the highest logit, both fp32."""
+    """Return each row's loss in nats and whether its target has the highest logit (1 or 0), both fp32 [R]."""
     from model.ops import kernels
 
     return kernels.score(logits_RV, targets_R)
 
 
 def nesterov(grad: Tensor, momentum: Tensor, factor: Tensor, keep: Tensor, beta: Tensor, dtype: torch.dtype) -> Tensor:
-    """Average factor x grad into the momentum in place, unless keep is 0; return Nesterov's look-ahead."""
+    """Average factor x grad into the momentum in place, unless keep is 0, and return Nesterov's look-ahead."""
     from model.ops import kernels
 
     return kernels.nesterov(grad, momentum, factor, keep, beta, dtype)
 
 
 def apply_update(
-    weight: Tensor, copy: Tensor | None, update: Tensor, step: Tensor, shrink: Tensor, scale: float
+    weight: Tensor, copy: Tensor | None, update: Tensor, step_size: Tensor, shrink: Tensor, scale: float
 ) -> None:
-    """weight <- weight x shrink - step x scale x update, and its half-precision copy with it."""
+    """Set weight to weight x shrink - step_size x scale x update in place, and its half-precision copy with it."""
     from model.ops import kernels
 
-    kernels.apply_update(weight, copy, update, step, shrink, scale)
+    kernels.apply_update(weight, copy, update, step_size, shrink, scale)
 
 
 def scale_matrices(matrices: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:

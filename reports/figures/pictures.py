@@ -15,27 +15,31 @@ import plotly.graph_objects as go
 from reports.figures.figure_cards import Card
 from reports.formats import plain
 
+# Pixels.
 WIDTH = 900
 # A browser that takes longer for one picture will not draw it at all.
-PATIENCE_S = 30
-INK, LINE = "#1c2430", "#dde1e7"
+_PATIENCE_S = 30
+# Colours of text and lines on white; a page has its own by its theme.
+_INK = "#1c2430"
+_LINE = "#dde1e7"
 
 
 def of_cards(cards: list[Card]) -> dict[str, go.Figure]:
-    """Returns the figures of cards by file name: "settings.png", "settings-2.png", ...
+    """Return the figures of cards by file name: "settings.png", "settings-2.png", ...
 
     Args:
         cards: Figure cards; those without a figure are left out.
     """
     named = {}
     for card in cards:
-        for place, figure in enumerate(card.plots):
-            named[f"{card.key}{f'-{place + 1}' if place else ''}.png"] = figure
+        for place, figure in enumerate(card.plots, start=1):
+            suffix = "" if place == 1 else f"-{place}"
+            named[f"{card.key}{suffix}.png"] = figure
     return named
 
 
 def write_pictures(named: Mapping[str, go.Figure], folder: Path) -> str:
-    """Writes figures as PNG files, each atomically; whatever is missing for that costs no more than the pictures.
+    """Write figures as PNG files, each atomically; whatever is missing for that costs no more than the pictures.
 
     Args:
         named: Figures by file name.
@@ -46,31 +50,38 @@ def write_pictures(named: Mapping[str, go.Figure], folder: Path) -> str:
     """
     if find_spec("kaleido") is None:
         return "PNG skipped: the Python package kaleido is not installed (pip install kaleido)"
-    import kaleido
 
-    # It logs a traceback of each message from the browser that it cannot read, and goes on: nothing for our reader.
-    logging.getLogger("choreographer").setLevel(logging.CRITICAL)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".png-") as drawn:
-            wanted: list[dict[str, Any]] = [
-                {"fig": _on_white(figure), "path": Path(drawn) / name, "opts": {"format": "png", "width": WIDTH}}
-                for name, figure in named.items()
-            ]
-            # Without this it would ask the network for MathJax.
-            kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False, "timeout": PATIENCE_S})
+            _draw(named, Path(drawn))
             for name in named:
                 os.replace(Path(drawn) / name, folder / name)
     except Exception as error:  # noqa: BLE001 - of browsers and their drivers, whatever they raise
         reason = plain(error.args[0] if error.args else type(error).__name__)
         return f"PNG skipped: {reason} `autotune doctor` says which browsers would do."
+
     return ""
 
 
+def _draw(named: Mapping[str, go.Figure], folder: Path) -> None:
+    import kaleido
+
+    # It logs a traceback of each message from the browser that it cannot read, and goes on: nothing for our reader.
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)
+
+    wanted: list[dict[str, Any]] = []
+    for name, figure in named.items():
+        wanted.append({"fig": _on_white(figure), "path": folder / name, "opts": {"format": "png", "width": WIDTH}})
+
+    # Without `mathjax` set to False it would ask the network for MathJax.
+    kaleido.write_fig_from_object_sync(wanted, kopts={"mathjax": False, "timeout": _PATIENCE_S})
+
+
 def _on_white(figure: go.Figure) -> go.Figure:
-    """The page gives figures their background and colours by its theme; a file has no page."""
+    """Return a copy with the background and colours that a page would give it by its theme."""
     copy = go.Figure(figure)
-    copy.update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color=INK)
-    copy.update_xaxes(gridcolor=LINE, linecolor=LINE, tickcolor=LINE)
-    copy.update_yaxes(gridcolor=LINE, linecolor=LINE, tickcolor=LINE)
+    copy.update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color=_INK)
+    copy.update_xaxes(gridcolor=_LINE, linecolor=_LINE, tickcolor=_LINE)
+    copy.update_yaxes(gridcolor=_LINE, linecolor=_LINE, tickcolor=_LINE)
     return copy

@@ -26,8 +26,8 @@ import torch
 from autotune.engine.cost_model import CostModel, Counts, Measured
 from model.config import TrainConfig
 from model.counts import counts
-from model.learner import Learner
 from model.loss import chunk_rows
+from model.training.learner import Learner
 
 VOCAB_SIZE = 50_304
 EXPERTS = (4, 8, 16, 32)

@@ -36,8 +36,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import optuna
 import peers
 
-from autotune.replay import simulation
-from autotune.replay.simulation import Arm, Rows, Search, simulate
+from autotune.replay import arms
+from autotune.replay.arms import Arm
+from autotune.replay.simulation import Search, simulate
+from autotune.replay.sources import Rows
 from autotune.replay.table import Table, read
 from autotune.study.spec import PrunerSpec, SamplerSpec
 
@@ -75,7 +77,7 @@ def run(
     path: Path, methods: Sequence[peers.Method], repeats: int, trials: float, jobs: int
 ) -> dict[str, tuple[Search, ...]]:
     """Return the searches of each method, by its name."""
-    budget_s = trials * simulation.trial_s(_read(path))
+    budget_s = trials * arms.trial_s(_read(path))
     target = _read(path).finished()[0].losses[-1] * (1 + WITHIN_FRAC)
     found = {}
     with ProcessPoolExecutor(jobs) as pool:
@@ -85,19 +87,19 @@ def run(
         }
         for name, searches in pending.items():
             found[name] = tuple(search.result() for search in searches)
-            print(f"{datetime.now():%H:%M:%S} {simulation.describe(Arm(name, found[name], target))}", flush=True)
+            print(f"{datetime.now():%H:%M:%S} {arms.describe(Arm(name, found[name], target))}", flush=True)
     return found
 
 
 def figures(table: Table, found: Mapping[str, tuple[Search, ...]]) -> list[str]:
     """Return the figures of all methods as rows of Markdown; multiples are of the first method's median."""
-    best, trial_s = table.finished()[0].losses[-1], simulation.trial_s(table)
-    arms = [Arm(name, searches, best * (1 + WITHIN_FRAC)) for name, searches in found.items()]
-    first = arms[0].median_s
+    best, trial_s = table.finished()[0].losses[-1], arms.trial_s(table)
+    compared = [Arm(name, searches, best * (1 + WITHIN_FRAC)) for name, searches in found.items()]
+    first = compared[0].median_s
     budgets = " | ".join(f"{count} trials" for count in BUDGETS_TRIALS)
-    rows = [f"| method | found | minutes (95 % interval) | / {arms[0].name} | {budgets} |"]
+    rows = [f"| method | found | minutes (95 % interval) | / {compared[0].name} | {budgets} |"]
     rows.append("|---" * (4 + len(BUDGETS_TRIALS)) + "|")
-    for arm in arms:
+    for arm in compared:
         low, high = (_number(seconds / 60) for seconds in arm.interval_s())
         above = [_percent(_above(arm.searches, best, count * trial_s)) for count in BUDGETS_TRIALS]
         ratio = f"{arm.median_s / first:.2f}" if math.isfinite(arm.median_s) and first else "-"
@@ -128,7 +130,7 @@ def describe(table: Table, repeats: int, trials: float) -> str:
         f"{table.spec.name}: {len(table.rows)} rows, {len(finished)} finished, {len(table.tokens)} evaluations each; "
         f"best loss {best:.4f}, median {finished[len(finished) // 2].losses[-1]:.4f}, baseline "
         f"{table.rows[0].losses[-1]:.4f}; {near} rows within {WITHIN_FRAC:.1%} of the best. A whole trial takes "
-        f"{simulation.trial_s(table):.1f} s of device time. {repeats} searches each, of up to {trials:g} whole trials."
+        f"{arms.trial_s(table):.1f} s of device time. {repeats} searches each, of up to {trials:g} whole trials."
     )
 
 

@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE.parent / "browser"), str(HERE.parent / "support")]
 import study_builder  # noqa: E402
 
 from reports.exports import report_json, report_markdown  # noqa: E402
-from reports.figures.figure_cards import draw_cards  # noqa: E402
+from reports.figures.study_cards import draw_cards  # noqa: E402
 from reports.page import study_page, write_report  # noqa: E402
 
 

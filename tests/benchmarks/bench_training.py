@@ -71,7 +71,7 @@ class Task:
     @property
     def micro_step_tokens(self) -> int:
         """Tokens of a micro-step."""
-        return self.config.tokens_per_step // self.config.optim.grad_accum_steps
+        return self.config.batch_tokens // self.config.optim.grad_accum_steps
 
 
 @dataclasses.dataclass
@@ -348,7 +348,7 @@ def make_task(args: SimpleNamespace, num_experts: int, device: torch.device, fol
             | ({"memory_bytes": T4_BYTES, "flash_attention": False} if t4 else {}),
         }
     )
-    micro_step_tokens = config.tokens_per_step // config.optim.grad_accum_steps
+    micro_step_tokens = config.batch_tokens // config.optim.grad_accum_steps
     num_tokens = window * (WINDOWS + 1) * micro_step_tokens + 1
     val_tokens = micro_step_tokens  # evaluations are not timed, so they are short
     if args.data:

@@ -29,10 +29,11 @@ import optuna
 
 from autotune.core.records import TrialStatus
 from autotune.replay import simulation
-from autotune.replay.simulation import Rows, Search
+from autotune.replay.simulation import Search
+from autotune.replay.sources import Rows
 from autotune.replay.table import Row, Table
+from autotune.search.dimension import Dimension
 from autotune.search.pruners import build_pruner
-from autotune.search.space import Dimension
 from autotune.study.spec import PrunerSpec, StudySpec
 
 ETA = 3

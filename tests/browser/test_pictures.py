@@ -10,14 +10,14 @@ import study_builder
 from playwright.sync_api import Browser
 
 from reports import page
-from reports.figures import figure_cards, pictures
+from reports.figures import pictures, study_cards
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, object]:
-    drawn = figure_cards.draw_cards(study_builder.large_study(40, 20))
+    drawn = study_cards.draw_cards(study_builder.large_study(40, 20))
     return pictures.of_cards([card for card in drawn if card.key in ("best-so-far", "settings")])
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from model import learner_cache
 from model.config import TrainConfig
-from model.learner import Learner
 from model.ops import graphs
+from model.training import learner_cache
+from model.training.learner import Learner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -81,7 +81,9 @@ def test_a_recorded_learner_started_again_equals_a_fresh_one():
     losses, weights = trained(used)
     fresh.start(changed)
     expected, expected_weights = trained(fresh)
+
     assert losses == pytest.approx(expected, rel=2e-3)
+
     for name, weight in expected_weights.items():
         close(weights[name], weight)
 
@@ -92,10 +94,12 @@ def test_each_replay_draws_new_dropout():
     dropped = config.model.model_copy(update={"dropout": 0.5})
     one = Learner(config.model_copy(update={"model": dropped}), VOCAB_SIZE, CUDA, torch.bfloat16)
     losses = []
+
     for _ in range(4):
         one.clear_meters()
         one.accumulate(*batch())
         losses.append(one.meters["loss"].item())
+
     assert len(set(losses)) == 4
 
 
@@ -106,8 +110,10 @@ def test_a_smaller_last_pass_counts_each_sequence_the_same():
     one.accumulate(tokens[:4], targets[:4])
     one.accumulate(tokens[4:], targets[4:])
     reference.accumulate(tokens, targets)
+
     for each in (one, reference):
         each.update(1.0)
+
     torch.testing.assert_close(one.grad_norm, reference.grad_norm, rtol=0.02, atol=0)
 
 
@@ -119,6 +125,7 @@ def test_a_diverged_run_says_so_and_leaves_the_device_usable(dtype):
     one.accumulate(*batch())
     one.model.eval()
     loss, _ = one.score(*batch())
+
     assert loss.isnan()
     assert torch.ones(3, device=CUDA).sum().item() == 3
 
@@ -128,11 +135,13 @@ def test_memory_of_a_learner_let_go_comes_back():
     learner_cache.clear()
     before = torch.cuda.memory_reserved()
     for num_experts in (4, 8, 16):
-        learner_cache.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+        learner_cache.get_or_build(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+
     learner_cache.clear()
     # What libraries keep for their streams stays; it does not grow with the number of learners.
     kept = torch.cuda.memory_reserved() - before
     for num_experts in (4, 8, 16):
-        learner_cache.learner_for(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+        learner_cache.get_or_build(shaped(num_experts, 2), VOCAB_SIZE, CUDA, torch.bfloat16)
+
     learner_cache.clear()
     assert torch.cuda.memory_reserved() - before <= kept

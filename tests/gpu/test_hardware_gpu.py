@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from autotune.machine import doctor, hardware
-from autotune.machine.hardware import GpuMonitor, HardwareProfile
+from autotune.machine import doctor, hardware, nvml
+from autotune.machine.gpu_monitor import GpuMonitor
+from autotune.machine.hardware import HardwareProfile
 
 GIB = 2**30
 
-pytestmark = pytest.mark.skipif(not hardware.visible_devices(), reason="no NVIDIA GPU is visible")
+pytestmark = pytest.mark.skipif(not nvml.visible_devices(), reason="no NVIDIA GPU is visible")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_profile_is_plausible(full_profile: HardwareProfile) -> None:
     profile = full_profile
     assert profile.device == "cuda"
     assert profile.uuid.startswith(("GPU-", "MIG-"))
-    assert profile.count == len(hardware.visible_devices()) >= 1
+    assert profile.count == len(nvml.visible_devices()) >= 1
     assert GIB < profile.memory_bytes < 1000 * GIB
     assert profile.emulate == ""
     assert profile.power_limit_w > 0
@@ -44,6 +45,7 @@ def test_profile_is_plausible(full_profile: HardwareProfile) -> None:
 def test_half_precision_is_faster_than_full(full_profile: HardwareProfile) -> None:
     flops = full_profile.matmul_flops
     is_new = float(full_profile.capability) >= 8.0
+
     assert set(flops) == ({"fp32", "fp16", "bf16"} if is_new else {"fp32", "fp16"})
     assert full_profile.dtype == ("bf16" if is_new else "fp16")
     assert full_profile.flash_attention is is_new
@@ -59,15 +61,16 @@ def test_h100_speed(full_profile: HardwareProfile) -> None:
 
 
 def test_emulated_t4_is_capped() -> None:
-    gpu = hardware.visible_gpus()[0]
+    gpu = nvml.visible_gpus()[0]
     if gpu.memory_bytes < 15 * GIB:
         pytest.skip("needs 15 GiB")
     start_s = time.monotonic()
     profile = hardware.profile("t4", quick=True)
+
     assert time.monotonic() - start_s < 60
     assert profile.memory_bytes <= 15 * GIB
     assert (profile.dtype, profile.flash_attention, profile.emulate) == ("fp16", False, "t4")
-    assert profile.overrides()["system.memory_bytes"] == profile.memory_bytes
+    assert profile.overrides()["memory_bytes"] == profile.memory_bytes
     assert profile.matmul_flops_warm == 0.0
 
 
@@ -84,10 +87,11 @@ def test_profiling_makes_no_cuda_context_here() -> None:
 
 
 def test_monitor_samples() -> None:
-    with GpuMonitor(hardware.visible_devices()[0]) as monitor:
+    with GpuMonitor(nvml.visible_devices()[0]) as monitor:
         first = monitor.sample()
         time.sleep(0.5)
         second = monitor.sample()
+
     assert first is not None, monitor.reason
     assert second is not None, monitor.reason
     assert second.time > first.time
@@ -95,6 +99,7 @@ def test_monitor_samples() -> None:
     assert 10 < first.temperature_c < 110
     assert first.power_w is None or 5 < first.power_w < 2000
     assert first.utilization_frac is None or 0 <= first.utilization_frac <= 1
+
     if first.energy_j is not None and second.energy_j is not None:
         assert 0 <= second.energy_j - first.energy_j < 2000
     assert not [reason for reason in first.throttle_reasons if reason.startswith("unknown")]

@@ -1,4 +1,4 @@
-"""Each launcher of model/kernels.py by itself: ragged sizes, other block sizes, and what is added in place."""
+"""Each launcher of model/ops/kernels.py by itself: ragged sizes, other block sizes, and what is added in place."""
 
 import pytest
 import torch
@@ -7,10 +7,10 @@ import torch.nn.functional as F  # noqa: N812
 from model import loss
 from model.attention import RMSNorm, rotary_tables, rotate
 from model.config import ModelConfig, TrainConfig
-from model.learner import Learner
 from model.moe import MoE, Router, router_stats
 from model.ops import fused
 from model.optim import orthogonalise
+from model.training.learner import Learner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, where the kernels run")
 
@@ -60,8 +60,10 @@ def close(actual, expected, dtype, slack=1.0):
 def test_add_norm(kernels, draw, dtype, rows, width, has_y):
     x, y, gain = draw(rows, width, dtype=dtype), draw(rows, width, dtype=dtype), draw(width, dtype=dtype)
     total, out, rstd = kernels.add_norm(x, y if has_y else None, gain, 1e-6)
+
     assert total is x or has_y
     assert torch.equal(total, x + y if has_y else x)
+
     exact = total.double()
     close(rstd, (exact.square().mean(-1) + 1e-6).rsqrt(), torch.float32, slack=2)
     close(out, F.rms_norm(exact, (width,), gain.double(), 1e-6), dtype)
@@ -80,6 +82,7 @@ def test_add_norm_backward(kernels, draw, monkeypatch, dtype, rows, width, has_d
     dx = kernels.add_norm_backward(total, gain, rstd, dout, dtotal if has_dtotal else None, gain_sum)
     exact, exact_gain = total.double().requires_grad_(), gain.double().requires_grad_()
     F.rms_norm(exact, (width,), exact_gain, 1e-6).backward(dout.double())
+
     close(dx, exact.grad + dtotal.double() if has_dtotal else exact.grad, dtype, slack=2)
     close(gain_sum - 1.0, exact_gain.grad, torch.float32, slack=5)
 
@@ -105,9 +108,12 @@ def test_heads(kernels, draw, device, monkeypatch, dtype, B, T, H, K, C, program
     exact = [each.double().requires_grad_() for each in (qkv, *gains)]
     expected = heads_by_hand(*exact, *tables, H, K)
     given = kernels.heads(qkv, *gains, *tables, H, K, 1e-6)
+
     for one, other in zip(given, expected, strict=True):
         close(one, other, dtype)
+
     assert torch.equal(given[2], expected[2].to(dtype))  # values are only copied
+
     grads = [
         draw(B, T, H, C, dtype=dtype),
         draw(B, H, T, C, dtype=dtype).transpose(1, 2),  # as attention kernels return them
@@ -116,7 +122,9 @@ def test_heads(kernels, draw, device, monkeypatch, dtype, B, T, H, K, C, program
     sums = torch.ones(C, device=device), torch.full((C,), 2.0, device=device)
     dqkv = kernels.heads_backward(qkv, *gains, *tables, *grads, sums, H, K, 1e-6)
     expected_grads = torch.autograd.grad(expected, exact, [grad.double() for grad in grads])
+
     close(dqkv, expected_grads[0], dtype, slack=4)
+
     for total, start, grad in zip(sums, (1.0, 2.0), expected_grads[1:], strict=True):
         close(total - start, grad, torch.float32, slack=10)
 
@@ -130,9 +138,12 @@ def test_three_summands_keep_a_fp32_weight(kernels, draw, dtype, num_experts, wi
     weight = draw(num_experts, width, std=0.02)
     parts = kernels.split_router(weight, dtype)
     padded = -(-num_experts // 8) * 8
+
     assert (parts.shape, parts.dtype) == ((3 * padded, width), dtype)
+
     total = parts.double().view(3, padded, width).sum(0)
     assert (total[num_experts:] == 0).all()
+
     if dtype == torch.bfloat16:  # 8 bits three times, in fp32's own range
         assert torch.equal(total[:num_experts].float(), weight)
     else:  # what is below fp16's smallest number is lost
@@ -163,17 +174,20 @@ def test_route(kernels, draw, num_experts, top_k, num_tokens, block, parts):
     logits = summands.double().sum(1)[:, :num_experts].requires_grad_()
     given = kernels.route(summands.flatten(1), parts, num_experts, top_k, block)
     expected = routing_by_hand(logits, top_k, block)
+
     for one, other in zip(given, expected, strict=True):
         assert one.shape == other.shape
         if one.dtype == torch.int32:
             assert torch.equal(one.long(), other)
         else:
             close(one, other.detach(), torch.float32, slack=3)
+
     share, chosen, probs = given[:3]
     directions = draw(num_tokens, top_k), draw(num_tokens // block, num_experts), draw(num_tokens)
     (grad,) = torch.autograd.grad(
         (expected[0], expected[5], expected[3]), logits, [each.double() for each in directions]
     )
+
     for dtype in [torch.float32] if parts == 1 else HALVES:
         dlogits = kernels.route_backward(probs, chosen, share, *directions, block, padded, dtype)
         assert (dlogits.shape, dlogits.dtype) == ((num_tokens, padded), dtype)
@@ -195,6 +209,7 @@ def test_sort_slots_equals_a_stable_sort(kernels, device, num_experts, top_k, nu
         scores[:, num_experts // 2] = -1.0  # an expert that no token chooses
     chosen = scores.argsort(descending=True)[:, :top_k].to(device, torch.int32).contiguous()
     order, inverse, ends = kernels.sort_slots(chosen, slots_of(chosen, num_experts, block))
+
     assert torch.equal(order.long(), chosen.flatten().argsort(stable=True))
     assert torch.equal(inverse.long()[order.long()], torch.arange(num_tokens * top_k, device=device))
     assert torch.equal(ends.long(), torch.bincount(chosen.flatten().long(), minlength=num_experts).cumsum(0))
@@ -207,7 +222,9 @@ def test_tokens_go_to_their_slots_and_come_back_as_sums(kernels, draw, device, d
     order = torch.randperm(num_slots, generator=torch.Generator().manual_seed(1)).to(device)
     inverse = order.argsort()
     x, y = draw(num_tokens, width, dtype=dtype), draw(num_slots, width, dtype=dtype)
+
     assert torch.equal(kernels.to_slots(x, order.int(), top_k), x[order // top_k])
+
     summed = kernels.from_slots(y, inverse.int(), top_k)
     assert summed.dtype == dtype
     close(summed, y.double()[inverse].view(num_tokens, top_k, width).sum(1), dtype)
@@ -221,9 +238,12 @@ def test_swiglu(kernels, draw, device, dtype, num_slots, d_ff):
     exact, exact_share = gate_up.double().requires_grad_(), share.double().requires_grad_()
     gate, up = exact.chunk(2, dim=-1)
     expected = F.silu(gate) * up * exact_share[order]
+
     close(kernels.swiglu(gate_up, share, order.int()), expected, dtype)
+
     dgate_up, hidden, dshare = kernels.swiglu_backward(gate_up, share, order.int(), dhidden)
     grads = torch.autograd.grad(expected, (exact, exact_share), dhidden.double())
+
     close(hidden, expected, dtype)
     close(dgate_up, grads[0], dtype, slack=2)
     close(dshare, grads[1], torch.float32, slack=10)
@@ -248,10 +268,13 @@ def test_cross_entropy(kernels, draw, device, monkeypatch, dtype, rows, vocab, l
     losses = F.cross_entropy(exact, targets.long(), reduction="none")
     (grad,) = torch.autograd.grad(losses.sum() * 1024, exact)
     scored, right = kernels.score(logits, targets)
+
     torch.testing.assert_close(scored.double(), losses.detach(), rtol=1e-5, atol=1e-5)
+
     best = logits.amax(1) == logits.gather(1, targets.long()[:, None])[:, 0]
     assert torch.equal(right.bool(), best)
     assert best[0]
+
     given = kernels.cross_entropy_(logits, targets, torch.tensor(1024.0, device=device))
     torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits.double(), grad, rtol=ROUNDING[dtype] * 10, atol=1024 * 1e-6)
@@ -263,6 +286,7 @@ def test_logits_far_apart_neither_overflow_nor_lose_the_target(kernels, draw, de
     losses = F.cross_entropy(exact, targets, reduction="none")
     (grad,) = torch.autograd.grad(losses.sum(), exact)
     given = kernels.cross_entropy_(logits, targets, torch.ones((), device=device))
+
     torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(logits.double(), grad, rtol=1e-2, atol=1e-3)
 
@@ -279,6 +303,7 @@ def test_loss_in_chunks(draw, device, monkeypatch, rows):
     logits = exact[0] @ exact[1].T
     expected = F.cross_entropy(logits, targets.long())
     grads = torch.autograd.grad(8 * expected, exact)
+
     torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(total, 50 * expected.detach(), rtol=1e-5, atol=0)
     assert right == (logits.argmax(-1) == targets).sum()
@@ -317,7 +342,9 @@ def test_nesterov(kernels, draw, device, dtype, keep, bad):
     before = momentum.clone()
     factor, beta = (torch.tensor(value, device=device) for value in (0.25, 0.9))
     update = kernels.nesterov(grad, momentum, factor, torch.tensor(keep, device=device), beta, dtype)
+
     assert update.dtype == dtype
+
     if keep:
         close(momentum, before.lerp(0.25 * grad, 0.1), torch.float32)
         close(update, (0.25 * grad).lerp(momentum, 0.9), dtype)
@@ -335,7 +362,9 @@ def test_apply_update(kernels, draw, device, copied, kind, lr):
     before, shrink = weight.clone(), 1.0 - lr / 2
     scalars = [torch.tensor(value, device=device) for value in (lr, shrink)]
     kernels.apply_update(weight, copy, update, *scalars, 1.5)
+
     close(weight, before.double() * shrink - update.double() * lr * 1.5, torch.float32)
+
     if lr == 0.0:
         assert torch.equal(weight, before)
     if copy is not None:
@@ -365,11 +394,13 @@ def test_norm_without_a_sum_to_add_to_gives_its_gradients_to_autograd(draw, devi
     directions = draw(*lead, 24), draw(*lead, 24)
     inputs = [x, norm.weight, *([y] if has_y else [])]
     results = []
+
     for _ in range(2):
         both = norm.add(x, y if has_y else None)
         only_norm = torch.autograd.grad(both[1], inputs, directions[1], retain_graph=True)
         results.append([*both, *torch.autograd.grad(both, inputs, directions), *only_norm])
         plain()
+
     for one, other in zip(*results, strict=True):
         assert one.shape == other.shape
         close(one, other, torch.float32, slack=10)
@@ -381,6 +412,7 @@ def test_mixture_equals_plain_torch(draw, device, plain, num_experts, top_k, len
     layer = MoE(shape_of(num_experts=num_experts, top_k=top_k)).to(device)
     for parameter in layer.parameters():
         parameter.data = draw(*parameter.shape, std=0.4)
+
     if num_experts > top_k:
         layer.gate.weight.data[num_experts // 2] = 0.0
         layer.gate.weight.data[:, 0] = 0.0
@@ -389,6 +421,7 @@ def test_mixture_equals_plain_torch(draw, device, plain, num_experts, top_k, len
     values[..., 0] = 1.0
     x, direction = values.requires_grad_(), draw(3, length, 24)
     results = []
+
     for _ in range(2):
         y, tally = layer(x)
         stats = router_stats([tally])
@@ -396,8 +429,10 @@ def test_mixture_equals_plain_torch(draw, device, plain, num_experts, top_k, len
         grads = torch.autograd.grad(objective, [x, *layer.parameters()])
         results.append((stats.load_LE, [y, stats.aux_loss, stats.z_loss, *grads]))
         plain()
+
     (load, given), (expected_load, expected) = results
     assert torch.equal(load, expected_load)
+
     if num_experts > top_k:
         assert load[0, num_experts // 2] == 0
         assert (given[-1][num_experts // 2] == 0).all()
@@ -413,6 +448,7 @@ def test_slots_lie_as_the_plain_router_lays_them(kernels, draw, device):
     routing = router(x)
     share, chosen, _, _, counts, _ = kernels.route(x.flatten(0, 1) @ router.weight.T, 1, 5, 3, 4)
     order, inverse, ends = kernels.sort_slots(chosen, counts)
+
     assert torch.equal(order.long(), routing.order_S)
     assert torch.equal(inverse.long(), routing.inverse_S)
     assert torch.equal(ends, routing.group_ends_E)
@@ -461,6 +497,7 @@ def steps_of(one, device, count=2):
                 seen |= {f"{part} gradient of {name}": grad.clone() for name, grad in one.weights.grads.items()}
         one.update(0.5)
         seen[f"grad_norm {number}"] = one.grad_norm.clone()
+
     one.model.eval()
     seen |= {f"weight {name}": weight.clone() for name, weight in one.weights.weights.items()}
     seen |= {f"meter {name}": meter.clone() for name, meter in one.meters.items()}
@@ -472,6 +509,7 @@ def test_a_learner_equals_plain_torch_in_gradients_losses_and_weights(device, pl
     given = steps_of(in_fp32(device, **model), device)
     plain()
     expected = steps_of(in_fp32(device, **model), device)
+
     for name, value in expected.items():
         # Newton-Schulz magnifies the last digits of small singular values.
         atol, rtol = (3e-4, 1e-2) if name.startswith(("weight", "grad_norm")) else (2e-5, 1e-3)
@@ -484,8 +522,10 @@ def test_gradients_are_added_to_those_already_there(device):
     tokens = torch.randint(0, 150, (3, 13), generator=torch.Generator().manual_seed(2)).to(device, torch.int32)
     batch = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     once.accumulate(*batch)
+
     for _ in range(2):
         twice.accumulate(*batch)
+
     for name, grad in once.weights.grads.items():
         assert grad.any(), name
         torch.testing.assert_close(twice.weights.grads[name], 2 * grad, atol=1e-5, rtol=1e-4)

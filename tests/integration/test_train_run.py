@@ -11,12 +11,12 @@ import pytest
 import torch
 from short_training import TIMES, run, small_config, without_times
 
-from model import learner_cache
 from model.data.corpus import load
-from model.evaluate import evaluate
 from model.inference.export import load_model
-from model.learner import Learner
 from model.loss import count_losses
+from model.training import learner_cache
+from model.training.evaluate import evaluate
+from model.training.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

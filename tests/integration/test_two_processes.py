@@ -102,7 +102,7 @@ def test_no_thread_of_the_group_outlives_it(tmp_path):
         "import importlib\n"
         "from pathlib import Path\n"
         "from model.config import SystemConfig\n"
-        "from model.distributed import joined\n"
+        "from model.training.distributed import joined\n"
         "with joined(SystemConfig(device='cpu')):\n"
         "    importlib.import_module('torch._dynamo')  # as the first step of torch's own optimizers does\n"
         "names = [path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')]\n"

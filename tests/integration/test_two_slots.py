@@ -11,7 +11,7 @@ from study_folder import StudyFolder, is_over
 
 from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
 from autotune.engine.worker import Slot
-from autotune.night import session
+from autotune.night import opening
 from autotune.night.session import Options, Session
 from autotune.study.study_file import load
 
@@ -32,7 +32,7 @@ def worked(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
         limits={"heartbeat_s": 1},
     )
     folder.place_hardware()
-    monkeypatch.setattr(session, "slots_of", lambda _: [Slot("cpu"), Slot("cpu")])
+    monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu"), Slot("cpu")])
     assert Session(load(folder.file), Options(folder.root / "runs", device="cpu")).work() == 0
     return folder
 

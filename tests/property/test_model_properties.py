@@ -51,8 +51,10 @@ def test_no_position_sees_a_later_one(model, position, seed):
     tokens = torch.randint(0, 50, (2, 12), generator=generator)
     changed = tokens.clone()
     changed[:, position + 1 :] = (changed[:, position + 1 :] + 1) % 50
+
     with torch.no_grad():
         before, after = model.logits(tokens), model.logits(changed)
+
     torch.testing.assert_close(before[:, : position + 1], after[:, : position + 1], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(before[:, position + 1], after[:, position + 1], atol=1e-5)
 
@@ -77,11 +79,15 @@ def test_no_token_is_dropped(model, batch, length):
 def test_schedules_rise_then_fall_to_the_floor(schedule, warmup_frac, decay_frac, floor, budget_tokens):
     times = [budget_tokens * i / 50 for i in range(51)]
     factors = [lr_factor(t, budget_tokens, schedule, warmup_frac, decay_frac, floor) for t in times]
+
     assert all(-1e-9 <= factor <= 1 + 1e-9 for factor in factors)
+
     rising = [factor for t, factor in zip(times, factors, strict=True) if t < warmup_frac * budget_tokens]
     falling = factors[len(rising) :]
+
     assert rising == sorted(rising)
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(falling))
+
     if decay_frac > 0 or schedule != "wsd":
         assert factors[-1] == pytest.approx(floor)
 
@@ -92,8 +98,10 @@ def test_every_epoch_is_a_permutation(num_tokens, seq_len, size, seed, epoch):
     batches = Batches(ids, seq_len, seed, torch.device("cpu"))
     first = epoch * batches.num_windows
     windows = []
+
     while len(windows) < batches.num_windows:
         windows += batches.windows(first + len(windows), min(size, batches.num_windows - len(windows)))
+
     assert sorted(windows) == list(range(batches.num_windows))
 
 

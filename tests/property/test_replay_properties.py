@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from space_strategies import dimensions
 
 from autotune.core.records import TrialStatus
-from autotune.replay.simulation import Arm, Rows, simulate
+from autotune.replay.arms import Arm
+from autotune.replay.simulation import simulate
+from autotune.replay.sources import Rows
 from autotune.replay.table import Row, Table
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 
 TOKENS = (250, 500, 1_000)
@@ -53,9 +55,10 @@ class Watched(Rows):
         self.taken: list[Row] = []
 
     def take(self, params: Mapping[str, Any]) -> Row | None:
-        found = super().take(params)
-        self.taken += [found] if found is not None else []
-        return found
+        row = super().take(params)
+        if row is not None:
+            self.taken.append(row)
+        return row
 
 
 FINISHED = st.builds(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from space_strategies import dimensions
 
 from autotune.core.config_paths import flatten, get_path, with_paths
-from autotune.search.space import Dimension, SearchSpace
+from autotune.search.dimension import Dimension
+from autotune.search.space import SearchSpace
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 NAMES = st.text("abcdef_", min_size=1, max_size=6)

@@ -13,7 +13,8 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.study.errors import StudyFileError, key_lines
+from autotune.study.errors import StudyFileError
+from autotune.study.key_lines import key_lines
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import load
 
@@ -57,12 +58,12 @@ TABLES = st.dictionaries(
 
 def paths(content: dict[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every path of keys, tables included."""
-    found = []
+    paths_so_far = []
     for key, value in content.items():
-        found.append((*prefix, key))
+        paths_so_far.append((*prefix, key))
         if isinstance(value, dict):
-            found += paths(value, (*prefix, key))
-    return found
+            paths_so_far += paths(value, (*prefix, key))
+    return paths_so_far
 
 
 @settings(deadline=None)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus
-from autotune.engine.deadline import Deadline, Pace
-from autotune.engine.event_loop import StopRequest
+from autotune.engine.deadline import Deadline, Pace, StopRequest
 from autotune.engine.queue import Queue
 from autotune.store.run_directory import RunDirectory
 
@@ -34,7 +33,7 @@ class FixedDeadline(Deadline):
 
 
 class Notes:
-    """A listener that keeps what is said."""
+    """An observer that keeps what is said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -62,12 +61,12 @@ class FakeLoop:
         self.deadline = FixedDeadline(seconds_left)
         self.pace = Pace()
         self.pace.expect(1_000, 1.0)
-        self.listener = Notes()
+        self.observer = Notes()
         self.trained: list[tuple[dict[str, Any], int]] = []
 
     def run(self, queue: Queue, may_start: Callable[[float], bool], *, awaits_peers: bool = True) -> None:
         """Train what the queue has, as long as there is time."""
-        while not self.stop.level and len(self.trained) < self.most and may_start(queue.budget_tokens / 1_000):
+        while not self.stop.level and len(self.trained) < self.most and may_start(queue.plan.budget_tokens / 1_000):
             assignment = queue.take()
             if assignment is None:
                 return

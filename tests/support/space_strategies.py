@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 
 
 @st.composite

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import tomli_w
 
-from model import checkpoint
 from model.config import TrainConfig
+from model.training import checkpoint
 
 # Far beyond what anything here takes on a slow and busy machine: it only ends a test that hangs.
 PATIENCE_S = 120.0

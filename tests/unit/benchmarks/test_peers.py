@@ -12,7 +12,8 @@ import peers
 import pytest
 
 from autotune.core.records import TrialStatus
-from autotune.replay.simulation import Rows, Search, simulate
+from autotune.replay.simulation import Search, simulate
+from autotune.replay.sources import Rows
 from autotune.replay.table import Row, Table
 from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
 

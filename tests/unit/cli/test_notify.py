@@ -80,7 +80,7 @@ def test_a_command_that_fails_is_told() -> None:
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     began = time.monotonic()
     said = notify.run_command(f"(sleep 2; touch {tmp_path / 'late'}) & sleep 60", ENDING, limit_s=0.2)
-    assert said.startswith("--on-finish was ended after 0 s: ")
+    assert said.startswith("--on-finish was killed after 0 s: ")
     assert time.monotonic() - began < 30
     time.sleep(2.5)
     assert not (tmp_path / "late").exists()
@@ -107,7 +107,7 @@ def test_a_webhook_that_is_silent_or_not_there_is_given_up(hook: Hook) -> None:
 
 @pytest.mark.parametrize("url", ["example.org/hook", "file:///etc/passwd", "https://"])
 def test_what_is_no_address_is_refused_at_once(url: str) -> None:
-    with pytest.raises(UserError, match=r"--webhook .* is no address"):
+    with pytest.raises(UserError, match=r"--webhook .* is not a web address"):
         notify.check_webhook(url)
 
 

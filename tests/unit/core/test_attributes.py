@@ -98,4 +98,5 @@ def test_a_full_run_of_an_earlier_version_is_read_without_what_it_did_not_store(
     stored = FullRunRecord("finished", tokens=8_000).to_json()
     kept = {name: stored[name] for name in ("status", "tokens", "points")}
     assert FullRunRecord.from_json(json.loads(json.dumps(kept))) == FullRunRecord("finished", tokens=8_000)
-    assert {field.name for field in fields(FullRunRecord)} == set(stored)
+    optional = {"val_accuracy", "val_bpb", "at", "done_at", "tokens_per_s"}
+    assert {field.name for field in fields(FullRunRecord)} - optional == set(stored)

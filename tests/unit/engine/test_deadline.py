@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from autotune.engine.deadline import Deadline, Pace, seconds_until
+from autotune.engine.deadline import Deadline, Interval, Pace, seconds_until
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -82,3 +82,15 @@ def test_pace_goes_by_the_slowest_of_the_last_twenty() -> None:
     assert pace.seconds(10) == 90
     pace.learn(tokens=1, seconds=2)
     assert pace.seconds(10) == 20
+
+
+def test_an_interval_passes_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    interval = Interval(10)
+    passed = []
+    for _ in range(25):
+        now += 1
+        if interval.has_passed():
+            passed.append(now)
+    assert passed == [111, 122]

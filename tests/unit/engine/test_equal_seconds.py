@@ -37,6 +37,10 @@ def make(queue: Queue, counting: bool = True, **changes: Any) -> EqualSeconds:
     return replace(EqualSeconds(study, queue.optuna_study, queue.storage, {}, None, 50.0, (40, 0)), **changes)
 
 
+def with_equal_seconds(queue: Queue) -> Queue:
+    return replace(queue, plan=replace(queue.plan, equal_seconds=make(queue)))
+
+
 @pytest.fixture
 def queue(tmp_path: Path) -> Queue:
     space = "lr = {low = 0.0001, high = 0.1, log = true}\nlayers = {choices = [2, 4]}"
@@ -77,13 +81,13 @@ def test_a_cost_model_needs_no_probe(queue: Queue) -> None:
 
 
 def test_the_first_trial_of_its_kind_is_a_probe_first(queue: Queue) -> None:
-    queue.equal_seconds = make(queue)
+    queue = with_equal_seconds(queue)
     queue.enqueue({"lr": 0.01, "layers": 4})
     queue.enqueue({"lr": 0.02, "layers": 4})
     first = queue.take()
     assert first is not None
     assert (first.budget_tokens, first.probe_points) == (40, 0)
-    training = queue.measured(first, 25.0)
+    training = queue.with_measured_speed(first, 25.0)
     assert (training.budget_tokens, training.probe_points, training.config) == (500, None, first.config)
     second = queue.take()
     assert second is not None
@@ -93,11 +97,11 @@ def test_the_first_trial_of_its_kind_is_a_probe_first(queue: Queue) -> None:
 
 def test_evaluations_are_told_where_the_baseline_would_stand(queue: Queue, tmp_path: Path) -> None:
     """And taken back to the trial's own tokens when it has to be ended for a dead process."""
-    queue.equal_seconds = make(queue)
+    queue = with_equal_seconds(queue)
     queue.enqueue({"lr": 0.01, "layers": 4})
     first = queue.take()
     assert first is not None
-    training = queue.measured(first, 25.0)
+    training = queue.with_measured_speed(first, 25.0)
     assert queue.report(training, EvalPoint(125, 3.0)) and queue.report(training, EvalPoint(250, 2.0))
     assert queue.optuna_study.trials[0].intermediate_values == {250: 3.0, 500: 2.0}
     assert queue.records()[0].values == {125: 3.0, 250: 2.0}
@@ -108,7 +112,7 @@ def test_evaluations_are_told_where_the_baseline_would_stand(queue: Queue, tmp_p
     assert [point.tokens_seen for point in orphan.result.points] == [125, 250]
     # Whatever speeds are said to be by now.
     later.optuna_study.set_user_attr("speeds", {})
-    later.equal_seconds = make(later)
+    later = with_equal_seconds(later)
     again = later.take()
     assert again is not None
     assert (again.budget_tokens, again.probe_points, repeat.budget_tokens) == (500, None, 500)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,8 +14,10 @@ from study_case import make_queue, make_study, result
 from autotune.core.config_paths import present
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, read_lines
-from autotune.core.records import TrialResult, TrialStatus
-from autotune.engine.queue import MAX_ATTEMPTS, Assignment, Queue, hardware_overrides
+from autotune.core.records import TrainingKind, TrialResult, TrialStatus
+from autotune.engine.assignment import Assignment, TrainingPlan, hardware_overrides
+from autotune.engine.draw import MAX_ATTEMPTS
+from autotune.engine.queue import Queue
 from autotune.store.study_store import open_fixed, save_result
 
 
@@ -25,6 +29,10 @@ def queue(tmp_path: Path) -> Queue:
 def again(queue: Queue, tmp_path: Path) -> Queue:
     """The same queue, as the next process opens it."""
     return make_queue(tmp_path, queue.study, seed=2)
+
+
+def with_plan(queue: Queue, **changes: Any) -> Queue:
+    return replace(queue, plan=replace(queue.plan, **changes))
 
 
 def take(queue: Queue) -> Assignment:
@@ -45,15 +53,14 @@ def test_the_baseline_comes_first_and_its_config_is_written(queue: Queue) -> Non
     queue.enqueue({"lr": 0.001}, role="baseline")
     first = take(queue)
     assert first.params == {"lr": 0.001}
-    assert (first.trial.number, first.first, first.budget_tokens) == (0, 0, 1_000)
+    assert (first.trial.number, first.first_attempt, first.budget_tokens) == (0, 0, 1_000)
     assert (first.config["lr"], first.config["seed"], first.config["layers"]) == (0.001, 1, 2)
     assert read_json(first.folder / "config.json") == first.config
     assert take(queue).params != first.params
 
 
 def test_the_engines_own_settings_do_not_replace_the_proposal(queue: Queue) -> None:
-    queue.overrides = {"layers": 7, "lr": 99.0}
-    assignment = take(queue)
+    assignment = take(with_plan(queue, overrides={"layers": 7, "lr": 99.0}))
     assert assignment.config["layers"] == 7
     assert assignment.config["lr"] == assignment.params["lr"] != 99.0
 
@@ -66,7 +73,7 @@ def test_the_target_counts_what_ended_and_what_runs_but_not_what_was_interrupted
     assert queue.take() is None
     tell(queue, third, TrialResult(TrialStatus.INTERRUPTED, "stopped"))
     repeated = take(queue)
-    assert (repeated.params, repeated.first) == (third.params, third.trial.number)
+    assert (repeated.params, repeated.first_attempt) == (third.params, third.trial.number)
     assert queue.take() is None
 
 
@@ -88,7 +95,6 @@ def test_what_optuna_is_told(queue: Queue, status: TrialStatus, state: TrialStat
     trial = queue.optuna_study.trials[0]
     assert (trial.state, trial.value) == (state, value)
     assert queue.records()[0].status is status
-    assert not queue.mine
 
 
 def test_out_of_memory_before_the_first_evaluation_is_told_without_a_value(queue: Queue) -> None:
@@ -142,9 +148,10 @@ def test_recovering_twice_changes_nothing(queue: Queue, tmp_path: Path) -> None:
 
 def test_ones_own_trials_are_no_orphans(queue: Queue) -> None:
     assignment = take(queue)
-    queue.recover()
+    own = [assignment.trial.number]
+    queue.recover(own)
     assert states(queue) == [TrialState.RUNNING]
-    assert queue.is_settled()
+    assert queue.is_settled(own) and not queue.is_settled()
     tell(queue, assignment, result())
 
 
@@ -171,7 +178,7 @@ def test_an_interruption_from_outside_is_repeated_without_limit(tmp_path: Path) 
     queue = make_queue(tmp_path, make_study(tmp_path, "limits.retries=0"))
     for number in range(5):
         assignment = take(queue)
-        assert (assignment.trial.number, assignment.first) == (number, 0)
+        assert (assignment.trial.number, assignment.first_attempt) == (number, 0)
         tell(queue, assignment, TrialResult(TrialStatus.INTERRUPTED, "stopped by the user"))
 
 
@@ -196,8 +203,8 @@ def test_enqueueing_is_idempotent(queue: Queue) -> None:
 
 
 def test_finals_train_the_given_settings_on_the_given_seed_and_then_end(queue: Queue) -> None:
-    queue.kind, queue.target = "finals", None
-    queue.optuna_study = open_fixed(queue.storage, "night.finals")
+    store = replace(queue.store, optuna_study=open_fixed(queue.storage, "night.finals"))
+    queue = Queue(TrainingPlan(TrainingKind.FINALS, 1_000), store)
     queue.enqueue({"lr": 0.002}, role="final", arm=3, seed=1001, stage="prove")
     assignment = take(queue)
     assert (assignment.params, assignment.config["lr"], assignment.config["seed"]) == ({"lr": 0.002}, 0.002, 1001)
@@ -235,8 +242,10 @@ def test_a_trial_that_a_peer_ended_is_reported_and_told_without_a_fault(queue: Q
 def test_the_engine_fills_in_only_what_the_trainer_has_and_the_file_leaves_open(tmp_path: Path) -> None:
     assert present({"a": {"b": 1}}, {"a.b": 2, "a.c": 3, "a": 4}) == {"a.b": 2}
     study = make_study(tmp_path, "base.layers=3")
-    overrides = {"layers": 9, "heads": 8, "system.device": "cpu"}
-    assert hardware_overrides(study, overrides) == {"heads": 8}
+    roles = {"device": "layers", "dtype": "heads", "memory_bytes": "system.memory_bytes"}
+    declaring = replace(study, trainer=replace(study.trainer, setting_roles=roles))
+    settings = {"device": 9, "dtype": 8, "memory_bytes": 7, "flash_attention": True}
+    assert hardware_overrides(declaring, settings) == {"heads": 8}
 
 
 def test_a_fixed_study_uses_no_pruner(queue: Queue) -> None:

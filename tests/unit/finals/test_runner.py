@@ -12,8 +12,10 @@ from fake_loop import FakeLoop, Loss
 from study_case import make_queue, make_study, result
 
 from autotune.core.attributes import StudyAttributes
-from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.core.records import TrainingKind, TrialStatus, Verdict, VerdictWord
+from autotune.engine.assignment import TrainingPlan
 from autotune.engine.queue import Queue
+from autotune.engine.trial_store import TrialStore
 from autotune.finals.runner import NO_TIME, NOT_ALL_ENDED, FinalsRunner
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import finals_name, open_fixed
@@ -65,7 +67,8 @@ class Case:
 
     def open_queue(self) -> Queue:
         optuna_study = open_fixed(self.search.storage, finals_name("night"))
-        return Queue("finals", optuna_study, self.search.storage, self.run, self.study, {}, 1_000)
+        store = TrialStore(optuna_study, self.search.storage, self.run, self.study)
+        return Queue(TrainingPlan(TrainingKind.FINALS, 1_000), store)
 
     def runner(self, loop: FakeLoop, later_s: float = 0.0) -> FinalsRunner:
         return FinalsRunner(self.study.spec, self.search.optuna_study, self.open_queue, loop, 1, lambda: later_s)  # type: ignore[arg-type]

@@ -7,23 +7,17 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from types import SimpleNamespace
 from typing import Any
 
 import pynvml
 import pytest
 from fake_nvml import FakeNvml
 
-from autotune.machine import gpu_monitor, hardware, host, nvml, torch_probe
-from autotune.machine.hardware import GpuMonitor, HardwareError, HardwareProfile
+from autotune.machine import hardware, nvml
+from autotune.machine.gpu_monitor import GpuMonitor
+from autotune.machine.hardware import HardwareError, HardwareProfile
 
 GIB = 2**30
-
-
-@pytest.fixture(autouse=True)
-def all_gpus_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
 @pytest.fixture(scope="module")
@@ -77,14 +71,6 @@ def test_profiling_imports_no_torch_here() -> None:
         "hardware.profile(quick=True, device='cpu'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
-
-
-def test_usable_cores_respect_the_affinity_mask() -> None:
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from autotune.machine import host\n"
-    code += "print(host.usable_cores())"
-    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30).stdout
-    assert out.strip() == "1"
-    assert host.usable_cores() >= 1
 
 
 @pytest.mark.parametrize(
@@ -178,179 +164,3 @@ def test_dtype_by_capability(capability: str, dtype: str) -> None:
 
 def test_capability_ten_is_newer_than_eight() -> None:
     assert hardware.dtype_for("10.0") == hardware.dtype_for("12.0") == "bf16"
-
-
-# ---- the child process --------------------------------------------------------------------------------------------
-
-
-def test_hung_child_is_killed_in_time() -> None:
-    request = {"task": "measure", "device": "cpu", "dtypes": ["fp32"], "warm_dtype": "", "seconds": 60, "threads": 1}
-    calls: list[None] = []
-    with pytest.raises(torch_probe.ProbeError, match="did not answer within 1 s"):
-        torch_probe.ask(request, 1.0, "", lambda: calls.append(None))
-    assert len(calls) >= 2
-
-
-def test_failing_child_gives_its_last_line() -> None:
-    with pytest.raises(torch_probe.ProbeError, match=r"exit 1\): KeyError: 'task'"):
-        torch_probe.ask({}, 30.0)
-
-
-def test_relative_spread_by_hand() -> None:
-    # Quartiles of 1..7 by the exclusive method: 2, 4, 6.
-    assert torch_probe.relative_spread([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == 1.0
-    assert torch_probe.relative_spread([3.0, 3.0, 3.0]) == 0.0
-
-
-# ---- which GPUs are visible ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("listed", "expected"),
-    [
-        (None, [0, 1]),
-        ("1", [1]),
-        ("1,0", [1, 0]),
-        (" 1 , 0 ", [1, 0]),
-        ("", []),
-        ("-1", []),
-        ("NoDevFiles", []),
-        ("0,7,1", [0]),  # CUDA hides everything after an invalid entry
-        ("GPU-bbbb", [1]),
-        ("GPU-", []),  # ambiguous
-        ("MIG-cccc", [1]),
-        ("MIG-gone", []),
-    ],
-)
-def test_visible_devices_follow_cuda(monkeypatch: pytest.MonkeyPatch, listed: str | None, expected: list[int]) -> None:
-    if listed is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
-    fake = FakeNvml()
-    assert nvml.visible_devices(fake) == expected
-    assert fake.open_sessions == 0
-
-
-def test_mig_slice_is_pinned_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-cccc")
-    assert [(gpu.index, gpu.uuid) for gpu in nvml.visible_gpus(FakeNvml())] == [(1, "MIG-cccc")]
-
-
-@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
-def test_no_driver_means_no_devices(code: int) -> None:
-    fake = FakeNvml()
-    fake.failures["nvmlInit"] = code
-    assert nvml.visible_devices(fake) == []
-
-
-def test_broken_driver_is_an_error_with_the_way_out() -> None:
-    fake = FakeNvml()
-    fake.failures["nvmlInit"] = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
-    with pytest.raises(nvml.NvmlError, match="updated under the running system: restart it"):
-        nvml.visible_devices(fake)
-
-
-def test_missing_readings_of_an_identity_are_zero() -> None:
-    fake = FakeNvml()
-    fake.failures["nvmlDeviceGetEnforcedPowerLimit"] = pynvml.NVML_ERROR_NOT_SUPPORTED
-    assert nvml.visible_gpus(fake)[0].power_limit_w == 0.0
-
-
-def test_other_processes_leave_us_out() -> None:
-    fake = FakeNvml(uuids=("GPU-aaaa-1",))
-    fake.processes = [
-        SimpleNamespace(pid=os.getpid(), usedGpuMemory=GIB),
-        SimpleNamespace(pid=1, usedGpuMemory=2 * GIB),
-        SimpleNamespace(pid=2, usedGpuMemory=None),
-    ]
-    expected = [hardware.GpuProcess(0, 1, 2 * GIB), hardware.GpuProcess(0, 2, None)]
-    assert hardware.other_gpu_processes(fake) == expected
-
-
-# ---- the monitor --------------------------------------------------------------------------------------------------
-
-
-def test_sample_has_units() -> None:
-    fake = FakeNvml()
-    with GpuMonitor(1, fake) as monitor:
-        sample = monitor.sample()
-        assert sample is not None
-        assert monitor.reason == ""
-    assert dataclasses.astuple(sample)[1:] == (
-        71.0,
-        69.5,
-        1.215e9,
-        5e9,
-        0.98,
-        3 * GIB,
-        5.0,
-        ("power cap", "thermal (software)"),
-    )
-    assert fake.open_sessions == 0
-
-
-def test_throttle_words_by_hand() -> None:
-    assert gpu_monitor.throttle_words(0) == ()
-    assert gpu_monitor.throttle_words(0x1) == ("idle",)
-    assert gpu_monitor.throttle_words(0xC8) == ("hardware slowdown", "thermal (hardware)", "power brake")
-    assert gpu_monitor.throttle_words(0x804) == ("power cap", "unknown reason 0x800")
-
-
-def test_throttle_words_know_every_bit_of_the_library() -> None:
-    bits = pynvml.nvmlClocksEventReasonAll | pynvml.nvmlClocksThrottleReasonAll
-    assert not any(word.startswith("unknown") for word in gpu_monitor.throttle_words(bits))
-
-
-def test_older_driver_knows_the_reasons_by_their_older_name() -> None:
-    fake = FakeNvml()
-    fake.failures["nvmlDeviceGetCurrentClocksEventReasons"] = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
-    sample = GpuMonitor(0, fake).sample()
-    assert sample is not None
-    assert sample.throttle_reasons == ("hardware slowdown",)
-
-
-def test_missing_reading_is_none_and_the_rest_stays() -> None:
-    fake = FakeNvml()
-    fake.failures["nvmlDeviceGetTotalEnergyConsumption"] = pynvml.NVML_ERROR_NOT_SUPPORTED
-    fake.failures["nvmlDeviceGetUtilizationRates"] = pynvml.NVML_ERROR_NO_PERMISSION
-    sample = GpuMonitor(0, fake).sample()
-    assert sample is not None
-    assert (sample.energy_j, sample.utilization_frac, sample.power_w) == (None, None, 69.5)
-
-
-@pytest.mark.parametrize(
-    "code", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_RESET_REQUIRED]
-)
-def test_lost_gpu_is_remembered_and_tried_again(code: int) -> None:
-    fake = FakeNvml()
-    with GpuMonitor(0, fake) as monitor:
-        assert monitor.sample() is not None
-        fake.failures["nvmlDeviceGetPowerUsage"] = code
-        assert monitor.sample() is None
-        assert monitor.reason == "GPU stopped answering"
-        fake.failures.clear()
-        assert monitor.sample() is not None
-        assert monitor.reason == ""
-    assert fake.open_sessions == 0
-
-
-def test_hanging_driver_does_not_hang_the_monitor() -> None:
-    fake = FakeNvml()
-    monitor = GpuMonitor(0, fake, timeout_s=0.1)
-    fake.hang.clear()
-    before = threading.active_count()
-    assert [monitor.sample() for _ in range(5)] == [None] * 5
-    assert monitor.reason == "GPU stopped answering"
-    assert threading.active_count() == before + 1
-    monitor.close()
-    fake.hang.set()
-    assert monitor._reader is not None
-    monitor._reader.join(5)
-    assert monitor.sample() is not None
-
-
-def test_monitor_without_a_driver_says_why() -> None:
-    fake = FakeNvml()
-    fake.failures["nvmlInit"] = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
-    monitor = GpuMonitor(0, fake)
-    assert monitor.sample() is None
-    assert monitor.reason == "no NVIDIA driver is installed"

@@ -15,6 +15,7 @@ def test_equals_attention_written_out_head_by_head():
     layer, x = attention(), torch.randn(2, 10, 32, generator=torch.Generator().manual_seed(1))
     cos, sin = rotary_tables(10, 8, 10000.0)
     expected = torch.zeros(2, 10, 32)
+
     with torch.no_grad():
         queries, keys, values = layer.q_proj(x), layer.k_proj(x), layer.v_proj(x)
         for batch in range(2):
@@ -33,11 +34,14 @@ def test_rotation_keeps_lengths_and_depends_on_distance_only():
     cos, sin = rotary_tables(12, 8, 10000.0)
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(2))
     turned_q, turned_k = rotate(q.expand(12, 8), cos, sin), rotate(k.expand(12, 8), cos, sin)
+
     torch.testing.assert_close(turned_q.norm(dim=-1), q.norm().expand(12))
+
     scores = turned_q @ turned_k.T
     for distance in (0, 1, 5):
         diagonal = scores.diagonal(-distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
+
     assert abs(scores[0, 0] - scores[5, 0]) > 1e-3
 
 
@@ -54,7 +58,9 @@ def test_dropout_hides_whole_positions_from_all_queries_of_a_head():
     cos, sin = rotary_tables(16, 8, 10000.0)
     torch.manual_seed(5)
     dropped = layer(x, cos, sin, torch.tensor(0.5))
+
     assert not torch.equal(dropped, layer(x, cos, sin, torch.tensor(0.5)))
+
     torch.manual_seed(5)
     kept = (torch.rand(2, 16, 4, 1) >= 0.5) / 0.5  # one draw for each position and query head
     with torch.no_grad():
@@ -62,6 +68,7 @@ def test_dropout_hides_whole_positions_from_all_queries_of_a_head():
         scores = torch.einsum("bthc,bshc->bhts", q, k) / math.sqrt(8)
         weights = scores.masked_fill(torch.ones(16, 16).triu(1).bool(), -math.inf).softmax(-1)
         expected = layer.o_proj(torch.einsum("bhts,bshc->bthc", weights, v * kept).flatten(2))
+
     torch.testing.assert_close(dropped, expected)
 
 
@@ -97,7 +104,9 @@ def test_every_head_of_every_sequence_draws_its_own_dropout():
     seen = torch.diff(sums, dim=1, prepend=torch.zeros(3, 1, 32)).view(3, 16, 4, 8)
     values = layer.v_proj(x).view(3, 16, 2, 8).repeat_interleave(2, dim=2)
     kept = seen.abs().amax(-1, keepdim=True) > 1e-3
+
     torch.testing.assert_close(seen, values * kept / 0.5, atol=1e-4, rtol=1e-4)
+
     draws = {tuple(kept[sequence, :, head, 0].tolist()) for sequence in range(3) for head in range(4)}
     assert len(draws) == 12  # heads that share their values, too
 

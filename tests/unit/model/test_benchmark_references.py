@@ -61,6 +61,7 @@ def test_chunked_head_has_the_gradients_of_cross_entropy():
     targets = torch.randint(20, (6,))
     expected = torch.nn.functional.cross_entropy(x @ head.T, targets, reduction="sum")
     loss, grad_x, grad_head = _head_chunk(x.detach(), head.detach(), targets, torch.tensor(3.0))
+
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close([grad_x, grad_head], list(torch.autograd.grad(3.0 * expected, (x, head))))
 
@@ -72,6 +73,7 @@ def test_variants_of_the_dense_bound_accumulate_the_same_gradients():
         trainer = DenseTrainer(CONFIG, VOCAB_SIZE, CPU, torch.float32, variant)
         trainer.micro_step(*next(trainer.batches(IDS)))
         gradients.append([weight.grad for weight in trainer.weights])
+
     torch.testing.assert_close(*gradients)
 
 
@@ -80,6 +82,7 @@ def test_batched_muon_does_what_muon_does_matrix_by_matrix():
     start = [torch.randn(shape) for shape in ((8, 4), (8, 4), (4, 8), (6, 6))]
     grads = [torch.randn_like(weight) for weight in start]
     ends = []
+
     for batched in (False, True):
         weights = [weight.clone() for weight in start]
         muon = Muon(weights, 0.1, 0.9, torch.float32, batched)
@@ -88,6 +91,7 @@ def test_batched_muon_does_what_muon_does_matrix_by_matrix():
                 weight.grad = grad.clone()
             muon.step()
         ends.append(weights)
+
     torch.testing.assert_close(*ends)
 
 
@@ -98,6 +102,8 @@ def test_operations_are_counted_as_the_trainer_counts_them(tmp_path):
     facts = train(config, 64, lambda point: True)
     plain = PlainTrainer(CONFIG, VOCAB_SIZE, CPU, torch.float32)
     dense = DenseTrainer(CONFIG, VOCAB_SIZE, CPU, torch.float32)
+
     assert plain.flops_per_token == facts["flops_per_token"]
+
     router_flops = 6 * CONFIG.model.num_layers * CONFIG.model.num_experts * CONFIG.model.d_model
     assert dense.flops_per_token == plain.flops_per_token - router_flops

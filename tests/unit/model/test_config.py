@@ -75,7 +75,7 @@ def test_a_pass_is_the_most_within_the_limit_that_divides_the_batch(micro_batch,
     config = batch_of(micro_batch, accumulation, limit)
     assert config.pass_sequences == expected
     assert config.batch_sequences == micro_batch * accumulation
-    assert config.tokens_per_step == micro_batch * accumulation * 128
+    assert config.batch_tokens == micro_batch * accumulation * 128
 
 
 def test_reading_a_config_needs_no_torch():

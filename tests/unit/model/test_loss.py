@@ -25,10 +25,12 @@ def test_loss_and_gradients_equal_the_plain_ones_whatever_the_chunks(problem, mo
     summed = torch.ones_like(weight)
     arguments = x.detach(), weight.detach(), targets.to(integers), torch.tensor(scale), summed
     chunked, grad_x = loss_and_gradients(*arguments)
+
     torch.testing.assert_close(chunked, plain.detach())
     torch.testing.assert_close(grad_x, expected_x, atol=1e-6 * scale, rtol=1e-4)
     # Added to what was there, twice as by two passes.
     torch.testing.assert_close(summed, 1.0 + expected_weight, atol=1e-6 * scale, rtol=1e-4)
+
     loss_and_gradients(*arguments)
     torch.testing.assert_close(summed, 1.0 + 2 * expected_weight, atol=2e-6 * scale, rtol=1e-4)
 
@@ -47,6 +49,7 @@ def test_logits_far_apart_neither_overflow_nor_lose_the_target(problem):
     value, grad_x = loss_and_gradients(x, weight, targets, torch.ones(()), torch.zeros_like(weight))
     expected = F.cross_entropy(exact @ weight.double().T, targets)
     expected.backward()
+
     torch.testing.assert_close(value.double(), expected.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(grad_x.double(), exact.grad, rtol=1e-3, atol=1e-4)
 
@@ -58,9 +61,12 @@ def test_fp16_gradients_do_not_underflow_when_the_scale_is_announced():
     targets = torch.randint(0, 64, (4096,), generator=generator)
     summed = torch.zeros(64, 8)
     _, grad_x = loss_and_gradients(x, weight, targets, torch.tensor(2.0**16), summed)
+
     assert grad_x.dtype == torch.float16
+
     exact_x, exact_weight = (tensor.double().requires_grad_() for tensor in (x, weight))
     F.cross_entropy(exact_x @ exact_weight.T, targets).backward()
+
     torch.testing.assert_close(grad_x.double() / 2.0**16, exact_x.grad, rtol=0.02, atol=1e-8)
     torch.testing.assert_close(summed.double() / 2.0**16, exact_weight.grad, rtol=0.02, atol=1e-5)
 
@@ -82,6 +88,7 @@ def test_counting_losses(problem, monkeypatch, chunk_rows, integers):
     logits = (x @ weight.T).detach()
     targets[:10] = logits[:10].argmax(-1)  # some right by intent
     total, correct = count_losses(x, weight, targets.to(integers))
+
     assert total.dtype == correct.dtype == torch.float64
     torch.testing.assert_close(total, F.cross_entropy(logits.double(), targets, reduction="sum"), rtol=1e-5, atol=0)
     assert correct == (logits.argmax(-1) == targets).sum() >= 10

@@ -36,7 +36,9 @@ def test_output_and_gradients_equal_a_loop_over_tokens(num_experts, top_k):
     inputs = [x, *layer.parameters()]
     output, _ = layer(x)
     expected = run_token_by_token(layer, x)
+
     torch.testing.assert_close(output, expected)
+
     grads = torch.autograd.grad((output * direction).sum(), inputs, materialize_grads=True)
     expected_grads = torch.autograd.grad((expected * direction).sum(), inputs, materialize_grads=True)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
@@ -49,7 +51,9 @@ def test_an_expert_that_gets_no_token_gets_a_zero_gradient():
     output, tally = layer(x)
     output.square().sum().backward()
     (load_E,) = router_stats([tally]).load_LE
+
     assert load_E.sum() == 5
+
     idle = load_E == 0
     assert idle.sum() == 3
     assert (layer.experts.down_proj.grad[idle] == 0).all()
@@ -66,7 +70,9 @@ def test_balance_loss_by_hand():
     p = torch.sigmoid(torch.tensor(2.0))
     mean_0 = (3 * p + (1 - p)) / 4
     expected = 2 * (0.75 * mean_0 + 0.25 * (1 - mean_0))
+
     torch.testing.assert_close(stats.aux_loss, expected)
+
     logits = x @ layer.gate.weight.T
     torch.testing.assert_close(stats.z_loss, torch.log(logits.exp().sum(-1)).square().mean())
     assert stats.load_LE.tolist() == [[3, 1]]
@@ -115,6 +121,7 @@ def test_router_losses_and_their_gradients_as_written_out():
     chosen = F.one_hot(probs.topk(2, dim=-1).indices, 4).sum(2).float()
     aux_loss = 4 * (chosen.mean(1) / 2 * probs.mean(1)).sum(-1).mean()
     z_loss = logits.logsumexp(-1).square().mean()
+
     for loss, expected in ((stats.aux_loss, aux_loss), (stats.z_loss, z_loss)):
         torch.testing.assert_close(loss, expected)
         grads = torch.autograd.grad(loss, inputs, retain_graph=True)

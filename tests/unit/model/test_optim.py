@@ -27,7 +27,7 @@ def random_groups(count=3, seed=0):
 
 
 def muon_step(muon, lr=0.1, beta=0.9, weight_decay=0.0, factor=1.0, keep=1.0):
-    muon.step(*map(scalar, (lr, beta, weight_decay, factor, keep)))
+    muon.update(*map(scalar, (lr, beta, weight_decay, factor, keep)))
 
 
 def polar_factor(matrix):
@@ -41,7 +41,9 @@ def polar_factor(matrix):
 def test_orthogonalise_against_the_svd(rows, columns):
     matrices = torch.randn(5, rows, columns, generator=torch.Generator().manual_seed(rows))
     result = orthogonalise(matrices)
+
     assert result.shape == matrices.shape
+
     for matrix, answer in zip(matrices, result.double(), strict=True):
         u, before, vh = torch.linalg.svd(matrix.double(), full_matrices=False)
         in_basis = u.T @ answer @ vh.T
@@ -84,11 +86,13 @@ def test_batched_update_equals_one_matrix_at_a_time():
     singles = [
         Muon([group(each.weight[i : i + 1], each.grad[i : i + 1])]) for each in alone for i in range(len(each.weight))
     ]
+
     for factor in (1.0, -0.5, 2.0):  # changing gradients, so that momentum counts
         for each in (*groups, *alone):
             each.grad.mul_(factor)
         for optimizer in (muon, *singles):
             muon_step(optimizer, weight_decay=0.01)
+
     for each, single in zip(groups, alone, strict=True):
         torch.testing.assert_close(each.weight, single.weight, atol=1e-5, rtol=1e-4)
 
@@ -97,6 +101,7 @@ def test_update_points_along_the_svds_and_scales_with_out_over_in():
     groups = random_groups()
     before = [each.weight.clone() for each in groups]
     muon_step(Muon(groups), beta=0.0)
+
     for each, old in zip(groups, before, strict=True):
         _, out_features, in_features = old.shape
         scale = math.sqrt(max(1.0, out_features / in_features))
@@ -113,6 +118,7 @@ def test_momentum_averages_gradients_and_looks_ahead():
     muon_step(muon, lr=1.0, beta=0.5)
     one.grad.zero_()
     muon_step(muon, lr=1.0, beta=0.5)
+
     torch.testing.assert_close(muon.momenta["8x8"], 0.25 * torch.eye(8)[None])
     assert one.weight.diagonal(dim1=1, dim2=2).max() < -1.3  # the second step went on although its gradient was zero
 
@@ -122,11 +128,13 @@ def test_nesterovs_look_ahead_by_hand(beta):
     grads = torch.randn(3, 1, 8, 16, generator=torch.Generator().manual_seed(1))
     one = group(torch.zeros(1, 8, 16), torch.zeros(1, 8, 16))
     muon, momentum, expected = Muon([one]), torch.zeros(1, 8, 16), torch.zeros(1, 8, 16)
+
     for grad in grads:
         one.grad.copy_(grad)
         muon_step(muon, beta=beta)
         momentum = beta * momentum + (1 - beta) * grad
         expected = expected - 0.1 * orthogonalise((1 - beta) * grad + beta * momentum)
+
     torch.testing.assert_close(one.weight, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -145,6 +153,7 @@ def test_gradients_count_as_multiplied_by_the_factor():
             each.grad.copy_(other.grad / factor)
         muon_step(optimizers[0], factor=factor)
         muon_step(optimizers[1])
+
     for each, other in zip(scaled, plain, strict=True):
         torch.testing.assert_close(each.weight, other.weight, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(optimizers[0].momenta[each.name], optimizers[1].momenta[each.name])
@@ -179,7 +188,7 @@ def make(weights, **config):
 
 
 def step(optimizer, factor=1.0, keep=1.0):
-    optimizer.step(scalar(factor), scalar(keep))
+    optimizer.update(scalar(factor), scalar(keep))
 
 
 def copies(tensors):
@@ -196,13 +205,16 @@ def test_every_weight_has_one_optimizer():
     weights = master_weights()
     optimizer = make(weights)
     muon, rest = ({each.name for each in groups} for groups in (optimizer.muon.groups, optimizer.rest))
+
     assert muon | rest == set(weights.groups)
     assert rest == {"embedding", "router", "vector"}
+
     before = copies(weights.weights)
     optimizer.scalars["adamw_lr"].zero_()
     step(optimizer)
     moved = {name for name, weight in weights.weights.items() if not torch.equal(weight, before[name])}
     kinds = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "gate_up_proj", "down_proj")
+
     assert moved == {name for name in before if name.endswith(kinds)}
 
 
@@ -225,12 +237,14 @@ def test_the_rest_equals_plain_adamw_with_the_gains_not_decayed(weight_decay):
         eps=ADAMW_EPS,
         foreach=False,
     )
+
     for seed in range(3):
         draw_gradients(weights, seed)
         for name, twin in twins.items():
             twin.grad = weights.grads[name].clone()
         step(optimizer)
         plain.step()
+
     for name, twin in twins.items():
         torch.testing.assert_close(weights.weights[name], twin.detach(), atol=1e-6, rtol=1e-5)
 
@@ -239,6 +253,7 @@ def test_the_hidden_matrices_equal_muon_one_by_one():
     weights = master_weights()
     optimizer = make(weights, weight_decay=0.1, muon_momentum=0.8)
     singles, expected = [], {}
+
     for name, weight in weights.weights.items():
         if "_proj" not in name:
             continue
@@ -246,10 +261,12 @@ def test_the_hidden_matrices_equal_muon_one_by_one():
         shape = (-1, weight.shape[-2] // (2 if "gate_up" in name else 1), weight.shape[-1])
         pairs = zip(expected[name].view(shape).split(1), grad.view(shape).split(1), strict=True)
         singles += [Muon([group(*pair)]) for pair in pairs]
+
     for _ in range(2):
         step(optimizer)
         for single in singles:
             muon_step(single, LRS["muon_lr"], 0.8, 0.1)
+
     for name, weight in expected.items():
         torch.testing.assert_close(weights.weights[name], weight, atol=1e-5, rtol=1e-4)
 
@@ -263,9 +280,11 @@ def test_a_step_that_is_not_finite_changes_nothing(dtype, first):
         step(optimizer)
     state, before = copies(optimizer.state_tensors()), copies(weights.weights)
     half = {name: each.copy.clone() for name, each in weights.groups.items() if each.copy is not None}
+
     for grad in weights.grads.values():
         grad.view(-1)[0] = math.inf
         grad.view(-1)[-1] = math.nan
+
     for factor in (1.0, 0.0, math.nan):  # what averaging and clipping make of such a norm
         step(optimizer, factor, keep=0.0)
         assert_equal(weights.weights, before)
@@ -283,6 +302,7 @@ def test_a_skipped_step_leaves_no_trace_in_later_ones():
         for weights, optimizer in ((interrupted, first), (plain, second)):
             draw_gradients(weights, seed)
             step(optimizer)
+
     assert_equal(interrupted.weights, plain.weights)
     assert_equal(first.state_tensors(), second.state_tensors())
 
@@ -295,6 +315,7 @@ def test_the_factor_divides_out_of_gradients():
             grad.copy_(plain.grads[name] / factor)
         step(first, factor)
         step(second)
+
     for name, weight in plain.weights.items():
         torch.testing.assert_close(scaled.weights[name], weight, atol=1e-6, rtol=1e-5)
 
@@ -304,6 +325,7 @@ def test_settings_are_read_from_the_scalars_at_every_step():
     first, second = make(changed, weight_decay=0.1), make(fixed, weight_decay=0.2, muon_momentum=0.5)
     first.scalars["weight_decay"].fill_(0.2)
     first.scalars["muon_momentum"].fill_(0.5)
+
     for lr in (0.0, 0.1, 0.02):
         for optimizer in (first, second):
             optimizer.scalars["muon_lr"].fill_(lr)
@@ -311,6 +333,7 @@ def test_settings_are_read_from_the_scalars_at_every_step():
             step(optimizer)
         if lr == 0.0:
             assert_equal(changed.weights, MasterWeights(small_model(), torch.float32).weights)
+
     assert_equal(changed.weights, fixed.weights)
     assert not torch.equal(changed.weights["norm.weight"], torch.ones(32))
 
@@ -320,19 +343,25 @@ def test_configuring_forgets_all_state_and_takes_the_settings(weight_decay):
     used, fresh = master_weights(), master_weights()
     first = make(used, weight_decay=0.1, muon_momentum=0.9)
     start = copies(used.weights)
+
     for seed in range(3):
         draw_gradients(used, seed)
         step(first)
+
     for name, weight in used.weights.items():
         weight.copy_(start[name])
+
     config = {"weight_decay": weight_decay, "muon_momentum": 0.4}
     first.configure(OptimConfig.model_validate(config))
     second = make(fresh, **config)
+
     assert_equal(first.state_tensors(), second.state_tensors())
+
     for seed in range(2):
         for weights, optimizer in ((used, first), (fresh, second)):
             draw_gradients(weights, seed)
             step(optimizer)
+
     assert_equal(used.weights, fresh.weights)
 
 
@@ -361,11 +390,14 @@ def test_state_can_be_moved_to_another_optimizer():
     for seed in range(2):
         draw_gradients(copy, seed)
         step(second)  # what it has of its own must go
+
     step(first)
     for name, weight in copy.weights.items():
         weight.copy_(weights.weights[name])
         copy.grads[name].copy_(weights.grads[name])
+
     second.load_state_tensors(copies(first.state_tensors()))
     for optimizer in (first, second):
         step(optimizer)
+
     assert_equal(copy.weights, weights.weights)

@@ -115,11 +115,15 @@ def test_it_goes_on_from_where_it_is_and_falls_to_its_floor(schedule, floor, req
         if seen < short.end_tokens:
             before, short = short, short.ending_at(end, seen)
             assert short.factor(seen) == pytest.approx(before.factor(seen))
+
     start = short.down_from if short.down_from is not None else 200
     factors = [short.factor(at) for at in range(start, short.end_tokens + 1)]
+
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(factors))
+
     whole = Schedule(optim(schedule, final_lr_frac=floor), 1000, 1000)
     assert all(short.factor(at) <= whole.factor(at) for at in range(short.end_tokens + 1))
+
     # Told in its warm-up to end there, it may never have come above the floor.
     reached = short.down_factor if short.down_from is not None else 1.0
     assert factors[-1] == min(floor, reached)

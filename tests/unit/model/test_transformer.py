@@ -14,6 +14,7 @@ def test_parameter_and_operation_counts_by_hand():
     expert, router, norms = 3 * 32 * 48, 4 * 32, 2 * 32
     total = 128 * 32 + 32 + 2 * (attention + 4 * expert + router + norms)
     active = total - 2 * 2 * expert
+
     assert num_params(model) == (total, active)
     assert flops_per_token(model) == 6 * active + 6 * 2 * 16 * 32
 
@@ -47,7 +48,9 @@ def test_the_probability_of_dropout_is_read_anew_by_every_pass():
     plain = model(tokens)[0]
     model.train()
     model.drop.zero_()
+
     torch.testing.assert_close(model(tokens)[0], plain)
+
     model.drop.fill_(0.5)
     assert not torch.equal(model(tokens)[0], plain)
 

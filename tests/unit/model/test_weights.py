@@ -17,6 +17,7 @@ def test_groups_by_kind_and_shape():
     for name, parameter in model.named_parameters():
         in_layer = name.removeprefix("layers.0.").removeprefix("layers.1.")
         groups.setdefault(group_of(name, parameter), set()).add(in_layer)
+
     assert groups == {
         "embedding": {"embed_tokens.weight"},
         "router": {"mlp.gate.weight"},
@@ -39,15 +40,19 @@ def test_every_weight_lies_in_one_group_with_its_gradient(dtype):
     model = small_model()
     original = snapshot(model)
     weights = MasterWeights(model, dtype)
+
     assert set(weights.weights) == set(weights.grads) == set(original)
+
     for group in weights.groups.values():
         assert group.weight.dtype == group.grad.dtype == torch.float32
         assert group.weight.shape == group.grad.shape
         assert group.is_muon == ("x" in group.name)
         group.weight.fill_(-5.0)
         group.grad.fill_(-6.0)
+
     total = sum(group.weight.numel() for group in weights.groups.values())
     assert total == sum(weight.numel() for weight in original.values())  # none twice
+
     for name, weight in original.items():
         assert weights.weights[name].shape == weights.grads[name].shape == weight.shape
         assert (weights.weights[name] == -5.0).all() and (weights.grads[name] == -6.0).all()
@@ -66,7 +71,9 @@ def test_in_fp32_the_masters_are_the_parameters():
     model = small_model()
     original = snapshot(model)
     weights = MasterWeights(model, torch.float32)
+
     assert all(group.copy is None for group in weights.groups.values())
+
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, original[name])
         assert weights.weights[name].data_ptr() == parameter.data_ptr()
@@ -78,12 +85,14 @@ def test_half_precision_keeps_fp32_masters_and_fp32_routers(dtype):
     model = small_model()
     original = snapshot(model)
     weights = MasterWeights(model, dtype)
+
     for name, parameter in model.named_parameters():
         is_router = name.endswith("mlp.gate.weight")
         assert parameter.dtype == (torch.float32 if is_router else dtype)
         assert weights.weights[name].dtype == weights.grads[name].dtype == torch.float32
         assert torch.equal(weights.weights[name], original[name])
         assert torch.equal(parameter, original[name].to(parameter.dtype))
+
     assert len(weights.weights) == len(original)
 
 
@@ -92,14 +101,19 @@ def test_half_precision_gradients_are_summed_in_fp32_and_weights_published(name)
     model = small_model()
     weights = MasterWeights(model, torch.float16)
     parameter, master, grad = dict(model.named_parameters())[name], weights.weights[name], weights.grads[name]
+
     for value in (1024.0, 0.25, 0.25):  # fp16 would swallow a quarter beside 1024
         parameter.grad = torch.full_like(parameter, value)
         weights.collect()
         assert parameter.grad is None
+
     assert torch.equal(grad, torch.full_like(grad, 1024.5))
+
     master.fill_(3.0)
     weights.publish()
+
     assert torch.equal(parameter, torch.full_like(parameter, 3.0))
+
     weights.clear_gradients()
     assert all((each == 0).all() for each in weights.grads.values())
 
@@ -110,12 +124,16 @@ def test_autograd_adds_into_the_sums_until_they_are_cleared(dtype):
     model = small_model()
     weights = MasterWeights(model, dtype)
     router = model.layers[0].mlp.gate.weight
+
     for _ in range(2):
         for parameter in model.parameters():
             parameter.sum().backward()
         weights.collect()
+
     assert all((grad == 2.0).all() for grad in weights.grads.values())
+
     weights.clear_gradients()
     router.sum().backward()
+
     assert (weights.grads["layers.0.mlp.gate.weight"] == 1.0).all()
     assert (weights.grads["layers.1.mlp.gate.weight"] == 0.0).all()

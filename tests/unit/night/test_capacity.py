@@ -11,10 +11,11 @@ import pytest
 from capacity_case import Machine, counting_study
 
 from autotune.core.errors import UserError
-from autotune.engine.cost_model import Counts
+from autotune.engine.cost_model import CostModel, Counts
 from autotune.engine.worker import Slot
 from autotune.machine.hardware import HardwareProfile
-from autotune.night.capacity import choose_pass, cost_model, describe_left, fitting, largest_micro_batch, probe
+from autotune.night.capacity import choose_pass, cost_model, describe_left, fitting, largest_micro_batch
+from autotune.night.probing import Place, probe
 from autotune.search.space import SearchSpace
 from autotune.study.study_file import Study, load
 
@@ -32,8 +33,8 @@ NOTHING: HardwareProfile = Machine()  # type: ignore[assignment]
 
 
 def test_the_probe_trains_the_baseline_for_a_small_share(tmp_path: Path) -> None:
-    found = probe(study(tmp_path, "evaluations = 4"), NOTHING, Slot("cpu"))
-    assert (found.tokens, found.evaluations, found.facts) == (40, 4, {"data_hash": "fake"})
+    taken = probe(Place(study(tmp_path, "evaluations = 4"), NOTHING, Slot("cpu")))
+    assert (taken.tokens, taken.evaluations, taken.facts) == (40, 4, {"data_hash": "fake"})
 
 
 @pytest.mark.parametrize(
@@ -46,11 +47,16 @@ def test_the_probe_trains_the_baseline_for_a_small_share(tmp_path: Path) -> None
 )
 def test_a_baseline_that_does_not_train_is_told_before_the_night(tmp_path: Path, base: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        probe(study(tmp_path, base), NOTHING, Slot("cpu"))
+        probe(Place(study(tmp_path, base), NOTHING, Slot("cpu")))
     assert caught.value.exit_code == 1
 
 
 # --- what steps cost, by probes of a trainer whose cost is known ---
+
+
+def costs(of: Study, device: HardwareProfile) -> CostModel | None:
+    place = Place(of, device, Slot("cpu"))
+    return cost_model(place, probe(place))
 
 
 @pytest.fixture
@@ -60,9 +66,10 @@ def gpu() -> HardwareProfile:
 
 def test_the_cost_model_of_a_few_probes_is_the_trainers_own(tmp_path: Path, gpu: HardwareProfile) -> None:
     counting = counting_study(tmp_path)
-    baseline = probe(counting, gpu, Slot("cpu"))
+    place = Place(counting, gpu, Slot("cpu"))
+    baseline = probe(place)
     assert (baseline.tokens, baseline.evaluations) == (30_000, 10)  # stopped after three of ten evaluations
-    model = cost_model(counting, gpu, Slot("cpu"), baseline)
+    model = cost_model(place, baseline)
     assert model is not None
     for experts, micro_batch, accumulation in ((2, 1, 1), (4, 8, 4), (32, 64, 2)):
         config = counting_trainer.Config(
@@ -77,7 +84,7 @@ def test_the_cost_model_of_a_few_probes_is_the_trainers_own(tmp_path: Path, gpu:
 
 def test_a_pass_is_large_enough_to_be_fast_and_fits_every_corner(tmp_path: Path, gpu: HardwareProfile) -> None:
     counting = counting_study(tmp_path)
-    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    model = costs(counting, gpu)
     assert model is not None
 
     def chosen(of: Study, memory_bytes: int) -> int:
@@ -111,9 +118,11 @@ def test_the_largest_micro_batch_is_the_largest(tmp_path: Path, gpu: HardwarePro
 def test_configurations_are_counted_as_the_hardware_runs_them(tmp_path: Path, gpu: HardwareProfile) -> None:
     """Here the hardware triples the FLOPs; counted without that, each would seem three times as slow."""
     tripled: Any = Machine(device="cuda", memory_bytes=gpu.memory_bytes)
-    tripled.overrides = lambda: {"model.slowness": 3}
+    tripled.overrides = lambda: {"dtype": 3}
     counting = counting_study(tmp_path)
-    model = cost_model(counting, tripled, Slot("cpu"), probe(counting, tripled, Slot("cpu")))
+    roles = {**counting.trainer.setting_roles, "dtype": "model.slowness"}
+    counting = replace(counting, trainer=replace(counting.trainer, setting_roles=roles))
+    model = costs(counting, tripled)
     assert model is not None
     counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
     assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
@@ -122,7 +131,7 @@ def test_configurations_are_counted_as_the_hardware_runs_them(tmp_path: Path, gp
 def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwareProfile) -> None:
     """Merged passes run out of memory here; the other probes still tell what a step costs."""
     counting = counting_study(tmp_path, "largest_pass = 16")
-    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    model = costs(counting, gpu)
     assert model is not None
     counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
     assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
@@ -130,14 +139,14 @@ def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwarePr
 
 def test_a_trainer_that_counts_nothing_has_no_cost_model(tmp_path: Path, gpu: HardwareProfile) -> None:
     plain = study(tmp_path)
-    assert cost_model(plain, gpu, Slot("cpu"), probe(plain, gpu, Slot("cpu"))) is None
+    assert costs(plain, gpu) is None
     assert largest_micro_batch(plain, gpu, Slot("cpu")) == 0
 
 
 def test_values_that_cannot_fit_are_left_out_of_the_search(tmp_path: Path, gpu: HardwareProfile) -> None:
     """One sequence with 16 experts takes 16 x 9,000 + 5,000 + 3,300 bytes, with 4 less than a third of that."""
     counting = counting_study(tmp_path)
-    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    model = costs(counting, gpu)
     assert model is not None
 
     def left(of: Study, memory_bytes: int) -> dict[str, Any]:
@@ -145,23 +154,23 @@ def test_values_that_cannot_fit_are_left_out_of_the_search(tmp_path: Path, gpu: 
         return fitting(of, model, device, {})
 
     assert left(counting, 10**9) == {}
-    found = left(counting, 120_000)
-    assert found == {"model.experts": (2, 4)}
+    narrower = left(counting, 120_000)
+    assert narrower == {"model.experts": (2, 4)}
     assert describe_left(counting.spec, "model.experts", (2, 4), Machine(memory_bytes=2**31)) == (
         "model.experts is kept to 2, 4: the others do not fit into 2.0 GiB, not even one sequence at a time"
     )
-    narrowed = counting.spec.space.with_ranges(found)
+    narrowed = counting.spec.space.with_ranges(narrower)
     assert narrowed["model.experts"].choices == (2, 4) and narrowed["optim.grad_accum_steps"].high == 4
     tight: Any = Machine(device="cuda", memory_bytes=120_000)
     assert choose_pass(counting, model, tight, {}) == 0
-    assert choose_pass(counting, model, tight, {}, found) > 0
+    assert choose_pass(counting, model, tight, {}, narrower) > 0
     # What the baseline itself has is never left out: then it is the model that errs.
     assert left(counting, 1_000) == {}
 
 
 def test_a_range_of_whole_numbers_ends_where_it_no_longer_fits(tmp_path: Path, gpu: HardwareProfile) -> None:
     counting = counting_study(tmp_path)
-    model = cost_model(counting, gpu, Slot("cpu"), probe(counting, gpu, Slot("cpu")))
+    model = costs(counting, gpu)
     assert model is not None
     space = SearchSpace.model_validate({"model.experts": {"low": 2, "high": 64}})
     ranged = replace(counting, spec=counting.spec.model_copy(update={"space": space}))

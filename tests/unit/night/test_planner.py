@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -17,12 +18,13 @@ from autotune.engine.deadline import REPORT_S
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.machine import hardware
-from autotune.night import session
-from autotune.night.planner import Survey, describe, make_plan, survey, text
+from autotune.night import opening, session
+from autotune.night.planner import Survey, describe, make_plan, survey, train_tokens_override
 from autotune.promotion import horizon
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
-from autotune.study.study_file import load
+from autotune.study.study_file import Study, load
+from autotune.study.trainer import load_trainer
 
 PROBE = Probe(tokens_per_s=100.0, eval_s=2.0, evaluations=5, seconds=7.0, tokens=40, peak_bytes=3, facts={})
 
@@ -37,9 +39,14 @@ def spec(**changes: Any) -> StudySpec:
     return StudySpec.model_validate(content | changes)
 
 
+def of_a_trainer(spec: StudySpec, length_rules: Mapping[str, Any] | None = None) -> Study:
+    trainer: Any = replace(load_trainer("odd_trainers:with_mapping"), length_rules=length_rules or {})
+    return Study(spec, trainer, frozenset(), "")
+
+
 def plan(study: StudySpec, slots: int = 1, seconds_left: float = float("inf"), power_w: float = 0.0) -> Plan:
     profile: Any = Machine(power_w)
-    return make_plan(study, PROBE, slots, seconds_left, profile)
+    return make_plan(of_a_trainer(study), PROBE, slots, seconds_left, profile)
 
 
 def test_seconds_of_a_training_by_hand() -> None:
@@ -89,7 +96,8 @@ def test_shorter_runs_before_the_full_run_are_planned_for() -> None:
 
     def full_s(tokens: int, **promote: Any) -> float:
         study = spec(promote={"automatic": True, "tokens": tokens} | promote)
-        return make_plan(study, PROBE, 1, float("inf"), machine, depends_on_length=True).full_s
+        rescaled = of_a_trainer(study, length_rules={"lr": "learning_rate"})
+        return make_plan(rescaled, PROBE, 1, float("inf"), machine).full_s
 
     assert full_s(8_000) == pytest.approx(3 * (20 + 28.28 + 10) + 90 + 15)
     assert full_s(4_000) == 50 + 15 and full_s(8_000, bracket=False) == 90 + 15
@@ -111,19 +119,19 @@ def test_the_full_run_is_eight_trials_long_unless_the_study_says() -> None:
 )
 def test_trials_read_their_text_as_often_as_the_full_run(base: dict[str, Any], match: bool, epochs: float) -> None:
     """8,000 tokens of a text of 2,000: trials of 1,000 tokens get 250 of them."""
-    study = spec(base=base, budget={"tokens": 1_000, "match_epochs": match})
+    study = of_a_trainer(spec(base=base, budget={"tokens": 1_000, "match_epochs": match}))
     profile: Any = Machine()
     found = make_plan(study, replace(PROBE, facts={"train_tokens": 2_000}), 1, float("inf"), profile)
     assert found.epochs == epochs
-    assert text(1_000, epochs) == ({"data.train_tokens": 250} if epochs else {})
-    assert ("on 250 tokens of text each" in describe(found, study)) == bool(epochs)
+    assert train_tokens_override(study, 1_000, epochs) == ({"data.train_tokens": 250} if epochs else {})
+    assert ("on 250 tokens of text each" in describe(found, study.spec)) == bool(epochs)
     assert make_plan(study, replace(PROBE, facts={"train_tokens": 8_000}), 1, 1e6, profile).epochs == 0
 
 
 def test_a_trainer_that_takes_no_time_does_not_break_the_plan() -> None:
     profile: Any = Machine()
     instant = replace(PROBE, tokens_per_s=0.0, seconds=0.0)
-    assert make_plan(spec(), instant, 1, 1_000.0, profile).trials == 10
+    assert make_plan(of_a_trainer(spec()), instant, 1, 1_000.0, profile).trials == 10
 
 
 def test_in_words() -> None:
@@ -199,9 +207,9 @@ def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeyp
     counting_study(tmp_path)
     counting = load(tmp_path / "counting.toml", ["budget.trials=2", "finals={select_seeds=1, prove_seeds=2}"])
     profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
-    monkeypatch.setattr(session, "visible_devices", lambda: ["one"])
-    monkeypatch.setattr(session, "profile", lambda *_, **__: profile)
-    monkeypatch.setattr(session, "slots_of", lambda _: [Slot("cpu")])
+    monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])
     running = session.Session(counting, session.Options(tmp_path / "runs"))
     assert running.work() == 0
     record = read_study(tmp_path / "runs" / "counting")
@@ -222,9 +230,9 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     counting = load(tmp_path / "counting.toml", changes)
     profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
-    monkeypatch.setattr(session, "visible_devices", lambda: ["one"])
-    monkeypatch.setattr(session, "profile", lambda *_, **__: profile)
-    monkeypatch.setattr(session, "slots_of", lambda _: [Slot("cpu")])
+    monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])
     running = session.Session(counting, session.Options(tmp_path / "runs"))
     assert running.work() == 0
     record = read_study(tmp_path / "runs" / "counting")

@@ -10,9 +10,9 @@ from study_case import make_queue, make_study, result
 
 from autotune.core.attributes import PRIOR, StudyAttributes
 from autotune.core.records import Verdict, VerdictWord
-from autotune.night.warm_start import Earlier, Prior, differs, read, teach
+from autotune.night.warm_start import Earlier, Prior, difference, read, teach
 from autotune.store.study_store import StudyRecord, read_study
-from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
 
 SEVERAL = ("budget.seeds=3", 'pruner.name="none"')
 LOSSES = {0.001: 3.0, 0.01: 2.5, 0.05: 2.7}
@@ -28,7 +28,7 @@ def earlier(folder: Path, *changes: str) -> StudyRecord:
         assignment = queue.take()
         assert assignment is not None
         outcome = result(loss=loss)
-        if queue.seeds > 1:
+        if queue.plan.seeds > 1:
             for count, off in enumerate((-0.2, 0.1, 0.1), start=1):
                 queue.report_seed(assignment, count, loss + off)
         else:
@@ -38,13 +38,13 @@ def earlier(folder: Path, *changes: str) -> StudyRecord:
     return read_study(queue.run.root)
 
 
-def later(folder: Path, record: StudyRecord, *changes: str) -> StudySpec:
+def later(folder: Path, record: StudyRecord, *changes: str) -> Study:
     folder.mkdir()
-    return make_study(folder, "base.lr=0.001", f'warm_start=["{record.run.root}"]', *changes).spec
+    return make_study(folder, "base.lr=0.001", f'warm_start=["{record.run.root}"]', *changes)
 
 
-def taken(spec: StudySpec) -> Earlier:
-    (one,) = read(spec)
+def taken(study: Study) -> Earlier:
+    (one,) = read(study)
     return one
 
 
@@ -71,9 +71,9 @@ def test_trials_that_mean_something_else_teach_nothing(
 ) -> None:
     """Losses by counts of seeds are no losses by tokens, whatever the numbers."""
     record = earlier(tmp_path / "earlier", *then)
-    spec = later(tmp_path / "later", record, *now)
-    assert differs(spec, record).startswith(why)
-    one = taken(spec)
+    study = later(tmp_path / "later", record, *now)
+    assert difference(study, record).startswith(why)
+    one = taken(study)
     assert one.priors == ()
     assert one.good == ({"lr": 0.01}, {"lr": 0.05}), "its settings are worth a try all the same"
     assert f"do not teach the sampler: {why}" in one.describe()
@@ -86,7 +86,8 @@ def test_a_trial_of_several_seeds_teaches_its_mean_and_not_its_last_seed(tmp_pat
     assert prior.reported == {1: pytest.approx(2.3), 2: pytest.approx(2.6), 3: pytest.approx(2.6)}
 
     study = optuna.create_study()
-    assert teach(study, later(tmp_path / "again", earlier(tmp_path / "other", *SEVERAL), *SEVERAL), one)
+    again = later(tmp_path / "again", earlier(tmp_path / "other", *SEVERAL), *SEVERAL)
+    assert teach(study, again.spec, one)
     assert [trial.value for trial in study.trials] == list(LOSSES.values())
 
 
@@ -105,8 +106,9 @@ def test_a_trial_outside_the_new_range_is_left_out(tmp_path: Path) -> None:
 
 
 def test_teaching_is_done_once_and_after_a_kill_without_doubles(tmp_path: Path) -> None:
-    spec = later(tmp_path / "later", earlier(tmp_path / "earlier"))
-    one, study = taken(spec), optuna.create_study()
+    later_study = later(tmp_path / "later", earlier(tmp_path / "earlier"))
+    spec = later_study.spec
+    one, study = taken(later_study), optuna.create_study()
     assert teach(study, spec, one)
     assert {trial.user_attrs["role"] for trial in study.trials} == {PRIOR}
     assert not teach(study, spec, one)

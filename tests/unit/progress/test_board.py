@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from autotune.core.records import TrainingKind
 from autotune.machine.gpu_monitor import GpuSample
 from autotune.progress.board import Board
 
@@ -26,16 +27,16 @@ def clock() -> Clock:
 @pytest.fixture
 def board(clock: Clock) -> Board:
     made = Board(clock=clock)
-    made.enter("trials", 3, 10)
+    made.enter(TrainingKind.SEARCH, 3, 10)
     return made
 
 
 def test_the_time_left_is_this_sessions_pace_times_what_is_left(board: Board, clock: Clock) -> None:
     assert board.left_s() is None
     for number in (3, 4):
-        board.start("trials", number, 1000)
+        board.start(TrainingKind.SEARCH, number, 1000)
         clock.now += 20
-        board.end("trials", number, f"trial {number}", counts=True)
+        board.end(TrainingKind.SEARCH, number, f"trial {number}", counts=True)
 
     assert (board.done, board.total) == (5, 10)
     assert board.left_s() == pytest.approx(5 * 20)
@@ -43,50 +44,50 @@ def test_the_time_left_is_this_sessions_pace_times_what_is_left(board: Board, cl
 
 
 def test_an_interrupted_training_is_not_done(board: Board, clock: Clock) -> None:
-    board.start("trials", 3, 1000)
+    board.start(TrainingKind.SEARCH, 3, 1000)
     clock.now += 20
-    board.end("trials", 3, "… trial 3 interrupted", counts=False)
+    board.end(TrainingKind.SEARCH, 3, "… trial 3 interrupted", counts=False)
 
     assert board.done == 3 and board.left_s() is None
     assert board.headline() == "searching: 3 of 10"
 
 
 def test_a_training_says_how_long_it_still_takes(board: Board, clock: Clock) -> None:
-    board.start("trials", 3, 1000)
-    training = board.running["trials", 3]
+    board.start(TrainingKind.SEARCH, 3, 1000)
+    training = board.running[TrainingKind.SEARCH, 3]
     assert training.left_s(clock()) is None
 
     clock.now += 30
-    board.progress("trials", 3, 250, 4.5, None)
+    board.progress(TrainingKind.SEARCH, 3, 250, 4.5, None)
     assert training.done_frac == 0.25
     assert training.left_s(clock()) == pytest.approx(90)
 
 
 def test_another_queue_begins_anew_and_one_of_fixed_trials_may_grow(board: Board, clock: Clock) -> None:
-    board.start("trials", 3, 1000)
+    board.start(TrainingKind.SEARCH, 3, 1000)
     clock.now += 20
-    board.end("trials", 3, "", counts=True)
-    board.enter("finals", 0, 6)
+    board.end(TrainingKind.SEARCH, 3, "", counts=True)
+    board.enter(TrainingKind.FINALS, 0, 6)
     assert (board.done, board.total, board.left_s()) == (0, 6, None)
 
-    board.start("finals", 0, 1000)
-    board.end("finals", 0, "", counts=True)
-    board.enter("finals", 0, 9)
+    board.start(TrainingKind.FINALS, 0, 1000)
+    board.end(TrainingKind.FINALS, 0, "", counts=True)
+    board.enter(TrainingKind.FINALS, 0, 9)
     assert (board.done, board.total) == (1, 9)
 
 
 def test_only_the_last_five_are_kept(board: Board) -> None:
     for number in range(8):
-        board.end("trials", number, f"line {number}", counts=True)
+        board.end(TrainingKind.SEARCH, number, f"line {number}", counts=True)
     assert list(board.last) == [f"line {number}" for number in range(3, 8)]
 
 
 def test_the_full_run_is_done_when_its_training_is(clock: Clock) -> None:
     board = Board(clock=clock)
-    board.enter("full", 0, 1)
-    board.start("full", 0, 1000)
+    board.enter(TrainingKind.FULL, 0, 1)
+    board.start(TrainingKind.FULL, 0, 1000)
     clock.now += 60
-    board.progress("full", 0, 500, 4.0, 1_250_000.0)
+    board.progress(TrainingKind.FULL, 0, 500, 4.0, 1_250_000.0)
 
     assert board.left_s() == pytest.approx(60)
     assert board.headline().startswith("full run, until about ")
@@ -94,10 +95,10 @@ def test_the_full_run_is_done_when_its_training_is(clock: Clock) -> None:
 
 def test_one_line_says_everything_that_is_known(board: Board, clock: Clock) -> None:
     assert board.line() == ""
-    board.start("trials", 3, 1000)
+    board.start(TrainingKind.SEARCH, 3, 1000)
     assert board.line() == "… searching: 3 of 10; trial 3 at 0%"
 
-    board.progress("trials", 3, 500, 4.5, 1234.5)
+    board.progress(TrainingKind.SEARCH, 3, 500, 4.5, 1234.5)
     board.best = (4.25, 2)
     board.gpu = GpuSample(0.0, 61.0, 250.0, None, None, 0.97, 3 * 2**30, None, ())
     assert board.line() == (

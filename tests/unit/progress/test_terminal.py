@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from autotune.core.records import TrainingKind
 from autotune.machine.gpu_monitor import GpuSample
 from autotune.progress.board import Board
 from autotune.progress.observer import Display
@@ -25,10 +26,10 @@ def text(console: Console) -> str:
 
 def at_work() -> Board:
     board = Board(clock=lambda: 100.0)
-    board.enter("trials", 3, 10)
-    board.start("trials", 3, 1000)
-    board.progress("trials", 3, 500, 4.5, 20_000.0)
-    board.running["trials", 3].began = 0.0
+    board.enter(TrainingKind.SEARCH, 3, 10)
+    board.start(TrainingKind.SEARCH, 3, 1000)
+    board.progress(TrainingKind.SEARCH, 3, 500, 4.5, 20_000.0)
+    board.running[TrainingKind.SEARCH, 3].began = 0.0
     board.best = (4.25, 2)
     board.last.append("✓ trial 2 finished  loss 4.2500  [9 s]  lr=[red]0.1[/red]\x1b[2J")
     board.gpu = GpuSample(0.0, 61.0, 250.0, 1.5e9, None, None, None, None, ())
@@ -48,10 +49,10 @@ def test_a_board_shows_bars_best_gpu_and_the_last_trials(console: Console) -> No
 
 def test_a_full_run_has_one_bar(console: Console) -> None:
     board = Board(clock=lambda: 7400.0)
-    board.enter("full", 0, 1)
-    board.start("full", 0, 1000)
-    board.running["full", 0].began = 0.0
-    board.progress("full", 0, 500, 4.0, None)
+    board.enter(TrainingKind.FULL, 0, 1)
+    board.start(TrainingKind.FULL, 0, 1000)
+    board.running[TrainingKind.FULL, 0].began = 0.0
+    board.progress(TrainingKind.FULL, 0, 500, 4.0, None)
     console.print(draw(board))
 
     assert text(console).count("full run") == 1

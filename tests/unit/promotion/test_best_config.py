@@ -25,6 +25,7 @@ from autotune.promotion.best_config import best_config_of, git_commit, provenanc
 from autotune.promotion.horizon import scaling
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
+from autotune.study.trainer import load_trainer
 
 BASELINE = TrialRecord(0, {"lr": 0.001}, TrialStatus.FINISHED, result(loss=3.0), role="baseline")
 WINNER = TrialRecord(4, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.9))
@@ -57,7 +58,8 @@ AS_IS = Promotion(4, 1_000, 8_000, None)
 
 
 def write(record: StudyRecord, trial: TrialRecord = WINNER, promotion: Promotion = AS_IS) -> Path:
-    best_config_of(record, trial, BETTER.reason, promotion).write(record.run.best_config)
+    best_config = best_config_of(load_trainer("fake_trainer:train"), record, trial, BETTER.reason, promotion)
+    best_config.write(record.run.best_config)
     return record.run.best_config
 
 
@@ -100,7 +102,7 @@ def test_the_header_is_a_comment_whatever_the_reason_holds(record: StudyRecord) 
 
 
 def test_its_provenance_goes_to_the_model_card_a_line_each(record: StudyRecord) -> None:
-    lines = best_config_of(record, WINNER, BETTER.reason, AS_IS).card_lines()
+    lines = best_config_of(load_trainer("fake_trainer:train"), record, WINNER, BETTER.reason, AS_IS).card_lines()
     for line in ("study: night", "gpu: T4", "data hash: abc", "trial: 4", "why: better on fresh seeds", "gain: 0.1"):
         assert line in lines
     (versions,) = (line for line in lines if line.startswith("versions: "))

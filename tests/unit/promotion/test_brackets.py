@@ -12,8 +12,10 @@ from fake_loop import FakeLoop
 from study_case import make_queue, make_study, result
 
 from autotune.core.errors import UserError
-from autotune.core.records import TrialRecord, TrialStatus
+from autotune.core.records import TrainingKind, TrialRecord, TrialStatus
+from autotune.engine.assignment import TrainingPlan
 from autotune.engine.queue import Queue
+from autotune.engine.trial_store import TrialStore
 from autotune.promotion import horizon
 from autotune.promotion.brackets import BracketRunner
 from autotune.store.study_store import long_name, open_fixed
@@ -38,7 +40,8 @@ class Case:
 
     def open_queue(self, trial: TrialRecord, tokens: int, run_tokens: int) -> Queue:
         optuna_study = open_fixed(self.search.storage, long_name("night", "bracket", trial.number, tokens))
-        return Queue("bracket", optuna_study, self.search.storage, self.search.run, self.study, {}, tokens)
+        store = TrialStore(optuna_study, self.search.storage, self.search.run, self.study)
+        return Queue(TrainingPlan(TrainingKind.BRACKET, tokens), store)
 
     def runner(self, loop: FakeLoop, sigma: float | None = 0.001) -> BracketRunner:
         return BracketRunner(self.study, loop, self.open_queue, sigma)  # type: ignore[arg-type]

@@ -11,11 +11,11 @@ from study_case import make_queue, make_study, result
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
-from autotune.core.records import EvalPoint, TrialResult, TrialStatus
-from autotune.engine.deadline import Deadline
-from autotune.engine.event_loop import StopRequest
-from autotune.engine.queue import Assignment, Queue
-from autotune.progress.observer import Listener
+from autotune.core.records import EvalPoint, TrainingKind, TrialResult, TrialStatus
+from autotune.engine.assignment import Assignment
+from autotune.engine.deadline import Deadline, StopRequest
+from autotune.engine.queue import Queue
+from autotune.progress.observer import RunObserver
 from autotune.promotion.full_run import FullRun, evaluations
 
 TOKENS = 8_000
@@ -36,14 +36,14 @@ def test_a_full_run_is_evaluated_as_densely_as_a_trial(
     tmp_path: Path, num_evals: int, tokens: int, changes: tuple[str, ...], expected: int
 ) -> None:
     study = make_study(tmp_path, f"base.data.num_evals={num_evals}", *changes)
-    assert evaluations(study.spec, tokens) == {"data.num_evals": expected}
+    assert evaluations(study, tokens) == {"data.num_evals": expected}
 
 
 def test_a_trainer_that_decides_itself_is_left_to_it(tmp_path: Path) -> None:
     study = make_study(tmp_path, "base.data.num_evals=0")
-    assert evaluations(study.spec, TOKENS) == {}
+    assert evaluations(study, TOKENS) == {}
     del study.spec.base["data"]
-    assert evaluations(study.spec, TOKENS) == {}
+    assert evaluations(study, TOKENS) == {}
 
 
 class Far(Deadline):
@@ -62,13 +62,12 @@ def opened(tmp_path: Path) -> Callable[[], Opened]:
     """Opens a full run of 8,000 tokens as a new process would: with what it says and what it keeps."""
 
     def open_run() -> Opened:
-        queue = make_queue(tmp_path, make_study(tmp_path), kind="full", target=None)
-        queue.budget_tokens = TOKENS
+        queue = make_queue(tmp_path, make_study(tmp_path), kind=TrainingKind.FULL, budget_tokens=TOKENS, target=None)
         queue.enqueue({"lr": 0.01}, role="full", arm=3, seed=1)
         said: list[str] = []
         kept: list[dict[str, Any]] = []
-        listener = Listener(queue.run, said.append)
-        run = FullRun(queue, {"lr": 0.01}, tmp_path / "full", Far(), listener, sigma=0.01, keep=kept.append)
+        observer = RunObserver(queue.run, said.append)
+        run = FullRun(queue, {"lr": 0.01}, tmp_path / "full", Far(), observer, sigma=0.01, keep=kept.append)
         return run, queue, said, kept
 
     return open_run
@@ -141,7 +140,7 @@ class NothingTrains:
         self.stop = StopRequest()
         self.stop.level = 1
 
-    def run(self, queue: Queue, may_start: object) -> None:
+    def run(self, queue: Queue, may_start: object, watch: object) -> None:
         """Trains nothing."""
 
 

@@ -7,7 +7,7 @@ import pytest
 import study_builder
 
 from autotune.core.records import TrialRecord, TrialStatus
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 from autotune.store.study_store import StudyRecord
 from reports import analyses, tables
 

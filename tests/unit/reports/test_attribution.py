@@ -1,4 +1,4 @@
-"""Which change gave what: its rows, words, figure and card, and what the whole page says is promoted."""
+"""Which change gave what: its rows, words and card, and what the whole page says is promoted."""
 
 import json
 from dataclasses import replace
@@ -18,9 +18,9 @@ from autotune.promotion.best_config import best_config_of
 from autotune.promotion.selection import attribution_of, select_trial_to_promote
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
+from autotune.study.trainer import load_trainer
 from reports import advice, analyses, attribution, exports, page, studies, summary, tables
-from reports.figures import settings
-from reports.figures.figure_cards import draw_cards
+from reports.figures.study_cards import draw_cards
 
 AS_IS = Promotion(0, 1_000, 8_000, None)
 TIES = ["model.dropout", "optim.adamw_lr", "optim.decay_frac"]
@@ -120,45 +120,6 @@ def test_sentences(changes: list[AttributedChange], others: dict[str, Any], expe
     assert attribution.sentences(found(*changes, **others)) == expected
 
 
-# --- the figure ---
-
-
-def test_bars_and_diamonds_in_the_order_of_the_path_and_the_whole_gain_last() -> None:
-    figure = settings.which_change(attribution.rows(study_builder.attribution()), 0.38)
-    gave, ties, lost, idle, whole = figure.data
-
-    assert (gave.name, list(gave.x), list(gave.error_x.array)) == (
-        "given on the path", [0.25, 0.08, 0.05], pytest.approx([0.03] * 3),
-    )  # fmt: skip
-    assert (list(ties.x), ties.marker.color, ties.marker.pattern.shape) == ([0.01, -0.005, -0.005], "#8A8F98", "/")
-    assert (list(lost.x), lost.marker.symbol) == ([0.22, 0.09, 0.06], "diamond")
-    assert list(idle.x) == [0.005, 0.0, -0.01] and not idle.showlegend
-    assert (list(whole.x), list(whole.y)) == ([0.38], [6])
-    assert gave.marker.color != lost.marker.color and gave.marker.pattern.shape != ties.marker.pattern.shape
-    names = list(figure.layout.yaxis.ticktext)
-    assert names[0] == "optim.muon_lr<br>0.02 → 0.05" and names[3] == "model.dropout<br>0 → 0.05 (tie)"
-    assert names[-1] == "<b>all changes</b>"
-    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the default's side is on top"
-    assert figure.layout.xaxis.title.text == "worth (nats per token)"
-
-
-def test_what_does_not_train_or_was_not_measured_is_marked() -> None:
-    rows = attribution.rows(found(COUNTING, change("c", 0, 1, None, None, False), change("d", 0, 1, -0.1, 0.0, True)))
-    drawn = {trace.text[0] if trace.text else trace.name: trace for trace in
-             settings.which_change(rows, 0.2).data}  # fmt: skip
-
-    assert list(drawn["does not train"].x) == [pytest.approx(0.33)], "at the edge"
-    assert list(drawn["does not train"].y) == [1.2] and list(drawn["not measured"].x) == [0.0]
-    assert drawn["−0.1000 (−0.1300 to −0.0700)"].name == "made it worse"
-
-
-def test_names_stay_text_in_the_figure() -> None:
-    rows = attribution.rows(found(change("<b>x</b>", "<i>", "%{y}", 0.1, 0.1, False)))
-    figure = settings.which_change(rows, 0.1)
-
-    assert figure.layout.yaxis.ticktext[0] == "&lt;b&gt;x&lt;/b&gt;<br>&lt;i&gt; → %\u200b{y}"
-
-
 # --- the card ---
 
 
@@ -220,7 +181,7 @@ def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
 
 def test_report_and_best_config_agree(record: StudyRecord) -> None:
     trial, why = select_trial_to_promote(record)
-    written = best_config_of(record, trial, why, AS_IS).config
+    written = best_config_of(load_trainer("fake_trainer:train"), record, trial, why, AS_IS).config
 
     for item in advice.changes(record):
         assert get_path(written, item.path) == item.after

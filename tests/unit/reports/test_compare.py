@@ -94,7 +94,7 @@ def test_studies_whose_trainers_report_no_data_hash_may_be_compared_with_a_warni
 def test_config_differences_name_defaults_ranges_and_engine(night: StudyRecord) -> None:
     space = {**study_builder.SPACE, "model.dropout": {"low": 0.0, "high": 0.5}}
     base = {**BASE, "optim": {"muon_lr": 0.03, "grad_accum_steps": 1}}
-    rows = compare.config_differences([night, other(space=space, base=base, sampler={"name": "random"})])
+    rows = compare._config_differences([night, other(space=space, base=base, sampler={"name": "random"})])
 
     assert rows == [
         ["optim.muon_lr", "0.02", "0.03"],
@@ -104,7 +104,7 @@ def test_config_differences_name_defaults_ranges_and_engine(night: StudyRecord) 
 
 
 def test_progress_counts_the_hours_of_failed_trials_too(night: StudyRecord) -> None:
-    line = compare.progress(night)
+    line = compare._progress_line(night)
 
     assert list(line["best"]) == [5.0, 4.8, 4.8, 4.6, 4.6, 4.6]
     # Trial 3 ended after trials 0 to 3: 100 + 50 + 50 + 100 s.
@@ -114,7 +114,7 @@ def test_progress_counts_the_hours_of_failed_trials_too(night: StudyRecord) -> N
 def test_the_page_is_written_with_lines_told_apart_by_dash(night: StudyRecord, tmp_path: Path) -> None:
     path = compare.write_compare([night, other()], tmp_path / "comparison")
     html = path.read_text(encoding="utf-8")
-    figure, table = compare.progress_figure([night, other()])
+    _, [figure], table = compare._progress([night, other()])
 
     assert "Could not draw" not in html and html.count("* plotly.js (") == 1
     assert [trace.line.dash for trace in figure.data] == ["solid", "dash"]
@@ -131,13 +131,13 @@ def test_a_comparison_of_nothing_finished_is_still_a_page(tmp_path: Path) -> Non
 def test_settings_stand_side_by_side(night: StudyRecord) -> None:
     """What one found, what it kept, and what the other did not search."""
     narrow = other(space={"optim.muon_lr": {"low": 0.003, "high": 0.1}})
-    rows = {row[0]: row[1:] for row in compare.settings_found([night, narrow])}
+    rows = {row[0]: row[1:] for row in compare._settings_side_by_side([night, narrow])}
     best = best_settings(night)
     assert best is not None and best.trial.params["optim.muon_lr"] != 0.02
     assert rows["optim.muon_lr"][0] == f"0.02 → {best.trial.params['optim.muon_lr']:g}"
     assert rows["model.dropout"][1].endswith(", not searched")
     unfinished = study_builder.empty_study()
-    assert compare.settings_found([unfinished])[0][1].endswith(", nothing found yet")
+    assert compare._settings_side_by_side([unfinished])[0][1].endswith(", nothing found yet")
 
 
 @pytest.mark.parametrize(("seconds", "unit"), [(100.0, "minutes"), (1000.0, "hours")])
@@ -146,7 +146,8 @@ def test_short_studies_are_drawn_in_minutes(night: StudyRecord, seconds: float, 
         trial if trial.result is None else replace(trial, result=replace(trial.result, seconds=seconds))
         for trial in night.trials
     )
-    figure, table = compare.progress_figure([replace(night, trials=trials), other()])
+    _, [figure], table = compare._progress([replace(night, trials=trials), other()])
+
     assert figure.layout.xaxis.title.text == f"{unit} of training"
     first = table["hours"].iloc[0]
     assert figure.data[0].x[0] == pytest.approx(first * (60 if unit == "minutes" else 1))

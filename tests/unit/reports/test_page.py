@@ -14,7 +14,8 @@ from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.study_results import Promotion
 from autotune.store.study_store import StudyRecord
 from reports import exports, page
-from reports.figures import figure_cards
+from reports.figures import figure_cards, study_cards
+from reports.figures.study_tables import StudyTables
 
 
 class Outline(HTMLParser):
@@ -76,7 +77,7 @@ def test_sections_are_in_the_order_of_the_specification(night: StudyRecord) -> N
 
 
 def test_figure_cards_are_in_order_each_with_a_sentence_and_a_table(forty: StudyRecord) -> None:
-    drawn = figure_cards.draw_cards(forty)
+    drawn = study_cards.draw_cards(forty)
 
     assert [card.key for card in drawn] == [
         "best-so-far", "finals", "which-change", "learning-curves", "settings", "importance", "pairs", "pruning",
@@ -103,7 +104,7 @@ def test_the_vendored_plotly_is_of_the_version_of_the_python_package() -> None:
 
 @pytest.mark.parametrize("name", study_builder.STUDIES)
 def test_figures_have_no_trace_that_the_vendored_plotly_lacks(name: str) -> None:
-    drawn = [plot for card in figure_cards.draw_cards(study_builder.STUDIES[name]()) for plot in card.plots]
+    drawn = [plot for card in study_cards.draw_cards(study_builder.STUDIES[name]()) for plot in card.plots]
 
     assert {trace.type for plot in drawn for trace in plot.data} <= {"scatter", "bar"}
 
@@ -122,15 +123,15 @@ def test_only_scripts_with_the_stated_hashes_may_run(night: StudyRecord) -> None
         assert page._digest(script) in policy[1].replace("&#43;", "+")
 
 
-@pytest.mark.parametrize("key", figure_cards.CARDS)
+@pytest.mark.parametrize("key", study_cards.CARDS)
 def test_a_card_that_raises_costs_only_itself(
     key: str, night: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(study: figure_cards.StudyTables) -> figure_cards.Drawn:
+    def broken(study: StudyTables) -> figure_cards.Drawn:
         raise ZeroDivisionError("<b>the axis</b> is empty")
 
-    title, _ = figure_cards.CARDS[key]
-    monkeypatch.setitem(figure_cards.CARDS, key, (title, broken))
+    title, _ = study_cards.CARDS[key]
+    monkeypatch.setitem(study_cards.CARDS, key, (title, broken))
     points = [{"tokens_seen": 1, "val_loss": 5.0}]
     # One for which every card is drawn.
     spec = night.spec.model_copy(update={"objective": "loss_and_seconds"})
@@ -149,7 +150,7 @@ def test_a_table_that_raises_costs_only_its_cards(night: StudyRecord, monkeypatc
         raise ValueError("torn")
 
     monkeypatch.setattr("reports.tables.curves_table", broken)
-    problems = {card.key: card.problem for card in figure_cards.draw_cards(night) if card.broken}
+    problems = {card.key: card.problem for card in study_cards.draw_cards(night) if card.broken}
 
     assert problems == {"learning-curves": "Could not draw: torn"}
 

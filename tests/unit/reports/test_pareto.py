@@ -10,7 +10,8 @@ import study_builder
 from autotune.core.records import EvalPoint
 from autotune.store.study_store import StudyRecord
 from reports import analyses, pareto, summary, tables
-from reports.figures import figure_cards
+from reports.figures import study_cards
+from reports.figures.study_tables import StudyTables
 
 
 def judged_by(objective: str, record: StudyRecord, **changes: Any) -> StudyRecord:
@@ -40,12 +41,12 @@ def test_the_front_says_which_is_the_fastest_of_the_good(night: StudyRecord) -> 
 
 
 def test_only_a_study_of_both_has_the_card(night: StudyRecord) -> None:
-    drawn = {card.key: card for card in figure_cards.draw_cards(judged_by("loss_and_seconds", night))}
+    drawn = {card.key: card for card in study_cards.draw_cards(judged_by("loss_and_seconds", night))}
     assert [row[0] for row in drawn["front"].rows] == ["6", "1"]
     assert pareto.front_words(night) in drawn["front"].sentence
-    assert "front" not in {card.key for card in figure_cards.draw_cards(night)}
+    assert "front" not in {card.key for card in study_cards.draw_cards(night)}
     empty = judged_by("loss_and_seconds", study_builder.empty_study())
-    assert {card.key: card.problem for card in figure_cards.draw_cards(empty)}[
+    assert {card.key: card.problem for card in study_cards.draw_cards(empty)}[
         "front"
     ] == "Not drawn: no trial has finished."
 
@@ -63,7 +64,7 @@ def halved(night: StudyRecord) -> StudyRecord:
 
 def test_curves_of_unequal_budgets_lie_over_one_another(night: StudyRecord) -> None:
     seconds = halved(night)
-    assert sorted(set(figure_cards.StudyTables(seconds).curves["tokens_seen"])) == [250, 500, 750, 1_000]
+    assert sorted(set(StudyTables(seconds).curves["tokens_seen"])) == [250, 500, 750, 1_000]
     audit, expected = analyses.pruning_audit(seconds), analyses.pruning_audit(night)
     assert audit is not None and expected is not None
     assert audit.table.equals(expected.table) and audit.saved_s == expected.saved_s

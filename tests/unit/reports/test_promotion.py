@@ -9,7 +9,7 @@ import study_builder
 from autotune.core.study_results import Bracket, LengthChange, Promotion, Scaling
 from autotune.store.study_store import StudyRecord
 from reports import exports, promotion
-from reports.figures.figure_cards import draw_cards
+from reports.figures.study_cards import draw_cards
 
 FOUND = Promotion(
     trial=3,

@@ -11,7 +11,6 @@ from autotune.promotion.next_step import next_step
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from reports import advice, studies, summary
-from reports.failures import failures
 from reports.page import summary_lines
 
 
@@ -273,21 +272,6 @@ def test_what_was_tried_is_not_called_changed_where_it_is_not_promoted(night: St
 
 def test_nothing_changed_without_a_finished_trial() -> None:
     assert advice.changes(study_builder.empty_study()) == []
-
-
-def test_failures_are_grouped_with_causes(night: StudyRecord) -> None:
-    found = {failure.status: failure for failure in failures(night)}
-
-    assert list(found) == ["diverged", "out of memory", "crashed", "interrupted"]
-    assert found["out of memory"].causes == ("trial 5: needed 20 GiB of 15 (log: trials/0005/log.txt)",)
-    assert failures(study_builder.empty_study()) == []
-
-
-def test_many_failures_list_a_few_causes() -> None:
-    trials = tuple(study_builder.trial(number, "crashed", [], {}, cause="boom") for number in range(9))
-    [failure] = failures(study_builder.study(trials=trials))
-
-    assert failure.trials == 9 and len(failure.causes) == 5
 
 
 def test_summary_lines_for_the_console(night: StudyRecord) -> None:

@@ -47,11 +47,12 @@ def study_with(pruner: optuna.pruners.BasePruner, curves: list[dict[int, float]]
 
 
 def decisions(study: optuna.Study, curve: dict[int, float]) -> list[bool]:
-    trial, found = study.ask(), []
+    trial = study.ask()
+    answers: list[bool] = []
     for tokens, loss in curve.items():
         trial.report(loss, step=tokens)
-        found.append(trial.should_prune())
-    return found
+        answers.append(trial.should_prune())
+    return answers
 
 
 CURVES = [{200: 4.0 + shift, 600: 3.0 + shift, 1_000: 2.0 + shift} for shift in (0.0, 0.1, 0.2, 0.3, 0.4)]

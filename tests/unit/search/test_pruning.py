@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import optuna
 import pytest
 from scipy.stats import spearmanr
-from study_case import make_study
 
-from autotune.core.attributes import TrialAttributes
-from autotune.search.learned_warmup import MEASURED_ON, LearnedWarmup
-from autotune.search.pruning import goes_on, rank_correlations, unchosen, warm_up
-from autotune.study.spec import StudySpec
+from autotune.search.pruning import curves_unbiased_by_pruning, measure_warm_up, rank_correlations, should_continue
 
 
 class Always(optuna.pruners.BasePruner):
@@ -23,45 +17,47 @@ class Always(optuna.pruners.BasePruner):
         return True
 
 
-def spec(tmp_path: Path, audit_frac: float) -> StudySpec:
-    return make_study(tmp_path, f"pruner.audit_frac={audit_frac}").spec
-
-
-def decide(study: optuna.Study, of: StudySpec, role: str = "search") -> tuple[bool, dict[str, object]]:
+def decide(
+    study: optuna.Study, audit_frac: float, *, role: str = "search", pruner_name: str = "median", seed: int = 1
+) -> tuple[bool, dict[str, object]]:
     trial = study.ask()
     trial.set_user_attr("role", role)
     trial.report(1.0, 500)
-    goes = goes_on(trial, 500, of)
-    return goes, trial.user_attrs
+    continues = should_continue(trial, 500, pruner_name=pruner_name, audit_frac=audit_frac, seed=seed)
+    return continues, trial.user_attrs
 
 
-def test_what_a_pruner_would_stop_is_stopped_or_audited_and_marked(tmp_path: Path) -> None:
+def test_what_a_pruner_would_stop_is_stopped_or_audited_and_marked() -> None:
     study = optuna.create_study(pruner=Always())
-    assert decide(study, spec(tmp_path, 0)) == (False, {"role": "search", "stopped_at": 500})
-    assert decide(study, spec(tmp_path, 1)) == (True, {"role": "search", "audited_at": 500})
-    assert decide(study, spec(tmp_path, 0), role="baseline") == (True, {"role": "baseline"})
+    assert decide(study, 0) == (False, {"role": "search", "stopped_at": 500})
+    assert decide(study, 1) == (True, {"role": "search", "audited_at": 500})
+    assert decide(study, 0, role="baseline") == (True, {"role": "baseline"})
 
 
-def test_an_audited_trial_is_not_asked_about_again(tmp_path: Path) -> None:
+def test_without_a_pruner_optuna_is_not_asked() -> None:
+    study = optuna.create_study(pruner=Always())
+    assert decide(study, 0, pruner_name="none") == (True, {"role": "search"})
+
+
+def test_an_audited_trial_is_not_asked_about_again() -> None:
     study = optuna.create_study(pruner=Always())
     trial = study.ask()
     trial.report(1.0, 500)
-    assert goes_on(trial, 500, spec(tmp_path, 1))
+    assert should_continue(trial, 500, pruner_name="median", audit_frac=1, seed=1)
     trial.report(1.0, 750)
-    assert goes_on(trial, 750, spec(tmp_path, 0))
+    assert should_continue(trial, 750, pruner_name="median", audit_frac=0, seed=1)
     assert trial.user_attrs == {"audited_at": 500}
 
 
-def test_a_trial_that_no_pruner_objects_to_is_not_marked(tmp_path: Path) -> None:
+def test_a_trial_that_no_pruner_objects_to_is_not_marked() -> None:
     study = optuna.create_study(pruner=optuna.pruners.NopPruner())
-    assert decide(study, spec(tmp_path, 1)) == (True, {"role": "search"})
+    assert decide(study, 1) == (True, {"role": "search"})
 
 
-def test_the_audited_share_is_the_one_asked_for_and_the_same_again(tmp_path: Path) -> None:
+def test_the_audited_share_is_the_one_asked_for_and_the_same_again() -> None:
     def audited(seed: int) -> list[bool]:
         study = optuna.create_study(pruner=Always())
-        of = spec(tmp_path, 0.1).model_copy(update={"seed": seed})
-        return [decide(study, of)[0] for _ in range(400)]
+        return [decide(study, 0.1, seed=seed)[0] for _ in range(400)]
 
     first = audited(1)
     # 40 are expected; a binomial count lies outside 20 to 60 once in a thousand seeds, and these are fixed.
@@ -70,11 +66,11 @@ def test_the_audited_share_is_the_one_asked_for_and_the_same_again(tmp_path: Pat
     assert audited(2) != first
 
 
-def test_trials_before_the_first_one_stopped_and_audits_are_unchosen() -> None:
+def test_trials_before_the_first_one_stopped_and_audits_are_unbiased() -> None:
     curves = {0: {1: 5.0}, 2: {1: 4.0}, 5: {1: 3.0}, 6: {1: 2.0}}
-    assert unchosen(curves, audited=[6], stopped=[4, 3]) == [{1: 5.0}, {1: 4.0}, {1: 2.0}]
-    assert unchosen(curves, audited=[], stopped=[]) == list(curves.values())
-    assert unchosen({}, audited=[], stopped=[1]) == []
+    assert curves_unbiased_by_pruning(curves, audited=[6], stopped=[4, 3]) == [{1: 5.0}, {1: 4.0}, {1: 2.0}]
+    assert curves_unbiased_by_pruning(curves, audited=[], stopped=[]) == list(curves.values())
+    assert curves_unbiased_by_pruning({}, audited=[], stopped=[1]) == []
 
 
 def test_rank_correlations_are_scipys() -> None:
@@ -92,90 +88,19 @@ def curves_of(*columns: list[float]) -> list[dict[int, float]]:
 def test_the_warm_up_ends_where_every_later_ranking_agrees() -> None:
     """At 100 tokens the ranks agree by chance and at 200 they do not, so 300 is the earliest to be trusted."""
     final = [1.0, 2.0, 3.0, 4.0]
-    found = warm_up(curves_of(final, [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 4.0, 3.0], final), agreement=0.8)
+    warm_up = measure_warm_up(curves_of(final, [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 4.0, 3.0], final), agreement=0.8)
     # Two neighbours exchanged of four: 1 - 6 x 2 / (4 x 15).
-    assert found is not None
-    assert (found.tokens, found.rank_correlation, found.trials) == (300, pytest.approx(0.8), 4)
+    assert warm_up is not None
+    assert (warm_up.tokens, warm_up.rank_correlation, warm_up.trials) == (300, pytest.approx(0.8), 4)
 
 
 def test_without_any_agreement_only_the_end_is_trusted() -> None:
-    found = warm_up(curves_of([4.0, 3.0, 2.0, 1.0], [2.0, 1.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]))
-    assert found is not None and found.tokens == 300
+    warm_up = measure_warm_up(curves_of([4.0, 3.0, 2.0, 1.0], [2.0, 1.0, 4.0, 3.0], [1.0, 2.0, 3.0, 4.0]))
+    assert warm_up is not None and warm_up.tokens == 300
 
 
 @pytest.mark.parametrize(
     "curves", [[], curves_of([1.0, 2.0], [1.0, 2.0]), curves_of([1.0, 2.0, 3.0]), [{1: 1.0}, {2: 1.0}, {3: 1.0}]]
 )
 def test_too_little_to_learn_a_warm_up_from(curves: list[dict[int, float]]) -> None:
-    assert warm_up(curves) is None
-
-
-# --- the pruner that waits ---
-
-BUDGET = 400
-# At 100 tokens the order is wrong, from 200 on it is the final one.
-ORDER = np.arange(MEASURED_ON) / 10
-CURVES = curves_of(*([*(start + order)] for start, order in ((4, ORDER[::-1]), (3, ORDER), (2, ORDER), (1, ORDER))))
-
-
-def finish(study: optuna.Study, curve: dict[int, float], **attributes: int) -> None:
-    trial = study.ask()
-    for name, value in attributes.items():
-        trial.set_user_attr(name, value)
-    for tokens, loss in curve.items():
-        trial.report(loss, tokens)
-    study.tell(trial, curve[BUDGET])
-
-
-def learning() -> optuna.Study:
-    """A study that waits for 300 tokens until it knows better."""
-    return optuna.create_study(pruner=LearnedWarmup(optuna.pruners.MedianPruner(n_startup_trials=1), 300))
-
-
-def judged(study: optuna.Study, loss: float = 9.0) -> list[bool]:
-    trial, found = study.ask(), []
-    for tokens in (100, 200, 300):
-        trial.report(loss, tokens)
-        found.append(trial.should_prune())
-    study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    return found
-
-
-def test_nothing_is_stopped_before_the_rankings_agree() -> None:
-    study = learning()
-    assert judged(study) == [False, False, False], "nothing to compare with"
-    for curve in CURVES[:-1]:
-        finish(study, curve)
-    assert judged(study) == [False, False, True], "too few trials to learn from"
-    finish(study, CURVES[-1])
-    assert judged(study) == [False, True, True]
-    assert judged(study, loss=0.5) == [False, False, False], "better than the median"
-
-
-def test_survivors_of_the_pruner_teach_it_nothing_but_audits_do() -> None:
-    study = learning()
-    for curve in CURVES:
-        finish(study, curve)
-    stopped = study.ask()
-    stopped.report(9.0, 200)
-    TrialAttributes(stopped).stopped_at = 200
-    study.tell(stopped, state=optuna.trial.TrialState.PRUNED)
-    upside_down = curves_of(*[[5.0, 1.0, 6.0, 0.5, 7.0]] * 3, [0.1, 1.35, 0.05, 1.5, 0.01]) * 3
-    for curve in upside_down:
-        finish(study, curve)
-    assert judged(study) == [False, True, True]
-    for curve in upside_down:
-        finish(study, curve, audited_at=200)
-    assert judged(study) == [False, False, False]
-
-
-def test_a_diverged_trial_does_not_end_the_learning() -> None:
-    """It is told to Optuna as pruned like those that a pruner stopped, but no pruner chose it."""
-    study = learning()
-    finish(study, CURVES[0])
-    diverged = study.ask()
-    diverged.report(50.0, 100)
-    study.tell(diverged, state=optuna.trial.TrialState.PRUNED)
-    for curve in CURVES[1:]:
-        finish(study, curve)
-    assert judged(study) == [False, True, True]
+    assert measure_warm_up(curves) is None

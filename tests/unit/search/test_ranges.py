@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autotune.core.attributes import StudyAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
-from autotune.search.ranges import EDGE_FRAC, MIN_FINISHED, CurrentRanges, describe, widened
+from autotune.search.ranges import EDGE_FRAC, MIN_FINISHED, CurrentRanges, describe_widening, widened_ranges
 from autotune.search.samplers import build_sampler
 from autotune.search.space import SearchSpace
 
@@ -41,32 +41,32 @@ def trials_with(best: dict[str, object], count: int = MIN_FINISHED) -> list[Tria
     ],
 )
 def test_a_range_grows_by_a_third_on_its_own_scale(lr: float, expected: tuple[float, float] | None) -> None:
-    found = widened(space_of(lr=LR), trials_with({"lr": lr}))
-    assert found == ({} if expected is None else {"lr": pytest.approx(expected)})
+    ranges = widened_ranges(space_of(lr=LR), trials_with({"lr": lr}))
+    assert ranges == ({} if expected is None else {"lr": pytest.approx(expected)})
 
 
 def test_it_grows_no_further_than_its_limits() -> None:
     space = space_of(lr={**LR, "limits": [0.0008, 0.1]})
-    assert widened(space, trials_with({"lr": 0.001})) == {"lr": (0.0008, 0.1)}
-    assert widened(space, trials_with({"lr": 0.1})) == {}
+    assert widened_ranges(space, trials_with({"lr": 0.001})) == {"lr": (0.0008, 0.1)}
+    assert widened_ranges(space, trials_with({"lr": 0.1})) == {}
 
 
 def test_whole_numbers_grow_by_one_at_least() -> None:
     space = space_of(layers={"low": 2, "high": 3, "limits": [1, 8]})
-    assert widened(space, trials_with({"layers": 3})) == {"layers": (2, 4)}
-    found = widened(space, trials_with({"layers": 2}))["layers"]
-    assert found == (1, 3) and all(isinstance(end, int) for end in found)
+    assert widened_ranges(space, trials_with({"layers": 3})) == {"layers": (2, 4)}
+    ends = widened_ranges(space, trials_with({"layers": 2}))["layers"]
+    assert ends == (1, 3) and all(isinstance(end, int) for end in ends)
 
 
 def test_without_limits_or_enough_trials_nothing_grows() -> None:
-    assert widened(space_of(lr={**LR, "limits": None}), trials_with({"lr": 0.1})) == {}
-    assert widened(space_of(lr=LR), trials_with({"lr": 0.1}, MIN_FINISHED - 1)) == {}
-    assert widened(space_of(lr=LR, heads={"choices": [2, 4]}), trials_with({"lr": 0.01, "heads": 4})) == {}
+    assert widened_ranges(space_of(lr={**LR, "limits": None}), trials_with({"lr": 0.1})) == {}
+    assert widened_ranges(space_of(lr=LR), trials_with({"lr": 0.1}, MIN_FINISHED - 1)) == {}
+    assert widened_ranges(space_of(lr=LR, heads={"choices": [2, 4]}), trials_with({"lr": 0.01, "heads": 4})) == {}
 
 
 def test_a_setting_that_the_best_trial_does_not_have_stays() -> None:
     space = space_of(heads={"choices": [2, 4]}, lr={**LR, "when": {"heads": 4}})
-    assert widened(space, trials_with({"heads": 2})) == {}
+    assert widened_ranges(space, trials_with({"heads": 2})) == {}
 
 
 @given(position=st.floats(0, 1), log=st.booleans(), reach=st.floats(1, 50))
@@ -74,13 +74,13 @@ def test_a_widened_range_holds_the_old_one_and_its_best_lies_inside(position: fl
     """Far limits: afterwards the best value is at no edge, so that one trial widens a range once."""
     space = space_of(lr={"low": 1.0, "high": 10.0, "log": log, "limits": [1 / reach if log else -reach, 10.0 * reach]})
     best = float(space["lr"].at(position))
-    found = widened(space, trials_with({"lr": min(max(best, 1.0), 10.0)}))
-    if not found:
+    widened = widened_ranges(space, trials_with({"lr": min(max(best, 1.0), 10.0)}))
+    if not widened:
         return
-    low, high = found["lr"]
+    low, high = widened["lr"]
     limits = space["lr"].limits
     assert limits is not None and limits[0] <= low <= 1.0 and 10.0 <= high <= limits[1]
-    after = space.with_ranges(found)["lr"]
+    after = space.with_ranges(widened)["lr"]
     if limits[0] < low < 1.0 or 10.0 < high < limits[1]:
         assert EDGE_FRAC < after.position(best) < 1 - EDGE_FRAC
 
@@ -108,7 +108,7 @@ def test_samplers_propose_in_the_widened_range(name: str) -> None:
 
 
 def test_it_is_told_in_words() -> None:
-    words = describe(space_of(lr=LR), {"lr": (0.001, 0.4641)})
+    words = describe_widening(space_of(lr=LR), {"lr": (0.001, 0.4641)})
     assert words == (
         "the best trial lies at the edge of its range, so it is widened: lr from 0.001 to 0.1 (log) to 0.001 to 0.464"
     )

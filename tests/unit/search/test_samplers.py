@@ -25,14 +25,14 @@ INSTALLED = [name for name in SAMPLERS if name != "cmaes" or importlib.util.find
 
 def proposals(sampler: optuna.samplers.BaseSampler, count: int) -> list[dict[str, Any]]:
     study = optuna.create_study(sampler=sampler)
-    found = []
+    proposed = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna's samplers announce that they are experimental
         for _ in range(count):
             trial = study.ask()
-            found.append(SPACE.suggest(trial, BASE))
-            study.tell(trial, found[-1]["optim.lr"] + found[-1]["model.layers"])
-    return found
+            proposed.append(SPACE.suggest(trial, BASE))
+            study.tell(trial, proposed[-1]["optim.lr"] + proposed[-1]["model.layers"])
+    return proposed
 
 
 @pytest.mark.parametrize("name", INSTALLED)
@@ -102,8 +102,8 @@ def test_a_used_up_grid_is_no_fault_in_the_rehearsal() -> None:
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_study_file_may_give_only_what_toml_can_express(name: str) -> None:
-    found = parameters(name)
-    assert not {"seed", "search_space", "constant_liar", "gamma", "weights", "independent_sampler"} & found.keys()
+    accepted = parameters(name)
+    assert not {"seed", "search_space", "constant_liar", "gamma", "weights", "independent_sampler"} & accepted.keys()
 
 
 def test_types_of_parameters() -> None:

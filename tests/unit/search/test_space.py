@@ -1,4 +1,4 @@
-"""The search space: proposals, conditions, corners, paths and what a dimension refuses."""
+"""The search space: proposals, conditions, corners and the base config's own values."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import ValidationError
 
-from autotune.core.config_paths import flatten, get_path, with_paths
-from autotune.search.space import MAX_CORNERS, Dimension, SearchSpace
+from autotune.core.config_paths import with_paths
+from autotune.search.space import MAX_CORNERS, SearchSpace
 
 BASE = {"optim": {"lr": 0.01, "name": "adam", "beta": 0.9}, "model": {"layers": 2, "width": 64}}
 
@@ -24,31 +22,6 @@ CONDITIONAL = space(
     optim__beta={"low": 0.5, "high": 0.99, "when": {"optim.name": ["adam", "muon"]}},
     model__layers={"low": 1, "high": 4, "when": {"optim.name": "sgd", "model.width": 64}},
 )
-
-
-@pytest.mark.parametrize(
-    ("entry", "distribution"),
-    [
-        ({"low": 0.1, "high": 1.0}, FloatDistribution(0.1, 1.0)),
-        ({"low": 0.001, "high": 1, "log": True}, FloatDistribution(0.001, 1.0, log=True)),
-        ({"low": 0.0, "high": 1.0, "step": 0.25}, FloatDistribution(0.0, 1.0, step=0.25)),
-        ({"low": 0, "high": 1, "step": 0.5}, FloatDistribution(0.0, 1.0, step=0.5)),
-        ({"low": 1, "high": 8}, IntDistribution(1, 8)),
-        ({"low": 1, "high": 64, "log": True}, IntDistribution(1, 64, log=True)),
-        ({"low": 1, "high": 9, "step": 2}, IntDistribution(1, 9, step=2)),
-        ({"choices": [4, 8, 16]}, CategoricalDistribution([4, 8, 16])),
-        ({"choices": [True, False]}, CategoricalDistribution([True, False])),
-        ({"choices": ["a", 1, 0.5]}, CategoricalDistribution(["a", 1, 0.5])),
-    ],
-)
-def test_each_kind_of_dimension_is_the_distribution_that_was_meant(
-    entry: dict[str, Any], distribution: optuna.distributions.BaseDistribution
-) -> None:
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    trial = study.ask()
-    value = space(x=entry).suggest(trial, {"x": 0})["x"]
-    assert trial.distributions == {"x": distribution}
-    assert trial.params == {"x": value}
 
 
 @pytest.mark.parametrize(
@@ -110,72 +83,27 @@ def test_whether_it_is_conditional() -> None:
     assert not space(x={"choices": [1]}).is_conditional
 
 
-@pytest.mark.parametrize(
-    ("entry", "inside", "outside"),
-    [
-        ({"low": 1, "high": 4}, [1, 4, 2], [0, 5, "2", True, None, float("nan")]),
-        ({"low": 0.0, "high": 0.5}, [0, 0.5], [-0.1, 0.51, "0.1"]),
-        ({"choices": ["a", 2]}, ["a", 2], ["b", 3, None]),
-    ],
+DEFAULTS_BASE = {"lr": 0.01, "optim": {"name": "adam", "beta": 0.9, "clip": 1.0}, "model": {"layers": 2, "width": 64}}
+DEFAULTS_SPACE = SearchSpace.model_validate(
+    {
+        "optim.name": {"choices": ["sgd", "adam"]},
+        "model.layers": {"low": 1, "high": 4},
+        "optim.beta": {"low": 0.5, "high": 0.99, "when": {"optim.name": "sgd"}},
+        "lr": {"low": 0.001, "high": 0.1, "log": True},
+    }
 )
-def test_contains(entry: dict[str, Any], inside: list[object], outside: list[object]) -> None:
-    dimension = Dimension.model_validate(entry)
-    assert all(dimension.contains(value) for value in inside)
-    assert not any(dimension.contains(value) for value in outside)
 
 
-def test_grids_by_hand() -> None:
-    assert Dimension(low=1, high=4).grid() == [1, 2, 3, 4]
-    assert Dimension(low=1, high=9, step=4).grid() == [1, 5, 9]
-    assert Dimension(low=0.0, high=0.3, step=0.1).grid() == [0.0, 0.1, 0.2, 0.3]
-    with pytest.raises(ValueError, match=r"a grid needs choices or a step, but the range is 0\.1 to 1\.0"):
-        Dimension(low=0.1, high=1.0).grid()
+def test_defaults_are_the_bases_own_values_whether_a_condition_holds_or_not() -> None:
+    expected = {"optim.name": "adam", "model.layers": 2, "optim.beta": 0.9, "lr": 0.01}
+    assert DEFAULTS_SPACE.defaults(DEFAULTS_BASE) == expected
+    assert list(DEFAULTS_SPACE.defaults(DEFAULTS_BASE)) == list(expected)
 
 
-def test_in_words() -> None:
-    assert Dimension(low=1, high=4).describe() == "1 to 4"
-    assert Dimension(low=0.1, high=1.0, log=True).describe() == "0.1 to 1.0 (log)"
-    assert Dimension(choices=("a", 2, True)).describe() == "one of a, 2, True"
+def test_the_baseline_is_the_defaults_less_those_whose_condition_fails() -> None:
+    assert DEFAULTS_SPACE.baseline(DEFAULTS_BASE) == {"optim.name": "adam", "model.layers": 2, "lr": 0.01}
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        {"low": 0.1, "high": 0.45, "step": 0.1},
-        {"low": 1, "high": 8, "step": 2},
-        {"low": float("nan"), "high": 1},
-        {"low": 0, "high": float("inf")},
-        {"low": True, "high": 2},
-        {"low": "1", "high": 2},
-        {"choices": [1, 1.0]},
-        {"choices": [{"a": 1}]},
-    ],
-)
-def test_what_cannot_be_searched_is_refused(entry: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        Dimension.model_validate(entry)
-
-
-def test_decimals_count_as_they_are_written() -> None:
-    assert len(Dimension(low=0.0, high=1.0, step=0.1).grid()) == 11
-    assert len(Dimension(low=0.1, high=0.7, step=0.2).grid()) == 4
-
-
-def test_a_path_that_does_not_exist_is_named_whole() -> None:
-    for path in ("optim.lrr", "optim.lr.x", "nothing"):
-        with pytest.raises(KeyError) as caught:
-            get_path(BASE, path)
-        assert caught.value.args == (path,)
-        with pytest.raises(KeyError):
-            with_paths(BASE, {path: 1})
-
-
-def test_with_paths_leaves_its_argument_alone() -> None:
-    changed = with_paths(BASE, {"optim.lr": 1.0, "model": {"layers": 9}})
-    assert (changed["optim"]["lr"], changed["model"]) == (1.0, {"layers": 9})
-    assert (BASE["optim"]["lr"], BASE["model"]["layers"]) == (0.01, 2)
-    assert changed["optim"] is not BASE["optim"]
-
-
-def test_flatten_by_hand() -> None:
-    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": [3]}}}) == {"a": 1, "b.c": 2, "b.d.e": [3]}
+def test_a_base_that_lacks_a_searched_setting_has_no_defaults() -> None:
+    with pytest.raises(KeyError, match=r"model\.layers"):
+        DEFAULTS_SPACE.defaults({**DEFAULTS_BASE, "model": {"width": 64}})

@@ -1,17 +1,13 @@
-"""Study files that are right: changes by --set, the fingerprint, and what the trainer adds."""
+"""What a study file may say: its fingerprint, the trainings of its finals and the options of its algorithms."""
 
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autotune.core.config_paths import get_path
-from autotune.study.errors import StudyFileError
 from autotune.study.spec import FinalsSpec, PrunerSpec, StudySpec
-from autotune.study.study_file import Study, load
 
 TEXT = """
 name = "night"
@@ -29,88 +25,7 @@ lr = {low = 0.0001, high = 0.1, log = true}
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    file = tmp_path / "night.toml"
-    file.write_text(TEXT)
-    return file
-
-
-def test_the_base_is_completed_by_the_trainers_defaults(path: Path) -> None:
-    study = load(path)
-    assert study.explicit == {"lr"}
-    assert get_path(study.spec.base, "lr") == 0.02
-    assert get_path(study.spec.base, "layers") == 2
-    assert get_path(study.spec.base, "output.dir") == ""
-    assert study.text == TEXT
-
-
-def test_a_byte_order_mark_is_no_fault(path: Path) -> None:
-    path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
-    assert load(path).spec == StudySpec.model_validate(load(path).spec.model_dump())
-
-
 # --- --set ---
-
-
-def changed(path: Path, *changes: str) -> Study:
-    return load(path, changes)
-
-
-def test_changes_reach_into_tables_and_leave_the_rest(path: Path) -> None:
-    study = changed(
-        path, 'space."lr".high=0.05', "budget.trials=3", 'name="other"', 'space."output.dir".choices=["", "b"]'
-    )
-    assert (study.spec.space["lr"].low, study.spec.space["lr"].high, study.spec.space["lr"].log) == (0.0001, 0.05, True)
-    assert study.spec.space["output.dir"].choices == ("", "b")
-    assert (study.spec.budget.tokens, study.spec.budget.trials, study.spec.name) == (1_000, 3, "other")
-
-
-def test_changes_may_add_settings_and_tables_and_the_last_one_wins(path: Path) -> None:
-    study = changed(path, "space.layers={low=1, high=4}", 'sampler.name="random"', "seed=2", "seed=3", "base.heads=4")
-    assert list(study.spec.space) == ["lr", "output.dir", "layers"]
-    assert (study.spec.sampler.name, study.spec.seed) == ("random", 3)
-    assert study.explicit == {"lr", "heads"}
-
-
-def test_the_changed_file_is_kept_as_a_file_that_gives_the_same_study(path: Path, tmp_path: Path) -> None:
-    study = changed(path, "budget.trials=3", 'title="""two\nlines = 1"""')
-    again = tmp_path / "again.toml"
-    again.write_text(study.text)
-    assert study.text.startswith("# --set budget.trials=3\n")
-    assert load(again).spec == study.spec
-    assert load(again).spec.title == "two\nlines = 1"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            "budget.trials=0",
-            "--set budget.trials=0: budget.trials: input should be greater than or equal to 1, but it is 0",
-        ),
-        ("budget.trails=3", '--set budget.trails=3: budget.trails: unknown key, did you mean "trials"?'),
-        ("space.lr.lgo=true", '--set space.lr.lgo=true: space.lr.lgo: unknown key, did you mean "log"?'),
-        (
-            "name=night",
-            '--set name=night: not valid TOML: invalid value: name=night; a text needs quotes, such as name = "night"',
-        ),
-    ],
-)
-def test_a_fault_of_a_change_is_told_as_one(path: Path, change: str, message: str) -> None:
-    with pytest.raises(StudyFileError) as caught:
-        changed(path, change)
-    assert str(caught.value) == message
-
-
-def test_faults_of_the_file_come_before_those_of_changes(path: Path) -> None:
-    path.write_text(TEXT.replace("tokens = 1_000", "tokens = 0"))
-    with pytest.raises(StudyFileError) as caught:
-        changed(path, "seed=-1")
-    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [
-        f"{path}:6 budget.tokens",
-        "--set seed=-1",
-    ]
 
 
 # --- the fingerprint ---
@@ -195,30 +110,3 @@ def test_what_the_engine_does_with_a_pruner_is_none_of_its_own_parameters() -> N
     given = PrunerSpec.model_validate({"name": "median", "n_startup_trials": 4, "audit_frac": 0.25})
     assert (given.options, given.audit_frac) == ({"n_startup_trials": 4}, 0.25)
     assert (PrunerSpec().options, PrunerSpec().audit_frac) == ({}, 0.1)
-
-
-def test_another_algorithm_does_not_inherit_the_parameters_of_the_files_own(tmp_path: Path) -> None:
-    path = tmp_path / "night.toml"
-    path.write_text(
-        'name = "night"\ntrainer = "fake_trainer:train"\n[budget]\ntokens = 1_000\n[space]\n'
-        "lr = {low = 0.0001, high = 0.1}\n"
-        "[sampler]\nn_startup_trials = 3\n[pruner]\nn_startup_trials = 4\naudit_frac = 0.5\n"
-    )
-    other = load(path, ['sampler={name="random"}', 'pruner.name="successive_halving"']).spec
-    assert (other.sampler.options, other.pruner.options, other.pruner.audit_frac) == ({}, {}, 0.1)
-    same = load(path, ["sampler.n_startup_trials=5", "pruner.audit_frac=0"]).spec
-    assert (same.sampler.options, same.pruner.options) == ({"n_startup_trials": 5}, {"n_startup_trials": 4})
-
-
-@pytest.mark.parametrize(("value", "fault"), [("0.05", ""), ("0.07", "0.07 is not within 0.0 to 0.1 in steps of 0.05")])
-def test_settings_to_try_first_lie_on_the_grid(tmp_path: Path, value: str, fault: str) -> None:
-    path = tmp_path / "night.toml"
-    path.write_text(
-        'name = "night"\ntrainer = "fake_trainer:train"\n[budget]\ntokens = 1_000\n[base]\nlr = 0.0\n[space]\n'
-        f"lr = {{low = 0.0, high = 0.1, step = 0.05}}\n[[enqueue]]\nlr = {value}\n"
-    )
-    if not fault:
-        assert load(path).spec.enqueue == ({"lr": 0.05},)
-        return
-    with pytest.raises(StudyFileError, match=fault):
-        load(path)

@@ -74,3 +74,40 @@ def test_a_base_key_that_the_config_type_would_ignore_is_a_fault(tmp_path: Path,
     with pytest.raises(StudyFileError) as caught:
         load(path)
     assert str(caught.value) == f'{path}:6 base.lrr: the trainer has no setting "lrr", did you mean "lr"?'
+
+
+# --- what a trainer says its settings are ---
+
+
+def test_a_trainer_that_says_nothing_has_the_customary_names() -> None:
+    trainer = load_trainer("fake_trainer:train")
+    assert trainer.path_of("seed") == "seed" and trainer.path_of("num_evals") == "data.num_evals"
+    assert trainer.by_path({"device": "cpu", "seed": 3}) == {"system.device": "cpu", "seed": 3}
+    assert "output." in trainer.untrained_settings
+
+
+def test_a_trainer_has_the_settings_that_it_names_and_no_others() -> None:
+    trainer = load_trainer("own_names_trainer:train")
+    assert trainer.path_of("seed") == "run.rng" and trainer.path_of("dtype") is None
+    assert trainer.by_path({"seed": 3, "dtype": "fp32"}) == {"run.rng": 3}
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ("['seed']", "its setting_roles are no mapping of roles, but ['seed']"),
+        ("{'sed': 'seed'}", 'its setting_roles name a role "sed"; known are seed, device, '),
+        ("{'seed': 3}", "its setting_roles say seed is 3; write a dotted path"),
+    ],
+)
+def test_roles_that_cannot_be_used_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roles: str, message: str
+) -> None:
+    name = f"roles_{abs(hash(roles))}"
+    (tmp_path / f"{name}.py").write_text(
+        f"setting_roles = {roles}\ndef train(config: dict, budget_tokens, report): pass\n"
+    )
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    with pytest.raises(UserError, match=re.escape(f'trainer = "{name}:train": {message}')) as caught:
+        load_trainer(f"{name}:train")
+    assert caught.value.exit_code == 2

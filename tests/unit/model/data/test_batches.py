@@ -93,6 +93,7 @@ def test_a_block_is_gathered_once(monkeypatch):
     batches = Batches(IDS, 10, 0, CPU)
     for start in range(0, 18, 2):
         batches.batch(start, 2)
+
     assert gathered == [6, 6, 6]
 
 

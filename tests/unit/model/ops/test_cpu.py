@@ -55,9 +55,12 @@ def test_an_expert_without_rows_gets_no_gradient_and_its_neighbours_rows_stay_th
     gate, up = torch.einsum("nd,nfd->nf", x, gate_up[chosen]).chunk(2, dim=1)
     hidden = torch.nn.functional.silu(gate) * up * leaves[1]
     expected = torch.einsum("nf,ndf->nd", hidden, down[chosen])
+
     torch.testing.assert_close(y, expected)
+
     weight = torch.randn(5, 8)
     gradients = torch.autograd.grad((y * weight).sum(), leaves)
+
     torch.testing.assert_close(gradients, torch.autograd.grad((expected * weight).sum(), leaves))
     assert not gradients[2][[0, 2]].any()
 
@@ -67,8 +70,10 @@ def test_products_keep_fp32_digits_and_the_setting_comes_back():
     before = setting.fp32_precision
     x, y = torch.randn(200, 300), torch.randn(300, 100)
     exact = x.double() @ y.double()
+
     with cpu.fast_products(torch.device("cpu")):
         error = (x @ y - exact).norm() / exact.norm()
+
     assert error < 1e-6  # of bf16 inputs it would be 3e-3
     assert setting.fp32_precision == before
 

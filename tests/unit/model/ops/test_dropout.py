@@ -22,7 +22,9 @@ def test_drops_its_share_and_scales_the_rest_so_that_the_mean_stays(probability,
     x = torch.full((200_000, 1), 3.0)
     dropped = dropout(x, torch.tensor(probability), axes)
     kept = dropped[dropped != 0]
+
     torch.testing.assert_close(kept, torch.full_like(kept, 3.0 / (1 - probability)))
+
     # Five standard errors of a mean of as many coins.
     error = 5 * (probability * (1 - probability) / len(x)) ** 0.5
     assert abs((dropped == 0).float().mean().item() - probability) < error
@@ -32,9 +34,11 @@ def test_drops_its_share_and_scales_the_rest_so_that_the_mean_stays(probability,
 def test_last_axes_share_one_draw_and_the_others_draw_alone():
     kept = dropout(torch.ones(40, 30, 5, 6), torch.tensor(0.5), axes=2) != 0
     assert torch.equal(kept, kept[:, :, :1, :1].expand_as(kept))
+
     draws = kept[:, :, 0, 0]
     assert len(set(map(tuple, draws.tolist()))) == 40
     assert len(set(map(tuple, draws.T.tolist()))) == 30
+
     own = dropout(torch.ones(40, 30), torch.tensor(0.5)) != 0
     assert len(set(map(tuple, own.tolist()))) == 40
 

@@ -31,9 +31,11 @@ def test_loss_scale_halves_on_overflow_and_doubles_after_a_quiet_stretch(monkeyp
     monkeypatch.setattr("model.ops.precision.LOSS_SCALE_GROWTH_INTERVAL", 3)
     scale = LossScale(CPU, dynamic=True)
     scales = []
+
     for norm in (1.0, float("inf"), 1.0, 1.0, float("nan"), 1.0, 1.0, 1.0, 1.0):
         scale.update(scale.finite(torch.tensor(norm)))
         scales.append(scale.scale.item() / INITIAL_LOSS_SCALE)
+
     assert scales == [1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.5, 0.5]
     assert scale.skipped_steps == 2
 

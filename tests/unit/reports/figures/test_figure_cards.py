@@ -1,41 +1,59 @@
-from collections.abc import Sequence
+"""The frame of a card: its table's cells, and what it says when a figure cannot be drawn."""
 
+import math
+from datetime import datetime
+
+import pandas as pd
+import plotly.graph_objects as go
 import pytest
-import study_builder
 
-from autotune.core.records import TrialRecord
-from reports.figures import figure_cards
-
-PARAMS = study_builder.settings(0.02, 0.0, 8, 1)
+from reports.figures.figure_cards import Drawn, cells, draw_card, require
 
 
-def trained(number: int, losses: Sequence[float]) -> TrialRecord:
-    values = {250 * place: loss for place, loss in enumerate(losses, start=1)}
-    return study_builder.trial(number, "finished", losses, PARAMS, values=values)
+def test_a_long_table_is_cut_and_the_card_says_by_how_many_rows() -> None:
+    figure = go.Figure()
+    card = draw_card("key", "Title", lambda: ("Sentence.", [figure], pd.DataFrame({"number": range(130)})))
+
+    assert (card.key, card.title, card.sentence, card.plots) == ("key", "Title", "Sentence.", [figure])
+    assert card.columns == ["number"]
+    assert len(card.rows) == 100 and card.rows[-1] == ["99"]
+    assert (card.cut, card.problem, card.broken) == (30, "", False)
 
 
-def said(trials: Sequence[TrialRecord]) -> str:
-    drawn = {card.key: card for card in figure_cards.draw_cards(study_builder.study(trials=tuple(trials)))}
-    return str(drawn["pruning"].sentence)
+def test_a_lack_of_data_is_no_fault() -> None:
+    def draw() -> Drawn:
+        require(True, "nothing is missing here")
+        require(False, "no trial has finished")
+        raise AssertionError("it went on")
+
+    card = draw_card("key", "Title", draw)
+    assert (card.problem, card.broken) == ("Not drawn: no trial has finished.", False)
 
 
-def test_the_card_tells_from_where_on_early_orders_could_be_trusted() -> None:
-    """At a quarter of the training the order is upside down, at half of it two neighbours of four are exchanged."""
-    curves = ([6.4, 5.2, 4.6, 4.1], [6.3, 5.1, 4.7, 4.2], [6.2, 5.3, 4.8, 4.3], [6.1, 5.4, 4.9, 4.4])
-    text = said([trained(number, curve) for number, curve in enumerate(curves)])
-    assert (
-        "Among 4 trials that no pruner chose, the order agreed with the final one from 50 % of the training on "
-        "(rank correlation 0.80)."
-    ) in text
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [(ValueError("torn"), "Could not draw: torn"), (ZeroDivisionError(), "Could not draw: ZeroDivisionError")],
+)
+def test_a_fault_of_the_report_is_told_in_the_card(error: Exception, problem: str) -> None:
+    def draw() -> Drawn:
+        raise error
+
+    card = draw_card("key", "Title", draw)
+    assert (card.problem, card.broken) == (problem, True)
 
 
-def test_the_card_says_so_if_no_early_order_could_be_trusted() -> None:
-    curves = ([6.4, 5.4, 4.9, 4.1], [6.3, 5.3, 4.8, 4.2], [6.2, 5.2, 4.7, 4.3], [6.1, 5.1, 4.6, 4.4])
-    text = said([trained(number, curve) for number, curve in enumerate(curves)])
-    assert "Among 4 trials that no pruner chose, no early order agreed with the final one." in text
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_card_says_nothing_of_it_on_too_few_trials(count: int) -> None:
-    text = said([trained(number, [6.0, 5.0, 4.5, 4.0 + number]) for number in range(count)])
-    assert "no pruner chose" not in text
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (pd.NaT, "–"),
+        (0.25, "0.25"),
+        (3.0, "3"),
+        (12345.6, "12,346"),
+        (datetime(2026, 1, 6, 6, 50, 59), "2026-01-06 06:50"),
+        ("a\nb", "a b"),
+    ],
+)
+def test_cells_are_text(value: object, text: str) -> None:
+    assert cells(pd.DataFrame({"value": pd.Series([value], dtype=object)})) == [[text]]

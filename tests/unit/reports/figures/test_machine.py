@@ -1,11 +1,22 @@
+from datetime import datetime
+
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 import study_builder
 
 from autotune.store.study_store import StudyRecord
 from reports import tables
 from reports.figures import machine
+
+
+def local(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).isoformat()
+
+
+def shaded(figure: go.Figure) -> list[tuple[str, str]]:
+    return [(shape.x0, shape.x1) for shape in figure.layout.shapes]
 
 
 def test_timeline_bars_carry_colour_and_pattern(night: StudyRecord) -> None:
@@ -39,18 +50,21 @@ def test_a_long_night_is_thinned_without_losing_a_throttled_moment() -> None:
         "time": np.arange(7200.0), "temperature_c": 70.0, "power_w": np.arange(7200.0), "sm_clock_hz": 1e9,
         "throttled": np.arange(7200) == 4321,
     })  # fmt: skip
-    thin = machine.thinned(gpu)
+    figure = machine.gpu_health(gpu, pd.DataFrame())
+    power = figure.data[1]
 
-    assert len(thin) == 600
-    assert thin["throttled"].sum() == 1
-    assert thin.at[0, "power_w"] == pytest.approx(np.arange(12).mean())
-    assert machine.throttled_spans(thin) == [(4320.0, 4332.0)]
+    assert len(power.x) == 600
+    assert power.y[0] == pytest.approx(np.arange(12).mean())
+    assert shaded(figure) == [(local(4320), local(4332))]
 
 
 def test_throttling_to_the_end_is_a_span() -> None:
-    gpu = pd.DataFrame({"time": [0.0, 1.0, 2.0], "throttled": [False, True, True]})
+    gpu = pd.DataFrame({
+        "time": [0.0, 1.0, 2.0], "temperature_c": 70.0, "power_w": 70.0, "sm_clock_hz": 1e9,
+        "throttled": [False, True, True],
+    })  # fmt: skip
 
-    assert machine.throttled_spans(gpu) == [(1.0, 2.0)]
+    assert shaded(machine.gpu_health(gpu, pd.DataFrame())) == [(local(1), local(2))]
 
 
 def test_full_run_beside_its_trial() -> None:

@@ -2,18 +2,17 @@ import pandas as pd
 import pytest
 import study_builder
 
-from autotune.search.space import Dimension
+from autotune.search.dimension import Dimension
 from autotune.store.study_store import StudyRecord
 from reports import analyses, tables
 from reports.figures import settings
+from reports.figures.settings import SearchedSetting
 
 
 def test_a_setting_is_drawn_on_its_own_scale_with_the_best_and_its_edge(night: StudyRecord) -> None:
     values = tables.settings_table(night)
-    figure = settings.setting_against_loss(
-        "optim.muon_lr", night.spec.space["optim.muon_lr"], values["optim.muon_lr"], tables.trials_table(night),
-        0.09, "high",
-    )  # fmt: skip
+    searched = SearchedSetting("optim.muon_lr", night.spec.space["optim.muon_lr"], 0.09, "high")
+    figure = settings.setting_against_loss(searched, values["optim.muon_lr"], tables.trials_table(night))
 
     assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.title.text == "optim.muon_lr (log)"
     assert list(figure.data[0].x) == [0.02, 0.03, 0.005, 0.05, 0.04, 0.03]
@@ -27,7 +26,8 @@ def test_a_setting_is_drawn_over_its_whole_range_also_where_all_trials_chose_the
     record = study_builder.study(trials=tuple(trials))
     dimension = record.spec.space["model.dropout"]
     values = tables.settings_table(record)["model.dropout"]
-    figure = settings.setting_against_loss("model.dropout", dimension, values, tables.trials_table(record), 0.0, "low")
+    searched = SearchedSetting("model.dropout", dimension, 0.0, "low")
+    figure = settings.setting_against_loss(searched, values, tables.trials_table(record))
 
     low, high = figure.layout.xaxis.range
     assert dimension.high is not None and -0.1 * dimension.high < low < 0 and dimension.high < high
@@ -37,9 +37,8 @@ def test_a_setting_is_drawn_over_its_whole_range_also_where_all_trials_chose_the
 def test_choices_stand_evenly_in_their_order(night: StudyRecord) -> None:
     values = tables.settings_table(night)
     dimension = night.spec.space["model.num_experts"]
-    figure = settings.setting_against_loss(
-        "model.num_experts", dimension, values["model.num_experts"], tables.trials_table(night), 16, ""
-    )
+    searched = SearchedSetting("model.num_experts", dimension, 16)
+    figure = settings.setting_against_loss(searched, values["model.num_experts"], tables.trials_table(night))
 
     assert list(figure.layout.xaxis.ticktext) == ["4", "8", "16"]
     assert list(figure.data[0].x) == [1, 1, 0, 2, 2, 1]
@@ -48,10 +47,10 @@ def test_choices_stand_evenly_in_their_order(night: StudyRecord) -> None:
 
 
 def test_a_pair_tells_trials_apart_by_their_rank(night: StudyRecord) -> None:
-    names = ("optim.muon_lr", "model.num_experts")
-    dimensions = (night.spec.space[names[0]], night.spec.space[names[1]])
-    values, trials = tables.settings_table(night), tables.trials_table(night)
-    figure = settings.pair(names, dimensions, values, trials, (0.05, None))
+    space = night.spec.space
+    rate = SearchedSetting("optim.muon_lr", space["optim.muon_lr"], 0.05)
+    experts = SearchedSetting("model.num_experts", space["model.num_experts"])
+    figure = settings.pair(rate, experts, tables.settings_table(night), tables.trials_table(night))
     worst, between, best = figure.data
 
     # Losses 5.0, 4.8, 5.2, 4.6, 4.7, 4.9 have ranks 5, 3, 6, 1, 2, 4 of 6: one is below a quarter, two above three.
@@ -67,8 +66,14 @@ def test_a_pair_tells_trials_apart_by_their_rank(night: StudyRecord) -> None:
     ("low", "high", "expected"),
     [(0.003, 0.1, [0.003, 0.01, 0.03, 0.1]), (0.02, 0.05, [0.02, 0.05]), (5.0, 200.0, [10.0, 30.0, 100.0])],
 )
-def test_log_ticks_are_ones_and_threes(low: float, high: float, expected: list[float]) -> None:
-    assert settings.log_ticks(low, high) == pytest.approx(expected)
+def test_ticks_of_a_log_scale_are_ones_and_threes(
+    night: StudyRecord, low: float, high: float, expected: list[float]
+) -> None:
+    searched = SearchedSetting("optim.muon_lr", Dimension(low=low, high=high, log=True))
+    values = tables.settings_table(night)["optim.muon_lr"]
+    figure = settings.setting_against_loss(searched, values, tables.trials_table(night))
+
+    assert figure.layout.xaxis.tickvals == pytest.approx(expected)
 
 
 def test_importance_bars() -> None:

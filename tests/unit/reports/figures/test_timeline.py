@@ -23,14 +23,14 @@ def of(name: str, created: str, word: str = "better", gain: float = 0.38, **chan
 
 
 @pytest.fixture
-def found() -> history.Timeline:
+def three() -> history.Timeline:
     running = replace(study_builder.running_study(), spec=study_builder.spec("third"), created_at="2026-03-01")
     longer = of("longer", "2026-02-01", "no clear gain", 0.02, budget={"tokens": 2000, "trials": 12})
     return history.timeline([running, longer, of("first", "2026-01-01T20:00:00+00:00")], {"broken": "torn | file"})
 
 
-def test_rows_are_oldest_first_and_say_how_sure(found: history.Timeline) -> None:
-    first, longer, third = history.cells(found)
+def test_rows_are_oldest_first_and_say_how_sure(three: history.Timeline) -> None:
+    first, longer, third = history._table_cells(three)
 
     assert first[:2] == ["2026-01-01", "first"]
     assert first[2].startswith("optim.muon_lr 0.02 → 0.05")
@@ -40,34 +40,14 @@ def test_rows_are_oldest_first_and_say_how_sure(found: history.Timeline) -> None
     assert third[1] == "third" and third[4] == "–" and third[7] == "still running"
 
 
-def test_losses_are_grouped_by_what_they_mean(found: history.Timeline) -> None:
-    assert found.kinds == ["A", "B", "A"]
-    assert found.meanings["A"].startswith("1K tokens a trial, text abc123")
-    assert found.meanings["B"].startswith("2K tokens a trial")
-    assert [card.key for card in history.draw_cards(found)] == ["gains", "losses-a"]
+def test_losses_are_grouped_by_what_they_mean(three: history.Timeline) -> None:
+    assert three.kinds == ["A", "B", "A"]
+    assert three.meanings["A"].startswith("1K tokens a trial, text abc123")
+    assert three.meanings["B"].startswith("2K tokens a trial")
 
 
-def test_gains_are_in_percent_of_the_own_default(found: history.Timeline) -> None:
-    figure = history.gains_figure([row for row in found.rows if row.gain_frac is not None])
-    better, tie = figure.data
-
-    assert (better.name, tie.name) == ("better", "no clear gain")
-    assert better.x == pytest.approx((7.6,)) and tie.x == pytest.approx((0.4,))
-    assert better.error_x.array == pytest.approx((1.0,)) and better.error_x.arrayminus == pytest.approx((1.0,))
-    assert better.y == (0,) and tie.y == (1,)
-    assert figure.layout.yaxis.ticktext == ("first<br>2026-01-01", "longer<br>2026-02-01")
-
-
-def test_default_and_best_are_joined_where_both_are_known(found: history.Timeline) -> None:
-    rows = [found.rows[0], found.rows[2]]
-    joined, default, best = history.losses_figure(rows).data
-
-    assert joined.x == (5.0, 4.62, None) and joined.y == (0, 0, None)
-    assert default.x == (5.0, 5.0) and best.x == (4.62, None)
-
-
-def test_markdown_is_a_table_that_names_cannot_break(found: history.Timeline) -> None:
-    text = history.timeline_markdown(found, ["shots/gains.png"])
+def test_markdown_is_a_table_that_names_cannot_break(three: history.Timeline) -> None:
+    text = history.timeline_markdown(three, ["shots/gains.png"])
     rows = [line for line in text.splitlines() if line.startswith("| 2026")]
 
     assert len(rows) == 3 and all(row.replace("\\|", "").count("|") == len(history.HEADS) + 1 for row in rows)
@@ -76,8 +56,8 @@ def test_markdown_is_a_table_that_names_cannot_break(found: history.Timeline) ->
     assert text.startswith(history.BEGIN) and text.endswith(f"{history.END}\n")
 
 
-def test_a_readme_gets_the_section_once(found: history.Timeline) -> None:
-    section = history.timeline_markdown(found)
+def test_a_readme_gets_the_section_once(three: history.Timeline) -> None:
+    section = history.timeline_markdown(three)
     once = history.put_into("# Mine\n\ntext\n", section)
 
     assert once == f"# Mine\n\ntext\n\n{section}"

@@ -1,0 +1,153 @@
+"""Drawing the next training of a queue: which settings, which seed, how many tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.core.attributes import TrialAttributes
+from autotune.core.config_paths import present, with_paths
+from autotune.core.errors import UserError
+from autotune.core.files import write_json
+from autotune.core.records import TrialStatus
+from autotune.engine.assignment import Assignment, TrainingPlan
+from autotune.engine.recovery import attempts_before
+from autotune.engine.trial_store import TrialStore
+from autotune.search import ranges
+
+if TYPE_CHECKING:
+    import optuna
+
+MAX_ATTEMPTS = 4
+"""Trials started per trial wanted, before the study gives up on ever getting them done."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draws trials and makes trainings of them.
+
+    Args:
+        plan: What its trainings have in common.
+        store: The trials.
+        note: Takes the kind of something noteworthy and a sentence about it.
+    """
+
+    plan: TrainingPlan
+    store: TrialStore
+    note: Callable[[str, str], None]
+
+    def ask(self) -> optuna.Trial | None:
+        """Start the next trial; the caller holds the lock.
+
+        Returns:
+            None when there is nothing to start now.
+
+        Raises:
+            UserError: If far more trials were started than are wanted, and too few of them ended.
+        """
+        if not self._has_next():
+            return None
+
+        self._widen_ranges()
+        return self.store.optuna_study.ask()
+
+    def assign(self, trial: optuna.Trial) -> Assignment:
+        """Return what a trial trains, and write its configuration beside its other files."""
+        spec = self.store.study.spec
+        attributes = TrialAttributes(trial)
+        attributes.seed = seed = attributes.seed or spec.seed
+
+        params = self.store.space.suggest(trial, spec.base) if self.plan.asks_sampler else attributes.params
+        config = with_paths(spec.base, {**self.plan.overrides, **params, **self._seed_setting(seed)})
+        folder = self._folder(trial.number)
+        write_json(folder / "config.json", config)
+
+        frozen = self.store.storage.get_trial(trial._trial_id)
+        attempts = [*attempts_before(frozen), trial.number]
+        budget_tokens, probe_points = self._length(trial, params, config)
+        return Assignment(
+            trial=trial,
+            params=params,
+            config=config,
+            folder=folder,
+            budget_tokens=budget_tokens,
+            first_attempt=attempts[0],
+            seed=seed,
+            probe_points=probe_points,
+            seeds_left=tuple(range(seed + 1, seed + self.plan.seeds)),
+        )
+
+    def with_next_seed(self, assignment: Assignment) -> Assignment:
+        """Return the same training with the next of its trial's seeds."""
+        seed, *others = assignment.seeds_left
+        config = with_paths(assignment.config, self._seed_setting(seed))
+        return replace(assignment, config=config, seeds_left=tuple(others))
+
+    def with_measured_speed(self, assignment: Assignment, tokens_per_s: float) -> Assignment:
+        """Return the training that a probe was for, with the budget that the measured speed gives it."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        assert self.plan.equal_seconds is not None, "only trainings of equal seconds are probed"
+        budget_tokens = self.plan.equal_seconds.keep(assignment.params, assignment.config, tokens_per_s)
+        # A trial that a peer has taken over cannot be changed; its first report will show that.
+        with contextlib.suppress(UpdateFinishedTrialError):
+            TrialAttributes(assignment.trial).budget_tokens = budget_tokens
+        return replace(assignment, budget_tokens=budget_tokens, probe_points=None)
+
+    def _has_next(self) -> bool:
+        records = self.store.records()
+        if any(record.status is TrialStatus.WAITING for record in records):
+            return True
+        if self.plan.target is None or self.store.attributes.exhausted:
+            return False
+
+        attempts = sum(not record.excused for record in records)
+        if attempts >= MAX_ATTEMPTS * (self.plan.target + 1):
+            raise UserError(
+                f"{attempts} trials were started for {self.plan.target} wanted, and too few of them ended; "
+                f"see the logs under {self._folder(0).parent}",
+                1,
+            )
+
+        counted = sum(record.status is not TrialStatus.INTERRUPTED for record in records)
+        return counted < self.plan.target
+
+    def _widen_ranges(self) -> None:
+        # With several values, the trial of the lowest loss is not the best one.
+        if not self.plan.asks_sampler or not self.store.has_one_value:
+            return
+        if self.store.study.spec.sampler.name not in ranges.CHANGING_RANGE_SAMPLERS:
+            return
+
+        space = self.store.space
+        widened = ranges.widened_ranges(space, self.store.records())
+        if widened:
+            attributes = self.store.attributes
+            attributes.ranges = {**attributes.ranges, **widened}
+            self.note("ranges", ranges.describe_widening(space, widened))
+
+    def _folder(self, number: int) -> Path:
+        return self.store.run.trial(self.plan.folder_name, number)
+
+    def _seed_setting(self, seed: int) -> dict[str, Any]:
+        by_path = self.store.study.trainer.by_path({"seed": seed})
+        return present(self.store.study.spec.base, by_path)
+
+    def _length(
+        self, trial: optuna.Trial, params: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> tuple[int, int | None]:
+        """Return a trial's token budget and None, or the length of the probe that has to decide it."""
+        if self.plan.equal_seconds is None:
+            return self.plan.budget_tokens, None
+
+        # A repeated trial trains as long as its first attempt.
+        attributes = TrialAttributes(trial)
+        budget_tokens = attributes.budget_tokens or self.plan.equal_seconds.tokens(params, config)
+        if budget_tokens is None:
+            return self.plan.equal_seconds.probe_length
+
+        attributes.budget_tokens = budget_tokens
+        return budget_tokens, None

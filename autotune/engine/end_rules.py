@@ -1,0 +1,134 @@
+"""When a training must end before its budget: divergence, a pruner, the user, the deadline, a hang."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from autotune.core.records import EvalPoint, TrialStatus
+from autotune.core.text import duration
+from autotune.engine.deadline import REPORT_S, Deadline, StopRequest
+from autotune.engine.running import Ending, Running
+from autotune.search.pruning import should_continue
+from autotune.study.spec import StudySpec
+
+DIVERGENCE_FACTOR = 2.0
+"""A loss of this many times a trial's own best is taken as divergence: noise between evaluations is a few percent, and
+a median pruner never stops such a trial, since it looks at the best value so far. Losses below zero have no factor."""
+FIRST_EVALUATION_ALLOWANCE = 3
+"""Times the usual patience that a first evaluation gets: a corpus may have to be fetched and kernels to be compiled."""
+
+
+@dataclass(frozen=True)
+class EndRules:
+    """Says how and why trainings must end.
+
+    Args:
+        spec: The study.
+        seeds: Seeds that each trial is trained with.
+        stop: Whether the user wants the run to end.
+        deadline: When everything must be done.
+    """
+
+    spec: StudySpec
+    seeds: int
+    stop: StopRequest
+    deadline: Deadline
+
+    def after_evaluation(self, running: Running, point: EvalPoint) -> Ending | None:
+        """Return how a training must end after an evaluation, None if it goes on.
+
+        Args:
+            running: The training, without that evaluation.
+            point: The evaluation, already reported to Optuna.
+        """
+        at = f"at {point.tokens_seen:,} tokens"
+        if 0 < DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
+            cause = f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
+            return Ending(TrialStatus.DIVERGED, cause)
+
+        budget_tokens = running.assignment.budget_tokens
+        if point.tokens_seen >= budget_tokens or point.tokens_seen == running.end_tokens:
+            return None
+        if (ending := self.must_stop(at)) is not None:
+            return ending
+        # Of several seeds the pruner is asked after each whole seed.
+        if self.seeds == 1 and self._is_pruned(running, point.tokens_seen):
+            return Ending(TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})")
+        return None
+
+    def after_seed(self, running: Running, loss: float) -> Ending | None:
+        """Return how a trial ends after one of its seeds, None if the next seed is to be trained.
+
+        Args:
+            running: The training, the seed's curve included.
+            loss: The seed's final loss, already reported to Optuna.
+        """
+        if not running.assignment.seeds_left:
+            return Ending(TrialStatus.FINISHED)
+
+        at = f"after {len(running.curves)} of {self.seeds} seeds"
+        if (ending := self.must_stop(at)) is not None:
+            return ending
+        if self._is_pruned(running, running.assignment.budget_tokens):
+            return Ending(TrialStatus.PRUNED, f"behind the best trial {at} (loss {loss:.4f})")
+        return None
+
+    def must_stop(self, at: str) -> Ending | None:
+        """Return how a training ends if the user or the deadline wants that, else None.
+
+        Args:
+            at: Where it stands, in words.
+        """
+        if self.stop.level:
+            return Ending(TrialStatus.INTERRUPTED, f"stopped {at} by the user")
+        if self.deadline.seconds_left < REPORT_S:
+            return Ending(TrialStatus.INTERRUPTED, f"stopped {at}: the time was up")
+        return None
+
+    def at_once(self, running: Running) -> Ending | None:
+        """Return how a training ends without waiting for its next evaluation, None if it may be waited for."""
+        if self.stop.level >= 2:
+            return Ending(TrialStatus.INTERRUPTED, "stopped at once by the user")
+        if self.deadline.seconds_left < REPORT_S / 2:
+            return Ending(TrialStatus.INTERRUPTED, "stopped: the time was up")
+
+        silent_s = time.monotonic() - running.heard
+        if silent_s > self._patience_s(running):
+            # One that was told to stop has its ending, however slowly it stops.
+            return running.ending or Ending(TrialStatus.CRASHED, f"no progress for {duration(silent_s)}; stopped")
+        return None
+
+    def _patience_s(self, running: Running) -> float:
+        allowance = 1 if running.points else FIRST_EVALUATION_ALLOWANCE
+        return allowance * self.spec.limits.hang_s
+
+    def _is_pruned(self, running: Running, tokens: int) -> bool:
+        pruner = self.spec.pruner
+        goes_on = should_continue(
+            running.assignment.trial,
+            tokens,
+            pruner_name=pruner.name,
+            audit_frac=pruner.audit_frac,
+            seed=self.spec.seed,
+        )
+
+        return not goes_on
+
+
+def not_finite(point: EvalPoint) -> Ending | None:
+    """Return how a training ends whose loss is no number, None if it is one."""
+    if math.isfinite(point.val_loss):
+        return None
+    at = f"at {point.tokens_seen:,} tokens"
+    return Ending(TrialStatus.DIVERGED, f"diverged {at}: the loss is {point.val_loss} (learning rate too high?)")
+
+
+def taken_over(at: str) -> Ending:
+    """Return how a training ends that a peer has ended.
+
+    Args:
+        at: Where it stands, in words.
+    """
+    return Ending(TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here")

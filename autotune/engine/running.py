@@ -1,0 +1,129 @@
+"""A training in progress: what it has reported so far, and how it ended."""
+
+from __future__ import annotations
+
+import math
+import socket
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from autotune.core.files import now_iso
+from autotune.core.records import EvalPoint, TrialResult, TrialStatus
+from autotune.engine.assignment import Assignment
+from autotune.engine.probes import RunningProbe
+from autotune.engine.worker import Job, Worker
+from autotune.store.run_directory import RunDirectory
+
+
+class Ending(NamedTuple):
+    """How a training ends: its status, and the cause in a sentence for a person, "" if it simply finished."""
+
+    status: TrialStatus
+    cause: str = ""
+
+
+@dataclass
+class Running:
+    """A training in progress on a worker.
+
+    Args:
+        assignment: What it trains.
+        worker: Where.
+        started_at: ISO 8601.
+        start: Start by the monotonic clock.
+        heard: Last sign of progress by the monotonic clock.
+        points: Evaluations so far, of the present seed.
+        ending: How it ends, once it was told to stop.
+        probe: What it measures before the training itself, while it does so.
+        curves: Evaluations of the seeds that were trained to their end.
+        end_tokens: Tokens at which it was asked to end before its budget; None if it was not.
+    """
+
+    assignment: Assignment
+    worker: Worker
+    started_at: str = field(default_factory=now_iso)
+    start: float = field(default_factory=lambda: time.monotonic())
+    heard: float = field(default_factory=lambda: time.monotonic())
+    points: list[EvalPoint] = field(default_factory=list)
+    ending: Ending | None = None
+    probe: RunningProbe | None = None
+    curves: list[list[EvalPoint]] = field(default_factory=list)
+    end_tokens: int | None = None
+
+    @property
+    def best_loss(self) -> float:
+        """Lowest loss so far; infinite before the first."""
+        return min((point.val_loss for point in self.points), default=math.inf)
+
+    @property
+    def natural_ending(self) -> Ending:
+        """How it ends when the trainer returns without having been told to stop."""
+        if not self.points:
+            return Ending(TrialStatus.CRASHED, "the trainer returned without a single report")
+
+        last_tokens = self.points[-1].tokens_seen
+        budget_tokens = self.assignment.budget_tokens
+        if last_tokens < (self.end_tokens or budget_tokens):
+            cause = f"the trainer returned at {last_tokens:,} of {budget_tokens:,} tokens without being asked"
+            return Ending(TrialStatus.CRASHED, cause)
+        return Ending(TrialStatus.FINISHED)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all of its seeds that the result stands for."""
+        if self.curves:
+            return sum(curve[-1].tokens_seen for curve in self.curves)
+        return self.points[-1].tokens_seen if self.points else 0
+
+    def submit(self) -> None:
+        """Hand the training, or the probe that comes first, to the worker."""
+        job = self.assignment
+        self.probe = None
+        if job.probe_points is not None:
+            self.probe = RunningProbe(job.budget_tokens, job.probe_points)
+        self.worker.submit(Job(job.config, job.budget_tokens, job.folder / "log.txt"))
+
+    def result(self, ending: Ending, run: RunDirectory, facts: Mapping[str, Any], worker_died: bool) -> TrialResult:
+        """Return what is stored of it.
+
+        Args:
+            ending: How it ended.
+            run: The run directory, to which the path of its log is relative.
+            facts: What the trainer returned.
+            worker_died: Whether its process died under it.
+        """
+        # Of several seeds the result is the mean of those that were trained to their end.
+        points = mean_curve(self.curves) if self.curves else tuple(self.points)
+        log = self.assignment.folder / "log.txt"
+
+        return TrialResult(
+            status=ending.status,
+            cause=ending.cause,
+            points=points,
+            facts=dict(facts),
+            started_at=self.started_at,
+            seconds=time.monotonic() - self.start,
+            config=self.assignment.config,
+            log=str(log.relative_to(run.root)),
+            host=socket.gethostname(),
+            device=self.worker.slot.name,
+            worker_died=worker_died,
+        )
+
+
+def mean_curve(curves: Sequence[Sequence[EvalPoint]]) -> tuple[EvalPoint, ...]:
+    """Return the mean over seeds of each evaluation, of the metrics that all of them have.
+
+    Args:
+        curves: Evaluations at the same tokens, a list for each seed.
+    """
+    means = []
+    for points in zip(*curves, strict=True):
+        shared = set.intersection(*(set(point.metrics) for point in points))
+        metrics = {name: statistics.fmean(point.metrics[name] for point in points) for name in sorted(shared)}
+        loss = statistics.fmean(point.val_loss for point in points)
+        means.append(EvalPoint(points[0].tokens_seen, loss, metrics))
+    return tuple(means)

@@ -1,0 +1,154 @@
+"""Where a queue's trials are stored: one Optuna study of the run's storage."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.core.attributes import StudyAttributes, TrialAttributes
+from autotune.core.objectives import values
+from autotune.core.records import TrialRecord, TrialResult, TrialStatus
+from autotune.search.space import SearchSpace
+from autotune.store.database import exclusive, is_shared
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import own_records, save_result
+from autotune.study.study_file import Study
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import RDBStorage
+
+
+@dataclass(frozen=True)
+class TrialStore:
+    """The trials of one Optuna study: read, queued, reported and ended.
+
+    Args:
+        optuna_study: Where they are stored.
+        storage: Its storage.
+        run: The run directory.
+        study: The study file and trainer.
+    """
+
+    optuna_study: optuna.Study
+    storage: RDBStorage
+    run: RunDirectory
+    study: Study
+
+    @property
+    def attributes(self) -> StudyAttributes:
+        """What is stored with the Optuna study."""
+        return StudyAttributes(self.optuna_study)
+
+    @property
+    def space(self) -> SearchSpace:
+        """What is searched at present, in ranges that may have been widened."""
+        return self.study.spec.space.with_ranges(self.attributes.ranges)
+
+    @property
+    def has_one_value(self) -> bool:
+        """Whether trials are judged by one value; with several, Optuna keeps no curve and prunes nothing."""
+        return len(self.optuna_study.directions) == 1
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may work at the same study."""
+        return is_shared(self.storage)
+
+    def records(self) -> list[TrialRecord]:
+        """Return all of its trials, by number."""
+        return own_records(self.optuna_study.get_trials(deepcopy=False), self.study.spec.budget)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from changing the study's trials meanwhile."""
+        with exclusive(self.storage, self.study.spec.name), warnings.catch_warnings():
+            # Optuna warns that heartbeats belong to optimize(), and that repeating trials is experimental.
+            warnings.simplefilter("ignore")
+            yield
+
+    def enqueue(self, identity: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+        """Queue a trial, unless one with the same attributes is there already.
+
+        Args:
+            identity: Attributes that identify the trial (params, role, arm, stage, seed).
+            fixed: Values that the sampler is not asked for, by dotted path.
+        """
+        for trial in self.optuna_study.get_trials(deepcopy=False):
+            if all(trial.user_attrs.get(name) == value for name, value in identity.items()):
+                return
+
+        self.optuna_study.enqueue_trial(dict(fixed), user_attrs=dict(identity))
+
+    def report(self, trial: optuna.Trial, place: int, loss: float) -> bool:
+        """Store an intermediate loss.
+
+        Args:
+            trial: A running trial.
+            place: Where it stands: tokens of the baseline, or the number of seeds that are trained.
+            loss: Held-out loss, nats per token.
+
+        Returns:
+            False if the trial is no longer ours: this process gave no sign of life for so long (a suspended
+            machine, a lost network) that a peer ended the trial.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            if self.has_one_value:
+                trial.report(loss, step=place)
+            else:
+                # Optuna refuses a curve here, and a pruned trial that has one in its storage would crash TPE.
+                attributes = TrialAttributes(trial)
+                attributes.curve = {**attributes.curve, place: loss}
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def finish(self, trial: optuna.Trial, result: TrialResult, folder: Path) -> bool:
+        """Store a trial's result, then tell Optuna how it ended.
+
+        Args:
+            trial: A running trial.
+            result: How it ended.
+            folder: Where its files go.
+
+        Returns:
+            False if a peer has ended the trial meanwhile.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            save_result(trial, result, folder)
+            self.tell_optuna(trial.number, result)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def tell_optuna(self, number: int, result: TrialResult) -> None:
+        """Tell Optuna how a trial ended: a fault of the machine as failed, all else so that it teaches.
+
+        Optuna's samplers ignore failed trials, so a divergence or a lack of memory told as a failure would be proposed
+        again and again. Told as pruned, with its last finite loss, it teaches.
+
+        Args:
+            number: The trial's number.
+            result: How it ended, already stored.
+        """
+        from optuna.trial import TrialState
+
+        try:
+            if result.status is TrialStatus.FINISHED:
+                self.optuna_study.tell(number, values(result, len(self.optuna_study.directions)))
+            else:
+                state = TrialState.PRUNED if result.status.teaches else TrialState.FAIL
+                self.optuna_study.tell(number, state=state)
+        except RuntimeError as error:
+            # A grid that is used up calls Study.stop, which exists only inside optimize(); the trial is told by then.
+            if "Study.stop" not in str(error):
+                raise
+            self.attributes.exhausted = True

@@ -1,0 +1,276 @@
+"""Opening a study: its storage, the hardware it runs on, and everything that works on it until it is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autotune.core.attributes import StudyAttributes
+from autotune.core.config_paths import present
+from autotune.core.errors import UserError
+from autotune.core.files import read_json, write_json, write_text
+from autotune.engine.assignment import hardware_overrides
+from autotune.engine.deadline import Deadline, StopRequest
+from autotune.engine.event_loop import EventLoop
+from autotune.engine.failure_streak import FailureStreak
+from autotune.engine.worker import Slot
+from autotune.engine.worker_pool import WorkerPool
+from autotune.machine.gpu_monitor import GpuMonitor
+from autotune.machine.hardware import HardwareError, HardwareProfile, profile
+from autotune.machine.nvml import visible_devices, visible_gpus
+from autotune.progress.observer import RunObserver
+from autotune.search.pruners import build_pruner
+from autotune.search.samplers import build_sampler
+from autotune.store.database import back_up, explain_storage_errors, open_storage
+from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import open_study
+from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import RDBStorage
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says about one run.
+
+    Args:
+        out: Folder of the run directories.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        emulate: "" or "t4".
+        say: Takes a line for a person.
+        deadline: When everything must be done.
+        refresh: Takes the run directory, now and then while the study runs, and writes its report anew; None for none.
+    """
+
+    out: Path = Path("runs")
+    device: str = "auto"
+    emulate: str = ""
+    say: Callable[[str], None] = print
+    deadline: Deadline = field(default_factory=Deadline)
+    refresh: Callable[[Path], None] | None = None
+
+
+@dataclass(frozen=True)
+class StoredSearch:
+    """The search of a study in its storage.
+
+    Args:
+        storage: The study's storage.
+        optuna_study: The search.
+    """
+
+    storage: RDBStorage
+    optuna_study: optuna.Study
+
+    @property
+    def attributes(self) -> StudyAttributes:
+        """What is stored with the search: what the study found out."""
+        return StudyAttributes(self.optuna_study)
+
+
+@dataclass(frozen=True)
+class Night:
+    """An open study, with everything that works on it.
+
+    Args:
+        study: The study file and its trainer.
+        options: What the command line says.
+        run: The run directory.
+        search: The search in its storage.
+        profile: The hardware.
+        slots: Devices that train at once.
+        loop: What trains on them.
+    """
+
+    study: Study
+    options: Options
+    run: RunDirectory
+    search: StoredSearch
+    profile: HardwareProfile
+    slots: Sequence[Slot]
+    loop: EventLoop
+
+    @property
+    def spec(self) -> StudySpec:
+        """What the study file says."""
+        return self.study.spec
+
+    @property
+    def attributes(self) -> StudyAttributes:
+        """What is stored with the search: what the study found out."""
+        return self.search.attributes
+
+    @property
+    def observer(self) -> RunObserver:
+        """What is told of everything that happens."""
+        return self.loop.observer
+
+    @property
+    def deadline(self) -> Deadline:
+        """When everything must be done."""
+        return self.options.deadline
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the user wants the run to end."""
+        return self.loop.stop.level > 0
+
+    @property
+    def sigma(self) -> float | None:
+        """Standard deviation of a loss between seeds, nats per token; None if it was not measured."""
+        noise = self.attributes.noise
+        return None if noise is None else noise.sigma
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What the hardware and the plan fill into each config, by dotted path."""
+        overrides = hardware_overrides(self.study, self.profile.overrides())
+        plan = self.attributes.plan
+        if plan is not None and plan.max_pass_sequences:
+            chosen = self.study.trainer.by_path({"max_pass_sequences": plan.max_pass_sequences})
+            overrides |= present(self.spec.base, chosen)
+        return overrides
+
+
+def open_search(study: Study, run: RunDirectory) -> StoredSearch:
+    """Open a study's storage and its search, and keep the study file as it is now.
+
+    Args:
+        study: The study file and its trainer.
+        run: The run directory.
+
+    Raises:
+        UserError: If the storage cannot be used, or holds another study of that name.
+    """
+    spec = study.spec
+    storage = open_storage(run, spec.storage, spec.limits.heartbeat_s)
+    seed = _sampler_seed(spec, storage)
+    sampler = build_sampler(spec.sampler.name, spec.sampler.options, spec.space, spec.base, seed)
+    pruner = build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens)
+    optuna_study = open_study(storage, study, sampler, pruner)
+
+    write_text(run.study_file, study.text)
+    write_json(run.spec, spec.model_dump(mode="json"))
+    return StoredSearch(storage, optuna_study)
+
+
+def _sampler_seed(spec: StudySpec, storage: RDBStorage) -> int:
+    """Return a seed that differs between restarts, which would repeat their first draws, and between peers.
+
+    Of a low-discrepancy sequence all have to draw from the same one; the study keeps its place in it.
+    """
+    import optuna
+
+    if spec.sampler.name == "qmc":
+        return spec.seed
+
+    drawn = 0
+    if spec.name in optuna.get_all_study_names(storage):
+        drawn = len(optuna.load_study(study_name=spec.name, storage=storage).trials)
+    peer = os.getpid() if spec.storage else 0
+    return (spec.seed * 1_000_003 + drawn * 7919 + peer) % 2**32
+
+
+@contextlib.contextmanager
+def open_night(
+    study: Study, options: Options, run: RunDirectory, search: StoredSearch, stop: StopRequest
+) -> Iterator[Night]:
+    """Start the workers of an open search; end them, and back the database up, when the block is left.
+
+    Args:
+        study: The study file and its trainer.
+        options: What the command line says.
+        run: The run directory.
+        search: The search in its storage.
+        stop: Whether the user wants the run to end.
+
+    Raises:
+        UserError: If the study was begun on another kind of device, or the storage fails meanwhile.
+    """
+    spec = study.spec
+    hardware = stored_hardware(spec, options, run)
+    monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
+
+    observer = RunObserver(run, options.say, monitor, options.refresh, spec.trackers)
+    slots = slots_of(hardware)
+
+    loop = EventLoop(
+        pool=WorkerPool(slots, spec.trainer),
+        run_directory=run,
+        limits=spec.limits,
+        stop=stop,
+        deadline=options.deadline,
+        observer=observer,
+        failures=FailureStreak(spec.limits.crashes),
+    )
+    try:
+        with explain_storage_errors():
+            yield Night(study, options, run, search, hardware, slots, loop)
+    finally:
+        loop.close()
+        observer.close()
+        if not spec.storage:
+            back_up(run)
+
+
+def stored_hardware(spec: StudySpec, options: Options, run: RunDirectory) -> HardwareProfile:
+    """Return the hardware profile of an earlier run, or take one and store it.
+
+    Args:
+        spec: The study.
+        options: What the command line says.
+        run: The run directory.
+
+    Raises:
+        UserError: If the study was begun on another kind of device: its trials would not be comparable.
+    """
+    stored = read_json(run.hardware)
+    if stored is not None:
+        with contextlib.suppress(HardwareError):
+            before = HardwareProfile.from_json(stored)
+            _require_same_device(spec, options, before)
+            return before
+
+    options.say("profiling the hardware ...")
+    try:
+        taken = profile(options.emulate, device=options.device)
+    except HardwareError as error:
+        raise UserError(str(error), 3) from None
+    write_json(run.hardware, taken.to_json())
+    return taken
+
+
+def _require_same_device(spec: StudySpec, options: Options, before: HardwareProfile) -> None:
+    now = "cpu" if options.device == "cpu" or not visible_devices() else "cuda"
+    if (before.device, before.emulate) == (now, options.emulate):
+        return
+    raise UserError(
+        f"{spec.name} was begun on {_device_words(before.device, before.emulate)} and this is "
+        f"{_device_words(now, options.emulate)}: their losses and times are not comparable; "
+        'use the same device, or give the study another name (--set name="...")'
+    )
+
+
+def _device_words(device: str, emulate: str) -> str:
+    return f"{device} emulating {emulate}" if emulate else device
+
+
+def slots_of(hardware: HardwareProfile) -> list[Slot]:
+    """Return a slot per visible GPU of the profiled kind, or one for the CPU.
+
+    Args:
+        hardware: The profile of the device to use.
+    """
+    if hardware.device == "cpu":
+        return [Slot("cpu", {"CUDA_VISIBLE_DEVICES": ""})]
+
+    gpus = visible_gpus()
+    same = [gpu for gpu in gpus if gpu.name == hardware.name] or gpus
+    return [Slot(f"cuda:{position}", {"CUDA_VISIBLE_DEVICES": gpu.uuid}) for position, gpu in enumerate(same)]

@@ -1,0 +1,134 @@
+"""Short trainings of the real trainer, before the night: how fast it is here and what it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.core.config_paths import with_paths
+from autotune.core.errors import UserError
+from autotune.engine.assignment import hardware_overrides
+from autotune.engine.end_rules import FIRST_EVALUATION_ALLOWANCE
+from autotune.engine.event_loop import TICK_S
+from autotune.engine.probes import Probe, RunningProbe
+from autotune.engine.worker import Done, Failed, Job, Progress, Slot, Worker, ready
+from autotune.machine.hardware import HardwareProfile
+from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
+
+PROBE_FRAC = 1 / 25
+"""Share of a trial's budget that a probe trains on a CPU: enough for a steady speed, little enough to cost nothing."""
+PROBE_POINTS = 3
+"""Evaluations after which a probe on a GPU ends: a small share would be over before clocks and caches are warm."""
+PROBE_TOKENS = 4_000_000
+"""Most tokens of the trial whose beginning a probe on a GPU is: a long trial's evaluations would cost the night."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where probes are trained.
+
+    Args:
+        study: The study.
+        profile: The hardware, which decides device and dtype.
+        slot: The device.
+        stopped: Whether the user wants it to end.
+    """
+
+    study: Study
+    profile: HardwareProfile
+    slot: Slot
+    stopped: Callable[[], bool] = lambda: False
+
+    @contextlib.contextmanager
+    def worker(self) -> Iterator[Worker]:
+        """Start a worker, and end it when the block is left."""
+        worker = Worker(self.slot, self.study.spec.trainer)
+        try:
+            yield worker
+        finally:
+            worker.kill()
+
+
+def config_on(study: Study, profile: HardwareProfile, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the baseline's configuration as it runs on some hardware.
+
+    Args:
+        study: The study.
+        profile: The hardware.
+        changes: Settings other than the baseline's, by dotted path.
+    """
+    overrides = hardware_overrides(study, profile.overrides())
+    return with_paths(study.spec.base, {**overrides, **changes})
+
+
+def probe_length(spec: StudySpec, profile: HardwareProfile) -> tuple[int, int]:
+    """Return the token budget of a probe and the evaluations after which it ends, 0 for its whole budget."""
+    if profile.device == "cuda":
+        return min(spec.budget.tokens, PROBE_TOKENS), PROBE_POINTS
+    return max(1, int(spec.budget.tokens * PROBE_FRAC)), 0
+
+
+def probe(place: Place, changes: Mapping[str, Any] | None = None, worker: Worker | None = None) -> Probe:
+    """Train the baseline for a small share of its budget; on a GPU to `PROBE_POINTS` evaluations of a trial.
+
+    Args:
+        place: Where to train.
+        changes: Settings to probe instead of the baseline's, by dotted path.
+        worker: What trains; one of its own if None.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        UserError: If it does not train: then no trial would. With exit code 130 if it was stopped.
+    """
+    if worker is None:
+        with place.worker() as own:
+            return probe(place, changes, own)
+
+    budget_tokens, last_point = probe_length(place.study.spec, place.profile)
+    with tempfile.TemporaryDirectory() as folder:
+        config = config_on(place.study, place.profile, changes or {})
+        job = Job(config, budget_tokens, Path(folder) / "log.txt")
+        return _train_briefly(place, worker, job, last_point)
+
+
+def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> Probe:
+    patience_s = FIRST_EVALUATION_ALLOWANCE * place.study.spec.limits.hang_s
+    running = RunningProbe(job.budget_tokens, last_point)
+    worker.submit(job)
+
+    while time.monotonic() - running.heard < patience_s:
+        if place.stopped():
+            raise UserError("stopped while probing the baseline; nothing is lost: run again", 130)
+        if not ready([worker], TICK_S):
+            continue
+        message = worker.receive()
+        if isinstance(message, Progress):
+            worker.answer(running.take(message.point))
+        elif isinstance(message, Done) and running.has_points:
+            return running.result(message.facts)
+        else:
+            raise UserError(_failure(message, worker, job.log), 1)
+
+    why = f"no evaluation within {patience_s:.0f} s"
+    raise UserError(f"the baseline does not train: {why}; let it evaluate more often, or raise limits.hang_s", 1)
+
+
+def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
+    if isinstance(message, Failed):
+        why = message.message
+    elif isinstance(message, Done):
+        why = "the trainer returned without a single report"
+    else:
+        tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
+        why = "\n".join([worker.cause_of_death(), *tail])
+    return (
+        f"the baseline does not train: {why}\nmend that in [base] of the study file, or in the trainer, and run again"
+    )

@@ -1,0 +1,131 @@
+"""The last step of a night: from the verdict's choice to a configuration file and a full run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from autotune.core.records import TrialRecord, TrialStatus
+from autotune.core.study_results import FullRunRecord, Promotion
+from autotune.engine.deadline import MARGIN, REPORT_S
+from autotune.night.opening import Night
+from autotune.night.queues import Queues
+from autotune.promotion import horizon
+from autotune.promotion.best_config import BestConfig, best_config_of
+from autotune.promotion.brackets import BracketRunner
+from autotune.promotion.early_end import EXPORT_S
+from autotune.promotion.full_run import FullRun
+from autotune.promotion.selection import select_trial_to_promote
+from autotune.store.database import exclusive
+from autotune.store.study_store import read_study
+
+
+@dataclass(frozen=True)
+class Order:
+    """A full run that is asked for.
+
+    Args:
+        tokens: Its length.
+        number: Search trial to promote, None for the verdict's choice.
+        as_is: Whether to copy the trial's settings, which are rescaled for the longer run otherwise.
+    """
+
+    tokens: int
+    number: int | None = None
+    as_is: bool = False
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The trial that is promoted, why, and what its settings become."""
+
+    trial: TrialRecord
+    why: str
+    promotion: Promotion
+
+
+@dataclass(frozen=True)
+class PromotionStep:
+    """Chooses what is promoted, writes it, and trains it.
+
+    Args:
+        night: The open study.
+        queues: Its queues.
+    """
+
+    night: Night
+    queues: Queues
+
+    @property
+    def brackets(self) -> BracketRunner:
+        """What finds the settings of a full run."""
+        return BracketRunner(self.night.study, self.night.loop, self.queues.bracket, self.night.sigma)
+
+    def seconds(self) -> float:
+        """Return the seconds that an automatic full run takes with the shorter ones before it; 0 without one."""
+        if not self.night.spec.promote.automatic:
+            return 0.0
+
+        equal_seconds = self.queues.equal_seconds
+        slowest = 1.0 if equal_seconds is None else equal_seconds.slowest
+        trial_tokens, tokens = self.night.spec.budget.tokens, horizon.full_tokens(self.night.spec)
+        run_s = self.night.loop.pace.usual_seconds(tokens)
+        return MARGIN * slowest * (run_s + self.brackets.seconds(trial_tokens, tokens)) + EXPORT_S
+
+    def write(self, order: Order) -> None:
+        """Write the configuration of a full run without training anything."""
+        self._write_best_config(self._choose(order, has_time=lambda _: False))
+
+    def train(self, order: Order) -> TrialStatus | None:
+        """Train the chosen settings for longer, with checkpoints, and store what came of it.
+
+        Returns:
+            How the full run stands; None if a stop came before it.
+        """
+        night = self.night
+        later_s = MARGIN * night.loop.pace.usual_seconds(order.tokens) + EXPORT_S + REPORT_S
+        chosen = self._choose(order, night.deadline.has_time(lambda: later_s))
+        if night.is_stopped:
+            return None
+
+        best_config = self._write_best_config(chosen)
+        trial = chosen.trial
+        queue = self.queues.full(trial, order.tokens, order.as_is, best_config.card_lines())
+        changed = {change.path: change.after for change in chosen.promotion.changes}
+        params = {**trial.params, **changed}
+        with exclusive(night.search.storage, night.spec.name):
+            queue.enqueue(params, role="full", arm=trial.number, seed=night.spec.seed)
+
+        folder = night.run.root / queue.plan.folder
+        full_run = FullRun(queue, params, folder, night.deadline, night.observer, night.sigma, self._keep)
+        return full_run.train(night.loop)
+
+    def _keep(self, shown: FullRunRecord) -> None:
+        self.night.attributes.full_run = shown
+
+    def _choose(self, order: Order, has_time: Callable[[float], bool]) -> Chosen:
+        """Choose the trial, find out what its settings become in a run of that length, and store and say it."""
+        night = self.night
+        trial, why = select_trial_to_promote(read_study(night.run.root), order.number)
+        promotion = self.brackets.promotion(trial, order.tokens, order.as_is, has_time)
+
+        # What the trainer said of its text, in tokens: of the whole of it and of what the trial was given.
+        whole = night.attributes.probe_facts.get("train_tokens", 0)
+        own = trial.result.facts.get("train_tokens", 0) if trial.result else 0
+        if own:
+            repeats = horizon.repetition(whole, order.tokens, promotion.trial_tokens / own)
+            promotion = replace(promotion, repeats=repeats)
+
+        night.attributes.promotion = promotion
+        night.observer.note("promotion", promotion.describe())
+        if promotion.repeats:
+            night.observer.note("promotion", promotion.repeats)
+        return Chosen(trial, why, promotion)
+
+    def _write_best_config(self, chosen: Chosen) -> BestConfig:
+        night = self.night
+        record = read_study(night.run.root)
+        best_config = best_config_of(night.study.trainer, record, chosen.trial, chosen.why, chosen.promotion)
+        best_config.write(night.run.best_config)
+        night.observer.note("best", f"{night.run.best_config}: trial {chosen.trial.number} ({chosen.why})")
+        return best_config

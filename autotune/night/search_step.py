@@ -1,0 +1,100 @@
+"""The first half of a night: the plan, the baseline and its noise, and the search."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+
+from autotune.core import objectives
+from autotune.core.files import free_bytes
+from autotune.core.study_results import Noise
+from autotune.finals.runner import FinalsRunner
+from autotune.night import planner, warm_start
+from autotune.night.opening import Night
+from autotune.night.queues import Queues
+from autotune.night.search_end import SearchEnd
+from autotune.promotion.best_config import provenance
+from autotune.store.database import back_up, exclusive
+from autotune.store.study_store import read_study
+
+
+def plan_night(night: Night) -> None:
+    """Measure the pace before the first trial, and say what is to be expected.
+
+    Args:
+        night: The open study.
+
+    Raises:
+        UserError: If the baseline does not train, or with exit code 130 if it was stopped.
+    """
+    spec = night.spec
+    trial_tokens = spec.budget.seeds * spec.budget.tokens
+    stored = night.attributes.plan
+    if stored is not None:
+        night.loop.pace.expect(trial_tokens, stored.trial_s)
+        done = sum(trial.status.teaches for trial in read_study(night.run.root).trials)
+        night.observer.note("resumed", f"going on: {done} of {spec.budget.trials} trials are done")
+        return
+
+    night.options.say("probing the baseline ...")
+    seconds_left = night.deadline.seconds_left
+    survey = planner.survey(night.study, night.profile, night.slots, seconds_left, lambda: night.is_stopped)
+    night.loop.pace.expect(trial_tokens, survey.plan.trial_s)
+    _store(night, survey)
+
+    for kind, line in survey.lines(spec, night.profile, free_bytes(night.run.root), datetime.now()):
+        night.observer.note(kind, line)
+
+
+def _store(night: Night, survey: planner.Survey) -> None:
+    attributes = night.attributes
+    attributes.probe_facts = dict(survey.baseline.facts)
+    if survey.model is not None:
+        attributes.cost_model = asdict(survey.model)
+        attributes.ranges = survey.left
+    attributes.provenance = provenance(night.spec, night.profile.to_json(), survey.baseline.facts)
+    # The plan comes last: where it is, everything is.
+    attributes.plan = survey.plan
+
+
+def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
+    """Train the baseline, measure its noise, and search until no time or no gain is left.
+
+    Args:
+        night: The open study, planned.
+        queues: Its queues.
+        finals: What is trained after the search, for which time is kept.
+    """
+    spec = night.spec
+    queue = queues.search()
+    earlier = list(warm_start.read(night.study))
+    with exclusive(night.search.storage, spec.name):
+        queue.enqueue(spec.space.baseline(spec.base), role="baseline")
+        for study in earlier:
+            if warm_start.teach(night.search.optuna_study, spec, study):
+                night.observer.note("warm start", study.describe())
+
+    # Asked again at each start: the finals cost what the trials turn out to cost.
+    def reserve_s() -> float:
+        return finals.reserve_s() + finals.later_s()
+
+    # The baseline by itself: a peer that finds another at it goes on.
+    night.loop.run(queues.baseline(), night.deadline.has_time(reserve_s), awaits_peers=False)
+    finals.noise()
+
+    with exclusive(night.search.storage, spec.name):
+        for settings in [*spec.enqueue, *(good for study in earlier for good in study.good)]:
+            queue.enqueue(settings, role="search")
+
+    plan = night.attributes.plan
+    assert plan is not None, "a search begins after the night is planned"
+    end = SearchEnd(queue, night.deadline, reserve_s, lambda: _provable(night), night.observer, plan.trials)
+    night.loop.run(queue, end.may_start)
+    if not night.is_stopped and not spec.storage:
+        back_up(night.run)
+
+
+def _provable(night: Night) -> Noise | None:
+    """Return what gain can be proved, if it was measured and may end the search: a gain in loss alone may not."""
+    may_end = night.spec.budget.ends_early and objectives.num_values(night.spec.objective) == 1
+    return night.attributes.noise if may_end else None

@@ -1,0 +1,160 @@
+"""Figure cards about the losses of a study: its trials, its finals, its curves, and what they cost."""
+
+from __future__ import annotations
+
+from autotune.core.statistics import CONFIDENCE, INTERVAL
+from reports import analyses, pareto, tables
+from reports.figures import losses, trade_offs
+from reports.figures.figure_cards import Drawn, NothingToDrawError, require
+from reports.figures.study_tables import StudyTables
+from reports.formats import count, duration, finite, number, percent
+
+
+def best_so_far(study: StudyTables) -> Drawn:
+    """Return what the card of all trials in their order shows.
+
+    Args:
+        study: Its tables.
+    """
+    trials = study.trials
+    has_failed = trials["status"].isin([status.value for status in tables.FAILED])
+    require(bool((trials["last_loss"].notna() | has_failed).any()), "no trial has been evaluated yet")
+
+    verdict = study.record.verdict
+    sigma = None
+    if verdict is not None:
+        sigma = finite(verdict.sigma)
+    figure = losses.best_so_far(trials, tables.baseline_loss(study.record), sigma)
+
+    sentence = (
+        "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
+        "so far, the dashed line the default settings. Marks on the upper edge had a higher loss still, or none."
+    )
+    return sentence, [figure], trials[["number", "status", "loss", "last_loss", "seconds"]]
+
+
+def finals(study: StudyTables) -> Drawn:
+    """Return what the card of the finals shows.
+
+    Args:
+        study: Its tables.
+    """
+    runs = tables.finals_runs(study.record)
+    require(len(runs) > 0, "the finals have not begun")
+    arms = tables.finals_table(runs)
+
+    sentence = (
+        "The default and the best trials of the search, trained again on fresh random seeds. The diamond is the mean; "
+        f"the bar is where the true mean lies with {100 * CONFIDENCE:.0f} % confidence. Runs of the same seed are "
+        "compared in pairs, so two bars may overlap and the gain still be clear."
+    )
+    return sentence, [losses.finals(runs, arms)], arms.drop(columns="arm")
+
+
+def learning_curves(study: StudyTables) -> Drawn:
+    """Return what the card of the learning curves shows.
+
+    Args:
+        study: Its tables.
+    """
+    require(len(study.curves) > 0, "no trial has been evaluated yet")
+    figure = losses.learning_curves(study.curves, study.trials, study.baseline_number)
+
+    sentence = (
+        "How the loss fell while each trial trained. The grey band holds most trials; the lines are the best "
+        f"{losses.BEST_CURVES} and the default."
+    )
+    if study.record.spec.objective == "loss_at_equal_seconds":
+        sentence += " Trials read text at different speeds: each stands at the share of its training that it had done."
+    return sentence, [figure], tables.curve_band(study.curves)
+
+
+def pruning(study: StudyTables) -> Drawn:
+    """Return what the card of early stopping shows.
+
+    Args:
+        study: Its tables.
+    """
+    audit = analyses.pruning_audit(study.record)
+    if audit is None:
+        raise NothingToDrawError("no finished trial has an early evaluation")
+
+    agreement = "too few trials to say"
+    if audit.spearman is not None:
+        agreement = f"rank correlation {number(audit.spearman, 2)}"
+
+    sentence = (
+        "Was it right to stop trials early? Each mark is a finished trial: its loss early on, when trials are first "
+        f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
+        f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best quarter "
+        f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half "
+        f"early on (right of the dotted line). {_reliable_from(audit)} {_audited(audit)}"
+    )
+    return sentence, [losses.pruning_audit(audit)], audit.table
+
+
+def _reliable_from(audit: analyses.PruningAudit) -> str:
+    """Return in words from where on the order of the trials could be trusted."""
+    warm_up = audit.warm_up
+    if warm_up is None:
+        return ""
+
+    trials = count(warm_up.trials, "trial")
+    if warm_up.tokens >= audit.whole:
+        return f"Among {trials} that no pruner chose, no early order agreed with the final one."
+
+    start = percent(warm_up.tokens / audit.whole, 0)
+    agreement = number(warm_up.rank_correlation, 2)
+
+    return (
+        f"Among {trials} that no pruner chose, the order agreed with the final one from {start} "
+        f"of the training on (rank correlation {agreement})."
+    )
+
+
+def _audited(audit: analyses.PruningAudit) -> str:
+    """Return in words what the audited trials say about those that were stopped."""
+    if audit.lost is None:
+        return "No trial that would have been stopped was run on as a check." if audit.pruned else ""
+
+    estimate, low, high = audit.lost
+
+    return (
+        f"As a check, {count(audit.audited, 'trial')} that would have been stopped ran on to the end: "
+        f"{audit.audited_good} of them ended in the best quarter. So of the {audit.pruned} stopped, about "
+        f"{number(estimate, 0)} may have been that good ({INTERVAL} {number(low, 0)} to {number(high, 0)})."
+    )
+
+
+def speed(study: StudyTables) -> Drawn:
+    """Return what the card of quality against speed shows.
+
+    Args:
+        study: Its tables.
+    """
+    trials = study.trials
+    has_both = trials["loss"].notna() & trials["tokens_per_s"].notna()
+    require(bool(has_both.any()), "no finished trial has a speed")
+
+    sentence = (
+        "Quality against speed: better is lower, faster is further right. On the dotted line no other trial is both "
+        "better and faster."
+    )
+    figure = trade_offs.speed_against_loss(trials, study.baseline_number)
+    return sentence, [figure], analyses.pareto(trials)
+
+
+def pareto_front(study: StudyTables) -> Drawn:
+    """Return what the card of loss against training time shows.
+
+    Args:
+        study: Its tables.
+    """
+    table = pareto.front_table(study.record)
+    require(len(table) > 0, "no trial has finished")
+
+    sentence = (
+        "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
+        f"both better and faster. {pareto.front_words(study.record)}"
+    )
+    return sentence, [pareto.loss_against_seconds(study.record)], table

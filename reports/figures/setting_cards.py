@@ -1,0 +1,141 @@
+"""Figure cards about the settings of a study: what each did, which mattered, and what the long run changes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from autotune.promotion.selection import attribution_of, best_settings
+from autotune.store.study_store import StudyRecord
+from reports import analyses, attribution, promotion
+from reports.figures import changes, settings
+from reports.figures.figure_cards import Drawn, NothingToDrawError, require
+from reports.figures.settings import SearchedSetting
+from reports.figures.study_tables import StudyTables
+
+# Settings shown in pairs: three pictures.
+_MAX_PAIRED = 3
+
+
+def which_change(study: StudyTables) -> Drawn:
+    """Return what the card of the winner's changes shows.
+
+    Args:
+        study: Its tables.
+    """
+    measured = attribution_of(study.record)
+    if measured is None:
+        raise NothingToDrawError(attribution.why_none(study.record))
+
+    rows = attribution.rows(measured)
+    require(len(rows) > 0, "the winner changes nothing")
+
+    sentence = " ".join([*attribution.sentences(measured), attribution.READING])
+    figure = changes.which_change(rows, measured.baseline_loss - measured.winner_loss)
+    return sentence, [figure], attribution.words(rows)
+
+
+def _best_params(record: StudyRecord) -> Mapping[str, Any]:
+    best = best_settings(record)
+    return best.trial.params if best else {}
+
+
+def each_setting(study: StudyTables) -> Drawn:
+    """Return what the card of each setting against the loss shows.
+
+    Args:
+        study: Its tables.
+    """
+    trials = study.trials
+    require(bool(trials["loss"].notna().any()), "no trial has finished")
+
+    best = _best_params(study.record)
+    edges = analyses.edges(study.record, best)
+    plots = []
+    for path, dimension in study.record.spec.space.root.items():
+        searched = SearchedSetting(path, dimension, best.get(path), edges.get(path, ""))
+        plots.append(settings.setting_against_loss(searched, study.settings[path], trials))
+
+    sentence = (
+        "One picture for each setting: where did low losses come from? The dotted line is the best value; a red flag "
+        "says that it lies at the end of the range that was allowed."
+    )
+    finished = trials.loc[trials["loss"].notna(), ["number", "loss"]]
+    table = finished.join(study.settings, on="number").sort_values("loss")
+    return sentence, plots, table
+
+
+def importance(study: StudyTables) -> Drawn:
+    """Return what the card of the settings' importance shows.
+
+    Args:
+        study: Its tables.
+    """
+    shares = study.importance
+    sentence = (
+        "How strongly each setting tells the best trials from all the others (the method is called PED-ANOVA). It says "
+        "what made trials differ within the ranges searched, which is another question than what brought the winner's "
+        f"gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
+    )
+    return sentence, [settings.importance(shares)], shares
+
+
+def pairs(study: StudyTables) -> Drawn:
+    """Return what the card of settings two at a time shows.
+
+    Args:
+        study: Its tables.
+    """
+    paths = list(study.importance["path"][:_MAX_PAIRED])
+    require(len(paths) > 1, "fewer than two settings were varied in every trial")
+
+    best = _best_params(study.record)
+    space = study.record.spec.space
+    searched = [SearchedSetting(path, space[path], best.get(path)) for path in paths]
+    plots = [
+        settings.pair(along_x, along_y, study.settings, study.trials)
+        for along_x, along_y in itertools.combinations(searched, 2)
+    ]
+
+    sentence = (
+        f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
+        "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slant say that two "
+        "settings belong together: one must be changed with the other. The dotted lines are the best values."
+    )
+    finished = study.trials.loc[study.trials["loss"].notna(), ["number", "loss"]]
+    table = finished.join(study.settings[paths], on="number").sort_values("loss")
+    return sentence, plots, table
+
+
+def parallel(study: StudyTables) -> Drawn:
+    """Return what the card of the best trials' settings shows.
+
+    Args:
+        study: Its tables.
+    """
+    table = analyses.parallel_table(study.record, study.trials, study.settings)
+    require(len(table) > 1, "fewer than two trials have finished")
+
+    sentence = (
+        f"The best {len(table)} trials, one line each, through the range of every setting from its low end (left) to "
+        "its high end (right). Where the green lines meet, the good trials agree."
+    )
+    figure = settings.parallel_coordinates(table, study.record.spec.space.root)
+    return sentence, [figure], table
+
+
+def long_run(study: StudyTables) -> Drawn:
+    """Return what the card of the settings for the long run shows.
+
+    Args:
+        study: Its tables.
+    """
+    promoted = study.record.attributes.promotion
+    if promoted is None:
+        raise NothingToDrawError("the study has not come to its full run yet")
+
+    sentence = " ".join(promotion.sentences(promoted))
+    if not promoted.brackets:
+        return sentence, [], promotion.rows(promoted)
+    return sentence, [promotion.learning_rates(promoted)], promotion.losses(promoted)

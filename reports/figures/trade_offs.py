@@ -1,0 +1,55 @@
+"""Plotly figures of the loss against something else that is wanted, such as speed."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from reports import analyses
+from reports.figures.style import BLUE, GREEN, ORANGE, base_figure
+
+
+def speed_against_loss(trials: pd.DataFrame, baseline: int | None) -> go.Figure:
+    """Draw training speed against final loss with the line of trials that no other beats in both.
+
+    Args:
+        trials: As `reports.tables.trials_table` gives it.
+        baseline: The default's trial number, or None.
+    """
+    title = "training speed (tokens per second)"
+    return trade_off(trials, baseline, analyses.pareto(trials), "tokens_per_s", title, "tokens/s")
+
+
+def trade_off(
+    trials: pd.DataFrame, baseline: int | None, front: pd.DataFrame, column: str, title: str, unit: str
+) -> go.Figure:
+    """Draw something that is wanted beside a low loss, and the line of trials that no other beats in both.
+
+    Args:
+        trials: As `reports.tables.trials_table` gives it.
+        baseline: The default's trial number, or None.
+        front: The trials of that line, in order.
+        column: Of the tables, what is wanted.
+        title: The same for the reader, with its unit.
+        unit: Its unit in short.
+    """
+    figure = base_figure(title, "loss (nats per token)")
+    done = trials[trials["loss"].notna() & trials[column].notna()]
+    is_default = done["number"] == baseline
+
+    marks = [
+        ("trial", done[~is_default], {"color": BLUE, "symbol": "circle", "size": 9}),
+        ("default", done[is_default], {"color": ORANGE, "symbol": "diamond", "size": 13}),
+    ]
+    for name, group, marker in marks:
+        figure.add_scatter(
+            x=group[column].to_numpy(), y=group["loss"].to_numpy(), mode="markers", name=name,
+            text=[f"trial {number}" for number in group["number"]],
+            hovertemplate=f"%{{text}}: %{{x:,.4~r}} {unit}, loss %{{y:.4f}}<extra></extra>", marker=marker,
+        )  # fmt: skip
+
+    figure.add_scatter(
+        x=front[column].to_numpy(), y=front["loss"].to_numpy(), mode="lines", name="best trade-offs",
+        line={"color": GREEN, "dash": "dot", "width": 2}, hoverinfo="skip",
+    )  # fmt: skip
+    return figure

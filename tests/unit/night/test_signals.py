@@ -1,0 +1,64 @@
+"""Signals that ask a run to end, sent to this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from autotune.engine.deadline import StopRequest
+from autotune.night.signals import signals_raising
+
+
+@pytest.fixture(autouse=True)
+def _handlers_are_put_back() -> Iterator[None]:
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for name, handler in before.items():
+        signal.signal(name, handler)
+
+
+def send(name: signal.Signals) -> None:
+    os.kill(os.getpid(), name)
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_a_request_and_the_first_is_answered(name: signal.Signals) -> None:
+    stop, said = StopRequest(), []
+    with signals_raising(stop, said.append):
+        send(name)
+        assert stop.level == 1
+        send(name)
+        send(name)
+    assert stop.level == 2
+    assert said == ["stopping after the next evaluation; once more to stop at once (nothing is lost)"]
+
+
+def test_what_signals_did_before_they_do_again() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    stop = StopRequest()
+    with signals_raising(stop, lambda line: None):
+        pass
+    send(signal.SIGTERM)
+    assert heard == [signal.SIGTERM] and stop.level == 0
+
+
+def test_a_terminal_that_closes_under_nohup_stops_nothing() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    with signals_raising(stop, lambda line: None):
+        send(signal.SIGHUP)
+    assert stop.level == 0
+
+
+def test_a_signal_in_the_midst_of_printing_is_a_request_all_the_same() -> None:
+    def printing(line: str) -> None:
+        raise RuntimeError("reentrant call")
+
+    stop = StopRequest()
+    with signals_raising(stop, printing):
+        send(signal.SIGINT)
+    assert stop.level == 1
