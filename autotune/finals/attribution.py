@@ -57,7 +57,7 @@ class Attributing:
         self.changed = [path for path, value in winner.params.items() if value != self._defaults[path]]
 
     def missing(self, runs: Sequence[TrialRecord]) -> list[FinalRun]:
-        """Returns the next trainings; none when all is known.
+        """Return the next trainings; none when all is known.
 
         Args:
             runs: Re-runs so far.
@@ -81,7 +81,7 @@ class Attributing:
         yield [self._reduced(losses)]
 
     def result(self, runs: Sequence[TrialRecord]) -> Attribution:
-        """Returns the attribution, once nothing is missing."""
+        """Return the attribution, once nothing is missing."""
         losses = self._losses(runs)
         blocks, changes = self._changes(losses)
         ties = [change.path for change in changes if change.is_tie]
@@ -104,7 +104,7 @@ class Attributing:
         )
 
     def _losses(self, runs: Sequence[TrialRecord]) -> dict[Arm, dict[int, float]]:
-        """Returns the loss of each arm on each seed; infinite where it failed for good."""
+        """Return the loss of each arm on each seed; infinite where it failed for good."""
         losses: dict[Arm, dict[int, float]] = {}
         known = {self._baseline.number: self._baseline.params, self._winner.number: self._winner.params}
         for run in runs:
@@ -116,7 +116,7 @@ class Attributing:
         return losses
 
     def _with(self, changes: Sequence[str]) -> dict[str, Any]:
-        """Returns the default with some of the winner's changes; a setting whose condition fails is left out."""
+        """Return the default with some of the winner's changes; a setting whose condition fails is left out."""
         values = {**self._defaults, **{path: self._winner.params[path] for path in changes}}
         return self._space.active(values, self._base)
 
@@ -124,7 +124,7 @@ class Attributing:
         return [self._with([path for path in self.changed if path != left_out]) for left_out in self.changed]
 
     def _order(self, losses: Losses) -> list[str]:
-        """Returns the changes, those that are missed most first, each after what it is a condition of."""
+        """Return the changes, those that are missed most first, each after what it is a condition of."""
         missed = {
             path: float(np.mean([losses[_key(arm)][seed] for seed in self._seeds]))
             for path, arm in zip(self.changed, self._without_each(), strict=True)
@@ -172,11 +172,11 @@ class Blocks:
         self._half = quantile * sigma * (2 / len(seeds)) ** 0.5
 
     def mean(self, arm: Arm) -> float:
-        """Returns an arm's mean loss."""
+        """Return an arm's mean loss."""
         return float(self._rows[arm].mean())
 
     def difference(self, arm: Arm, other: Arm) -> Interval | None:
-        """Returns how much higher an arm's loss is than another's, or None if one of them failed."""
+        """Return how much higher an arm's loss is than another's, or None if one of them failed."""
         difference = self.mean(arm) - self.mean(other) if arm in self._rows and other in self._rows else np.inf
         if not np.isfinite(difference):
             return None

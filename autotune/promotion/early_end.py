@@ -35,7 +35,7 @@ class RunPace:
         """Tokens per second before the last evaluation; None if that was not measured."""
 
     def take(self, point: EvalPoint, now: float) -> None:
-        """Takes an evaluation into account.
+        """Take an evaluation into account.
 
         Args:
             point: The evaluation.
@@ -98,6 +98,6 @@ class EarlyEnd:
 
 
 def _rounded_down(tokens: float, budget_tokens: int) -> int:
-    """Returns a number of tokens that a person can read, less by a hundredth of the budget at the most."""
+    """Return a number of tokens that a person can read, less by a hundredth of the budget at the most."""
     unit: int = 10 ** max(0, len(str(budget_tokens)) - 3)
     return math.floor(tokens / unit) * unit

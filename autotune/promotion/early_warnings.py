@@ -36,7 +36,7 @@ SKIPPED_INTERVALS = 3
 
 
 def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
-    """Warns of a loss that has risen clearly above its best, or of gradients far larger than before.
+    """Warn of a loss that has risen clearly above its best, or of gradients far larger than before.
 
     Args:
         points: Evaluations so far; `grad_norm` among their metrics is looked at where it is reported.
@@ -62,7 +62,7 @@ def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
 
 
 def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None) -> EarlyWarning | None:
-    """Warns of a loss that no longer falls though the learning rate is at its peak.
+    """Warn of a loss that no longer falls though the learning rate is at its peak.
 
     Nothing is said of a trainer that reports no learning rate, nor while that rises or falls: a loss that stands still
     at the peak falls when the rate decays.
@@ -115,7 +115,7 @@ def throttling(
     earlier: Sequence[Mapping[str, Any]] = (),
     now: Sequence[Mapping[str, Any]] = (),
 ) -> EarlyWarning | None:
-    """Warns of a training that has become slower, and says whether the GPU says why.
+    """Warn of a training that has become slower, and says whether the GPU says why.
 
     Args:
         tokens_seen: Tokens so far.
@@ -144,7 +144,7 @@ def throttling(
 
 
 def skipped_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
-    """Warns of fp16 updates that overflow more and more often.
+    """Warn of fp16 updates that overflow more and more often.
 
     Args:
         points: Evaluations so far; `skipped_steps` among their metrics counts from the beginning of the run.

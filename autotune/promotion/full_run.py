@@ -158,7 +158,7 @@ class FullRun:
         self.observer.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
 
     def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
-        """Takes an evaluation: has it watched, and keeps it for the report.
+        """Take an evaluation: has it watched, and keeps it for the report.
 
         Args:
             assignment: What is trained.

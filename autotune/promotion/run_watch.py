@@ -54,7 +54,7 @@ class RunWatch:
         self._said_at, self._said_part = time.monotonic(), self._part(reached)
 
     def evaluated(self, points: Sequence[EvalPoint]) -> int | None:
-        """Takes an evaluation.
+        """Take an evaluation.
 
         Args:
             points: Evaluations so far.
@@ -103,7 +103,7 @@ class RunWatch:
         )
 
     def _take(self, point: EvalPoint) -> None:
-        """Takes the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
+        """Take the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
         self._pace.take(point, time.monotonic())
         latest = point.metrics.get("tokens_per_s", self._pace.latest)
         if latest is not None and 0 < latest < math.inf:
@@ -124,7 +124,7 @@ class RunWatch:
         self._observer.note("full", line)
 
     def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
-        """Returns what looks wrong and was not said yet."""
+        """Return what looks wrong and was not said yet."""
         checks: dict[str, Callable[[], EarlyWarning | None]] = {
             "divergence": lambda: early_warnings.divergence(points),
             "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma),
@@ -161,7 +161,7 @@ class RunWatch:
         self._observer.say(line)
 
     def _part(self, tokens: int) -> int:
-        """Returns how many parts of the run are done; one counts that lacks a few tokens by rounding."""
+        """Return how many parts of the run are done; one counts that lacks a few tokens by rounding."""
         return math.floor(tokens / self._ends_at / SAID_FRAC + 0.01)
 
     def _seconds_left(self, point: EvalPoint) -> float | None:
