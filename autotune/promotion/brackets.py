@@ -76,7 +76,6 @@ class BracketRunner:
         """
         if not self._is_checked(as_is):
             return 0.0
-
         return len(FACTORS) * self.loop.pace.usual_seconds(sum(horizon.bracket_tokens(length, tokens)))
 
     def fitting_tokens(self, trial: TrialRecord, seconds_left: float, as_is: bool) -> int:
@@ -118,7 +117,6 @@ class BracketRunner:
         words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
         if bracket_s:
             words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
-
         return f"{words}: about {duration(seconds)}, {done_by(seconds, datetime.now())}"
 
     def _is_checked(self, as_is: bool) -> bool:
@@ -170,7 +168,6 @@ class BracketRunner:
         with exclusive(queue.storage, self.study.spec.name):
             for params in self._arms(trial, at).values():
                 queue.enqueue(params, role="bracket", arm=trial.number, seed=self.study.spec.seed)
-
         self.loop.run(queue, has_time)
 
     def _trained(self, trial: TrialRecord, at: int, queue: Queue) -> Bracket | None:
@@ -193,5 +190,4 @@ class BracketRunner:
     def _sigma(self, trial: TrialRecord) -> float:
         if self.sigma is not None:
             return self.sigma
-
         return horizon.ONE_SEED_SIGMA * (trial.loss or 0.0)
