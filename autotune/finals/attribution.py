@@ -67,12 +67,10 @@ class Attributing:
         """
         losses = self._losses(runs)
         for arms in self._arms(losses):
-            wanted = [
-                FinalRun(self._winner.number, arm, seed, ATTRIBUTE)
-                for seed in self._seeds
-                for arm in arms
-                if seed not in losses.get(_key(arm), {})
-            ]
+            wanted = []
+            for seed in self._seeds:
+                untrained = [arm for arm in arms if seed not in losses.get(_key(arm), {})]
+                wanted += [FinalRun(self._winner.number, arm, seed, ATTRIBUTE) for arm in untrained]
             if wanted:
                 return wanted
 
