@@ -25,7 +25,8 @@ EXPONENT = 0.32
 """Power of the run's length, in tokens at a fixed batch, by which the best learning rate falls: the mean of its prior.
 Source: Bjorck et al. 2024, arXiv 2409.19913, for AdamW; arXiv 2603.28743 gives the same for Muon."""
 EXPONENT_SD = 0.25
-"""Standard deviation of the prior of that power. The published spread is 0.15, over runs of billions of tokens. It is wider here, since from 1 to 8 million tokens of prose the best learning rates hardly moved
+"""Standard deviation of the prior of that power. The published spread is 0.15, over runs of billions of tokens. It is
+wider here, since from 1 to 8 million tokens of prose the best learning rates hardly moved
 (tests/benchmarks/RESULTS.md)."""
 TRIAL_LR_SD = 0.4
 """Standard deviation of the distance between the learning rate of a search's winner and the best one of its length, as
