@@ -1,9 +1,9 @@
 """Which change gave what: the winner without each of its changes, and a path from the default, on fresh seeds.
 
 Each change from the default to the winner is taken back alone (leave-one-out), and the changes are made one after the
-other, those that are missed most first (the path of Fawcett & Hoos 2016, ordered by what was measured). All arms are
-trained on the same seeds, so that the noise is what is left when each arm and each seed has its own mean (a complete
-block design, Fisher 1935); pooled over the arms it is known well from few seeds.
+other, those whose absence costs most first (the path of Fawcett & Hoos 2016, ordered by what was measured). All arms
+are trained on the same seeds. The noise is therefore what is left when each arm and each seed has its own mean (a
+complete block design, Fisher 1935); pooled over the arms it is known well from few seeds.
 
 A change whose taking back does no measurable harm and whose making brings no measurable gain is a tie and goes back to
 its default, unless the ties matter together.
@@ -29,10 +29,11 @@ Losses = Mapping[Arm, Mapping[int, float]]
 Interval = tuple[float, float, float]
 """A difference in loss with the ends of its interval, nats per token."""
 FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
+"""Ends of a run that count as an infinite loss of its arm."""
 
 
 class Attributing:
-    """Says which arms are to be trained next, from what has been trained, and at last who gave what.
+    """Which arms are to be trained next, by what has been trained, and which change gave what when all of them are.
 
     Args:
         space: The study's search space.
@@ -50,48 +51,53 @@ class Attributing:
         winner: TrialRecord,
         seeds: Sequence[int],
     ) -> None:
-        self._space, self._base = space, base
-        self._baseline, self._winner = baseline, winner
+        self._space = space
+        self._base = base
+        self._baseline = baseline
+        self._winner = winner
         self._seeds = tuple(seeds)
         self._defaults = space.defaults(base)
         self.changed = [path for path, value in winner.params.items() if value != self._defaults[path]]
 
     def missing(self, runs: Sequence[TrialRecord]) -> list[FinalRun]:
-        """Returns the next trainings; none when all is known.
+        """Return the trainings that are to be done next; none when all is known.
 
         Args:
             runs: Re-runs so far.
         """
         losses = self._losses(runs)
         for arms in self._arms(losses):
-            wanted = [
-                FinalRun(self._winner.number, arm, seed, ATTRIBUTE)
-                for seed in self._seeds
-                for arm in arms
-                if seed not in losses.get(_key(arm), {})
-            ]
+            wanted = []
+            for seed in self._seeds:
+                untrained = [arm for arm in arms if seed not in losses.get(_key(arm), {})]
+                wanted += [FinalRun(self._winner.number, arm, seed, ATTRIBUTE) for arm in untrained]
             if wanted:
                 return wanted
+
         return []
 
     def _arms(self, losses: Losses) -> Iterator[list[dict[str, Any]]]:
-        """Goes through the kinds of arms, each of which is known when those before it have been trained."""
+        """Yield the kinds of arms, one after the other; each is known once those before it have been trained."""
         yield self._without_each()
         yield self._path(losses)
         yield [self._reduced(losses)]
 
     def result(self, runs: Sequence[TrialRecord]) -> Attribution:
-        """Returns the attribution, once nothing is missing."""
+        """Return the attribution, once nothing is missing."""
         losses = self._losses(runs)
         blocks, changes = self._changes(losses)
         ties = [change.path for change in changes if change.is_tie]
-        kept, note = self._reduced(losses), f"no gain could be measured for {', '.join(ties)}: left at default"
+        kept = self._reduced(losses)
         lost = blocks.difference(_key(kept), _key(self._winner.params))
+
         if not ties:
             note = "every change counts"
         elif len(ties) == len(changes) or lost is None or lost[1] > 0:
             kept = dict(self._winner.params)
             note = f"no gain could be measured for {', '.join(ties)} alone, but together they count: kept"
+        else:
+            note = f"no gain could be measured for {', '.join(ties)}: left at default"
+
         return Attribution(
             winner=self._winner.number,
             changes=tuple(changes),
@@ -104,34 +110,49 @@ class Attributing:
         )
 
     def _losses(self, runs: Sequence[TrialRecord]) -> dict[Arm, dict[int, float]]:
-        """Returns the loss of each arm on each seed; infinite where it failed for good."""
+        """Return the loss of each arm on each seed; infinite where it failed for good."""
         losses: dict[Arm, dict[int, float]] = {}
-        known = {self._baseline.number: self._baseline.params, self._winner.number: self._winner.params}
         for run in runs:
-            is_ours = run.stage == ATTRIBUTE and run.arm == self._winner.number
-            if run.seed not in self._seeds or not (is_ours or (run.stage == PROVE and run.arm in known)):
+            if run.seed not in self._seeds or not self._counts(run):
                 continue
             if run.loss is not None or run.status in FAILED:
-                losses.setdefault(_key(run.params), {})[run.seed] = np.inf if run.loss is None else run.loss
+                by_seed = losses.setdefault(_key(run.params), {})
+                by_seed[run.seed] = np.inf if run.loss is None else run.loss
+
         return losses
 
+    def _counts(self, run: TrialRecord) -> bool:
+        """Return whether a run belongs to the attribution, or to the proof whose runs it uses, too."""
+        if run.stage == ATTRIBUTE:
+            return run.arm == self._winner.number
+
+        return run.stage == PROVE and run.arm in (self._baseline.number, self._winner.number)
+
     def _with(self, changes: Sequence[str]) -> dict[str, Any]:
-        """Returns the default with some of the winner's changes; a setting whose condition fails is left out."""
-        values = {**self._defaults, **{path: self._winner.params[path] for path in changes}}
+        """Return the default with some of the winner's changes; a setting whose condition fails is left out."""
+        changed = {path: self._winner.params[path] for path in changes}
+        values = {**self._defaults, **changed}
+
         return self._space.active(values, self._base)
 
     def _without_each(self) -> list[dict[str, Any]]:
-        return [self._with([path for path in self.changed if path != left_out]) for left_out in self.changed]
+        return [self._with_all_but(path) for path in self.changed]
+
+    def _with_all_but(self, left_out: str) -> dict[str, Any]:
+        return self._with([path for path in self.changed if path != left_out])
 
     def _order(self, losses: Losses) -> list[str]:
-        """Returns the changes, those that are missed most first, each after what it is a condition of."""
-        missed = {
-            path: float(np.mean([losses[_key(arm)][seed] for seed in self._seeds]))
-            for path, arm in zip(self.changed, self._without_each(), strict=True)
-        }
+        """Return the changes, those whose absence costs most first, each after the changes that it depends on."""
+        loss_without = {}
+        for path in self.changed:
+            by_seed = losses[_key(self._with_all_but(path))]
+            loss_without[path] = float(np.mean([by_seed[seed] for seed in self._seeds]))
+
         order: list[str] = []
-        for path in sorted(self.changed, key=lambda name: -missed[name]):
-            order += [name for name in (*self._space[path].when, path) if name in missed and name not in order]
+        for path in sorted(self.changed, key=lambda name: -loss_without[name]):
+            conditions = self._space[path].when
+            order += [name for name in (*conditions, path) if name in loss_without and name not in order]
+
         return order
 
     def _path(self, losses: Losses) -> list[dict[str, Any]]:
@@ -139,17 +160,21 @@ class Attributing:
         return [self._with(order[:count]) for count in range(len(order) + 1)]
 
     def _reduced(self, losses: Losses) -> dict[str, Any]:
-        return self._with([change.path for change in self._changes(losses)[1] if not change.is_tie])
+        """Return the winner's settings without the changes that are ties."""
+        _, changes = self._changes(losses)
+        return self._with([change.path for change in changes if not change.is_tie])
 
     def _changes(self, losses: Losses) -> tuple[Blocks, list[AttributedChange]]:
-        blocks, path = Blocks(losses, self._seeds, len(self.changed)), self._path(losses)
+        blocks = Blocks(losses, self._seeds, len(self.changed))
+        neighbours = itertools.pairwise(self._path(losses))
+
         changes = []
-        for (before, after), name in zip(itertools.pairwise(path), self._order(losses), strict=True):
-            without = self._with([other for other in self.changed if other != name])
-            harm = blocks.difference(_key(without), _key(self._winner.params))
+        for (before, after), name in zip(neighbours, self._order(losses), strict=True):
+            harm = blocks.difference(_key(self._with_all_but(name)), _key(self._winner.params))
             gain = blocks.difference(_key(before), _key(after))
             is_tie = harm is not None and harm[1] <= 0 and (gain is None or gain[1] <= 0)
             changes.append(AttributedChange(name, self._defaults[name], self._winner.params[name], gain, harm, is_tie))
+
         return blocks, changes
 
 
@@ -165,21 +190,28 @@ class Blocks:
     def __init__(self, losses: Losses, seeds: Sequence[int], changes: int) -> None:
         self._rows = {arm: np.array([by_seed.get(seed, np.inf) for seed in seeds]) for arm, by_seed in losses.items()}
         sound = np.array([row for row in self._rows.values() if np.isfinite(row).all()])
+
+        # What is left of each loss when its arm and its seed have had their mean.
         rest = sound - sound.mean(axis=1, keepdims=True) - sound.mean(axis=0, keepdims=True) + sound.mean()
         freedom = (len(sound) - 1) * (len(seeds) - 1)
         sigma = float(np.sqrt((rest**2).sum() / freedom))
+
         quantile = student_quantile(1 - (1 - CONFIDENCE) / (2 * max(1, changes)), freedom)
         self._half = quantile * sigma * (2 / len(seeds)) ** 0.5
 
     def mean(self, arm: Arm) -> float:
-        """Returns an arm's mean loss."""
+        """Return an arm's mean loss."""
         return float(self._rows[arm].mean())
 
     def difference(self, arm: Arm, other: Arm) -> Interval | None:
-        """Returns how much higher an arm's loss is than another's, or None if one of them failed."""
-        difference = self.mean(arm) - self.mean(other) if arm in self._rows and other in self._rows else np.inf
+        """Return how much higher an arm's loss is than another's, or None if one of them failed."""
+        if arm not in self._rows or other not in self._rows:
+            return None
+
+        difference = self.mean(arm) - self.mean(other)
         if not np.isfinite(difference):
             return None
+
         return difference, difference - self._half, difference + self._half
 
 

@@ -1,7 +1,7 @@
 """What pairs of runs can prove: the smallest gain that a number of them shows, and the pairs that a gain needs.
 
-Both are read off the rule that `verdict.judge` decides by, looks shared among the pairs included. A gain counts as
-provable if the last look shows it four times in five; the looks before it only add to that.
+Both follow from the rule of `verdict.judge`, with its several looks. A gain counts as provable if the last look shows
+it in four of five studies; the looks before it only add to that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autotune.study.spec import FinalsSpec
 POWER = 0.8
 """Share of studies in which a gain that is called provable is proved."""
 MOST_PAIRS = 1_000
-"""Pairs beyond which nobody would train."""
+"""Largest number of pairs that is considered; nobody would train more."""
 
 
 def measure_noise(baseline: int, finals: Sequence[TrialRecord], spec: FinalsSpec) -> Noise | None:
@@ -100,4 +100,7 @@ def pairs_to_settle(baseline: int, winner: int, finals: Sequence[TrialRecord], s
     worth_having = spec.min_gain_frac * statistics.mean(losses)
     gain = max(statistics.mean(gains), worth_having)
     pairs = pairs_needed(gain, statistics.stdev(gains), spec)
-    return None if pairs is None else max(pairs, len(gains) + 1)
+    if pairs is None:
+        return None
+
+    return max(pairs, len(gains) + 1)

@@ -1,6 +1,6 @@
 """What is trained on fresh seeds: the baseline's noise before the search, then finals and attribution after it.
 
-Each step looks at what is stored and trains what is missing.
+Each method looks at what is stored and trains what is missing.
 """
 
 from __future__ import annotations
@@ -38,26 +38,27 @@ from autotune.store.database import exclusive
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
 
-# What the runs of a stage are for, as the console says it.
 PURPOSES = {
     SELECT: "to choose the winner",
     PROVE: "to prove its gain",
     ATTRIBUTE: "to find out which change gave what",
 }
-# Of the time there is, what the baseline's seeds before the search may take.
+"""What the runs of a stage are for, in the words of the console."""
 NOISE_FRAC = 0.1
-# Why it is not known which change gave what.
+"""Share of the time left that the baseline's seeds before the search may take."""
 NO_TIME = "no time was left for it, so all changes are kept"
+"""Reason stored when there was no time to find out which change gave what."""
 NOT_ALL_ENDED = "not all of its trainings came to an end, so all changes are kept"
+"""Reason stored when a training of the attribution did not end."""
 
 
 @dataclass
 class FinalsRunner:
-    """Trains and judges on fresh seeds.
+    """The trainings on fresh seeds and the judgement by them.
 
     Args:
         spec: The study.
-        optuna_study: The search, whose attributes keep what was found.
+        optuna_study: The search, whose attributes keep the results.
         open_queue: Opens the finals' queue, which a study without finals never has.
         loop: What trains.
         slots: Devices that train at once.
@@ -74,32 +75,38 @@ class FinalsRunner:
 
     @cached_property
     def queue(self) -> Queue:
-        """Of the finals."""
+        """The queue of the finals, opened when it is first asked for."""
         return self.open_queue()
 
     def reserve_s(self) -> float:
         """Return the seconds that finals and attribution take if the first look decides, with a margin."""
-        # With the margin that each start asks for, or the last of them would not be started.
-        return MARGIN * self._seconds(self.spec.finals.runs - self._proved + self.spec.attributing_runs())
+        runs = self.spec.finals.runs - self._proved + self.spec.attributing_runs()
+        # Each start asks for this margin; without it the last run would not be started.
+        return MARGIN * self._seconds(runs)
 
     def _seconds(self, runs: int) -> float:
         return runs * self.loop.pace.usual_seconds(self.spec.budget.tokens) / self.slots
 
     def noise(self) -> None:
-        """Trains the baseline, which the search has trained once, on several seeds: what gain can be proved at all.
+        """Train the baseline on several seeds, and store the noise and the gain that can be proved.
 
-        A peer that finds another at it goes on to the search.
+        The search has trained it on one seed. A peer that sees another one do this goes on to the search.
         """
-        spec, baseline = self.spec.finals, read_study(self.loop.run_directory.root).baseline
+        spec = self.spec.finals
+        baseline = read_study(self.loop.run_directory.root).baseline
         if self.loop.stop.level or not spec.runs or baseline is None or baseline.loss is None:
             return
+
         count = self._noise_seeds()
         if count:
             runs = noise_runs(baseline, spec, self.spec.seed, count)
             self._train(runs, "of the default, to see what chance does to the loss", awaits_peers=False)
+
         records = self.queue.records()
         proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, PROVE)]
-        self._proved = min(spec.prove_seeds, sum(run.status is TrialStatus.FINISHED for run in proofs))
+        finished = sum(run.status is TrialStatus.FINISHED for run in proofs)
+        self._proved = min(spec.prove_seeds, finished)
+
         noise = measure_noise(baseline.number, records, spec)
         attributes = StudyAttributes(self.optuna_study)
         if noise is not None and attributes.noise is None:
@@ -113,64 +120,77 @@ class FinalsRunner:
         return count if count >= 2 else 0
 
     def verdict(self) -> Verdict:
-        """Re-runs the finalists and proves the winner."""
+        """Train the finalists again, prove the winner, and return the verdict."""
         trials = read_study(self.loop.run_directory.root).trials
         baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
         best = ranked(trials)
         if not best:
-            ends = Counter(str(trial.status) for trial in trials).most_common()
-            counts = ", ".join(f"{count} {status}" for status, count in ends)
-            return Verdict(VerdictWord.FAILED, f"none of {len(trials)} trials finished ({counts})")
+            return _nothing_finished(trials)
+
         if baseline is None or baseline.loss is None:
             cause = "is missing" if baseline is None else f"ended as {baseline.status}"
             reason = f"the baseline {cause}, so there is nothing to compare the best trial with"
             return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
+
         if not self.spec.finals.runs:
             reason = "nothing was proved on fresh seeds, since finals.finalists is 0"
             return Verdict(VerdictWord.INCONCLUSIVE, reason, best[0].number, best[0].params)
+
         arms = finalists(candidates(self.spec.objective, trials), baseline, self.spec.finals.finalists)
         if not arms:
             return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
+
         self._train(selection_runs(arms, self.spec.finals, self.spec.seed))
-        return self._prove(baseline, choose_winner(arms, self.queue.records()))
+        winner = choose_winner(arms, self.queue.records())
+        return self._prove(baseline, winner)
 
     def _prove(self, baseline: TrialRecord, winner: TrialRecord) -> Verdict:
-        """Trains pairs until they decide, or there is no time for more."""
+        """Train pairs until they decide, or until there is no time for more."""
         spec = self.spec.finals
         verdict = Verdict(VerdictWord.INCONCLUSIVE, "")
         for look, pairs in enumerate(spec.looks):
             added = pairs - (spec.looks[look - 1] if look else 0)
             if look and not self._has_time(self._seconds(2 * added)):
                 break
+
             self._train(proving_runs(baseline, winner, spec, self.spec.seed, pairs))
             runs = self.queue.records()
             verdict = judge(baseline, winner, runs, spec, look)
-            undecided = verdict.word is VerdictWord.INCONCLUSIVE and not failed_seeds(winner.number, runs)
-            if not undecided or self.loop.stop.level:
+
+            # After a failed seed more pairs would not change the verdict.
+            is_undecided = verdict.word is VerdictWord.INCONCLUSIVE and not failed_seeds(winner.number, runs)
+            if not is_undecided or self.loop.stop.level:
                 break
+
         return verdict
 
     def attribute(self, verdict: Verdict) -> None:
-        """Finds out which of a better winner's changes gave what, if there is time."""
+        """Find out which of a better winner's changes gave what, if there is time, and store it."""
         record = read_study(self.loop.run_directory.root)
         winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
         seeds = verdict.seeds[: self.spec.finals.attribute_seeds]
         if verdict.word is not VerdictWord.BETTER or winner is None or record.baseline is None or len(seeds) < 2:
             return
+
         attributes = StudyAttributes(self.optuna_study)
         attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds)
         missing = attributing.missing(self.queue.records())
-        if missing and not self._has_time(self._seconds(self.spec.attributing_runs(len(attributing.changed)))):
+        all_runs = self.spec.attributing_runs(len(attributing.changed))
+        if missing and not self._has_time(self._seconds(all_runs)):
             self.loop.observer.note("attribution", "no time left to find out which change gave what")
             attributes.why_no_attribution = NO_TIME
             return
+
         while missing and not self.loop.stop.level:
-            self._train(missing)
-            before, missing = missing, attributing.missing(self.queue.records())
-            if missing == before:  # time was up, or it cannot be trained
+            before = missing
+            self._train(before)
+            missing = attributing.missing(self.queue.records())
+            if missing == before:
+                # The time was up, or these runs cannot be trained.
                 if not self.loop.stop.level:
                     attributes.why_no_attribution = NOT_ALL_ENDED
                 return
+
         if not missing:
             attribution = attributing.result(self.queue.records())
             attributes.attribution = attribution
@@ -182,11 +202,20 @@ class FinalsRunner:
     def _train(self, runs: Sequence[FinalRun], purpose: str = "", awaits_peers: bool = True) -> None:
         if self.loop.stop.level or not runs:
             return
+
         with exclusive(self.queue.storage, self.spec.name):
             for run in runs:
                 self.queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
+
         waiting = sum(record.status is TrialStatus.WAITING for record in self.queue.records())
         if waiting:
             noun = "run" if waiting == 1 else "runs"
             self.loop.observer.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
+
         self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)
+
+
+def _nothing_finished(trials: Sequence[TrialRecord]) -> Verdict:
+    ends = Counter(str(trial.status) for trial in trials).most_common()
+    counts = ", ".join(f"{count} {status}" for status, count in ends)
+    return Verdict(VerdictWord.FAILED, f"none of {len(trials)} trials finished ({counts})")

@@ -20,11 +20,16 @@ from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.statistics import CONFIDENCE, INTERVAL, student_quantile
 from autotune.study.spec import FinalsSpec
 
-SELECT, PROVE, ATTRIBUTE = "select", "prove", "attribute"
-# Ways to end that no further seed mends.
+SELECT = "select"
+"""Stage of the runs that choose the winner among the finalists."""
+PROVE = "prove"
+"""Stage of the paired runs that measure the winner's gain."""
+ATTRIBUTE = "attribute"
+"""Stage of the runs that measure what each of the winner's changes gives."""
 FAILED_SEED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
-# Fresh seeds start this far above the search's own, so that no study's seed meets another role's.
+"""Ends of a run that speak against its settings and that no further seed mends."""
 FRESH_SEED_OFFSET = 1_000
+"""Distance of the first fresh seed from the search's own, so that no seed serves both."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ def finalists(trials: Sequence[TrialRecord], baseline: TrialRecord, count: int) 
         trials: The whole search.
         baseline: The trial that ran the base config.
         count: How many at most.
+
+    Returns:
+        Best first; none if no trial with other settings finished.
     """
     chosen: list[TrialRecord] = []
     seen = [dict(baseline.params)]
@@ -64,6 +72,7 @@ def finalists(trials: Sequence[TrialRecord], baseline: TrialRecord, count: int) 
         if len(chosen) < count and dict(trial.params) not in seen:
             seen.append(dict(trial.params))
             chosen.append(trial)
+
     return chosen
 
 
@@ -71,6 +80,7 @@ def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: i
     """Return the trainings that choose the winner; none when there is only one finalist."""
     if len(arms) < 2:
         return []
+
     first = search_seed + FRESH_SEED_OFFSET
     seeds = range(first, first + spec.select_seeds)
     return [FinalRun(arm.number, arm.params, seed, SELECT) for seed in seeds for arm in arms]
@@ -98,7 +108,7 @@ def confidences(spec: FinalsSpec) -> list[float]:
     """Return the confidence of each look's interval.
 
     The looks share what `CONFIDENCE` leaves, each twice as much as the one before, so that all intervals hold
-    together with that confidence (Bonferroni 1936) and an early look decides only what is plain.
+    together with that confidence (Bonferroni 1936) and an early look decides only where the gain is plain.
     """
     weights = [2**look for look in range(len(spec.looks))]
     return [1 - (1 - CONFIDENCE) * weight / sum(weights) for weight in weights]
@@ -107,8 +117,8 @@ def confidences(spec: FinalsSpec) -> list[float]:
 def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> TrialRecord:
     """Return the finalist with the lowest mean loss on the selection seeds.
 
-    An arm that failed on a selection seed would be no winner to rely on: it comes after those that did not, and one
-    without a finished selection run comes last. With no selection run at all the search's order holds.
+    An arm that failed on a selection seed cannot be relied on: it comes after those that did not fail, and an arm
+    without a finished selection run comes last. Without any selection run the order of the search holds.
 
     Args:
         arms: Finalists, best search result first; not empty.
@@ -118,8 +128,11 @@ def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) ->
     def order(arm: TrialRecord) -> tuple[int, float]:
         runs = [run for run in finals if run.arm == arm.number and run.stage == SELECT]
         losses = [run.loss for run in runs if run.loss is not None]
+        if not losses:
+            return len(finals), float("inf")
+
         failed = sum(run.status in FAILED_SEED for run in runs)
-        return (failed, statistics.mean(losses)) if losses else (len(finals), float("inf"))
+        return failed, statistics.mean(losses)
 
     return min(arms, key=order)
 
@@ -139,6 +152,9 @@ def judge(
         finals: Re-runs; only pairs in which both finished count.
         spec: How the finals are run.
         look: Which of `spec.looks` this is, from 0.
+
+    Returns:
+        The word, its reason and what was measured; without numbers if no pair finished.
     """
     pairs = _pairs(baseline.number, winner.number, finals)
     lost = failed_seeds(winner.number, finals)
@@ -149,12 +165,15 @@ def judge(
             winner.number,
             winner.params,
         )
-    losses = [(_loss(base), _loss(best)) for base, best in pairs]
-    gains = [base - best for base, best in losses]
-    baseline_loss = statistics.mean(base for base, _ in losses)
+
+    baseline_losses = [_loss(base) for base, _ in pairs]
+    winner_losses = [_loss(best) for _, best in pairs]
+    gains = [base - best for base, best in zip(baseline_losses, winner_losses, strict=True)]
+    baseline_loss = statistics.mean(baseline_losses)
     low, high = interval(gains, confidences(spec)[look])
     min_gain = spec.min_gain_frac * baseline_loss
     word, reason = _word(low, high, min_gain, len(pairs), lost)
+
     return Verdict(
         word=word,
         reason=reason,
@@ -162,11 +181,11 @@ def judge(
         params=winner.params,
         seeds=tuple(base.seed for base, _ in pairs),
         baseline_loss=baseline_loss,
-        winner_loss=statistics.mean(best for _, best in losses),
+        winner_loss=statistics.mean(winner_losses),
         gain=statistics.mean(gains),
         gain_low=low,
         gain_high=high,
-        sigma=statistics.stdev(base for base, _ in losses) if len(pairs) > 1 else None,
+        sigma=statistics.stdev(baseline_losses) if len(pairs) > 1 else None,
         min_gain=min_gain,
         baseline_metrics=mean_metrics([base for base, _ in pairs]),
         winner_metrics=mean_metrics([best for _, best in pairs]),
@@ -174,23 +193,29 @@ def judge(
 
 
 def interval(gains: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float | None, float | None]:
-    """Return the t interval of the mean of paired differences; (None, None) for fewer than two."""
+    """Return the ends of the t interval of the mean of paired differences; (None, None) for fewer than two."""
     if len(gains) < 2:
         return None, None
-    mean, error = statistics.mean(gains), statistics.stdev(gains) / len(gains) ** 0.5
+
+    mean = statistics.mean(gains)
+    error = statistics.stdev(gains) / len(gains) ** 0.5
     half = student_quantile((1 + confidence) / 2, len(gains) - 1) * error
+
     return mean - half, mean + half
 
 
 def _word(low: float | None, high: float | None, min_gain: float, pairs: int, lost: int) -> tuple[VerdictWord, str]:
     if low is None or high is None:
         return VerdictWord.INCONCLUSIVE, f"only {pairs} pair of fresh-seed runs finished; at least two are needed"
+
     if lost:
         return VerdictWord.INCONCLUSIVE, f"the winner failed on {lost} of its fresh seeds, so it cannot be relied on"
+
     if low > 0:
         return VerdictWord.BETTER, f"the gain's {INTERVAL} from {pairs} pairs of runs lies above zero"
     if high < min_gain:
         return VerdictWord.NO_CLEAR_GAIN, "whatever gain there may be is smaller than one worth having"
+
     return VerdictWord.INCONCLUSIVE, f"{pairs} pairs of runs cannot tell a useful gain from none"
 
 
@@ -206,8 +231,9 @@ def paired_gains(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> l
 
 
 def failed_seeds(winner: int, finals: Sequence[TrialRecord]) -> int:
-    """Return on how many proving seeds the winner diverged or ran out of memory: no further seed mends that."""
-    return sum(run.arm == winner and run.stage == PROVE and run.status in FAILED_SEED for run in finals)
+    """Return on how many proving seeds the winner diverged or ran out of memory; no further seed mends that."""
+    proofs = [run for run in finals if (run.arm, run.stage) == (winner, PROVE)]
+    return sum(run.status in FAILED_SEED for run in proofs)
 
 
 def _loss(run: TrialRecord) -> float:
@@ -216,7 +242,10 @@ def _loss(run: TrialRecord) -> float:
 
 
 def mean_metrics(runs: Sequence[TrialRecord]) -> dict[str, float]:
-    """Return the means of the last evaluations' numbers, of those that every run reported."""
+    """Return the means of the last evaluations' metrics, by name; of the metrics that every run reported."""
     last = [run.result.points[-1].metrics for run in runs if run.result and run.result.points]
-    shared = set.intersection(*(set(metrics) for metrics in last)) if last else set()
+    if not last:
+        return {}
+
+    shared = set.intersection(*(set(metrics) for metrics in last))
     return {name: statistics.mean(metrics[name] for metrics in last) for name in sorted(shared)}

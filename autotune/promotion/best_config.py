@@ -28,10 +28,11 @@ from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer, load_trainer
 
 PACKAGES = ("torch", "optuna", "transformers", "datasets", "tokenizers", "numpy", "pandas", "plotly")
+"""Packages whose versions are part of a provenance, where they are installed."""
 
 
 def provenance(spec: StudySpec, hardware: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where a study's numbers come from.
+    """Return where a study's numbers come from, by name.
 
     Args:
         spec: The study.
@@ -62,22 +63,19 @@ def _versions() -> dict[str, str]:
 
 def git_commit() -> str:
     """Return the commit of this checkout, with "+changes" when files differ from it; "" outside of git."""
-    here = Path(__file__).parent
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
+        commit = _git_output("rev-parse", "HEAD")
+        changed = _git_output("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return ""
+
     return f"{commit}+changes" if changed else commit
+
+
+def _git_output(*arguments: str) -> str:
+    here = Path(__file__).parent
+    ended = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    return ended.stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,7 @@ class BestConfig:
             "provenance": self.provenance,
             "promotion": self.promotion.to_json(),
         }
+
         comments = [*self.comments, f"Train them with: autotune train {path}"]
         header = "".join(f"# {line}\n" for line in comments)
         write_text(path, f"{header}\n{tomli_w.dumps(_without_none(content))}")
@@ -132,6 +131,7 @@ def best_config_of(
     """
     changed = {change.path: change.after for change in promotion.changes}
     seed = present(record.spec.base, trainer.by_path({"seed": record.spec.seed}))
+
     provenance = {
         **record.attributes.provenance,
         "trial": trial.number,
@@ -140,6 +140,7 @@ def best_config_of(
         "written_at": now_iso(),
         **_proof(record, trial),
     }
+
     title = f"Settings of trial {trial.number} of study {record.spec.name}: {_one_line(why)}"
     notes = [f"{change.path}: {change.before:.4g} in the trial; {change.why}" for change in promotion.changes]
 
@@ -165,20 +166,27 @@ def card_lines(provenance: Mapping[str, Any]) -> list[str]:
 def _in_a_line(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {item}" for name, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else _one_line(str(value))
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+
+    return _one_line(str(value))
 
 
 def _proof(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    """Return what the finals say of a trial: of all of the winner's changes, and of what is promoted of them."""
+    """Return what the finals measured of a trial: with all of the winner's changes, and with the promoted ones."""
     verdict = record.verdict
     if verdict is None or verdict.winner != trial.number:
         return {}
 
     names = ("word", "seeds", "baseline_loss", "winner_loss", "gain", "gain_low", "gain_high")
     proof = {name: getattr(verdict, name) for name in names}
-    best, measured = best_settings(record), measured_gain(record)
-    if best is not None and best.left_at_default and measured is not None and best.trial.params == trial.params:
+
+    best = best_settings(record)
+    measured = measured_gain(record)
+    is_reduced = best is not None and bool(best.left_at_default) and best.trial.params == trial.params
+    if is_reduced and measured is not None:
         proof |= {"promoted_seeds": measured.seeds, "promoted_loss": measured.loss, "promoted_gain": measured.gain}
+
     return proof
 
 
@@ -192,15 +200,16 @@ def _without_none(value: Any) -> Any:
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, list | tuple):
         return [_without_none(item) for item in value if item is not None]
+
     return str(value) if isinstance(value, VerdictWord) else value
 
 
 def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> int:
-    """Trains one configuration file in this process; running it again goes on from the last checkpoint.
+    """Train one configuration file in this process; running it again goes on from the last checkpoint.
 
     Args:
         path: A `best_config.toml`.
-        tokens: Instead of the file's own length, or None.
+        tokens: Length of the training instead of the file's own, or None.
         folder: Where checkpoints and weights go; beside the file if None.
         say: Takes a line for a person.
 
@@ -215,6 +224,7 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     lines = [*card_lines(provenance), f"trained from: {path.name}, which may have been edited since it was written"]
     output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
     config = with_paths(config, present(config, output))
+
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)
 
@@ -228,9 +238,11 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         raise UserError(f"{path}: {error}") from error
     finally:
         signal.signal(signal.SIGINT, before)
-    if os.environ.get("RANK", "0") != "0":  # torchrun runs this once for each GPU; the first one speaks
-        return 130 if stop.level else 0
-    say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
+
+    # torchrun runs this once for each GPU; only the first process speaks.
+    if os.environ.get("RANK", "0") == "0":
+        say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
+
     return 130 if stop.level else 0
 
 
@@ -241,10 +253,12 @@ def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any
         length = tokens or content["tokens"]
         if not isinstance(length, int) or length < 1:
             raise UserError(f"{path}: tokens is {length!r}; write how many tokens to train on, such as 1_000_000")
+
         # A person may have left it out, or written something else there.
         provenance = content.get("provenance")
         if not isinstance(provenance, Mapping):
             provenance = {}
+
         return trainer, trainer.complete(content["config"]), length, provenance
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `autotune run` writes a best_config.toml") from None

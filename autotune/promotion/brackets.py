@@ -1,6 +1,6 @@
 """What is trained before a full run: the settings with other learning rates, at two lengths between trial and run.
 
-Each step looks at what is stored and trains what is missing.
+Each method looks at what is stored and trains what is missing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from autotune.study.study_file import Study
 
 @dataclass(frozen=True)
 class BracketRunner:
-    """Finds the settings of a full run from those of a trial.
+    """The trainings that turn the settings of a trial into those of a full run.
 
     Args:
         study: The study file and its trainer.
@@ -42,7 +42,7 @@ class BracketRunner:
     sigma: float | None
 
     def promotion(self, trial: TrialRecord, tokens: int, as_is: bool, has_time: Callable[[float], bool]) -> Promotion:
-        """Returns what changes on the way to a longer run, after training what tells it if there is time.
+        """Return what changes on the way to a longer run; train the brackets that tell it if there is time.
 
         Args:
             trial: The trial to promote.
@@ -50,17 +50,24 @@ class BracketRunner:
             as_is: Whether to copy the settings.
             has_time: Takes seconds; whether there is time for so many more before the run.
         """
-        length, rules = self._length(trial), self.study.trainer.length_rules
-        if as_is or not rules or tokens == length:
-            why = "as was asked for" if as_is else "the trainer names no settings that depend on a run's length"
-            return Promotion(trial.number, length, tokens, None, note="" if tokens == length else why)
+        length = self._length(trial)
+        rules = self.study.trainer.length_rules
+        if tokens == length:
+            return Promotion(trial.number, length, tokens, None, note="")
+        if as_is:
+            return Promotion(trial.number, length, tokens, None, note="as was asked for")
+        if not rules:
+            why = "the trainer names no settings that depend on a run's length"
+            return Promotion(trial.number, length, tokens, None, note=why)
+
         brackets, note = self._brackets(trial, tokens, has_time)
         scaling = horizon.scaling(length, tokens, brackets, self._sigma(trial))
         changes = horizon.changes(self._config(trial), rules, length, tokens, scaling.factor)
+
         return Promotion(trial.number, length, tokens, scaling, tuple(changes), brackets, note)
 
     def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
-        """Returns how long the brackets before a run take, at a trial's pace.
+        """Return how long the brackets before a run take, at a trial's pace.
 
         Args:
             length: Tokens of the trial.
@@ -72,7 +79,7 @@ class BracketRunner:
         return len(FACTORS) * self.loop.pace.usual_seconds(sum(horizon.bracket_tokens(length, tokens)))
 
     def fitting_tokens(self, trial: TrialRecord, seconds_left: float, as_is: bool) -> int:
-        """Returns the length of the run that fits into some time, with its brackets.
+        """Return the length of the run that fits into some time, with its brackets.
 
         Args:
             trial: The trial to promote.
@@ -83,17 +90,20 @@ class BracketRunner:
             UserError: If not even a trial's length fits.
         """
         length = self._length(trial)
-        fit = int(max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN / self.loop.pace.usual_seconds(1))
+        training_s = max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN
+        fit = int(training_s / self.loop.pace.usual_seconds(1))
         tokens = horizon.longest(length, fit) if self._is_checked(as_is) else fit
+
         if tokens < length:
             minutes = seconds_left / 60
             raise UserError(
                 f"in {minutes:.0f} min {tokens:,} tokens fit, fewer than a trial's {length:,}; give more --hours"
             )
+
         return tokens
 
     def cost(self, trial: TrialRecord, tokens: int, as_is: bool) -> str:
-        """Returns in words what a run will take, from now on.
+        """Return in words what a run will take, from now on.
 
         Args:
             trial: The trial to promote.
@@ -103,6 +113,7 @@ class BracketRunner:
         length = self._length(trial)
         bracket_s = self.seconds(length, tokens, as_is)
         seconds = self.loop.pace.usual_seconds(tokens) + bracket_s
+
         words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
         if bracket_s:
             words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
@@ -117,51 +128,66 @@ class BracketRunner:
     def _brackets(
         self, trial: TrialRecord, tokens: int, has_time: Callable[[float], bool]
     ) -> tuple[tuple[Bracket, ...], str]:
+        """Return the brackets, trained if there is time, and why there are none."""
         length = self._length(trial)
         if not self._is_checked(as_is=False):
             return (), "promote.bracket is off"
+
         queues = {at: self.open_queue(trial, at, tokens) for at in horizon.bracket_tokens(length, tokens)}
         if not queues:
             return (), f"below {horizon.MIN_LENGTHENING} times a trial's length a check would cost more than the run"
+
         missing = [at for at, queue in queues.items() if self._trained(trial, at, queue) is None]
         if missing and not has_time(self.seconds(length, tokens)):
             return (), "not checked by shorter runs"
         for at in missing:
             self._train(trial, at, queues[at], has_time)
+
         brackets = [self._trained(trial, at, queue) for at, queue in queues.items()]
         return tuple(each for each in brackets if each is not None), ""
 
     def _arms(self, trial: TrialRecord, at: int) -> dict[float, dict[str, Any]]:
-        """Returns the settings of one length, by their multiple of the trial's learning rates: around the rule's."""
-        length, rules, config = self._length(trial), self.study.trainer.length_rules, self._config(trial)
+        """Return the settings of one length by their multiple of the trial's learning rates, about the expected."""
+        length = self._length(trial)
+        rules = self.study.trainer.length_rules
+        config = self._config(trial)
         expected = horizon.scaling(length, at).factor
-        return {
-            factor: dict(trial.params)
-            | {each.path: each.after for each in horizon.changes(config, rules, length, at, factor)}
-            for factor in (expected * factor for factor in FACTORS)
-        }
+
+        arms = {}
+        for multiple in FACTORS:
+            factor = expected * multiple
+            changes = horizon.changes(config, rules, length, at, factor)
+            arms[factor] = {**trial.params, **{change.path: change.after for change in changes}}
+
+        return arms
 
     def _train(self, trial: TrialRecord, at: int, queue: Queue, has_time: Callable[[float], bool]) -> None:
         if self.loop.stop.level:
             return
+
         with exclusive(queue.storage, self.study.spec.name):
             for params in self._arms(trial, at).values():
                 queue.enqueue(params, role="bracket", arm=trial.number, seed=self.study.spec.seed)
         self.loop.run(queue, has_time)
 
     def _trained(self, trial: TrialRecord, at: int, queue: Queue) -> Bracket | None:
-        """Returns the losses of one length, None until each of its trainings has come to an end."""
-        records, arms = queue.records(), self._arms(trial, at)
+        """Return the losses of one length, or None until each of its trainings has come to an end."""
+        ended = [record for record in queue.records() if record.result is not None]
+        arms = self._arms(trial, at)
+
         losses: list[float | None] = []
         for params in arms.values():
-            runs = [record for record in records if dict(record.params) == params and record.result is not None]
+            runs = [record for record in ended if dict(record.params) == params]
             if not runs or not runs[-1].status.teaches:
                 return None
             losses.append(runs[-1].loss)
+
         return Bracket(at, tuple(arms), tuple(losses))
 
     def _config(self, trial: TrialRecord) -> dict[str, Any]:
         return with_paths(self.study.spec.base, trial.params)
 
     def _sigma(self, trial: TrialRecord) -> float:
-        return self.sigma if self.sigma is not None else horizon.ONE_SEED_SIGMA * (trial.loss or 0.0)
+        if self.sigma is not None:
+            return self.sigma
+        return horizon.ONE_SEED_SIGMA * (trial.loss or 0.0)

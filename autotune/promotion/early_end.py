@@ -1,4 +1,4 @@
-"""When a long run must end to be over before its deadline, with a model that was brought to its end and not cut."""
+"""When a long run must end to be over before its deadline, with a model whose schedule was completed and not cut."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from autotune.core.records import EvalPoint
 from autotune.engine.deadline import REPORT_S
 
-# Evaluations whose pace is taken for the rest of a run: a slower machine shows after a few, a hiccup is forgotten soon.
 RECENT = 3
-# What a trainer may take to write its model once it has trained, in seconds.
+"""Number of evaluations whose pace is taken for the rest of a run. With this few a slower machine shows soon, and a
+short interruption is forgotten soon."""
 EXPORT_S = 15.0
-# The rest of a run may take this much longer than its recent pace says.
+"""Time kept for the trainer to write its model once it has trained, seconds."""
 END_MARGIN = 1.03
-# A change of the end by less than this share of the budget is no news, and nothing is gained by a later one.
+"""Factor by which the rest of a run may take longer than its recent pace says."""
 NEWS_FRAC = 0.02
+"""Smallest change of the end that is told to a person, and smallest move to a later end, as a share of the budget."""
 
 
 class RunPace:
@@ -35,18 +36,25 @@ class RunPace:
         """Tokens per second before the last evaluation; None if that was not measured."""
 
     def take(self, point: EvalPoint, now: float) -> None:
-        """Takes an evaluation into account.
+        """Take an evaluation into account.
 
         Args:
             point: The evaluation.
             now: When it came, by a monotonic clock, seconds.
         """
-        last, self._last, self.latest = self._last, (point, now), None
-        if last is None:  # the time before the first one went into loading and compiling, too
+        last = self._last
+        self._last = (point, now)
+        self.latest = None
+        # The time before the first evaluation also went into loading and compiling.
+        if last is None:
             return
+
         before, at = last
-        tokens, seconds = point.tokens_seen - before.tokens_seen, now - at
+        tokens = point.tokens_seen - before.tokens_seen
+        seconds = now - at
         claimed_s = point.metrics.get("elapsed_s", 0.0) - before.metrics.get("elapsed_s", 0.0)
+
+        # What a trainer repeats from its checkpoint comes much faster than it was trained, so it does not count.
         was_trained = before.tokens_seen > self._reached or 0 < claimed_s < 2 * seconds
         if tokens > 0 and seconds > 0 and (was_trained or not self._reached):
             self._recent.append((tokens, seconds))
@@ -57,16 +65,19 @@ class RunPace:
         """The pace of the last evaluations; None before two of them."""
         if not self._recent:
             return None
-        return sum(tokens for tokens, _ in self._recent) / sum(seconds for _, seconds in self._recent)
+
+        tokens = sum(tokens for tokens, _ in self._recent)
+        seconds = sum(seconds for _, seconds in self._recent)
+        return tokens / seconds
 
 
 @dataclass
 class EarlyEnd:
-    """Decides at how many tokens a run ends.
+    """The number of tokens at which a run ends, moved as its pace requires.
 
-    The end comes sooner when the rest would not fit, by as much as it takes and as often as it takes. It comes later
-    again when much more fits, but only in the first half of the run: by the trainer's schedule the last part is the one
-    that brings the model to its end, and that is not begun twice.
+    The end comes sooner when the rest would not fit, as far as needed and as often as needed. It comes later again when
+    much more fits, but only in the first half of the run: the last part of the trainer's schedule lets the learning
+    rate decay, and that must not begin twice.
 
     Args:
         budget_tokens: Tokens that were asked for.
@@ -77,27 +88,32 @@ class EarlyEnd:
     end_tokens: int
 
     def decide(self, seen: int, interval_tokens: int, tokens_per_s: float | None, seconds_left: float) -> bool:
-        """Moves the end if it must or should be moved, and returns whether it was.
+        """Move the end if it must or should be moved, and return whether it was.
 
         Args:
             seen: Tokens trained.
-            interval_tokens: Tokens between two evaluations: an end nearer than that is no use.
+            interval_tokens: Tokens between two evaluations; the end is not moved nearer than that.
             tokens_per_s: The pace; None if it is not known yet.
             seconds_left: Until the deadline; infinite without one.
         """
         if tokens_per_s is None or seen >= self.end_tokens:
             return False
+
         room_s = seconds_left - REPORT_S - EXPORT_S
-        # Below the budget whatever fits: that is what "end there" means to a trainer.
-        end = _rounded_down(min(seen + tokens_per_s * room_s / END_MARGIN, self.budget_tokens - 1), self.budget_tokens)
-        sooner = seen + tokens_per_s * room_s < self.end_tokens and end - seen >= interval_tokens
-        later = end - self.end_tokens > NEWS_FRAC * self.budget_tokens and 2 * seen < self.end_tokens
-        if sooner or later:
+        fitting = seen + tokens_per_s * room_s
+        fitting_safely = seen + tokens_per_s * room_s / END_MARGIN
+        # The end stays below the budget even if more fits, since a trainer takes only such an end for an early one.
+        end = _rounded_down(min(fitting_safely, self.budget_tokens - 1), self.budget_tokens)
+
+        is_sooner = fitting < self.end_tokens and end - seen >= interval_tokens
+        is_later = end - self.end_tokens > NEWS_FRAC * self.budget_tokens and 2 * seen < self.end_tokens
+        if is_sooner or is_later:
             self.end_tokens = end
-        return sooner or later
+
+        return is_sooner or is_later
 
 
 def _rounded_down(tokens: float, budget_tokens: int) -> int:
-    """Returns a number of tokens that a person can read, less by a hundredth of the budget at the most."""
+    """Return a number of tokens that a person can read, lower by at most a hundredth of the budget."""
     unit: int = 10 ** max(0, len(str(budget_tokens)) - 3)
     return math.floor(tokens / unit) * unit

@@ -1,7 +1,7 @@
 """What looks wrong in a run while there is still time to do something about it: judged by its evaluations alone.
 
-Each function takes what was measured so far and returns a warning, or None. They are meant to be asked again after each
-evaluation, and to be heard once.
+Each function takes what was measured so far and returns a warning, or None. The caller asks again after each evaluation
+and passes each kind of warning on once.
 """
 
 from __future__ import annotations
@@ -17,26 +17,36 @@ from autotune.core.study_results import EarlyWarning
 from autotune.core.text import speed
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 
-# Between evaluations on the same held-out tokens a sound loss moves by a few thousandths.
 RISEN_FRAC = 0.03
-# Evaluations in a row that must agree, so that a single outlier is no alarm.
+"""Rise of the loss above its best, as a share of the best, that counts as divergence. Between evaluations on the same
+held-out tokens a sound loss moves by a few thousandths."""
 IN_A_ROW = 2
-# Gradient norms of sound runs stay within a few times of their median once the first steps are over.
+"""Number of evaluations in a row that must agree, so that a single outlier gives no alarm."""
 NORM_FACTOR = 10.0
+"""Multiple of the median gradient norm that counts as divergence. In sound runs the norm stays within a few times of
+its median once the first updates are over."""
 MIN_NORMS = 5
+"""Number of gradient norms that must come before one that is judged."""
 PLATEAU_FRAC = 0.2
+"""Share of the run over which the loss must stand still."""
 SLOW_FRAC = 0.15
-# Speeds of single evaluations scatter by more than that on a busy machine: several in a row, over some time, do not.
+"""Drop in speed, or in the GPU's clock, that counts as slow, as a share of the usual value."""
 SLOW_IN_A_ROW = 3
+"""Number of evaluations in a row that must be slow. On a busy machine the speed of a single one scatters by more than
+`SLOW_FRAC`."""
 SLOW_S = 20.0
+"""Shortest time that those evaluations must take together, seconds."""
 MIN_SPEEDS = 8
-# A loss scale that looks for its level skips one update in thousands; these are more, and more than before.
+"""Number of speeds from which the usual one can be told."""
 SKIPPED = 10
+"""Number of skipped updates that gives a warning. A loss scale that looks for its level skips one update in thousands,
+which is far fewer."""
 SKIPPED_INTERVALS = 3
+"""Number of intervals between evaluations that are compared with as many before."""
 
 
 def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
-    """Warns of a loss that has risen clearly above its best, or of gradients far larger than before.
+    """Warn of a loss that has risen clearly above its best, or of gradients far larger than before.
 
     Args:
         points: Evaluations so far; `grad_norm` among their metrics is looked at where it is reported.
@@ -52,17 +62,20 @@ def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
         if all(point.val_loss > best + RISEN_FRAC * abs(best) for point in last):
             finding = f"the loss rose to {last[-1].val_loss:.4f} and stayed above its best of {best:.4f}"
             return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
+
     norms = [point.metrics["grad_norm"] for point in points if "grad_norm" in point.metrics]
     if len(norms) > MIN_NORMS:
         usual = statistics.median(norms[:-1])
+        # A norm that is not a number must count as too large.
         if usual > 0 and not norms[-1] <= NORM_FACTOR * usual:
             finding = f"the gradient's norm is {norms[-1]:.3g}, and its median so far {usual:.3g}"
             return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
+
     return None
 
 
 def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None) -> EarlyWarning | None:
-    """Warns of a loss that no longer falls though the learning rate is at its peak.
+    """Warn of a loss that no longer falls though the learning rate is at its peak.
 
     Nothing is said of a trainer that reports no learning rate, nor while that rises or falls: a loss that stands still
     at the peak falls when the rate decays.
@@ -74,18 +87,22 @@ def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None
     """
     if sigma is None or not points:
         return None
-    name = next((name for name in sorted(points[-1].metrics) if name == "lr" or name.endswith("_lr")), None)
+
+    rate_names = [name for name in sorted(points[-1].metrics) if name == "lr" or name.endswith("_lr")]
     begin = points[-1].tokens_seen - PLATEAU_FRAC * budget_tokens
     earlier = [point for point in points if point.tokens_seen <= begin]
-    if name is None or not earlier:
+    if not rate_names or not earlier:
         return None
-    fifth = [earlier[-1], *(point for point in points if point.tokens_seen > begin)]
-    rates = [point.metrics.get(name, 0.0) for point in fifth]
+
+    recent = [point for point in points if point.tokens_seen > begin]
+    rates = [point.metrics.get(rate_names[0], 0.0) for point in (earlier[-1], *recent)]
     if not min(rates) >= 0.999 * max(rates) > 0:
         return None
-    fallen = fifth[0].val_loss - min(point.val_loss for point in fifth[1:])
+
+    fallen = earlier[-1].val_loss - min(point.val_loss for point in recent)
     if not fallen < sigma:
         return None
+
     return EarlyWarning(
         "plateau",
         points[-1].tokens_seen,
@@ -97,7 +114,7 @@ def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None
 
 
 def is_slow(speeds: Sequence[float], seconds: float) -> bool:
-    """Whether a run is plainly slower than in its best quarter, and has been for a while.
+    """Return whether a run is plainly slower than in its best quarter, and has been for a while.
 
     Args:
         speeds: Tokens per second before each evaluation, in their order.
@@ -105,6 +122,7 @@ def is_slow(speeds: Sequence[float], seconds: float) -> bool:
     """
     if len(speeds) < MIN_SPEEDS or seconds < SLOW_S:
         return False
+
     return max(speeds[-SLOW_IN_A_ROW:]) < (1 - SLOW_FRAC) * _best_quarter(speeds)
 
 
@@ -115,7 +133,7 @@ def throttling(
     earlier: Sequence[Mapping[str, Any]] = (),
     now: Sequence[Mapping[str, Any]] = (),
 ) -> EarlyWarning | None:
-    """Warns of a training that has become slower, and says whether the GPU says why.
+    """Warn of a training that has become slower, with the GPU's own reason if it reports one.
 
     Args:
         tokens_seen: Tokens so far.
@@ -126,35 +144,44 @@ def throttling(
     """
     if not is_slow(speeds, seconds):
         return None
+
     usual = _best_quarter(speeds)
     present = statistics.fmean(speeds[-SLOW_IN_A_ROW:])
     finding = (
         f"it trains {speed(present)}, {1 - present / usual:.0%} below the best quarter of this run ({speed(usual)})"
     )
-    reasons = [reason for sample in now for reason in sample.get("throttle_reasons") or () if reason in HARMFUL_REASONS]
-    clocks = _clock(earlier), _clock(now)
-    if clocks[0] is not None and clocks[1] is not None and clocks[1] < (1 - SLOW_FRAC) * clocks[0]:
-        finding += f"; the GPU's clock fell from {clocks[0] / 1e6:.0f} to {clocks[1] / 1e6:.0f} MHz"
+
+    clock_before = _clock(earlier)
+    clock_now = _clock(now)
+    if clock_before is not None and clock_now is not None and clock_now < (1 - SLOW_FRAC) * clock_before:
+        finding += f"; the GPU's clock fell from {clock_before / 1e6:.0f} to {clock_now / 1e6:.0f} MHz"
+
+    reported = itertools.chain.from_iterable(sample.get("throttle_reasons") or () for sample in now)
+    reasons = [reason for reason in reported if reason in HARMFUL_REASONS]
     if reasons:
         finding += f"; the GPU reports {statistics.mode(reasons)}"
         action = "improve the cooling or the power supply; nothing is lost, it only takes longer"
     else:
         action = "see what else uses this machine (autotune doctor); nothing is lost, it only takes longer"
+
     return EarlyWarning("throttling", tokens_seen, finding, action)
 
 
 def skipped_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
-    """Warns of fp16 updates that overflow more and more often.
+    """Warn of fp16 updates that overflow more and more often.
 
     Args:
         points: Evaluations so far; `skipped_steps` among their metrics counts from the beginning of the run.
     """
     counts = [point.metrics["skipped_steps"] for point in points if "skipped_steps" in point.metrics]
     skipped = [after - before for before, after in itertools.pairwise(counts)]
-    last, before = skipped[-SKIPPED_INTERVALS:], skipped[-2 * SKIPPED_INTERVALS : -SKIPPED_INTERVALS]
-    rising = len(before) == SKIPPED_INTERVALS and min(last) > 0 and sum(last) > 2 * sum(before)
-    if not rising or sum(last) < SKIPPED:
+    last = skipped[-SKIPPED_INTERVALS:]
+    before = skipped[-2 * SKIPPED_INTERVALS : -SKIPPED_INTERVALS]
+
+    is_rising = len(before) == SKIPPED_INTERVALS and min(last) > 0 and sum(last) > 2 * sum(before)
+    if not is_rising or sum(last) < SKIPPED:
         return None
+
     return EarlyWarning(
         "skipped steps",
         points[-1].tokens_seen,

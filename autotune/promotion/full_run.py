@@ -20,11 +20,13 @@ from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.run_watch import RunWatch
 from autotune.study.study_file import Study
 
-# A full run begins if this share of it fits: it is then brought to an earlier end. With less, waiting is worth more.
 ENOUGH_FRAC = 0.5
+"""Smallest share of a full run that must fit for it to begin; it is then brought to an earlier end. If less fits, it is
+better to wait for more time."""
 MAX_EVALUATIONS = 100
-# What may be a fault of the machine, and is worth another attempt.
+"""Most evaluations of a full run that follow from those of the trials."""
 AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED)
+"""Ends of a run that may be a fault of the machine and are worth another attempt."""
 
 
 def evaluations(study: Study, tokens: int) -> dict[str, int]:
@@ -48,7 +50,7 @@ def evaluations(study: Study, tokens: int) -> dict[str, int]:
 
 
 class FullRun:
-    """Trains one full run, whatever became of it before, and keeps what a report shows of it.
+    """One full run, which is trained whatever became of it before, and what a report shows of it.
 
     Args:
         queue: Holds it, as a trial and its repetitions.
@@ -123,7 +125,8 @@ class FullRun:
 
     def _say_if_done(self, last: TrialRecord) -> None:
         """Say that a run that was brought to an earlier end is not trained again."""
-        seen, budget = _reached([last]), self.queue.budget_tokens
+        seen = _reached([last])
+        budget = self.queue.budget_tokens
         if last.status is TrialStatus.FINISHED and seen < budget:
             ended = f"the full run of {budget:,} tokens is finished, at {seen:,}, which was what fitted"
             longer = self.queue.run.command("promote", "--tokens", str(2 * budget))
@@ -141,6 +144,7 @@ class FullRun:
         cause = f": {ended.result.cause}" if ended.result and ended.result.cause else ""
         again = "it is tried again, from its last checkpoint if it left one"
         self.observer.note("full", f"the full run ended: {ended.status}{cause}; {again}")
+
         self.queue.try_again(ended.number)
 
     def _got_further(self) -> bool:
@@ -148,17 +152,20 @@ class FullRun:
         return _reached([last]) > _reached(before)
 
     def _may_start(self, training_s: float) -> bool:
-        attempts, budget = self._attempts(), self.queue.budget_tokens
+        attempts = self._attempts()
+        budget = self.queue.budget_tokens
         end = self._stored(attempts[-1].number).end_tokens or budget
-        left = max(0.0, end - _reached(attempts)) / budget
-        return self.deadline.has_time(lambda: REPORT_S + EXPORT_S)(ENOUGH_FRAC * left * training_s)
+        left_frac = max(0.0, end - _reached(attempts)) / budget
+
+        has_time = self.deadline.has_time(lambda: REPORT_S + EXPORT_S)
+        return has_time(ENOUGH_FRAC * left_frac * training_s)
 
     def _say_no_time(self, has_begun: bool) -> None:
         what = "to go on with the full run" if has_begun else f"for the full run, not even for {ENOUGH_FRAC:.0%} of it"
         self.observer.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
 
     def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
-        """Takes an evaluation: has it watched, and keeps it for the report.
+        """Take an evaluation: have it watched, and keep it for the report.
 
         Args:
             assignment: What is trained.
@@ -170,10 +177,12 @@ class FullRun:
         attempts = {record.number: record for record in self.queue.records()}
         attempt = attempts.pop(assignment.trial.number)
         if len(points) == 1 or self._watch is None:
-            earlier = [other for other in attempts.values() if dict(other.params) == dict(assignment.params)]
-            self._watch = RunWatch(assignment, _reached(earlier), self.deadline, self.sigma, self.observer)
+            same_run = [other for other in attempts.values() if dict(other.params) == dict(assignment.params)]
+            self._watch = RunWatch(assignment, _reached(same_run), self.deadline, self.sigma, self.observer)
+
         end = self._watch.evaluated(points)
         self._keep(self._watch.live(self._summary(attempt, points), points[-1]))
+
         return end
 
     def _stored(self, number: int) -> TrialAttributes:
@@ -183,6 +192,7 @@ class FullRun:
         """Return what a report shows while none of its attempts trains."""
         *before, last = self._attempts()
         points = last.result.points if last.result else ()
+
         # An attempt that has not been evaluated goes on from the checkpoint of those before it.
         for attempt in reversed(before):
             points = points or (attempt.result.points if attempt.result else ())
@@ -229,5 +239,5 @@ def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequenc
 
 
 def _reached(attempts: Sequence[TrialRecord]) -> int:
-    """Return the most tokens at which one of the attempts was evaluated."""
-    return max((max(attempt.values, default=0) for attempt in attempts), default=0)
+    """Return the most tokens at which one of the attempts was evaluated; 0 if none was."""
+    return max((tokens for attempt in attempts for tokens in attempt.values), default=0)

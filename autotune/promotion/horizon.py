@@ -1,8 +1,8 @@
 """From the settings of a short trial to those of a long run: what is rescaled, by how much, and how sure that is.
 
-The best learning rate falls with the length of a run as a power of it. How fast, and whether the trial's own was the
-best of its length, is a guess that a study can correct: it trains the settings with half and double the learning rate
-at two lengths, and where their losses are lowest corrects the guess.
+The best learning rate falls with the length of a run as a power of it. The power, and whether the trial's own learning
+rate was the best of its length, are guesses at first. A study can correct them: it trains the settings with half and
+double the learning rate at two lengths, and the learning rates of lowest loss correct the guesses.
 """
 
 from __future__ import annotations
@@ -21,33 +21,41 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EXPONENT, EXPONENT_SD = 0.32, 0.25
-"""Of the best learning rate over tokens at a fixed batch: Bjorck et al. 2024, arXiv 2409.19913, for AdamW; the same for
-Muon in arXiv 2603.28743. Theirs are runs of billions of tokens, and 0.15 is their spread. It is wider here, since from
-1 to 8 million tokens of prose the best learning rates hardly moved (tests/benchmarks/RESULTS.md)."""
+EXPONENT = 0.32
+"""Power of the run's length, in tokens at a fixed batch, by which the best learning rate falls: the mean of its prior.
+Source: Bjorck et al. 2024, arXiv 2409.19913, for AdamW; arXiv 2603.28743 gives the same for Muon."""
+EXPONENT_SD = 0.25
+"""Standard deviation of the prior of that power. The published spread is 0.15, over runs of billions of tokens. It is
+wider here, since from 1 to 8 million tokens of prose the best learning rates hardly moved
+(tests/benchmarks/RESULTS.md)."""
 TRIAL_LR_SD = 0.4
-"""How far a search's winner is from the best learning rate of its length, as a natural logarithm: the spread among the
-best 16 of 320 settings of tests/benchmarks/overnight_h100.json is 0.45 for Muon's and 0.57 for AdamW's."""
+"""Standard deviation of the distance between the learning rate of a search's winner and the best one of its length, as
+a natural logarithm. Among the best 16 of 320 settings of tests/benchmarks/overnight_h100.json the spread is 0.45 for
+Muon's learning rate and 0.57 for AdamW's."""
 FACTORS = (0.5, 1.0, 2.0)
-"""Of the learning rates in a bracket."""
+"""Multiples of the expected learning rates that a bracket trains."""
 LEAST_CURVATURE = 0.003
-"""Of the loss over the natural logarithm of the learning rates' factor, squared, as a share of it: less would be no
-valley. On prose brackets gave 0.01 to 0.04 (tests/benchmarks/RESULTS.md)."""
-GRID_SDS, GRID_POINTS = 4.0, 161
-"""Reach of the grid in standard deviations of what was expected, and its points that way."""
+"""Minimum relative curvature; anything flatter is not a minimum. It is the coefficient of the squared natural logarithm
+of the learning rates' factor, as a share of the loss. Brackets on prose gave 0.01 to 0.04
+(tests/benchmarks/RESULTS.md)."""
+GRID_SDS = 4.0
+"""Reach of the grid to each side of the prior mean, in standard deviations of the prior."""
+GRID_POINTS = 161
+"""Points of the grid along each of its two axes."""
 MIN_SIGMA = 1e-5
-"""Noise in nats per token below which nothing is taken to be sharper."""
+"""Lower limit of the noise between seeds, nats per token; a smaller measured value is raised to it."""
 MIN_LENGTHENING = 8
-"""Times as long as a trial that a run must be for brackets: their trainings then cost as much as the run itself, and
-ever less the longer it is, while the learning rate that they decide on is a factor of two away from the trial's."""
+"""Shortest run, in lengths of a trial, before which brackets are trained. At this length their trainings cost as
+much as the run itself, and the longer the run, the smaller their share; the learning rate that they decide on is then a
+factor of two away from the trial's."""
 MIN_WARMUP_FRAC = 0.01
-"""Shortest warm-up that is chosen here."""
+"""Shortest warm-up that is chosen here, as a share of the run."""
 ONE_SEED_SIGMA = 0.002
-"""Standard deviation of a loss between seeds, as a share of it, where a study has not measured its own."""
+"""Standard deviation of a loss between seeds, as a share of the loss; used where a study has not measured its own."""
 AS_IS_SUFFIX = "-as-is"
-"""What the folder of a full run ends with whose settings are copied from the trial as they are."""
+"""Ending of the folder of a full run whose settings are copied from the trial unchanged."""
 DEFAULT_FULL_FACTOR = 8
-"""Length of a full run in trials, where the study file names none."""
+"""Length of a full run, in lengths of a trial, where the study file names none."""
 
 
 def full_tokens(spec: StudySpec) -> int:
@@ -56,7 +64,7 @@ def full_tokens(spec: StudySpec) -> int:
 
 
 def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:
-    """Returns the factor for a run of so many tokens.
+    """Return the factor for a run of so many tokens.
 
     With m the logarithm of the best factor at the trial's own length and b the exponent, the best one at r times that
     length is m - b ln r. Both have a normal prior, the losses of each bracket are noise about a valley there, and the
@@ -70,79 +78,102 @@ def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), si
     """
     import numpy as np
 
-    steps = np.linspace(-GRID_SDS, GRID_SDS, GRID_POINTS)
-    own, exponent = np.meshgrid(TRIAL_LR_SD * steps, EXPONENT + EXPONENT_SD * steps)
-    fit = -(steps[:, None] ** 2 + steps**2) / 2
+    deviations = np.linspace(-GRID_SDS, GRID_SDS, GRID_POINTS)
+    own, exponent = np.meshgrid(TRIAL_LR_SD * deviations, EXPONENT + EXPONENT_SD * deviations)
+
+    log_posterior = -(deviations[:, None] ** 2 + deviations**2) / 2
     for bracket in brackets:
         best = own - exponent * math.log(bracket.tokens / trial_tokens)
-        fit = fit + _log_likelihood(bracket, best, sigma)
-    weights = np.exp(fit - fit.max())
+        log_posterior = log_posterior + _log_likelihood(bracket, best, sigma)
+
+    # The largest weight is 1, so that the exponential neither overflows nor vanishes everywhere.
+    weights = np.exp(log_posterior - log_posterior.max())
 
     def moments(values: NDArray[np.float64]) -> tuple[float, float]:
         mean = float(np.average(values, weights=weights))
-        return mean, math.sqrt(float(np.average((values - mean) ** 2, weights=weights)))
+        variance = float(np.average((values - mean) ** 2, weights=weights))
+        return mean, math.sqrt(variance)
 
-    log, spread = moments(own - exponent * math.log(tokens / trial_tokens))
+    log_factor, spread = moments(own - exponent * math.log(tokens / trial_tokens))
     reach = normal_reach() * spread
-    return Scaling(math.exp(log), math.exp(log - reach), math.exp(log + reach), *moments(exponent))
+
+    return Scaling(math.exp(log_factor), math.exp(log_factor - reach), math.exp(log_factor + reach), *moments(exponent))
 
 
 def _log_likelihood(bracket: Bracket, best: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """Returns how well the losses fit a valley about each of several places, up to a constant.
+    """Return how well the losses fit a valley about each of several places, up to a constant.
 
     Over the logarithm of the factor a valley is a parabola, here of any height, and of the curvature that fits
-    best. Losses that noise drowns fit a valley anywhere.
+    best. If the noise is larger than the differences between the losses, they fit a valley at any place.
 
     Args:
+        bracket: Factors of the learning rates and the losses that they gave.
         best: Natural logarithms of factors, of any shape.
         sigma: Standard deviation of a loss between seeds, nats per token.
     """
     import numpy as np
 
-    known = [(math.log(factor), loss) for factor, loss in zip(bracket.factors, bracket.losses, strict=True) if loss]
+    measured = zip(bracket.factors, bracket.losses, strict=True)
+    known = [(math.log(factor), loss) for factor, loss in measured if loss]
     if len(known) < 2:
         return np.zeros_like(best)
-    at, losses = np.array(known).T
-    shape = (at - best[..., None]) ** 2
+
+    log_factors, losses = np.array(known).T
+    shape = (log_factors - best[..., None]) ** 2
     shape -= shape.mean(-1, keepdims=True)
-    losses = losses - (height := losses.mean())
-    fitting = (shape @ losses) / np.maximum((shape**2).sum(-1), np.finfo(float).tiny)
+    height = losses.mean()
+    residuals = losses - height
+
+    # Least squares for the curvature; the smallest positive number avoids a division by zero.
+    fitting = (shape @ residuals) / np.maximum((shape**2).sum(-1), np.finfo(float).tiny)
     curvature = np.maximum(fitting, LEAST_CURVATURE * height)
-    misfit = ((losses - curvature[..., None] * shape) ** 2).sum(-1)
-    fit: NDArray[np.float64] = -misfit / (2 * max(sigma, MIN_SIGMA) ** 2)
-    return fit
+    misfit = ((residuals - curvature[..., None] * shape) ** 2).sum(-1)
+
+    log_likelihood: NDArray[np.float64] = -misfit / (2 * max(sigma, MIN_SIGMA) ** 2)
+    return log_likelihood
 
 
 def bracket_tokens(trial_tokens: int, tokens: int) -> tuple[int, ...]:
-    """Returns the lengths at which brackets are trained before a run: the trial's, and half of the way in factors.
+    """Return the lengths at which brackets are trained before a run: the trial's, and half of the way in factors.
 
     Args:
         trial_tokens: Length of the trial.
         tokens: Length of the run.
+
+    Returns:
+        Two lengths in tokens; none for a run of less than `MIN_LENGTHENING` trials.
     """
     if tokens < MIN_LENGTHENING * trial_tokens:
         return ()
+
     return trial_tokens, round(math.sqrt(trial_tokens * tokens))
 
 
 def longest(trial_tokens: int, tokens: int) -> int:
-    """Returns the longest run that is trained on so many tokens together with its brackets, or all where none fit.
+    """Return the longest run that is trained on so many tokens together with its brackets, or all where none fit.
 
     Args:
         trial_tokens: Length of the trial.
         tokens: Tokens in all.
     """
-    # With u the root of the run's length in trials: u^2 + 3 u + 3 of them in all.
+    if tokens <= trial_tokens:
+        return tokens
+
+    # A run of u^2 trials has brackets of one trial and of u trials, each trained with every one of the 3 factors.
+    # Together that is u^2 + 3 u + 3 trials, and u is the positive root where this equals the tokens in all.
     count = len(FACTORS)
-    root = (math.sqrt(count**2 - 4 * (count - tokens / trial_tokens)) - count) / 2 if tokens > trial_tokens else 0.0
-    run = int(trial_tokens * root**2) if root > 0 else 0
-    return run if run >= MIN_LENGTHENING * trial_tokens else tokens
+    root = (math.sqrt(count**2 - 4 * (count - tokens / trial_tokens)) - count) / 2
+    if root <= 0:
+        return tokens
+
+    run_tokens = int(trial_tokens * root**2)
+    return run_tokens if run_tokens >= MIN_LENGTHENING * trial_tokens else tokens
 
 
 def changes(
     config: Mapping[str, Any], rules: Mapping[str, Rule], trial_tokens: int, tokens: int, factor: float
 ) -> list[LengthChange]:
-    """Returns which settings a run of another length takes otherwise than the trial.
+    """Return which settings a run of another length takes otherwise than the trial.
 
     Learning rates are multiplied. Weight decay is divided by the same factor, so that it forgets over as many tokens
     as in the trial (Wang and Aitchison 2024, arXiv 2405.13698: that time is the inverse of learning rate times decay).
@@ -161,33 +192,37 @@ def changes(
     for path, rule in rules.items():
         before = float(values[path])
         if rule == "learning_rate":
-            after, why = before * factor, f"learning rate x {factor:.2f}"
+            after = before * factor
+            why = f"learning rate x {factor:.2f}"
         elif rule == "weight_decay":
-            after, why = before / factor, "so that it forgets over as many tokens as in the trial"
+            after = before / factor
+            why = "so that it forgets over as many tokens as in the trial"
         else:
             kept = before * trial_tokens / tokens
             after = max(kept, min(before, MIN_WARMUP_FRAC))
             why = "as many tokens as in the trial" if after == kept else f"{MIN_WARMUP_FRAC:.0%} of the run at least"
+
+        # Three digits are enough for a person who reads the file.
         after = float(f"{after:.3g}")
         if after != before:
             length_changes.append(LengthChange(path, before, after, why))
+
     return length_changes
 
 
 # --- text that is read more than once ----------------------------------------------------------------------
 
 HALF_WORTH_EPOCHS = 15.39
-"""How slowly repeated text loses its worth: R*_D of Muennighoff et al. 2023, arXiv 2305.16264, section 5."""
+"""Decay constant, in repeated readings, of what a further reading of the same text is worth.
+Source: R*_D of Muennighoff et al. 2023, arXiv 2305.16264, section 5."""
 GOOD_EPOCHS = 4
-"""Readings up to which repeated text is worth almost as much as fresh text, of the same source."""
-
-
+"""Readings up to which repeated text is worth almost as much as fresh text. Source: the same."""
 SAME_EPOCHS = 1.25
 """Factor up to which two trainings read their text about as often."""
 
 
 def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
-    """Returns what is to be said where a run repeats its text, or where the trials did so more often; else "".
+    """Return what is to be said where a run repeats its text, or where the trials did so more often; else "".
 
     Args:
         train_tokens: Tokens of the run's training text; 0 if that is not known.
@@ -197,6 +232,7 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
     epochs = tokens / train_tokens if train_tokens else 0.0
     if not epochs or max(epochs, trial_epochs) <= 1:
         return ""
+
     words = f"the run reads its text {epochs:.1f} times, "
     if 1 / SAME_EPOCHS <= epochs / trial_epochs <= SAME_EPOCHS:
         words += "and so do the trials with the less that they are given"
@@ -205,9 +241,11 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
             f"a trial {trial_epochs:.1f} times: what wins trials need not win there, since dropout and gentler steps "
             "pay where text repeats"
         )
+
     if epochs > 1:
         worth = 1 + HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / HALF_WORTH_EPOCHS))
         words += f". By published runs, that is worth about as much as {worth:.1f} times as much fresh text"
     if epochs > GOOD_EPOCHS:
         words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {GOOD_EPOCHS * train_tokens}"
+
     return words

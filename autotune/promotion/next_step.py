@@ -16,11 +16,11 @@ from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 
 MAX_PAIRS = 32
-"""Pairs beyond which another search costs less than they would."""
+"""Largest number of pairs that is proposed; beyond it another search costs less."""
 MORE_SELECT_SEEDS = 2
-"""Selection seeds added where a winner failed on a seed that came later."""
+"""Number of selection seeds that are added after a winner has failed on a proving seed."""
 MAX_NAME = 64
-"""Characters of a study's name."""
+"""Longest name of a study, in characters."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class NextStep:
     Args:
         what: What the command does and why, a sentence or two.
         command: One command to copy.
-        expected: What it takes; None where that is nothing to tell.
+        expected: What it takes; None where there is nothing to tell.
     """
 
     what: str
@@ -66,7 +66,9 @@ def is_at_work(record: StudyRecord) -> bool:
 
     full = record.attributes.full_run
     statuses = [str(trial.status) for trial in (*record.trials, *record.finals)]
-    statuses += [full.status] if full else []
+    if full is not None:
+        statuses.append(full.status)
+
     return bool(record.spec.storage) and str(TrialStatus.RUNNING) in statuses
 
 
@@ -76,7 +78,8 @@ def next_step(record: StudyRecord) -> NextStep:
     Args:
         record: The study.
     """
-    verdict, full = record.verdict, record.attributes.full_run
+    verdict = record.verdict
+    full = record.attributes.full_run
     if is_at_work(record):
         return _while_at_work(record)
     if verdict is None:
@@ -101,6 +104,7 @@ def _while_at_work(record: StudyRecord) -> NextStep:
     what = "The study is at work"
     if full is not None and full.status == TrialStatus.RUNNING:
         what = "The full run is in progress"
+
     stop = record.run.command("stop")
     return NextStep(f"{what}; this shows its page as it goes on ({stop} parks it).", record.run.command("watch"))
 
@@ -112,11 +116,12 @@ def _before_best_config(record: StudyRecord, verdict: Verdict) -> NextStep:
     before = "its best settings were written"
     if is_wanted and not is_explained:
         before = "it knew which change gave what"
+
     return NextStep(f"The study was stopped before {before}; this goes on with it.", _run(record))
 
 
 def _after_failure(record: StudyRecord) -> NextStep:
-    """A machine that is at fault shows in crashes; where all that ended diverged, the settings are."""
+    # A faulty machine shows in crashes. If every trial diverged, the settings are at fault.
     ended = {trial.status for trial in record.trials if trial.result is not None}
     if ended == {TrialStatus.DIVERGED}:
         what = (
@@ -124,6 +129,7 @@ def _after_failure(record: StudyRecord) -> NextStep:
             "those of [space], and run it under a new name. This shows what they are."
         )
         return NextStep(what, record.run.command("plan"))
+
     return NextStep("Check the machine and the study file, then read in the report what failed.", "autotune doctor")
 
 
@@ -152,9 +158,10 @@ def after_divergence(record: StudyRecord, number: int | None, tokens: int) -> Ne
     """
     order = ranked(record.trials)
     diverged = next((trial for trial in order if trial.number == number), None)
-    # Those after it, so that a second divergence does not lead back to the first.
+    # Only the trials after it, so that a second divergence does not lead back to the first.
     later = order[order.index(diverged) + 1 :] if diverged else []
     others = [trial for trial in later if diverged and dict(trial.params) != dict(diverged.params)]
+
     if others:
         length = [] if tokens in (0, full_tokens(record.spec)) else ["--tokens", str(tokens)]
         command = record.run.command("promote", "--trial", str(others[0].number), *length)
@@ -179,6 +186,7 @@ def _promote(record: StudyRecord, full: FullRunRecord, tokens: int) -> str:
         arguments += ["--trial", str(full.trial)]
     if full.folder.endswith(AS_IS_SUFFIX):
         arguments.append("--as-is")
+
     return record.run.command("promote", *arguments)
 
 
@@ -198,7 +206,8 @@ def _of_full_run(record: StudyRecord, tokens: int) -> Expected:
 
 
 def _after_inconclusive(record: StudyRecord, verdict: Verdict) -> NextStep:
-    finals, baseline = record.spec.finals, record.baseline
+    finals = record.spec.finals
+    baseline = record.baseline
     if not finals.runs:
         what = "The study file asks for no finals (finals.finalists = 0). This repeats the study with them."
         return NextStep(what, _repeat(record, "proved", "finals.finalists=2"), _of_study(record, 0))
@@ -246,7 +255,8 @@ def _of_study(record: StudyRecord, runs: int) -> Expected:
     if runs and not durations:
         return Expected()
 
-    return Expected(_seconds(record.trials) + (runs * statistics.fmean(durations) if runs else 0.0))
+    finals_s = runs * statistics.fmean(durations) if runs else 0.0
+    return Expected(_seconds(record.trials) + finals_s)
 
 
 def _seconds(trainings: Sequence[TrialRecord]) -> float:
@@ -254,7 +264,11 @@ def _seconds(trainings: Sequence[TrialRecord]) -> float:
 
 
 def _run(record: StudyRecord, *changes: str) -> str:
-    return record.run.command("run", *(word for change in changes for word in ("--set", change)))
+    arguments = []
+    for change in changes:
+        arguments += ["--set", change]
+
+    return record.run.command("run", *arguments)
 
 
 def _repeat(record: StudyRecord, suffix: str, *changes: str) -> str:

@@ -19,13 +19,14 @@ from autotune.progress.observer import RunObserver
 from autotune.promotion import early_warnings
 from autotune.promotion.early_end import NEWS_FRAC, EarlyEnd, RunPace
 
-# On the console a line for each twentieth of the run, and one every few minutes.
 SAID_FRAC = 0.05
+"""Share of the run after which the console gets a line."""
 SAID_EVERY_S = 300.0
+"""Time after which the console gets a line in any case, seconds."""
 
 
 class RunWatch:
-    """Watches one attempt.
+    """The watch over one attempt.
 
     Args:
         assignment: What is trained; its trial holds what was decided and said in earlier attempts.
@@ -40,7 +41,10 @@ class RunWatch:
     ) -> None:
         self._attributes = TrialAttributes(assignment.trial)
         self._budget = assignment.budget_tokens
-        self._deadline, self._sigma, self._observer = deadline, sigma, observer
+        self._deadline = deadline
+        self._sigma = sigma
+        self._observer = observer
+
         end_tokens = self._attributes.end_tokens
         self._is_moved = end_tokens is not None
         self._end = EarlyEnd(self._budget, end_tokens or self._budget)
@@ -50,11 +54,13 @@ class RunWatch:
         self._pace = RunPace(reached)
         self._speeds: list[float] = []
         self._times: list[float] = []
+
         # What is repeated from a checkpoint was said before.
-        self._said_at, self._said_part = time.monotonic(), self._part(reached)
+        self._said_at = time.monotonic()
+        self._said_part = self._part(reached)
 
     def evaluated(self, points: Sequence[EvalPoint]) -> int | None:
-        """Takes an evaluation.
+        """Take an evaluation: move the end if need be, warn, and tell the progress.
 
         Args:
             points: Evaluations so far.
@@ -63,6 +69,41 @@ class RunWatch:
             Tokens at which the run shall end, None for its budget.
         """
         self._take(points[-1])
+        self._decide_end(points)
+        self._warn(points)
+        self._say_progress(points[-1])
+
+        return self._end.end_tokens if self._is_moved else None
+
+    def live(self, summary: FullRunRecord, point: EvalPoint) -> FullRunRecord:
+        """Return what a report shows of a run, with its pace and when it will be done.
+
+        Args:
+            summary: The same without these.
+            point: Its last evaluation.
+        """
+        left_s = self._seconds_left(point)
+        now = time.time()
+
+        return replace(
+            summary,
+            status=str(TrialStatus.RUNNING),
+            at=now,
+            done_at=None if left_s is None else now + left_s,
+            tokens_per_s=self._pace.tokens_per_s,
+        )
+
+    def _take(self, point: EvalPoint) -> None:
+        """Take the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
+        self._pace.take(point, time.monotonic())
+
+        latest = point.metrics.get("tokens_per_s", self._pace.latest)
+        if latest is not None and 0 < latest < math.inf:
+            self._speeds.append(latest)
+        self._times.append(time.time())
+
+    def _decide_end(self, points: Sequence[EvalPoint]) -> None:
+        """Move the end if that is needed; say so once if the trainer does not keep to it."""
         tokens = [0, *(point.tokens_seen for point in points[-2:])]
         interval = tokens[-1] - tokens[-2]
         if self._end.decide(tokens[-1], interval, self._pace.tokens_per_s, self._deadline.seconds_left):
@@ -77,60 +118,42 @@ class RunWatch:
                 f"the trainer trains on beyond the {self._end.end_tokens:,} tokens at which it was asked to end; "
                 "if the time is up before it ends, its last checkpoint is kept",
             )
-        if (warning := self._warning(points)) is not None:
-            self._warnings.append(warning)
-            with _unless_taken_over():
-                self._attributes.early_warnings = tuple(self._warnings)
-            at = f"warning at {warning.tokens_seen:,} tokens"
-            self._observer.note("warning", f"{at}: {warning.finding}; {warning.action}")
-        self._say_progress(points[-1])
-        return self._end.end_tokens if self._is_moved else None
-
-    def live(self, summary: FullRunRecord, point: EvalPoint) -> FullRunRecord:
-        """Return what a report shows of a run, with its pace and when it will be done.
-
-        Args:
-            summary: The same without these.
-            point: Its last evaluation.
-        """
-        left_s, now = self._seconds_left(point), time.time()
-        return replace(
-            summary,
-            status=str(TrialStatus.RUNNING),
-            at=now,
-            done_at=None if left_s is None else now + left_s,
-            tokens_per_s=self._pace.tokens_per_s,
-        )
-
-    def _take(self, point: EvalPoint) -> None:
-        """Takes the time of an evaluation, and the speed before it: the trainer's own if it tells one."""
-        self._pace.take(point, time.monotonic())
-        latest = point.metrics.get("tokens_per_s", self._pace.latest)
-        if latest is not None and 0 < latest < math.inf:
-            self._speeds.append(latest)
-        self._times.append(time.time())
 
     def _say_end(self) -> None:
         end = self._end.end_tokens
         left_s = self._deadline.seconds_left
 
-        # Small corrections are made without a word.
+        # Small corrections are not told.
         if self._said_end is not None and abs(end - self._said_end) <= NEWS_FRAC * self._budget:
             return
+
         self._said_end = end
         why = "there is more time" if math.isinf(left_s) else f"that is what fits until {time_of_day(left_s)}"
         pace = speed(self._pace.tokens_per_s or 0.0)
         line = f"the full run will end at {end:,} of {self._budget:,} tokens: at {pace} {why}"
         self._observer.note("full", line)
 
+    def _warn(self, points: Sequence[EvalPoint]) -> None:
+        """Store and tell what looks wrong, each kind of it once."""
+        warning = self._warning(points)
+        if warning is None:
+            return
+
+        self._warnings.append(warning)
+        with _unless_taken_over():
+            self._attributes.early_warnings = tuple(self._warnings)
+        at = f"warning at {warning.tokens_seen:,} tokens"
+        self._observer.note("warning", f"{at}: {warning.finding}; {warning.action}")
+
     def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
-        """Returns what looks wrong and was not said yet."""
+        """Return what looks wrong and was not said yet."""
         checks: dict[str, Callable[[], EarlyWarning | None]] = {
             "divergence": lambda: early_warnings.divergence(points),
             "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma),
             "throttling": lambda: self._throttling(points[-1].tokens_seen),
             "skipped steps": lambda: early_warnings.skipped_steps(points),
         }
+
         said = {warning.kind for warning in self._warnings}
         for kind, check in checks.items():
             warning = None if kind in said else check()
@@ -144,29 +167,38 @@ class RunWatch:
         slow_s = self._times[-1] - since
         if not early_warnings.is_slow(self._speeds, slow_s):
             return None
-        samples = [sample for sample in read_lines(self._observer.run.gpu) if sample.get("time", 0.0) >= self._times[0]]
+
+        stored = read_lines(self._observer.run.gpu)
+        samples = [sample for sample in stored if sample.get("time", 0.0) >= self._times[0]]
         earlier = [sample for sample in samples if sample["time"] < since]
         return early_warnings.throttling(tokens_seen, self._speeds, slow_s, earlier, samples[len(earlier) :])
 
     def _say_progress(self, point: EvalPoint) -> None:
-        share, part = point.tokens_seen / self._ends_at, self._part(point.tokens_seen)
+        share = point.tokens_seen / self._ends_at
+        part = self._part(point.tokens_seen)
         if part <= self._said_part and time.monotonic() - self._said_at < SAID_EVERY_S:
             return
-        self._said_at, self._said_part = time.monotonic(), part
+
+        self._said_at = time.monotonic()
+        self._said_part = part
         line = f"full run {share:5.0%}  loss {point.val_loss:.4f}"
         left_s = self._seconds_left(point)
         if left_s is not None:
             line += f"  {speed(self._pace.tokens_per_s or 0.0)}"
             line += f"  done about {time_of_day(left_s)}" if share < 1 else ""
+
         self._observer.say(line)
 
     def _part(self, tokens: int) -> int:
-        """Returns how many parts of the run are done; one counts that lacks a few tokens by rounding."""
+        """Return how many parts of the run are done; a part that lacks a few tokens by rounding counts."""
         return math.floor(tokens / self._ends_at / SAID_FRAC + 0.01)
 
     def _seconds_left(self, point: EvalPoint) -> float | None:
         tokens_per_s = self._pace.tokens_per_s
-        return None if tokens_per_s is None else max(0, self._ends_at - point.tokens_seen) / tokens_per_s
+        if tokens_per_s is None:
+            return None
+
+        return max(0, self._ends_at - point.tokens_seen) / tokens_per_s
 
     @property
     def _ends_at(self) -> int:

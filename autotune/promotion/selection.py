@@ -57,12 +57,14 @@ class MeasuredGain:
 def select_trial_to_promote(record: StudyRecord, number: int | None = None) -> tuple[TrialRecord, str]:
     """Return the trial to promote, with the settings to promote, and why.
 
-    Only a proven winner replaces the baseline, and of its changes those that made no difference go back to their
-    default; what is not proven stays there.
+    Only a proven winner replaces the baseline. Those of its changes that made no difference go back to their default.
 
     Args:
         record: The study.
         number: A search trial chosen by the user, or None.
+
+    Returns:
+        The trial, with the settings to promote instead of its own, and half a sentence that says why.
 
     Raises:
         UserError: If there is no such trial, or nothing has finished.
@@ -76,20 +78,26 @@ def select_trial_to_promote(record: StudyRecord, number: int | None = None) -> t
         raise UserError(f"{record.spec.name} has no verdict yet; finish it with `{again}`, or name a --trial", 4)
 
     has_baseline = baseline is not None and baseline.loss is not None
-    winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
+    winner = _trial(record, verdict.winner)
     if winner is not None and (verdict.word is VerdictWord.BETTER or not has_baseline):
         attribution = attribution_of(record)
         if attribution is None:
             return winner, verdict.reason
+
         return replace(winner, params=attribution.params), f"{verdict.reason}; {attribution.note}"
 
     if baseline is None or not has_baseline:
         raise UserError(f"no trial of {record.spec.name} finished; its report says why: {record.run.report}", 4)
+
     return baseline, f"the default settings: {verdict.reason}"
 
 
+def _trial(record: StudyRecord, number: int | None) -> TrialRecord | None:
+    return next((trial for trial in record.trials if trial.number == number), None)
+
+
 def _trial_by_hand(record: StudyRecord, number: int) -> TrialRecord:
-    trial = next((trial for trial in record.trials if trial.number == number), None)
+    trial = _trial(record, number)
     if trial is None:
         known = ", ".join(str(trial.number) for trial in record.trials)
         hint = f"it has {known}" if known else "none has begun yet"
@@ -112,8 +120,10 @@ def best_settings(record: StudyRecord) -> BestSettings | None:
     try:
         trial, why = select_trial_to_promote(record)
     except UserError:
-        lowest = next(iter(ranked(record.trials)), None)
-        return None if lowest is None else BestSettings(lowest, "the lowest loss so far, not proved", {}, False)
+        finished = ranked(record.trials)
+        if not finished:
+            return None
+        return BestSettings(finished[0], "the lowest loss so far, not proved", is_decided=False)
 
     attribution = attribution_of(record)
     left = {} if attribution is None else left_at_default(attribution)
@@ -126,7 +136,8 @@ def attribution_of(record: StudyRecord) -> Attribution | None:
     Args:
         record: The study.
     """
-    attribution, verdict = record.attributes.attribution, record.verdict
+    attribution = record.attributes.attribution
+    verdict = record.verdict
     if attribution is None or verdict is None or verdict.word is not VerdictWord.BETTER:
         return None
 
@@ -136,7 +147,7 @@ def attribution_of(record: StudyRecord) -> Attribution | None:
 def left_at_default(attribution: Attribution) -> dict[str, Any]:
     """Return the changes that are not promoted, with their default by dotted path.
 
-    They are the ties, and what has no effect once those are back at their default.
+    These are the ties, and the changes that have no effect once the ties are back at their default.
     """
     promoted = attribution.params
     return {
@@ -155,9 +166,8 @@ def contender(record: StudyRecord) -> TrialRecord | None:
     Returns:
         The finals' winner, or the finished trial of lowest loss while there is none.
     """
-    winner = record.verdict.winner if record.verdict else None
-    named = next((trial for trial in record.trials if winner is not None and trial.number == winner), None)
-    return named or next(iter(ranked(record.trials)), None)
+    winner = _trial(record, record.verdict.winner) if record.verdict else None
+    return winner or next(iter(ranked(record.trials)), None)
 
 
 def measured_gain(record: StudyRecord) -> MeasuredGain | None:
@@ -169,7 +179,8 @@ def measured_gain(record: StudyRecord) -> MeasuredGain | None:
     Args:
         record: The study.
     """
-    verdict, attribution = record.verdict, attribution_of(record)
+    verdict = record.verdict
+    attribution = attribution_of(record)
     if verdict is None or verdict.word is not VerdictWord.BETTER:
         return None
 
@@ -184,6 +195,7 @@ def measured_gain(record: StudyRecord) -> MeasuredGain | None:
 
     if verdict.baseline_loss is None or verdict.winner_loss is None:
         return None
+
     return MeasuredGain(
         seeds=verdict.seeds,
         baseline_loss=verdict.baseline_loss,
