@@ -50,9 +50,10 @@ def generate(
     path, who = find_model(model, out, trainer)
     if who.writer is None:
         raise UserError(f'trainer = "{who.name}" writes no text: put a function generate_text beside it')
+
     if prompt is None:
         prompt = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
-    unsaid = prompt
+    unsaid = prompt  # until the first piece comes: loading the model may still fail
 
     def write(piece: str) -> None:
         nonlocal unsaid
@@ -83,27 +84,34 @@ def evaluate(
     path, who = find_model(model, out, trainer)
     if who.evaluator is None:
         raise UserError(f'trainer = "{who.name}" measures no model: put a function evaluate_weights beside it')
+
     with faults_in_words():
         measured = dict(who.evaluator(path, data, num_tokens=tokens))
+
     if as_json:
         typer.echo(json.dumps(measured, indent=2))
         return
+
     width = max(map(len, measured), default=0)
     for name, value in measured.items():
-        share = name == "accuracy" and isinstance(value, float)
-        say(f"{name.replace('_', ' '):{width}}  {f'{100 * value:.1f} %' if share else in_words(value)}")
+        words = in_words(value)
+        if name == "accuracy" and isinstance(value, float):
+            words = f"{100 * value:.1f} %"
+        say(f"{name.replace('_', ' '):{width}}  {words}")
 
 
 def in_words(value: Any) -> str:
-    """Returns a value for a person: whole numbers with separators, others with four decimals."""
+    """Return a value for a person: whole numbers with separators, others with four decimals."""
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return str(value)
 
 
 @contextmanager
 def faults_in_words() -> Iterator[None]:
-    """Turns what a trainer's function raises for its user into a `UserError`."""
+    """Turn what a trainer's function raises for its user into a `UserError`."""
     try:
         yield
     except FileNotFoundError as error:
@@ -114,7 +122,7 @@ def faults_in_words() -> Iterator[None]:
 
 
 def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
-    """Returns what a name means, and who trained it.
+    """Return what a name means, and who trained it.
 
     Args:
         name: A path, or the name of a study.
@@ -124,6 +132,8 @@ def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
     Raises:
         UserError: If there is nothing of that name, or the study has no full run.
     """
+    from autotune.core.files import read_json
+    from autotune.store.run_directory import RunDirectory
     from autotune.study.trainer import load_trainer
 
     path = Path(name) if Path(name).exists() else out / name
@@ -131,18 +141,19 @@ def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
         raise UserError(
             f"{name}: no such folder, checkpoint or study in {out}; `autotune promote STUDY` trains a model"
         )
-    from autotune.core.files import read_json
-    from autotune.store.run_directory import RunDirectory
 
     if RunDirectory(path).spec.is_file():
         path = latest_full_run(RunDirectory(path))
-    study = next((parent for parent in (path, *path.absolute().parents) if RunDirectory(parent).spec.is_file()), None)
-    spec = read_json(RunDirectory(study).spec) if study else None
-    return path, load_trainer(trainer or (spec or {}).get("trainer", DEFAULT_TRAINER))
+
+    # The study's trainer, where the model lies somewhere in the run directory of a study.
+    specs = [RunDirectory(folder).spec for folder in (path, *path.absolute().parents)]
+    spec = next((file for file in specs if file.is_file()), None)
+    stored = read_json(spec) if spec else None
+    return path, load_trainer(trainer or (stored or {}).get("trainer", DEFAULT_TRAINER))
 
 
 def latest_full_run(run: RunDirectory) -> Path:
-    """Returns the folder of a study's full run that was changed last.
+    """Return the folder of a study's full run that was changed last.
 
     Raises:
         UserError: If there is none yet.
@@ -151,4 +162,8 @@ def latest_full_run(run: RunDirectory) -> Path:
     folders = [folder for folder in run.full.glob("*") if folder.is_dir() and not folder.name.isdigit()]
     if not folders:
         raise UserError(f"{run.root.name} has no full run yet; `{run.command('promote')}` trains one")
-    return max(folders, key=lambda folder: max(file.stat().st_mtime_ns for file in (folder, *folder.glob("*"))))
+
+    def changed_at(folder: Path) -> int:
+        return max(file.stat().st_mtime_ns for file in (folder, *folder.glob("*")))
+
+    return max(folders, key=changed_at)

@@ -1,4 +1,4 @@
-"""What commands have in common: options by name, and how the study that is meant is found."""
+"""What commands have in common: options by name, and how a name leads to its study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNS = Path("runs")
 
 
 def known_studies(begun: str) -> list[str]:
-    """Returns names of studies in runs/, and study files, that begin so: what the shell completes.
+    """Return names of studies in runs/, and study files, that begin so: what the shell completes.
 
     Args:
         begun: What is typed already.
@@ -57,7 +57,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 def load_study(
     name: str, out: Path, changes: list[str] | None, trials: int | None = None, seed: int | None = None
 ) -> Study:
-    """Finds and loads a study file, with the changes that the command line makes.
+    """Find and load a study file, with the changes that the command line makes.
 
     Args:
         name: A path, the name of a study that was run, or of a file in studies/.
@@ -68,36 +68,45 @@ def load_study(
     """
     from autotune.study.study_file import load
 
-    every = list(changes or [])
-    every += [f"budget.trials={trials}"] if trials is not None else []
-    every += [f"seed={seed}"] if seed is not None else []
+    all_changes = list(changes or [])
+    if trials is not None:
+        all_changes.append(f"budget.trials={trials}")
+    if seed is not None:
+        all_changes.append(f"seed={seed}")
+
     candidates = [Path(name), out / name / "study.toml", Path("studies") / f"{name}.toml"]
     path = next((candidate for candidate in candidates if candidate.is_file()), Path(name))
-    return load(path, every)
+    return load(path, all_changes)
 
 
 def default_study() -> str:
-    """Returns the study for this machine: a night's work on a GPU, a few minutes' on a CPU."""
+    """Return the study for this machine: a night's work on a GPU, a few minutes' on a CPU."""
     from autotune.machine.nvml import visible_devices
 
-    gpu = bool(visible_devices())
-    name = "overnight" if gpu else "quickstart"
-    say(f"{'a GPU' if gpu else 'no GPU'} found: running studies/{name}.toml")
+    if visible_devices():
+        seen = "a GPU"
+        name = "overnight"
+    else:
+        seen = "no GPU"
+        name = "quickstart"
+
+    say(f"{seen} found: running studies/{name}.toml")
     return str(Path("studies") / f"{name}.toml")
 
 
 def run_directory(name: str, out: Path) -> Path:
-    """Returns the run directory, there or not, of a study named by its name, its directory or its file."""
+    """Return the run directory, there or not, of a study named by its name, its directory or its file."""
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
-        return out / str(load_study(name, out, None).spec.name)
+        study = load_study(name, out, None)
+        return out / str(study.spec.name)
     if (path / "spec.json").is_file():
         return path
     return out / name
 
 
 def require_begun(root: Path) -> None:
-    """Ends with the names of the studies that there are, if there is none in a run directory.
+    """End with the names of the studies that there are, if there is none in a run directory.
 
     Args:
         root: The run directory.
@@ -109,11 +118,11 @@ def require_begun(root: Path) -> None:
     from autotune.store.study_store import read_study
 
     if not RunDirectory(root).spec.is_file():
-        read_study(root)
+        read_study(root)  # it raises, and tells the studies that there are
 
 
 def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Any:
-    """Returns the deadline: the command line's, or else the study file's if there is one."""
+    """Return the deadline: the command line's, or else the study file's if there is one."""
     from pydantic import ValidationError
 
     from autotune.engine.deadline import Deadline
@@ -121,10 +130,13 @@ def deadline_of(study: Study | None, hours: float | None, until: str | None) -> 
     from autotune.study.spec import BudgetSpec
 
     if hours is None and until is None and study is not None:
-        hours, until = study.spec.budget.hours, study.spec.budget.until
+        hours = study.spec.budget.hours
+        until = study.spec.budget.until
+
     try:
         BudgetSpec(tokens=1, hours=hours, until=until)
     except ValidationError as error:
         lines = [f"--{detail['loc'][0]}: {explain_validation_error(detail, ())}" for detail in error.errors()]
         raise UserError("\n".join(lines)) from None
+
     return Deadline(hours, until)

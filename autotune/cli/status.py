@@ -17,17 +17,17 @@ from autotune.store.study_store import StudyRecord
 
 
 def summarize(record: StudyRecord) -> dict[str, Any]:
-    """Return how a study stands, JSON-able.
-
-    Args:
-        record: The study.
-    """
+    """Return how a study stands, in values that JSON knows."""
     counts = Counter(str(trial.status) for trial in record.trials)
     lowest = next(iter(ranked(record.trials)), None)
     # An interrupted run comes again as another.
     finals = [run for run in record.finals if run.status is not TrialStatus.INTERRUPTED]
-    verdict, full, step = record.verdict, record.attributes.full_run, next_step(record)
-    best, measured = best_settings(record), measured_gain(record)
+
+    verdict = record.verdict
+    full = record.attributes.full_run
+    best = best_settings(record)
+    measured = measured_gain(record)
+    advice = next_step(record)
 
     return {
         "study": record.spec.name,
@@ -50,8 +50,8 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         "full_run_seen_tokens": full.tokens_seen if full else None,
         "full_run_end_tokens": full.end_tokens if full else None,
         "full_run_done_at": full.done_at if full else None,
-        "next": step.command,
-        "next_why": step.what,
+        "next": advice.command,
+        "next_why": advice.what,
         "last_event": record.events[-1]["message"] if record.events else None,
     }
 
@@ -65,7 +65,10 @@ def describe(stands: dict[str, Any]) -> str:
     running = f"running as PID {stands['running_pid']}" if stands["running_pid"] else "not running"
     counts = ", ".join(f"{count} {status}" for status, count in stands["trials"].items()) or "none yet"
 
-    lines = [f"{stands['study']}: {running}", f"trials of {stands['trials_wanted']}: {counts}"]
+    lines = [
+        f"{stands['study']}: {running}",
+        f"trials of {stands['trials_wanted']}: {counts}",
+    ]
     if stands["best_trial"] is not None:
         lines.append(f"best so far (one seed): trial {stands['best_trial']}, loss {stands['best_loss']:.4f}")
     if stands["finals"]:
@@ -77,6 +80,7 @@ def describe(stands: dict[str, Any]) -> str:
     if stands["last_event"]:
         lines.append(f"last: {stands['last_event']}")
     lines += [stands["next_why"], f"next: {stands['next']}"]
+
     return "\n".join(lines)
 
 
@@ -104,7 +108,10 @@ def _signed(value: float) -> str:
 
 def _full_run(stands: Mapping[str, Any]) -> str:
     """Return how far the full run is, and when it ends if it is under way."""
-    seen, tokens, status = stands["full_run_seen_tokens"], stands["full_run_tokens"], stands["full_run"]
+    status = stands["full_run"]
+    tokens = stands["full_run_tokens"]
+    seen = stands["full_run_seen_tokens"]
+
     line = f"full run: {100 * seen / tokens:.0f} % of {tokens:,} tokens"
     if status != TrialStatus.RUNNING:
         return f"{line}, {status}"

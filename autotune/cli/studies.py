@@ -25,8 +25,8 @@ from autotune.core.text import say
 
 app = typer.Typer()
 
-# An open page of `autotune watch` is loaded anew so often.
 WATCHED_S = 15
+"""Seconds after which an open page of `autotune watch` is loaded again."""
 
 
 @app.command()
@@ -37,7 +37,10 @@ def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = F
 
     record = read_study(run_directory(study, out))
     stands = status.summarize(record)
-    typer.echo(json.dumps(stands, indent=2, default=str)) if as_json else say(status.describe(stands))
+    if as_json:
+        typer.echo(json.dumps(stands, indent=2, default=str))
+    else:
+        say(status.describe(stands))
 
 
 @app.command()
@@ -47,8 +50,6 @@ def stop(
     now: Annotated[bool, typer.Option("--now", help="End running trials at once; they are queued again.")] = False,
 ) -> None:
     """Asks a running study to park; nothing is lost."""
-    import signal
-
     from autotune.store.run_directory import RunDirectory
 
     run_dir = RunDirectory(run_directory(study, out))
@@ -56,10 +57,14 @@ def stop(
     pid = run_dir.running_pid()
     if pid is None:
         raise UserError(f"{run_dir.root.name} is not running; {run_dir.command('status')} says how it stands", 2)
-    # Two of the same kind in quick succession may arrive as one.
-    for name in (signal.SIGINT, signal.SIGTERM) if now else (signal.SIGINT,):
-        os.kill(pid, name)
-    say(f"asked PID {pid} to {'stop now' if now else 'park after the next evaluation'}")
+
+    os.kill(pid, signal.SIGINT)
+    if now:
+        # Another signal than the first: two of the same kind in quick succession may arrive as one.
+        os.kill(pid, signal.SIGTERM)
+        say(f"asked PID {pid} to stop now")
+    else:
+        say(f"asked PID {pid} to park after the next evaluation")
 
 
 @app.command()
@@ -91,9 +96,11 @@ def watch(
     from reports.page import study_page
 
     root = run_directory(study, out)
-    read_study(root)
+    read_study(root)  # it raises if there is none, before anything is served
+
     for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
         signal.signal(name, signal.default_int_handler)
+
     with PageServer(lambda: study_page(read_study(root), WATCHED_S), port) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C ends the watching; a study that runs goes on)")
         with contextlib.suppress(KeyboardInterrupt):
@@ -116,8 +123,10 @@ def compare(
 
     if len(studies) < 2:
         raise UserError("name two studies or more to compare")
+
     records = [read_study(run_directory(study, out)) for study in studies]
     path = write_compare(records, folder)
+
     for row in compare_table(records):
         say(f"{row.name}: {row.sentence}  [{count(row.trials, 'trial')}, {duration(row.hours * 3600)} of training]")
     say(f"page: {path}")
@@ -138,13 +147,16 @@ def timeline(
 
     studies = history.read_timeline(out)
     figures = history.write_timeline(studies, folder)
+
     skipped = pictures.write_pictures(figures, folder)
     shown = () if skipped else tuple(figures)
     write_text(folder / "timeline.md", history.timeline_markdown(studies, shown))
+
     if into is not None:
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
         text = into.read_text(encoding="utf-8") if into.exists() else ""
         write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
+
     for line in history.summary(studies):
         say(line)
     say(skipped or f"pictures: {len(figures)} PNG files in {folder}")
@@ -152,7 +164,7 @@ def timeline(
 
 
 def refresh_report(root: Path) -> None:
-    """Writes the report of a study that is running."""
+    """Write the report of a study that is running."""
     from autotune.progress.observer import REFRESH_EVERY_S
     from autotune.store.study_store import read_study
     from reports.page import write_report
@@ -161,13 +173,18 @@ def refresh_report(root: Path) -> None:
 
 
 def finish_report(root: Path) -> list[str]:
-    """Writes a study's report, says the verdict, the next command and the page's path, and returns what it said."""
+    """Write a study's report, and say the verdict, the next command and the page's path.
+
+    Returns:
+        The lines that were said of the study, without the path.
+    """
     from autotune.store.study_store import read_study
     from reports.page import summary_lines, write_report
 
     record = read_study(root)
     path = write_report(record, root / "report")
     lines = summary_lines(record)
+
     for line in ["", *lines, f"report: {path}"]:
         say(line)
     return lines

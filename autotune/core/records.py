@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 
@@ -75,8 +76,10 @@ class EvalPoint:
         missing = [key for key in ("tokens_seen", "val_loss") if key not in report]
         if missing:
             raise ValueError(f"the trainer reported no {' and no '.join(missing)}; report(...) needs both")
+
         if not 0 <= report["tokens_seen"] < math.inf:
             raise ValueError(f"the trainer reported tokens_seen = {report['tokens_seen']}; it counts up from 0")
+
         rest = {key: float(value) for key, value in report.items() if key not in ("tokens_seen", "val_loss")}
         return cls(int(report["tokens_seen"]), float(report["val_loss"]), rest)
 
@@ -88,7 +91,8 @@ class EvalPoint:
     @classmethod
     def from_json(cls, raw: Mapping[str, float | None]) -> EvalPoint:
         """Read what `to_json` wrote."""
-        return cls.from_report({key: math.nan if value is None else value for key, value in raw.items()})
+        report = {key: math.nan if value is None else value for key, value in raw.items()}
+        return cls.from_report(report)
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,13 @@ class TrialResult:
         """Seconds of training alone, by the trainer's own speeds; of a trainer that tells none, all but evaluations."""
         counts = [0, *(point.tokens_seen for point in self.points)]
         speeds = [point.metrics.get("tokens_per_s", 0.0) for point in self.points]
+
         if speeds and all(0 < speed < math.inf for speed in speeds):
-            return sum(
-                (after - before) / speed for before, after, speed in zip(counts, counts[1:], speeds, strict=False)
-            )
-        return max(self.seconds - sum(point.metrics.get("eval_s", 0.0) for point in self.points), 1e-9)
+            stretches = [after - before for before, after in pairwise(counts)]
+            return sum(tokens / speed for tokens, speed in zip(stretches, speeds, strict=True))
+
+        evaluations_s = sum(point.metrics.get("eval_s", 0.0) for point in self.points)
+        return max(self.seconds - evaluations_s, 1e-9)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from statistics import NormalDist
 
 CONFIDENCE = 0.95
-"""Share of intervals that contain the true value; it decides what is called better."""
+"""Share of the intervals that contain the true value; it decides what is called better."""
 INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
-"""What such an interval is called in a sentence."""
+"""What an interval of that confidence is called in a sentence."""
 
 
 def student_quantile(share: float, freedom: int) -> float:
@@ -17,7 +17,7 @@ def student_quantile(share: float, freedom: int) -> float:
         share: Between 0 and 1.
         freedom: Degrees of freedom.
     """
-    # What scipy.stats.t.ppf calls as well; all of scipy.stats takes more than half a second to import.
+    # scipy.stats.t.ppf calls this as well, but importing all of scipy.stats takes more than half a second.
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, share))

@@ -80,15 +80,16 @@ class Noise:
     provable_gain: float
 
     def to_json(self) -> dict[str, float]:
-        """Returns a JSON-able form."""
+        """Return a JSON-able form."""
         return asdict(self)
 
     def describe(self) -> str:
-        """Returns it in a sentence for a person."""
+        """Return it in a sentence for a person."""
+        provable_percent = 100 * self.provable_gain / self.baseline_loss
         return (
             f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
             f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
-            f"({100 * self.provable_gain / self.baseline_loss:.1f} %) or more"
+            f"({provable_percent:.1f} %) or more"
         )
 
 
@@ -138,20 +139,23 @@ class Attribution:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form; `from_json` reads it back."""
+        """Return a JSON-able form; `from_json` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Attribution:
-        """Reads what `to_json` wrote."""
+        """Read what `to_json` wrote."""
 
         def interval(values: Sequence[float] | None) -> Interval | None:
-            return None if values is None else (values[0], values[1], values[2])
+            if values is None:
+                return None
+            return (values[0], values[1], values[2])
 
-        changes = tuple(
-            AttributedChange(**{**each, "gain": interval(each["gain"]), "harm": interval(each["harm"])})
-            for each in raw["changes"]
-        )
+        def change(stored: Mapping[str, Any]) -> AttributedChange:
+            intervals = {"gain": interval(stored["gain"]), "harm": interval(stored["harm"])}
+            return AttributedChange(**{**stored, **intervals})
+
+        changes = tuple(change(stored) for stored in raw["changes"])
         return cls(**{**raw, "changes": changes, "seeds": tuple(raw["seeds"])})
 
 
@@ -230,33 +234,42 @@ class Promotion:
     repeats: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form."""
+        """Return a JSON-able form."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Promotion:
-        """Returns what `to_json` stored."""
-        scaling = stored["scaling"]
+        """Read what `to_json` wrote."""
+        scaling = None
+        if stored["scaling"] is not None:
+            scaling = Scaling(**stored["scaling"])
+
+        brackets = []
+        for each in stored["brackets"]:
+            brackets.append(Bracket(each["tokens"], tuple(each["factors"]), tuple(each["losses"])))
+
         return cls(
             trial=stored["trial"],
             trial_tokens=stored["trial_tokens"],
             tokens=stored["tokens"],
-            scaling=None if scaling is None else Scaling(**scaling),
+            scaling=scaling,
             changes=tuple(LengthChange(**change) for change in stored["changes"]),
-            brackets=tuple(
-                Bracket(each["tokens"], tuple(each["factors"]), tuple(each["losses"])) for each in stored["brackets"]
-            ),
+            brackets=tuple(brackets),
             note=stored["note"],
             repeats=stored["repeats"],
         )
 
     def describe(self) -> str:
-        """Returns it in a sentence or two for a person."""
+        """Return it in a sentence or two for a person."""
         if self.scaling is None:
-            return f"the settings are those of trial {self.trial}{': ' + self.note if self.note else ''}"
+            words = f"the settings are those of trial {self.trial}"
+            return f"{words}: {self.note}" if self.note else words
+
         grown = self.tokens / self.trial_tokens
         words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
-        basis = "by this study's own runs at two lengths" if self.brackets else f"by the published rule; {self.note}"
+        basis = f"by the published rule; {self.note}"
+        if self.brackets:
+            basis = "by this study's own runs at two lengths"
         return (
             f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "
             f"95 % interval {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
@@ -280,7 +293,7 @@ class EarlyWarning:
     action: str
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a JSON-able form."""
+        """Return a JSON-able form."""
         return asdict(self)
 
 
@@ -333,8 +346,8 @@ class FullRunRecord:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""
         content = {**asdict(self), "points": [point.to_json() for point in self.points]}
-        known_while_training = ("val_accuracy", "val_bpb", "at", "done_at", "tokens_per_s")
 
+        known_while_training = ("val_accuracy", "val_bpb", "at", "done_at", "tokens_per_s")
         return {name: value for name, value in content.items() if value is not None or name not in known_while_training}
 
     @classmethod

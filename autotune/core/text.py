@@ -10,6 +10,9 @@ from datetime import datetime, timedelta
 
 import typer
 
+FAR_S = 20 * 3600.0
+"""Seconds from which on a time of day is told with its weekday: it could be taken for another day's."""
+
 
 def plain(text: str) -> str:
     """Return a text in which control characters, of names for example, cannot steer a terminal."""
@@ -26,10 +29,6 @@ def say(line: str, end: str = "\n") -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# A time of day further off than this could be taken for another day's, in seconds.
-FAR_S = 20 * 3600.0
-
-
 def time_of_day(seconds: float, now: datetime | None = None) -> str:
     """Return when something will be, "07:12", or "Sat 07:12" if that is far off.
 
@@ -38,7 +37,9 @@ def time_of_day(seconds: float, now: datetime | None = None) -> str:
         now: Local time; the present if None.
     """
     then = (now or datetime.now()) + timedelta(seconds=seconds)
-    return f"{then:%H:%M}" if seconds < FAR_S else f"{then:%a %H:%M}"
+    if seconds < FAR_S:
+        return f"{then:%H:%M}"
+    return f"{then:%a %H:%M}"
 
 
 def moment(unix_s: float) -> str:
@@ -66,7 +67,9 @@ def duration(seconds: float) -> str:
     """Return a duration as a person says it: "45 s", "12 min" or "7.5 h"."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
@@ -77,15 +80,23 @@ def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
         now: Local time at which it begins.
         likely_s: What it takes if trials are stopped early as usual; infinite if that is nothing to tell.
     """
+    early = now + timedelta(seconds=min(likely_s, seconds))
+    late = now + timedelta(seconds=seconds)
 
-    early, late = (now + timedelta(seconds=min(each, seconds)) for each in (likely_s, seconds))
-    end = f"{late:%H:%M}" if late.date() == now.date() else f"{late:%H:%M} on {late:%A}"
+    end = f"{late:%H:%M}"
+    if late.date() != now.date():
+        end += f" on {late:%A}"
     if f"{early:%d %H:%M}" == f"{late:%d %H:%M}":
         return f"done by about {end}"
-    begin = f"{early:%H:%M}" if early.date() in (now.date(), late.date()) else f"{early:%H:%M} on {early:%A}"
+
+    begin = f"{early:%H:%M}"
+    if early.date() not in (now.date(), late.date()):
+        begin += f" on {early:%A}"
     return f"done between about {begin} and {end}: trials that lag behind are stopped early"
 
 
 def in_bytes(num_bytes: float) -> str:
     """Return a size on disk as a person says it: "6 MB" or "1.3 GB"."""
-    return f"{num_bytes / 1e6:.0f} MB" if num_bytes < 1e9 else f"{num_bytes / 1e9:.1f} GB"
+    if num_bytes < 1e9:
+        return f"{num_bytes / 1e6:.0f} MB"
+    return f"{num_bytes / 1e9:.1f} GB"

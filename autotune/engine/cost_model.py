@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 SPEED_TOLERANCE = 0.03
-"""Share of the best speed that the smallest pass within it may be slower: memory left over is worth more."""
+"""Share by which a smaller pass may be slower than the fastest and still be chosen: free memory is worth more."""
 HEADROOM_FRAC = 0.08
 """Share of the memory that is left free for fragmentation and the driver's own needs."""
 
@@ -79,19 +79,15 @@ class CostModel:
         Returns:
             The model of least squared relative error.
         """
-        all_counts = [each.counts for each in probes]
-        terms = [
-            (counts.passes, counts.passes * counts.pass_flops, counts.passes * counts.weights, counts.weights)
-            for counts in all_counts
-        ]
+        terms = [_terms_of_seconds(each.counts) for each in probes]
         seconds = _fit(terms, [each.step_s for each in probes])
 
         # Where the update's memory is the larger, the peak says nothing about the pass.
         telling = [each for each in probes if each.counts.pass_bytes > each.counts.update_bytes] or probes
-        bytes_ = _fit(
-            [[1.0, each.counts.pass_bytes] for each in telling],
-            [max(each.peak_bytes - each.counts.fixed_bytes, 1.0) for each in telling],
-        )
+        pass_terms = [[1.0, each.counts.pass_bytes] for each in telling]
+        working_bytes = [max(each.peak_bytes - each.counts.fixed_bytes, 1.0) for each in telling]
+        bytes_ = _fit(pass_terms, working_bytes)
+
         return cls(*map(float, seconds), *map(float, bytes_))
 
     def step_s(self, counts: Counts) -> float:
@@ -130,6 +126,11 @@ class CostModel:
         fastest = min(costs.values(), default=0.0)
         nearly_as_fast = [limit for limit, cost in costs.items() if cost <= fastest * (1 + SPEED_TOLERANCE)]
         return min(nearly_as_fast, default=0)
+
+
+def _terms_of_seconds(counts: Counts) -> list[float]:
+    """Return what a, b, c and d of the module's text are multiplied by."""
+    return [counts.passes, counts.passes * counts.pass_flops, counts.passes * counts.weights, counts.weights]
 
 
 def _fit(rows: Sequence[Sequence[float]], values: Sequence[float]) -> np.ndarray:

@@ -73,14 +73,18 @@ class EqualSeconds:
         """
         with exclusive(self.storage, self.study.spec.name):
             speeds = self._speeds()
-            relative = speeds.setdefault(self.key(params, config), tokens_per_s / self.baseline_per_s)
+            measured = tokens_per_s / self.baseline_per_s
+            relative = speeds.setdefault(self.key(params, config), measured)
             StudyAttributes(self.optuna_study).speeds = speeds
+
         return self._budget(relative)
 
     def key(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         """Return a name for what decides a configuration's speed: its counted work, or else all of its settings."""
         counts = self.study.trainer.counts(config, self.facts)
-        text = json.dumps(params if counts is None else counts, sort_keys=True, default=str)
+        decisive = params if counts is None else counts
+
+        text = json.dumps(decisive, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -89,6 +93,7 @@ class EqualSeconds:
         return 1 / min([1.0, *self._speeds().values()])
 
     def _speeds(self) -> dict[str, float]:
+        """Return the stored speeds by key, as multiples of the baseline's."""
         return dict(StudyAttributes(self.optuna_study).speeds)
 
     def _budget(self, relative: float) -> int:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import optuna
 
 TICK_S = 0.5
-"""Longest time in which the loop does not look up when nothing happens, in seconds."""
+"""Longest wait for a worker's message, in seconds; then the loop looks at everything else."""
 BACK_UP_EVERY_S = 600
-"""Seconds between backups: what a damaged database costs at most."""
+"""Seconds between backups of the database; a damaged one costs at most the work of so long."""
 
 Watch = Callable[[Assignment, Sequence[EvalPoint]], int | None]
 """Takes the evaluations of a training so far, and returns the tokens at which it ends, None for its budget."""
@@ -132,6 +132,7 @@ class QueueWork:
         loop = self._loop
         while loop.pool.has_idle and not loop.stop.level and self._may_start(self._expected_s()):
             require_space(loop.run_directory.root, loop.limits.min_free_bytes)
+
             assignment = self._queue.take()
             if assignment is None:
                 return
@@ -142,6 +143,7 @@ class QueueWork:
         is_patient = not self._loop.stop.level and self._may_start(self._expected_s())
         if not is_patient or self._queue.is_settled():
             return False
+
         time.sleep(TICK_S)
         return True
 
@@ -169,10 +171,12 @@ class QueueWork:
     def _announce(self, running: Running) -> None:
         plan = self._queue.plan
         observer = self._loop.observer
+
         may_have_grown = plan.target is None
         if may_have_grown or observer.board.kind is not plan.kind:
             wanted = self._queue.study.spec.budget.trials if plan.asks_sampler else None
             observer.entered(plan.kind, self._queue.records(), wanted)
+
         observer.started(self._info(running.assignment), running.worker.slot.name)
 
     def _info(self, assignment: Assignment) -> TrainingInfo:
@@ -188,6 +192,7 @@ class QueueWork:
 
     def _handle(self, running: Running, message: Message | None) -> None:
         running.heard = time.monotonic()
+
         if running.probe is not None and isinstance(message, Progress | Done):
             self._handle_probe(running, running.probe, message)
         elif isinstance(message, Progress):
@@ -220,9 +225,11 @@ class QueueWork:
     def _answer(self, running: Running, point: EvalPoint) -> bool | int:
         """Take an evaluation and return the answer to it: go on, stop, or end at so many tokens."""
         append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
+
         running.ending = self._ending_after(running, point)
         running.points.append(point)
         self._loop.observer.progress(self._info(running.assignment), point)
+
         if running.ending is not None:
             return False
         if self._watch is None:
@@ -235,12 +242,15 @@ class QueueWork:
 
     def _ending_after(self, running: Running, point: EvalPoint) -> Ending | None:
         """Report an evaluation to Optuna; return how the training must end after it, None if it goes on."""
-        if (ending := not_finite(point)) is not None:
+        ending = not_finite(point)
+        if ending is not None:
             return ending
+
         # Of several seeds Optuna is told the final losses alone.
         is_reported = self._queue.plan.seeds == 1
         if is_reported and not self._queue.report(running.assignment, point):
             return taken_over(f"at {point.tokens_seen:,} tokens")
+
         return self._rules.after_evaluation(running, point)
 
     def _handle_done(self, running: Running, done: Done) -> None:
@@ -272,7 +282,8 @@ class QueueWork:
         del self.running[running.worker]
         assignment = running.assignment
         run_directory = self._loop.run_directory
-        result = running.result(ending, run_directory, done.facts if done else {}, worker_died)
+        facts = done.facts if done else {}
+        result = running.result(ending, run_directory, facts, worker_died)
 
         # A hang's duration says nothing about the next training, and must not look like a lack of time.
         if result.points and result.status.teaches:
@@ -282,5 +293,6 @@ class QueueWork:
 
         self._queue.tell(assignment.trial, result, assignment.folder)
         self._loop.observer.ended(self._info(assignment), result)
+
         log = run_directory.root / result.log
         self._loop.failures.count(self._queue.plan.kind, assignment.first_attempt, result, log)

@@ -41,7 +41,9 @@ class Probe:
     def seconds_for(self, tokens: int) -> float:
         """Return the expected seconds of a training of so many tokens, evaluations included."""
         if self.tokens_per_s > 0:
-            return tokens / self.tokens_per_s + self.evaluations * self.eval_s
+            evaluations_s = self.evaluations * self.eval_s
+            return tokens / self.tokens_per_s + evaluations_s
+
         return self.seconds * tokens / self.tokens
 
 

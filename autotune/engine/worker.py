@@ -23,11 +23,10 @@ from typing import Any
 
 from autotune.core.records import EvalPoint
 
-# Linux's prctl option that has the kernel signal a child when its parent dies. Source: prctl(2).
 _PR_SET_PDEATHSIG = 1
-# They reach the whole process group (Ctrl-C, a closed terminal, a service being stopped); the parent alone
-# decides what they mean.
+"""The option of Linux's prctl that has the kernel signal a child when its parent dies; see prctl(2)."""
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that a worker ignores: they reach the whole process group, and the parent alone decides what they mean."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,7 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(theirs, trainer, dict(slot.environment)), name=f"autotune {slot.name}"
         )
+
         with _signals_held():
             self._process.start()
         theirs.close()
@@ -146,7 +146,7 @@ class Worker:
         return f"its worker was killed by {name}{hint}"
 
     def kill(self) -> None:
-        """End the process at once, stopped or not, and frees what it held."""
+        """End the process at once, stopped or not, and free what it held."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -155,6 +155,7 @@ class Worker:
         """Let an idle process end by itself, and kill it if it does not within seconds."""
         with contextlib.suppress(OSError):
             self.connection.send(None)
+
         self._process.join(timeout=5)
         self.kill()
 
@@ -167,12 +168,13 @@ def ready(workers: list[Worker], timeout_s: float) -> list[Worker]:
         timeout_s: Longest wait in seconds.
     """
     by_connection = {worker.connection: worker for worker in workers}
-    return [by_connection[connection] for connection in wait(list(by_connection), timeout_s)]  # type: ignore[index]
+    speaking = wait(list(by_connection), timeout_s)
+    return [by_connection[connection] for connection in speaking]  # type: ignore[index]
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold signals back while a child starts, who inherits this until it ignores them itself."""
+    """Hold signals back while a child starts; it inherits this, and then ignores them itself."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENTS_SIGNALS)
     try:
         yield
@@ -184,8 +186,10 @@ def _signals_held() -> Iterator[None]:
 
 
 def _serve(connection: Connection, trainer_name: str, environment: Mapping[str, str]) -> None:
+    """Run jobs in this process until the parent sends None or is gone."""
     # Before torch is imported, or the device choice would come too late.
     os.environ.update(environment)
+
     for name in _PARENTS_SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
@@ -194,6 +198,7 @@ def _serve(connection: Connection, trainer_name: str, environment: Mapping[str, 
     while (job := _next_job(connection)) is not None:
         with _output_to(job.log):
             message = _run(job, trainer_name, connection)
+
         try:
             connection.send(message)
         except OSError:
@@ -212,7 +217,8 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
     from autotune.study.trainer import load_trainer
 
     def report(point: Mapping[str, float]) -> bool | int:
-        connection.send(Progress(EvalPoint.from_report({key: float(value) for key, value in point.items()})))
+        numbers = {key: float(value) for key, value in point.items()}
+        connection.send(Progress(EvalPoint.from_report(numbers)))
         answer: bool | int = connection.recv()
         return answer
 
@@ -224,7 +230,8 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
         traceback.print_exc()
         # By name, since the engine does not import torch.
         out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        return Failed(out_of_memory, " ".join(f"{type(error).__name__}: {error}".split()))
+        in_one_line = " ".join(f"{type(error).__name__}: {error}".split())
+        return Failed(out_of_memory, in_one_line)
 
 
 @contextlib.contextmanager
@@ -233,7 +240,7 @@ def _output_to(log: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
 
-    saved = os.dup(1), os.dup(2)
+    saved = (os.dup(1), os.dup(2))
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -86,36 +86,46 @@ def read(study: Study) -> Iterator[Earlier]:
     for path in spec.warm_start:
         record = read_study(Path(path))
         differs = difference(study, record)
-        priors = () if differs else tuple(_priors(study, record))
-        yield Earlier(record.spec.name, tuple(_good(spec, record)), priors, differs)
+        priors = [] if differs else _priors(spec, record)
+        yield Earlier(record.spec.name, tuple(_good(spec, record)), tuple(priors), differs)
 
 
 def difference(study: Study, record: StudyRecord) -> str:
     """Return the first thing that makes an earlier study's losses incomparable, or "" if nothing does."""
-    spec, trainer = study.spec, study.trainer
-    for name, now, then in (
+    spec = study.spec
+    trainer = study.trainer
+
+    must_agree = (
         ("trainer", spec.trainer, record.spec.trainer),
         ("objective", spec.objective, record.spec.objective),
         ("budget.tokens", spec.budget.tokens, record.spec.budget.tokens),
         # Trials report by tokens with one seed and by seeds with several, and the noise of their losses differs.
         ("budget.seeds", spec.budget.seeds, record.spec.budget.seeds),
-    ):
+    )
+    for name, now, then in must_agree:
         if now != then:
             return f"{name} is {now!r} here and {then!r} there"
+
     if spec.objective != "loss_at_equal_tokens":
         return f"seconds count for {spec.objective}, and those of another night are not to be compared"
-    here, there = (_epochs(each, trainer, record) for each in (spec, record.spec))
+
+    here = _epochs(spec, trainer, record)
+    there = _epochs(record.spec, trainer, record)
     if here != there:
         return f"the trials' text is read {here or 1:.1f} times here and {there or 1:.1f} times there"
-    now_base, then_base = flatten(spec.base), flatten(record.spec.base)
+
+    now_base = flatten(spec.base)
+    then_base = flatten(record.spec.base)
     for path in sorted(now_base.keys() | then_base.keys()):
-        searched = path in spec.space.root or path in record.spec.space.root
-        if (
-            not path.startswith(trainer.untrained_settings)
-            and not searched
-            and now_base.get(path) != then_base.get(path)
-        ):
-            return f"{path} is {now_base.get(path)!r} here and {then_base.get(path)!r} there"
+        is_searched = path in spec.space.root or path in record.spec.space.root
+        if is_searched or path.startswith(trainer.untrained_settings):
+            continue
+
+        value = now_base.get(path)
+        earlier_value = then_base.get(path)
+        if value != earlier_value:
+            return f"{path} is {value!r} here and {earlier_value!r} there"
+
     return ""
 
 
@@ -131,21 +141,19 @@ def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:
 
     good: list[dict[str, Any]] = []
     for trial in trials:
-        settings = spec.space.active(_possible_settings(spec, _values(record, trial)), spec.base)
+        possible = _possible_settings(spec, _values(record, trial))
+        settings = spec.space.active(possible, spec.base)
         if settings and settings not in good and settings != spec.space.baseline(spec.base):
             good.append(settings)
 
     return good[:GOOD]
 
 
-def _priors(study: Study, record: StudyRecord) -> list[Prior]:
-    spec = study.spec
-    if difference(study, record):
-        return []
-
+def _priors(spec: StudySpec, record: StudyRecord) -> list[Prior]:
     # What was searched there and is fixed here: a trial counts only where it had this study's value.
     searched_there = {path: value for path, value in flatten(spec.base).items() if path in record.spec.space.root}
     fixed_here = {path: value for path, value in searched_there.items() if path not in spec.space.root}
+
     priors = []
     for trial in record.trials:
         values = _values(record, trial)
@@ -153,6 +161,7 @@ def _priors(study: Study, record: StudyRecord) -> list[Prior]:
         is_elsewhere = any(values[path] != value for path, value in fixed_here.items())
         if trial.loss is None or is_elsewhere or len(settings) < len(spec.space):
             continue
+
         active = spec.space.active(settings, spec.base)
         priors.append(Prior(active, trial.loss, _reported(record, trial)))
 
@@ -174,7 +183,7 @@ def _reported(record: StudyRecord, trial: TrialRecord) -> Mapping[int, float]:
 
 
 def _values(record: StudyRecord, trial: TrialRecord) -> dict[str, Any]:
-    """Return all settings of an earlier trial, those that were not searched too."""
+    """Return all settings of an earlier trial, also those that were not searched."""
     return {**flatten(record.spec.base), **trial.params}
 
 
@@ -200,10 +209,13 @@ def teach(study: optuna.Study, spec: StudySpec, earlier: Earlier) -> bool:
     taught = attributes.warm_start
     if earlier.name in taught:
         return False
-    there = [trial.params for trial in study.get_trials(deepcopy=False) if TrialAttributes(trial).role == PRIOR]
+
+    stored = study.get_trials(deepcopy=False)
+    there = [trial.params for trial in stored if TrialAttributes(trial).role == PRIOR]
     for prior in earlier.priors:
         if prior.settings in there:  # a kill may have come in between
             continue
+
         trial = create_trial(
             value=prior.loss,
             params=dict(prior.settings),

@@ -13,7 +13,7 @@ from autotune.core.text import time_of_day
 from autotune.machine.gpu_monitor import GpuSample
 
 LAST = 5
-"""Lines of ended trainings that are kept."""
+"""Lines of ended trainings that are kept for the screen."""
 NOUNS = {
     TrainingKind.SEARCH: "trial",
     TrainingKind.FINALS: "final",
@@ -61,7 +61,9 @@ class Training:
         """
         if not self.seen_tokens:
             return None
-        return (now - self.began) * (1 - self.done_frac) / self.done_frac
+
+        passed_s = now - self.began
+        return passed_s * (1 - self.done_frac) / self.done_frac
 
 
 @dataclass
@@ -103,6 +105,7 @@ class Board:
             self.done = done
             self._began = self.clock()
             self._ended = 0
+
         self.total = max(total, self.done + len(self.running))
 
     def start(self, kind: TrainingKind, number: int, budget_tokens: int) -> None:
@@ -115,6 +118,7 @@ class Board:
         training = self.running.get((kind, number))
         if training is None:
             return
+
         training.seen_tokens = tokens
         training.loss = loss
         training.tokens_per_s = tokens_per_s
@@ -136,10 +140,13 @@ class Board:
     def left_s(self) -> float | None:
         """Return the seconds until trainings of the present kind are done, at their pace so far; None if unknown."""
         if self.kind is TrainingKind.FULL:
-            return next((training.left_s(self.clock()) for training in self.running.values()), None)
+            only = next(iter(self.running.values()), None)
+            return only.left_s(self.clock()) if only else None
         if not self._ended:
             return None
-        return (self.clock() - self._began) / self._ended * max(0, self.total - self.done)
+
+        each_s = (self.clock() - self._began) / self._ended
+        return each_s * max(0, self.total - self.done)
 
     def headline(self) -> str:
         """Return the phase, how much of it is done, and when it will be: "searching: 12 of 40, until about 02:10"."""
@@ -156,6 +163,7 @@ class Board:
         """Return the lowest loss of the search, or ""."""
         if self.best is None:
             return ""
+
         loss, number = self.best
         return f"best so far: loss {loss:.4f} (trial {number}, one seed)"
 

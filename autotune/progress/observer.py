@@ -27,11 +27,12 @@ MARKS = {
 }
 SAMPLE_EVERY_S = 5.0
 """Seconds between samples of the GPU's health."""
-# The page is written while a study runs: at most this often, and in at most this share of the time.
 REFRESH_EVERY_S = 60.0
+"""Least seconds between two writings of the page while a study runs."""
 REFRESH_FRAC = 0.05
-# A log that nothing was written to for so long gets a line that says how far the study is.
+"""Largest share of the time that the writing of the page may take."""
 SILENCE_S = 300.0
+"""Seconds without a line after which a log gets one that says how far the study is."""
 
 
 @runtime_checkable
@@ -39,7 +40,7 @@ class Display(Protocol):
     """A `say` that can also draw a board, as `autotune.progress.terminal.Screen` on a terminal."""
 
     def __call__(self, line: str) -> None:
-        """Print a line."""
+        """Print a line above the board."""
 
     def show(self, board: Board) -> None:
         """Draw the board, now or a moment later."""
@@ -106,7 +107,7 @@ class RunObserver:
         self._cannot_refresh = ""
 
     def say(self, line: str) -> None:
-        """Say a line to whoever listens."""
+        """Pass a line on to whatever was given as `say`."""
         self._said = time.monotonic()
         self._tell(line)
 
@@ -130,7 +131,8 @@ class RunObserver:
 
         lasting = [record for record in records if record.status is not TrialStatus.INTERRUPTED]
         done = sum(record.result is not None for record in lasting)
-        self.board.enter(kind, done, len(lasting) if wanted is None else wanted)
+        total = len(lasting) if wanted is None else wanted
+        self.board.enter(kind, done, total)
 
     def started(self, training: TrainingInfo, slot: str) -> None:
         """Take notice that a training began on a device slot."""
@@ -146,6 +148,7 @@ class RunObserver:
         """Take notice that a training was evaluated."""
         speed = point.metrics.get("tokens_per_s")
         self.board.progress(training.kind, training.number, point.tokens_seen, point.val_loss, speed)
+
         if training.seeds == 1:
             self._tracking.point(training.kind, training.number, point)
 
@@ -155,7 +158,9 @@ class RunObserver:
         if is_best:
             self.board.best = (result.points[-1].val_loss, training.number)
 
-        line = f"{MARKS[result.status]} {training.title} {_outcome(result)}{' (best so far)' if is_best else ''}"
+        line = f"{MARKS[result.status]} {training.title} {_outcome(result)}"
+        if is_best:
+            line += " (best so far)"
         log_event(self.run, "ended", line, seconds=result.seconds)
 
         line = f"{line}  [{result.seconds:.0f} s]  {_settings(training.params)}"
@@ -232,7 +237,8 @@ def _outcome(result: TrialResult) -> str:
 
 
 def _settings(params: Mapping[str, Any]) -> str:
-    return " ".join(f"{path.rsplit('.', 1)[-1]}={_short(value)}" for path, value in params.items())
+    names = [path.rsplit(".", 1)[-1] for path in params]
+    return " ".join(f"{name}={_short(value)}" for name, value in zip(names, params.values(), strict=True))
 
 
 def _short(value: object) -> str:

@@ -16,8 +16,9 @@ from autotune.core.text import plain, say
 from autotune.progress.board import Board, Training
 
 REDRAW_S = 0.25
-"""Least seconds between two drawings: they are for eyes."""
+"""Least seconds between two drawings of the board; more often is of no use to the eye."""
 BAR_WIDTH = 24
+"""Width of a bar in characters."""
 
 
 class Screen:
@@ -37,6 +38,7 @@ class Screen:
         if self._live is None:
             say(line)
             return
+
         try:
             self._console.print(Text(plain(line)))
         except OSError:
@@ -46,27 +48,34 @@ class Screen:
         """Draw the board, unless it was drawn a moment ago."""
         if time.monotonic() - self._drawn < REDRAW_S:
             return
+
         try:
             if self._live is None:
-                # Redrawn by the event loop, not by a thread; what others print must not be taken over.
+                # The event loop redraws it, not a thread; what others print must not be taken over.
                 self._live = Live(
-                    console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
+                    console=self._console,
+                    auto_refresh=False,
+                    transient=True,
+                    redirect_stdout=False,
                     redirect_stderr=False,
-                )  # fmt: skip
+                )
                 self._live.start()
             self._live.update(draw(board), refresh=True)
         except OSError:
             self._leave()
+
         self._drawn = time.monotonic()
 
     def close(self) -> None:
         """Take the board from the terminal; lines go on being printed."""
-        if self._live is not None:
-            try:
-                self._live.stop()
-            except OSError:
-                self._leave()
-            self._live = None
+        if self._live is None:
+            return
+
+        try:
+            self._live.stop()
+        except OSError:
+            self._leave()
+        self._live = None
 
     def _leave(self) -> None:
         """Give the terminal up, which was closed: the night goes on without an audience, as `say` can."""
@@ -85,8 +94,10 @@ def draw(board: Board) -> RenderableType:
     bars.add_column(no_wrap=True)
     bars.add_column(width=BAR_WIDTH)
     bars.add_column()
+
     if board.kind is not TrainingKind.FULL:
         bars.add_row(_text("all"), _bar(board.done, board.total), _text(board.headline()))
+
     for training in board.running.values():
         bar = _bar(training.seen_tokens, training.budget_tokens)
         bars.add_row(_text(training.title), bar, _text(_words(training, board.clock())))
@@ -124,4 +135,6 @@ def _bar(done: int, total: int) -> ProgressBar:
 def _left(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02.0f}"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes}:{seconds:02.0f}"

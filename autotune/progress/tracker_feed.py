@@ -15,7 +15,7 @@ from autotune.core.records import EvalPoint, TrialResult, Verdict
 from autotune.store.run_directory import RunDirectory
 
 PATIENCE_S = 15.0
-"""Seconds that a tracker may take to write the last of it; then it is ended."""
+"""Seconds that a tracker may take to write the last of it; one that takes longer is ended by force."""
 
 
 class Tracking:
@@ -49,7 +49,8 @@ class Tracking:
     def concluded(self, verdict: Verdict) -> None:
         """Tell that the study has a verdict."""
         names = ("winner", "baseline_loss", "winner_loss", "gain", "gain_low", "gain_high")
-        facts = {name: getattr(verdict, name) for name in names if getattr(verdict, name) is not None}
+        values = {name: getattr(verdict, name) for name in names}
+        facts = {name: value for name, value in values.items() if value is not None}
         self._send("concluded", text=f"{verdict.word}: {verdict.reason}", facts=facts)
 
     def _send(self, event: str, **message: Any) -> None:
@@ -67,6 +68,7 @@ class Tracking:
         """Let the trackers write the last of it, and end their processes."""
         for feed in self._feeds:
             feed.finish()
+
         for feed in list(self._feeds):
             if not feed.wait(PATIENCE_S):
                 self._leave_out(feed)
@@ -78,18 +80,13 @@ class _Feed:
     def __init__(self, name: str, run: RunDirectory, study: str) -> None:
         self.name = name
         self.log = run.root / f"{name}.log"
+        folder = (run.root / name).absolute()
+
+        # -P: what lies in the present folder must not stand in for a package.
+        python = [sys.executable, "-P", "-m", "autotune.progress.trackers"]
         with self.log.open("ab") as file:
             self._process = subprocess.Popen(
-                # -P: what lies in the present folder must not stand in for a package.
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "autotune.progress.trackers",
-                    name,
-                    str((run.root / name).absolute()),
-                    study,
-                ],
+                [*python, name, str(folder), study],
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
@@ -97,6 +94,7 @@ class _Feed:
                 text=True,
                 encoding="utf-8",
             )
+
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, daemon=True, name=f"tracker {name}")
         self._thread.start()
@@ -118,7 +116,8 @@ class _Feed:
     def last_words(self) -> str:
         """The last line that it printed."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it ended without a word")
+        spoken = [line.strip() for line in lines if line.strip()]
+        return spoken[-1] if spoken else "it ended without a word"
 
     def send(self, line: str) -> None:
         """Queue a line."""
@@ -137,6 +136,7 @@ class _Feed:
             self._process.wait()
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"it did not end within {timeout_s:g} s and was stopped\n")
+
         self._thread.join(timeout_s)
         return self._process.returncode == 0
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Values = Mapping[str, Any]
-# Ends of a run that are no failure.
 FINE = ("finished", "pruned", "verdict")
+"""Statuses with which a run ends that has not failed."""
 
 
 class Tracker(Protocol):
     """Takes what happens in a study; one run of the tracker's for each trial, final and full run."""
 
     def started(self, run: str, group: str, settings: Values) -> None:
-        """A training began.
+        """Tell that a training began.
 
         Args:
             run: Names it, such as "trials-0007".
@@ -33,16 +33,16 @@ class Tracker(Protocol):
         """
 
     def point(self, run: str, tokens: int, metrics: Values) -> None:
-        """A training was evaluated after so many tokens."""
+        """Tell that a training was evaluated after so many tokens."""
 
     def ended(self, run: str, status: str, facts: Values) -> None:
-        """A training ended; status and facts say how."""
+        """Tell that a training ended; status and facts say how."""
 
     def concluded(self, text: str, facts: Values) -> None:
-        """The study has a verdict."""
+        """Tell that the study has a verdict."""
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Tell that nothing more will come."""
 
 
 class TensorBoard:
@@ -79,12 +79,14 @@ class TensorBoard:
         from tensorboard.plugins.text.summary_v2 import text_pb
 
         self._add(run, text_pb("end", _as_table({"status": status, **facts})))
+
         # The plugin's own function for this needs TensorFlow.
         code = api_pb2.STATUS_SUCCESS if status in FINE else api_pb2.STATUS_FAILURE
         end = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=time.time())
         marked = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=marked, tensor=metadata.NULL_TENSOR)
         self._add(run, Summary(value=[value]))
+
         self._writers.pop(run).close()
 
     def concluded(self, text: str, facts: Values) -> None:
@@ -106,9 +108,10 @@ class WeightsAndBiases:
         import wandb
 
         folder.mkdir(parents=True, exist_ok=True)
-        # It makes a folder of its own name.
+        # wandb makes a folder of its own name in the folder that it is given.
         self._folder = folder.parent if folder.name == "wandb" else folder
-        self._study, self._wandb = study, wandb
+        self._study = study
+        self._wandb = wandb
         self._runs: dict[str, Any] = {}
 
     def started(self, run: str, group: str, settings: Values) -> None:
@@ -142,19 +145,21 @@ class WeightsAndBiases:
 
 
 class Trackio:
-    """Runs of trackio in a local database; look at them with TRACKIO_DIR=FOLDER trackio show."""
+    """Runs of trackio in a local database; `TRACKIO_DIR=FOLDER trackio show` shows them."""
 
     def __init__(self, folder: Path, study: str) -> None:
         os.environ["TRACKIO_DIR"] = str(folder)  # read when it is imported
         import trackio
 
-        self._study, self._trackio = study, trackio
+        self._study = study
+        self._trackio = trackio
         self._runs: dict[str, Any] = {}
         self._tokens: dict[str, int] = {}
 
     def started(self, run: str, group: str, settings: Values) -> None:
-        # It ends the run before when another begins, unless that one is of another context.
         self._tokens[run] = 0
+
+        # trackio ends the run before when another begins, unless that one is of another context.
         self._runs[run] = contextvars.Context().run(
             self._trackio.init,
             project=self._study,
@@ -193,7 +198,8 @@ FACTORIES: dict[str, Callable[[Path, str], Tracker]] = {
 
 
 def _as_table(facts: Values) -> str:
-    rows = "".join(f"| {name} | {value} |\n" for name, value in facts.items() if value not in ("", None))
+    told = {name: value for name, value in facts.items() if value not in ("", None)}
+    rows = "".join(f"| {name} | {value} |\n" for name, value in told.items())
     return f"| | |\n|---|---|\n{rows}"
 
 

@@ -9,9 +9,9 @@ def _no_report(_: object) -> list[str]:
 
 
 if __name__ == "__main__":
-    from autotune.cli import main  # here, as workers import this file as well
+    from autotune.cli import launch, main  # here, as workers import this file as well
 
-    main.finish_report = main.refresh_report = _no_report
+    main.finish_report = launch.refresh_report = _no_report
     if sys.argv[1:2] == ["--serve"]:
         import prepared
 

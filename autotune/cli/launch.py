@@ -1,0 +1,53 @@
+"""What the commands that train have in common: the options of a run, its audience, and how its end is told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autotune.cli.options import deadline_of
+from autotune.cli.studies import refresh_report
+from autotune.core.text import say
+
+if TYPE_CHECKING:
+    from autotune.night.session import Options
+    from autotune.study.study_file import Study
+
+
+def make_options(
+    study: Study | None, out: Path, device: str, emulate: str, hours: float | None, until: str | None
+) -> Options:
+    """Return the options of one run; those that are not given come from the study file, if there is one."""
+    from autotune.night.session import Options
+
+    deadline = deadline_of(study, hours, until)
+    return Options(out, device, emulate, audience(), deadline, refresh_report)
+
+
+def audience() -> Callable[[str], None]:
+    """Return what takes the lines of a run: a screen on a terminal, plain lines anywhere else."""
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return say
+
+    from autotune.progress.terminal import Screen
+
+    return Screen()
+
+
+def announce(root: Path, code: int, lines: Sequence[str], on_finish: str, webhook: str) -> None:
+    """Tell whoever asked for it that a run has ended; what goes wrong with that is said and changes nothing."""
+    from autotune.cli import notify
+
+    ending = notify.Ending(root.name, code, lines, root / "report" / "index.html")
+    troubles = []
+    if on_finish:
+        troubles.append(notify.run_command(on_finish, ending))
+    if webhook:
+        troubles.append(notify.call_webhook(webhook, ending))
+
+    for trouble in troubles:
+        if trouble:
+            say(trouble)

@@ -1,0 +1,134 @@
+"""The commands on recorded trials: record replay."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autotune.cli.launch import make_options
+from autotune.cli.options import (
+    RUNS,
+    DeviceOption,
+    EmulateOption,
+    JsonOption,
+    RunsOption,
+    SetOption,
+    StudyArgument,
+    load_study,
+    run_directory,
+)
+from autotune.core.text import say
+
+if TYPE_CHECKING:
+    from autotune.replay.table import Table
+
+
+def record(
+    study: StudyArgument,
+    trials: Annotated[int, typer.Option(help="Settings to train, the baseline included.")] = 300,
+    evaluations: Annotated[int, typer.Option(help="Evaluations in each trial.")] = 20,
+    tokens: Annotated[int | None, typer.Option(help="Tokens of a trial; the study's if not given.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Train settings of this table again, evenly spread over its ranks.")
+    ] = None,
+    out: RunsOption = RUNS,
+    change: SetOption = None,
+    device: DeviceOption = "auto",
+    emulate: EmulateOption = "",
+) -> None:
+    """Trains many settings to the end, for a table to replay; resumable."""
+    from autotune.night.session import PARKED, Session
+    from autotune.replay import table
+    from autotune.store.study_store import read_study
+
+    changes = list(change or [])
+    if tokens:
+        changes.append(f"budget.tokens={tokens}")
+    again = [row.params for row in table.read(rows).spread(trials)] if rows else []
+
+    # Settings of a table are trained beside the baseline, which begins every study.
+    as_written = load_study(study, out, changes)
+    changes += table.recording_changes(as_written, trials + bool(again), evaluations, again)
+    loaded = load_study(study, out, changes)
+
+    session = Session(loaded, make_options(loaded, out, device, emulate, None, None))
+    code = session.work()
+
+    trained = read_study(session.run.root)
+    if any(trial.loss is not None for trial in trained.trials):
+        path = session.run.root / "table.json"
+        recorded = table.from_record(trained)
+        table.write(recorded, path)
+        say(f"{len(recorded.rows)} rows: {path}")
+
+    if code == PARKED:
+        say("the same `autotune record` command goes on, and adds to the table")
+    raise typer.Exit(code)
+
+
+def replay(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A table of `autotune record`, or a finished study.")],
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="A name, or a study file's table: '{name=\"tpe\", n_startup_trials=5}'.")
+    ] = None,
+    pruner: Annotated[list[str] | None, typer.Option(help="Likewise; each is tried with each sampler.")] = None,
+    repeats: Annotated[int, typer.Option(help="Searches of each, with other seeds.", min=1)] = 30,
+    hours: Annotated[
+        float | None, typer.Option(help="Device time of a search; that of 60 whole trials if none.", min=0.001)
+    ] = None,
+    within: Annotated[float, typer.Option(help="Found means within this share of the best loss.", min=0)] = 0.005,
+    surrogate: Annotated[bool, typer.Option("--surrogate", help="Interpolate between rows: any settings.")] = False,
+    out: RunsOption = RUNS,
+    as_json: JsonOption = False,
+) -> None:
+    """Tries samplers and pruners on recorded trials, without training."""
+    from autotune.replay import algorithms, arms
+    from autotune.replay.sources import Rows
+    from autotune.replay.surrogate import Surrogate
+    from autotune.study.spec import PrunerSpec, SamplerSpec
+
+    recorded = recorded_table(study, out)
+    samplers = [algorithms.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
+    pruners = [algorithms.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
+    pairs = list(itertools.product(samplers, pruners))
+    for chosen, stopper in pairs:
+        algorithms.check(recorded, chosen, stopper)
+
+    source = Surrogate(recorded) if surrogate else None
+    budget_s = 3600 * hours if hours else arms.WHOLE_TRIALS * arms.trial_s(recorded)
+    if not as_json:
+        for line in arms.describe_table(recorded, source, budget_s):
+            say(line)
+
+    tried = []
+    for chosen, stopper in pairs:
+        arm = arms.run_arm(
+            recorded,
+            lambda: source or Rows(recorded),
+            chosen,
+            stopper,
+            repeats=repeats,
+            budget_s=budget_s,
+            within_frac=within,
+        )
+        tried.append(arm)
+        if not as_json:
+            say(arms.describe(arm))
+
+    if as_json:
+        typer.echo(json.dumps([arms.to_json(arm) for arm in tried], indent=2))
+
+
+def recorded_table(study: str, out: Path) -> Table:
+    """Return a table file's content, or the table of a study's trials that were trained to the end."""
+    from autotune.replay import table
+    from autotune.store.study_store import read_study
+
+    path = Path(study)
+    if path.suffix == ".json":
+        return table.read(path)
+    return table.from_record(read_study(run_directory(study, out)))
