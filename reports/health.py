@@ -256,6 +256,7 @@ def _last_study(name: str, record: StudyRecord) -> Check:
     before = _study_before(record)
     if before is None:
         return Check(name, "skip", "There is no earlier study in this folder.")
+
     last = plain(before.spec.name)
     differences = studies.differences(before, record)
     if differences:
