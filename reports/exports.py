@@ -15,7 +15,7 @@ from autotune.core.study_results import FullRunRecord, Promotion
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
-from reports import advice, attribution, promotion, summary, tables
+from reports import advice, attribution, full_run, promotion, summary, tables
 from reports.failures import failures
 from reports.figures.figure_cards import cells
 from reports.formats import as_sentence, markdown, plain
@@ -178,18 +178,18 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
     """
     lines = [
         *_verdict_lines(record),
-        *("## How sure", "", *_bullets(summary.how_sure(record))),
-        *("## Cost", "", *_table(("what", "how much"), summary.cost_rows(summary.cost(record)))),
+        *_section("How sure", _bullets(summary.how_sure(record))),
+        *_section("Cost", _table(("what", "how much"), summary.cost_rows(summary.cost(record)))),
         *_next_lines(record),
         *_long_run_lines(record),
         *_full_run_lines(record),
         *_front_lines(record),
         *_change_lines(record),
-        *(f"## {attribution.TITLE}", "", *_which_change(record)),
+        *_section(attribution.TITLE, _which_change(record)),
         *_picture_lines(pictures),
         *_check_lines(record),
         *_failure_lines(record),
-        *("## Where the numbers come from", "", *_table(("what", "value"), provenance(record))),
+        *_section("Where the numbers come from", _table(("what", "value"), provenance(record))),
     ]
     return "\n".join(lines)
 
@@ -207,13 +207,13 @@ def _verdict_lines(record: StudyRecord) -> list[str]:
 
 def _next_lines(record: StudyRecord) -> list[str]:
     step = next_step(record)
-    lines = ["## Next", "", markdown(step.what), "", f"    {step.command}", ""]
+    lines = [markdown(step.what), "", f"    {step.command}", ""]
 
     expected = advice.expected_words(step)
     if expected:
         lines += [expected, ""]
 
-    return lines
+    return _section("Next", lines)
 
 
 def _long_run_lines(record: StudyRecord) -> list[str]:
@@ -221,17 +221,17 @@ def _long_run_lines(record: StudyRecord) -> list[str]:
     if long_run is None:
         return []
 
-    lines = [f"## {promotion.TITLE}", "", *_bullets(promotion.sentences(long_run))]
+    lines = _bullets(promotion.sentences(long_run))
     losses = promotion.losses(long_run)
     if len(losses):
         lines += _table(list(losses.columns), cells(losses))
 
-    return lines
+    return _section(promotion.TITLE, lines)
 
 
 def _full_run_lines(record: StudyRecord) -> list[str]:
-    lines = [markdown(line) for line in summary.full_run_lines(record)]
-    return ["## The full run", "", *lines, ""] if lines else []
+    lines = [markdown(line) for line in full_run.full_run_lines(record)]
+    return _section("The full run", [*lines, ""]) if lines else []
 
 
 def _front_lines(record: StudyRecord) -> list[str]:
@@ -241,12 +241,12 @@ def _front_lines(record: StudyRecord) -> list[str]:
     front = front_table(record)
     heads = [plain(name) for name in front.columns]
     words = markdown(front_words(record))
-    return ["## Loss against training time", "", words, "", *_table(heads, cells(front))]
+    return _section("Loss against training time", [words, "", *_table(heads, cells(front))])
 
 
 def _change_lines(record: StudyRecord) -> list[str]:
     changed = [(change.path, advice.change_words(change), change.explanation) for change in advice.changes(record)]
-    lines = ["## What changed", "", *_table(("setting", "default → best", "what it does"), changed)]
+    lines = _table(("setting", "default → best", "what it does"), changed)
 
     tried = [f"{change.path} {advice.change_words(change)}" for change in advice.changes_tried(record)]
     if tried:
@@ -256,7 +256,7 @@ def _change_lines(record: StudyRecord) -> list[str]:
     if left:
         lines += [markdown(left), ""]
 
-    return lines
+    return _section("What changed", lines)
 
 
 def _which_change(record: StudyRecord) -> list[str]:
@@ -273,23 +273,27 @@ def _picture_lines(pictures: Sequence[tuple[str, str, Sequence[str]]]) -> list[s
     if not pictures:
         return []
 
-    lines = ["## The night in pictures", ""]
+    lines = []
     for title, sentence, files in pictures:
         links = [f"![{title}]({file})" for file in files]
         lines += [f"### {title}", "", markdown(sentence, LONG), "", *links, ""]
 
-    return lines
+    return _section("The night in pictures", lines)
 
 
 def _check_lines(record: StudyRecord) -> list[str]:
     checks = [(check.status, check.name, f"{check.finding} {check.action}") for check in health_checks(record)]
-    return ["## Health checks", "", *_table(("", "check", "finding"), checks)]
+    return _section("Health checks", _table(("", "check", "finding"), checks))
 
 
 def _failure_lines(record: StudyRecord) -> list[str]:
     failed = [(item.status, str(item.trials), f"{item.meaning} {item.action}") for item in failures(record)]
     lines = _table(("what", "trials", "why"), failed) if failed else ["Nothing.", ""]
-    return ["## What failed", "", *lines]
+    return _section("What failed", lines)
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *lines]
 
 
 def _bullets(sentences: Sequence[str]) -> list[str]:

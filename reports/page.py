@@ -18,7 +18,7 @@ from autotune.core.files import write_text
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import advice, attribution, exports, summary, tables
+from reports import advice, attribution, exports, full_run, summary, tables
 from reports.failures import failures
 from reports.figures import pictures
 from reports.figures.figure_cards import Card, cells
@@ -96,7 +96,7 @@ def summary_lines(record: StudyRecord) -> list[str]:
         lines.append(whose + "; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
     lines.append(" ".join(summary.how_sure(record)[:2]))
     lines += [left] if (left := attribution.left_line(record)) else []
-    lines += summary.full_run_lines(record)[:2]
+    lines += full_run.full_run_lines(record)[:2]
     lines.append(step.what)
     expected = advice.expected_words(step)
     lines.append(f"next: {step.command}" + (f" ({expected})" if expected else ""))
@@ -131,7 +131,7 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         tried=bool(tried),
         left=attribution.left_line(record),
         proven=record.verdict is not None,
-        full=summary.full_run_lines(record),
+        full=full_run.full_run_lines(record),
         sample=_sample(record),
         cards=draw_cards(record),
         checks=health_checks(record),
