@@ -111,8 +111,11 @@ def expected_words(step: NextStep) -> str:
         parts.append(f"about {duration(expected.seconds)}")
     elif expected.tokens:
         return f"{tokens(expected.tokens)}; the time is not known"
-    if (peak := finite(expected.peak_bytes)) is not None:
-        parts.append(f"{gibibytes(peak)} of memory")
+
+    peak_bytes = finite(expected.peak_bytes)
+    if peak_bytes is not None:
+        parts.append(f"{gibibytes(peak_bytes)} of memory")
+
     return ", ".join(parts)
 
 
@@ -129,7 +132,9 @@ def changes(record: StudyRecord) -> list[Change]:
     if best is None:
         return []
 
-    left, shares = best.left_at_default, attribution.shares(record)
+    left = best.left_at_default
+    shares = attribution.shares(record)
+
     settings = []
     for path in record.spec.space:
         change = _change(record, path, best.trial.params)
@@ -138,6 +143,7 @@ def changes(record: StudyRecord) -> list[Change]:
         elif path in shares:
             change = replace(change, direction=f"{change.direction}, {shares[path]}")
         settings.append(change)
+
     return sorted(settings, key=lambda change: (not change.changed, change.path not in left))
 
 
@@ -150,8 +156,11 @@ def changes_tried(record: StudyRecord) -> list[Change]:
     Returns:
         The settings that differ from the default; [] where the winner is promoted, or there is none.
     """
-    best, tried = best_settings(record), contender(record)
-    if best is None or tried is None or not best.is_decided or best.trial.number == tried.number:
+    best = best_settings(record)
+    tried = contender(record)
+    if best is None or tried is None:
+        return []
+    if not best.is_decided or best.trial.number == tried.number:
         return []
 
     settings = [_change(record, path, tried.params) for path in record.spec.space]
@@ -163,6 +172,7 @@ def _change(record: StudyRecord, path: str, params: Mapping[str, Any]) -> Change
         before = get_path(record.spec.base, path)
     except KeyError:
         before = None
+
     after = params.get(path, before)
     text = EXPLANATIONS.get(path, "A setting of the trainer.")
     return Change(path, before, after, before != after, _direction(before, after), text)
@@ -171,9 +181,12 @@ def _change(record: StudyRecord, path: str, params: Mapping[str, Any]) -> Change
 def _direction(before: Any, after: Any) -> str:
     if before == after:
         return "kept"
-    old, new = finite(before), finite(after)
+
+    old = finite(before)
+    new = finite(after)
     if old is None or new is None:
         return "changed"
+
     word = "raised" if new > old else "lowered"
     if old > 0 and new > 0:
         return f"{word} to {new / old:.2g} times"
@@ -182,5 +195,9 @@ def _direction(before: Any, after: Any) -> str:
 
 def change_words(change: Change) -> str:
     """Return a change as "0.02 → 0.05", or the kept value."""
+    after = setting(change.after)
+    if not change.changed:
+        return after
+
     before = MISSING if change.before is None else setting(change.before)
-    return f"{before} → {setting(change.after)}" if change.changed else setting(change.after)
+    return f"{before} → {after}"

@@ -55,31 +55,40 @@ def importance(record: StudyRecord) -> pd.DataFrame:
         raise TooFewTrialsError(f"it needs {MIN_IMPORTANCE_TRIALS} finished trials, and there are {done}")
     if len({trial.value for trial in study.trials}) < 2:
         raise TooFewTrialsError("every trial has the same loss")
+
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP_TRIALS / done))
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+
     rows = [(path, share) for path, share in shares.items() if math.isfinite(share)]
     if not any(share for _, share in rows):
         raise TooFewTrialsError("no setting was varied in every trial")
+
     return pd.DataFrame(rows, columns=["path", "importance_frac"])
 
 
 def _rebuilt(record: StudyRecord) -> optuna.Study:
-    """Rebuilds the study in memory from its finished trials, with the distributions of its space."""
+    """Rebuild the study in memory from its finished trials, with the distributions of its space."""
+    space = record.spec.space
     with _quiet():
         study = optuna.create_study(direction="minimize")
+
     for trial in record.trials:
         loss = finite(trial.loss)
         if loss is None:
             continue
-        searched = {path: trial.params[path] for path in record.spec.space if path in trial.params}
-        if not all(record.spec.space[path].contains(value) for path, value in searched.items()):
-            continue  # set by hand, outside the space
+
+        searched = {path: trial.params[path] for path in space if path in trial.params}
+        # Settings that were set by hand can lie outside the space.
+        if not all(space[path].contains(value) for path, value in searched.items()):
+            continue
+
         fixed = optuna.trial.FixedTrial(searched)
-        with contextlib.suppress(ValueError):  # a setting is missing: set by hand as well
-            record.spec.space.suggest(fixed, record.spec.base)  # type: ignore[arg-type]
-            study.add_trial(
-                optuna.trial.create_trial(params=fixed.params, distributions=fixed.distributions, value=loss)
-            )
+        # ValueError: a setting is missing, which settings that were set by hand can cause as well.
+        with contextlib.suppress(ValueError):
+            space.suggest(fixed, record.spec.base)  # type: ignore[arg-type]
+            rebuilt = optuna.trial.create_trial(params=fixed.params, distributions=fixed.distributions, value=loss)
+            study.add_trial(rebuilt)
+
     return study
 
 
@@ -128,7 +137,9 @@ class PruningAudit:
     @property
     def rung_words(self) -> str:
         """Where trials are first judged: "500 tokens" or "2 of 5 seeds"."""
-        return f"{self.rung} of {self.whole} seeds" if self.unit == "seeds" else f"{self.rung:,} tokens"
+        if self.unit == "seeds":
+            return f"{self.rung} of {self.whole} seeds"
+        return f"{self.rung:,} tokens"
 
     @property
     def lost(self) -> tuple[float, float, float] | None:
@@ -138,9 +149,12 @@ class PruningAudit:
         """
         if not self.audited:
             return None
-        from scipy.stats import binomtest  # here, as all of scipy.stats takes more than half a second
+
+        # Imported here, since all of scipy.stats takes more than half a second.
+        from scipy.stats import binomtest
 
         shares = binomtest(self.audited_good, self.audited).proportion_ci(CONFIDENCE)
+
         return (
             self.pruned * self.audited_good / self.audited,
             self.pruned * float(shares.low),
@@ -154,35 +168,34 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
     Args:
         record: The study.
     """
-    by_seeds = record.spec.budget.seeds > 1
-    record = _at_seeds(record) if by_seeds else tables.at_equal_shares(record)
-    whole = record.spec.budget.seeds if by_seeds else record.spec.budget.tokens
+    if record.spec.budget.seeds > 1:
+        record, whole, unit = _at_seeds(record), record.spec.budget.seeds, "seeds"
+    else:
+        record, whole, unit = tables.at_equal_shares(record), record.spec.budget.tokens, "tokens"
+
     rung = _first_rung(record, whole)
     if rung is None:
         return None
 
-    rows = []
-    for trial in record.trials:
-        final = finite(trial.loss)
-        points = trial.result.points if trial.result and final is not None else ()
-        early = next((finite(point.val_loss) for point in points[:-1] if point.tokens_seen == rung), None)
-        if early is not None:
-            rows.append((trial.number, early, final))
-    table = pd.DataFrame(rows, columns=["number", "rung_loss", "final_loss"])
+    table = _early_and_final(record, rung)
     if table.empty:
         return None
+
     quarter = table.nsmallest(max(1, len(table) // 4), "final_loss")
     pruned, saved_s = _saved(record, whole)
+
     finished = {trial.number: trial for trial in record.trials if finite(trial.loss) is not None}
+    by_loss = sorted(finished, key=lambda number: finished[number].loss or 0.0)
+    best = by_loss[: max(1, len(finished) // 4)]
+
     curves = {number: _curve(trial) for number, trial in finished.items()}
     audited = [number for number, trial in finished.items() if trial.audited_at is not None]
-    best = sorted(finished, key=lambda number: finished[number].loss or 0.0)[: max(1, len(finished) // 4)]
     stopped = [trial.number for trial in record.trials if trial.stopped_at is not None]
 
     return PruningAudit(
         rung,
         whole,
-        "seeds" if by_seeds else "tokens",
+        unit,
         table,
         _spearman(table),
         at_risk=int((quarter["rung_loss"] > table["rung_loss"].median()).sum()),
@@ -193,6 +206,23 @@ def pruning_audit(record: StudyRecord) -> PruningAudit | None:
         audited_good=len(set(audited) & set(best)),
         warm_up=measure_warm_up(curves_unbiased_by_pruning(curves, audited, stopped)),
     )
+
+
+def _early_and_final(record: StudyRecord, rung: int) -> pd.DataFrame:
+    """Return the loss at the rung and the final loss of every finished trial that was evaluated there."""
+    rows = []
+    for trial in record.trials:
+        final = finite(trial.loss)
+        if final is None or trial.result is None:
+            continue
+
+        # The last evaluation is the final one, so that it foretells nothing.
+        before_last = trial.result.points[:-1]
+        early = next((finite(point.val_loss) for point in before_last if point.tokens_seen == rung), None)
+        if early is not None:
+            rows.append((trial.number, early, final))
+
+    return pd.DataFrame(rows, columns=["number", "rung_loss", "final_loss"])
 
 
 def _curve(trial: TrialRecord) -> dict[int, float]:
@@ -219,7 +249,7 @@ def _trial_at_seeds(trial: TrialRecord) -> TrialRecord:
 
 
 def _first_rung(record: StudyRecord, whole: int) -> int | None:
-    """Where the first trial was pruned, or the first evaluation that the default pruner would judge."""
+    """Return where the first trial was pruned, or the first evaluation that the default pruner would judge."""
     stopped = [
         trial.result.points[-1].tokens_seen
         for trial in record.trials
@@ -227,33 +257,39 @@ def _first_rung(record: StudyRecord, whole: int) -> int | None:
     ]
     if stopped:
         return min(stopped)
-    judged = [
-        point.tokens_seen
-        for trial in record.trials
-        if trial.loss is not None and trial.result
-        for point in trial.result.points[:-1]
-        if point.tokens_seen >= FIRST_RUNG_FRAC * whole
-    ]
+
+    judged: list[int] = []
+    for trial in record.trials:
+        if trial.loss is None or not trial.result:
+            continue
+        evaluated = [point.tokens_seen for point in trial.result.points[:-1]]
+        judged += [seen for seen in evaluated if seen >= FIRST_RUNG_FRAC * whole]
+
     return min(judged, default=None)
 
 
 def _spearman(table: pd.DataFrame) -> float | None:
     if len(table) < MIN_AUDIT_TRIALS or table["rung_loss"].nunique() < 2 or table["final_loss"].nunique() < 2:
         return None
+
     from scipy.stats import spearmanr
 
     return float(spearmanr(table["rung_loss"], table["final_loss"]).statistic)
 
 
 def _saved(record: StudyRecord, whole: int) -> tuple[int, float]:
-    pruned, saved_s = 0, 0.0
+    """Return how many trials were pruned, and the seconds that they would have gone on."""
+    pruned = 0
+    saved_s = 0.0
     for trial in record.trials:
         if trial.status is not TrialStatus.PRUNED or trial.result is None:
             continue
+
         pruned += 1
         seen = trial.result.points[-1].tokens_seen if trial.result.points else 0
         if seen > 0:
             saved_s += trial.result.seconds * max(0.0, whole / seen - 1)
+
     return pruned, saved_s
 
 
@@ -269,6 +305,7 @@ def position_frac(dimension: Dimension, value: object) -> float | None:
     """
     if dimension.choices is None and finite(value) is None:
         return None
+
     return dimension.position(value) if dimension.contains(value) else None
 
 
@@ -284,6 +321,7 @@ def edge(dimension: Dimension, value: object) -> str:
     at = position_frac(dimension, value)
     if at is None or dimension.choices is not None or dimension.low == dimension.high:
         return ""
+
     natural = dimension.low == 0 or (dimension.is_integer and dimension.low == 1)
     if at <= EDGE_FRAC and not natural:
         return "low"
@@ -294,6 +332,7 @@ def edges(record: StudyRecord, params: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that lie at an edge of their range, with the edge's name; not those left at default."""
     best = best_settings(record)
     left = best.left_at_default if best else {}
+
     sides = {path: edge(dimension, params.get(path)) for path, dimension in record.spec.space.root.items()}
     return {path: side for path, side in sides.items() if side and path not in left}
 
@@ -307,10 +346,14 @@ def pareto(trials: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns number, tokens_per_s and loss (nats per token).
     """
-    done = trials.loc[trials["loss"].notna() & trials["tokens_per_s"].notna(), ["number", "tokens_per_s", "loss"]]
+    is_known = trials["loss"].notna() & trials["tokens_per_s"].notna()
+    done = trials.loc[is_known, ["number", "tokens_per_s", "loss"]]
     ordered = done.sort_values(["tokens_per_s", "loss"], ascending=[False, True], kind="stable")
-    lowest = ordered["loss"].cummin().shift()
-    return ordered[(ordered["loss"] < lowest) | lowest.isna()].reset_index(drop=True)
+
+    # A trial is beaten when one that is faster has at most its loss.
+    lowest_of_faster = ordered["loss"].cummin().shift()
+    is_unbeaten = (ordered["loss"] < lowest_of_faster) | lowest_of_faster.isna()
+    return ordered[is_unbeaten].reset_index(drop=True)
 
 
 def parallel_table(record: StudyRecord, trials: pd.DataFrame, settings: pd.DataFrame, best: int = 50) -> pd.DataFrame:
@@ -325,12 +368,16 @@ def parallel_table(record: StudyRecord, trials: pd.DataFrame, settings: pd.DataF
     Returns:
         Columns number, loss and a position (0 to 1; NaN where the setting was not searched) per dotted path.
     """
-    done = trials.loc[trials["loss"].notna(), ["number", "loss"]].nsmallest(best, "loss").reset_index(drop=True)
-    columns = {
-        path: [_position_or_nan(dimension, settings.at[number, path]) for number in done["number"]]
-        for path, dimension in record.spec.space.root.items()
-    }
-    return pd.concat([done, pd.DataFrame(columns, index=done.index, dtype=float)], axis=1)
+    done = trials.loc[trials["loss"].notna(), ["number", "loss"]]
+    done = done.nsmallest(best, "loss").reset_index(drop=True)
+
+    columns = {}
+    for path, dimension in record.spec.space.root.items():
+        values = [settings.at[number, path] for number in done["number"]]
+        columns[path] = [_position_or_nan(dimension, value) for value in values]
+
+    positions = pd.DataFrame(columns, index=done.index, dtype=float)
+    return pd.concat([done, positions], axis=1)
 
 
 def _position_or_nan(dimension: Dimension, value: object) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -15,12 +16,12 @@ from reports.formats import count, percent, plain, setting, signed
 
 COUNTS, TIE, WORSE = "counts", "tie", "worse"
 TITLE = "Which change gave what"
+# How the figure is to be read, for someone who has never seen one like it.
 READING = (
     "A bar is what a change brought when the changes were made one after the other, from the default (top) to the "
     "winner; a diamond is how much the loss rises when that change alone is taken back. Thin lines are "
     f"{INTERVAL}s: where both reach zero, the change may do nothing."
 )
-"""How its figure is to be read, for someone who has never seen one like it."""
 
 
 def why_none(record: StudyRecord) -> str:
@@ -29,15 +30,18 @@ def why_none(record: StudyRecord) -> str:
     Args:
         record: A study for which `attribution_of` gives None.
     """
-    verdict, stored = record.verdict, record.attributes.why_no_attribution
+    verdict = record.verdict
     if verdict is None:
         return "that is found out after the finals"
     if verdict.word is not VerdictWord.BETTER:
         return "no settings were proved better than the default, so there is no gain to explain"
     if not record.spec.finals.attribute_seeds:
         return "the study file asks for none of it (finals.attribute_seeds = 0)"
+
+    stored = record.attributes.why_no_attribution
     if stored:
         return stored
+
     # A study of an earlier version stored no reason.
     if record.run.best_config.exists():
         return "it was not measured, so all changes are kept"
@@ -57,19 +61,26 @@ def rows(attribution: Attribution) -> pd.DataFrame:
     names = ["gain", "gain_low", "gain_high", "harm", "harm_low", "harm_high"]
     missing = (None, None, None)
     left = left_at_default(attribution)
-    made = [
-        (change.path, change.before, change.after, *(change.gain or missing), *(change.harm or missing),
-         _word(change), change.path in left)
-        for change in attribution.changes
-    ]  # fmt: skip
+
+    made = []
+    for change in attribution.changes:
+        gain = change.gain or missing
+        harm = change.harm or missing
+        values = (change.path, change.before, change.after, *gain, *harm, _word(change), change.path in left)
+        made.append(values)
+
     table = pd.DataFrame(made, columns=["path", "before", "after", *names, "word", "left"])
-    return table.astype(dict.fromkeys(names, float) | dict.fromkeys(("before", "after"), object))
+    types = dict.fromkeys(names, float) | dict.fromkeys(("before", "after"), object)
+    return table.astype(types)
 
 
 def _word(change: AttributedChange) -> str:
     if not change.is_tie:
         return COUNTS
-    return WORSE if any(part is not None and part[2] < 0 for part in (change.gain, change.harm)) else TIE
+
+    # An interval that lies below zero as a whole says that the change did harm.
+    did_harm = any(part is not None and part[2] < 0 for part in (change.gain, change.harm))
+    return WORSE if did_harm else TIE
 
 
 def words(table: pd.DataFrame) -> pd.DataFrame:
@@ -82,13 +93,15 @@ def words(table: pd.DataFrame) -> pd.DataFrame:
         Columns setting, default, winner, gain on the path, rise in loss without it, and what follows.
     """
     follows = {True: "left at default", False: "kept"}
+    what_follows = [f"{word}: {follows[left]}" for word, left in zip(table["word"], table["left"], strict=True)]
+
     content = {
         "setting": table["path"],
         "default": table["before"].map(setting),
         "winner": table["after"].map(setting),
         "gain on the path": interval_words(table, "gain", "not measured"),
         "rise in loss without it": interval_words(table, "harm", "does not train without it"),
-        "what follows": [f"{word}: {follows[left]}" for word, left in zip(table["word"], table["left"], strict=True)],
+        "what follows": what_follows,
     }
     return pd.DataFrame(content)
 
@@ -96,10 +109,15 @@ def words(table: pd.DataFrame) -> pd.DataFrame:
 def interval_words(table: pd.DataFrame, name: str, missing: str = "") -> list[str]:
     """Return "gain" or "harm" of each row with its interval, or what is said where it is missing."""
     columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-    return [
-        missing if value != value else f"{signed(value)} ({signed(low)} to {signed(high)})"
-        for value, low, high in columns
-    ]
+
+    written = []
+    for value, low, high in columns:
+        if math.isnan(value):
+            written.append(missing)
+        else:
+            written.append(f"{signed(value)} ({signed(low)} to {signed(high)})")
+
+    return written
 
 
 def sentences(attribution: Attribution) -> list[str]:
@@ -108,42 +126,56 @@ def sentences(attribution: Attribution) -> list[str]:
     Args:
         attribution: As `attribution_of` gives it.
     """
-    table, gain = rows(attribution), signed(attribution.baseline_loss - attribution.winner_loss)
+    table = rows(attribution)
+    gain = signed(attribution.baseline_loss - attribution.winner_loss)
     if len(table) == 1:
         return [f"{plain(table['path'][0])} is the only change, so the whole gain of {gain} in loss is its own."]
+
     kept = table[~table["left"]]
     seeds = count(len(attribution.seeds), "fresh seed")
     lines = _given(kept[kept["word"] == COUNTS], gain, seeds)
-    ties, worse = _left_as(attribution, TIE), _left_as(attribution, WORSE)
+
+    ties = _left_as(attribution, TIE)
     if ties:
         lines.append(f"No difference could be measured for {listed(ties)}, so {_stay(ties)}.")
+    worse = _left_as(attribution, WORSE)
     if worse:
         lines.append(f"The loss was higher with {listed(worse)}, so {_stay(worse)}.")
-    if together := list(kept.loc[kept["word"] != COUNTS, "path"]):
+
+    together = list(kept.loc[kept["word"] != COUNTS, "path"])
+    if together:
         lines.append(f"No gain could be measured for {listed(together)} alone, but together they count and are kept.")
-    if needed := list(table.loc[table["harm"].isna(), "path"]):
+    needed = list(table.loc[table["harm"].isna(), "path"])
+    if needed:
         lines.append(f"Without {listed(needed)} the winner does not train.")
+
     return lines
 
 
 def _given(counting: pd.DataFrame, gain: str, seeds: str) -> list[str]:
-    """What the changes that count gave, largest first; of some that is not known."""
+    """Return what the changes that count gave, largest first; of some that is not known."""
     known = counting[counting["gain"].notna()].sort_values("gain", ascending=False, kind="stable")
     amounts = [(plain(path), signed(value)) for path, value in zip(known["path"], known["gain"], strict=True)]
+
     lines = []
     if amounts:
         others = listed([f"{path} {amount}" for path, amount in amounts[1:]])
         first = f"{amounts[0][0]} gave {amounts[0][1]} of the {gain} gained in loss on {seeds}"
         lines.append(f"{first}, {others}." if others else f"{first}.")
-    if unknown := list(counting.loc[counting["gain"].isna(), "path"]):
+
+    unknown = list(counting.loc[counting["gain"].isna(), "path"])
+    if unknown:
         lines.append(f"What {listed(unknown)} gave is not known, since a training on the way failed.")
+
     return lines
 
 
 def _left_as(attribution: Attribution, word: str) -> list[str]:
-    """The changes that are not promoted, those that did harm apart from those that did nothing."""
+    """Return the changes that are not promoted: with `WORSE` those that did harm, with `TIE` all others."""
     table = rows(attribution)
-    return list(table.loc[table["left"] & ((table["word"] == WORSE) == (word == WORSE)), "path"])
+    did_harm = table["word"] == WORSE
+    asked_for = did_harm if word == WORSE else ~did_harm
+    return list(table.loc[table["left"] & asked_for, "path"])
 
 
 def _stay(names: Sequence[str]) -> str:
@@ -153,7 +185,9 @@ def _stay(names: Sequence[str]) -> str:
 def listed(names: Sequence[str]) -> str:
     """Return "a", "a and b" or "a, b and c"."""
     shown = [plain(name) for name in names]
-    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    if len(shown) > 1:
+        shown = [", ".join(shown[:-1]), shown[-1]]
+    return " and ".join(shown)
 
 
 def shares(record: StudyRecord) -> Mapping[str, str]:
@@ -166,7 +200,9 @@ def shares(record: StudyRecord) -> Mapping[str, str]:
     gain = attribution.baseline_loss - attribution.winner_loss if attribution else 0.0
     if attribution is None or gain <= 0:
         return {}
-    gave = {change.path: change.gain[0] / gain for change in attribution.changes if change.gain and not change.is_tie}
+
+    counting = [change for change in attribution.changes if not change.is_tie]
+    gave = {change.path: change.gain[0] / gain for change in counting if change.gain}
     return {path: f"{percent(share, 0)} of the gain" for path, share in gave.items() if share > 0}
 
 
@@ -179,6 +215,12 @@ def left_line(record: StudyRecord) -> str:
     attribution = attribution_of(record)
     if attribution is None:
         return ""
+
     reasons = {TIE: "no difference could be measured", WORSE: "the loss was higher with the change"}
-    groups = [(why, listed(left)) for word, why in reasons.items() if (left := _left_as(attribution, word))]
-    return " ".join(f"Left at default, since {why}: {names}." for why, names in groups)
+    lines = []
+    for word, why in reasons.items():
+        left = _left_as(attribution, word)
+        if left:
+            lines.append(f"Left at default, since {why}: {listed(left)}.")
+
+    return " ".join(lines)

@@ -15,7 +15,7 @@ from autotune.core.study_results import FullRunRecord, Promotion
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
-from reports import advice, attribution, promotion, summary, tables
+from reports import advice, attribution, full_run, promotion, summary, tables
 from reports.failures import failures
 from reports.figures.figure_cards import cells
 from reports.formats import as_sentence, markdown, plain
@@ -34,8 +34,11 @@ def report_json(record: StudyRecord) -> str:
     Args:
         record: The study.
     """
-    gave, best, step = attribution_of(record), best_settings(record), next_step(record)
+    gave = attribution_of(record)
+    best = best_settings(record)
     measured = measured_gain(record)
+
+    step = next_step(record)
     next_words = {"sentence": step.what, "command": step.command, "expected": advice.expected_words(step)}
 
     content = {
@@ -75,7 +78,9 @@ def _jsonable(value: Any) -> Any:
         return [_jsonable(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
+    if value is None or isinstance(value, str | int | bool):
+        return value
+    return str(value)
 
 
 def provenance(record: StudyRecord) -> list[tuple[str, str]]:
@@ -84,7 +89,6 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
     Args:
         record: The study.
     """
-    stored = record.attributes.provenance
     known: dict[str, Any] = {
         "study": record.spec.name,
         "created": record.created_at,
@@ -97,16 +101,24 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
         "sampler": record.spec.sampler.name,
         "pruner": record.spec.pruner.name,
     }
-    facts = next((trial.result.facts for trial in record.trials if trial.result and trial.result.facts), {})
+
+    reported = (trial.result.facts for trial in record.trials if trial.result and trial.result.facts)
+    facts = next(reported, {})
     names = ("data_hash", "train_tokens", "val_tokens", "num_params", "num_active_params", "tokens_per_step", "dtype")
     known |= {name.replace("_", " "): facts.get(name) for name in names}
+
     hardware = record.hardware
     known |= {"device": hardware.get("name") or hardware.get("cpu_name"), "driver": hardware.get("driver_version")}
+
+    stored = record.attributes.provenance
     if isinstance(stored, Mapping):
         skipped = ("study", "spec_hash", "versions", "gpu", "driver")
         known |= {str(key).replace("_", " "): value for key, value in stored.items() if key not in skipped}
+
         versions = stored.get("versions")
-        known |= {f"{key} version": value for key, value in versions.items()} if isinstance(versions, Mapping) else {}
+        if isinstance(versions, Mapping):
+            known |= {f"{key} version": value for key, value in versions.items()}
+
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
 
 
@@ -127,10 +139,17 @@ def curves_csv(record: StudyRecord) -> str:
     Args:
         record: The study.
     """
-    parts = [("search", tables.curves_table(record.trials)), ("finals", tables.curves_table(record.finals))]
-    filled = [part.assign(queue=queue) for queue, part in parts if len(part)] or [parts[0][1].assign(queue="")]
+    search = tables.curves_table(record.trials)
+    finals = tables.curves_table(record.finals)
+
+    filled = [part.assign(queue=queue) for queue, part in (("search", search), ("finals", finals)) if len(part)]
+    if not filled:
+        # No row, but the head of the file.
+        filled = [search.assign(queue="")]
+
     table = pd.concat(filled, ignore_index=True)
-    return _csv(table[["queue", *(name for name in table.columns if name != "queue")]])
+    others = [name for name in table.columns if name != "queue"]
+    return _csv(table[["queue", *others]])
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -138,14 +157,16 @@ def _csv(table: pd.DataFrame) -> str:
     for name in safe.columns:
         if safe[name].dtype == object or pd.api.types.is_string_dtype(safe[name].dtype):
             safe[name] = safe[name].map(_harmless)
+
     return safe.rename(columns=_harmless).to_csv(index=False, lineterminator="\n")
 
 
 def _harmless(value: Any) -> Any:
-    if isinstance(value, str):
-        value = value.replace("\0", "\ufffd")
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
-    return value
+    if not isinstance(value, str):
+        return value
+
+    text = value.replace("\0", "\ufffd")
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
 def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequence[str]]] = ()) -> str:
@@ -155,56 +176,134 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
         record: The study.
         pictures: Title, sentence and files of each figure card that it shows.
     """
-    said, step = summary.verdict_summary(record), next_step(record)
+    lines = [
+        *_verdict_lines(record),
+        *_section("How sure", _bullets(summary.how_sure(record))),
+        *_section("Cost", _table(("what", "how much"), summary.cost_rows(summary.cost(record)))),
+        *_next_lines(record),
+        *_long_run_lines(record),
+        *_full_run_lines(record),
+        *_front_lines(record),
+        *_change_lines(record),
+        *_section(attribution.TITLE, _which_change(record)),
+        *_picture_lines(pictures),
+        *_check_lines(record),
+        *_failure_lines(record),
+        *_section("Where the numbers come from", _table(("what", "value"), provenance(record))),
+    ]
+    return "\n".join(lines)
+
+
+def _verdict_lines(record: StudyRecord) -> list[str]:
+    said = summary.verdict_summary(record)
     lines = [f"# {markdown(record.spec.title or record.spec.name)}", ""]
     lines += [f"**{said.icon} {said.word}**: {markdown(said.sentence)}", ""]
-    lines += [markdown(as_sentence(said.reason)), ""] if said.reason else []
+    if said.reason:
+        lines += [markdown(as_sentence(said.reason)), ""]
+
     rows = [(row.name, row.before_text, row.after_text, row.change) for row in summary.before_after(record)]
-    lines += _table(("", "default", summary.compared_name(record), "change"), rows)
-    lines += ["## How sure", "", *(f"- {markdown(line)}" for line in summary.how_sure(record)), ""]
-    lines += ["## Cost", "", *_table(("what", "how much"), summary.cost_rows(summary.cost(record)))]
-    lines += ["## Next", "", markdown(step.what), "", f"    {step.command}", ""]
+    return lines + _table(("", "default", summary.compared_name(record), "change"), rows)
+
+
+def _next_lines(record: StudyRecord) -> list[str]:
+    step = next_step(record)
+    lines = [markdown(step.what), "", f"    {step.command}", ""]
+
     expected = advice.expected_words(step)
-    lines += [expected, ""] if expected else []
+    if expected:
+        lines += [expected, ""]
+
+    return _section("Next", lines)
+
+
+def _long_run_lines(record: StudyRecord) -> list[str]:
     long_run = record.attributes.promotion
-    if long_run is not None:
-        lines += [f"## {promotion.TITLE}", "", *(f"- {markdown(line)}" for line in promotion.sentences(long_run)), ""]
-        losses = promotion.losses(long_run)
-        lines += _table(list(losses.columns), cells(losses)) if len(losses) else []
-    full = summary.full_run_lines(record)
-    lines += ["## The full run", "", *(markdown(line) for line in full), ""] if full else []
-    if num_values(record.spec.objective) > 1:
-        front = front_table(record)
-        lines += ["## Loss against training time", "", markdown(front_words(record)), ""]
-        lines += _table([plain(name) for name in front.columns], cells(front))
+    if long_run is None:
+        return []
+
+    lines = _bullets(promotion.sentences(long_run))
+    losses = promotion.losses(long_run)
+    if len(losses):
+        lines += _table(list(losses.columns), cells(losses))
+
+    return _section(promotion.TITLE, lines)
+
+
+def _full_run_lines(record: StudyRecord) -> list[str]:
+    lines = [markdown(line) for line in full_run.full_run_lines(record)]
+    return _section("The full run", [*lines, ""]) if lines else []
+
+
+def _front_lines(record: StudyRecord) -> list[str]:
+    if num_values(record.spec.objective) <= 1:
+        return []
+
+    front = front_table(record)
+    heads = [plain(name) for name in front.columns]
+    words = markdown(front_words(record))
+    return _section("Loss against training time", [words, "", *_table(heads, cells(front))])
+
+
+def _change_lines(record: StudyRecord) -> list[str]:
     changed = [(change.path, advice.change_words(change), change.explanation) for change in advice.changes(record)]
-    lines += ["## What changed", "", *_table(("setting", "default → best", "what it does"), changed)]
+    lines = _table(("setting", "default → best", "what it does"), changed)
+
     tried = [f"{change.path} {advice.change_words(change)}" for change in advice.changes_tried(record)]
-    lines += (
-        [markdown(f"The winner of the search, not promoted, changed {', '.join(tried)}.", LONG), ""] if tried else []
-    )
-    lines += [markdown(left), ""] if (left := attribution.left_line(record)) else []
-    lines += [f"## {attribution.TITLE}", "", *_which_change(record)]
-    lines += ["## The night in pictures", ""] if pictures else []
-    for title, sentence, files in pictures:
-        lines += [f"### {title}", "", markdown(sentence, LONG), "", *(f"![{title}]({file})" for file in files), ""]
-    checks = [(check.status, check.name, f"{check.finding} {check.action}") for check in health_checks(record)]
-    lines += ["## Health checks", "", *_table(("", "check", "finding"), checks)]
-    failed = [(item.status, str(item.trials), f"{item.meaning} {item.action}") for item in failures(record)]
-    lines += ["## What failed", "", *(_table(("what", "trials", "why"), failed) if failed else ["Nothing.", ""])]
-    lines += ["## Where the numbers come from", "", *_table(("what", "value"), provenance(record))]
-    return "\n".join(lines)
+    if tried:
+        lines += [markdown(f"The winner of the search, not promoted, changed {', '.join(tried)}.", LONG), ""]
+
+    left = attribution.left_line(record)
+    if left:
+        lines += [markdown(left), ""]
+
+    return _section("What changed", lines)
 
 
 def _which_change(record: StudyRecord) -> list[str]:
     gave = attribution_of(record)
     if gave is None:
         return [markdown(f"Not known: {attribution.why_none(record)}."), ""]
+
     table = attribution.words(attribution.rows(gave))
-    said = [f"- {markdown(line)}" for line in attribution.sentences(gave)]
-    return [*said, "", *_table(list(table.columns), table.to_numpy().tolist())]
+    said = _bullets(attribution.sentences(gave))
+    return [*said, *_table(list(table.columns), table.to_numpy().tolist())]
+
+
+def _picture_lines(pictures: Sequence[tuple[str, str, Sequence[str]]]) -> list[str]:
+    if not pictures:
+        return []
+
+    lines = []
+    for title, sentence, files in pictures:
+        links = [f"![{title}]({file})" for file in files]
+        lines += [f"### {title}", "", markdown(sentence, LONG), "", *links, ""]
+
+    return _section("The night in pictures", lines)
+
+
+def _check_lines(record: StudyRecord) -> list[str]:
+    checks = [(check.status, check.name, f"{check.finding} {check.action}") for check in health_checks(record)]
+    return _section("Health checks", _table(("", "check", "finding"), checks))
+
+
+def _failure_lines(record: StudyRecord) -> list[str]:
+    failed = [(item.status, str(item.trials), f"{item.meaning} {item.action}") for item in failures(record)]
+    lines = _table(("what", "trials", "why"), failed) if failed else ["Nothing.", ""]
+    return _section("What failed", lines)
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"## {title}", "", *lines]
+
+
+def _bullets(sentences: Sequence[str]) -> list[str]:
+    return [*(f"- {markdown(sentence)}" for sentence in sentences), ""]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(markdown(cell) for cell in row)} |" for row in rows), ""]
+    for row in rows:
+        written = [markdown(cell) for cell in row]
+        lines.append(f"| {' | '.join(written)} |")
+
+    return [*lines, ""]

@@ -29,19 +29,29 @@ def plain(words: object, length: int = NAMED_LENGTH) -> str:
         words: Anything; its `str` is taken.
         length: Characters kept, > 0; what is cut off is marked with an ellipsis.
     """
-    line = " ".join(_SURROGATE.sub("\ufffd", _CONTROL.sub("\ufffd", str(words))).split())
-    return line if len(line) <= length else line[: length - 1] + "…"
+    readable = _CONTROL.sub("\ufffd", str(words))
+    readable = _SURROGATE.sub("\ufffd", readable)
+    line = " ".join(readable.split())
+
+    if len(line) <= length:
+        return line
+    return line[: length - 1] + "…"
 
 
 def label(words: object) -> str:
     """Return foreign text for plotly, which would read `<a>`, `<b>`, `&lt;` and `%{x}` in it."""
-    escaped = plain(words, 80).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = _without_tags(plain(words, 80))
     return escaped.replace("%{", "%\u200b{")
 
 
 def markdown(words: object, length: int = NAMED_LENGTH) -> str:
     """Return foreign text for Markdown, cut to a length: no HTML, no links, no table bars."""
-    return _MARKDOWN.sub(r"\\\1", plain(words, length)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    escaped = _MARKDOWN.sub(r"\\\1", plain(words, length))
+    return _without_tags(escaped)
+
+
+def _without_tags(words: str) -> str:
+    return words.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def finite(value: object) -> float | None:
@@ -58,7 +68,9 @@ def metric(metrics: Mapping[str, Any], name: str) -> float | None:
 
 def number(value: float | None, digits: int = 4) -> str:
     """Return a number with fixed digits after the point, or "not reported"."""
-    return MISSING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return f"{value:,.{digits}f}"
 
 
 def as_sentence(words: str) -> str:
@@ -73,7 +85,9 @@ def signed(value: float, digits: int = 4) -> str:
 
 def percent(frac: float | None, digits: int = 1) -> str:
     """Return a fraction as a percentage, or "not reported"."""
-    return MISSING if frac is None or not math.isfinite(frac) else f"{100 * frac:.{digits}f} %"
+    if frac is None or not math.isfinite(frac):
+        return MISSING
+    return f"{100 * frac:.{digits}f} %"
 
 
 def setting(value: object) -> str:
@@ -89,12 +103,18 @@ def setting(value: object) -> str:
 
 def count(amount: int, noun: str, plural: str = "") -> str:
     """Return "1 trial" or "3 trials"."""
-    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
+    if amount == 1:
+        return f"{amount:,} {noun}"
+
+    several = plural or f"{noun}s"
+    return f"{amount:,} {several}"
 
 
 def duration(seconds: float | None) -> str:
     """Return seconds in the unit that a person would use, or "not reported"."""
-    return MISSING if seconds is None or not math.isfinite(seconds) else text.duration(seconds)
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    return text.duration(seconds)
 
 
 def moment(unix_s: object) -> str:
@@ -109,15 +129,19 @@ def tokens(amount: float | None) -> str:
     """Return a number of tokens with K, M or B."""
     if amount is None or not math.isfinite(amount):
         return MISSING
+
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if amount >= size:
             return f"{amount / size:.3g}{unit} tokens"
+
     return f"{amount:.0f} tokens"
 
 
 def gibibytes(amount_bytes: float | None) -> str:
     """Return bytes as GiB."""
-    return MISSING if amount_bytes is None or not math.isfinite(amount_bytes) else f"{amount_bytes / 2**30:.1f} GiB"
+    if amount_bytes is None or not math.isfinite(amount_bytes):
+        return MISSING
+    return f"{amount_bytes / 2**30:.1f} GiB"
 
 
 def local_time(iso: str) -> datetime | None:

@@ -61,13 +61,16 @@ def _fresh_seeds(name: str, record: StudyRecord) -> Check:
     verdict = record.verdict
     if verdict is None or not verdict.seeds:
         return Check(name, "skip", "There is no measured gain yet.")
-    used = {trial.seed for trial in record.trials} | {run.seed for run in record.finals if run.stage == "select"}
-    shared = sorted(used.intersection(verdict.seeds))
+
+    of_trials = {trial.seed for trial in record.trials}
+    of_selection = {run.seed for run in record.finals if run.stage == "select"}
+    shared = sorted((of_trials | of_selection).intersection(verdict.seeds))
     if shared:
         return Check(
             name, "warn", f"Seeds {', '.join(map(str, shared))} also took part in choosing the winner.",
             "Read the gain as an upper limit; repeat the finals on other seeds.",
         )  # fmt: skip
+
     seeds = count(len(verdict.seeds), "seed")
     return Check(name, "pass", f"The gain rests on {seeds} that played no part in choosing.")
 
@@ -78,6 +81,7 @@ def _noise(name: str, record: StudyRecord) -> Check:
     sigma = finite(verdict.sigma) if verdict else None
     if gain is None or sigma is None:
         return Check(name, "skip", "Noise and gain are known after the finals.")
+
     finding = f"The gain is {number(gain)}, the noise of a single run {number(sigma)}."
     if sigma >= gain:
         return Check(name, "warn", finding, "Do not trust single runs of this size; use more seeds or longer trials.")
@@ -89,9 +93,11 @@ def _edge(name: str, record: StudyRecord) -> Check:
     best = contender(record)
     if best is None:
         return Check(name, "skip", "No trial has finished.")
+
     edges = analyses.edges(record, best.params)
     if not edges:
         return Check(name, "pass", "The best settings lie well inside their ranges.")
+
     places = [f"{path} = {setting(best.params[path])} (the {side} end)" for path, side in edges.items()]
     widen = " ".join(_widened(record, path, side) for path, side in edges.items())
     return Check(
@@ -102,15 +108,21 @@ def _edge(name: str, record: StudyRecord) -> Check:
 
 def _widened(record: StudyRecord, path: str, side: str) -> str:
     dimension = record.spec.space[path]
-    low, high = dimension.low or 0, dimension.high or 0
-    span = high - low
+    low = dimension.low or 0
+    high = dimension.high or 0
+
     if dimension.log:
         value = low / 3 if side == "low" else high * 3
     else:
-        value = low - span / 2 if side == "low" else high + span / 2
-        value = max(0, value) if low >= 0 else value
+        half_span = (high - low) / 2
+        value = low - half_span if side == "low" else high + half_span
+        # A range without negative values gets none.
+        if low >= 0:
+            value = max(0, value)
+
     if dimension.is_integer:
         value = max(1, round(value))
+
     return "--set " + shlex.quote(f'space."{path}".{side}={value:.3g}')
 
 
@@ -123,6 +135,7 @@ def _early_ranking(name: str, record: StudyRecord) -> Check:
     audit = analyses.pruning_audit(record)
     if audit is None or audit.spearman is None:
         return Check(name, "skip", "Too few finished trials to compare early with final losses.")
+
     finding = (
         f"The orders of the trials at {audit.rung_words} and at the end agree with "
         f"rank correlation {number(audit.spearman, 2)} (1 is perfect)."
@@ -136,11 +149,14 @@ def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
     audit = analyses.pruning_audit(record)
     if audit is None or not audit.pruned or audit.spearman is None:
         return Check(name, "skip", "Nothing was pruned, or too little finished to judge by.")
+
     quarter = count(audit.best_quarter, "finished trial")
     finding = f"Of the best quarter ({quarter}), {audit.at_risk} were behind when pruning began."
     if audit.audited:
         finding += f" Of {count(audit.audited, 'trial')} run on as a check, {audit.audited_good} ended in it."
-    if audit.audited_good or (audit.at_risk and 2 * audit.at_risk >= audit.best_quarter):
+
+    half_at_risk = audit.at_risk > 0 and 2 * audit.at_risk >= audit.best_quarter
+    if audit.audited_good or half_at_risk:
         return Check(name, "warn", finding, f"Trials as good may have been stopped: {_prune_later(record)}.")
     return Check(name, "pass", finding)
 
@@ -149,6 +165,7 @@ def _throttling(name: str, record: StudyRecord) -> Check:
     gpu = tables.gpu_table(record)
     if gpu.empty:
         return Check(name, "skip", "No GPU samples.")
+
     throttled = float(gpu["throttled"].mean())
     finding = f"Heat or power supply slowed the GPU in {percent(throttled)} of the samples."
     if throttled > MAX_THROTTLED_FRAC:
@@ -163,6 +180,7 @@ def _crashes(name: str, record: StudyRecord) -> Check:
     crashed = [trial for trial in record.trials if trial.status is TrialStatus.CRASHED]
     if not crashed:
         return Check(name, "pass", "No trial crashed.")
+
     numbers = ", ".join(str(trial.number) for trial in crashed[:5])
     more = ", …" if len(crashed) > 5 else ""
     return Check(
@@ -175,6 +193,7 @@ def _wasted(name: str, record: StudyRecord) -> Check:
     ended = [trial for trial in record.trials if trial.result is not None]
     if not ended:
         return Check(name, "skip", "No trial has ended.")
+
     lost = sum(trial.status in (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY) for trial in ended)
     finding = f"{lost} of {count(len(ended), 'trial')} diverged or ran out of memory."
     if lost > MAX_WASTED_FRAC * len(ended):
@@ -187,11 +206,14 @@ def _repeated_data(name: str, record: StudyRecord) -> Check:
     epochs = finite(best.result.facts.get("epochs")) if best and best.result else None
     if best is None or epochs is None:
         return Check(name, "skip", "The trainer did not report how often the text was read.")
+
     settings = flatten(record.spec.base) | dict(best.params)
     dropped = [path for path in settings if path.rpartition(".")[2] == "dropout"]
-    in_use = any(finite(settings[path]) for path in dropped) or any(path in record.spec.space for path in dropped)
+    is_set = any(finite(settings[path]) for path in dropped)
+    is_searched = any(path in record.spec.space for path in dropped)
+
     finding = f"The training text was read {number(epochs, 2)} times in each trial."
-    if epochs > 1 and in_use:
+    if epochs > 1 and (is_set or is_searched):
         return Check(
             name, "warn", finding,
             "Dropout helps when text repeats: its best value holds for a full run with about as many passes only.",
@@ -203,18 +225,26 @@ def _full_run(name: str, record: StudyRecord) -> Check:
     full = record.attributes.full_run
     if full is None or not full.points:
         return Check(name, "skip", "There is no full run yet.")
+
     if not full.warnings:
         return Check(name, "pass", f"Nothing looked wrong at its {count(len(full.points), 'evaluation')}.")
+
     said = [f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}." for warning in full.warnings]
     actions = [plain(warning.action) for warning in full.warnings]
-    return Check(name, "warn", " ".join(said), " ".join(f"{text[:1].upper()}{text[1:]}." for text in actions))
+    advised = [f"{action[:1].upper()}{action[1:]}." for action in actions]
+    return Check(name, "warn", " ".join(said), " ".join(advised))
 
 
 def _more_trials(name: str, record: StudyRecord) -> Check:
     best = tables.best_so_far(tables.trials_table(record))
     if len(best) < MIN_SEARCH_TRIALS:
         return Check(name, "skip", f"It takes {MIN_SEARCH_TRIALS} finished trials to judge.")
-    last = int(best.loc[best["best"].diff().fillna(0) < 0, "number"].max()) if best["best"].nunique() > 1 else 0
+
+    last = 0
+    if best["best"].nunique() > 1:
+        improved = best["best"].diff().fillna(0) < 0
+        last = int(best.loc[improved, "number"].max())
+
     finding = f"The lowest loss of {count(len(record.trials), 'trial')} came with trial {last}."
     if last >= (1 - LATE_FRAC) * len(record.trials):
         more = 2 * len(record.trials)
@@ -226,6 +256,7 @@ def _last_study(name: str, record: StudyRecord) -> Check:
     before = _study_before(record)
     if before is None:
         return Check(name, "skip", "There is no earlier study in this folder.")
+
     last = plain(before.spec.name)
     differences = studies.differences(before, record)
     if differences:
@@ -235,6 +266,7 @@ def _last_study(name: str, record: StudyRecord) -> Check:
             name, "warn", f"The losses of {last} mean something else than this study's: {named} {verb}.",
             "Compare the gains of the two, not their losses; for comparable losses keep data, budget and evaluation.",
         )  # fmt: skip
+
     command = plain(record.run.command("compare", last))
     return Check(name, "pass", f"Losses of this study and of {last} mean the same: `{command}` shows both.")
 
@@ -243,10 +275,14 @@ def _study_before(record: StudyRecord) -> StudyRecord | None:
     """Return the study that was begun last before this one in the same folder, or None."""
     own = record.run.root
     # By what happened first: reading each database for its date would take seconds where there are many.
-    events = {path.parent: read_lines(RunDirectory(path.parent).events) for path in own.parent.glob("*/spec.json")}
+    roots = [path.parent for path in own.parent.glob("*/spec.json")]
+    events = {root: read_lines(RunDirectory(root).events) for root in roots}
     began = {root: float(lines[0]["time"]) for root, lines in events.items() if lines}
+
     earlier = [root for root, time in began.items() if time < began.get(own, 0.0)]
-    return read_study(max(earlier, key=began.__getitem__)) if earlier else None
+    if not earlier:
+        return None
+    return read_study(max(earlier, key=began.__getitem__))
 
 
 CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {

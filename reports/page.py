@@ -18,7 +18,7 @@ from autotune.core.files import write_text
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import advice, attribution, exports, summary, tables
+from reports import advice, attribution, exports, full_run, summary, tables
 from reports.failures import failures
 from reports.figures import pictures
 from reports.figures.figure_cards import Card, cells
@@ -55,6 +55,7 @@ def write_report(record: StudyRecord, folder: Path, renewed_s: int = 0) -> Path:
     }
     for name, content in files.items():
         write_text(folder / name, writable(content(record)))
+
     return folder / "index.html"
 
 
@@ -70,10 +71,13 @@ def add_pictures(record: StudyRecord, folder: Path) -> str:
     """
     cards = draw_cards(record)
     skipped = pictures.write_pictures(pictures.of_cards(cards), folder)
-    if not skipped:
-        shown = [(card.title, card.sentence, list(pictures.of_cards([card]))) for card in cards if card.plots]
-        write_text(folder / "report.md", writable(exports.report_markdown(record, shown)))
-    return skipped
+    if skipped:
+        return skipped
+
+    drawn = [card for card in cards if card.plots]
+    shown = [(card.title, card.sentence, list(pictures.of_cards([card]))) for card in drawn]
+    write_text(folder / "report.md", writable(exports.report_markdown(record, shown)))
+    return ""
 
 
 def writable(text: str) -> str:
@@ -87,19 +91,28 @@ def summary_lines(record: StudyRecord) -> list[str]:
     Args:
         record: The study.
     """
-    said, step = summary.verdict_summary(record), next_step(record)
+    said = summary.verdict_summary(record)
     lines = [f"{said.icon} {said.word}: {said.sentence}"]
+
     known = [row for row in summary.before_after(record) if row.before is not None and row.after is not None]
     if known:
         name = summary.compared_name(record)
         whose = "" if name == "best" else f"{name}: "
-        lines.append(whose + "; ".join(f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known))
+        measures = [f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known]
+        lines.append(whose + "; ".join(measures))
+
     lines.append(" ".join(summary.how_sure(record)[:2]))
-    lines += [left] if (left := attribution.left_line(record)) else []
-    lines += summary.full_run_lines(record)[:2]
+    left = attribution.left_line(record)
+    if left:
+        lines.append(left)
+    lines += full_run.full_run_lines(record)[:2]
+
+    step = next_step(record)
     lines.append(step.what)
     expected = advice.expected_words(step)
-    lines.append(f"next: {step.command}" + (f" ({expected})" if expected else ""))
+    takes = f" ({expected})" if expected else ""
+    lines.append(f"next: {step.command}{takes}")
+
     return [plain(line) for line in lines]
 
 
@@ -110,9 +123,10 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         record: The study.
         renewed_s: Seconds after which an open page loads itself anew; 0 for never.
     """
-    changed, step = advice.changes(record), next_step(record)
+    step = next_step(record)
     # Where nothing is promoted, what was tried is worth more than a list of what stays as it is.
     tried = advice.changes_tried(record)
+    shown = tried or advice.changes(record)
 
     return render(
         "study.html.j2",
@@ -127,11 +141,11 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         cost_rows=summary.cost_rows(summary.cost(record)),
         next=step,
         expected=advice.expected_words(step),
-        changes=[(change, advice.change_words(change)) for change in tried or changed],
+        changes=[(change, advice.change_words(change)) for change in shown],
         tried=bool(tried),
         left=attribution.left_line(record),
         proven=record.verdict is not None,
-        full=summary.full_run_lines(record),
+        full=full_run.full_run_lines(record),
         sample=_sample(record),
         cards=draw_cards(record),
         checks=health_checks(record),
@@ -147,8 +161,11 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
 
 def _sample(record: StudyRecord) -> str:
     full = record.attributes.full_run
-    text = full.sample if full else ""
-    return "\n".join(plain(line, SAMPLE_CHARACTERS) for line in text[:SAMPLE_CHARACTERS].splitlines())
+    if full is None:
+        return ""
+
+    lines = full.sample[:SAMPLE_CHARACTERS].splitlines()
+    return "\n".join(plain(line, SAMPLE_CHARACTERS) for line in lines)
 
 
 def _best_config(record: StudyRecord) -> str:
@@ -162,16 +179,20 @@ def _best_config(record: StudyRecord) -> str:
 
 
 def _events(record: StudyRecord) -> list[tuple[str, str]]:
-    return [(moment(event.get("time")), plain(event.get("message", ""))) for event in record.events[-MAX_EVENTS:]]
+    latest = record.events[-MAX_EVENTS:]
+    return [(moment(event.get("time")), plain(event.get("message", ""))) for event in latest]
 
 
 def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
-    """Headings, rows and how many rows were left out: best trials first, then the others in their order."""
+    """Return headings, rows and how many rows were left out: best trials first, then the others in their order."""
     names = ["number", "role", "status", "loss", "last_loss", "last_tokens", "seconds", "tokens_per_s"]
     table = tables.trials_table(record)[names].join(tables.settings_table(record), on="number")
     table = table.sort_values("loss", kind="stable", na_position="last")
+
     heads = [plain(name) for name in table.columns]
-    return heads, cells(table.head(MAX_APPENDIX_ROWS)), max(0, len(table) - MAX_APPENDIX_ROWS)
+    rows = cells(table.head(MAX_APPENDIX_ROWS))
+    num_left_out = max(0, len(table) - MAX_APPENDIX_ROWS)
+    return heads, rows, num_left_out
 
 
 def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any) -> str:
@@ -185,20 +206,21 @@ def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any)
         renewed_s: Seconds after which an open page loads itself anew; 0 for never.
         content: What the template needs besides.
     """
-    plotly, script = _asset(PLOTLY), _asset(TEMPLATES / "page.js")
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            cards=cards,
-            renewed_s=renewed_s,
-            plot_json=plot_json,
-            style=Markup(_asset(TEMPLATES / "page.css")),
-            plotly=Markup(plotly if any(card.plots for card in cards) else ""),
-            script=Markup(script),
-            script_hashes=" ".join(f"'sha256-{_digest(text)}'" for text in (plotly, script)),
-            **content,
-        )
+    plotly = _asset(PLOTLY)
+    script = _asset(TEMPLATES / "page.js")
+    hashes = [f"'sha256-{_digest(text)}'" for text in (plotly, script)]
+    has_plots = any(card.plots for card in cards)
+
+    page = _environment().get_template(template)
+    return page.render(
+        cards=cards,
+        renewed_s=renewed_s,
+        plot_json=plot_json,
+        style=Markup(_asset(TEMPLATES / "page.css")),
+        plotly=Markup(plotly if has_plots else ""),
+        script=Markup(script),
+        script_hashes=" ".join(hashes),
+        **content,
     )
 
 
@@ -226,9 +248,9 @@ def _digest(text: str) -> str:
 
 @cache
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters["as_sentence"] = as_sentence
-    return made
+    environment.filters["as_sentence"] = as_sentence
+    return environment

@@ -58,6 +58,7 @@ def _min_gain(record: StudyRecord, best_loss: float) -> float:
         min_gain = finite(record.verdict.min_gain)
         if min_gain is not None:
             return min_gain
+
     # Without a default that finished, the best loss stands in for its own.
     return record.spec.finals.min_gain_frac * (tables.baseline_loss(record) or best_loss)
 
@@ -75,5 +76,6 @@ def loss_against_seconds(record: StudyRecord) -> go.Figure:
     baseline_number = None
     if record.baseline is not None:
         baseline_number = record.baseline.number
+
     trials = tables.trials_table(record)
     return trade_off(trials, baseline_number, front_table(record), "training_s", "training time (seconds)", "s")

@@ -68,18 +68,21 @@ class StudyRow:
     @property
     def loss(self) -> str:
         """The default's loss and the winner's: "5.0200 → 4.6400"."""
-        return _arrow(None if value is None else number(value) for value in (self.before, self.after))
+        return _arrow([_number_or_none(self.before), _number_or_none(self.after)])
 
     @property
     def moved(self) -> str:
         """By how much the loss moved: "−7.6 %", or "–"."""
-        return "–" if self.gain_frac is None else f"{signed(-100 * self.gain_frac, 1)} %"
+        if self.gain_frac is None:
+            return "–"
+        return f"{signed(-100 * self.gain_frac, 1)} %"
 
     @property
     def sentence(self) -> str:
         """One line of a diary: "loss a -> b, -x %, key change"."""
         if self.before is None or self.after is None:
             return f"{self.verdict}, no proven loss"
+
         return f"loss {self.loss}, {self.moved}, {self.verdict}: {self.key_change}"
 
 
@@ -89,25 +92,30 @@ def study_row(record: StudyRecord) -> StudyRow:
     Args:
         record: The study: running, failed or done.
     """
-    verdict, spent = record.verdict, summary.cost(record)
+    verdict = record.verdict
+    spent = summary.cost(record)
     loss, perplexity, accuracy, _ = summary.before_after(record)
+
     # The interval is that of the winner with all its changes: it has no place beside a gain without some of them.
     best = best_settings(record)
     is_whole = best is None or not best.left_at_default
     low = finite(verdict.gain_low) if verdict and is_whole else None
     high = finite(verdict.gain_high) if verdict and is_whole else None
-    before, after = loss.before, loss.after
+    interval = "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+    before = loss.before
+    gain = None if before is None or loss.after is None else before - loss.after
 
     return StudyRow(
         name=plain(record.spec.name),
         created=plain(record.created_at, 40),
         verdict=summary.verdict_summary(record).word,
         before=before,
-        after=after,
-        gain_frac=(before - after) / before if before and after is not None else None,
-        gain_low_frac=low / before if before and low is not None else None,
-        gain_high_frac=high / before if before and high is not None else None,
-        interval="–" if low is None or high is None else f"{signed(low)} to {signed(high)}",
+        after=loss.after,
+        gain_frac=_share(gain, before),
+        gain_low_frac=_share(low, before),
+        gain_high_frac=_share(high, before),
+        interval=interval,
         perplexity=_known(perplexity),
         accuracy=_known(accuracy),
         sure=_how_sure(record),
@@ -118,14 +126,25 @@ def study_row(record: StudyRecord) -> StudyRow:
     )
 
 
+def _share(part: float | None, whole: float | None) -> float | None:
+    """Return a part as a share of the whole, or None where one of them is not known or the whole is 0."""
+    if part is None or not whole:
+        return None
+    return part / whole
+
+
 def _key_change(record: StudyRecord) -> str:
     """Return the changed settings in words; of a winner that is not promoted, what was tried."""
-    tried, changes = advice.changes_tried(record), advice.changes(record)
+    tried = advice.changes_tried(record)
     if tried:
         return f"tried {_listed(tried)}"
 
+    changes = advice.changes(record)
+    if not changes:
+        return "–"
+
     changed = [change for change in changes if change.changed]
-    return _listed(changed) or ("nothing changed" if changes else "–")
+    return _listed(changed) or "nothing changed"
 
 
 def _listed(changes: Sequence[advice.Change]) -> str:
@@ -133,25 +152,38 @@ def _listed(changes: Sequence[advice.Change]) -> str:
 
 
 def _known(measure: summary.BeforeAfter) -> str:
-    sides = ((measure.before, measure.before_text), (measure.after, measure.after_text))
-    return _arrow(None if value is None else text for value, text in sides)
+    before = None if measure.before is None else measure.before_text
+    after = None if measure.after is None else measure.after_text
+    return _arrow([before, after])
 
 
-def _arrow(sides: Any) -> str:
-    texts = list(sides)
-    return "–" if not any(texts) else " → ".join(text or "–" for text in texts)
+def _number_or_none(value: float | None) -> str | None:
+    return None if value is None else number(value)
+
+
+def _arrow(sides: Sequence[str | None]) -> str:
+    """Return "a → b" with a dash for what is not known, or only a dash where nothing is."""
+    if not any(sides):
+        return "–"
+    return " → ".join(side or "–" for side in sides)
 
 
 def _how_sure(record: StudyRecord) -> str:
-    word, verdict = summary.verdict_summary(record).word, record.verdict
+    word = summary.verdict_summary(record).word
+    verdict = record.verdict
     if verdict is None:
         return word
-    if lost := summary.failed_on(record):
-        return f"{word}: the winner failed on {count(lost, 'fresh seed')}"
+
+    num_failed = summary.failed_on(record)
+    if num_failed:
+        return f"{word}: the winner failed on {count(num_failed, 'fresh seed')}"
+
     before = finite(verdict.baseline_loss)
-    low, high = finite(verdict.gain_low), finite(verdict.gain_high)
+    low = finite(verdict.gain_low)
+    high = finite(verdict.gain_high)
     if not before or low is None or high is None:
         return word
+
     gain = " to ".join(f"{signed(100 * end / before, 1)} %" for end in (low, high))
     best = best_settings(record)
     whose = "gain of the winner with all its changes" if best and best.left_at_default else "gain"
@@ -167,8 +199,10 @@ def meanings() -> Mapping[str, Callable[[StudyRecord], Any]]:
         "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
         "how often trials read their text": _readings,
     }
+
     for path in EVALUATION:
         readers[f"the evaluation ({path})"] = partial(_base_value, path)
+
     return readers
 
 
@@ -196,5 +230,7 @@ def data_hash(record: StudyRecord) -> str:
     data_hash = record.attributes.provenance.get("data_hash")
     if data_hash:
         return str(data_hash)
+
     facts = (trial.result.facts for trial in record.trials if trial.result)
-    return next((str(known["data_hash"]) for known in facts if known.get("data_hash")), "")
+    reported = (str(known["data_hash"]) for known in facts if known.get("data_hash"))
+    return next(reported, "")

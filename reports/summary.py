@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.objectives import TERMS
-from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
+from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.core.statistics import INTERVAL
-from autotune.core.study_results import FullRunRecord
 from autotune.finals.verdict import failed_seeds
 from autotune.promotion.next_step import is_at_work
 from autotune.promotion.selection import best_settings, contender, measured_gain
 from autotune.store.study_store import StudyRecord
 from reports import tables
-from reports.formats import MISSING, count, duration, finite, local_time, moment, number, percent, plain, signed
+from reports.formats import count, duration, finite, local_time, number, percent, plain, signed
 
 RUNNING, PARKED, STOPPED = "still running", "parked", "not finished"
 # exp of more than this overflows a double.
@@ -98,7 +97,9 @@ def verdict_summary(record: StudyRecord) -> VerdictSummary:
     verdict = record.verdict
     if verdict is None:
         return _unfinished(record)
-    reason, terms = plain(verdict.reason), TERMS[record.spec.objective]
+
+    reason = plain(verdict.reason)
+    terms = TERMS[record.spec.objective]
     if verdict.word is VerdictWord.FAILED:
         return VerdictSummary("failed", "✕", f"Nothing could be compared: {reason}.")
     if verdict.word is VerdictWord.BETTER:
@@ -106,9 +107,12 @@ def verdict_summary(record: StudyRecord) -> VerdictSummary:
     if verdict.word is VerdictWord.NO_CLEAR_GAIN:
         sentence = f"The default settings are about as good as anything tried{terms}."
         return VerdictSummary("no clear gain", "=", sentence, reason)
-    if lost := failed_on(record):
-        seeds = count(lost, "fresh seed")
+
+    num_failed = failed_on(record)
+    if num_failed:
+        seeds = count(num_failed, "fresh seed")
         return VerdictSummary("inconclusive", "?", f"The winner failed on {seeds}, so it is not called better.")
+
     sentence = "There may be a gain, but these runs cannot tell it from chance."
     return VerdictSummary("inconclusive", "?", sentence, reason)
 
@@ -116,7 +120,9 @@ def verdict_summary(record: StudyRecord) -> VerdictSummary:
 def failed_on(record: StudyRecord) -> int:
     """Return on how many of the seeds that were to prove it the winner failed."""
     winner = record.verdict.winner if record.verdict else None
-    return 0 if winner is None else failed_seeds(winner, record.finals)
+    if winner is None:
+        return 0
+    return failed_seeds(winner, record.finals)
 
 
 def _unfinished(record: StudyRecord) -> VerdictSummary:
@@ -124,13 +130,16 @@ def _unfinished(record: StudyRecord) -> VerdictSummary:
     planned = max(record.spec.budget.trials, len(record.trials))
     sentence = f"No verdict yet: {ended} of up to {count(planned, 'trial')} done"
     if record.finals:
-        planned = max(record.spec.finals.runs, sum(run.status is not TrialStatus.INTERRUPTED for run in record.finals))
+        num_runs = sum(run.status is not TrialStatus.INTERRUPTED for run in record.finals)
+        planned = max(record.spec.finals.runs, num_runs)
         sentence += f", and {_ended_finals(record)} of {count(planned, 'run')} on fresh seeds"
     sentence += "."
+
     reason = "The verdict comes after the finals, on random seeds that played no part in choosing the settings."
     word = _unfinished_word(record)
     if word != RUNNING:
         sentence += " Nothing is lost."
+
     return VerdictSummary(word, "…", sentence, reason)
 
 
@@ -144,8 +153,9 @@ def _unfinished_word(record: StudyRecord) -> str:
 
 
 def _ended_finals(record: StudyRecord) -> int:
-    """An interrupted run is not counted: it comes again."""
-    return sum(trial.result is not None and trial.status is not TrialStatus.INTERRUPTED for trial in record.finals)
+    """Return how many of the finals' runs ended; an interrupted one is not counted, since it is run again."""
+    ended = [run for run in record.finals if run.result is not None]
+    return sum(run.status is not TrialStatus.INTERRUPTED for run in ended)
 
 
 def _gain_words(record: StudyRecord, terms: str) -> str:
@@ -154,6 +164,7 @@ def _gain_words(record: StudyRecord, terms: str) -> str:
     gain = None if measured is None else finite(measured.gain)
     if measured is None or gain is None or not measured.baseline_loss:
         return f"the winner beat the default{terms} on fresh seeds"
+
     frac = percent(gain / measured.baseline_loss)
     return f"the loss fell by {frac} against the default{terms}, measured on fresh seeds"
 
@@ -171,18 +182,27 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         Four measures, known or not.
         Source: perplexity = exp(cross-entropy in nats).
     """
-    verdict, measured = record.verdict, measured_gain(record)
     before_loss = tables.baseline_loss(record)
-    after_loss = finite(verdict.winner_loss) if verdict else None
-    before = verdict.baseline_metrics if verdict else {}
-    after: Mapping[str, Any] = verdict.winner_metrics if verdict else {}
+    before: Mapping[str, Any] = {}
+    after_loss: float | None = None
+    after: Mapping[str, Any] = {}
+
+    measured = measured_gain(record)
     if measured is not None:
-        before_loss, before = finite(measured.baseline_loss), measured.baseline_metrics
-        after_loss, after = finite(measured.loss), measured.metrics
+        before_loss = finite(measured.baseline_loss)
+        before = measured.baseline_metrics
+        after_loss = finite(measured.loss)
+        after = measured.metrics
+    elif record.verdict is not None:
+        before = record.verdict.baseline_metrics
+        after_loss = finite(record.verdict.winner_loss)
+        after = record.verdict.winner_metrics
+
     before = before or _last_metrics(record.baseline)
 
     accuracy = (finite(before.get("val_accuracy")), finite(after.get("val_accuracy")))
     bpb = (finite(before.get("val_bpb")), finite(after.get("val_bpb")))
+
     return [
         _measure("Loss", before_loss, after_loss, "How surprised the model is by unseen text; lower is better."),
         _measure(
@@ -214,31 +234,42 @@ def _last_metrics(trial: TrialRecord | None) -> Mapping[str, Any]:
 
 
 def _exp(loss: float | None) -> float | None:
-    return None if loss is None or loss > MAX_EXPONENT else math.exp(loss)
+    if loss is None or loss > MAX_EXPONENT:
+        return None
+    return math.exp(loss)
 
 
 def _measure(name: str, before: float | None, after: float | None, meaning: str) -> BeforeAfter:
-    texts = [_written(name, value) for value in (before, after)]
-    change, improved = "", None
+    change = ""
+    improved: bool | None = None
     if before is not None and after is not None:
-        better_up = name == "Accuracy"
-        improved = None if after == before else (after > before) is better_up
-        if better_up:
+        more_is_better = name == "Accuracy"
+        if after != before:
+            improved = (after > before) is more_is_better
+
+        if more_is_better:
             change = _compared(100 * (after - before), "points")
         elif before:
             change = _compared(100 * (after - before) / before, "%")
-    return BeforeAfter(name, before, after, texts[0], texts[1], change, meaning, improved)
+
+    return BeforeAfter(name, before, after, _written(name, before), _written(name, after), change, meaning, improved)
 
 
 def _compared(amount: float, unit: str) -> str:
     shown = f"{abs(amount):.1f}"
-    return "unchanged" if shown == "0.0" else f"{shown} {unit} {'higher' if amount > 0 else 'lower'}"
+    if shown == "0.0":
+        return "unchanged"
+
+    direction = "higher" if amount > 0 else "lower"
+    return f"{shown} {unit} {direction}"
 
 
 def _written(name: str, value: float | None) -> str:
     if name == "Accuracy":
         return percent(value)
-    return number(value, {"Loss": 3, "Perplexity": 1, "Bits per byte": 3}[name])
+
+    digits = {"Loss": 3, "Perplexity": 1, "Bits per byte": 3}
+    return number(value, digits[name])
 
 
 def how_sure(record: StudyRecord) -> list[str]:
@@ -250,41 +281,35 @@ def how_sure(record: StudyRecord) -> list[str]:
     verdict = record.verdict
     if verdict is None:
         return _not_yet_sure(record)
-    lines = _of_promoted(record)
-    with_all = " with all changes of the winner" if lines else ""
-    lost = failed_on(record)
-    if lost:
-        lines.append(
-            f"The winner failed on {count(lost, 'fresh seed')}: whatever it gains on others, nobody could rely on it."
-        )
-    gain, low, high = (finite(value) for value in (verdict.gain, verdict.gain_low, verdict.gain_high))
-    if gain is not None and low is not None and high is not None:
-        lines += [] if lost else [_interval_words(low, high)]
-        where = " where both finished" if lost else with_all
-        lines.append(f"Measured gain in loss{where}: {signed(gain)}; {INTERVAL} {signed(low)} to {signed(high)}.")
+
+    lines = [*_of_promoted(record), *_of_winner(record, verdict)]
     if verdict.seeds:
         pairs = count(len(verdict.seeds), "pair of runs", "pairs of runs")
         lines.append(
             f"The winner and the default were trained again in {pairs}, each pair on a random seed that "
             "played no part in choosing the winner."
         )
-    if (sigma := finite(verdict.sigma)) is not None:
-        times = f"; the gain is {gain / sigma:.1f} times that" if gain and gain > 0 and sigma > 0 else ""
-        lines.append(f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}{times}.")
+
+    lines += _noise_lines(verdict)
     lines += _provable(record)
-    if (least := finite(verdict.min_gain)) is not None:
-        lines.append(f"The study calls a gain worth having from {number(least)} upwards.")
+
+    min_gain = finite(verdict.min_gain)
+    if min_gain is not None:
+        lines.append(f"The study calls a gain worth having from {number(min_gain)} upwards.")
+
     if record.spec.objective == "loss_at_equal_seconds":
         lines.append(
             f"Each choice of settings trained on as many tokens as it can read while the default reads "
             f"{record.spec.budget.tokens:,}, by the speeds measured."
         )
+
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]
 
 
 def _of_promoted(record: StudyRecord) -> list[str]:
     """Return what was measured of the settings promoted, where they are not all of the winner's."""
-    best, measured = best_settings(record), measured_gain(record)
+    best = best_settings(record)
+    measured = measured_gain(record)
     if best is None or measured is None or not best.left_at_default:
         return []
 
@@ -296,11 +321,50 @@ def _of_promoted(record: StudyRecord) -> list[str]:
     ]
 
 
+def _of_winner(record: StudyRecord, verdict: Verdict) -> list[str]:
+    """Return what was measured of the winner with all its changes: failures, interval and gain."""
+    lines = []
+    num_failed = failed_on(record)
+    if num_failed:
+        seeds = count(num_failed, "fresh seed")
+        lines.append(f"The winner failed on {seeds}: whatever it gains on others, nobody could rely on it.")
+
+    gain = finite(verdict.gain)
+    low = finite(verdict.gain_low)
+    high = finite(verdict.gain_high)
+    if gain is None or low is None or high is None:
+        return lines
+
+    where = ""
+    if num_failed:
+        where = " where both finished"
+    else:
+        lines.append(_interval_words(low, high))
+        if _of_promoted(record):
+            where = " with all changes of the winner"
+
+    lines.append(f"Measured gain in loss{where}: {signed(gain)}; {INTERVAL} {signed(low)} to {signed(high)}.")
+    return lines
+
+
+def _noise_lines(verdict: Verdict) -> list[str]:
+    sigma = finite(verdict.sigma)
+    if sigma is None:
+        return []
+
+    gain = finite(verdict.gain)
+    times = ""
+    if gain is not None and gain > 0 and sigma > 0:
+        times = f"; the gain is {gain / sigma:.1f} times that"
+    return [f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}{times}."]
+
+
 def _provable(record: StudyRecord) -> list[str]:
     noise = record.attributes.noise
     gain = finite(noise.provable_gain) if noise else None
     if noise is None or gain is None or not noise.pairs:
         return []
+
     most = f"{count(noise.pairs, 'pair')} of runs, the most that this study trains,"
     return [f"With this noise, {most} can prove a gain of {number(gain)} or more."]
 
@@ -318,6 +382,7 @@ def _not_yet_sure(record: StudyRecord) -> list[str]:
     lowest = contender(record)
     if lowest is None or lowest.loss is None or done < 2:
         return ["Not sure of anything yet: too little has finished."]
+
     return [
         *_provable(record),
         f"So far the lowest of {count(done, 'finished trial')} is {number(lowest.loss)} (trial {lowest.number}). "
@@ -331,38 +396,45 @@ def cost(record: StudyRecord) -> Cost:
     Args:
         record: The study.
     """
-    everything = [trial for trial in (*record.trials, *record.finals) if trial.result is not None]
     counts: dict[str, int] = {}
     for trial in record.trials:
         counts[trial.status.value] = counts.get(trial.status.value, 0) + 1
-    busy_s = sum(trial.result.seconds for trial in everything if trial.result)
-    return Cost(_wall_s(everything, busy_s), busy_s, counts, _ended_finals(record), _energy_j(record))
+
+    results = [trial.result for trial in (*record.trials, *record.finals) if trial.result is not None]
+    busy_s = sum(result.seconds for result in results)
+    return Cost(_wall_s(results, busy_s), busy_s, counts, _ended_finals(record), _energy_j(record))
 
 
 def _energy_j(record: StudyRecord) -> float | None:
     return tables.energy_j(tables.gpu_table(record))
 
 
-def _wall_s(trials: list[TrialRecord], busy_s: float) -> float:
-    spans = []
-    for trial in trials:
-        start = local_time(trial.result.started_at) if trial.result else None
-        if start is not None and trial.result is not None:
-            spans.append((start.timestamp(), start.timestamp() + trial.result.seconds))
-    return max(end for _, end in spans) - min(start for start, _ in spans) if spans else busy_s
+def _wall_s(results: list[TrialResult], busy_s: float) -> float:
+    """Return the seconds from the first start to the last end; `busy_s` where no start is known."""
+    starts = []
+    ends = []
+    for result in results:
+        started_at = local_time(result.started_at)
+        if started_at is not None:
+            starts.append(started_at.timestamp())
+            ends.append(started_at.timestamp() + result.seconds)
+
+    if not starts:
+        return busy_s
+    return max(ends) - min(starts)
 
 
 def cost_rows(spent: Cost) -> list[tuple[str, str]]:
     """Return the cost as names and words, in the order of the page."""
     failed = sum(spent.counts.get(status.value, 0) for status in tables.FAILED)
     waiting = sum(spent.counts.get(status.value, 0) for status in (TrialStatus.WAITING, TrialStatus.RUNNING))
+
+    # Several devices train at the same time, and a part is never larger than the whole.
+    training = "Of which training" if spent.busy_s <= spent.wall_s else "Training, all devices added"
+
     return [
         ("From start to end", duration(spent.wall_s)),
-        # Several devices train at the same time, and a part is never larger than the whole.
-        (
-            "Of which training" if spent.busy_s <= spent.wall_s else "Training, all devices added",
-            duration(spent.busy_s),
-        ),
+        (training, duration(spent.busy_s)),
         ("Trials", str(sum(spent.counts.values()))),
         ("Finished", str(spent.counts.get("finished", 0))),
         ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),
@@ -376,57 +448,3 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
 
 def _when_any(name: str, amount: int) -> list[tuple[str, str]]:
     return [(name, str(amount))] if amount else []
-
-
-def full_run_lines(record: StudyRecord) -> list[str]:
-    """Return what is known of the promoted full run, or [] when there is none."""
-    full = record.attributes.full_run
-    if full is None:
-        return []
-    if full.status == TrialStatus.RUNNING and is_at_work(record):
-        lines = [_in_progress(full)]
-    elif full.status in (TrialStatus.RUNNING, TrialStatus.WAITING):
-        lines = [_stopped(full)]
-    else:
-        lines = [_ended(full)]
-    loss, accuracy = finite(full.val_loss), finite(full.val_accuracy)
-    if loss is not None:
-        lines.append(f"Its loss is {number(loss)}, its accuracy {percent(accuracy)}.")
-    if full.weights:
-        # A trainer whose model wrote a sample can write more.
-        writes = f"; `{record.run.command('generate')}` lets it write" if full.sample else ""
-        lines.append(f"Its weights are in {plain(full.weights)}{writes}.")
-    return lines
-
-
-def _ended(full: FullRunRecord) -> str:
-    status, took = plain(full.status), duration(full.seconds)
-    size = f"{full.tokens:,}"
-    if status == TrialStatus.FINISHED and full.tokens_seen < full.tokens:
-        return (
-            f"The full run is finished, at {full.tokens_seen:,} of {size} training tokens in {took}: no more fitted "
-            "before its deadline, and its learning rate was brought down early, so the model is whole."
-        )
-    if status != TrialStatus.FINISHED:
-        return f"The full run is {status}: {full.tokens_seen:,} of {size} training tokens in {took}."
-    return f"The full run is {status}: {size} training tokens in {took}."
-
-
-def _stopped(full: FullRunRecord) -> str:
-    """A run that no process trains now, whether it was parked or killed."""
-    if not full.tokens_seen:
-        return f"The full run of {full.tokens:,} tokens has not begun."
-    share = percent(full.tokens_seen / full.tokens, 0) if full.tokens else MISSING
-    return f"The full run was stopped at {share} of {full.tokens:,} tokens, and goes on from its last checkpoint."
-
-
-def _in_progress(full: FullRunRecord) -> str:
-    share = full.tokens_seen / full.tokens if full.tokens else None
-    line = f"The full run is in progress: {percent(share, 0)} of {full.tokens:,} tokens"
-    if full.at is not None:
-        line += f" at {moment(full.at)}"
-    if full.done_at is not None:
-        line += f", done about {moment(full.done_at)}"
-    if full.end_tokens is not None:
-        line += f"; it ends at {full.end_tokens:,}, which is what fits before its deadline"
-    return f"{line}."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import summary, tables
+from reports import tables
 from reports.figures import machine
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
 from reports.figures.study_tables import StudyTables
 from reports.formats import percent
+from reports.full_run import full_run_lines
 
 
 def timeline(study: StudyTables) -> Drawn:
@@ -66,5 +67,5 @@ def full_run(study: StudyTables) -> Drawn:
     curve = tables.curves_table(trial for trial in record.trials if trial.number == run.trial)
 
     sentence = "The loss of the full run as it trained, beside the short trial that it grew from. "
-    sentence += summary.full_run_lines(record)[0]
+    sentence += full_run_lines(record)[0]
     return sentence, [machine.full_run(points, curve)], pd.DataFrame(points)
