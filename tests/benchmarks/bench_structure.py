@@ -64,7 +64,8 @@ def describe(modules: list[Module]) -> str:
     return (
         f"{100 * blank / sum(lengths):.1f} blank lines in 100 lines of a function body, "
         f"{per_hundred['conditional']:.1f} conditional expressions and "
-        f"{per_hundred['comprehension']:.1f} comprehensions in 100 lines; functions: median {statistics.median(lengths):.0f} lines, "
+        f"{per_hundred['comprehension']:.1f} comprehensions in 100 lines; "
+        f"functions: median {statistics.median(lengths):.0f} lines, "
         f"90th percentile {lengths[int(0.9 * len(lengths))]}, longest {lengths[-1]}"
     )
 
