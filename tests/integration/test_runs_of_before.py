@@ -100,8 +100,9 @@ def trainings(folder: Path, name: str) -> Counter[tuple[int, float, int]]:
 def test_it_is_read_as_the_earlier_version_read_it(folder: Path, name: str) -> None:
     status = json.loads(autotune(folder, "status", name, "--json"))
     before = said_before(folder, name, "status")
-    # The next command is told in the words of each version.
-    assert {**status, "next": ""} == {**before, "next": ""}
+    # A later version may say more, and tells the next command in words of its own.
+    del before["next"]
+    assert {key: status[key] for key in before} == before
     assert status["next"]
 
     autotune(folder, "report", name)

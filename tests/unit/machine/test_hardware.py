@@ -57,10 +57,10 @@ def test_stored_profile_with_wrong_keys_is_refused(cpu_profile: HardwareProfile)
 
 def test_cpu_overrides(cpu_profile: HardwareProfile) -> None:
     assert cpu_profile.overrides() == {
-        "system.device": "cpu",
-        "system.dtype": "fp32",
-        "system.memory_bytes": 0,
-        "system.flash_attention": False,
+        "device": "cpu",
+        "dtype": "fp32",
+        "memory_bytes": 0,
+        "flash_attention": False,
     }
 
 
@@ -136,7 +136,7 @@ def test_h100_profile() -> None:
     assert (profile.power_limit_w, profile.power_default_w, profile.sm_clock_max_hz) == (70.0, 75.0, 1.59e9)
     assert (profile.sm_clock_hz, profile.memory_clock_hz, profile.temperature_c) == (1.215e9, 5e9, 71.0)
     assert profile.throttle_reasons == ("power cap", "thermal (software)")
-    assert profile.overrides()["system.memory_bytes"] == 0
+    assert profile.overrides()["memory_bytes"] == 0
     assert HardwareProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
 
 
@@ -145,10 +145,10 @@ def test_emulated_t4_has_its_memory_and_type() -> None:
     assert (profile.memory_bytes, profile.dtype, profile.flash_attention) == (15 * GIB, "fp16", False)
     assert profile.noise == 0.02
     assert profile.overrides() == {
-        "system.device": "cuda",
-        "system.dtype": "fp16",
-        "system.memory_bytes": 15 * GIB,
-        "system.flash_attention": False,
+        "device": "cuda",
+        "dtype": "fp16",
+        "memory_bytes": 15 * GIB,
+        "flash_attention": False,
     }
 
 
