@@ -194,7 +194,7 @@ def _wasted(name: str, record: StudyRecord) -> Check:
     if not ended:
         return Check(name, "skip", "No trial has ended.")
 
-    lost = sum(trial.status in (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY) for trial in ended)
+    lost = sum(trial.status.blames_settings for trial in ended)
     finding = f"{lost} of {count(len(ended), 'trial')} diverged or ran out of memory."
     if lost > MAX_WASTED_FRAC * len(ended):
         return Check(name, "warn", finding, "Lower the upper ends of the learning rates and of the model's size.")

@@ -426,7 +426,7 @@ def _wall_s(results: list[TrialResult], busy_s: float) -> float:
 
 def cost_rows(spent: Cost) -> list[tuple[str, str]]:
     """Return the cost as names and words, in the order of the page."""
-    failed = sum(spent.counts.get(status.value, 0) for status in tables.FAILED)
+    failed = sum(spent.counts.get(status.value, 0) for status in TrialStatus if status.is_failure)
     waiting = sum(spent.counts.get(status.value, 0) for status in (TrialStatus.WAITING, TrialStatus.RUNNING))
 
     # Several devices train at the same time, and a part is never larger than the whole.

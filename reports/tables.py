@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 
 from autotune.core.objectives import comparable_tokens
-from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
+from autotune.core.records import EvalPoint, TrialRecord
 from autotune.core.statistics import CONFIDENCE, student_quantile
 from autotune.finals.verdict import ATTRIBUTE
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 from autotune.store.study_store import StudyRecord
 from reports.formats import finite, local_time
 
-FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
 TRIAL_COLUMNS = (
     "number", "role", "status", "cause", "loss", "last_loss", "last_tokens", "seconds", "started_at", "seed",
     "budget_tokens", "training_s", "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps",

@@ -30,6 +30,16 @@ class TrialStatus(StrEnum):
         """Whether the sampler learns from it: a fault of the machine says nothing about the settings."""
         return self in (self.FINISHED, self.PRUNED, self.DIVERGED, self.OUT_OF_MEMORY)
 
+    @property
+    def blames_settings(self) -> bool:
+        """Whether the settings made the training fail: it diverged, or did not fit into memory."""
+        return self in (self.DIVERGED, self.OUT_OF_MEMORY)
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the training failed, by its settings or by a crash: it came to no result."""
+        return self.blames_settings or self is self.CRASHED
+
 
 class TrainingKind(StrEnum):
     """What a training is for. The values name its folder in the run directory and appear in stored events."""

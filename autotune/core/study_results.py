@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autotune.core.records import EvalPoint
+from autotune.core.statistics import INTERVAL
 
 Interval = tuple[float, float, float]
 """A difference in loss with the ends of its interval, nats per token."""
@@ -272,7 +273,7 @@ class Promotion:
             basis = "by this study's own runs at two lengths"
         return (
             f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "
-            f"95 % interval {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
+            f"{INTERVAL} {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
         )
 
 

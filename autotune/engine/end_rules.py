@@ -106,7 +106,7 @@ class EndRules:
 
     def _is_pruned(self, running: Running, tokens: int) -> bool:
         pruner = self.spec.pruner
-        goes_on = should_continue(
+        may_continue = should_continue(
             running.assignment.trial,
             tokens,
             pruner_name=pruner.name,
@@ -114,7 +114,7 @@ class EndRules:
             seed=self.spec.seed,
         )
 
-        return not goes_on
+        return not may_continue
 
 
 def not_finite(point: EvalPoint) -> Ending | None:

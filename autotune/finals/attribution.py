@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from autotune.core.records import TrialRecord, TrialStatus
+from autotune.core.records import TrialRecord
 from autotune.core.statistics import CONFIDENCE, student_quantile
 from autotune.core.study_results import AttributedChange, Attribution
 from autotune.finals.verdict import ATTRIBUTE, PROVE, FinalRun
@@ -28,8 +28,6 @@ Arm = frozenset[tuple[str, Any]]
 Losses = Mapping[Arm, Mapping[int, float]]
 Interval = tuple[float, float, float]
 """A difference in loss with the ends of its interval, nats per token."""
-FAILED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.CRASHED)
-"""Ends of a run that count as an infinite loss of its arm."""
 
 
 class Attributing:
@@ -115,7 +113,7 @@ class Attributing:
         for run in runs:
             if run.seed not in self._seeds or not self._counts(run):
                 continue
-            if run.loss is not None or run.status in FAILED:
+            if run.loss is not None or run.status.is_failure:
                 by_seed = losses.setdefault(_key(run.params), {})
                 by_seed[run.seed] = np.inf if run.loss is None else run.loss
 

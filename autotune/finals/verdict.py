@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.records import TrialRecord, Verdict, VerdictWord
 from autotune.core.statistics import CONFIDENCE, INTERVAL, student_quantile
 from autotune.study.spec import FinalsSpec
 
@@ -26,8 +26,6 @@ PROVE = "prove"
 """Stage of the paired runs that measure the winner's gain."""
 ATTRIBUTE = "attribute"
 """Stage of the runs that measure what each of the winner's changes gives."""
-FAILED_SEED = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
-"""Ends of a run that speak against its settings and that no further seed mends."""
 FRESH_SEED_OFFSET = 1_000
 """Distance of the first fresh seed from the search's own, so that no seed serves both."""
 
@@ -131,7 +129,7 @@ def choose_winner(arms: Sequence[TrialRecord], finals: Sequence[TrialRecord]) ->
         if not losses:
             return len(finals), float("inf")
 
-        failed = sum(run.status in FAILED_SEED for run in runs)
+        failed = sum(run.status.blames_settings for run in runs)
         return failed, statistics.mean(losses)
 
     return min(arms, key=order)
@@ -233,7 +231,7 @@ def paired_gains(baseline: int, winner: int, finals: Sequence[TrialRecord]) -> l
 def failed_seeds(winner: int, finals: Sequence[TrialRecord]) -> int:
     """Return on how many proving seeds the winner diverged or ran out of memory; no further seed mends that."""
     proofs = [run for run in finals if (run.arm, run.stage) == (winner, PROVE)]
-    return sum(run.status in FAILED_SEED for run in proofs)
+    return sum(run.status.blames_settings for run in proofs)
 
 
 def _loss(run: TrialRecord) -> float:

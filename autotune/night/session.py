@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from autotune.core import objectives
-from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.records import TrialRecord, Verdict, VerdictWord
 from autotune.engine.deadline import REPORT_S, StopRequest
 from autotune.finals.runner import FinalsRunner
 from autotune.night.opening import Night, open_night, open_search
@@ -26,8 +26,6 @@ from autotune.study.study_file import Study
 
 DONE, FAULT, NOTHING_FINISHED, PARKED = 0, 1, 4, 130
 """Exit codes."""
-FAILED_FULL_RUN = (TrialStatus.DIVERGED, TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY)
-"""Ways in which a full run ends that are no success of the command that asked for it."""
 
 
 class Session:
@@ -117,7 +115,7 @@ class Session:
 
             if night.is_stopped:
                 return self._parked(night, "promote")
-            return FAULT if ended in FAILED_FULL_RUN else DONE
+            return FAULT if ended is not None and ended.is_failure else DONE
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Night]:

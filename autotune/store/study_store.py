@@ -2,7 +2,7 @@
 
 Optuna's storage holds everything that a report needs: a trial's result is stored with the trial before
 Optuna is told, so that a kill at any moment leaves either a result to finish telling or a trial to repeat.
-The files in `trials/` are twins of it for people and other programs.
+The files in `trials/` are copies of it for people and other programs.
 """
 
 from __future__ import annotations

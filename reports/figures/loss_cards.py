@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.core.records import TrialStatus
 from autotune.core.statistics import CONFIDENCE, INTERVAL
 from reports import analyses, pareto, tables
 from reports.figures import losses, trade_offs
@@ -17,7 +18,7 @@ def best_so_far(study: StudyTables) -> Drawn:
         study: Its tables.
     """
     trials = study.trials
-    has_failed = trials["status"].isin([status.value for status in tables.FAILED])
+    has_failed = trials["status"].isin([status.value for status in TrialStatus if status.is_failure])
     require(bool((trials["last_loss"].notna() | has_failed).any()), "no trial has been evaluated yet")
 
     verdict = study.record.verdict

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from autotune.core.statistics import INTERVAL
 from reports import analyses, tables
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, STATUS_STYLE, base_figure
 
@@ -105,8 +106,8 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame) -> go.Figure:
 
     is_default = arms["arm_name"] == "default"
     means = [
-        (arms[is_default], ORANGE, "default: mean, 95 % interval"),
-        (arms[~is_default], BLUE, "finalist: mean, 95 % interval"),
+        (arms[is_default], ORANGE, f"default: mean, {INTERVAL}"),
+        (arms[~is_default], BLUE, f"finalist: mean, {INTERVAL}"),
     ]
     for group, colour, name in means:
         _add_means(figure, group, colour, name)

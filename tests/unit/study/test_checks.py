@@ -13,28 +13,6 @@ from autotune.study.errors import StudyFileError
 from autotune.study.spec import PrunerSpec, SamplerSpec
 from autotune.study.study_file import load
 
-TEXT = """
-name = "night"
-trainer = "fake_trainer:train"
-
-[budget]
-tokens = 1_000
-
-[base]
-lr = 0.02
-
-[space]
-lr = {low = 0.0001, high = 0.1, log = true}
-"output.dir" = {choices = ["", "a"]}
-"""
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    file = tmp_path / "night.toml"
-    file.write_text(TEXT)
-    return file
-
 
 @pytest.mark.parametrize(("value", "fault"), [("0.05", ""), ("0.07", "0.07 is not within 0.0 to 0.1 in steps of 0.05")])
 def test_settings_to_try_first_lie_on_the_grid(tmp_path: Path, value: str, fault: str) -> None:

@@ -6,27 +6,9 @@ import tomllib
 from typing import Any
 
 import pytest
+from study_text import TEXT
 
 from autotune.study.spec import FinalsSpec, PrunerSpec, StudySpec
-
-TEXT = """
-name = "night"
-trainer = "fake_trainer:train"
-
-[budget]
-tokens = 1_000
-
-[base]
-lr = 0.02
-
-[space]
-lr = {low = 0.0001, high = 0.1, log = true}
-"output.dir" = {choices = ["", "a"]}
-"""
-
-
-# --- --set ---
-
 
 # --- the fingerprint ---
 

@@ -5,33 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from study_text import TEXT
 
 from autotune.core.config_paths import get_path
 from autotune.study.errors import StudyFileError
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study, load
-
-TEXT = """
-name = "night"
-trainer = "fake_trainer:train"
-
-[budget]
-tokens = 1_000
-
-[base]
-lr = 0.02
-
-[space]
-lr = {low = 0.0001, high = 0.1, log = true}
-"output.dir" = {choices = ["", "a"]}
-"""
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    file = tmp_path / "night.toml"
-    file.write_text(TEXT)
-    return file
 
 
 def test_the_base_is_completed_by_the_trainers_defaults(path: Path) -> None:
