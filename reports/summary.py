@@ -338,12 +338,13 @@ def _of_winner(record: StudyRecord, verdict: Verdict) -> list[str]:
     where = ""
     if num_failed:
         where = " where both finished"
-    else:
-        lines.append(_interval_words(low, high))
-        if _of_promoted(record):
-            where = " with all changes of the winner"
+    elif _of_promoted(record):
+        where = " with all changes of the winner"
 
+    # The interval is explained right after the gain that it belongs to, so that nobody takes it for another's.
     lines.append(f"Measured gain in loss{where}: {signed(gain)}; {INTERVAL} {signed(low)} to {signed(high)}.")
+    if not num_failed:
+        lines.append(_interval_words(low, high))
     return lines
 
 

@@ -294,3 +294,14 @@ def test_injected_names_stay_text(tmp_path: Path) -> None:
     assert 'id="which-change"' in html and "Could not draw" not in html
     assert "=HYPERLINK" in html and "<img src=x" not in html and "<svg onload" not in html
     assert "<script" not in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_interval_is_explained_beside_the_gain_that_it_belongs_to() -> None:
+    """What is promoted has no interval of its own, so none may stand beside its gain, on the page or on the console."""
+    record = attributed_study()
+    promoted, measured, explained, *_ = summary.how_sure(record)
+
+    assert promoted.startswith("The settings promoted leave") and "interval" not in promoted
+    assert measured.startswith("Measured gain in loss with all changes of the winner:")
+    assert "The whole 95 % interval lies above zero" in explained
+    assert f"{promoted} {measured}" in page.summary_lines(record)
