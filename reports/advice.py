@@ -14,7 +14,7 @@ from autotune.store.study_store import StudyRecord
 from reports import attribution
 from reports.formats import MISSING, duration, finite, gibibytes, setting, tokens
 
-EXPLANATIONS = {
+_EXPLANATIONS = {
     "optim.muon_lr": "How big a step the training takes with the main weight matrices at each update.",
     "optim.adamw_lr": "How big a step the training takes with the word tables and other small weights.",
     "optim.muon_momentum": "How much of the earlier steps' direction is carried into the next one.",
@@ -174,7 +174,7 @@ def _change(record: StudyRecord, path: str, params: Mapping[str, Any]) -> Change
         before = None
 
     after = params.get(path, before)
-    text = EXPLANATIONS.get(path, "A setting of the trainer.")
+    text = _EXPLANATIONS.get(path, "A setting of the trainer.")
     return Change(path, before, after, before != after, _direction(before, after), text)
 
 

@@ -23,10 +23,10 @@ from reports import tables
 from reports.formats import finite
 
 # With fewer finished trials the ranking of settings is mostly chance.
-MIN_IMPORTANCE_TRIALS = 15
+_MIN_IMPORTANCE_TRIALS = 15
 # PED-ANOVA compares the best trials with all of them; fewer than this many "best" would be noise.
-MIN_TOP_TRIALS = 5
-MIN_AUDIT_TRIALS = 4
+_MIN_TOP_TRIALS = 5
+_MIN_AUDIT_TRIALS = 4
 EDGE_FRAC = 0.1
 # Where no trial was pruned: the share of the budget at which the default pruner starts to judge.
 FIRST_RUNG_FRAC = 0.3
@@ -51,12 +51,12 @@ def importance(record: StudyRecord) -> pd.DataFrame:
     """
     study = _rebuilt(record)
     done = len(study.trials)
-    if done < MIN_IMPORTANCE_TRIALS:
-        raise TooFewTrialsError(f"it needs {MIN_IMPORTANCE_TRIALS} finished trials, and there are {done}")
+    if done < _MIN_IMPORTANCE_TRIALS:
+        raise TooFewTrialsError(f"it needs {_MIN_IMPORTANCE_TRIALS} finished trials, and there are {done}")
     if len({trial.value for trial in study.trials}) < 2:
         raise TooFewTrialsError("every trial has the same loss")
 
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, MIN_TOP_TRIALS / done))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, _MIN_TOP_TRIALS / done))
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
 
     rows = [(path, share) for path, share in shares.items() if math.isfinite(share)]
@@ -111,7 +111,7 @@ class PruningAudit:
         whole: A whole trial's, likewise.
         unit: "tokens" or "seeds".
         table: Finished trials: number, rung_loss and final_loss, nats per token.
-        spearman: Rank correlation of the two, -1 to 1; None with fewer than `MIN_AUDIT_TRIALS` trials.
+        spearman: Rank correlation of the two, -1 to 1; None with fewer than `_MIN_AUDIT_TRIALS` trials.
         at_risk: Of the best quarter of finished trials, how many were worse than the median at the rung.
         best_quarter: How many trials that quarter has.
         pruned: Trials stopped early.
@@ -269,7 +269,7 @@ def _first_rung(record: StudyRecord, whole: int) -> int | None:
 
 
 def _spearman(table: pd.DataFrame) -> float | None:
-    if len(table) < MIN_AUDIT_TRIALS or table["rung_loss"].nunique() < 2 or table["final_loss"].nunique() < 2:
+    if len(table) < _MIN_AUDIT_TRIALS or table["rung_loss"].nunique() < 2 or table["final_loss"].nunique() < 2:
         return None
 
     from scipy.stats import spearmanr

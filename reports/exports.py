@@ -23,7 +23,7 @@ from reports.health import health_checks
 from reports.pareto import front_table, front_words
 
 # Letters of a figure's sentences at most.
-LONG = 1_500
+_LONG = 1_500
 # A spreadsheet would take a text that begins so for a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -250,7 +250,7 @@ def _change_lines(record: StudyRecord) -> list[str]:
 
     tried = [f"{change.path} {advice.change_words(change)}" for change in advice.changes_tried(record)]
     if tried:
-        lines += [markdown(f"The winner of the search, not promoted, changed {', '.join(tried)}.", LONG), ""]
+        lines += [markdown(f"The winner of the search, not promoted, changed {', '.join(tried)}.", _LONG), ""]
 
     left = attribution.left_line(record)
     if left:
@@ -276,7 +276,7 @@ def _picture_lines(pictures: Sequence[tuple[str, str, Sequence[str]]]) -> list[s
     lines = []
     for title, sentence, files in pictures:
         links = [f"![{title}]({file})" for file in files]
-        lines += [f"### {title}", "", markdown(sentence, LONG), "", *links, ""]
+        lines += [f"### {title}", "", markdown(sentence, _LONG), "", *links, ""]
 
     return _section("The night in pictures", lines)
 

@@ -15,14 +15,14 @@ from typing import Any
 from autotune.core import text
 
 MISSING = "not reported"
-NAMED_LENGTH = 300
+_NAMED_LENGTH = 300
 # C0 and C1 control characters but tab and newline, and the marks that turn the direction of writing.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#])")
 
 
-def plain(words: object, length: int = NAMED_LENGTH) -> str:
+def plain(words: object, length: int = _NAMED_LENGTH) -> str:
     """Return foreign text as one short line without control characters.
 
     Args:
@@ -44,7 +44,7 @@ def label(words: object) -> str:
     return escaped.replace("%{", "%\u200b{")
 
 
-def markdown(words: object, length: int = NAMED_LENGTH) -> str:
+def markdown(words: object, length: int = _NAMED_LENGTH) -> str:
     """Return foreign text for Markdown, cut to a length: no HTML, no links, no table bars."""
     escaped = _MARKDOWN.sub(r"\\\1", plain(words, length))
     return _without_tags(escaped)

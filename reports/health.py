@@ -15,13 +15,13 @@ from autotune.store.study_store import StudyRecord, read_study
 from reports import analyses, studies, tables
 from reports.formats import count, finite, number, percent, plain, setting
 
-MIN_SPEARMAN = 0.5
+_MIN_SPEARMAN = 0.5
 # Heat or power that slowed the card for less than this share of the samples changes no conclusion.
-MAX_THROTTLED_FRAC = 0.05
-MAX_WASTED_FRAC = 0.3
+_MAX_THROTTLED_FRAC = 0.05
+_MAX_WASTED_FRAC = 0.3
 # A best trial found in this last share of the search suggests that the search had not run dry.
-LATE_FRAC = 0.2
-MIN_SEARCH_TRIALS = 10
+_LATE_FRAC = 0.2
+_MIN_SEARCH_TRIALS = 10
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _early_ranking(name: str, record: StudyRecord) -> Check:
         f"The orders of the trials at {audit.rung_words} and at the end agree with "
         f"rank correlation {number(audit.spearman, 2)} (1 is perfect)."
     )
-    if audit.spearman < MIN_SPEARMAN:
+    if audit.spearman < _MIN_SPEARMAN:
         return Check(name, "warn", finding, f"Early losses foretold little: {_prune_later(record)}.")
     return Check(name, "pass", finding)
 
@@ -168,7 +168,7 @@ def _throttling(name: str, record: StudyRecord) -> Check:
 
     throttled = float(gpu["throttled"].mean())
     finding = f"Heat or power supply slowed the GPU in {percent(throttled)} of the samples."
-    if throttled > MAX_THROTTLED_FRAC:
+    if throttled > _MAX_THROTTLED_FRAC:
         lost = "Losses stay comparable (equal tokens)"
         if record.spec.objective != "loss_at_equal_tokens":
             lost = "Speeds count in this study, and some may have been measured while it was slow"
@@ -196,7 +196,7 @@ def _wasted(name: str, record: StudyRecord) -> Check:
 
     lost = sum(trial.status.blames_settings for trial in ended)
     finding = f"{lost} of {count(len(ended), 'trial')} diverged or ran out of memory."
-    if lost > MAX_WASTED_FRAC * len(ended):
+    if lost > _MAX_WASTED_FRAC * len(ended):
         return Check(name, "warn", finding, "Lower the upper ends of the learning rates and of the model's size.")
     return Check(name, "pass", finding)
 
@@ -237,8 +237,8 @@ def _full_run(name: str, record: StudyRecord) -> Check:
 
 def _more_trials(name: str, record: StudyRecord) -> Check:
     best = tables.best_so_far(tables.trials_table(record))
-    if len(best) < MIN_SEARCH_TRIALS:
-        return Check(name, "skip", f"It takes {MIN_SEARCH_TRIALS} finished trials to judge.")
+    if len(best) < _MIN_SEARCH_TRIALS:
+        return Check(name, "skip", f"It takes {_MIN_SEARCH_TRIALS} finished trials to judge.")
 
     last = 0
     if best["best"].nunique() > 1:
@@ -246,7 +246,7 @@ def _more_trials(name: str, record: StudyRecord) -> Check:
         last = int(best.loc[improved, "number"].max())
 
     finding = f"The lowest loss of {count(len(record.trials), 'trial')} came with trial {last}."
-    if last >= (1 - LATE_FRAC) * len(record.trials):
+    if last >= (1 - _LATE_FRAC) * len(record.trials):
         more = 2 * len(record.trials)
         return Check(name, "warn", finding, f"The search was still improving: go on with --trials {more}.")
     return Check(name, "pass", finding)

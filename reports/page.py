@@ -26,13 +26,13 @@ from reports.figures.study_cards import draw_cards
 from reports.formats import as_sentence, moment, plain
 from reports.health import health_checks
 
-TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 # The whole plotly.js takes a browser several times as long to read as its part for lines, marks and bars.
 PLOTLY = Path(__file__).parent / "vendor" / "plotly-basic.min.js"
 # Rows of the appendix; trials.csv has them all.
-MAX_APPENDIX_ROWS = 200
-MAX_EVENTS = 300
-SAMPLE_CHARACTERS = 4_000
+_MAX_APPENDIX_ROWS = 200
+_MAX_EVENTS = 300
+_SAMPLE_CHARACTERS = 4_000
 
 
 def write_report(record: StudyRecord, folder: Path, renewed_s: int = 0) -> Path:
@@ -164,8 +164,8 @@ def _sample(record: StudyRecord) -> str:
     if full is None:
         return ""
 
-    lines = full.sample[:SAMPLE_CHARACTERS].splitlines()
-    return "\n".join(plain(line, SAMPLE_CHARACTERS) for line in lines)
+    lines = full.sample[:_SAMPLE_CHARACTERS].splitlines()
+    return "\n".join(plain(line, _SAMPLE_CHARACTERS) for line in lines)
 
 
 def _best_config(record: StudyRecord) -> str:
@@ -179,7 +179,7 @@ def _best_config(record: StudyRecord) -> str:
 
 
 def _events(record: StudyRecord) -> list[tuple[str, str]]:
-    latest = record.events[-MAX_EVENTS:]
+    latest = record.events[-_MAX_EVENTS:]
     return [(moment(event.get("time")), plain(event.get("message", ""))) for event in latest]
 
 
@@ -190,8 +190,8 @@ def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
     table = table.sort_values("loss", kind="stable", na_position="last")
 
     heads = [plain(name) for name in table.columns]
-    rows = cells(table.head(MAX_APPENDIX_ROWS))
-    num_left_out = max(0, len(table) - MAX_APPENDIX_ROWS)
+    rows = cells(table.head(_MAX_APPENDIX_ROWS))
+    num_left_out = max(0, len(table) - _MAX_APPENDIX_ROWS)
     return heads, rows, num_left_out
 
 
@@ -207,7 +207,7 @@ def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any)
         content: What the template needs besides.
     """
     plotly = _asset(PLOTLY)
-    script = _asset(TEMPLATES / "page.js")
+    script = _asset(_TEMPLATES / "page.js")
     hashes = [f"'sha256-{_digest(text)}'" for text in (plotly, script)]
     has_plots = any(card.plots for card in cards)
 
@@ -216,7 +216,7 @@ def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any)
         cards=cards,
         renewed_s=renewed_s,
         plot_json=plot_json,
-        style=Markup(_asset(TEMPLATES / "page.css")),
+        style=Markup(_asset(_TEMPLATES / "page.css")),
         plotly=Markup(plotly if has_plots else ""),
         script=Markup(script),
         script_hashes=" ".join(hashes),
@@ -249,7 +249,7 @@ def _digest(text: str) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["as_sentence"] = as_sentence

@@ -14,7 +14,7 @@ from reports import advice, summary
 from reports.formats import count, finite, number, plain, signed
 
 # What decides which held-out tokens are scored and how: two losses are comparable only where all are equal.
-EVALUATION = (
+_EVALUATION = (
     "data.eval_tokens", "data.val_frac", "data.val_path", "data.tokenizer", "data.vocab_size", "model.seq_len",
 )  # fmt: skip
 
@@ -200,7 +200,7 @@ def meanings() -> Mapping[str, Callable[[StudyRecord], Any]]:
         "how often trials read their text": _readings,
     }
 
-    for path in EVALUATION:
+    for path in _EVALUATION:
         readers[f"the evaluation ({path})"] = partial(_base_value, path)
 
     return readers

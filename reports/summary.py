@@ -19,7 +19,7 @@ from reports.formats import count, duration, finite, local_time, number, percent
 
 RUNNING, PARKED, STOPPED = "still running", "parked", "not finished"
 # exp of more than this overflows a double.
-MAX_EXPONENT = 700.0
+_MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _last_metrics(trial: TrialRecord | None) -> Mapping[str, Any]:
 
 
 def _exp(loss: float | None) -> float | None:
-    if loss is None or loss > MAX_EXPONENT:
+    if loss is None or loss > _MAX_EXPONENT:
         return None
     return math.exp(loss)
 

@@ -19,7 +19,7 @@ from autotune.machine.gpu_monitor import HARMFUL_REASONS
 from autotune.store.study_store import StudyRecord
 from reports.formats import finite, local_time
 
-TRIAL_COLUMNS = (
+_TRIAL_COLUMNS = (
     "number", "role", "status", "cause", "loss", "last_loss", "last_tokens", "seconds", "started_at", "seed",
     "budget_tokens", "training_s", "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps",
     "num_params", "num_active_params", "epochs", "host", "device", "log", "retry_of",
@@ -40,11 +40,11 @@ def trials_table(record: StudyRecord) -> pd.DataFrame:
         record: The study.
 
     Returns:
-        `TRIAL_COLUMNS`: `loss` is the final loss of a finished trial (nats per token, NaN otherwise), `last_loss`
+        `_TRIAL_COLUMNS`: `loss` is the final loss of a finished trial (nats per token, NaN otherwise), `last_loss`
         and `last_tokens` the last finite evaluation of any trial, `started_at` the ISO text as stored.
     """
     rows = [{"budget_tokens": record.spec.budget.tokens, **_trial_row(trial)} for trial in record.trials]
-    table = pd.DataFrame(rows, columns=list(TRIAL_COLUMNS))
+    table = pd.DataFrame(rows, columns=list(_TRIAL_COLUMNS))
 
     # Without a row, or with None alone, pandas would guess "object", which has no smallest and no mean.
     return table.astype(dict.fromkeys(_NUMBERS, float))

@@ -76,7 +76,7 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Measures this machine: its speed, memory and limits."""
-    taken = measured_hardware(device, emulate)
+    taken = _measured_hardware(device, emulate)
     measured = taken.to_json()
     if study:
         measured |= {"largest_micro_batch": largest_micro_batch(study, taken)}
@@ -85,11 +85,11 @@ def profile(
         typer.echo(json.dumps(measured, indent=2))
         return
 
-    for line in hardware_lines(measured):
+    for line in _hardware_lines(measured):
         say(line)
 
 
-def measured_hardware(device: str, emulate: str, quick: bool = False) -> HardwareProfile:
+def _measured_hardware(device: str, emulate: str, quick: bool = False) -> HardwareProfile:
     """Measure the machine and return its hardware profile.
 
     Raises:
@@ -112,7 +112,7 @@ def largest_micro_batch(study: str, taken: HardwareProfile) -> int:
     return capacity.largest_micro_batch(loaded, taken, slot)
 
 
-def hardware_lines(taken: dict[str, Any]) -> list[str]:
+def _hardware_lines(taken: dict[str, Any]) -> list[str]:
     """Return a hardware profile in a few lines for a person.
 
     Args:
@@ -160,7 +160,7 @@ def plan(
     loaded = load_study(study, out, change, trials=trials)
 
     tell("profiling the hardware ...")
-    taken = measured_hardware(device, emulate, quick=True)
+    taken = _measured_hardware(device, emulate, quick=True)
 
     tell("probing the baseline ...")
     seconds_left = deadline_of(loaded, hours, until).seconds_left

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-DEFAULT_TRAINER = "model.train:train"
+_DEFAULT_TRAINER = "model.train:train"
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -94,13 +94,13 @@ def evaluate(
 
     width = max(map(len, measured), default=0)
     for name, value in measured.items():
-        words = in_words(value)
+        words = _in_words(value)
         if name == "accuracy" and isinstance(value, float):
             words = f"{100 * value:.1f} %"
         say(f"{name.replace('_', ' '):{width}}  {words}")
 
 
-def in_words(value: Any) -> str:
+def _in_words(value: Any) -> str:
     """Return a value for a person: whole numbers with separators, others with four decimals."""
     if isinstance(value, int):
         return f"{value:,}"
@@ -143,16 +143,16 @@ def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
         )
 
     if RunDirectory(path).spec.is_file():
-        path = latest_full_run(RunDirectory(path))
+        path = _latest_full_run(RunDirectory(path))
 
     # The study's trainer, where the model lies somewhere in the run directory of a study.
     specs = [RunDirectory(folder).spec for folder in (path, *path.absolute().parents)]
     spec = next((file for file in specs if file.is_file()), None)
     stored = read_json(spec) if spec else None
-    return path, load_trainer(trainer or (stored or {}).get("trainer", DEFAULT_TRAINER))
+    return path, load_trainer(trainer or (stored or {}).get("trainer", _DEFAULT_TRAINER))
 
 
-def latest_full_run(run: RunDirectory) -> Path:
+def _latest_full_run(run: RunDirectory) -> Path:
     """Return the folder of a study's full run that was changed last.
 
     Raises:

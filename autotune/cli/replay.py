@@ -91,7 +91,7 @@ def replay(
     from autotune.replay.surrogate import Surrogate
     from autotune.study.spec import PrunerSpec, SamplerSpec
 
-    recorded = recorded_table(study, out)
+    recorded = _recorded_table(study, out)
     samplers = [algorithms.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
     pruners = [algorithms.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
     pairs = list(itertools.product(samplers, pruners))
@@ -123,7 +123,7 @@ def replay(
         typer.echo(json.dumps([arms.to_json(arm) for arm in tried], indent=2))
 
 
-def recorded_table(study: str, out: Path) -> Table:
+def _recorded_table(study: str, out: Path) -> Table:
     """Return a table file's content, or the table of a study's trials that were trained to the end."""
     from autotune.replay import table
     from autotune.store.study_store import read_study

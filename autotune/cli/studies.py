@@ -25,7 +25,7 @@ from autotune.core.text import say
 
 app = typer.Typer()
 
-WATCHED_S = 15
+_WATCHED_S = 15
 """Seconds after which an open page of `autotune watch` is loaded again."""
 
 
@@ -101,7 +101,7 @@ def watch(
     for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
         signal.signal(name, signal.default_int_handler)
 
-    with PageServer(lambda: study_page(read_study(root), WATCHED_S), port) as server:
+    with PageServer(lambda: study_page(read_study(root), _WATCHED_S), port) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C ends the watching; a study that runs goes on)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

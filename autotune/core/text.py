@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 import typer
 
-FAR_S = 20 * 3600.0
+_FAR_S = 20 * 3600.0
 """Seconds from which on a time of day is told with its weekday: it could be taken for another day's."""
 
 
@@ -37,7 +37,7 @@ def time_of_day(seconds: float, now: datetime | None = None) -> str:
         now: Local time; the present if None.
     """
     then = (now or datetime.now()) + timedelta(seconds=seconds)
-    if seconds < FAR_S:
+    if seconds < _FAR_S:
         return f"{then:%H:%M}"
     return f"{then:%a %H:%M}"
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-SPEED_TOLERANCE = 0.03
+_SPEED_TOLERANCE = 0.03
 """Share by which a smaller pass may be slower than the fastest and still be chosen: free memory is worth more."""
-HEADROOM_FRAC = 0.08
+_HEADROOM_FRAC = 0.08
 """Share of the memory that is left free for fragmentation and the driver's own needs."""
 
 
@@ -105,8 +105,8 @@ class CostModel:
         return counts.fixed_bytes + max(working, counts.update_bytes)
 
     def fits(self, counts: Counts, memory_bytes: int) -> bool:
-        """Return whether the expected peak leaves `HEADROOM_FRAC` of the memory free."""
-        return self.peak_bytes(counts) <= memory_bytes * (1 - HEADROOM_FRAC)
+        """Return whether the expected peak leaves `_HEADROOM_FRAC` of the memory free."""
+        return self.peak_bytes(counts) <= memory_bytes * (1 - _HEADROOM_FRAC)
 
     def best_pass(self, candidates: Mapping[int, Sequence[Counts]], memory_bytes: int) -> int:
         """Choose how many sequences a pass may have.
@@ -116,7 +116,7 @@ class CostModel:
             memory_bytes: Of the device.
 
         Returns:
-            The smallest limit within `SPEED_TOLERANCE` of the fastest of those that fit; 0 if none fits.
+            The smallest limit within `_SPEED_TOLERANCE` of the fastest of those that fit; 0 if none fits.
         """
         costs: dict[int, float] = {}
         for limit, all_counts in candidates.items():
@@ -124,7 +124,7 @@ class CostModel:
                 costs[limit] = sum(self.step_s(counts) / counts.step_tokens for counts in all_counts)
 
         fastest = min(costs.values(), default=0.0)
-        nearly_as_fast = [limit for limit, cost in costs.items() if cost <= fastest * (1 + SPEED_TOLERANCE)]
+        nearly_as_fast = [limit for limit, cost in costs.items() if cost <= fastest * (1 + _SPEED_TOLERANCE)]
         return min(nearly_as_fast, default=0)
 
 

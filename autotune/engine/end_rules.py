@@ -13,7 +13,7 @@ from autotune.engine.running import Ending, Running
 from autotune.search.pruning import should_continue
 from autotune.study.spec import StudySpec
 
-DIVERGENCE_FACTOR = 2.0
+_DIVERGENCE_FACTOR = 2.0
 """A loss of this many times a trial's own best is taken as divergence: noise between evaluations is a few percent, and
 a median pruner never stops such a trial, since it looks at the best value so far. Losses below zero have no factor."""
 FIRST_EVALUATION_ALLOWANCE = 3
@@ -44,7 +44,7 @@ class EndRules:
             point: The evaluation, already reported to Optuna.
         """
         at = f"at {point.tokens_seen:,} tokens"
-        if 0 < DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
+        if 0 < _DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
             cause = f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
             return Ending(TrialStatus.DIVERGED, cause)
 

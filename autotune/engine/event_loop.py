@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TICK_S = 0.5
 """Longest wait for a worker's message, in seconds; then the loop looks at everything else."""
-BACK_UP_EVERY_S = 600
+_BACK_UP_EVERY_S = 600
 """Seconds between backups of the database; a damaged one costs at most the work of so long."""
 
 Watch = Callable[[Assignment, Sequence[EvalPoint]], int | None]
@@ -59,7 +59,7 @@ class EventLoop:
     observer: RunObserver
     failures: FailureStreak
     pace: Pace = field(default_factory=Pace)
-    backups: Interval = field(default_factory=lambda: Interval(BACK_UP_EVERY_S))
+    backups: Interval = field(default_factory=lambda: Interval(_BACK_UP_EVERY_S))
 
     def run(
         self,

@@ -96,7 +96,7 @@ class Running:
             worker_died: Whether its process died under it.
         """
         # Of several seeds the result is the mean of those that were trained to their end.
-        points = mean_curve(self.curves) if self.curves else tuple(self.points)
+        points = _mean_curve(self.curves) if self.curves else tuple(self.points)
         log = self.assignment.folder / "log.txt"
 
         return TrialResult(
@@ -114,7 +114,7 @@ class Running:
         )
 
 
-def mean_curve(curves: Sequence[Sequence[EvalPoint]]) -> tuple[EvalPoint, ...]:
+def _mean_curve(curves: Sequence[Sequence[EvalPoint]]) -> tuple[EvalPoint, ...]:
     """Return the mean over seeds of each evaluation, of the metrics that all of them have.
 
     Args:

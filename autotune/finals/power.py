@@ -15,7 +15,7 @@ from autotune.core.study_results import Noise
 from autotune.finals.verdict import PROVE, confidences, paired_gains
 from autotune.study.spec import FinalsSpec
 
-POWER = 0.8
+_POWER = 0.8
 """Share of studies in which a gain that is called provable is proved."""
 MOST_PAIRS = 1_000
 """Largest number of pairs that is considered; nobody would train more."""
@@ -41,7 +41,7 @@ def measure_noise(baseline: int, finals: Sequence[TrialRecord], spec: FinalsSpec
 
 
 def provable_gain(pair_sigma: float, spec: FinalsSpec) -> float:
-    """Return the smallest gain that all pairs of a study prove with probability `POWER`, nats per token.
+    """Return the smallest gain that all pairs of a study prove with probability `_POWER`, nats per token.
 
     Source: the power of the two-sided paired t test by shifted quantiles, (t_a + t_power) x s / sqrt(n), where `a` is
     what the last look may err to one side.
@@ -52,12 +52,12 @@ def provable_gain(pair_sigma: float, spec: FinalsSpec) -> float:
     """
     pairs = spec.looks[-1]
     one_sided = (1 + confidences(spec)[-1]) / 2
-    quantiles = student_quantile(one_sided, pairs - 1) + student_quantile(POWER, pairs - 1)
+    quantiles = student_quantile(one_sided, pairs - 1) + student_quantile(_POWER, pairs - 1)
     return float(quantiles * pair_sigma / pairs**0.5)
 
 
 def pairs_needed(gain: float, pair_sigma: float, spec: FinalsSpec) -> int | None:
-    """Return the fewest pairs (`finals.max_seeds`) that prove a gain with probability `POWER`.
+    """Return the fewest pairs (`finals.max_seeds`) that prove a gain with probability `_POWER`.
 
     Args:
         gain: The true gain, nats per token.

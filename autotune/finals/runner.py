@@ -38,13 +38,13 @@ from autotune.store.database import exclusive
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
 
-PURPOSES = {
+_PURPOSES = {
     SELECT: "to choose the winner",
     PROVE: "to prove its gain",
     ATTRIBUTE: "to find out which change gave what",
 }
 """What the runs of a stage are for, in the words of the console."""
-NOISE_FRAC = 0.1
+_NOISE_FRAC = 0.1
 """Share of the time left that the baseline's seeds before the search may take."""
 NO_TIME = "no time was left for it, so all changes are kept"
 """Reason stored when there was no time to find out which change gave what."""
@@ -115,7 +115,7 @@ class FinalsRunner:
 
     def _noise_seeds(self) -> int:
         """Return how many seeds the time allows before the search; 0 if not even two."""
-        possible = NOISE_FRAC * self.loop.deadline.seconds_left / max(self._seconds(1), 1e-6)
+        possible = _NOISE_FRAC * self.loop.deadline.seconds_left / max(self._seconds(1), 1e-6)
         count = int(min(possible, self.spec.finals.prove_seeds))
         return count if count >= 2 else 0
 
@@ -210,7 +210,7 @@ class FinalsRunner:
         waiting = sum(record.status is TrialStatus.WAITING for record in self.queue.records())
         if waiting:
             noun = "run" if waiting == 1 else "runs"
-            self.loop.observer.note("finals", f"{waiting} {noun} on fresh seeds {purpose or PURPOSES[runs[0].stage]}")
+            self.loop.observer.note("finals", f"{waiting} {noun} on fresh seeds {purpose or _PURPOSES[runs[0].stage]}")
 
         self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)
 

@@ -26,7 +26,7 @@ PROVE = "prove"
 """Stage of the paired runs that measure the winner's gain."""
 ATTRIBUTE = "attribute"
 """Stage of the runs that measure what each of the winner's changes gives."""
-FRESH_SEED_OFFSET = 1_000
+_FRESH_SEED_OFFSET = 1_000
 """Distance of the first fresh seed from the search's own, so that no seed serves both."""
 
 
@@ -79,7 +79,7 @@ def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: i
     if len(arms) < 2:
         return []
 
-    first = search_seed + FRESH_SEED_OFFSET
+    first = search_seed + _FRESH_SEED_OFFSET
     seeds = range(first, first + spec.select_seeds)
     return [FinalRun(arm.number, arm.params, seed, SELECT) for seed in seeds for arm in arms]
 
@@ -98,7 +98,7 @@ def noise_runs(baseline: TrialRecord, spec: FinalsSpec, search_seed: int, count:
 
 
 def _prove_seeds(spec: FinalsSpec, search_seed: int, count: int) -> range:
-    first = search_seed + FRESH_SEED_OFFSET + spec.select_seeds
+    first = search_seed + _FRESH_SEED_OFFSET + spec.select_seeds
     return range(first, first + count)
 
 

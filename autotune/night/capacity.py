@@ -20,9 +20,9 @@ from autotune.search.space import SearchSpace
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
-MERGED = 4
+_MERGED = 4
 """Micro-batches merged, or parts of one, in the probes that tell what the size of a pass changes."""
-MAX_MICRO_BATCH_POWER = 20
+_MAX_MICRO_BATCH_POWER = 20
 """Micro-batches are looked for below two to this power, in sequences."""
 
 
@@ -113,8 +113,8 @@ def _shapes(place: Place, paths: BatchPaths, baseline: Probe) -> list[dict[str, 
     micro_batch = int(get_path(base, paths.micro_batch))
     accumulation = int(get_path(base, paths.accumulation))
     shapes: list[dict[str, Any]] = [
-        {paths.max_pass: max(1, micro_batch // MERGED)},
-        {paths.accumulation: MERGED * accumulation, paths.max_pass: MERGED * micro_batch},
+        {paths.max_pass: max(1, micro_batch // _MERGED)},
+        {paths.accumulation: _MERGED * accumulation, paths.max_pass: _MERGED * micro_batch},
     ]
 
     def weights(changes: Mapping[str, Any]) -> float:
@@ -259,7 +259,7 @@ def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> i
 
     # Binary search, from the highest binary digit to the lowest: more sequences never take less.
     largest = 0
-    for power in reversed(range(MAX_MICRO_BATCH_POWER)):
+    for power in reversed(range(_MAX_MICRO_BATCH_POWER)):
         if fits(largest + 2**power):
             largest += 2**power
     return largest

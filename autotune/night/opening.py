@@ -195,7 +195,7 @@ def open_night(
         UserError: If the study was begun on another kind of device, or the storage fails meanwhile.
     """
     spec = study.spec
-    hardware = stored_hardware(spec, options, run)
+    hardware = _stored_hardware(spec, options, run)
     monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
 
     observer = RunObserver(run, options.say, monitor, options.refresh, spec.trackers)
@@ -220,7 +220,7 @@ def open_night(
             back_up(run)
 
 
-def stored_hardware(spec: StudySpec, options: Options, run: RunDirectory) -> HardwareProfile:
+def _stored_hardware(spec: StudySpec, options: Options, run: RunDirectory) -> HardwareProfile:
     """Return the hardware profile of an earlier run, or take one and store it.
 
     Args:

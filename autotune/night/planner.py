@@ -28,13 +28,13 @@ from autotune.study.trainer import Trainer
 WHOLE_TRIALS = 8
 """Trials that end before any is stopped, about: in searches replayed on the two recorded tables with the default
 pruner, where 32 trials took as long as 19 whole ones and 80 as long as 40."""
-STOPPED_SHARE = 0.45
+_STOPPED_SHARE = 0.45
 """Share of a whole trial that each later one takes, in the same replays."""
-STUDY_BYTES = 6e6
+_STUDY_BYTES = 6e6
 """Disk of a study's page and database, rounded up from a study of 18 trials with 20 evaluations."""
-EVALUATION_BYTES = 3_500
+_EVALUATION_BYTES = 3_500
 """Disk of each evaluation, in files and two copies of the database, rounded up from the same study."""
-JOULES_PER_KWH = 3.6e6
+_JOULES_PER_KWH = 3.6e6
 
 
 def matched_epochs(spec: StudySpec, trainer: Trainer, facts: Mapping[str, Any], run_tokens: int) -> float:
@@ -57,7 +57,7 @@ def matched_epochs(spec: StudySpec, trainer: Trainer, facts: Mapping[str, Any], 
     return epochs if epochs > 1 else 0.0
 
 
-def text_tokens(tokens: int, epochs: float) -> int:
+def _text_tokens(tokens: int, epochs: float) -> int:
     """Return how many tokens of text a training is given.
 
     Args:
@@ -83,7 +83,7 @@ def train_tokens_override(study: Study, tokens: int, epochs: float) -> dict[str,
     """
     if not epochs:
         return {}
-    by_path = study.trainer.by_path({"train_tokens": text_tokens(tokens, epochs)})
+    by_path = study.trainer.by_path({"train_tokens": _text_tokens(tokens, epochs)})
     return present(study.spec.base, by_path)
 
 
@@ -107,7 +107,7 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     # How many trials fit, if none is stopped early and if as many are as usual.
     whole = max(0.0, seconds_left - reserve_s) / trial_s * slots
     trials = int(min(spec.budget.trials, whole))
-    share = 1.0 if spec.pruner.name == "none" else STOPPED_SHARE
+    share = 1.0 if spec.pruner.name == "none" else _STOPPED_SHARE
     fitting = whole
     if whole > WHOLE_TRIALS:
         fitting = WHOLE_TRIALS + (whole - WHOLE_TRIALS) / share
@@ -130,9 +130,9 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         tokens_per_s=probe.tokens_per_s,
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
-        energy_kwh=profile.power_limit_w * slots * total_s / JOULES_PER_KWH,
+        energy_kwh=profile.power_limit_w * slots * total_s / _JOULES_PER_KWH,
         epochs=matched_epochs(spec, study.trainer, probe.facts, horizon.full_tokens(spec)),
-        disk_bytes=STUDY_BYTES + trainings * probe.evaluations * EVALUATION_BYTES,
+        disk_bytes=_STUDY_BYTES + trainings * probe.evaluations * _EVALUATION_BYTES,
     )
 
 
@@ -266,7 +266,7 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
     if plan.epochs:
-        line += f"; on {text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text each"
+        line += f"; on {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text each"
     if plan.max_pass_sequences:
         line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line

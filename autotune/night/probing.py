@@ -21,9 +21,9 @@ from autotune.machine.hardware import HardwareProfile
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
-PROBE_FRAC = 1 / 25
+_PROBE_FRAC = 1 / 25
 """Share of a trial's budget that a probe trains on a CPU: enough for a steady speed, little enough to cost nothing."""
-PROBE_POINTS = 3
+_PROBE_POINTS = 3
 """Evaluations after which a probe on a GPU ends: a small share would be over before clocks and caches are warm."""
 PROBE_TOKENS = 4_000_000
 """Most tokens of the trial whose beginning a probe on a GPU is: a long trial's evaluations would cost the night."""
@@ -70,12 +70,12 @@ def config_on(study: Study, profile: HardwareProfile, changes: Mapping[str, Any]
 def probe_length(spec: StudySpec, profile: HardwareProfile) -> tuple[int, int]:
     """Return the token budget of a probe and the evaluations after which it ends, 0 for its whole budget."""
     if profile.device == "cuda":
-        return min(spec.budget.tokens, PROBE_TOKENS), PROBE_POINTS
-    return max(1, int(spec.budget.tokens * PROBE_FRAC)), 0
+        return min(spec.budget.tokens, PROBE_TOKENS), _PROBE_POINTS
+    return max(1, int(spec.budget.tokens * _PROBE_FRAC)), 0
 
 
 def probe(place: Place, changes: Mapping[str, Any] | None = None, worker: Worker | None = None) -> Probe:
-    """Train the baseline for a small share of its budget; on a GPU to `PROBE_POINTS` evaluations of a trial.
+    """Train the baseline for a small share of its budget; on a GPU to `_PROBE_POINTS` evaluations of a trial.
 
     Args:
         place: Where to train.

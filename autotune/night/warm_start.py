@@ -30,7 +30,7 @@ from autotune.study.trainer import Trainer
 if TYPE_CHECKING:
     import optuna
 
-GOOD = 3
+_GOOD = 3
 """Good settings of each earlier study that are tried first: what it promoted, then its best trials."""
 
 
@@ -146,7 +146,7 @@ def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:
         if settings and settings not in good and settings != spec.space.baseline(spec.base):
             good.append(settings)
 
-    return good[:GOOD]
+    return good[:_GOOD]
 
 
 def _priors(spec: StudySpec, record: StudyRecord) -> list[Prior]:

@@ -12,15 +12,15 @@ from autotune.core.records import TrainingKind
 from autotune.core.text import time_of_day
 from autotune.machine.gpu_monitor import GpuSample
 
-LAST = 5
+_LAST = 5
 """Lines of ended trainings that are kept for the screen."""
-NOUNS = {
+_NOUNS = {
     TrainingKind.SEARCH: "trial",
     TrainingKind.FINALS: "final",
     TrainingKind.BRACKET: "bracket",
     TrainingKind.FULL: "full run",
 }
-PHASES = {
+_PHASES = {
     TrainingKind.SEARCH: "searching",
     TrainingKind.FINALS: "proving on fresh seeds",
     TrainingKind.BRACKET: "fitting to the length",
@@ -87,7 +87,7 @@ class Board:
     total: int = 0
     best: tuple[float, int] | None = None
     running: dict[tuple[TrainingKind, int], Training] = field(default_factory=dict)
-    last: deque[str] = field(default_factory=lambda: deque(maxlen=LAST))
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST))
     gpu: GpuSample | None = None
     _began: float = 0.0
     _ended: int = 0
@@ -150,7 +150,7 @@ class Board:
 
     def headline(self) -> str:
         """Return the phase, how much of it is done, and when it will be: "searching: 12 of 40, until about 02:10"."""
-        words = PHASES[self.kind] if self.kind else ""
+        words = _PHASES[self.kind] if self.kind else ""
         if self.kind is not TrainingKind.FULL:
             words += f": {self.done} of {self.total}"
 
@@ -200,5 +200,5 @@ class Board:
 def title(kind: TrainingKind, number: int) -> str:
     """Return what a training is called: "trial 7"."""
     if kind == TrainingKind.FULL:
-        return NOUNS[kind]
-    return f"{NOUNS[kind]} {number}"
+        return _NOUNS[kind]
+    return f"{_NOUNS[kind]} {number}"

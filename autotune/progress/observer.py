@@ -17,7 +17,7 @@ from autotune.store.run_directory import RunDirectory, log_event
 if TYPE_CHECKING:
     from autotune.machine.gpu_monitor import GpuMonitor
 
-MARKS = {
+_MARKS = {
     TrialStatus.FINISHED: "✓",
     TrialStatus.PRUNED: "✂",
     TrialStatus.DIVERGED: "↗",
@@ -25,13 +25,13 @@ MARKS = {
     TrialStatus.CRASHED: "✗",
     TrialStatus.INTERRUPTED: "…",
 }
-SAMPLE_EVERY_S = 5.0
+_SAMPLE_EVERY_S = 5.0
 """Seconds between samples of the GPU's health."""
 REFRESH_EVERY_S = 60.0
 """Least seconds between two writings of the page while a study runs."""
 REFRESH_FRAC = 0.05
 """Largest share of the time that the writing of the page may take."""
-SILENCE_S = 300.0
+_SILENCE_S = 300.0
 """Seconds without a line after which a log gets one that says how far the study is."""
 
 
@@ -158,7 +158,7 @@ class RunObserver:
         if is_best:
             self.board.best = (result.points[-1].val_loss, training.number)
 
-        line = f"{MARKS[result.status]} {training.title} {_outcome(result)}"
+        line = f"{_MARKS[result.status]} {training.title} {_outcome(result)}"
         if is_best:
             line += " (best so far)"
         log_event(self.run, "ended", line, seconds=result.seconds)
@@ -193,14 +193,14 @@ class RunObserver:
 
     def tick(self) -> None:
         """Do what is due: sample the GPU's health, write the page, draw the board. Called often."""
-        if self._monitor is not None and time.monotonic() - self._sampled >= SAMPLE_EVERY_S:
+        if self._monitor is not None and time.monotonic() - self._sampled >= _SAMPLE_EVERY_S:
             self._sample(self._monitor)
         if self._refresh is not None and time.monotonic() >= self._refresh_due:
             self._refresh_page(self._refresh)
 
         if self._display is not None:
             self._display.show(self.board)
-        elif time.monotonic() - self._said >= SILENCE_S and (line := self.board.line()):
+        elif time.monotonic() - self._said >= _SILENCE_S and (line := self.board.line()):
             self.say(line)
 
     def _sample(self, monitor: GpuMonitor) -> None:

@@ -15,9 +15,9 @@ from autotune.core.records import TrainingKind
 from autotune.core.text import plain, say
 from autotune.progress.board import Board, Training
 
-REDRAW_S = 0.25
+_REDRAW_S = 0.25
 """Least seconds between two drawings of the board; more often is of no use to the eye."""
-BAR_WIDTH = 24
+_BAR_WIDTH = 24
 """Width of a bar in characters."""
 
 
@@ -46,7 +46,7 @@ class Screen:
 
     def show(self, board: Board) -> None:
         """Draw the board, unless it was drawn a moment ago."""
-        if time.monotonic() - self._drawn < REDRAW_S:
+        if time.monotonic() - self._drawn < _REDRAW_S:
             return
 
         try:
@@ -92,7 +92,7 @@ def draw(board: Board) -> RenderableType:
     """
     bars = Table.grid(padding=(0, 1))
     bars.add_column(no_wrap=True)
-    bars.add_column(width=BAR_WIDTH)
+    bars.add_column(width=_BAR_WIDTH)
     bars.add_column()
 
     if board.kind is not TrainingKind.FULL:
@@ -129,7 +129,7 @@ def _text(words: str) -> Text:
 
 
 def _bar(done: int, total: int) -> ProgressBar:
-    return ProgressBar(total=max(1, total), completed=min(done, total), width=BAR_WIDTH)
+    return ProgressBar(total=max(1, total), completed=min(done, total), width=_BAR_WIDTH)
 
 
 def _left(seconds: float) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Values = Mapping[str, Any]
-FINE = ("finished", "pruned", "verdict")
+_FINE = ("finished", "pruned", "verdict")
 """Statuses with which a run ends that has not failed."""
 
 
@@ -81,7 +81,7 @@ class TensorBoard:
         self._add(run, text_pb("end", _as_table({"status": status, **facts})))
 
         # The plugin's own function for this needs TensorFlow.
-        code = api_pb2.STATUS_SUCCESS if status in FINE else api_pb2.STATUS_FAILURE
+        code = api_pb2.STATUS_SUCCESS if status in _FINE else api_pb2.STATUS_FAILURE
         end = plugin_data_pb2.SessionEndInfo(status=code, end_time_secs=time.time())
         marked = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(session_end_info=end))
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=marked, tensor=metadata.NULL_TENSOR)
@@ -133,7 +133,7 @@ class WeightsAndBiases:
     def ended(self, run: str, status: str, facts: Values) -> None:
         ended = self._runs.pop(run)
         ended.summary.update({"status": status, **facts})
-        ended.finish(exit_code=0 if status in FINE else 1)
+        ended.finish(exit_code=0 if status in _FINE else 1)
 
     def concluded(self, text: str, facts: Values) -> None:
         self.started("verdict", "study", {})
@@ -190,7 +190,7 @@ class Trackio:
 
 
 # Their names are those of `autotune.study.spec.TRACKERS`.
-FACTORIES: dict[str, Callable[[Path, str], Tracker]] = {
+_FACTORIES: dict[str, Callable[[Path, str], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "trackio": Trackio,
@@ -219,4 +219,4 @@ def feed(tracker: Tracker, lines: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    feed(FACTORIES[sys.argv[1]](Path(sys.argv[2]), sys.argv[3]), sys.stdin)
+    feed(_FACTORIES[sys.argv[1]](Path(sys.argv[2]), sys.argv[3]), sys.stdin)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from autotune.core.records import EvalPoint
 from autotune.engine.deadline import REPORT_S
 
-RECENT = 3
+_RECENT = 3
 """Number of evaluations whose pace is taken for the rest of a run. With this few a slower machine shows soon, and a
 short interruption is forgotten soon."""
 EXPORT_S = 15.0
 """Time kept for the trainer to write its model once it has trained, seconds."""
-END_MARGIN = 1.03
+_END_MARGIN = 1.03
 """Factor by which the rest of a run may take longer than its recent pace says."""
 NEWS_FRAC = 0.02
 """Smallest change of the end that is told to a person, and smallest move to a later end, as a share of the budget."""
@@ -31,7 +31,7 @@ class RunPace:
     def __init__(self, reached: int = 0) -> None:
         self._reached = reached
         self._last: tuple[EvalPoint, float] | None = None
-        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[int, float]] = deque(maxlen=_RECENT)
         self.latest: float | None = None
         """Tokens per second before the last evaluation; None if that was not measured."""
 
@@ -101,7 +101,7 @@ class EarlyEnd:
 
         room_s = seconds_left - REPORT_S - EXPORT_S
         fitting = seen + tokens_per_s * room_s
-        fitting_safely = seen + tokens_per_s * room_s / END_MARGIN
+        fitting_safely = seen + tokens_per_s * room_s / _END_MARGIN
         # The end stays below the budget even if more fits, since a trainer takes only such an end for an early one.
         end = _rounded_down(min(fitting_safely, self.budget_tokens - 1), self.budget_tokens)
 

@@ -17,31 +17,31 @@ from autotune.core.study_results import EarlyWarning
 from autotune.core.text import speed
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 
-RISEN_FRAC = 0.03
+_RISEN_FRAC = 0.03
 """Rise of the loss above its best, as a share of the best, that counts as divergence. Between evaluations on the same
 held-out tokens a sound loss moves by a few thousandths."""
-IN_A_ROW = 2
+_IN_A_ROW = 2
 """Number of evaluations in a row that must agree, so that a single outlier gives no alarm."""
-NORM_FACTOR = 10.0
+_NORM_FACTOR = 10.0
 """Multiple of the median gradient norm that counts as divergence. In sound runs the norm stays within a few times of
 its median once the first updates are over."""
-MIN_NORMS = 5
+_MIN_NORMS = 5
 """Number of gradient norms that must come before one that is judged."""
-PLATEAU_FRAC = 0.2
+_PLATEAU_FRAC = 0.2
 """Share of the run over which the loss must stand still."""
-SLOW_FRAC = 0.15
+_SLOW_FRAC = 0.15
 """Drop in speed, or in the GPU's clock, that counts as slow, as a share of the usual value."""
 SLOW_IN_A_ROW = 3
 """Number of evaluations in a row that must be slow. On a busy machine the speed of a single one scatters by more than
-`SLOW_FRAC`."""
+`_SLOW_FRAC`."""
 SLOW_S = 20.0
 """Shortest time that those evaluations must take together, seconds."""
-MIN_SPEEDS = 8
+_MIN_SPEEDS = 8
 """Number of speeds from which the usual one can be told."""
-SKIPPED = 10
+_SKIPPED = 10
 """Number of skipped updates that gives a warning. A loss scale that looks for its level skips one update in thousands,
 which is far fewer."""
-SKIPPED_INTERVALS = 3
+_SKIPPED_INTERVALS = 3
 """Number of intervals between evaluations that are compared with as many before."""
 
 
@@ -55,19 +55,19 @@ def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
         "if it goes on, stop the run and train with a lower learning rate or a smaller optim.grad_clip; "
         "it is stopped by itself once the loss is not finite or twice its best"
     )
-    last = points[-IN_A_ROW:]
-    before = [point.val_loss for point in points[:-IN_A_ROW]]
+    last = points[-_IN_A_ROW:]
+    before = [point.val_loss for point in points[:-_IN_A_ROW]]
     if before:
         best = min(before)
-        if all(point.val_loss > best + RISEN_FRAC * abs(best) for point in last):
+        if all(point.val_loss > best + _RISEN_FRAC * abs(best) for point in last):
             finding = f"the loss rose to {last[-1].val_loss:.4f} and stayed above its best of {best:.4f}"
             return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
 
     norms = [point.metrics["grad_norm"] for point in points if "grad_norm" in point.metrics]
-    if len(norms) > MIN_NORMS:
+    if len(norms) > _MIN_NORMS:
         usual = statistics.median(norms[:-1])
         # A norm that is not a number must count as too large.
-        if usual > 0 and not norms[-1] <= NORM_FACTOR * usual:
+        if usual > 0 and not norms[-1] <= _NORM_FACTOR * usual:
             finding = f"the gradient's norm is {norms[-1]:.3g}, and its median so far {usual:.3g}"
             return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
 
@@ -89,7 +89,7 @@ def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None
         return None
 
     rate_names = [name for name in sorted(points[-1].metrics) if name == "lr" or name.endswith("_lr")]
-    begin = points[-1].tokens_seen - PLATEAU_FRAC * budget_tokens
+    begin = points[-1].tokens_seen - _PLATEAU_FRAC * budget_tokens
     earlier = [point for point in points if point.tokens_seen <= begin]
     if not rate_names or not earlier:
         return None
@@ -120,10 +120,10 @@ def is_slow(speeds: Sequence[float], seconds: float) -> bool:
         speeds: Tokens per second before each evaluation, in their order.
         seconds: What the last `SLOW_IN_A_ROW` evaluations took.
     """
-    if len(speeds) < MIN_SPEEDS or seconds < SLOW_S:
+    if len(speeds) < _MIN_SPEEDS or seconds < SLOW_S:
         return False
 
-    return max(speeds[-SLOW_IN_A_ROW:]) < (1 - SLOW_FRAC) * _best_quarter(speeds)
+    return max(speeds[-SLOW_IN_A_ROW:]) < (1 - _SLOW_FRAC) * _best_quarter(speeds)
 
 
 def throttling(
@@ -153,7 +153,7 @@ def throttling(
 
     clock_before = _clock(earlier)
     clock_now = _clock(now)
-    if clock_before is not None and clock_now is not None and clock_now < (1 - SLOW_FRAC) * clock_before:
+    if clock_before is not None and clock_now is not None and clock_now < (1 - _SLOW_FRAC) * clock_before:
         finding += f"; the GPU's clock fell from {clock_before / 1e6:.0f} to {clock_now / 1e6:.0f} MHz"
 
     reported = itertools.chain.from_iterable(sample.get("throttle_reasons") or () for sample in now)
@@ -175,18 +175,18 @@ def skipped_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
     """
     counts = [point.metrics["skipped_steps"] for point in points if "skipped_steps" in point.metrics]
     skipped = [after - before for before, after in itertools.pairwise(counts)]
-    last = skipped[-SKIPPED_INTERVALS:]
-    before = skipped[-2 * SKIPPED_INTERVALS : -SKIPPED_INTERVALS]
+    last = skipped[-_SKIPPED_INTERVALS:]
+    before = skipped[-2 * _SKIPPED_INTERVALS : -_SKIPPED_INTERVALS]
 
-    is_rising = len(before) == SKIPPED_INTERVALS and min(last) > 0 and sum(last) > 2 * sum(before)
-    if not is_rising or sum(last) < SKIPPED:
+    is_rising = len(before) == _SKIPPED_INTERVALS and min(last) > 0 and sum(last) > 2 * sum(before)
+    if not is_rising or sum(last) < _SKIPPED:
         return None
 
     return EarlyWarning(
         "skipped steps",
         points[-1].tokens_seen,
-        f"{sum(last):.0f} updates overflowed in fp16 and were skipped since the last {SKIPPED_INTERVALS} evaluations, "
-        f"{sum(before):.0f} in the {SKIPPED_INTERVALS} before",
+        f"{sum(last):.0f} updates overflowed in fp16 and were skipped since the last {_SKIPPED_INTERVALS} evaluations, "
+        f"{sum(before):.0f} in the {_SKIPPED_INTERVALS} before",
         "often the first sign of a learning rate that is too high: watch the loss; bf16 or fp32 (system.dtype) has no "
         "such limit where the card can",
     )

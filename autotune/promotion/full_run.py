@@ -20,12 +20,12 @@ from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.run_watch import RunWatch
 from autotune.study.study_file import Study
 
-ENOUGH_FRAC = 0.5
+_ENOUGH_FRAC = 0.5
 """Smallest share of a full run that must fit for it to begin; it is then brought to an earlier end. If less fits, it is
 better to wait for more time."""
-MAX_EVALUATIONS = 100
+_MAX_EVALUATIONS = 100
 """Most evaluations of a full run that follow from those of the trials."""
-AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED)
+_AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED)
 """Ends of a run that may be a fault of the machine and are worth another attempt."""
 
 
@@ -45,7 +45,7 @@ def evaluations(study: Study, tokens: int) -> dict[str, int]:
     if path is None or not isinstance(of_a_trial, int) or of_a_trial < 1:
         return {}
 
-    as_densely = min(MAX_EVALUATIONS, of_a_trial * tokens // spec.budget.tokens)
+    as_densely = min(_MAX_EVALUATIONS, of_a_trial * tokens // spec.budget.tokens)
     return {path: spec.promote.num_evals or max(of_a_trial, as_densely)}
 
 
@@ -102,7 +102,7 @@ class FullRun:
 
         try:
             while True:
-                if again.status in AGAIN:
+                if again.status in _AGAIN:
                     self._try_again(again)
                 if self._attempts()[-1].status is TrialStatus.WAITING:
                     self._keep(self._latest_summary())
@@ -158,10 +158,10 @@ class FullRun:
         left_frac = max(0.0, end - _reached(attempts)) / budget
 
         has_time = self.deadline.has_time(lambda: REPORT_S + EXPORT_S)
-        return has_time(ENOUGH_FRAC * left_frac * training_s)
+        return has_time(_ENOUGH_FRAC * left_frac * training_s)
 
     def _say_no_time(self, has_begun: bool) -> None:
-        what = "to go on with the full run" if has_begun else f"for the full run, not even for {ENOUGH_FRAC:.0%} of it"
+        what = "to go on with the full run" if has_begun else f"for the full run, not even for {_ENOUGH_FRAC:.0%} of it"
         self.observer.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
 
     def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
@@ -201,11 +201,11 @@ class FullRun:
 
     def _summary(self, record: TrialRecord, points: Sequence[EvalPoint]) -> FullRunRecord:
         stored = self._stored(record.number)
-        summary = full_summary(record, self.queue.budget_tokens, self._folder, points)
+        summary = _full_summary(record, self.queue.budget_tokens, self._folder, points)
         return replace(summary, end_tokens=stored.end_tokens, warnings=stored.early_warnings)
 
 
-def full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequence[EvalPoint]) -> FullRunRecord:
+def _full_summary(record: TrialRecord, tokens: int, folder: Path, points: Sequence[EvalPoint]) -> FullRunRecord:
     """Return what a report says of a full run.
 
     Args:

@@ -21,46 +21,46 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-EXPONENT = 0.32
+_EXPONENT = 0.32
 """Power of the run's length, in tokens at a fixed batch, by which the best learning rate falls: the mean of its prior.
 Source: Bjorck et al. 2024, arXiv 2409.19913, for AdamW; arXiv 2603.28743 gives the same for Muon."""
-EXPONENT_SD = 0.25
+_EXPONENT_SD = 0.25
 """Standard deviation of the prior of that power. The published spread is 0.15, over runs of billions of tokens. It is
 wider here, since from 1 to 8 million tokens of prose the best learning rates hardly moved
 (tests/benchmarks/RESULTS.md)."""
-TRIAL_LR_SD = 0.4
+_TRIAL_LR_SD = 0.4
 """Standard deviation of the distance between the learning rate of a search's winner and the best one of its length, as
 a natural logarithm. Among the best 16 of 320 settings of tests/benchmarks/overnight_h100.json the spread is 0.45 for
 Muon's learning rate and 0.57 for AdamW's."""
 FACTORS = (0.5, 1.0, 2.0)
 """Multiples of the expected learning rates that a bracket trains."""
-LEAST_CURVATURE = 0.003
+_LEAST_CURVATURE = 0.003
 """Minimum relative curvature; anything flatter is not a minimum. It is the coefficient of the squared natural logarithm
 of the learning rates' factor, as a share of the loss. Brackets on prose gave 0.01 to 0.04
 (tests/benchmarks/RESULTS.md)."""
-GRID_SDS = 4.0
+_GRID_SDS = 4.0
 """Reach of the grid to each side of the prior mean, in standard deviations of the prior."""
-GRID_POINTS = 161
+_GRID_POINTS = 161
 """Points of the grid along each of its two axes."""
-MIN_SIGMA = 1e-5
+_MIN_SIGMA = 1e-5
 """Lower limit of the noise between seeds, nats per token; a smaller measured value is raised to it."""
 MIN_LENGTHENING = 8
 """Shortest run, in lengths of a trial, before which brackets are trained. At this length their trainings cost as
 much as the run itself, and the longer the run, the smaller their share; the learning rate that they decide on is then a
 factor of two away from the trial's."""
-MIN_WARMUP_FRAC = 0.01
+_MIN_WARMUP_FRAC = 0.01
 """Shortest warm-up that is chosen here, as a share of the run."""
 ONE_SEED_SIGMA = 0.002
 """Standard deviation of a loss between seeds, as a share of the loss; used where a study has not measured its own."""
 AS_IS_SUFFIX = "-as-is"
 """Ending of the folder of a full run whose settings are copied from the trial unchanged."""
-DEFAULT_FULL_FACTOR = 8
+_DEFAULT_FULL_FACTOR = 8
 """Length of a full run, in lengths of a trial, where the study file names none."""
 
 
 def full_tokens(spec: StudySpec) -> int:
     """Return the training tokens of the full run that a study file asks for."""
-    return spec.promote.tokens or DEFAULT_FULL_FACTOR * spec.budget.tokens
+    return spec.promote.tokens or _DEFAULT_FULL_FACTOR * spec.budget.tokens
 
 
 def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:
@@ -78,8 +78,8 @@ def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), si
     """
     import numpy as np
 
-    deviations = np.linspace(-GRID_SDS, GRID_SDS, GRID_POINTS)
-    own, exponent = np.meshgrid(TRIAL_LR_SD * deviations, EXPONENT + EXPONENT_SD * deviations)
+    deviations = np.linspace(-_GRID_SDS, _GRID_SDS, _GRID_POINTS)
+    own, exponent = np.meshgrid(_TRIAL_LR_SD * deviations, _EXPONENT + _EXPONENT_SD * deviations)
 
     log_posterior = -(deviations[:, None] ** 2 + deviations**2) / 2
     for bracket in brackets:
@@ -126,10 +126,10 @@ def _log_likelihood(bracket: Bracket, best: NDArray[np.float64], sigma: float) -
 
     # Least squares for the curvature; the smallest positive number avoids a division by zero.
     fitting = (shape @ residuals) / np.maximum((shape**2).sum(-1), np.finfo(float).tiny)
-    curvature = np.maximum(fitting, LEAST_CURVATURE * height)
+    curvature = np.maximum(fitting, _LEAST_CURVATURE * height)
     misfit = ((residuals - curvature[..., None] * shape) ** 2).sum(-1)
 
-    log_likelihood: NDArray[np.float64] = -misfit / (2 * max(sigma, MIN_SIGMA) ** 2)
+    log_likelihood: NDArray[np.float64] = -misfit / (2 * max(sigma, _MIN_SIGMA) ** 2)
     return log_likelihood
 
 
@@ -199,8 +199,8 @@ def changes(
             why = "so that it forgets over as many tokens as in the trial"
         else:
             kept = before * trial_tokens / tokens
-            after = max(kept, min(before, MIN_WARMUP_FRAC))
-            why = "as many tokens as in the trial" if after == kept else f"{MIN_WARMUP_FRAC:.0%} of the run at least"
+            after = max(kept, min(before, _MIN_WARMUP_FRAC))
+            why = "as many tokens as in the trial" if after == kept else f"{_MIN_WARMUP_FRAC:.0%} of the run at least"
 
         # Three digits are enough for a person who reads the file.
         after = float(f"{after:.3g}")
@@ -212,12 +212,12 @@ def changes(
 
 # --- text that is read more than once ----------------------------------------------------------------------
 
-HALF_WORTH_EPOCHS = 15.39
+_HALF_WORTH_EPOCHS = 15.39
 """Decay constant, in repeated readings, of what a further reading of the same text is worth.
 Source: R*_D of Muennighoff et al. 2023, arXiv 2305.16264, section 5."""
-GOOD_EPOCHS = 4
+_GOOD_EPOCHS = 4
 """Readings up to which repeated text is worth almost as much as fresh text. Source: the same."""
-SAME_EPOCHS = 1.25
+_SAME_EPOCHS = 1.25
 """Factor up to which two trainings read their text about as often."""
 
 
@@ -234,7 +234,7 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
         return ""
 
     words = f"the run reads its text {epochs:.1f} times, "
-    if 1 / SAME_EPOCHS <= epochs / trial_epochs <= SAME_EPOCHS:
+    if 1 / _SAME_EPOCHS <= epochs / trial_epochs <= _SAME_EPOCHS:
         words += "and so do the trials with the less that they are given"
     else:
         words += (
@@ -243,9 +243,9 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
         )
 
     if epochs > 1:
-        worth = 1 + HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / HALF_WORTH_EPOCHS))
+        worth = 1 + _HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / _HALF_WORTH_EPOCHS))
         words += f". By published runs, that is worth about as much as {worth:.1f} times as much fresh text"
-    if epochs > GOOD_EPOCHS:
-        words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {GOOD_EPOCHS * train_tokens}"
+    if epochs > _GOOD_EPOCHS:
+        words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {_GOOD_EPOCHS * train_tokens}"
 
     return words

@@ -15,11 +15,11 @@ from autotune.promotion.horizon import AS_IS_SUFFIX, full_tokens
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 
-MAX_PAIRS = 32
+_MAX_PAIRS = 32
 """Largest number of pairs that is proposed; beyond it another search costs less."""
-MORE_SELECT_SEEDS = 2
+_MORE_SELECT_SEEDS = 2
 """Number of selection seeds that are added after a winner has failed on a proving seed."""
-MAX_NAME = 64
+_MAX_NAME = 64
 """Longest name of a study, in characters."""
 
 
@@ -138,7 +138,7 @@ def _after_failure(record: StudyRecord) -> NextStep:
 
 def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
     if full.status == TrialStatus.DIVERGED:
-        return after_divergence(record, full.trial, full.tokens)
+        return _after_divergence(record, full.trial, full.tokens)
 
     tokens = full.tokens or full_tokens(record.spec)
     if full.status == TrialStatus.FINISHED:
@@ -148,7 +148,7 @@ def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
     return NextStep("The full run has not finished; this goes on with it.", _promote(record, full, tokens))
 
 
-def after_divergence(record: StudyRecord, number: int | None, tokens: int) -> NextStep:
+def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> NextStep:
     """Return what to do when a full run has diverged, since the same run would diverge again.
 
     Args:
@@ -222,7 +222,7 @@ def _after_inconclusive(record: StudyRecord, verdict: Verdict) -> NextStep:
     if len(verdict.seeds) < finals.looks[-1] and (pairs is None or pairs <= finals.looks[-1]):
         what = "There was no time for all pairs of runs that this study may train; this goes on with them."
         return NextStep(what, _run(record))
-    if pairs is None or pairs > MAX_PAIRS:
+    if pairs is None or pairs > _MAX_PAIRS:
         return _longer_trials(record)
 
     what = f"A gain of this size would show with about {pairs} pairs of runs; this repeats the study with as many."
@@ -232,7 +232,7 @@ def _after_inconclusive(record: StudyRecord, verdict: Verdict) -> NextStep:
 
 def _after_failed_winner(record: StudyRecord) -> NextStep:
     finals = record.spec.finals
-    seeds = finals.select_seeds + MORE_SELECT_SEEDS
+    seeds = finals.select_seeds + _MORE_SELECT_SEEDS
     finalists = max(2, finals.finalists) + 1
     what = (
         "More pairs would not make these settings reliable. This repeats the study and chooses among "
@@ -272,5 +272,5 @@ def _run(record: StudyRecord, *changes: str) -> str:
 
 
 def _repeat(record: StudyRecord, suffix: str, *changes: str) -> str:
-    name = f"{record.spec.name}-{suffix}"[:MAX_NAME]
+    name = f"{record.spec.name}-{suffix}"[:_MAX_NAME]
     return _run(record, f'name="{name}"', *changes)

@@ -19,9 +19,9 @@ from autotune.progress.observer import RunObserver
 from autotune.promotion import early_warnings
 from autotune.promotion.early_end import NEWS_FRAC, EarlyEnd, RunPace
 
-SAID_FRAC = 0.05
+_SAID_FRAC = 0.05
 """Share of the run after which the console gets a line."""
-SAID_EVERY_S = 300.0
+_SAID_EVERY_S = 300.0
 """Time after which the console gets a line in any case, seconds."""
 
 
@@ -176,7 +176,7 @@ class RunWatch:
     def _say_progress(self, point: EvalPoint) -> None:
         share = point.tokens_seen / self._ends_at
         part = self._part(point.tokens_seen)
-        if part <= self._said_part and time.monotonic() - self._said_at < SAID_EVERY_S:
+        if part <= self._said_part and time.monotonic() - self._said_at < _SAID_EVERY_S:
             return
 
         self._said_at = time.monotonic()
@@ -191,7 +191,7 @@ class RunWatch:
 
     def _part(self, tokens: int) -> int:
         """Return how many parts of the run are done; a part that lacks a few tokens by rounding counts."""
-        return math.floor(tokens / self._ends_at / SAID_FRAC + 0.01)
+        return math.floor(tokens / self._ends_at / _SAID_FRAC + 0.01)
 
     def _seconds_left(self, point: EvalPoint) -> float | None:
         tokens_per_s = self._pace.tokens_per_s

@@ -57,7 +57,7 @@ Role = Literal[
 - `num_evals`: evaluations of a training;
 - `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card.
 """
-ROLES: tuple[str, ...] = get_args(Role)
+_ROLES: tuple[str, ...] = get_args(Role)
 CUSTOMARY_PATHS: Mapping[str, str] = {
     "seed": "seed",
     "device": "system.device",
@@ -73,7 +73,7 @@ CUSTOMARY_PATHS: Mapping[str, str] = {
     "provenance": "output.provenance",
 }
 """Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
-CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir")
+_CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir")
 """Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
 Report = Callable[[Mapping[str, float]], bool | int]
 """Takes an evaluation and answers what to do: see `TrainFunction`."""
@@ -188,7 +188,7 @@ class Trainer:
     writer: Writer | None = None
     evaluator: Evaluator | None = None
     setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
-    untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
+    untrained_settings: tuple[str, ...] = _CUSTOMARY_UNTRAINED
 
     def path_of(self, role: Role) -> str | None:
         """Return the dotted path of the setting that has a role, None if the trainer has none."""
@@ -249,7 +249,7 @@ def load_trainer(name: str) -> Trainer:
         writer=_callable_of(module, "generate_text"),
         evaluator=_callable_of(module, "evaluate_weights"),
         setting_roles=_setting_roles(name, getattr(module, "setting_roles", CUSTOMARY_PATHS)),
-        untrained_settings=tuple(getattr(module, "untrained_settings", CUSTOMARY_UNTRAINED)),
+        untrained_settings=tuple(getattr(module, "untrained_settings", _CUSTOMARY_UNTRAINED)),
     )
 
 
@@ -302,8 +302,10 @@ def _setting_roles(name: str, roles: Any) -> dict[str, str]:
     if not isinstance(roles, Mapping):
         raise UserError(f'trainer = "{name}": its setting_roles are no mapping of roles, but {roles!r}')
     for role, path in roles.items():
-        if role not in ROLES:
-            raise UserError(f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(ROLES)}')
+        if role not in _ROLES:
+            raise UserError(
+                f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(_ROLES)}'
+            )
         if not isinstance(path, str):
             raise UserError(f'trainer = "{name}": its setting_roles say {role} is {path!r}; write a dotted path')
     return dict(roles)

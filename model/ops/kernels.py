@@ -16,14 +16,14 @@ import triton.language as tl
 from torch import Tensor
 
 # Rows (tokens) of one program.
-NORM_ROWS = 4
-NORM_BACKWARD_ROWS = 16
+_NORM_ROWS = 4
+_NORM_BACKWARD_ROWS = 16
 NORM_PROGRAMS = 264
 HEAD_PROGRAMS = 66
 """Programs of a backward pass over tokens, here and in NORM_PROGRAMS; each adds its sum of the gain's gradient once."""
-HEAD_TOKENS = 32
+_HEAD_TOKENS = 32
 HEAD_BACKWARD_TOKENS = 64
-ROUTER_TOKENS = 32
+_ROUTER_TOKENS = 32
 ROUTER_PARTS = 3
 """Summands in half precision that together keep the digits of a fp32 weight."""
 LANES, LANE_DEPTH = 8192, 2
@@ -100,9 +100,9 @@ def add_norm(x_ND: Tensor, y_ND: Tensor | None, gain_D: Tensor, eps: float) -> t
     total_ND = x_ND if y_ND is None else torch.empty_like(x_ND)
     out_ND, rstd_N = torch.empty_like(x_ND), x_ND.new_empty(num_rows, dtype=torch.float32)
 
-    _add_norm_kernel[(triton.cdiv(num_rows, NORM_ROWS),)](
+    _add_norm_kernel[(triton.cdiv(num_rows, _NORM_ROWS),)](
         x_ND, x_ND if y_ND is None else y_ND, gain_D, total_ND, out_ND, rstd_N, num_rows, eps,
-        WIDTH=width, BLOCK=_pow2(width), ROWS=NORM_ROWS, ADD=y_ND is not None,
+        WIDTH=width, BLOCK=_pow2(width), ROWS=_NORM_ROWS, ADD=y_ND is not None,
     )  # fmt: skip
     return total_ND, out_ND, rstd_N
 
@@ -121,7 +121,7 @@ def add_norm_backward(
         gain_sum_D: fp32, changed in place.
     """
     num_rows, width = total_ND.shape
-    num_programs = min(NORM_PROGRAMS, triton.cdiv(num_rows, NORM_BACKWARD_ROWS))
+    num_programs = min(NORM_PROGRAMS, triton.cdiv(num_rows, _NORM_BACKWARD_ROWS))
     dx_ND = torch.empty_like(total_ND)
 
     _add_norm_backward_kernel[(num_programs,)](
@@ -136,7 +136,7 @@ def add_norm_backward(
         num_programs,
         WIDTH=width,
         BLOCK=_pow2(width),
-        ROWS=NORM_BACKWARD_ROWS,
+        ROWS=_NORM_BACKWARD_ROWS,
         HAS_DSUM=dtotal_ND is not None,
         num_warps=8,
     )
@@ -295,9 +295,9 @@ def heads(
     C = width // (H + 2 * K)
 
     q, k, v = (qkv_BTW.new_empty(B, T, H, C) for _ in range(3))
-    _heads_kernel[(triton.cdiv(B * T, HEAD_TOKENS), H + 2 * K)](
+    _heads_kernel[(triton.cdiv(B * T, _HEAD_TOKENS), H + 2 * K)](
         qkv_BTW, q_gain_C, k_gain_C, cos_TC, sin_TC, q, k, v, B * T, T, eps,
-        H=H, KV=K, C=C, BLOCK=_pow2(C // 2), TOKENS=HEAD_TOKENS,
+        H=H, KV=K, C=C, BLOCK=_pow2(C // 2), TOKENS=_HEAD_TOKENS,
     )  # fmt: skip
     return q, k, v
 
@@ -468,7 +468,7 @@ def _router_backward_kernel(
 
 def router_block(seq_len: int) -> int:
     """Return the tokens of one program: a power of two that divides the sequence, so that no program spans two."""
-    return min(ROUTER_TOKENS, seq_len & -seq_len)
+    return min(_ROUTER_TOKENS, seq_len & -seq_len)
 
 
 def split_router(weight_ED: Tensor, dtype: torch.dtype) -> Tensor:
@@ -670,8 +670,8 @@ def to_slots(x_ND: Tensor, order_S: Tensor, top_k: int) -> Tensor:
     num_slots, width = len(order_S), x_ND.shape[1]
     out_SD = x_ND.new_empty(num_slots, width)
 
-    _scatter_kernel[(triton.cdiv(num_slots, NORM_ROWS),)](
-        x_ND, order_S, out_SD, num_slots, K=top_k, WIDTH=width, BLOCK=_pow2(width), ROWS=NORM_ROWS
+    _scatter_kernel[(triton.cdiv(num_slots, _NORM_ROWS),)](
+        x_ND, order_S, out_SD, num_slots, K=top_k, WIDTH=width, BLOCK=_pow2(width), ROWS=_NORM_ROWS
     )
     return out_SD
 
@@ -681,8 +681,8 @@ def from_slots(y_SD: Tensor, inverse_S: Tensor, top_k: int) -> Tensor:
     num_tokens, width = len(inverse_S) // top_k, y_SD.shape[1]
     out_ND = y_SD.new_empty(num_tokens, width)
 
-    _gather_sum_kernel[(triton.cdiv(num_tokens, NORM_ROWS),)](
-        y_SD, inverse_S, out_ND, num_tokens, K=top_k, WIDTH=width, BLOCK=_pow2(width), ROWS=NORM_ROWS
+    _gather_sum_kernel[(triton.cdiv(num_tokens, _NORM_ROWS),)](
+        y_SD, inverse_S, out_ND, num_tokens, K=top_k, WIDTH=width, BLOCK=_pow2(width), ROWS=_NORM_ROWS
     )
     return out_ND
 
