@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.core.objectives import num_values
-from autotune.core.study_results import FullRunRecord, Promotion
+from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
 from autotune.store.study_store import StudyRecord

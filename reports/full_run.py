@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialStatus
-from autotune.core.study_results import FullRunRecord
 from autotune.promotion.next_step import is_at_work
 from autotune.store.study_store import StudyRecord
 from reports.formats import MISSING, duration, finite, moment, number, percent, plain

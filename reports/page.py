@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from autotune.core.config_paths import present, with_paths
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.files import write_text
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings
@@ -174,7 +174,7 @@ def _best_config(record: StudyRecord) -> str:
         return ""
 
     config = best.trial.result.config
-    config = with_paths(config, present(config, best.left_at_default))
+    config = with_paths(config, drop_unknown_paths(config, best.left_at_default))
     return json.dumps(config, indent=2, default=str) if config else ""
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
+from autotune.core.promotion_results import Promotion
 from autotune.core.statistics import INTERVAL
-from autotune.core.study_results import Promotion
 from reports.figures.style import BLUE, ORANGE, base_figure
 from reports.formats import as_sentence, number, plain, tokens
 

@@ -95,11 +95,12 @@ def _measured_hardware(device: str, emulate: str, quick: bool = False) -> Hardwa
     Raises:
         UserError: With exit code 3 and the reason, if it cannot be measured.
     """
-    from autotune.machine import hardware
+    from autotune.machine.hardware import HardwareError
+    from autotune.machine.measurement import profile
 
     try:
-        return hardware.profile(emulate, quick=quick, device=device)
-    except hardware.HardwareError as error:
+        return profile(emulate, quick=quick, device=device)
+    except HardwareError as error:
         raise UserError(str(error), 3) from None
 
 

@@ -89,7 +89,7 @@ def replay(
     from autotune.replay import algorithms, arms
     from autotune.replay.sources import Rows
     from autotune.replay.surrogate import Surrogate
-    from autotune.study.spec import PrunerSpec, SamplerSpec
+    from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
     recorded = _recorded_table(study, out)
     samplers = [algorithms.parse_sampler(text) for text in sampler or [SamplerSpec().name]]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar, overload
 
+from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
-from autotune.core.study_results import Attribution, EarlyWarning, FullRunRecord, Noise, Plan, Promotion
+from autotune.core.study_results import Attribution, Noise, Plan
 
 T = TypeVar("T")
 

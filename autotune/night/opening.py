@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import StudyAttributes
-from autotune.core.config_paths import present
+from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, write_json, write_text
 from autotune.engine.assignment import hardware_overrides
@@ -20,7 +20,8 @@ from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.worker import Slot
 from autotune.engine.worker_pool import WorkerPool
 from autotune.machine.gpu_monitor import GpuMonitor
-from autotune.machine.hardware import HardwareError, HardwareProfile, profile
+from autotune.machine.hardware import HardwareError, HardwareProfile
+from autotune.machine.measurement import profile
 from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
@@ -135,7 +136,7 @@ class Night:
         plan = self.attributes.plan
         if plan is not None and plan.max_pass_sequences:
             chosen = self.study.trainer.by_path({"max_pass_sequences": plan.max_pass_sequences})
-            overrides |= present(self.spec.base, chosen)
+            overrides |= drop_unknown_paths(self.spec.base, chosen)
         return overrides
 
 

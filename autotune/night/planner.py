@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from autotune.core.config_paths import flatten, present
+from autotune.core.config_paths import drop_unknown_paths, flatten
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.cost_model import CostModel
@@ -84,7 +84,7 @@ def train_tokens_override(study: Study, tokens: int, epochs: float) -> dict[str,
     if not epochs:
         return {}
     by_path = study.trainer.by_path({"train_tokens": _text_tokens(tokens, epochs)})
-    return present(study.spec.base, by_path)
+    return drop_unknown_paths(study.spec.base, by_path)
 
 
 def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import TrialRecord, TrialStatus
-from autotune.core.study_results import FullRunRecord, Promotion
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.night.opening import Night
 from autotune.night.queues import Queues

@@ -16,11 +16,11 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from autotune.core.config_paths import present, with_paths
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, write_text
+from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialRecord, VerdictWord
-from autotune.core.study_results import Promotion
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
@@ -130,7 +130,7 @@ def best_config_of(
         promotion: The length of the full run and what changes on the way to it.
     """
     changed = {change.path: change.after for change in promotion.changes}
-    seed = present(record.spec.base, trainer.by_path({"seed": record.spec.seed}))
+    seed = drop_unknown_paths(record.spec.base, trainer.by_path({"seed": record.spec.seed}))
 
     provenance = {
         **record.attributes.provenance,
@@ -223,7 +223,7 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
     lines = [*card_lines(provenance), f"trained from: {path.name}, which may have been edited since it was written"]
     output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
-    config = with_paths(config, present(config, output))
+    config = with_paths(config, drop_unknown_paths(config, output))
 
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)

@@ -12,8 +12,8 @@ from typing import Any
 
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
+from autotune.core.promotion_results import Bracket, Promotion
 from autotune.core.records import TrialRecord
-from autotune.core.study_results import Bracket, Promotion
 from autotune.core.text import done_by, duration
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.engine.event_loop import EventLoop

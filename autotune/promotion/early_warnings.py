@@ -12,8 +12,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotune.core.promotion_results import EarlyWarning
 from autotune.core.records import EvalPoint
-from autotune.core.study_results import EarlyWarning
 from autotune.core.text import speed
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.config_paths import flatten
+from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
-from autotune.core.study_results import FullRunRecord
 from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.event_loop import EventLoop

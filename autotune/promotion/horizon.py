@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.config_paths import flatten
+from autotune.core.promotion_results import Bracket, LengthChange, Scaling
 from autotune.core.statistics import normal_reach
-from autotune.core.study_results import Bracket, LengthChange, Scaling
 from autotune.study.spec import StudySpec
-from autotune.study.trainer import Rule
+from autotune.study.trainer_interface import Rule
 
 if TYPE_CHECKING:
     import numpy as np

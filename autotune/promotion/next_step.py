@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.core.attributes import StudyAttributes
+from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import FullRunRecord
 from autotune.finals.power import pairs_to_settle
 from autotune.finals.verdict import failed_seeds, ranked
 from autotune.promotion.horizon import AS_IS_SUFFIX, full_tokens

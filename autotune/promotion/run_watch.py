@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
+from autotune.core.promotion_results import EarlyWarning, FullRunRecord
 from autotune.core.records import EvalPoint, TrialStatus
-from autotune.core.study_results import EarlyWarning, FullRunRecord
 from autotune.core.text import speed, time_of_day
 from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import Deadline

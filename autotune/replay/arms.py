@@ -15,7 +15,7 @@ from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Source
 from autotune.replay.surrogate import Surrogate
 from autotune.replay.table import Table
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 # Whole trials that a search's device time is worth, unless told otherwise.
 WHOLE_TRIALS = 60

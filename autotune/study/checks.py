@@ -14,8 +14,9 @@ from autotune.core.config_paths import flatten, with_paths
 from autotune.search import pruners, samplers
 from autotune.search.dimension import Dimension
 from autotune.search.space import SearchSpace
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.errors import StudyFileErrors, did_you_mean, no_setting
-from autotune.study.spec import TRACKERS, PrunerSpec, SamplerSpec, StudySpec, is_installed
+from autotune.study.spec import TRACKERS, StudySpec, is_installed
 from autotune.study.trainer import Trainer
 
 

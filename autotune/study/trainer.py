@@ -1,16 +1,4 @@
-"""The trainer that a study names as "package.module:function", and the type of its config.
-
-The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first parameter says
-what a config is: a pydantic model, a dataclass or a plain dict. Nothing else is required. Beside its trainer a module
-may have, by name:
-
-- `counts(config, facts)` lets the planner predict cost and memory of any config (`Counter`);
-- `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings be
-  rescaled for a full run (`promotion/horizon.py`);
-- `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
-- `untrained_settings` names the settings that change no loss;
-- `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
-"""
+"""The trainer that a study names as "package.module:function", and the type of its config."""
 
 from __future__ import annotations
 
@@ -22,145 +10,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter
 
 from autotune.core.errors import UserError
 from autotune.study.errors import did_you_mean
-
-Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
-"""What a setting is, as far as it depends on the length of a run."""
-_RULES: tuple[str, ...] = get_args(Rule)
-Role = Literal[
-    "seed",
-    "device",
-    "dtype",
-    "memory_bytes",
-    "flash_attention",
-    "micro_batch_size",
-    "grad_accum_steps",
-    "max_pass_sequences",
-    "train_tokens",
-    "num_evals",
-    "output_dir",
-    "provenance",
-]
-"""What the engine uses a setting for, if the trainer has such a setting:
-
-- `seed`: seed of the training;
-- `device`, `dtype`, `memory_bytes`, `flash_attention`: what the hardware decides, "cuda" or "cpu", "bf16", "fp16" or
-  "fp32", a cap in bytes (0 for none), and whether the GPU has flash attention;
-- `micro_batch_size`, `grad_accum_steps`, `max_pass_sequences`: the shape of a batch, in sequences, in
-  micro-batches, and the most sequences of one pass (0 for a micro-batch), which the planner chooses;
-- `train_tokens`: how much of the training text is read, 0 for all of it;
-- `num_evals`: evaluations of a training;
-- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card.
-"""
-_ROLES: tuple[str, ...] = get_args(Role)
-CUSTOMARY_PATHS: Mapping[str, str] = {
-    "seed": "seed",
-    "device": "system.device",
-    "dtype": "system.dtype",
-    "memory_bytes": "system.memory_bytes",
-    "flash_attention": "system.flash_attention",
-    "micro_batch_size": "system.micro_batch_size",
-    "grad_accum_steps": "optim.grad_accum_steps",
-    "max_pass_sequences": "system.max_pass_sequences",
-    "train_tokens": "data.train_tokens",
-    "num_evals": "data.num_evals",
-    "output_dir": "output.dir",
-    "provenance": "output.provenance",
-}
-"""Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
-_CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir")
-"""Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
-Report = Callable[[Mapping[str, float]], bool | int]
-"""Takes an evaluation and answers what to do: see `TrainFunction`."""
-
-
-class TrainFunction(Protocol):
-    """Trains one configuration.
-
-    Args:
-        config: The resolved configuration, of the type that the function's annotation names.
-        budget_tokens: Tokens to train on; the schedule must end there.
-        report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
-            evaluation, and answers what to do. False: stop at once. True: go on. A number of tokens, more than seen
-            and less than the budget: end there. The trainer's own schedule then brings the run to that end, with a last
-            evaluation whose `tokens_seen` is that number. A later number replaces an earlier one; a run that goes on
-            from a checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
-
-    Returns:
-        Facts about the run, JSON-able, or None.
-    """
-
-    def __call__(self, config: Any, budget_tokens: int, report: Report, /) -> Mapping[str, Any] | None: ...
-
-
-class Counter(Protocol):
-    """Counts the work of one configuration without running it; beside the trainer, under the name `counts`.
-
-    Args:
-        config: As the trainer's.
-        facts: What the trainer returned for a run on the same data and device.
-
-    Returns:
-        At least the fields of `autotune.engine.cost_model.Counts`. Configurations with the same counts are taken to
-        be equally fast where trials get equal seconds, so whatever changes the speed should change one of them.
-    """
-
-    def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...
-
-
-class Writer(Protocol):
-    """Continues a prompt with a trained model; beside the trainer, under the name `generate_text`.
-
-    Args:
-        path: What the trainer left: the folder of a full run, or what lies in it.
-        prompt: Text to continue; may be empty.
-        write: Takes each piece of new text as it comes.
-        num_tokens: New tokens at most.
-        temperature: 0 takes the most likely token.
-        top_k: Sample among this many most likely tokens; 0 for all.
-        seed: Seed of the draw.
-
-    Raises:
-        FileNotFoundError: Nothing trained is there.
-        ValueError: It cannot be used; the message says why and what to do.
-    """
-
-    def __call__(
-        self,
-        path: Path,
-        prompt: str,
-        write: Callable[[str], None],
-        /,
-        *,
-        num_tokens: int,
-        temperature: float,
-        top_k: int,
-        seed: int,
-    ) -> None: ...
-
-
-class Evaluator(Protocol):
-    """Measures a trained model on a text; beside the trainer, under the name `evaluate_weights`.
-
-    Args:
-        path: What the trainer left: the folder of a full run, or what lies in it.
-        data: A file, folder or glob; "" for what the training held out.
-        num_tokens: Tokens to predict at most; 0 for all.
-
-    Returns:
-        Names and values to show, JSON-able: `tokens`, `loss` and whatever else was measured.
-
-    Raises:
-        FileNotFoundError: Nothing trained is there.
-        ValueError: It cannot be used; the message says why and what to do.
-    """
-
-    def __call__(self, path: Path, data: str, /, *, num_tokens: int) -> Mapping[str, Any]: ...
+from autotune.study.trainer_interface import (
+    CUSTOMARY_PATHS,
+    CUSTOMARY_UNTRAINED,
+    ROLES,
+    RULES,
+    Counter,
+    Evaluator,
+    Report,
+    Role,
+    Rule,
+    TrainFunction,
+    Writer,
+)
 
 
 @dataclass(frozen=True)
@@ -188,7 +56,7 @@ class Trainer:
     writer: Writer | None = None
     evaluator: Evaluator | None = None
     setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
-    untrained_settings: tuple[str, ...] = _CUSTOMARY_UNTRAINED
+    untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
 
     def path_of(self, role: Role) -> str | None:
         """Return the dotted path of the setting that has a role, None if the trainer has none."""
@@ -249,7 +117,7 @@ def load_trainer(name: str) -> Trainer:
         writer=_callable_of(module, "generate_text"),
         evaluator=_callable_of(module, "evaluate_weights"),
         setting_roles=_setting_roles(name, getattr(module, "setting_roles", CUSTOMARY_PATHS)),
-        untrained_settings=tuple(getattr(module, "untrained_settings", _CUSTOMARY_UNTRAINED)),
+        untrained_settings=tuple(getattr(module, "untrained_settings", CUSTOMARY_UNTRAINED)),
     )
 
 
@@ -290,9 +158,9 @@ def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
         raise UserError(f'trainer = "{name}": its length_rules are no mapping of dotted paths, but {rules!r}')
 
     for path, rule in rules.items():
-        if rule not in _RULES:
+        if rule not in RULES:
             raise UserError(
-                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(_RULES)}'
+                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(RULES)}'
             )
 
     return dict(rules)
@@ -302,10 +170,8 @@ def _setting_roles(name: str, roles: Any) -> dict[str, str]:
     if not isinstance(roles, Mapping):
         raise UserError(f'trainer = "{name}": its setting_roles are no mapping of roles, but {roles!r}')
     for role, path in roles.items():
-        if role not in _ROLES:
-            raise UserError(
-                f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(_ROLES)}'
-            )
+        if role not in ROLES:
+            raise UserError(f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(ROLES)}')
         if not isinstance(path, str):
             raise UserError(f'trainer = "{name}": its setting_roles say {role} is {path!r}; write a dotted path')
     return dict(roles)

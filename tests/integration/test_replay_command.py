@@ -16,7 +16,8 @@ from autotune.replay.arms import run_arm
 from autotune.replay.sources import Rows
 from autotune.replay.surrogate import Surrogate
 from autotune.replay.table import Row, Table
-from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
+from autotune.study.spec import StudySpec
 
 ROWS = 48
 # A search ends long before its table does: 12 whole trials, each 2 + 1000/100 + 5 * 0.1 seconds.

@@ -17,7 +17,7 @@ from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.deadline import REPORT_S
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
-from autotune.machine import hardware
+from autotune.machine import measurement
 from autotune.night import opening, session
 from autotune.night.planner import Survey, describe, make_plan, survey, train_tokens_override
 from autotune.promotion import horizon
@@ -206,7 +206,7 @@ def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeyp
     """Also the first trial of the first start, which is drawn after the plan."""
     counting_study(tmp_path)
     counting = load(tmp_path / "counting.toml", ["budget.trials=2", "finals={select_seeds=1, prove_seeds=2}"])
-    profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
+    profile = replace(measurement.profile(device="cpu"), device="cuda", memory_bytes=10**9)
     monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
     monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
     monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])
@@ -229,7 +229,7 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
         "finals={select_seeds=1, prove_seeds=2, max_seeds=2}",
     ]
     counting = load(tmp_path / "counting.toml", changes)
-    profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
+    profile = replace(measurement.profile(device="cpu"), device="cuda", memory_bytes=10**9)
     monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
     monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
     monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])

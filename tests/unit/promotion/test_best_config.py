@@ -18,8 +18,8 @@ from study_case import make_study, result
 
 from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.errors import UserError
+from autotune.core.promotion_results import LengthChange, Promotion
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import LengthChange, Promotion
 from autotune.promotion import best_config
 from autotune.promotion.best_config import best_config_of, git_commit, provenance, train_file
 from autotune.promotion.horizon import scaling

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.study_results import Bracket, LengthChange, Promotion
+from autotune.core.promotion_results import Bracket, LengthChange, Promotion
 from autotune.promotion import horizon
 from autotune.promotion.horizon import bracket_tokens, changes, longest, scaling
 

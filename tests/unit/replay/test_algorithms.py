@@ -12,7 +12,7 @@ from recorded_tables import row, table
 from autotune.core.errors import UserError
 from autotune.replay import algorithms
 from autotune.replay.algorithms import parse_pruner, parse_sampler
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 TPE = SamplerSpec(name="tpe")
 NONE = PrunerSpec(name="none")

@@ -14,7 +14,7 @@ from autotune.replay.arms import Arm, arm_name, describe, describe_table, run_ar
 from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Rows
 from autotune.replay.surrogate import Surrogate
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 INF = math.inf
 RANDOM = SamplerSpec(name="random")

@@ -12,7 +12,8 @@ from study_builder import around, attributed_study, change
 
 from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.config_paths import get_path
-from autotune.core.study_results import AttributedChange, Attribution, Promotion
+from autotune.core.promotion_results import Promotion
+from autotune.core.study_results import AttributedChange, Attribution
 from autotune.finals.runner import NO_TIME, NOT_ALL_ENDED
 from autotune.promotion.best_config import best_config_of
 from autotune.promotion.selection import attribution_of, select_trial_to_promote

@@ -11,7 +11,7 @@ import study_builder
 from plotly.offline import get_plotlyjs_version
 
 from autotune.core.attributes import Snapshot, StudyAttributes
-from autotune.core.study_results import Promotion
+from autotune.core.promotion_results import Promotion
 from autotune.store.study_store import StudyRecord
 from reports import exports, page
 from reports.figures import figure_cards, study_cards

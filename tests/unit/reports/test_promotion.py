@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import study_builder
 
-from autotune.core.study_results import Bracket, LengthChange, Promotion, Scaling
+from autotune.core.promotion_results import Bracket, LengthChange, Promotion, Scaling
 from autotune.store.study_store import StudyRecord
 from reports import exports, promotion
 from reports.figures.study_cards import draw_cards

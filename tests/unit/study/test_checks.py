@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from autotune.search.space import SearchSpace
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.checks import algorithm_errors
 from autotune.study.errors import StudyFileError
-from autotune.study.spec import PrunerSpec, SamplerSpec
 from autotune.study.study_file import load
 
 
