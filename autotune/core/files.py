@@ -99,8 +99,8 @@ def require_space(folder: Path, min_free_bytes: int) -> None:
     free = free_bytes(folder)
     if free < min_free_bytes:
         raise UserError(
-            f"{free / 1e9:.1f} GB left on the disk of {folder}, {min_free_bytes / 1e9:.1f} GB are kept free; "
-            "parked, nothing is lost: free some space and run again",
+            f"{free / 1e9:.1f} GB are left on the disk of {folder}, but {min_free_bytes / 1e9:.1f} GB must stay free; "
+            "the study is parked and nothing is lost: free some space and run again",
             3,
         )
 

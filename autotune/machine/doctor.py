@@ -184,8 +184,8 @@ def check_hub(machine: Machine) -> list[Finding]:
         return [Finding("ok", "hub", f"{address} answers")]
 
     remedy = (
-        "nothing for studies on the embedded text or on files of your own, which work offline; "
-        "studies that name a hub data set need it downloaded before"
+        "studies that use the built-in text or your own files work offline; "
+        "for a study that names a data set of the hub, download it beforehand"
     )
     return [Finding("warn", "hub", f"{address} cannot be reached: {error}", remedy)]
 
@@ -232,8 +232,8 @@ def check_browser(machine: Machine) -> list[Finding]:
     if not missing:
         return [Finding("ok", "browser", f"PNG export through {browser}")]
 
-    remedy = "nothing for the HTML report, which is complete; install them to have PNG files too"
-    return [Finding("warn", "browser", f"PNG skipped: {' and '.join(missing)} not found", remedy)]
+    remedy = "the HTML report is complete without PNG files; to have those too, install what is missing"
+    return [Finding("warn", "browser", f"PNG skipped: cannot find {' or '.join(missing)}", remedy)]
 
 
 CHECKS: tuple[_Check, ...] = (

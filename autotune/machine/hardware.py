@@ -83,7 +83,7 @@ class HardwareProfile:
         if stored.keys() != known:
             wrong = ", ".join(sorted(stored.keys() ^ known))
             raise HardwareError(
-                f"stored hardware profile has missing or unknown keys: {wrong}; profile the machine again"
+                f"the stored hardware profile has missing or unknown keys: {wrong}; profile the machine again"
             )
 
         return cls(**(stored | {"throttle_reasons": tuple(stored["throttle_reasons"])}))

@@ -35,7 +35,7 @@ def profile(emulate: str = "", quick: bool = False, device: str = "auto", nvml: 
         HardwareError: There is no such device, it cannot be emulated on, or torch cannot use it.
     """
     if emulate not in ("", "t4"):
-        raise HardwareError(f'cannot emulate "{emulate}": the only card to emulate is "t4"')
+        raise HardwareError(f'cannot emulate "{emulate}": the only card that can be emulated is "t4"')
 
     gpus = _gpus(device, nvml)
     gpu = _chosen_gpu(device, gpus)
@@ -75,7 +75,8 @@ def _chosen_gpu(device: str, gpus: Sequence[GpuIdentity]) -> GpuIdentity | None:
     place = int(number or 0)
     if place >= len(gpus):
         raise HardwareError(
-            f'no device "{device}": {len(gpus)} NVIDIA GPUs are visible; use --device cpu, or autotune doctor'
+            f'no device "{device}": the number of visible NVIDIA GPUs is {len(gpus)}; '
+            "use --device cpu, or see autotune doctor"
         )
     return gpus[place]
 
@@ -158,7 +159,8 @@ def _measured(request: dict[str, Any], visible: str, watch: Any = None) -> dict[
     try:
         return torch_probe.ask(request, _MEASURE_TIMEOUT_S, visible, watch)
     except torch_probe.ProbeError as error:
-        raise HardwareError(f"could not measure the {request['device']}: {error}; run autotune doctor") from error
+        name = {"cpu": "CPU", "cuda": "GPU"}[request["device"]]
+        raise HardwareError(f"could not measure the {name}: {error}; run autotune doctor") from error
 
 
 def _assemble(

@@ -100,7 +100,7 @@ def _rescue(run: RunDirectory) -> str:
 
     when = datetime.fromtimestamp(run.backup.stat().st_mtime).strftime("%H:%M")
     return (
-        f"a backup from {when} is at {run.backup}: copy it over {run.database.name}, "
+        f"a backup from {when} is at {run.backup}: copy it to {run.database}, "
         f"delete {run.database.name}-wal and -shm, and run again"
     )
 
@@ -112,7 +112,9 @@ def _is_sound(database: Path) -> bool:
             return bool(answer == ("ok",))
     except sqlite3.OperationalError as error:
         # It is locked or unreadable, which says nothing about its content.
-        raise UserError(f"{database} cannot be read: {error}; see who uses it, and whether you may", 3) from None
+        raise UserError(
+            f"{database} cannot be read: {error}; see whether another program uses it, and whether you may read it", 3
+        ) from None
     except sqlite3.DatabaseError:
         return False
 
@@ -146,17 +148,19 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
 
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
-        raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave it out', 3)
+        raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave storage out', 3)
 
     try:
         return _open_postgresql(f"postgresql+psycopg://{rest}", heartbeat_s)
     except ImportError:
         raise UserError(
-            f'storage = "{scheme}://...": the database driver is missing; pip install -e ".[postgres]"', 3
+            f'storage = "{scheme}://...": the database driver is missing; run pip install -e ".[postgres]"', 3
         ) from None
     except OperationalError as error:
         reason = str(error.orig).strip().splitlines()[0]
-        raise UserError(f'storage = "{scheme}://...": cannot connect: {reason}; start it, or leave it out', 3) from None
+        raise UserError(
+            f'storage = "{scheme}://...": cannot connect: {reason}; start the server, or leave storage out', 3
+        ) from None
     except (ArgumentError, ValueError) as error:
         raise UserError(f'storage = "{scheme}://...": not a database URL: {error}; {_AS_URL}', 3) from None
 
@@ -232,7 +236,9 @@ def explain_storage_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"{error.strerror}; parked, nothing is lost: free some space and run again", 3) from error
+        raise UserError(
+            f"{error.strerror}; the study is parked and nothing is lost: free some space and run again", 3
+        ) from error
     except (DBAPIError, StorageInternalError) as error:
         reason = str(getattr(error.__cause__ or error, "orig", error)).strip().splitlines()[0]
-        raise UserError(f"the database failed: {reason}; what was stored is safe: run again", 3) from error
+        raise UserError(f"the database failed: {reason}; what was stored before is safe: run again", 3) from error

@@ -96,9 +96,9 @@ def _changed(before: StudySpec, after: StudySpec) -> str:
         if old.get(path) != new.get(path)
     ]
     return (
-        f"{after.name} was begun with other settings, and its trials would not be comparable:\n"
+        f"{after.name} was begun with other settings, so new trials would not be comparable with its own:\n"
         + "\n".join(lines)
-        + '\nput them back, or give the study another name (--set name="...") or another folder (--out)'
+        + '\nchange them back, or give the study another name (--set name="...") or another folder (--out)'
     )
 
 
@@ -172,7 +172,9 @@ def read_study(root: Path) -> StudyRecord:
     spec_file = read_json(run.spec)
     if spec_file is None:
         known = sorted(path.parent.name for path in root.parent.glob("*/spec.json"))
-        hint = f"; there is {', '.join(known)}" if known else "; `autotune run studies/...` makes one"
+        hint = "; start one with `autotune run studies/...`"
+        if known:
+            hint = f"; the studies there are {', '.join(known)}"
         raise UserError(f"no study at {root}{hint}")
     spec = StudySpec.model_validate(spec_file)
     storage = open_storage(run, spec.storage, spec.limits.heartbeat_s)

@@ -61,7 +61,9 @@ def _check_named(
 ) -> None:
     """Refuse a sampler or pruner that does not exist, and parameters that it does not have."""
     if name not in names:
-        raise refusal(f"there is no {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}", "name")
+        raise refusal(
+            f"there is no {kind} {name!r}{did_you_mean(name, names)}; the {kind}s are {', '.join(names)}", "name"
+        )
 
     accepted = parameters(name) if options else {}
     for option, value in options.items():

@@ -151,9 +151,9 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
     place = f"{source}:{number}" if "\n" in text else source
 
     hints = {
-        "Cannot overwrite a value": "; the key is given twice; keep one of them",
-        "Invalid value": '; a text needs quotes, such as name = "night"',
-        "Cannot declare": "; the table is given twice; join them",
+        "Cannot overwrite a value": "; the key is given twice, keep one of them",
+        "Invalid value": '; text needs quotes, such as name = "night"',
+        "Cannot declare": "; the table is given twice, merge the two",
     }
     hint = next((words for start, words in hints.items() if message.startswith(start)), "")
 
@@ -161,14 +161,14 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question after the nearest known name, or "" if none is near."""
+    """Return a question after the nearest known name, in brackets, or "" if none is near."""
     close = get_close_matches(name, list(known), n=3)
     if not close:
         return ""
 
     # Swapped letters are the commonest slip, and difflib does not rank them first.
     close.sort(key=lambda candidate: sorted(candidate) != sorted(name))
-    return f', did you mean "{close[0]}"?'
+    return f' (did you mean "{close[0]}"?)'
 
 
 def no_setting(path: str, settings: Iterable[str]) -> str:
@@ -203,6 +203,10 @@ def explain_validation_error(error: Any, location: Location, known: Iterable[str
     # Messages of our own validators name the value themselves.
     if kind in ("value_error", "refused"):
         return message
+
+    # pydantic speaks of the "input", but each line begins with the key's own name.
+    if message.startswith("Input should "):
+        message = "must " + message.removeprefix("Input should ").partition(", unable to ")[0]
     return f"{message[:1].lower()}{message[1:]}, but it is {value!r}"
 
 

@@ -54,7 +54,7 @@ class BudgetSpec(_Table):
     @classmethod
     def _time_of_day(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-            raise refusal(f'"{value}" is no time of day; write it as "HH:MM", for example "07:00"')
+            raise refusal(f'"{value}" is not a time of day; write it as "HH:MM", for example "07:00"')
         return value
 
 
@@ -87,7 +87,8 @@ class FinalsSpec(_Table):
 
         if self.attribute_seeds == 1:
             raise refusal(
-                "attribute_seeds is 1, but noise shows only between seeds; write 2 or more, or 0", "attribute_seeds"
+                "attribute_seeds is 1, but noise shows only between several seeds; write 2 or more, or 0 for none",
+                "attribute_seeds",
             )
         return self
 
@@ -191,12 +192,13 @@ class StudySpec(_Table):
     def _plain_name(cls, value: str) -> str:
         if not _NAME_PATTERN.fullmatch(value):
             raise refusal(
-                f'"{value}" is no name; it may use a-z 0-9 . _ - (64 at most) and starts with a letter or digit'
+                f'"{value}" cannot be a name; use up to 64 characters from a-z 0-9 . _ - '
+                "and begin with a letter or digit"
             )
 
         # These folders of runs/ hold comparisons and tokens; the endings name a study's own finals and full runs.
         if value in ("compare", "corpus") or re.search(r"\.(finals$|full-)", value):
-            raise refusal(f'the name "{value}" is taken by the program itself; choose another')
+            raise refusal(f'the name "{value}" is used by autotune itself; choose another')
         return value
 
     @field_validator("objective", mode="before")
@@ -218,11 +220,18 @@ class StudySpec(_Table):
     @model_validator(mode="after")
     def _seeds_suit(self) -> StudySpec:
         if self.budget.seeds > 1 and self.pruner.name not in ("wilcoxon", "none"):
-            raise refusal('trials of several seeds are compared by seeds; use "wilcoxon" or "none"', "pruner", "name")
+            raise refusal(
+                'trials with several seeds are compared seed by seed; use "wilcoxon" or "none"', "pruner", "name"
+            )
         if self.budget.seeds == 1 and self.pruner.name == "wilcoxon":
-            raise refusal('"wilcoxon" compares trials by their seeds; write budget.seeds = 5 or more', "pruner", "name")
+            raise refusal('"wilcoxon" compares trials seed by seed; set budget.seeds to 5 or more', "pruner", "name")
         if self.budget.seeds > 1 and objectives.num_values(self.objective) > 1:
-            raise refusal("trials of several seeds have one value, their mean loss; leave seeds out", "budget", "seeds")
+            raise refusal(
+                "trials with several seeds are judged by their mean loss alone; "
+                "leave seeds out, or choose another objective",
+                "budget",
+                "seeds",
+            )
         return self
 
     def attributing_runs(self, changes: int | None = None) -> int:

@@ -177,4 +177,8 @@ def _suggest_file(path: Path) -> str:
         return ""
 
     stems = [Path(name).stem for name in names]
-    return did_you_mean(str(path), names) or did_you_mean(path.stem, stems) or f"; there is {', '.join(names)}"
+    return (
+        did_you_mean(str(path), names)
+        or did_you_mean(path.stem, stems)
+        or f"; the study files here are {', '.join(names)}"
+    )

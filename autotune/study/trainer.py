@@ -131,7 +131,7 @@ def _import_module(name: str, module_name: str) -> ModuleType:
     except Exception as error:
         why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f'trainer = "{name}": cannot import {module_name}: {why}; run from the folder it is in'
+            f'trainer = "{name}": cannot import {module_name}: {why}; run autotune in the folder that holds it'
         ) from error
 
 
@@ -139,10 +139,10 @@ def _function_of(name: str, module: ModuleType, function_name: str) -> Callable[
     function = getattr(module, function_name, None)
     if function is None:
         suggestion = did_you_mean(function_name, vars(module))
-        raise UserError(f'trainer = "{name}": {name.partition(":")[0]} has no {function_name}{suggestion}')
+        raise UserError(f'trainer = "{name}": {name.partition(":")[0]} has no function {function_name}{suggestion}')
 
     if not callable(function):
-        raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
+        raise UserError(f'trainer = "{name}": {function_name} is not a function; it is {function!r}')
     checked: Callable[..., Any] = function
     return checked
 
@@ -155,12 +155,12 @@ def _callable_of(module: ModuleType, name: str) -> Any:
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
     if not isinstance(rules, Mapping):
-        raise UserError(f'trainer = "{name}": its length_rules are no mapping of dotted paths, but {rules!r}')
+        raise UserError(f'trainer = "{name}": its length_rules must be a mapping of dotted paths; they are {rules!r}')
 
     for path, rule in rules.items():
         if rule not in RULES:
             raise UserError(
-                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(RULES)}'
+                f'trainer = "{name}": its length_rules call {path} a "{rule}"; the rules are {", ".join(RULES)}'
             )
 
     return dict(rules)
@@ -168,12 +168,14 @@ def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
 
 def _setting_roles(name: str, roles: Any) -> dict[str, str]:
     if not isinstance(roles, Mapping):
-        raise UserError(f'trainer = "{name}": its setting_roles are no mapping of roles, but {roles!r}')
+        raise UserError(f'trainer = "{name}": its setting_roles must be a mapping of roles; they are {roles!r}')
     for role, path in roles.items():
         if role not in ROLES:
-            raise UserError(f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(ROLES)}')
+            raise UserError(
+                f'trainer = "{name}": its setting_roles name an unknown role "{role}"; the roles are {", ".join(ROLES)}'
+            )
         if not isinstance(path, str):
-            raise UserError(f'trainer = "{name}": its setting_roles say {role} is {path!r}; write a dotted path')
+            raise UserError(f'trainer = "{name}": its setting_roles give {role} as {path!r}; write a dotted path')
     return dict(roles)
 
 

@@ -183,7 +183,7 @@ def test_lost_database_ends_in_a_sentence(shared: StudyFolder, server: str) -> N
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
         shared.open_gate()
         assert run.end() == 3, run.text
-        assert "what was stored is safe: run again" in run.text and "Traceback" not in run.text
+        assert "what was stored before is safe: run again" in run.text and "Traceback" not in run.text
         connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     again = shared.run()
     assert again.end() == 0, again.text

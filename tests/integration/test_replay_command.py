@@ -156,7 +156,7 @@ def test_the_figures_are_those_of_the_searches_run_here(tabled: StudyFolder, sur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--sampler", "tpee"), "tpee: there is no sampler 'tpee', did you mean \"tpe\"?; known: tpe, "),
+        (("--sampler", "tpee"), "tpee: there is no sampler 'tpee' (did you mean \"tpe\"?); the samplers are tpe, "),
         (("--pruner", "mean"), "mean: there is no pruner 'mean'"),
         (("--sampler", "{seed=1}"), "{seed=1}: sampler 'gp' has no parameter 'seed'; it takes "),
         (("--pruner", '{name="none"'), '{name="none": Unclosed inline table'),

@@ -48,10 +48,10 @@ def test_profiling_imports_no_torch_here() -> None:
     ("arguments", "message"),
     [
         ({"emulate": "t4", "device": "cpu"}, "cannot emulate a T4 on the CPU"),
-        ({"emulate": "a100", "device": "cpu"}, 'cannot emulate "a100": the only card to emulate is "t4"'),
+        ({"emulate": "a100", "device": "cpu"}, 'cannot emulate "a100": the only card that can be emulated is "t4"'),
         ({"device": "tpu"}, 'unknown device "tpu"'),
         ({"device": "cpu:1"}, 'unknown device "cpu:1"'),
-        ({"device": "cuda:2"}, 'no device "cuda:2": 2 NVIDIA GPUs are visible'),
+        ({"device": "cuda:2"}, 'no device "cuda:2": the number of visible NVIDIA GPUs is 2'),
     ],
 )
 def test_impossible_profiles_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -75,7 +75,7 @@ def test_broken_gpu_is_not_silently_a_cpu() -> None:
 
 def test_gpu_that_torch_cannot_use_says_so() -> None:
     """The fake's UUID exists for NVML only: the real child process with the real torch fails on it."""
-    with pytest.raises(HardwareError, match=r"could not measure the cuda: torch failed in a child process \(exit 1\)"):
+    with pytest.raises(HardwareError, match=r"could not measure the GPU: torch failed in a child process \(exit 1\)"):
         measurement.profile(quick=True, nvml=FakeNvml())
 
 

@@ -207,13 +207,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_unknown_and_missing_trackers_are_refused_when_the_file_is_read(tmp_path: Path) -> None:
     with pytest.raises(
-        StudyFileError, match=r'there is no tracker "tensorbord", did you mean "tensorboard"\?; known: '
+        StudyFileError, match=r'there is no tracker "tensorbord" \(did you mean "tensorboard"\?\); the trackers are '
     ):
         make_study(tmp_path, 'trackers=["tensorbord"]')
     assert make_study(tmp_path, 'trackers=["tensorboard"]').spec.trackers == ("tensorboard",)
     absent = [name for name in TRACKERS if not is_installed(name)]
     for name in absent:
-        with pytest.raises(StudyFileError, match=rf"{name} is not installed: .*python\S* -m pip install {name}$"):
+        with pytest.raises(StudyFileError, match=rf"{name} is not installed; run .*python\S* -m pip install {name}$"):
             make_study(tmp_path, f'trackers=["{name}"]')
 
 
