@@ -19,7 +19,7 @@ PRIOR = "prior"
 """Role of an Optuna trial that an earlier study trained: it teaches the sampler and is none of the study's own."""
 
 
-class Holder(Protocol):
+class _Holder(Protocol):
     """An Optuna study or trial."""
 
     @property
@@ -52,7 +52,7 @@ class _Attributes:
         holder: An Optuna study or trial, or a `Snapshot`.
     """
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: _Holder) -> None:
         self.holder = holder
 
     def __eq__(self, other: object) -> bool:

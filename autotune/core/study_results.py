@@ -120,7 +120,7 @@ class Attribution:
         winner: Search trial number of the winner.
         changes: In the order of the path.
         seeds: Fresh seeds that every arm was trained on.
-        params: Mapping[str, Any] to promote, by dotted path.
+        params: Settings to promote, by dotted path.
         loss: Their mean loss on those seeds, nats per token.
         winner_loss: That of the winner with all its changes.
         baseline_loss: That of the default.

@@ -53,7 +53,11 @@ def diagnose(folder: Path, nvml: Any = None) -> list[Finding]:
         Findings, in the order of the checks. A check that fails itself gives a warning.
     """
     machine = Machine(folder, nvml)
-    return [finding for check in CHECKS for finding in _run(check, machine)]
+
+    findings = []
+    for check in CHECKS:
+        findings += _run(check, machine)
+    return findings
 
 
 def _run(check: _Check, machine: Machine) -> list[Finding]:
@@ -74,7 +78,8 @@ def exit_code(findings: Sequence[Finding]) -> int:
     Returns:
         3 when one of them is a failure, else 0.
     """
-    return 3 if any(finding.level == "fail" for finding in findings) else 0
+    has_failure = any(finding.level == "fail" for finding in findings)
+    return 3 if has_failure else 0
 
 
 def render(findings: Sequence[Finding]) -> str:
@@ -222,7 +227,8 @@ def _head_error(address: str) -> str:
 def check_browser(machine: Machine) -> list[Finding]:
     """Check that figures can be exported as PNG."""
     names = [os.environ.get("BROWSER_PATH", ""), *_BROWSERS]
-    browser = next(filter(None, map(shutil.which, names)), None)
+    paths = [shutil.which(name) for name in names]
+    browser = next((path for path in paths if path), None)
 
     missing = []
     if importlib.util.find_spec("kaleido") is None:

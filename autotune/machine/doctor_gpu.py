@@ -81,7 +81,9 @@ def check_torch(machine: Machine) -> list[Finding]:
         remedy = f"reinstall torch with the command that {_GET_STARTED} gives for this machine"
         return [Finding("fail", "torch", machine.torch_error, remedy)]
 
-    build = f"CUDA {machine.torch['cuda_version']}" if machine.torch["cuda_version"] else "CPU only"
+    build = "CPU only"
+    if machine.torch["cuda_version"]:
+        build = f"CUDA {machine.torch['cuda_version']}"
     return [Finding("ok", "torch", f"{machine.torch['torch_version']} ({build})")]
 
 
@@ -142,7 +144,9 @@ def driver_finding(gpu_name: str, driver_version: str, cuda_build: str, cuda_err
     """
     installed = f"{gpu_name} with driver {driver_version}"
     fitting = cuda_support.fitting_cuda(driver_version)
-    other_build = f"install a torch build for CUDA {fitting} (see {_GET_STARTED})" if fitting else ""
+    other_build = ""
+    if fitting:
+        other_build = f"install a torch build for CUDA {fitting} (see {_GET_STARTED})"
 
     if not cuda_build:
         remedy = other_build or "install a newer NVIDIA driver, then a torch build with CUDA"
@@ -159,8 +163,10 @@ def driver_finding(gpu_name: str, driver_version: str, cuda_build: str, cuda_err
             f"{gpu_name}: driver {driver_version} is too old for torch's CUDA {cuda_build}, "
             f"which needs driver {needed} or newer"
         )
-        newer = f"install NVIDIA driver {needed} or newer"
-        return Finding("fail", "driver", message, f"{newer}, or {other_build}" if other_build else newer)
+        remedy = f"install NVIDIA driver {needed} or newer"
+        if other_build:
+            remedy += f", or {other_build}"
+        return Finding("fail", "driver", message, remedy)
 
     remedy = (
         "see that nvidia-smi works and that no other program has exclusive use of the GPU, then restart the machine"
@@ -219,11 +225,9 @@ def _precision_finding(gpu: dict[str, Any]) -> Finding:
         message = f"{gpu['name']}: fp16 does not work: {error}"
         return Finding("warn", "precision", message, "train in bf16, the default on this card")
 
-    reason = (
-        "native bf16, which runs use"
-        if gpu["native_bf16"]
-        else "no native bf16 on this card, so runs use fp16 with loss scaling"
-    )
+    reason = "no native bf16 on this card, so runs use fp16 with loss scaling"
+    if gpu["native_bf16"]:
+        reason = "native bf16, which runs use"
     return Finding("ok", "precision", f"{gpu['name']}: {reason}")
 
 

@@ -47,8 +47,10 @@ def check_against_trainer(spec: StudySpec, trainer: Trainer, base: Mapping[str, 
     known = flatten(base)
 
     _check_base(spec, known, errors)
-    dimensions = spec.space.root.items()
-    sound = {path: dimension for path, dimension in dimensions if _check_dimension(path, dimension, known, errors)}
+    sound = {}
+    for path, dimension in spec.space.root.items():
+        if _check_dimension(path, dimension, known, errors):
+            sound[path] = dimension
     _check_enqueued(spec, sound, errors)
     _check_warm_start(spec, errors)
     _check_algorithms(spec, SearchSpace(sound), base, errors)
@@ -161,10 +163,11 @@ def algorithm_errors(
     Returns:
         "sampler" or "pruner" with an error of it; empty if all is well.
     """
-    errors = {
-        "sampler": _sampler_error(sampler, space, base, num_values) if len(space) else "",
-        "pruner": _pruner_error(pruner, budget_tokens, num_values),
-    }
+    errors = {}
+    if len(space):
+        errors["sampler"] = _sampler_error(sampler, space, base, num_values)
+    errors["pruner"] = _pruner_error(pruner, budget_tokens, num_values)
+
     return [(table, error) for table, error in errors.items() if error]
 
 

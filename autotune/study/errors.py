@@ -146,8 +146,12 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
     position = re.search(r"\(at line (\d+), column \d+\)", error)
 
     lines = lines_of(text)
-    number = int(position.group(1)) if position else len(lines)
+    number = len(lines)
+    if position:
+        number = int(position.group(1))
     line = lines[number - 1].strip()
+
+    # A `--set` assignment is a single line, which needs no number.
     place = f"{source}:{number}" if "\n" in text else source
 
     hints = {
@@ -196,7 +200,9 @@ def explain_validation_error(error: Any, location: Location, known: Iterable[str
         return f"is missing; {_how_to_add(location)}"
 
     if kind in _TABLE_EXPECTED:
-        example = "{low = 1, high = 4} or {choices = [1, 2]}" if location[0] == "space" else f"[{'.'.join(location)}]"
+        example = f"[{'.'.join(location)}]"
+        if location[0] == "space":
+            example = "{low = 1, high = 4} or {choices = [1, 2]}"
         return f"must be a table such as {example}, but it is {value!r}"
 
     message = str(error["msg"]).removeprefix("Value error, ")

@@ -129,7 +129,9 @@ def _import_module(name: str, module_name: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except Exception as error:
-        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError):
+            why = str(error)
         raise UserError(
             f'trainer = "{name}": cannot import {module_name}: {why}; run autotune in the folder that holds it'
         ) from error
@@ -182,9 +184,9 @@ def _setting_roles(name: str, roles: Any) -> dict[str, str]:
 def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
     parameters = list(inspect.signature(function).parameters)
     try:
-        annotation = typing.get_type_hints(function).get(parameters[0]) if parameters else None
-        if annotation is not None:
-            return TypeAdapter(annotation)
+        annotations = typing.get_type_hints(function)
+        if parameters and parameters[0] in annotations:
+            return TypeAdapter(annotations[parameters[0]])
     except (NameError, PydanticUserError) as error:
         # A name that is imported for type checkers alone, or a class that pydantic cannot read.
         why = str(error).splitlines()[0]
