@@ -16,7 +16,7 @@ from autotune.core.study_results import Attribution, Noise, Plan
 T = TypeVar("T")
 
 PRIOR = "prior"
-"""Role of an Optuna trial that an earlier study trained: it teaches the sampler and is none of the study's own."""
+"""Role of an Optuna trial that an earlier study trained: it teaches the sampler, but is not one of the study's own."""
 
 
 class _Holder(Protocol):
@@ -158,7 +158,7 @@ class StudyAttributes(_Attributes):
     """Which change gave what."""
 
     why_no_attribution = Stored("", str)
-    """Why that is not known though it was asked for, half a sentence; "" if nothing kept it from being found out."""
+    """Why there is no attribution though it was asked for, half a sentence; "" if nothing prevented it."""
 
     promotion: Stored[Promotion | None] = Stored(None, Promotion.from_json, Promotion.to_json)
     """How the settings are changed for the latest full run."""

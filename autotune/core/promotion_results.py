@@ -72,7 +72,7 @@ class Promotion:
         changes: The settings that are changed.
         brackets: What was trained to find out.
         note: Why nothing was measured, or is changed; else "".
-        repeats: What is to be said of text that is read more often than by the trials; else "".
+        repeats: A sentence if the run reads its text more often than the trials did; else "".
     """
 
     trial: int

@@ -67,7 +67,7 @@ class Noise:
         sigma: Standard deviation between seeds, nats per token.
         seeds: Seeds that it was measured on.
         baseline_loss: Their mean, nats per token.
-        pairs: Pairs that the finals train at the most.
+        pairs: Most pairs that the finals may train.
         provable_gain: Smallest gain that so many pairs prove four times in five, nats per token.
     """
 
@@ -85,7 +85,7 @@ class Noise:
         """Return it in a sentence for a person."""
         provable_percent = 100 * self.provable_gain / self.baseline_loss
         return (
-            f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
+            f"noise: across {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
             f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
             f"({provable_percent:.1f} %) or more"
         )

@@ -174,7 +174,7 @@ def _open_postgresql(url: str, heartbeat_s: int) -> RDBStorage:
     # A peer suspended in the middle of a transaction keeps its locks until the server ends it.
     connect_args = {"options": f"-c idle_in_transaction_session_timeout={grace_s}s"}
 
-    # Peers that start together on an empty database would create its tables against each other.
+    # Peers that start together on an empty database would collide as they create its tables.
     with _advisory_lock(create_engine(url, poolclass=NullPool), "tables"):
         return RDBStorage(
             url,

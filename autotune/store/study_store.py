@@ -1,4 +1,4 @@
-"""The Optuna study behind a study: opening, refusing, writing results and reading records.
+"""The Optuna study behind a study: opening it, or refusing to; writing results and reading records.
 
 Optuna's storage holds everything that a report needs: a trial's result is stored with the trial before
 Optuna is told, so that a kill at any moment leaves either a result to finish telling or a trial to repeat.
@@ -163,7 +163,7 @@ class StudyRecord:
 
 
 def read_study(root: Path) -> StudyRecord:
-    """Read a study's stored records; it may be running meanwhile.
+    """Read a study's stored records; the study may be running meanwhile.
 
     Args:
         root: The run directory, `runs/<study>`.

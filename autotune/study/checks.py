@@ -42,7 +42,7 @@ def check_against_trainer(spec: StudySpec, trainer: Trainer, base: Mapping[str, 
         spec: The study file's content.
         trainer: The trainer that it names.
         base: The nested base config, completed by the trainer's defaults.
-        errors: Takes down what is wrong.
+        errors: Collects what is wrong.
     """
     known = flatten(base)
 
@@ -203,7 +203,7 @@ def _on_one_line(error: Exception) -> str:
 
 
 def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], errors: StudyFileErrors) -> None:
-    """Check that the trainer accepts every corner of the space, and take down the first that it refuses."""
+    """Check that the trainer accepts every corner of the space, and record the first that it refuses."""
     for corner in spec.space.at_limits().corners(base):
         try:
             trainer.complete(with_paths(base, corner))

@@ -56,7 +56,7 @@ class StudyFileErrors:
         return any(location[:depth] in self._lines for depth in range(1, len(location) + 1))
 
     def add(self, location: Location, message: str) -> None:
-        """Take an error down; only the first one at a place is kept."""
+        """Record an error; only the first one at a place is kept."""
         order, place = self._place_of(location)
         key = ".".join(location) or "file"
         self._lines.setdefault(location, (order, f"{place} {key}: {message}"))
@@ -69,7 +69,7 @@ class StudyFileErrors:
         return self._default_place
 
     def add_pydantic(self, error: Any, root: type[BaseModel]) -> Location:
-        """Take down an error that pydantic reports of the study file, and return its location."""
+        """Record an error that pydantic reports of the study file, and return its location."""
         key_below_the_table = error.get("ctx", {}).get("key", ())
         location = tuple(map(str, error["loc"])) + tuple(key_below_the_table)
 
@@ -77,7 +77,7 @@ class StudyFileErrors:
         return location
 
     def add_base(self, error: Any, settings: Iterable[str]) -> Location:
-        """Take down an error that the trainer's config type reports of `base`, and return its location there."""
+        """Record an error that the trainer's config type reports of `base`, and return its location there."""
         location = tuple(map(str, error["loc"]))
         location_in_file = ("base", *location)
 
@@ -104,7 +104,7 @@ def salvage(
         content: What a person wrote.
         build: Raises pydantic's ValidationError for a content that is wrong.
         drop: Returns a content less what is at a location.
-        record: Takes an error down and returns its location.
+        record: Records an error and returns its location.
 
     Returns:
         What was built in the end, or None if nothing could be.

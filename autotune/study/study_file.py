@@ -151,7 +151,7 @@ def _completed_base(spec: StudySpec, trainer: Trainer, errors: StudyFileErrors) 
 
 
 def _settings(trainer: Trainer) -> list[str]:
-    """Return the dotted paths of the trainer's settings, for suggestions; empty if a setting of its has no default."""
+    """Return the dotted paths of the trainer's settings, for suggestions; empty if one of them has no default."""
     try:
         return list(flatten(trainer.complete({})))
     except ValidationError:

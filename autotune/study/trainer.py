@@ -44,8 +44,8 @@ class Trainer:
         writer: Writes text with a trained model; None if the trainer does not.
         evaluator: Measures a trained model; None if the trainer does not.
         setting_roles: Dotted paths of the settings that the engine may fill in, by role.
-        untrained_settings: Beginnings of the dotted paths of settings that say where things are kept and on what a run
-            happens, and so make no two losses incomparable.
+        untrained_settings: Beginnings of the dotted paths of settings that do not affect the loss, such as folders and
+            the device.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Trainer:
     untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
 
     def path_of(self, role: Role) -> str | None:
-        """Return the dotted path of the setting that has a role, None if the trainer has none."""
+        """Return the dotted path of the setting that has a role, None if the trainer has no such setting."""
         return self.setting_roles.get(role)
 
     def by_path(self, values: Mapping[str, Any]) -> dict[str, Any]:
