@@ -67,7 +67,7 @@ def describe(stands: dict[str, Any]) -> str:
 
     lines = [
         f"{stands['study']}: {running}",
-        f"trials of {stands['trials_wanted']}: {counts}",
+        f"trials: {counts}; {stands['trials_wanted']} at most",
     ]
     if stands["best_trial"] is not None:
         lines.append(f"best so far (one seed): trial {stands['best_trial']}, loss {stands['best_loss']:.4f}")
@@ -78,7 +78,7 @@ def describe(stands: dict[str, Any]) -> str:
     if stands["full_run_tokens"]:
         lines.append(_full_run(stands))
     if stands["last_event"]:
-        lines.append(f"last: {stands['last_event']}")
+        lines.append(f"last event: {stands['last_event']}")
     lines += [stands["next_why"], f"next: {stands['next']}"]
 
     return "\n".join(lines)
@@ -99,7 +99,7 @@ def _gain(stands: Mapping[str, Any]) -> str:
         return f", gain in loss {gain} {interval}"
 
     promoted = _signed(stands["promoted_gain"])
-    return f", gain in loss {promoted} with the settings promoted; {gain} with all changes of the winner {interval}"
+    return f", gain in loss {promoted} with the promoted settings; {gain} with all changes of the winner {interval}"
 
 
 def _signed(value: float) -> str:
@@ -117,7 +117,7 @@ def _full_run(stands: Mapping[str, Any]) -> str:
         return f"{line}, {status}"
 
     if (end := stands["full_run_end_tokens"]) is not None:
-        line += f", ends at {end:,}"
+        line += f", will end at {end:,}"
     if stands["running_pid"] is None:
         return f"{line}, not running"
     if stands["full_run_done_at"] is None:
