@@ -55,7 +55,9 @@ def record(
     changes = list(change or [])
     if tokens:
         changes.append(f"budget.tokens={tokens}")
-    again = [row.params for row in table.read(rows).spread(trials)] if rows else []
+    again = []
+    if rows:
+        again = [row.params for row in table.read(rows).spread(trials)]
 
     # Settings of a table are trained beside the baseline, which begins every study.
     as_written = load_study(study, out, changes)
@@ -117,7 +119,9 @@ def replay(
         algorithms.check(recorded, chosen, stopper)
 
     source = Surrogate(recorded) if surrogate else None
-    budget_s = 3600 * hours if hours else arms.WHOLE_TRIALS * arms.trial_s(recorded)
+    budget_s = arms.WHOLE_TRIALS * arms.trial_s(recorded)
+    if hours:
+        budget_s = 3600 * hours
     if not as_json:
         for line in arms.describe_table(recorded, source, budget_s):
             say(line)

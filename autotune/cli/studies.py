@@ -36,11 +36,11 @@ def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = F
     from autotune.store.study_store import read_study
 
     record = read_study(run_directory(study, out))
-    stands = status.summarize(record)
+    state = status.summarize(record)
     if as_json:
-        typer.echo(json.dumps(stands, indent=2, default=str))
+        typer.echo(json.dumps(state, indent=2, default=str))
     else:
-        say(status.describe(stands))
+        say(status.describe(state))
 
 
 @app.command()
@@ -156,12 +156,16 @@ def timeline(
     figures = history.write_timeline(studies, folder)
 
     skipped = pictures.write_pictures(figures, folder)
-    shown = () if skipped else tuple(figures)
+    shown: tuple[str, ...] = ()
+    if not skipped:
+        shown = tuple(figures)
     write_text(folder / "timeline.md", history.timeline_markdown(studies, shown))
 
     if into is not None:
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
-        text = into.read_text(encoding="utf-8") if into.exists() else ""
+        text = ""
+        if into.exists():
+            text = into.read_text(encoding="utf-8")
         write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
 
     for line in history.summary(studies):

@@ -97,7 +97,7 @@ class _Heads(torch.autograd.Function):
 def heads(
     qkv_BTW: Tensor, q_gain_C: Tensor, k_gain_C: Tensor, cos_TC: Tensor, sin_TC: Tensor, H: int, K: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries and keys, normed and turned, and values, each [B, T, H, C].
+    """Return queries and keys, normed and rotated, and values, each [B, T, H, C].
 
     Args:
         qkv_BTW: Queries, keys and values of all heads beside each other.

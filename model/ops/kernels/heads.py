@@ -38,7 +38,7 @@ def _heads_kernel(
     first = tl.load(qkv_ptr + at, mask, other=0.0).to(tl.float32)
     second = tl.load(qkv_ptr + at + half, mask, other=0.0).to(tl.float32)
 
-    # Queries and keys are normed and turned; values are only copied.
+    # Queries and keys are normed and rotated; values are only copied.
     if head < H + KV:
         if head < H:
             first_gain = tl.load(q_gain_ptr + columns, inside, other=0.0).to(tl.float32)
@@ -53,8 +53,8 @@ def _heads_kernel(
         angle = (rows % seq_len)[:, None] * C + columns[None, :]
         cos = tl.load(cos_ptr + angle, mask, other=0.0)
         sin = tl.load(sin_ptr + angle, mask, other=0.0)
-        turned_first, turned_second = first * cos - second * sin, second * cos + first * sin
-        first, second = turned_first, turned_second
+        rotated_first, rotated_second = first * cos - second * sin, second * cos + first * sin
+        first, second = rotated_first, rotated_second
 
     first, second = first.to(q_ptr.dtype.element_ty), second.to(q_ptr.dtype.element_ty)
     row_start = rows.to(tl.int64)[:, None] * (H * C) + columns[None, :]
@@ -125,17 +125,17 @@ def _heads_backward_kernel(
             angle = position[:, None] * C + columns[None, :]
             cos = tl.load(cos_ptr + angle, mask, other=0.0)
             sin = tl.load(sin_ptr + angle, mask, other=0.0)
-            turned_first, turned_second = dfirst * cos + dsecond * sin, dsecond * cos - dfirst * sin
+            rotated_first, rotated_second = dfirst * cos + dsecond * sin, dsecond * cos - dfirst * sin
 
             first = tl.load(qkv_ptr + at, mask, other=0.0).to(tl.float32)
             second = tl.load(qkv_ptr + at + half, mask, other=0.0).to(tl.float32)
             rstd = tl.rsqrt((tl.sum(first * first, 1) + tl.sum(second * second, 1)) / C + eps)[:, None]
             first, second = first * rstd, second * rstd
 
-            first_sum += tl.sum(turned_first * first, 0)
-            second_sum += tl.sum(turned_second * second, 0)
+            first_sum += tl.sum(rotated_first * first, 0)
+            second_sum += tl.sum(rotated_second * second, 0)
 
-            scaled_first, scaled_second = turned_first * first_gain[None, :], turned_second * second_gain[None, :]
+            scaled_first, scaled_second = rotated_first * first_gain[None, :], rotated_second * second_gain[None, :]
             mean = ((tl.sum(scaled_first * first, 1) + tl.sum(scaled_second * second, 1)) / C)[:, None]
             dfirst, dsecond = rstd * (scaled_first - first * mean), rstd * (scaled_second - second * mean)
 
@@ -150,7 +150,7 @@ def _heads_backward_kernel(
 def heads(
     qkv_BTW: Tensor, q_gain_C: Tensor, k_gain_C: Tensor, cos_TC: Tensor, sin_TC: Tensor, H: int, K: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Split one product into heads: queries and keys normed and turned, each key-value head given to its group.
+    """Split one product into heads: queries and keys normed and rotated, each key-value head given to its group.
 
     Args:
         qkv_BTW: Queries, keys and values of all heads beside each other.
