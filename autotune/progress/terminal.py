@@ -96,11 +96,11 @@ def draw(board: Board) -> RenderableType:
     bars.add_column()
 
     if board.kind is not TrainingKind.FULL:
-        bars.add_row(_text("all"), _bar(board.done, board.total), _text(board.headline()))
+        done_frac = min(1.0, board.done / max(1, board.total))
+        bars.add_row(_text("all"), _bar(done_frac), _text(board.headline()))
 
     for training in board.running.values():
-        bar = _bar(training.seen_tokens, training.budget_tokens)
-        bars.add_row(_text(training.title), bar, _text(_words(training, board.clock())))
+        bars.add_row(_text(training.title), _bar(training.done_frac), _text(_words(training, board.clock())))
 
     below = [_text(words) for words in (board.best_words(), board.gpu_words()) if words]
     last = [Text(plain(line), style="dim", no_wrap=True, overflow="ellipsis") for line in board.last]
@@ -128,8 +128,8 @@ def _text(words: str) -> Text:
     return Text(plain(words))
 
 
-def _bar(done: int, total: int) -> ProgressBar:
-    return ProgressBar(total=max(1, total), completed=min(done, total), width=_BAR_WIDTH)
+def _bar(done_frac: float) -> ProgressBar:
+    return ProgressBar(total=1.0, completed=done_frac, width=_BAR_WIDTH)
 
 
 def _left(seconds: float) -> str:

@@ -372,6 +372,20 @@ def test_several_seeds_are_one_trial_with_the_mean_of_their_curves(tmp_path: Pat
     assert case.queue.optuna_study.trials[0].intermediate_values == {1: 7.0, 2: 8.0, 3: 9.0}
 
 
+def test_the_board_shows_how_much_of_all_seeds_is_done(tmp_path: Path) -> None:
+    shares: list[float] = []
+
+    def script(job: Job) -> Generator[Message | None, Any, None]:
+        for tokens in (500, 1_000):
+            yield Progress(EvalPoint(tokens, 3.0))
+            shares.extend(training.done_frac for training in case.loop.observer.board.running.values())
+        yield Done({})
+
+    case = Case(tmp_path, script, "budget.seeds=2", 'pruner={name="none"}', target=1)
+    case.run()
+    assert shares == [0.25, 0.5, 0.75, 1.0]
+
+
 def test_a_pruner_decides_between_seeds(tmp_path: Path) -> None:
     case = Case(tmp_path, by_seed, "budget.seeds=3", 'pruner={name="wilcoxon", audit_frac=0.0}', target=1)
     case.queue.optuna_study.pruner = optuna.pruners.ThresholdPruner(upper=1.5)

@@ -126,6 +126,22 @@ def test_a_display_gets_the_board_and_only_lines_worth_keeping(tmp_path: Path) -
     assert display.shown == 1 and display.closed == 1
 
 
+def test_a_trial_of_several_seeds_is_as_far_as_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    observer = RunObserver(RunDirectory(tmp_path), print)
+    observer.board.clock = time.monotonic
+    first = replace(TRAINING, seeds=4)
+    observer.started(first, "cpu")
+    observer.progress(first, EvalPoint(1_000, 2.0))
+    training = observer.board.running["trials", 0]
+    assert training.done_frac == 0.25
+
+    clock.now += 30
+    observer.progress(replace(first, seeds_done=1), EvalPoint(500, 2.5))
+    assert training.done_frac == 0.375 and training.left_s(clock.now) == pytest.approx(50)
+    assert observer.board.trial_seeds == 4
+
+
 def test_a_cause_that_begins_with_the_status_is_said_once(tmp_path: Path) -> None:
     said: list[str] = []
     observer = RunObserver(RunDirectory(tmp_path), said.append)
