@@ -17,6 +17,7 @@ from autotune.engine.assignment import Assignment, TrainingPlan
 from autotune.engine.draw import Draw
 from autotune.engine.recovery import Recovery
 from autotune.engine.trial_store import TrialStore
+from autotune.progress.board import title
 from autotune.store.run_directory import RunDirectory, log_event
 from autotune.study.study_file import Study
 
@@ -133,7 +134,7 @@ class Queue:
         """
         with self.store.locked():
             if not self.store.finish(trial, result, folder):
-                cause = f"a peer ended {self.plan.kind} {trial.number} in the meantime"
+                cause = f"another process ended {title(self.plan.kind, trial.number)} in the meantime"
                 log_event(self.run, "taken over", cause)
             self._recovery.requeue_interrupted()
 

@@ -1,4 +1,4 @@
-"""How far a study is at this moment: what runs, what ended last, when it will be done."""
+"""How far a study has come: what runs, what ended last, when it will be done."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _NOUNS = {
 }
 _PHASES = {
     TrainingKind.SEARCH: "searching",
-    TrainingKind.FINALS: "proving on fresh seeds",
-    TrainingKind.BRACKET: "fitting to the length",
+    TrainingKind.FINALS: "testing on fresh seeds",
+    TrainingKind.BRACKET: "adjusting learning rates to the full run",
     TrainingKind.FULL: "full run",
 }
 
@@ -67,11 +67,11 @@ class Training:
 
 @dataclass
 class Board:
-    """What is to be seen of a study while it works; filled by the observer, drawn by the screen.
+    """What is shown of a study while it runs; filled by the observer, drawn by the screen.
 
     Args:
         clock: Monotonic seconds.
-        kind: The kind of training that is worked at, None before the first.
+        kind: The kind of training in progress, None before the first.
         done: Trainings of that kind that are done, in earlier runs too.
         total: Trainings of that kind that there are, as far as is known.
         best: Lowest loss of the search and its trial, or None.
@@ -94,7 +94,7 @@ class Board:
     _ended: int = 0
 
     def enter(self, kind: TrainingKind, done: int, total: int) -> None:
-        """Show that another kind of training is worked at, or that there are more of the same kind.
+        """Show that another kind of training begins, or that there are more of the same kind.
 
         Args:
             kind: What is trained.

@@ -93,8 +93,8 @@ class RunObserver:
         run: The run directory.
         say: Takes a line for a person; if it is a `Display`, it is also given a board to draw.
         monitor: Source of GPU samples, or None on a machine without a GPU.
-        refresh: Takes the run directory and writes what is to be seen of the study meanwhile; None for nothing.
-        trackers: Names of the trackers that want to know.
+        refresh: Takes the run directory and writes the live page of the study; None for no page.
+        trackers: Names of the trackers that are told.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class RunObserver:
             why = str(error) or type(error).__name__
             if why != self._cannot_refresh:
                 self._cannot_refresh = why
-                self.note("report", f"the report could not be refreshed, and the study goes on without: {why}")
+                self.note("report", f"the report could not be refreshed (the study goes on without it): {why}")
 
         ended = time.monotonic()
         self._refresh_due = ended + max(REFRESH_EVERY_S, (ended - began) / REFRESH_FRAC)

@@ -1,4 +1,4 @@
-"""A study at work, on a terminal: nested bars, the best so far, the GPU, the last trials; other lines scroll above."""
+"""A running study on a terminal: nested bars, the best so far, the GPU, the last trials; other lines scroll above."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Screen:
         self._drawn = time.monotonic()
 
     def close(self) -> None:
-        """Take the board from the terminal; lines go on being printed."""
+        """Take the board from the terminal; lines are still printed."""
         if self._live is None:
             return
 
@@ -78,7 +78,7 @@ class Screen:
         self._live = None
 
     def _leave(self) -> None:
-        """Give the terminal up, which was closed: the night goes on without an audience, as `say` can."""
+        """Give up the terminal, which was closed: the night goes on without an audience, as it does in `say`."""
         self._live = None
         self._drawn = float("inf")
         say("")
@@ -109,7 +109,7 @@ def draw(board: Board) -> RenderableType:
         *last,
         bars,
         *below,
-        Text("Ctrl-C parks the study; the same command goes on with it.", style="dim"),
+        Text("Ctrl-C parks the study; the same command resumes it.", style="dim"),
     )
 
 

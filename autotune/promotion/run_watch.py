@@ -116,8 +116,8 @@ class RunWatch:
             self._is_past_end = True
             self._observer.note(
                 "full",
-                f"the trainer trains on beyond the {self._end.end_tokens:,} tokens at which it was asked to end; "
-                "if the time is up before it ends, its last checkpoint is kept",
+                f"the trainer has gone past the {self._end.end_tokens:,} tokens at which it was asked to end; "
+                "if time runs out before it ends, its last checkpoint is kept",
             )
 
     def _say_end(self) -> None:
@@ -152,7 +152,7 @@ class RunWatch:
             "divergence": lambda: early_warnings.divergence(points),
             "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma),
             "throttling": lambda: self._throttling(points[-1].tokens_seen),
-            "skipped steps": lambda: early_warnings.skipped_steps(points),
+            "skipped steps": lambda: early_warnings.skipped_optimizer_steps(points),
         }
 
         said = {warning.kind for warning in self._warnings}

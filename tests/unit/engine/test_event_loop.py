@@ -132,10 +132,10 @@ def test_nothing_starts_without_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "cause"),
     [
-        (training(), "the trainer returned without a single report"),
+        (training(), "the trainer returned without reporting an evaluation"),
         (
             lambda job: saying(Progress(EvalPoint(500, 3.0)), Done({})),
-            "the trainer returned at 500 of 1,000 tokens without being asked",
+            "the trainer returned at 500 of 1,000 tokens without being asked to stop",
         ),
     ],
 )
@@ -323,7 +323,9 @@ def test_a_trainer_that_raises_is_not_tried_again(
 
 def test_different_settings_that_fail_in_a_row_end_the_run(tmp_path: Path) -> None:
     case = Case(tmp_path, lambda job: saying(Failed(False, "Error: planned")), "limits.crashes=2")
-    with pytest.raises(UserError, match=r"2 settings in a row failed; the last: Error: planned; see .*0001/log.txt"):
+    with pytest.raises(
+        UserError, match=r"2 different settings in a row failed; the last: Error: planned; see .*0001/log.txt"
+    ):
         case.run()
     assert len(case.endings) == 2
 
@@ -350,8 +352,8 @@ def test_a_trial_that_a_peer_has_ended_is_left_to_it(tmp_path: Path) -> None:
     case.run()
     assert case.pool.answers == [True, False]
     events = [event["message"] for event in read_lines(case.queue.run.events) if event["kind"] == "taken over"]
-    assert events == ["a peer ended trials 0 in the meantime"]
-    assert any("taken over by a peer at 500 tokens" in line for line in case.said)
+    assert events == ["another process ended trial 0 in the meantime"]
+    assert any("taken over at 500 tokens by another process" in line for line in case.said)
 
 
 # --- seeds, probes, and an end that is asked for ---

@@ -122,7 +122,7 @@ def test_ties_that_count_together_are_all_kept() -> None:
     )
     assert sum(change.is_tie for change in found.changes) >= 2
     assert found.params == dict.fromkeys(names, 1.0)
-    assert "but together they count: kept" in found.note
+    assert "but together they count and are kept" in found.note
 
 
 def test_a_change_without_which_it_does_not_train_is_kept() -> None:

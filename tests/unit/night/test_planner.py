@@ -124,7 +124,7 @@ def test_trials_read_their_text_as_often_as_the_full_run(base: dict[str, Any], m
     found = make_plan(study, replace(PROBE, facts={"train_tokens": 2_000}), 1, float("inf"), profile)
     assert found.epochs == epochs
     assert train_tokens_override(study, 1_000, epochs) == ({"data.train_tokens": 250} if epochs else {})
-    assert ("on 250 tokens of text each" in describe(found, study.spec)) == bool(epochs)
+    assert ("each reads 250 tokens of text" in describe(found, study.spec)) == bool(epochs)
     assert make_plan(study, replace(PROBE, facts={"train_tokens": 8_000}), 1, 1e6, profile).epochs == 0
 
 
@@ -190,10 +190,10 @@ def test_a_survey_says_what_does_not_fit_and_what_the_disk_lacks(tmp_path: Path)
     assert found.plan.disk_bytes == 6e6 + runs * 10 * 3_500 + 5e9
     now = datetime(2026, 11, 24, 16, 30)
     roomy = [line for _, line in found.lines(counting.spec, machine, 10**10, now)]
-    assert roomy[0].startswith("model.experts is kept to 2, 4") and roomy[1].startswith("plan: up to 2 trials")
+    assert roomy[0].startswith("model.experts is limited to 2, 4") and roomy[1].startswith("plan: up to 2 trials")
     assert roomy[2].startswith("done by about 16:3") and len(roomy) == 3
     tight = [line for _, line in found.lines(counting.spec, machine, 5 * 10**9, now)]
-    assert tight[2].startswith("only 5.0 GB of disk are free, of which 500 MB are kept: make room")
+    assert tight[2].startswith("only 5.0 GB of disk space is free, of which 500 MB stay unused: make room")
 
 
 def test_a_survey_without_a_gpu_fits_no_costs(tmp_path: Path) -> None:
@@ -250,4 +250,4 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
         assert trial.budget_tokens == trial.result.points[-1].tokens_seen == pytest.approx(expected, rel=2e-3)
     assert {trial.params["model.slowness"] for trial in record.trials} == {1, 10}
     line = next(event["message"] for event in record.events if event["kind"] == "plan")
-    assert line.startswith("plan: up to 8 trials of the seconds of 100,000 tokens (")
+    assert line.startswith("plan: up to 8 trials of the time that the default takes for 100,000 tokens (")

@@ -66,7 +66,7 @@ def test_a_page_that_cannot_be_written_is_told_once_and_costs_nothing(
     for _ in range(3):
         clock.now += 61
         observer.tick()
-    start = "the report could not be refreshed, and the study goes on without: "
+    start = "the report could not be refreshed (the study goes on without it): "
     assert said == [f"{start}no space", f"{start}torn"]
     assert [event["kind"] for event in read_lines(RunDirectory(tmp_path).events)] == ["report", "report"]
 

@@ -163,7 +163,7 @@ def test_a_promotion_survives_storage() -> None:
     import json
 
     assert Promotion.from_json(json.loads(json.dumps(PROMOTED.to_json()))) == PROMOTED
-    as_is = Promotion(4, 1_000, 8_000, None, note="as was asked for")
+    as_is = Promotion(4, 1_000, 8_000, None, note="as requested")
     assert Promotion.from_json(json.loads(json.dumps(as_is.to_json()))) == as_is
 
 
@@ -172,8 +172,8 @@ def test_its_words() -> None:
         "for a run 8 times as long as a trial: lr 0.02 -> 0.0103 (learning rates x 0.51, 95 % interval 0.14 to 1.86, "
         "by this study's own runs at two lengths)"
     )
-    assert Promotion(4, 1_000, 8_000, None, note="as was asked for").describe() == (
-        "the settings are those of trial 4: as was asked for"
+    assert Promotion(4, 1_000, 8_000, None, note="as requested").describe() == (
+        "the settings are those of trial 4: as requested"
     )
 
 
@@ -188,8 +188,8 @@ def test_text_read_once_needs_no_word() -> None:
 def test_repeated_text_is_said_with_what_it_is_worth() -> None:
     """15.39 (1 - exp(-7 / 15.39)) = 5.62: eight times the same is worth 6.6 times as much fresh text."""
     words = horizon.repetition(1_000, 8_000, 0.5)
-    assert "reads its text 8.0 times, a trial 0.5 times" in words
-    assert "worth about as much as 6.6 times as much fresh text" in words
+    assert "reads its text 8.0 times, and a trial 0.5 times" in words
+    assert "worth about 6.6 times as much fresh text" in words
     assert "--tokens 4000" in words
 
 
@@ -201,4 +201,4 @@ def test_trials_that_read_theirs_as_often_tell_what_wins() -> None:
 
 def test_trials_that_repeated_theirs_say_little_of_a_run_that_does_not() -> None:
     words = horizon.repetition(10_000, 5_000, 4.0)
-    assert "0.5 times, a trial 4.0 times" in words and "worth" not in words
+    assert "0.5 times, and a trial 4.0 times" in words and "worth" not in words
