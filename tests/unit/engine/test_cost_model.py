@@ -39,15 +39,15 @@ def test_a_fit_finds_the_coefficients_it_was_made_with() -> None:
         replace(COUNTS, weights=4e7, fixed_bytes=20_000.0),
         replace(COUNTS, update_bytes=1e6),  # its peak tells nothing about passes
     ]
-    found = CostModel.fit([Measured(each, MODEL.optimizer_step_s(each), MODEL.peak_bytes(each)) for each in shapes])
+    fitted = CostModel.fit([Measured(each, MODEL.optimizer_step_s(each), MODEL.peak_bytes(each)) for each in shapes])
     for name, value in vars(MODEL).items():
-        assert getattr(found, name) == pytest.approx(value, rel=1e-6), name
+        assert getattr(fitted, name) == pytest.approx(value, rel=1e-6), name
 
 
 def test_one_probe_predicts_itself() -> None:
-    found = CostModel.fit([Measured(COUNTS, 0.5, 7_000.0)])
-    assert found.optimizer_step_s(COUNTS) == pytest.approx(0.5)
-    assert found.peak_bytes(COUNTS) == pytest.approx(7_000.0)
+    fitted = CostModel.fit([Measured(COUNTS, 0.5, 7_000.0)])
+    assert fitted.optimizer_step_s(COUNTS) == pytest.approx(0.5)
+    assert fitted.peak_bytes(COUNTS) == pytest.approx(7_000.0)
 
 
 def test_no_coefficient_is_negative() -> None:
