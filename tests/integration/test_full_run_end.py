@@ -186,7 +186,7 @@ def test_a_full_run_that_diverged_is_not_trained_again(folder: StudyFolder) -> N
     assert record.attributes.full_run.status == "diverged"
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
     # The run that diverged says so, and so does the command that would train it again.
-    told = [line for line in said if line.startswith("the full run has diverged at 240,000 tokens")]
+    told = [line for line in said if line.startswith("the full run diverged at 240,000 tokens")]
     assert len(told) == 2
     assert all("and would do so again; train another trial (--trial), or a copy of " in line for line in told)
     # There is no other trial here; neither status nor report sends a reader in a circle.

@@ -89,7 +89,7 @@ def test_settings_are_copied_if_asked_for_and_kept_apart(usual: StudyFolder) -> 
     assert promotion.brackets == () and "8 times a trial's length" in promotion.note
     assert full_lr(usual) == pytest.approx(0.012 * 4**-0.32, rel=0.05)
     assert record.attributes.full_run.folder != as_is
-    assert "reads its text 1.3 times, a trial 2.7 times" in run.text
+    assert "reads its text 1.3 times, and a trial 2.7 times" in run.text
 
 
 def given_text(folder: StudyFolder, below: str) -> set[int]:
