@@ -100,7 +100,9 @@ class FinalsRunner:
         count = self._noise_seeds()
         if count:
             runs = noise_runs(baseline, spec, self.spec.seed, count)
-            self._train(runs, "of the default, to see what chance does to the loss", awaits_peers=False)
+            self._train(
+                runs, "with the default settings, to see how much the loss varies by chance", awaits_peers=False
+            )
 
         records = self.queue.records()
         proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, PROVE)]
@@ -138,7 +140,7 @@ class FinalsRunner:
 
         arms = finalists(candidates(self.spec.objective, trials), baseline, self.spec.finals.finalists)
         if not arms:
-            return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
+            return Verdict(VerdictWord.INCONCLUSIVE, "no trial with settings other than the baseline's finished")
 
         self._train(selection_runs(arms, self.spec.finals, self.spec.seed))
         winner = choose_winner(arms, self.queue.records())
@@ -177,7 +179,7 @@ class FinalsRunner:
         missing = attributing.missing(self.queue.records())
         all_runs = self.spec.attributing_runs(len(attributing.changed))
         if missing and not self._has_time(self._seconds(all_runs)):
-            self.loop.observer.note("attribution", "no time left to find out which change gave what")
+            self.loop.observer.note("attribution", "no time is left to find out which change gave what")
             attributes.why_no_attribution = NO_TIME
             return
 

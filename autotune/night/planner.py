@@ -157,7 +157,7 @@ class Survey:
     Args:
         plan: The night.
         baseline: A short training of the baseline.
-        model: What steps cost; None if that is not known.
+        model: What optimizer steps cost; None if that is not known.
         left: What is left of settings of which some values cannot fit, by dotted path.
     """
 
@@ -192,7 +192,7 @@ class Survey:
         tokens = horizon.full_tokens(spec)
         trial_epochs = self.plan.epochs or spec.budget.tokens / train_tokens
         repeats = horizon.repetition(train_tokens, tokens, trial_epochs)
-        return f"in a full run of {tokens:,} tokens {repeats}" if repeats else ""
+        return f"full run of {tokens:,} tokens: {repeats}" if repeats else ""
 
     def _lack_of_disk(self, spec: StudySpec, free_bytes: int) -> str:
         """Return what to do where the disk is too small for the study; else ""."""
@@ -200,8 +200,8 @@ class Survey:
         if free_bytes >= self.plan.disk_bytes + kept:
             return ""
         return (
-            f"only {in_bytes(free_bytes)} of disk are free, of which {in_bytes(kept)} are kept: make room, or "
-            "choose another folder with --out; else the study parks when it is full"
+            f"only {in_bytes(free_bytes)} of disk space is free, of which {in_bytes(kept)} stay unused: make room, "
+            "or choose another folder with --out; otherwise the study parks when the disk is full"
         )
 
 
@@ -245,8 +245,10 @@ def survey(
 
 def describe(plan: Plan, spec: StudySpec) -> str:
     """Return the plan in one line for a person."""
-    length = "the seconds of " if spec.objective == "loss_at_equal_seconds" else ""
-    length += f"{spec.budget.tokens:,} tokens"
+    length = f"{spec.budget.tokens:,} tokens"
+    if spec.objective == "loss_at_equal_seconds":
+        length = f"the time that the default takes for {length}"
+
     trials = f"{plan.trials} to {plan.most_trials}"
     if plan.most_trials == plan.trials:
         trials = f"up to {plan.trials}"
@@ -266,7 +268,7 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
     if plan.epochs:
-        line += f"; on {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text each"
+        line += f"; each reads {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text"
     if plan.max_pass_sequences:
         line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line

@@ -127,5 +127,7 @@ class PromotionStep:
         record = read_study(night.run.root)
         best_config = best_config_of(night.study.trainer, record, chosen.trial, chosen.why, chosen.promotion)
         best_config.write(night.run.best_config)
-        night.observer.note("best", f"{night.run.best_config}: trial {chosen.trial.number} ({chosen.why})")
+        night.observer.note(
+            "best", f"wrote {night.run.best_config} with the settings of trial {chosen.trial.number} ({chosen.why})"
+        )
         return best_config

@@ -135,7 +135,7 @@ class Session:
         if self.options.emulate:
             kept += ["--emulate", self.options.emulate]
         again = self.run.command(command, *kept)
-        night.observer.note("parked", f"parked, nothing is lost; go on with: {again}")
+        night.observer.note("parked", f"parked, nothing is lost; resume with: {again}")
         return PARKED
 
 

@@ -241,7 +241,7 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
 
     # torchrun runs this once for each GPU; only the first process speaks.
     if os.environ.get("RANK", "0") == "0":
-        say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
+        say(f"stopped; resume with: autotune train {path}" if stop.level else f"done: {folder}")
 
     return 130 if stop.level else 0
 

@@ -55,7 +55,7 @@ class BracketRunner:
         if tokens == length:
             return Promotion(trial.number, length, tokens, None, note="")
         if as_is:
-            return Promotion(trial.number, length, tokens, None, note="as was asked for")
+            return Promotion(trial.number, length, tokens, None, note="as requested")
         if not rules:
             why = "the trainer names no settings that depend on a run's length"
             return Promotion(trial.number, length, tokens, None, note=why)
@@ -97,7 +97,7 @@ class BracketRunner:
         if tokens < length:
             minutes = seconds_left / 60
             raise UserError(
-                f"in {minutes:.0f} min {tokens:,} tokens fit, fewer than a trial's {length:,}; give more --hours"
+                f"only {tokens:,} tokens fit into {minutes:.0f} min, fewer than a trial's {length:,}; give more --hours"
             )
 
         return tokens
@@ -114,7 +114,7 @@ class BracketRunner:
         bracket_s = self.seconds(length, tokens, as_is)
         seconds = self.loop.pace.usual_seconds(tokens) + bracket_s
 
-        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
+        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times as long as a trial"
         if bracket_s:
             words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
         return f"{words}: about {duration(seconds)}, {done_by(seconds, datetime.now())}"

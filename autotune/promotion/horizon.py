@@ -196,11 +196,11 @@ def changes(
             why = f"learning rate x {factor:.2f}"
         elif rule == "weight_decay":
             after = before / factor
-            why = "so that it forgets over as many tokens as in the trial"
+            why = "divided by the same factor, so that weights decay over as many tokens as in the trial"
         else:
             kept = before * trial_tokens / tokens
             after = max(kept, min(before, _MIN_WARMUP_FRAC))
-            why = "as many tokens as in the trial" if after == kept else f"{_MIN_WARMUP_FRAC:.0%} of the run at least"
+            why = "as many tokens as in the trial" if after == kept else f"at least {_MIN_WARMUP_FRAC:.0%} of the run"
 
         # Three digits are enough for a person who reads the file.
         after = float(f"{after:.3g}")
@@ -235,17 +235,17 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
 
     words = f"the run reads its text {epochs:.1f} times, "
     if 1 / _SAME_EPOCHS <= epochs / trial_epochs <= _SAME_EPOCHS:
-        words += "and so do the trials with the less that they are given"
+        words += "and so do the trials, which are given less text"
     else:
         words += (
-            f"a trial {trial_epochs:.1f} times: what wins trials need not win there, since dropout and gentler steps "
-            "pay where text repeats"
+            f"and a trial {trial_epochs:.1f} times: the best settings of the trials need not be the best of the run, "
+            "since dropout and lower learning rates help where text repeats"
         )
 
     if epochs > 1:
         worth = 1 + _HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / _HALF_WORTH_EPOCHS))
-        words += f". By published runs, that is worth about as much as {worth:.1f} times as much fresh text"
+        words += f". In published experiments this was worth about {worth:.1f} times as much fresh text, read once"
     if epochs > _GOOD_EPOCHS:
-        words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {_GOOD_EPOCHS * train_tokens}"
+        words += f". More text (data.max_tokens) or a shorter run is better: --tokens {_GOOD_EPOCHS * train_tokens}"
 
     return words

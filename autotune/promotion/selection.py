@@ -103,7 +103,9 @@ def _trial_by_hand(record: StudyRecord, number: int) -> TrialRecord:
         hint = f"it has {known}" if known else "none has begun yet"
         raise UserError(f"{record.spec.name} has no trial {number}; {hint}")
     if trial.status not in (TrialStatus.FINISHED, TrialStatus.PRUNED):
-        raise UserError(f"trial {number} of {record.spec.name} is {trial.status}; choose one that trained soundly")
+        raise UserError(
+            f"trial {number} of {record.spec.name} is {trial.status}; choose one that finished or was pruned"
+        )
 
     return trial
 

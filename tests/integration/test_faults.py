@@ -109,7 +109,7 @@ def test_trainer_that_always_kills_itself_ends_the_study(folder: StudyFolder) ->
     folder.write(base=faults, limits={"crashes": 2, "retries": 1, "min_free_bytes": 0})
     run = folder.run()
     assert run.end() == 1
-    assert "2 settings in a row failed; the last: its worker was killed by SIGKILL" in run.text
+    assert "2 different settings in a row failed; the last: its worker was killed by SIGKILL" in run.text
     assert "Traceback" not in run.text
     assert len(folder.started()) == 4 - 1
     folder.wait_until_empty()

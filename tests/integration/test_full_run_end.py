@@ -90,8 +90,9 @@ def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(
     # It is done: neither going on with the study nor promoting it again trains it once more.
     assert session(folder, []).work() == 0
     assert session(folder, said).promote(FULL_TOKENS, None) == 0
-    done = f"the full run of {FULL_TOKENS:,} tokens is finished, at {full.end_tokens:,}, which was what fitted; "
-    assert f"{done}for a longer one: autotune promote fake --tokens {2 * FULL_TOKENS}" in said
+    done = f"the full run of {FULL_TOKENS:,} tokens is finished; it ended at {full.end_tokens:,}, "
+    longer = f"for a longer one: autotune promote fake --tokens {2 * FULL_TOKENS}"
+    assert f"{done}which was all that fitted; {longer}" in said
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
     assert folder.record().attributes.full_run == full
 
@@ -109,8 +110,8 @@ def test_a_trainer_that_does_not_listen_is_stopped_at_the_deadline(
     said: list[str] = []
     assert session(folder, said, deadline=FromTheFullRunOn(folder, room_s=1.5)).work() == 0
     assert [line for line in said if line.startswith("the full run will end at ")]
-    assert [line for line in said if line.startswith("the trainer trains on beyond the ")]
-    assert said[-1] == "no time left to go on with the full run; later: autotune promote fake"
+    assert [line for line in said if line.startswith("the trainer has gone past the ")]
+    assert said[-1] == "no time is left to resume the full run; to do that later: autotune promote fake"
     stopped, queued = folder.optuna_trials()[f"fake.full-0-{FULL_TOKENS}"]
     assert stopped.user_attrs["result"]["status"] == "interrupted"
     assert stopped.user_attrs["result"]["cause"].endswith("the time was up")
@@ -146,7 +147,9 @@ def test_a_full_run_begins_if_half_of_it_fits(folder: StudyFolder, frac: float, 
     deadline = Standing(frac * 4 * trial.result.seconds + REPORT_S + early_end.EXPORT_S)
     assert session(folder, said, deadline=deadline).promote(FULL_TOKENS, None) == 0
     assert any(training.tokens == FULL_TOKENS for training in folder.started()) is begins
-    assert any(line.startswith("no time left for the full run, not even for 50% of it") for line in said) is not begins
+    assert (
+        any(line.startswith("no time is left for the full run, not even for 50% of it") for line in said) is not begins
+    )
 
 
 def test_a_crashed_full_run_is_tried_again(folder: StudyFolder) -> None:
@@ -183,9 +186,9 @@ def test_a_full_run_that_diverged_is_not_trained_again(folder: StudyFolder) -> N
     assert record.attributes.full_run.status == "diverged"
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 1
     # The run that diverged says so, and so does the command that would train it again.
-    told = [line for line in said if line.startswith("the full run has diverged at 240,000 tokens")]
+    told = [line for line in said if line.startswith("the full run diverged at 240,000 tokens")]
     assert len(told) == 2
-    assert all("and would again; train another trial (--trial), or a copy of " in line for line in told)
+    assert all("and would do so again; train another trial (--trial), or a copy of " in line for line in told)
     # There is no other trial here; neither status nor report sends a reader in a circle.
     advised = f"next: autotune train {record.run.best_config}"
     assert describe(summarize(record)).splitlines()[-1] == advised

@@ -23,7 +23,7 @@ def test_before_the_first_trial(tmp_path: Path) -> None:
     assert status.describe(status.summarize(read_study(queue.run.root))).splitlines() == [
         "night: not running",
         "trials: none yet; 3 at most",
-        "The study was stopped before its verdict; this goes on with it.",
+        "The study was stopped before its verdict; this resumes it.",
         "next: autotune run night",
     ]
 
@@ -99,7 +99,7 @@ def test_in_the_middle(tmp_path: Path) -> None:
         "best so far (one seed): trial 1, loss 2.2500",
         f"full run: 25 % of 8,000 tokens, will end at 5,000, done about {done:%H:%M}",
         "last event: trial 2 crashed",
-        "The full run is in progress; this shows its page as it goes on (autotune stop night parks it).",
+        "The full run is in progress; this shows its page live (autotune stop night parks it).",
         "next: autotune watch night",
     ]
     assert (state["best_trial"], state["full_run"], state["verdict"]) == (1, "running", None)

@@ -166,7 +166,7 @@ def test_ctrl_c_stops_after_the_evaluation_and_names_the_way_on(record: StudyRec
 
     assert train_file(path, None, None, say) == 130
     assert len(said) == 3
-    assert said[-1] == f"stopped; go on with: autotune train {path}"
+    assert said[-1] == f"stopped; resume with: autotune train {path}"
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -56,7 +56,7 @@ def test_a_trial_may_be_chosen_by_hand(record: StudyRecord) -> None:
 @pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.WAITING])
 def test_a_trial_that_did_not_train_soundly_is_not_promoted(record: StudyRecord, status: TrialStatus) -> None:
     trials = (BASELINE, replace(WINNER, status=status))
-    with pytest.raises(UserError, match=f"trial 4 of night is {status}; choose one that trained soundly"):
+    with pytest.raises(UserError, match=f"trial 4 of night is {status}; choose one that finished or was pruned"):
         select_trial_to_promote(replace(record, trials=trials), 4)
 
 

@@ -46,8 +46,8 @@ def test_words_say_what_changes_by_what_evidence() -> None:
     assert said.endswith("The run reads its text 9.0 times, a trial 1.0 times.")
     unchecked = " ".join(promotion.sentences(replace(FOUND, brackets=(), note="not checked by shorter runs")))
     assert "the published rule alone (not checked by shorter runs)" in unchecked
-    as_is = promotion.sentences(Promotion(3, 1_000, 9_000, None, note="as was asked for"))
-    assert as_is == ["The long run takes the settings of trial 3 as they are (as was asked for)."]
+    as_is = promotion.sentences(Promotion(3, 1_000, 9_000, None, note="as requested"))
+    assert as_is == ["The long run takes the settings of trial 3 as they are (as requested)."]
 
 
 def test_the_figure_has_a_line_for_each_length_and_marks_the_choice() -> None:
