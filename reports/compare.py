@@ -15,12 +15,14 @@ from autotune.core.errors import UserError
 from autotune.core.files import write_text
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import tables
 from reports.figures.figure_cards import Drawn, draw_card, require
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
 from reports.formats import duration, finite, label, plain, setting
 from reports.page import render, writable
-from reports.studies import StudyRow, data_hash, meanings, study_row
+from reports.sentences.study_row import StudyRow, study_row
+from reports.tables.comparable import data_hash, what_must_match
+from reports.tables.finals import baseline_loss
+from reports.tables.trials import trials_table
 
 # Colour and dash of each study's line, oldest first; further ones are grey and dotted.
 _LINES = (
@@ -57,7 +59,7 @@ def _require_comparable(records: Sequence[StudyRecord]) -> None:
         raise UserError(f"a comparison needs two studies, and there is {len(records)}; name another")
 
     differences = []
-    for name, read in meanings().items():
+    for name, read in what_must_match().items():
         values = [read(record) for record in records]
         if len({str(value) for value in values}) > 1:
             named = zip(records, values, strict=True)
@@ -175,7 +177,7 @@ def _progress(records: Sequence[StudyRecord]) -> Drawn:
 
 def _progress_line(record: StudyRecord) -> pd.DataFrame:
     """Return the lowest loss against the hours of training spent until then, a row per finished trial."""
-    trials = tables.trials_table(record)
+    trials = trials_table(record)
     hours = trials["seconds"].fillna(0).cumsum() / 3600
     best = trials["loss"].cummin()
     line = pd.DataFrame({"hours": hours, "best": best})
@@ -203,7 +205,7 @@ def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFram
 
 
 def _add_noise_of_default(figure: go.Figure, record: StudyRecord, colour: str) -> None:
-    default = tables.baseline_loss(record)
+    default = baseline_loss(record)
     if record.verdict is None or default is None:
         return
 

@@ -142,8 +142,8 @@ def timeline(
 ) -> None:
     """Tells all studies in order: changes, losses, how sure."""
     from autotune.core.files import write_text
+    from reports import timeline as history
     from reports.figures import pictures
-    from reports.figures import timeline as history
 
     studies = history.read_timeline(out)
     figures = history.write_timeline(studies, folder)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import CONFIDENCE, INTERVAL
-from reports import analyses, pareto, tables
 from reports.figures import losses, trade_offs
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
 from reports.figures.study_tables import StudyTables
 from reports.formats import count, duration, finite, number, percent
+from reports.sentences.pareto import front_words
+from reports.tables.curves import curve_band
+from reports.tables.finals import baseline_loss, finals_runs, finals_table
+from reports.tables.fronts import front_table, speed_front
+from reports.tables.pruning import PruningAudit, pruning_audit
 
 
 def best_so_far(study: StudyTables) -> Drawn:
@@ -25,7 +29,7 @@ def best_so_far(study: StudyTables) -> Drawn:
     sigma = None
     if verdict is not None:
         sigma = finite(verdict.sigma)
-    figure = losses.best_so_far(trials, tables.baseline_loss(study.record), sigma)
+    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma)
 
     sentence = (
         "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
@@ -40,9 +44,9 @@ def finals(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    runs = tables.finals_runs(study.record)
+    runs = finals_runs(study.record)
     require(len(runs) > 0, "the finals have not begun")
-    arms = tables.finals_table(runs)
+    arms = finals_table(runs)
 
     sentence = (
         "The default and the best trials of the search, trained again on fresh random seeds. The diamond is the mean; "
@@ -67,7 +71,7 @@ def learning_curves(study: StudyTables) -> Drawn:
     )
     if study.record.spec.objective == "loss_at_equal_seconds":
         sentence += " Trials read text at different speeds: each stands at the share of its training that it had done."
-    return sentence, [figure], tables.curve_band(study.curves)
+    return sentence, [figure], curve_band(study.curves)
 
 
 def pruning(study: StudyTables) -> Drawn:
@@ -76,7 +80,7 @@ def pruning(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    audit = analyses.pruning_audit(study.record)
+    audit = pruning_audit(study.record)
     if audit is None:
         raise NothingToDrawError("no finished trial has an early evaluation")
 
@@ -94,7 +98,7 @@ def pruning(study: StudyTables) -> Drawn:
     return sentence, [losses.pruning_audit(audit)], audit.table
 
 
-def _reliable_from(audit: analyses.PruningAudit) -> str:
+def _reliable_from(audit: PruningAudit) -> str:
     """Return in words from where on the order of the trials could be trusted."""
     warm_up = audit.warm_up
     if warm_up is None:
@@ -113,7 +117,7 @@ def _reliable_from(audit: analyses.PruningAudit) -> str:
     )
 
 
-def _audited(audit: analyses.PruningAudit) -> str:
+def _audited(audit: PruningAudit) -> str:
     """Return in words what the audited trials say about those that were stopped."""
     if audit.lost is None:
         return "No trial that would have been stopped was run on as a check." if audit.pruned else ""
@@ -142,7 +146,7 @@ def speed(study: StudyTables) -> Drawn:
         "better and faster."
     )
     figure = trade_offs.speed_against_loss(trials, study.baseline_number)
-    return sentence, [figure], analyses.pareto(trials)
+    return sentence, [figure], speed_front(trials)
 
 
 def pareto_front(study: StudyTables) -> Drawn:
@@ -151,11 +155,12 @@ def pareto_front(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    table = pareto.front_table(study.record)
+    table = front_table(study.record)
     require(len(table) > 0, "no trial has finished")
 
     sentence = (
         "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
-        f"both better and faster. {pareto.front_words(study.record)}"
+        f"both better and faster. {front_words(study.record)}"
     )
-    return sentence, [pareto.loss_against_seconds(study.record)], table
+    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table)
+    return sentence, [figure], table

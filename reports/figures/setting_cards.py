@@ -8,11 +8,15 @@ from typing import Any
 
 from autotune.promotion.selection import attribution_of, best_settings
 from autotune.store.study_store import StudyRecord
-from reports import analyses, attribution, promotion
 from reports.figures import changes, settings
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
+from reports.figures.learning_rates import learning_rates
 from reports.figures.settings import SearchedSetting
 from reports.figures.study_tables import StudyTables
+from reports.sentences import attribution, promotion
+from reports.tables.attribution import attribution_table, attribution_words
+from reports.tables.promotion import bracket_table, promotion_table
+from reports.tables.ranges import parallel_table, settings_at_edges
 
 # Settings shown in pairs: three pictures.
 _MAX_PAIRED = 3
@@ -28,12 +32,12 @@ def which_change(study: StudyTables) -> Drawn:
     if measured is None:
         raise NothingToDrawError(attribution.why_none(study.record))
 
-    rows = attribution.rows(measured)
+    rows = attribution_table(measured)
     require(len(rows) > 0, "the winner changes nothing")
 
     sentence = " ".join([*attribution.sentences(measured), attribution.READING])
     figure = changes.which_change(rows, measured.baseline_loss - measured.winner_loss)
-    return sentence, [figure], attribution.words(rows)
+    return sentence, [figure], attribution_words(rows)
 
 
 def _best_params(record: StudyRecord) -> Mapping[str, Any]:
@@ -51,7 +55,7 @@ def each_setting(study: StudyTables) -> Drawn:
     require(bool(trials["loss"].notna().any()), "no trial has finished")
 
     best = _best_params(study.record)
-    edges = analyses.edges(study.record, best)
+    edges = settings_at_edges(study.record, best)
     plots = []
     for path, dimension in study.record.spec.space.root.items():
         searched = SearchedSetting(path, dimension, best.get(path), edges.get(path, ""))
@@ -114,7 +118,7 @@ def parallel(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    table = analyses.parallel_table(study.record, study.trials, study.settings)
+    table = parallel_table(study.record, study.trials, study.settings)
     require(len(table) > 1, "fewer than two trials have finished")
 
     sentence = (
@@ -137,5 +141,5 @@ def long_run(study: StudyTables) -> Drawn:
 
     sentence = " ".join(promotion.sentences(promoted))
     if not promoted.brackets:
-        return sentence, [], promotion.rows(promoted)
-    return sentence, [promotion.learning_rates(promoted)], promotion.losses(promoted)
+        return sentence, [], promotion_table(promoted)
+    return sentence, [learning_rates(promoted)], bracket_table(promoted)

@@ -38,7 +38,7 @@ def setting_against_loss(searched: SearchedSetting, values: pd.Series[Any], tria
     Args:
         searched: The setting.
         values: Its values by trial number; None where it was not searched.
-        trials: As `reports.tables.trials_table` gives it.
+        trials: As `reports.tables.trials.trials_table` gives it.
     """
     dimension = searched.dimension
     done = trials[trials["loss"].notna()]
@@ -84,8 +84,8 @@ def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFr
     Args:
         along_x: The setting along x.
         along_y: The setting along y.
-        settings: As `reports.tables.settings_table` gives it.
-        trials: As `reports.tables.trials_table` gives it.
+        settings: As `reports.tables.trials.settings_table` gives it.
+        trials: As `reports.tables.trials.trials_table` gives it.
     """
     figure = base_figure(label(along_x.path), label(along_y.path), height=270)
     done = trials[trials["loss"].notna()]
@@ -185,7 +185,7 @@ def importance(shares: pd.DataFrame) -> go.Figure:
     """Draw how much each setting tells the best trials from the rest.
 
     Args:
-        shares: As `reports.analyses.importance` gives it.
+        shares: As `reports.tables.importance.importance_table` gives it.
     """
     figure = base_figure("share of the importance", "", height=110 + 30 * len(shares))
 
@@ -206,7 +206,7 @@ def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension
     Drawn with ordinary lines, one row below another: readable on a phone and on paper, and without WebGL.
 
     Args:
-        table: As `reports.analyses.parallel_table` gives it, best first.
+        table: As `reports.tables.ranges.parallel_table` gives it, best first.
         dimensions: The space, by dotted path.
     """
     paths = list(dimensions)

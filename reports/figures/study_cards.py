@@ -7,10 +7,10 @@ from functools import partial
 
 from autotune.core import objectives
 from autotune.store.study_store import StudyRecord
-from reports import attribution, promotion
 from reports.figures import loss_cards, machine_cards, setting_cards
 from reports.figures.figure_cards import Card, Drawn, draw_card
 from reports.figures.study_tables import StudyTables
+from reports.sentences import attribution, promotion
 
 # Title and drawing of each card by its key, in the order of the page.
 CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {

@@ -12,7 +12,7 @@ from autotune.core.statistics import INTERVAL
 from reports.figures.figure_cards import Card, Drawn, draw_card, require
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, base_figure
 from reports.formats import label, plain
-from reports.studies import StudyRow
+from reports.sentences.study_row import StudyRow
 
 # Colour and symbol of a gain by its verdict.
 _VERDICT_STYLE = {

@@ -10,8 +10,8 @@ import pytest
 import study_builder
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
+from reports import timeline
 from reports.compare import write_compare
-from reports.figures.timeline import timeline, write_timeline
 from reports.page import write_report
 
 DARK_INK, LIGHT_INK = "rgb(230, 234, 240)", "rgb(28, 36, 48)"
@@ -236,7 +236,7 @@ def test_the_comparison_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
 def test_the_timeline_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
     first = study_builder.study()
     second = study_builder.study(spec=study_builder.spec("second"), created_at="2026-01-07")
-    write_timeline(timeline([first, second, study_builder.hostile_study()]), tmp_path)
+    timeline.write_timeline(timeline.timeline([first, second, study_builder.hostile_study()]), tmp_path)
     visit.open(tmp_path / "index.html")
 
     assert visit.quiet(), visit

@@ -18,9 +18,9 @@ from autotune.progress import observer
 from autotune.promotion import early_end, early_warnings
 from autotune.store.study_store import read_study
 from autotune.study.study_file import load
-from reports.full_run import full_run_lines
-from reports.health import health_checks
 from reports.page import summary_lines, write_report
+from reports.sentences.full_run import full_run_lines
+from reports.sentences.health import health_checks
 
 FULL_TOKENS = 400_000
 # A single trial, nothing proved, and then its full run.

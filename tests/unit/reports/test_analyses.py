@@ -9,13 +9,18 @@ import study_builder
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.search.dimension import Dimension
 from autotune.store.study_store import StudyRecord
-from reports import analyses, tables
+from reports.tables.curves import curves_table
+from reports.tables.fronts import speed_front
+from reports.tables.importance import TooFewTrialsError, importance_table
+from reports.tables.pruning import pruning_audit
+from reports.tables.ranges import edge, parallel_table, position_frac
+from reports.tables.trials import settings_table, trials_table
 
 LOG = Dimension(low=0.001, high=0.1, log=True)
 
 
 def test_pruning_audit_compares_the_first_rung_with_the_end(night: StudyRecord) -> None:
-    audit = analyses.pruning_audit(night)
+    audit = pruning_audit(night)
 
     assert audit is not None
     assert audit.rung_words == "500 tokens"
@@ -49,7 +54,7 @@ def test_trials_of_several_seeds_are_audited_by_their_seeds() -> None:
         several_seeds(3, "finished", 5.4, 5.4, 4.2, 4.2, audited_at=1000),
         several_seeds(4, "finished", 4.9, 4.9, 4.9, 4.9),
     )
-    audit = analyses.pruning_audit(study_builder.study(spec=spec, trials=trials))
+    audit = pruning_audit(study_builder.study(spec=spec, trials=trials))
 
     assert audit is not None
     assert audit.rung_words == "2 of 4 seeds"
@@ -68,10 +73,10 @@ def test_a_running_trial_of_several_seeds_shows_no_seeds_as_tokens() -> None:
     running = replace(
         study_builder.running_study().trials[4], values={}, seed_losses=(5.0, 5.2), status=TrialStatus.RUNNING
     )
-    row = tables.trials_table(study_builder.study(trials=(running,))).iloc[0]
+    row = trials_table(study_builder.study(trials=(running,))).iloc[0]
 
     assert row["last_loss"] == pytest.approx(5.1) and math.isnan(row["last_tokens"])
-    assert tables.curves_table((running,)).empty
+    assert curves_table((running,)).empty
 
 
 def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
@@ -80,7 +85,7 @@ def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
         study_builder.trial(number, "finished", [6.0, 5.0, 5.0, 4.5 + number / 10], late.params)
         for number in range(1, 5)
     ]
-    audit = analyses.pruning_audit(study_builder.study(trials=(late, *rest)))
+    audit = pruning_audit(study_builder.study(trials=(late, *rest)))
 
     assert audit is not None
     assert audit.rung_words == "500 tokens", "the first evaluation past 30 % of the budget where nothing was pruned"
@@ -100,7 +105,7 @@ def test_audited_trials_tell_how_many_good_ones_were_stopped() -> None:
     trials += [
         replace(study_builder.trial(number, "pruned", [6.0, 5.5], params), stopped_at=500) for number in range(8, 28)
     ]
-    audit = analyses.pruning_audit(study_builder.study(trials=tuple(trials)))
+    audit = pruning_audit(study_builder.study(trials=tuple(trials)))
 
     assert audit is not None
     assert (audit.pruned, audit.audited, audit.audited_good) == (20, 4, 1)
@@ -109,13 +114,13 @@ def test_audited_trials_tell_how_many_good_ones_were_stopped() -> None:
 
 
 def test_without_an_audit_nothing_is_said_of_lost_trials(night: StudyRecord) -> None:
-    audit = analyses.pruning_audit(night)
+    audit = pruning_audit(night)
     assert audit is not None and audit.pruned and audit.lost is None
 
 
 def test_pruning_audit_needs_finished_trials() -> None:
-    assert analyses.pruning_audit(study_builder.failed_study()) is None
-    assert analyses.pruning_audit(study_builder.empty_study()) is None
+    assert pruning_audit(study_builder.failed_study()) is None
+    assert pruning_audit(study_builder.empty_study()) is None
 
 
 def test_rank_correlation_needs_trials_that_differ() -> None:
@@ -123,7 +128,7 @@ def test_rank_correlation_needs_trials_that_differ() -> None:
         study_builder.trial(number, "finished", [6.0, 5.0, 5.0, 4.5], study_builder.settings(0.02, 0.0, 8, 1))
         for number in range(5)
     ]
-    audit = analyses.pruning_audit(study_builder.study(trials=tuple(same)))
+    audit = pruning_audit(study_builder.study(trials=tuple(same)))
 
     assert audit is not None and audit.spearman is None
 
@@ -138,7 +143,7 @@ def test_importance_finds_the_setting_that_decides() -> None:
         )
         for number in range(31)
     )  # fmt: skip
-    shares = analyses.importance(study_builder.study(trials=trials))
+    shares = importance_table(study_builder.study(trials=trials))
 
     assert shares.at[0, "path"] == "optim.muon_lr"
     assert shares["importance_frac"].sum() == pytest.approx(1.0)
@@ -146,8 +151,8 @@ def test_importance_finds_the_setting_that_decides() -> None:
 
 
 def test_importance_refuses_few_trials(night: StudyRecord) -> None:
-    with pytest.raises(analyses.TooFewTrialsError, match="15 finished trials, and there are 6"):
-        analyses.importance(night)
+    with pytest.raises(TooFewTrialsError, match="15 finished trials, and there are 6"):
+        importance_table(night)
 
 
 def test_importance_refuses_equal_losses() -> None:
@@ -155,8 +160,8 @@ def test_importance_refuses_equal_losses() -> None:
         study_builder.trial(number, "finished", [5.0], study_builder.settings(0.01 + number / 1000, 0.0, 8, 1))
         for number in range(20)
     )
-    with pytest.raises(analyses.TooFewTrialsError, match="same loss"):
-        analyses.importance(study_builder.study(trials=trials))
+    with pytest.raises(TooFewTrialsError, match="same loss"):
+        importance_table(study_builder.study(trials=trials))
 
 
 def test_importance_leaves_out_settings_from_outside_the_space(forty: StudyRecord) -> None:
@@ -164,7 +169,7 @@ def test_importance_leaves_out_settings_from_outside_the_space(forty: StudyRecor
     with_outside = study_builder.large_study(40, 20)
     with_outside = study_builder.replace(with_outside, trials=(*with_outside.trials, outside))
 
-    assert analyses.importance(with_outside).equals(analyses.importance(forty))
+    assert importance_table(with_outside).equals(importance_table(forty))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +185,7 @@ def test_importance_leaves_out_settings_from_outside_the_space(forty: StudyRecor
     ],
 )
 def test_position_follows_the_scale_of_the_range(dimension: Dimension, value: object, expected: float | None) -> None:
-    assert analyses.position_frac(dimension, value) == (None if expected is None else pytest.approx(expected))
+    assert position_frac(dimension, value) == (None if expected is None else pytest.approx(expected))
 
 
 @pytest.mark.parametrize(
@@ -198,20 +203,20 @@ def test_position_follows_the_scale_of_the_range(dimension: Dimension, value: ob
     ],
 )
 def test_edge_is_within_a_tenth_of_an_end_that_can_move(dimension: Dimension, value: object, expected: str) -> None:
-    assert analyses.edge(dimension, value) == expected
+    assert edge(dimension, value) == expected
 
 
 def test_pareto_keeps_what_nothing_beats_in_both() -> None:
     trials = pd.DataFrame(
         {"number": [1, 2, 3, 4, 5], "tokens_per_s": [10.0, 8.0, 9.0, 10.0, 5.0], "loss": [5.0, 4.5, 5.5, 4.9, 4.5]}
     )
-    front = analyses.pareto(trials)
+    front = speed_front(trials)
 
     assert list(front["number"]) == [4, 2]
 
 
 def test_parallel_table_is_best_first_in_shares_of_the_ranges(night: StudyRecord) -> None:
-    table = analyses.parallel_table(night, tables.trials_table(night), tables.settings_table(night), best=2)
+    table = parallel_table(night, trials_table(night), settings_table(night), best=2)
 
     assert list(table["number"]) == [6, 9]
     assert table.at[0, "model.num_experts"] == 1.0

@@ -19,8 +19,20 @@ from autotune.promotion.selection import attribution_of, select_trial_to_promote
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from autotune.study.trainer import load_trainer
-from reports import advice, analyses, attribution, exports, page, studies, summary, tables
+from reports import page
+from reports.exports import report_json
 from reports.figures.study_cards import draw_cards
+from reports.markdown import report_markdown
+from reports.sentences import attribution
+from reports.sentences.before_after import before_after
+from reports.sentences.changes import setting_changes
+from reports.sentences.cost import cost, cost_rows
+from reports.sentences.how_sure import how_sure
+from reports.sentences.study_row import study_row
+from reports.sentences.verdict import verdict_summary
+from reports.tables.attribution import attribution_table, attribution_words
+from reports.tables.finals import finals_runs
+from reports.tables.ranges import settings_at_edges
 
 AS_IS = Promotion(0, 1_000, 8_000, None)
 TIES = ["model.dropout", "optim.adamw_lr", "optim.decay_frac"]
@@ -46,7 +58,7 @@ def found(*changes: AttributedChange, **others: Any) -> Attribution:
 
 
 def test_rows_are_the_changes_in_the_order_of_the_path() -> None:
-    table = attribution.rows(study_builder.attribution()).set_index("path")
+    table = attribution_table(study_builder.attribution()).set_index("path")
 
     assert list(table.index) == ["optim.muon_lr", "model.num_experts", "optim.warmup_frac", *TIES]
     assert tuple(table.loc["optim.muon_lr", ["gain", "gain_low", "gain_high"]]) == around(0.25)
@@ -57,19 +69,19 @@ def test_rows_are_the_changes_in_the_order_of_the_path() -> None:
 
 
 def test_a_tie_that_did_measurable_harm_is_called_worse() -> None:
-    table = attribution.rows(found(change("a", 0, 1, 0.0, -0.04, True), change("b", 0, 1, -0.04, 0.0, True)))
+    table = attribution_table(found(change("a", 0, 1, 0.0, -0.04, True), change("b", 0, 1, -0.04, 0.0, True)))
 
     assert list(table["word"]) == ["worse", "worse"]
 
 
 def test_words_name_what_was_not_measured() -> None:
-    table = attribution.rows(found(change("a", 0.5, 2, None, None, False), change("b", True, False, 0.1, -0.2, True)))
+    table = attribution_table(found(change("a", 0.5, 2, None, None, False), change("b", True, False, 0.1, -0.2, True)))
 
-    assert attribution.words(table).to_numpy().tolist() == [
+    assert attribution_words(table).to_numpy().tolist() == [
         ["a", "0.5", "2", "not measured", "does not train without it", "counts: kept"],
         ["b", "on", "off", "+0.1000 (+0.0700 to +0.1300)", "−0.2000 (−0.2300 to −0.1700)", "worse: left at default"],
     ]
-    assert list(attribution.words(table).columns) == [
+    assert list(attribution_words(table).columns) == [
         "setting", "default", "winner", "gain on the path", "rise in loss without it", "what follows",
     ]  # fmt: skip
 
@@ -162,7 +174,7 @@ def test_without_it_the_card_says_why(made: Any, reason: str, record: StudyRecor
     drawn = card(made(record))
 
     assert drawn.problem.startswith("Not drawn: ") and reason in drawn.problem and not drawn.broken
-    assert "Not known: " in exports.report_markdown(made(record))
+    assert "Not known: " in report_markdown(made(record))
 
 
 def test_what_was_found_of_another_winner_is_not_used(record: StudyRecord) -> None:
@@ -183,16 +195,16 @@ def test_report_and_best_config_agree(record: StudyRecord) -> None:
     trial, why = select_trial_to_promote(record)
     written = best_config_of(load_trainer("fake_trainer:train"), record, trial, why, AS_IS).config
 
-    for item in advice.changes(record):
+    for item in setting_changes(record):
         assert get_path(written, item.path) == item.after
-    assert [item.path for item in advice.changes(record) if item.changed] == [
+    assert [item.path for item in setting_changes(record) if item.changed] == [
         "optim.muon_lr", "model.num_experts", "optim.warmup_frac",
     ]  # fmt: skip
-    assert {item.path for item in advice.changes(record) if item.direction == "left at default"} == set(TIES)
+    assert {item.path for item in setting_changes(record) if item.direction == "left at default"} == set(TIES)
 
 
 def test_what_changed_comes_with_its_share_of_the_gain(record: StudyRecord) -> None:
-    said = {item.path: item.direction for item in advice.changes(record)}
+    said = {item.path: item.direction for item in setting_changes(record)}
 
     assert said["optim.muon_lr"] == "raised to 2.5 times, 66 % of the gain"
     assert said["optim.grad_accum_steps"] == "kept" and said["model.dropout"] == "left at default"
@@ -201,9 +213,9 @@ def test_what_changed_comes_with_its_share_of_the_gain(record: StudyRecord) -> N
 def test_ties_are_told_on_the_page_on_the_console_and_in_markdown(record: StudyRecord) -> None:
     assert LEFT in page.study_page(record)
     assert LEFT in page.summary_lines(record)
-    assert LEFT.replace("_", "\\_") in exports.report_markdown(record)
+    assert LEFT.replace("_", "\\_") in report_markdown(record)
     plain = study_builder.study()
-    assert "Left at default" not in page.study_page(plain) + exports.report_markdown(plain)
+    assert "Left at default" not in page.study_page(plain) + report_markdown(plain)
 
 
 def test_what_did_harm_is_told_apart_from_ties() -> None:
@@ -221,22 +233,22 @@ def test_the_page_leads_with_what_is_promoted_and_says_the_whole_winner_below(re
         "The settings promoted leave 3 changes of the winner at default. Their gain in loss on 2 fresh seeds was "
         "+0.3750: 4.6450 after the default's 5.0200."
     )
-    lines, rows = summary.how_sure(record), {row.name: row for row in summary.before_after(record)}
+    lines, rows = how_sure(record), {row.name: row for row in before_after(record)}
 
     # (5.02 - 4.645) / 5.02, and not the 7.6 % of the winner with all its changes.
-    assert "the loss fell by 7.5 %" in summary.verdict_summary(record).sentence
+    assert "the loss fell by 7.5 %" in verdict_summary(record).sentence
     assert (rows["Loss"].before, rows["Loss"].after) == (5.02, 4.645)
     assert rows["Accuracy"].after == pytest.approx((1 / 4.635 + 1 / 4.655) / 2)
     assert lines[0] == said
     assert any(line.startswith("Measured gain in loss with all changes of the winner: +0.3800;") for line in lines)
     assert page.summary_lines(record)[1].startswith("loss 5.020 → 4.645;")
-    row = studies.study_row(record)
+    row = study_row(record)
     assert (row.loss, row.interval) == ("5.0200 → 4.6450", "–")
     assert row.sure.startswith("better: gain of the winner with all its changes +7.1 %")
 
     whole = attributed_study(params=dict(record.verdict.params))
-    assert said[:20] not in " ".join(summary.how_sure(whole))
-    assert summary.before_after(whole)[0].after == 4.64
+    assert said[:20] not in " ".join(how_sure(whole))
+    assert before_after(whole)[0].after == 4.64
 
 
 def test_the_best_configuration_has_the_ties_at_their_default(record: StudyRecord) -> None:
@@ -253,8 +265,8 @@ def test_the_best_configuration_has_the_ties_at_their_default(record: StudyRecor
 def test_a_tie_at_an_edge_calls_for_no_wider_range(record: StudyRecord) -> None:
     params = {"optim.muon_lr": 0.099, "optim.decay_frac": 0.49}
 
-    assert analyses.edges(record, params) == {"optim.muon_lr": "high"}
-    assert analyses.edges(replace(record, attributes=StudyAttributes(Snapshot({}))), params) == {
+    assert settings_at_edges(record, params) == {"optim.muon_lr": "high"}
+    assert settings_at_edges(replace(record, attributes=StudyAttributes(Snapshot({}))), params) == {
         "optim.muon_lr": "high",
         "optim.decay_frac": "high",
     }
@@ -262,23 +274,23 @@ def test_a_tie_at_an_edge_calls_for_no_wider_range(record: StudyRecord) -> None:
 
 def test_runs_without_some_changes_are_not_the_winners_own(record: StudyRecord) -> None:
     assert any(run.stage == "attribute" for run in record.finals)
-    pd.testing.assert_frame_equal(tables.finals_runs(record), tables.finals_runs(study_builder.study()))
-    assert dict(summary.cost_rows(summary.cost(record)))["Runs on fresh seeds"] == "11"
+    pd.testing.assert_frame_equal(finals_runs(record), finals_runs(study_builder.study()))
+    assert dict(cost_rows(cost(record)))["Runs on fresh seeds"] == "11"
 
 
 # --- the twins ---
 
 
 def test_json_twin_holds_it(record: StudyRecord) -> None:
-    content = json.loads(exports.report_json(record))
+    content = json.loads(report_json(record))
 
     assert Attribution.from_json(content["attribution"]) == study_builder.attribution()
     assert content["left_at_default"] == {"model.dropout": 0.0, "optim.adamw_lr": 0.001, "optim.decay_frac": 0.2}
-    assert json.loads(exports.report_json(study_builder.study()))["attribution"] is None
+    assert json.loads(report_json(study_builder.study()))["attribution"] is None
 
 
 def test_markdown_twin_has_its_table(record: StudyRecord) -> None:
-    text = exports.report_markdown(record)
+    text = report_markdown(record)
 
     assert (
         "## Which change gave what\n\n- optim.muon\\_lr gave +0.2500 of the +0.3800 gained in loss on 2 fresh seeds"
@@ -299,7 +311,7 @@ def test_injected_names_stay_text(tmp_path: Path) -> None:
 def test_the_interval_is_explained_beside_the_gain_that_it_belongs_to() -> None:
     """What is promoted has no interval of its own, so none may stand beside its gain, on the page or on the console."""
     record = attributed_study()
-    promoted, measured, explained, *_ = summary.how_sure(record)
+    promoted, measured, explained, *_ = how_sure(record)
 
     assert promoted.startswith("The settings promoted leave") and "interval" not in promoted
     assert measured.startswith("Measured gain in loss with all changes of the winner:")

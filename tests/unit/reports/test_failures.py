@@ -5,7 +5,7 @@ from dataclasses import replace
 import study_builder
 
 from autotune.store.study_store import StudyRecord
-from reports.failures import failures
+from reports.sentences.failures import failures
 
 
 def test_failures_are_grouped_with_causes(night: StudyRecord) -> None:

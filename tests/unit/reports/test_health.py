@@ -8,11 +8,12 @@ from autotune.core.files import append_line, write_json
 from autotune.core.records import TrialResult
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
-from reports import analyses, health
+from reports.sentences import health
+from reports.sentences.health import CHECKS, Check, health_checks
 
 
-def check(record: StudyRecord, name: str) -> health.Check:
-    return next(found for found in health.health_checks(record) if found.name == name)
+def check(record: StudyRecord, name: str) -> Check:
+    return next(found for found in health_checks(record) if found.name == name)
 
 
 def test_every_check_answers_for_every_kind_of_study(night: StudyRecord) -> None:
@@ -21,14 +22,14 @@ def test_every_check_answers_for_every_kind_of_study(night: StudyRecord) -> None
         study_builder.minimal_study(),
     ]  # fmt: skip
     for record in studies:
-        found = health.health_checks(record)
-        assert [one.name for one in found] == list(health.CHECKS)
+        found = health_checks(record)
+        assert [one.name for one in found] == list(CHECKS)
         assert all(one.finding and not one.finding.startswith("Could not") for one in found)
         assert all(bool(one.action) == (one.status == "warn") for one in found)
 
 
 def test_the_statuses_of_the_finished_study(night: StudyRecord) -> None:
-    assert {found.name: found.status for found in health.health_checks(night)} == {
+    assert {found.name: found.status for found in health_checks(night)} == {
         "Gain on fresh seeds": "pass", "Gain against noise": "pass", "Ranges wide enough": "pass",
         "Early against final losses": "pass", "Good trials pruned": "pass", "Enough trials": "skip",
         "Speed of the GPU": "warn", "Crashed trials": "warn", "Wasted trials": "pass",
@@ -165,7 +166,7 @@ def test_a_check_that_fails_says_so_and_spares_the_others(night: StudyRecord, mo
     def broken(record: StudyRecord) -> None:
         raise RuntimeError("no audit today")
 
-    monkeypatch.setattr(analyses, "pruning_audit", broken)
+    monkeypatch.setattr(health, "pruning_audit", broken)
     found = check(night, "Early against final losses")
 
     assert (found.status, found.finding) == ("skip", "Could not be checked: no audit today.")

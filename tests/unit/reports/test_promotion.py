@@ -8,8 +8,11 @@ import study_builder
 
 from autotune.core.study_results import Bracket, LengthChange, Promotion, Scaling
 from autotune.store.study_store import StudyRecord
-from reports import exports, promotion
+from reports.figures.learning_rates import learning_rates
 from reports.figures.study_cards import draw_cards
+from reports.markdown import report_markdown
+from reports.sentences import promotion
+from reports.tables.promotion import bracket_table, promotion_table
 
 FOUND = Promotion(
     trial=3,
@@ -31,8 +34,8 @@ def with_promotion(found: Promotion) -> StudyRecord:
 
 
 def test_rows_and_losses() -> None:
-    assert promotion.rows(FOUND).to_numpy().tolist() == [["optim.muon_lr", 0.02, 0.01, "learning rate x 0.5"]]
-    table = promotion.losses(FOUND)
+    assert promotion_table(FOUND).to_numpy().tolist() == [["optim.muon_lr", 0.02, 0.01, "learning rate x 0.5"]]
+    table = bracket_table(FOUND)
     assert table["factor"].tolist() == [0.5, 1.0, 2.0, 0.35, 0.7, 1.4]
     assert table["loss"].tolist()[:5] == [4.1, 4.0, 4.2, 3.8, 3.7] and table["loss"].isna().tolist()[5]
 
@@ -51,7 +54,7 @@ def test_words_say_what_changes_by_what_evidence() -> None:
 
 
 def test_the_figure_has_a_line_for_each_length_and_marks_the_choice() -> None:
-    figure = promotion.learning_rates(FOUND)
+    figure = learning_rates(FOUND)
     assert [trace.name for trace in figure.data] == ["1K tokens", "3K tokens"]
     assert list(figure.data[0].x) == [0.5, 1.0, 2.0] and list(figure.data[0].y) == [4.1, 4.0, 4.2]
     assert figure.layout.xaxis.type == "log"
@@ -62,7 +65,7 @@ def test_page_and_markdown_show_it_once_there_is_something() -> None:
     record = with_promotion(FOUND)
     card = next(card for card in draw_cards(record) if card.key == "promotion")
     assert (card.problem, len(card.plots), len(card.rows)) == ("", 1, 6)
-    text = exports.report_markdown(record)
+    text = report_markdown(record)
     assert "## Settings for the long run" in text and "| 3000 | 0.35 | 3.8 |" in text
     unchecked = with_promotion(replace(FOUND, brackets=()))
     card = next(card for card in draw_cards(unchecked) if card.key == "promotion")

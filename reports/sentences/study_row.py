@@ -1,22 +1,17 @@
-"""One row per study: what comparisons and the timeline say of each, and what makes two losses mean the same."""
+"""One row per study, as comparisons and the timeline show it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
-from autotune.core.config_paths import flatten
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import advice, summary
 from reports.formats import count, finite, number, plain, signed
-
-# What decides which held-out tokens are scored and how: two losses are comparable only where all are equal.
-_EVALUATION = (
-    "data.eval_tokens", "data.val_frac", "data.val_path", "data.tokenizer", "data.vocab_size", "model.seq_len",
-)  # fmt: skip
+from reports.sentences.before_after import BeforeAfter, before_after
+from reports.sentences.changes import Change, change_words, changes_tried, setting_changes
+from reports.sentences.cost import cost
+from reports.sentences.verdict import failed_on, verdict_summary
 
 
 @dataclass(frozen=True)
@@ -93,8 +88,8 @@ def study_row(record: StudyRecord) -> StudyRow:
         record: The study: running, failed or done.
     """
     verdict = record.verdict
-    spent = summary.cost(record)
-    loss, perplexity, accuracy, _ = summary.before_after(record)
+    spent = cost(record)
+    loss, perplexity, accuracy, _ = before_after(record)
 
     # The interval is that of the winner with all its changes: it has no place beside a gain without some of them.
     best = best_settings(record)
@@ -109,7 +104,7 @@ def study_row(record: StudyRecord) -> StudyRow:
     return StudyRow(
         name=plain(record.spec.name),
         created=plain(record.created_at, 40),
-        verdict=summary.verdict_summary(record).word,
+        verdict=verdict_summary(record).word,
         before=before,
         after=loss.after,
         gain_frac=_share(gain, before),
@@ -135,11 +130,11 @@ def _share(part: float | None, whole: float | None) -> float | None:
 
 def _key_change(record: StudyRecord) -> str:
     """Return the changed settings in words; of a winner that is not promoted, what was tried."""
-    tried = advice.changes_tried(record)
+    tried = changes_tried(record)
     if tried:
         return f"tried {_listed(tried)}"
 
-    changes = advice.changes(record)
+    changes = setting_changes(record)
     if not changes:
         return "–"
 
@@ -147,11 +142,11 @@ def _key_change(record: StudyRecord) -> str:
     return _listed(changed) or "nothing changed"
 
 
-def _listed(changes: Sequence[advice.Change]) -> str:
-    return ", ".join(f"{change.path} {advice.change_words(change)}" for change in changes)
+def _listed(changes: Sequence[Change]) -> str:
+    return ", ".join(f"{change.path} {change_words(change)}" for change in changes)
 
 
-def _known(measure: summary.BeforeAfter) -> str:
+def _known(measure: BeforeAfter) -> str:
     before = None if measure.before is None else measure.before_text
     after = None if measure.after is None else measure.after_text
     return _arrow([before, after])
@@ -169,12 +164,12 @@ def _arrow(sides: Sequence[str | None]) -> str:
 
 
 def _how_sure(record: StudyRecord) -> str:
-    word = summary.verdict_summary(record).word
+    word = verdict_summary(record).word
     verdict = record.verdict
     if verdict is None:
         return word
 
-    num_failed = summary.failed_on(record)
+    num_failed = failed_on(record)
     if num_failed:
         return f"{word}: the winner failed on {count(num_failed, 'fresh seed')}"
 
@@ -188,49 +183,3 @@ def _how_sure(record: StudyRecord) -> str:
     best = best_settings(record)
     whose = "gain of the winner with all its changes" if best and best.left_at_default else "gain"
     return f"{word}: {whose} {gain}, {count(len(verdict.seeds), 'pair')} of runs"
-
-
-def meanings() -> Mapping[str, Callable[[StudyRecord], Any]]:
-    """Return what must be equal for two studies' losses to mean the same: its name, and how it is read."""
-    readers: dict[str, Callable[[StudyRecord], Any]] = {
-        "the trainer": lambda record: record.spec.trainer,
-        "the objective (objective)": lambda record: record.spec.objective,
-        "the data (data_hash)": data_hash,
-        "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,
-        "how often trials read their text": _readings,
-    }
-
-    for path in _EVALUATION:
-        readers[f"the evaluation ({path})"] = partial(_base_value, path)
-
-    return readers
-
-
-def differences(one: StudyRecord, other: StudyRecord) -> list[str]:
-    """Return the names of what makes two studies' losses mean different things; [] where they can be compared."""
-    return [name for name, read in meanings().items() if str(read(one)) != str(read(other))]
-
-
-def _readings(record: StudyRecord) -> str:
-    plan = record.attributes.plan
-    epochs = plan.epochs if plan else 0.0
-    return f"{epochs:.3g} times" if epochs else "as far as the budget goes"
-
-
-def _base_value(path: str, record: StudyRecord) -> Any:
-    return flatten(record.spec.base).get(path)
-
-
-def data_hash(record: StudyRecord) -> str:
-    """Return the hash of the training data, or "" when no trainer reported one.
-
-    Args:
-        record: The study.
-    """
-    data_hash = record.attributes.provenance.get("data_hash")
-    if data_hash:
-        return str(data_hash)
-
-    facts = (trial.result.facts for trial in record.trials if trial.result)
-    reported = (str(known["data_hash"]) for known in facts if known.get("data_hash"))
-    return next(reported, "")

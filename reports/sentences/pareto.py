@@ -1,30 +1,13 @@
-"""The Pareto front of a study by loss and seconds: as a table, in words, and drawn."""
+"""What the trials that are good in both loss and training time say."""
 
 from __future__ import annotations
 
 import pandas as pd
-import plotly.graph_objects as go
 
-from autotune.core.objectives import pareto_front
 from autotune.store.study_store import StudyRecord
-from reports import tables
-from reports.figures.trade_offs import trade_off
 from reports.formats import finite, number
-
-
-def front_table(record: StudyRecord) -> pd.DataFrame:
-    """Return the finished trials that no other beats in both loss and training seconds, lowest loss first.
-
-    Args:
-        record: The study.
-
-    Returns:
-        Columns number, loss (nats per token), training_s and the settings by dotted path.
-    """
-    trials = tables.trials_table(record).set_index("number", drop=False)
-    numbers = [trial.number for trial in pareto_front(record.trials)]
-    front = trials.loc[numbers, ["number", "loss", "training_s"]]
-    return front.join(tables.settings_table(record)).reset_index(drop=True)
+from reports.tables.finals import baseline_loss
+from reports.tables.fronts import front_table
 
 
 def front_words(record: StudyRecord) -> str:
@@ -60,22 +43,8 @@ def _min_gain(record: StudyRecord, best_loss: float) -> float:
             return min_gain
 
     # Without a default that finished, the best loss stands in for its own.
-    return record.spec.finals.min_gain_frac * (tables.baseline_loss(record) or best_loss)
+    return record.spec.finals.min_gain_frac * (baseline_loss(record) or best_loss)
 
 
 def _trial_words(trial: pd.Series) -> str:
     return f"trial {trial['number']}, loss {number(trial['loss'])} in {number(trial['training_s'], 1)} s of training"
-
-
-def loss_against_seconds(record: StudyRecord) -> go.Figure:
-    """Draw every finished trial by its training seconds and final loss, with the front.
-
-    Args:
-        record: The study.
-    """
-    baseline_number = None
-    if record.baseline is not None:
-        baseline_number = record.baseline.number
-
-    trials = tables.trials_table(record)
-    return trade_off(trials, baseline_number, front_table(record), "training_s", "training time (seconds)", "s")

@@ -10,8 +10,8 @@ import study_builder
 
 from autotune.core.errors import UserError
 from autotune.store.study_store import StudyRecord
-from reports import studies
-from reports.figures import timeline as history
+from reports import timeline as history
+from reports.sentences.study_row import study_row
 
 
 def of(name: str, created: str, word: str = "better", gain: float = 0.38, **changes: object) -> StudyRecord:
@@ -95,6 +95,6 @@ def test_a_damaged_study_is_named_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_study_without_verdict_has_no_gain() -> None:
-    row = studies.study_row(study_builder.running_study())
+    row = study_row(study_builder.running_study())
 
     assert row.gain_frac is None and row.moved == "–" and row.sure == "still running"

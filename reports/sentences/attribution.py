@@ -1,21 +1,21 @@
-"""Which change gave what, in rows and words, and the settings that are left when ties are back at their default."""
+"""Which change gave what in sentences, and what is left at its default."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from autotune.core.records import VerdictWord
 from autotune.core.statistics import INTERVAL
-from autotune.core.study_results import AttributedChange, Attribution
-from autotune.promotion.selection import attribution_of, left_at_default
+from autotune.core.study_results import Attribution
+from autotune.promotion.selection import attribution_of
 from autotune.store.study_store import StudyRecord
-from reports.formats import count, percent, plain, setting, signed
+from reports.formats import count, percent, plain, signed
+from reports.tables.attribution import COUNTS, TIE, WORSE, attribution_table
 
-COUNTS, TIE, WORSE = "counts", "tie", "worse"
 TITLE = "Which change gave what"
+
 # How the figure is to be read, for someone who has never seen one like it.
 READING = (
     "A bar is what a change brought when the changes were made one after the other, from the default (top) to the "
@@ -48,85 +48,13 @@ def why_none(record: StudyRecord) -> str:
     return "its trainings are not done yet"
 
 
-def rows(attribution: Attribution) -> pd.DataFrame:
-    """Return the winner's changes, a row each, in the order of the path from the default.
-
-    Args:
-        attribution: As `attribution_of` gives it.
-
-    Returns:
-        Columns path, before, after, gain and harm with their ends (gain_low, ...; nats per token, NaN where a
-        training failed), word ("counts", "tie" or "worse") and left (whether it is back at its default).
-    """
-    names = ["gain", "gain_low", "gain_high", "harm", "harm_low", "harm_high"]
-    missing = (None, None, None)
-    left = left_at_default(attribution)
-
-    made = []
-    for change in attribution.changes:
-        gain = change.gain or missing
-        harm = change.harm or missing
-        values = (change.path, change.before, change.after, *gain, *harm, _word(change), change.path in left)
-        made.append(values)
-
-    table = pd.DataFrame(made, columns=["path", "before", "after", *names, "word", "left"])
-    types = dict.fromkeys(names, float) | dict.fromkeys(("before", "after"), object)
-    return table.astype(types)
-
-
-def _word(change: AttributedChange) -> str:
-    if not change.is_tie:
-        return COUNTS
-
-    # An interval that lies below zero as a whole says that the change did harm.
-    did_harm = any(part is not None and part[2] < 0 for part in (change.gain, change.harm))
-    return WORSE if did_harm else TIE
-
-
-def words(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows as a person would write them.
-
-    Args:
-        table: As `rows` gives it.
-
-    Returns:
-        Columns setting, default, winner, gain on the path, rise in loss without it, and what follows.
-    """
-    follows = {True: "left at default", False: "kept"}
-    what_follows = [f"{word}: {follows[left]}" for word, left in zip(table["word"], table["left"], strict=True)]
-
-    content = {
-        "setting": table["path"],
-        "default": table["before"].map(setting),
-        "winner": table["after"].map(setting),
-        "gain on the path": interval_words(table, "gain", "not measured"),
-        "rise in loss without it": interval_words(table, "harm", "does not train without it"),
-        "what follows": what_follows,
-    }
-    return pd.DataFrame(content)
-
-
-def interval_words(table: pd.DataFrame, name: str, missing: str = "") -> list[str]:
-    """Return "gain" or "harm" of each row with its interval, or what is said where it is missing."""
-    columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
-
-    written = []
-    for value, low, high in columns:
-        if math.isnan(value):
-            written.append(missing)
-        else:
-            written.append(f"{signed(value)} ({signed(low)} to {signed(high)})")
-
-    return written
-
-
 def sentences(attribution: Attribution) -> list[str]:
     """Return in plain words what each change gave and what became of the ties.
 
     Args:
         attribution: As `attribution_of` gives it.
     """
-    table = rows(attribution)
+    table = attribution_table(attribution)
     gain = signed(attribution.baseline_loss - attribution.winner_loss)
     if len(table) == 1:
         return [f"{plain(table['path'][0])} is the only change, so the whole gain of {gain} in loss is its own."]
@@ -172,7 +100,7 @@ def _given(counting: pd.DataFrame, gain: str, seeds: str) -> list[str]:
 
 def _left_as(attribution: Attribution, word: str) -> list[str]:
     """Return the changes that are not promoted: with `WORSE` those that did harm, with `TIE` all others."""
-    table = rows(attribution)
+    table = attribution_table(attribution)
     did_harm = table["word"] == WORSE
     asked_for = did_harm if word == WORSE else ~did_harm
     return list(table.loc[table["left"] & asked_for, "path"])
@@ -190,7 +118,7 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(shown)
 
 
-def shares(record: StudyRecord) -> Mapping[str, str]:
+def shares_of_gain(record: StudyRecord) -> Mapping[str, str]:
     """Return in words what share of the gain each change that counts gave on the path, by dotted path.
 
     Args:

@@ -12,8 +12,12 @@ from autotune.core.records import TrialStatus
 from autotune.promotion.selection import contender
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord, read_study
-from reports import analyses, studies, tables
 from reports.formats import count, finite, number, percent, plain, setting
+from reports.tables.comparable import mismatches
+from reports.tables.machine import gpu_table
+from reports.tables.pruning import pruning_audit
+from reports.tables.ranges import settings_at_edges
+from reports.tables.trials import best_so_far_table, trials_table
 
 _MIN_SPEARMAN = 0.5
 # Heat or power that slowed the card for less than this share of the samples changes no conclusion.
@@ -94,7 +98,7 @@ def _edge(name: str, record: StudyRecord) -> Check:
     if best is None:
         return Check(name, "skip", "No trial has finished.")
 
-    edges = analyses.edges(record, best.params)
+    edges = settings_at_edges(record, best.params)
     if not edges:
         return Check(name, "pass", "The best settings lie well inside their ranges.")
 
@@ -132,7 +136,7 @@ def _prune_later(record: StudyRecord) -> str:
 
 
 def _early_ranking(name: str, record: StudyRecord) -> Check:
-    audit = analyses.pruning_audit(record)
+    audit = pruning_audit(record)
     if audit is None or audit.spearman is None:
         return Check(name, "skip", "Too few finished trials to compare early with final losses.")
 
@@ -146,7 +150,7 @@ def _early_ranking(name: str, record: StudyRecord) -> Check:
 
 
 def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
-    audit = analyses.pruning_audit(record)
+    audit = pruning_audit(record)
     if audit is None or not audit.pruned or audit.spearman is None:
         return Check(name, "skip", "Nothing was pruned, or too little finished to judge by.")
 
@@ -162,7 +166,7 @@ def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
 
 
 def _throttling(name: str, record: StudyRecord) -> Check:
-    gpu = tables.gpu_table(record)
+    gpu = gpu_table(record)
     if gpu.empty:
         return Check(name, "skip", "No GPU samples.")
 
@@ -236,7 +240,7 @@ def _full_run(name: str, record: StudyRecord) -> Check:
 
 
 def _more_trials(name: str, record: StudyRecord) -> Check:
-    best = tables.best_so_far(tables.trials_table(record))
+    best = best_so_far_table(trials_table(record))
     if len(best) < _MIN_SEARCH_TRIALS:
         return Check(name, "skip", f"It takes {_MIN_SEARCH_TRIALS} finished trials to judge.")
 
@@ -258,10 +262,10 @@ def _last_study(name: str, record: StudyRecord) -> Check:
         return Check(name, "skip", "There is no earlier study in this folder.")
 
     last = plain(before.spec.name)
-    differences = studies.differences(before, record)
-    if differences:
-        verb = "differs" if len(differences) == 1 else "differ"
-        named = ", ".join(differences)
+    unequal = mismatches(before, record)
+    if unequal:
+        verb = "differs" if len(unequal) == 1 else "differ"
+        named = ", ".join(unequal)
         return Check(
             name, "warn", f"The losses of {last} mean something else than this study's: {named} {verb}.",
             "Compare the gains of the two, not their losses; for comparable losses keep data, budget and evaluation.",

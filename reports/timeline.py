@@ -11,12 +11,12 @@ import plotly.graph_objects as go
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
 from autotune.store.study_store import StudyRecord, read_study
-from reports import studies
 from reports.figures.pictures import of_cards
 from reports.figures.timeline_cards import draw_cards
 from reports.formats import count, markdown, plain, tokens
 from reports.page import render, writable
-from reports.studies import StudyRow
+from reports.sentences.study_row import StudyRow, study_row
+from reports.tables.comparable import data_hash, what_must_match
 
 HEADS = ("date", "study", "key change", "loss", "change", "perplexity", "accuracy", "how sure", "group")
 # The Markdown section stands between these in a README, so that a later one can replace it.
@@ -80,14 +80,14 @@ def timeline(records: Sequence[StudyRecord], unreadable: Mapping[str, str] | Non
     kinds = []
 
     for record in ordered:
-        meaning = tuple(str(read(record)) for read in studies.meanings().values())
+        meaning = tuple(str(read(record)) for read in what_must_match().values())
         if meaning not in letters:
             letter = _letter(len(letters))
             letters[meaning] = letter
             meanings[letter] = _meaning_in_words(record)
         kinds.append(letters[meaning])
 
-    rows = [studies.study_row(record) for record in ordered]
+    rows = [study_row(record) for record in ordered]
 
     return Timeline(rows, kinds, meanings, unreadable or {})
 
@@ -103,7 +103,7 @@ def _letter(place: int) -> str:
 def _meaning_in_words(record: StudyRecord) -> str:
     spec = record.spec
     text = "a text that the trainer does not name"
-    data = studies.data_hash(record)
+    data = data_hash(record)
     if data:
         text = f"text {data[:8]}"
     return plain(f"{tokens(spec.budget.tokens)} a trial, {text}, {spec.objective}, {spec.trainer}")
