@@ -265,3 +265,14 @@ def test_markdown_twin_shows_pictures_where_they_are(night: StudyRecord) -> None
     assert "### Best so far\n\nLower \\| better. words" in shown
     assert "![Best so far](a.png)\n![Best so far](a-2.png)" in shown
     assert "in pictures" not in report_markdown(night)
+
+
+def test_summary_lines_for_the_console(night: StudyRecord) -> None:
+    lines = page.summary_lines(night)
+
+    assert lines[0].startswith("✓ better: Better settings were found")
+    assert lines[1].startswith("loss 5.020 → 4.640; perplexity 151.4 → 103.5; accuracy 20.0 % → 21.5 %")
+    assert "95 % interval +0.3552 to +0.4048" in lines[2]
+    assert lines[-2] == "Train the full model with the settings found."
+    assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
+    assert page.summary_lines(study_builder.empty_study())[-1] == "next: autotune watch night"

@@ -1,22 +1,12 @@
-import math
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import pytest
 import study_builder
 
-from autotune.core.records import TrialRecord, TrialStatus
-from autotune.search.dimension import Dimension
+from autotune.core.records import TrialRecord
 from autotune.store.study_store import StudyRecord
-from reports.tables.curves import curves_table
-from reports.tables.fronts import speed_front
-from reports.tables.importance import TooFewTrialsError, importance_table
 from reports.tables.pruning import pruning_audit
-from reports.tables.ranges import edge, parallel_table, position_frac
-from reports.tables.trials import settings_table, trials_table
-
-LOG = Dimension(low=0.001, high=0.1, log=True)
 
 
 def test_pruning_audit_compares_the_first_rung_with_the_end(night: StudyRecord) -> None:
@@ -67,16 +57,6 @@ def test_trials_of_several_seeds_are_audited_by_their_seeds() -> None:
     assert (audit.pruned, audit.saved_s) == (1, pytest.approx(50.0))
     assert (audit.audited, audit.audited_good) == (1, 0)
     assert audit.lost is not None
-
-
-def test_a_running_trial_of_several_seeds_shows_no_seeds_as_tokens() -> None:
-    running = replace(
-        study_builder.running_study().trials[4], values={}, seed_losses=(5.0, 5.2), status=TrialStatus.RUNNING
-    )
-    row = trials_table(study_builder.study(trials=(running,))).iloc[0]
-
-    assert row["last_loss"] == pytest.approx(5.1) and math.isnan(row["last_tokens"])
-    assert curves_table((running,)).empty
 
 
 def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
@@ -131,93 +111,3 @@ def test_rank_correlation_needs_trials_that_differ() -> None:
     audit = pruning_audit(study_builder.study(trials=tuple(same)))
 
     assert audit is not None and audit.spearman is None
-
-
-def test_importance_finds_the_setting_that_decides() -> None:
-    trials = tuple(
-        study_builder.trial(
-            number, "finished", [6.0, 4.0 + abs(number - 15) / 10],
-            study_builder.settings(
-                0.001 * 100 ** (number / 30), 0.3 * (number * 7 % 31) / 31, (4, 8, 16)[number % 3], 1
-            ),
-        )
-        for number in range(31)
-    )  # fmt: skip
-    shares = importance_table(study_builder.study(trials=trials))
-
-    assert shares.at[0, "path"] == "optim.muon_lr"
-    assert shares["importance_frac"].sum() == pytest.approx(1.0)
-    assert shares.at[0, "importance_frac"] > 0.5
-
-
-def test_importance_refuses_few_trials(night: StudyRecord) -> None:
-    with pytest.raises(TooFewTrialsError, match="15 finished trials, and there are 6"):
-        importance_table(night)
-
-
-def test_importance_refuses_equal_losses() -> None:
-    trials = tuple(
-        study_builder.trial(number, "finished", [5.0], study_builder.settings(0.01 + number / 1000, 0.0, 8, 1))
-        for number in range(20)
-    )
-    with pytest.raises(TooFewTrialsError, match="same loss"):
-        importance_table(study_builder.study(trials=trials))
-
-
-def test_importance_leaves_out_settings_from_outside_the_space(forty: StudyRecord) -> None:
-    outside = study_builder.trial(99, "finished", [0.1], study_builder.settings(5.0, 0.0, 8, 1))
-    with_outside = study_builder.large_study(40, 20)
-    with_outside = study_builder.replace(with_outside, trials=(*with_outside.trials, outside))
-
-    assert importance_table(with_outside).equals(importance_table(forty))
-
-
-@pytest.mark.parametrize(
-    ("dimension", "value", "expected"),
-    [
-        (LOG, 0.01, 0.5),
-        (LOG, 0.2, None),
-        (Dimension(low=0.0, high=0.4), 0.1, 0.25),
-        (Dimension(low=3, high=3), 3, 0.5),
-        (Dimension(choices=("a", "b", "c")), "c", 1.0),
-        (Dimension(choices=("a", "b")), "d", None),
-        (LOG, None, None),
-    ],
-)
-def test_position_follows_the_scale_of_the_range(dimension: Dimension, value: object, expected: float | None) -> None:
-    assert position_frac(dimension, value) == (None if expected is None else pytest.approx(expected))
-
-
-@pytest.mark.parametrize(
-    ("dimension", "value", "expected"),
-    [
-        (LOG, 0.0015, "low"),  # 0.088 of the range on the log scale
-        (LOG, 0.0017, ""),  # 0.115
-        (LOG, 0.07, "high"),
-        (Dimension(low=0.0, high=0.3), 0.0, ""),  # nothing lies below 0
-        (Dimension(low=0.0, high=0.3), 0.28, "high"),
-        (Dimension(low=1, high=4), 1, ""),
-        (Dimension(low=2, high=8), 2, "low"),
-        (Dimension(choices=(4, 8, 16)), 16, ""),
-        (Dimension(low=5, high=5), 5, ""),
-    ],
-)
-def test_edge_is_within_a_tenth_of_an_end_that_can_move(dimension: Dimension, value: object, expected: str) -> None:
-    assert edge(dimension, value) == expected
-
-
-def test_pareto_keeps_what_nothing_beats_in_both() -> None:
-    trials = pd.DataFrame(
-        {"number": [1, 2, 3, 4, 5], "tokens_per_s": [10.0, 8.0, 9.0, 10.0, 5.0], "loss": [5.0, 4.5, 5.5, 4.9, 4.5]}
-    )
-    front = speed_front(trials)
-
-    assert list(front["number"]) == [4, 2]
-
-
-def test_parallel_table_is_best_first_in_shares_of_the_ranges(night: StudyRecord) -> None:
-    table = parallel_table(night, trials_table(night), settings_table(night), best=2)
-
-    assert list(table["number"]) == [6, 9]
-    assert table.at[0, "model.num_experts"] == 1.0
-    assert table.at[0, "model.dropout"] == pytest.approx(0.05 / 0.3)
