@@ -31,7 +31,7 @@ _LINES = (
 _FURTHER_LINES = (GREY, "dot")
 
 _PROGRESS_SENTENCE = (
-    "The lowest loss of each search against the time of training it had spent. The band is the default with its "
+    "The lowest loss of each search against the training time that it had spent. The band is the default with its "
     "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
 )
 

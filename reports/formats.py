@@ -117,6 +117,12 @@ def count(amount: int, noun: str, plural: str = "") -> str:
     return f"{amount:,} {several}"
 
 
+def was_or_were(amount: int) -> str:
+    """Return "1 was" or "3 were"."""
+    verb = "was" if amount == 1 else "were"
+    return f"{amount:,} {verb}"
+
+
 def duration(seconds: float | None) -> str:
     """Return seconds in the unit that a person would use, or "not reported"."""
     if seconds is None or not math.isfinite(seconds):

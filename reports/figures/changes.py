@@ -15,7 +15,7 @@ from reports.tables.attribution import COUNTS, TIE, WORSE, interval_words
 
 # Name, colour and pattern of a change's bar by its word.
 _GAIN_STYLE = {
-    COUNTS: ("given on the path", BLUE, ""),
+    COUNTS: ("gain on the path", BLUE, ""),
     TIE: ("tie: no difference measured", GREY, "/"),
     WORSE: ("made it worse", VERMILLION, "x"),
 }
@@ -103,7 +103,7 @@ def _add_marks_of_missing(figure: go.Figure, rows: pd.DataFrame, gain: float) ->
     without_harm = rows.index[rows["harm"].isna()].to_numpy()
     if len(without_harm):
         places = without_harm + _MARK_SHIFT
-        _add_named_marks(figure, edge, places, "does not train", "left", {"color": VERMILLION, "symbol": "x"})
+        _add_named_marks(figure, edge, places, "cannot be trained", "left", {"color": VERMILLION, "symbol": "x"})
 
     without_gain = rows.index[rows["gain"].isna()].to_numpy()
     if len(without_gain):

@@ -79,8 +79,8 @@ def importance(study: StudyTables) -> Drawn:
     shares = study.importance
     sentence = (
         "How strongly each setting tells the best trials from all the others (the method is called PED-ANOVA). It says "
-        "what made trials differ within the ranges searched, which is another question than what brought the winner's "
-        f"gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
+        "what made trials differ within the ranges searched, which is not the same question as what brought the "
+        f"winner's gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
     )
     return sentence, [settings.importance(shares)], shares
 
@@ -104,8 +104,8 @@ def pairs(study: StudyTables) -> Drawn:
 
     sentence = (
         f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
-        "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slant say that two "
-        "settings belong together: one must be changed with the other. The dotted lines are the best values."
+        "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slanted line say that "
+        "two settings belong together: one must be changed with the other. The dotted lines are the best values."
     )
     finished = study.trials.loc[study.trials["loss"].notna(), ["number", "loss"]]
     table = finished.join(study.settings[paths], on="number").sort_values("loss")
@@ -137,7 +137,7 @@ def long_run(study: StudyTables) -> Drawn:
     """
     promoted = study.record.attributes.promotion
     if promoted is None:
-        raise NothingToDrawError("the study has not come to its full run yet")
+        raise NothingToDrawError("the study has not reached its full run yet")
 
     sentence = " ".join(promotion.sentences(promoted))
     if not promoted.brackets:

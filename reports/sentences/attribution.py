@@ -18,8 +18,8 @@ TITLE = "Which change gave what"
 
 # How the figure is to be read, for someone who has never seen one like it.
 READING = (
-    "A bar is what a change brought when the changes were made one after the other, from the default (top) to the "
-    "winner; a diamond is how much the loss rises when that change alone is taken back. Thin lines are "
+    "A bar shows what a change brought when the changes were made one after the other, from the default (top) to the "
+    "winner; a diamond shows how much the loss rises when that change alone is taken back. Thin lines are "
     f"{INTERVAL}s: where both reach zero, the change may do nothing."
 )
 
@@ -32,11 +32,11 @@ def why_none(record: StudyRecord) -> str:
     """
     verdict = record.verdict
     if verdict is None:
-        return "that is found out after the finals"
+        return "that is measured after the finals"
     if verdict.word is not VerdictWord.BETTER:
         return "no settings were proved better than the default, so there is no gain to explain"
     if not record.spec.finals.attribute_seeds:
-        return "the study file asks for none of it (finals.attribute_seeds = 0)"
+        return "the study file switches it off (finals.attribute_seeds = 0)"
 
     stored = record.attributes.why_no_attribution
     if stored:
@@ -45,7 +45,7 @@ def why_none(record: StudyRecord) -> str:
     # A study of an earlier version stored no reason.
     if record.run.best_config.exists():
         return "it was not measured, so all changes are kept"
-    return "its trainings are not done yet"
+    return "the trainings that it needs have not finished yet"
 
 
 def sentences(attribution: Attribution) -> list[str]:
@@ -57,7 +57,7 @@ def sentences(attribution: Attribution) -> list[str]:
     table = attribution_table(attribution)
     gain = signed(attribution.baseline_loss - attribution.winner_loss)
     if len(table) == 1:
-        return [f"{plain(table['path'][0])} is the only change, so the whole gain of {gain} in loss is its own."]
+        return [f"{plain(table['path'][0])} is the only change, so the whole gain of {gain} in loss comes from it."]
 
     kept = table[~table["left"]]
     seeds = count(len(attribution.seeds), "fresh seed")
@@ -72,10 +72,12 @@ def sentences(attribution: Attribution) -> list[str]:
 
     together = list(kept.loc[kept["word"] != COUNTS, "path"])
     if together:
-        lines.append(f"No gain could be measured for {listed(together)} alone, but together they count and are kept.")
+        lines.append(
+            f"No gain could be measured for {listed(together)} alone, but together they matter, so they are kept."
+        )
     needed = list(table.loc[table["harm"].isna(), "path"])
     if needed:
-        lines.append(f"Without {listed(needed)} the winner does not train.")
+        lines.append(f"Without {listed(needed)}, the winner cannot be trained.")
 
     return lines
 
@@ -93,7 +95,7 @@ def _given(counting: pd.DataFrame, gain: str, seeds: str) -> list[str]:
 
     unknown = list(counting.loc[counting["gain"].isna(), "path"])
     if unknown:
-        lines.append(f"What {listed(unknown)} gave is not known, since a training on the way failed.")
+        lines.append(f"What {listed(unknown)} gave is not known, since a training needed to measure it failed.")
 
     return lines
 
@@ -107,7 +109,7 @@ def _left_as(attribution: Attribution, word: str) -> list[str]:
 
 
 def _stay(names: Sequence[str]) -> str:
-    return "it stays at its default" if len(names) == 1 else "these stay at their default"
+    return "it stays at its default" if len(names) == 1 else "they stay at their defaults"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -52,7 +52,8 @@ class Change:
         before: The default's value; None if the base config does not have it.
         after: The best settings' value.
         changed: Whether they differ.
-        direction: "raised to 2.5 times", "lowered ...", "kept", "left at default" or "changed"; its share of the gain.
+        direction: "raised to 2.5 times the default", "lowered ...", "kept", "left at default" or "changed"; then its
+            share of the gain.
         explanation: One plain sentence.
     """
 
@@ -134,7 +135,7 @@ def _direction(before: Any, after: Any) -> str:
 
     word = "raised" if new > old else "lowered"
     if old > 0 and new > 0:
-        return f"{word} to {new / old:.2g} times"
+        return f"{word} to {new / old:.2g} times the default"
     return word
 
 

@@ -76,7 +76,7 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
     waiting = sum(spent.counts.get(status.value, 0) for status in (TrialStatus.WAITING, TrialStatus.RUNNING))
 
     # Several devices train at the same time, and a part is never larger than the whole.
-    training = "Of which training" if spent.busy_s <= spent.wall_s else "Training, all devices added"
+    training = "Of which training" if spent.busy_s <= spent.wall_s else "Training, added over all devices"
 
     return [
         ("From start to end", duration(spent.wall_s)),

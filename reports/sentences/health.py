@@ -12,7 +12,7 @@ from autotune.core.records import TrialStatus
 from autotune.promotion.selection import contender
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord, read_study
-from reports.formats import count, finite, number, percent, plain, setting
+from reports.formats import count, finite, number, percent, plain, setting, was_or_were
 from reports.tables.comparable import mismatches
 from reports.tables.machine import gpu_table
 from reports.tables.pruning import pruning_audit
@@ -76,7 +76,7 @@ def _fresh_seeds(name: str, record: StudyRecord) -> Check:
         )  # fmt: skip
 
     seeds = count(len(verdict.seeds), "seed")
-    return Check(name, "pass", f"The gain rests on {seeds} that played no part in choosing.")
+    return Check(name, "pass", f"The gain rests on {seeds} that played no part in choosing the winner.")
 
 
 def _noise(name: str, record: StudyRecord) -> Check:
@@ -84,7 +84,7 @@ def _noise(name: str, record: StudyRecord) -> Check:
     gain = finite(verdict.gain) if verdict else None
     sigma = finite(verdict.sigma) if verdict else None
     if gain is None or sigma is None:
-        return Check(name, "skip", "Noise and gain are known after the finals.")
+        return Check(name, "skip", "Noise and gain are known only after the finals.")
 
     finding = f"The gain is {number(gain)}, the noise of a single run {number(sigma)}."
     if sigma >= gain:
@@ -105,7 +105,7 @@ def _edge(name: str, record: StudyRecord) -> Check:
     places = [f"{path} = {setting(best.params[path])} (the {side} end)" for path, side in edges.items()]
     widen = " ".join(_widened(record, path, side) for path, side in edges.items())
     return Check(
-        name, "warn", f"The best value lies at the edge of its range: {', '.join(places)}.",
+        name, "warn", f"The best settings reach the edge of their range: {', '.join(places)}.",
         f"Something better may lie beyond. Give the next study a new name and wider ranges: {widen}",
     )  # fmt: skip
 
@@ -141,11 +141,11 @@ def _early_ranking(name: str, record: StudyRecord) -> Check:
         return Check(name, "skip", "Too few finished trials to compare early with final losses.")
 
     finding = (
-        f"The orders of the trials at {audit.rung_words} and at the end agree with "
-        f"rank correlation {number(audit.spearman, 2)} (1 is perfect)."
+        f"The order of the trials at {audit.rung_words} and their order at the end have a rank correlation of "
+        f"{number(audit.spearman, 2)} (1 means the same order)."
     )
     if audit.spearman < _MIN_SPEARMAN:
-        return Check(name, "warn", finding, f"Early losses foretold little: {_prune_later(record)}.")
+        return Check(name, "warn", finding, f"Early losses said little about the final ones: {_prune_later(record)}.")
     return Check(name, "pass", finding)
 
 
@@ -155,27 +155,27 @@ def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
         return Check(name, "skip", "Nothing was pruned, or too little finished to judge by.")
 
     quarter = count(audit.best_quarter, "finished trial")
-    finding = f"Of the best quarter ({quarter}), {audit.at_risk} were behind when pruning began."
+    finding = f"Of the best quarter ({quarter}), {was_or_were(audit.at_risk)} behind when pruning began."
     if audit.audited:
-        finding += f" Of {count(audit.audited, 'trial')} run on as a check, {audit.audited_good} ended in it."
+        finding += f" Of {count(audit.audited, 'trial')} run on as a check, {audit.audited_good} ended in that quarter."
 
     half_at_risk = audit.at_risk > 0 and 2 * audit.at_risk >= audit.best_quarter
     if audit.audited_good or half_at_risk:
-        return Check(name, "warn", finding, f"Trials as good may have been stopped: {_prune_later(record)}.")
+        return Check(name, "warn", finding, f"Trials just as good may have been stopped: {_prune_later(record)}.")
     return Check(name, "pass", finding)
 
 
 def _throttling(name: str, record: StudyRecord) -> Check:
     gpu = gpu_table(record)
     if gpu.empty:
-        return Check(name, "skip", "No GPU samples.")
+        return Check(name, "skip", "No samples of a GPU were stored.")
 
     throttled = float(gpu["throttled"].mean())
     finding = f"Heat or power supply slowed the GPU in {percent(throttled)} of the samples."
     if throttled > _MAX_THROTTLED_FRAC:
         lost = "Losses stay comparable (equal tokens)"
         if record.spec.objective != "loss_at_equal_tokens":
-            lost = "Speeds count in this study, and some may have been measured while it was slow"
+            lost = "Speeds count in this study, and some may have been measured while the GPU was slow"
         return Check(name, "warn", finding, f"{lost}; improve the cooling.")
     return Check(name, "pass", finding)
 
@@ -220,7 +220,7 @@ def _repeated_data(name: str, record: StudyRecord) -> Check:
     if epochs > 1 and (is_set or is_searched):
         return Check(
             name, "warn", finding,
-            "Dropout helps when text repeats: its best value holds for a full run with about as many passes only.",
+            "Dropout helps when text repeats: its best value holds only for a full run that reads it about as often.",
         )  # fmt: skip
     return Check(name, "pass", finding)
 
@@ -231,7 +231,7 @@ def _full_run(name: str, record: StudyRecord) -> Check:
         return Check(name, "skip", "There is no full run yet.")
 
     if not full.warnings:
-        return Check(name, "pass", f"Nothing looked wrong at its {count(len(full.points), 'evaluation')}.")
+        return Check(name, "pass", f"Nothing looked wrong in its {count(len(full.points), 'evaluation')}.")
 
     said = [f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}." for warning in full.warnings]
     actions = [plain(warning.action) for warning in full.warnings]
@@ -267,12 +267,12 @@ def _last_study(name: str, record: StudyRecord) -> Check:
         verb = "differs" if len(unequal) == 1 else "differ"
         named = ", ".join(unequal)
         return Check(
-            name, "warn", f"The losses of {last} mean something else than this study's: {named} {verb}.",
-            "Compare the gains of the two, not their losses; for comparable losses keep data, budget and evaluation.",
+            name, "warn", f"The losses of {last} do not mean the same as this study's: {named} {verb}.",
+            "Compare the gains of the two, not their losses. Losses need the same data, budget and evaluation.",
         )  # fmt: skip
 
     command = plain(record.run.command("compare", last))
-    return Check(name, "pass", f"Losses of this study and of {last} mean the same: `{command}` shows both.")
+    return Check(name, "pass", f"The losses of this study and of {last} can be compared: `{command}` shows both.")
 
 
 def _study_before(record: StudyRecord) -> StudyRecord | None:

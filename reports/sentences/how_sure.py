@@ -33,12 +33,12 @@ def how_sure(record: StudyRecord) -> list[str]:
 
     min_gain = finite(verdict.min_gain)
     if min_gain is not None:
-        lines.append(f"The study calls a gain worth having from {number(min_gain)} upwards.")
+        lines.append(f"The study counts a gain as worth having from {number(min_gain)} upwards.")
 
     if record.spec.objective == "loss_at_equal_seconds":
         lines.append(
-            f"Each choice of settings trained on as many tokens as it can read while the default reads "
-            f"{record.spec.budget.tokens:,}, by the speeds measured."
+            f"Each trial trained on as many tokens as its settings can read while the default reads "
+            f"{record.spec.budget.tokens:,}, by the measured speeds."
         )
 
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]
@@ -51,11 +51,11 @@ def _of_promoted(record: StudyRecord) -> list[str]:
     if best is None or measured is None or not best.left_at_default:
         return []
 
-    left = count(len(best.left_at_default), "change")
+    num_left = len(best.left_at_default)
     seeds = count(len(measured.seeds), "fresh seed")
     return [
-        f"The settings promoted leave {left} of the winner at default. Their gain in loss on {seeds} was "
-        f"{signed(measured.gain)}: {number(measured.loss)} after the default's {number(measured.baseline_loss)}."
+        f"The promoted settings leave {num_left} of the winner's changes at default. Their gain in loss on {seeds} was "
+        f"{signed(measured.gain)}: {number(measured.loss)}, where the default had {number(measured.baseline_loss)}."
     ]
 
 
@@ -95,7 +95,7 @@ def _noise_lines(verdict: Verdict) -> list[str]:
     times = ""
     if gain is not None and gain > 0 and sigma > 0:
         times = f"; the gain is {gain / sigma:.1f} times that"
-    return [f"Noise: the same settings on another seed change the loss by about ±{number(sigma)}{times}."]
+    return [f"Noise: with the same settings, another seed changes the loss by about ±{number(sigma)}{times}."]
 
 
 def _provable(record: StudyRecord) -> list[str]:
@@ -124,6 +124,6 @@ def _not_yet_sure(record: StudyRecord) -> list[str]:
 
     return [
         *_provable(record),
-        f"So far the lowest of {count(done, 'finished trial')} is {number(lowest.loss)} (trial {lowest.number}). "
-        "The lowest of many always looks better than it is, so it is no result.",
+        f"So far the lowest loss of {count(done, 'finished trial')} is {number(lowest.loss)} (trial {lowest.number}). "
+        "The lowest of many always looks better than it is, so it is not a result yet.",
     ]

@@ -31,18 +31,18 @@ def _on_learning_rates(promotion: Promotion) -> list[str]:
     grown = number(promotion.tokens / promotion.trial_tokens, 1)
     interval = f"{INTERVAL} {number(scaling.low, 2)} to {number(scaling.high, 2)}"
     said = [
-        f"The best learning rate falls the longer a model trains. For a run {grown} times as long as a trial, those of "
-        f"trial {promotion.trial} are multiplied by {number(scaling.factor, 2)} ({interval})."
+        f"The longer a model trains, the lower its best learning rate. For a run {grown} times as long as a trial, the "
+        f"learning rates of trial {promotion.trial} are multiplied by {number(scaling.factor, 2)} ({interval})."
     ]
 
     if promotion.brackets:
         said.append(
-            "That is what shorter runs at two lengths say together with the published rule: the loss at lower and "
-            f"higher learning rates is below. The exponent is {number(scaling.exponent, 2)} "
+            "This comes from the published rule together with shorter runs at two lengths, whose losses at lower and "
+            f"higher learning rates are shown below. The exponent is {number(scaling.exponent, 2)} "
             f"± {number(scaling.exponent_sd, 2)}."
         )
     else:
-        said.append(f"That is the published rule alone{note}; it may be off by what the interval says.")
+        said.append(f"This comes from the published rule alone{note}; the interval says how far off it may be.")
 
     changed = [
         f"{plain(change.path)} {change.before:.3g} → {change.after:.3g} ({change.why})" for change in promotion.changes

@@ -81,7 +81,7 @@ def _unfinished(record: StudyRecord) -> VerdictSummary:
         sentence += f", and {ended_finals(record)} of {count(planned, 'run')} on fresh seeds"
     sentence += "."
 
-    reason = "The verdict comes after the finals, on random seeds that played no part in choosing the settings."
+    reason = "The verdict comes after the finals, which use random seeds that played no part in choosing the settings."
     word = _unfinished_word(record)
     if word != _RUNNING:
         sentence += " Nothing is lost."

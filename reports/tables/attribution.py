@@ -65,7 +65,7 @@ def attribution_words(table: pd.DataFrame) -> pd.DataFrame:
         "default": table["before"].map(setting),
         "winner": table["after"].map(setting),
         "gain on the path": interval_words(table, "gain", "not measured"),
-        "rise in loss without it": interval_words(table, "harm", "does not train without it"),
+        "rise in loss without it": interval_words(table, "harm", "cannot be trained without it"),
         "what follows": what_follows,
     }
     return pd.DataFrame(content)

@@ -269,10 +269,10 @@ def test_a_renewing_page_can_be_paused_with_the_keyboard(visit: Visit, tmp_path:
     button = visit.page.locator(".renewal button")
     button.focus()
     visit.page.keyboard.press("Enter")
-    expect(button).to_have_text("Go on")
+    expect(button).to_have_text("Resume")
     write_report(study_builder.study(spec=study_builder.spec("night", title="Renewed")), tmp_path, renewed_s=600)
     visit.page.clock.fast_forward(1_200_000)
-    expect(button).to_have_text("Go on")
+    expect(button).to_have_text("Resume")
     assert "Renewed" not in visit.page.locator(".study").inner_text()
 
     visit.page.keyboard.press("Enter")

@@ -62,4 +62,4 @@ def test_cards_without_data_say_so() -> None:
     gains, losses = timeline_cards.draw_cards(rows, ["A", "A"], {"A": "1K tokens"})
 
     assert gains.problem == "Not drawn: no study has a verdict yet."
-    assert losses.problem == "Not drawn: no study has finished its default."
+    assert losses.problem == "Not drawn: no study has finished training its default."

@@ -78,7 +78,7 @@ def test_words_name_what_was_not_measured() -> None:
     table = attribution_table(found(change("a", 0.5, 2, None, None, False), change("b", True, False, 0.1, -0.2, True)))
 
     assert attribution_words(table).to_numpy().tolist() == [
-        ["a", "0.5", "2", "not measured", "does not train without it", "counts: kept"],
+        ["a", "0.5", "2", "not measured", "cannot be trained without it", "counts: kept"],
         ["b", "on", "off", "+0.1000 (+0.0700 to +0.1300)", "−0.2000 (−0.2300 to −0.1700)", "worse: left at default"],
     ]
     assert list(attribution_words(table).columns) == [
@@ -93,8 +93,8 @@ def test_the_sentence_names_the_largest_gain_and_the_ties() -> None:
     assert attribution.sentences(study_builder.attribution()) == [
         "optim.muon_lr gave +0.2500 of the +0.3800 gained in loss on 2 fresh seeds, model.num_experts +0.0800 and "
         "optim.warmup_frac +0.0500.",
-        "No difference could be measured for model.dropout, optim.adamw_lr and optim.decay_frac, so these stay at "
-        "their default.",
+        "No difference could be measured for model.dropout, optim.adamw_lr and optim.decay_frac, so they stay at "
+        "their defaults.",
     ]
 
 
@@ -105,7 +105,7 @@ TIE = change("b", 0, 1, 0.0, 0.0, True)
 @pytest.mark.parametrize(
     ("changes", "others", "expected"),
     [
-        ([COUNTING], {}, ["a is the only change, so the whole gain of +0.3800 in loss is its own."]),
+        ([COUNTING], {}, ["a is the only change, so the whole gain of +0.3800 in loss comes from it."]),
         ([COUNTING, TIE], {}, [
             "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
             "No difference could be measured for b, so it stays at its default.",
@@ -115,16 +115,16 @@ TIE = change("b", 0, 1, 0.0, 0.0, True)
             "The loss was higher with c, so it stays at its default.",
         ]),
         ([TIE, replace(TIE, path="c")], {"params": {"b": 1, "c": 1}}, [
-            "No gain could be measured for b and c alone, but together they count and are kept.",
+            "No gain could be measured for b and c alone, but together they matter, so they are kept.",
         ]),
         ([change("a", 0, 1, None, None, False), COUNTING], {"params": {"a": 1}}, [
             "a gave +0.3000 of the +0.3800 gained in loss on 2 fresh seeds.",
-            "What a gave is not known, since a training on the way failed.",
-            "Without a the winner does not train.",
+            "What a gave is not known, since a training needed to measure it failed.",
+            "Without a, the winner cannot be trained.",
         ]),
         # Its condition went back to the default: without that it has no effect and is not promoted either.
         ([TIE, replace(COUNTING, path="c")], {"params": {"b": 0}}, [
-            "No difference could be measured for b and c, so these stay at their default.",
+            "No difference could be measured for b and c, so they stay at their defaults.",
         ]),
     ],
 )  # fmt: skip
@@ -167,7 +167,7 @@ def unfinished(record: StudyRecord) -> StudyRecord:
         (lambda record: without(record, NOT_ALL_ENDED), "not all of its trainings came to an end"),
         # As a study of an earlier version has it, which stored no reason.
         (without, "it was not measured, so all changes are kept"),
-        (unfinished, "not done yet"),
+        (unfinished, "have not finished yet"),
     ],
 )
 def test_without_it_the_card_says_why(made: Any, reason: str, record: StudyRecord) -> None:
@@ -184,7 +184,7 @@ def test_what_was_found_of_another_winner_is_not_used(record: StudyRecord) -> No
 
 
 def test_the_importance_card_points_to_it(forty: StudyRecord) -> None:
-    assert "another question" in card(forty, "importance").sentence
+    assert "not the same question" in card(forty, "importance").sentence
     assert "“Which change gave what” above" in card(forty, "importance").sentence
 
 
@@ -206,7 +206,7 @@ def test_report_and_best_config_agree(record: StudyRecord) -> None:
 def test_what_changed_comes_with_its_share_of_the_gain(record: StudyRecord) -> None:
     said = {item.path: item.direction for item in setting_changes(record)}
 
-    assert said["optim.muon_lr"] == "raised to 2.5 times, 66 % of the gain"
+    assert said["optim.muon_lr"] == "raised to 2.5 times the default, 66 % of the gain"
     assert said["optim.grad_accum_steps"] == "kept" and said["model.dropout"] == "left at default"
 
 
@@ -230,8 +230,8 @@ def test_what_did_harm_is_told_apart_from_ties() -> None:
 
 def test_the_page_leads_with_what_is_promoted_and_says_the_whole_winner_below(record: StudyRecord) -> None:
     said = (
-        "The settings promoted leave 3 changes of the winner at default. Their gain in loss on 2 fresh seeds was "
-        "+0.3750: 4.6450 after the default's 5.0200."
+        "The promoted settings leave 3 of the winner's changes at default. Their gain in loss on 2 fresh seeds was "
+        "+0.3750: 4.6450, where the default had 5.0200."
     )
     lines, rows = how_sure(record), {row.name: row for row in before_after(record)}
 
@@ -313,7 +313,7 @@ def test_the_interval_is_explained_beside_the_gain_that_it_belongs_to() -> None:
     record = attributed_study()
     promoted, measured, explained, *_ = how_sure(record)
 
-    assert promoted.startswith("The settings promoted leave") and "interval" not in promoted
+    assert promoted.startswith("The promoted settings leave") and "interval" not in promoted
     assert measured.startswith("Measured gain in loss with all changes of the winner:")
     assert "The whole 95 % interval lies above zero" in explained
     assert f"{promoted} {measured}" in page.summary_lines(record)

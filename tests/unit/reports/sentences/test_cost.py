@@ -36,4 +36,4 @@ def test_cost_without_gpu_or_times() -> None:
 def test_several_devices_train_more_hours_than_pass() -> None:
     names = [cost_rows(Cost(wall_s, 100.0, {}, 0, None))[1][0] for wall_s in (100.0, 50.0)]
 
-    assert names == ["Of which training", "Training, all devices added"]
+    assert names == ["Of which training", "Training, added over all devices"]

@@ -21,12 +21,12 @@ def test_a_finished_full_run_says_what_it_reached(night: StudyRecord) -> None:
     record = study_builder.with_attributes(night, full=full)
 
     assert full_run_lines(record) == [
-        "The full run is finished: 8,000 training tokens in 27 min.", "Its loss is 4.1000, its accuracy 25.0 %.",
+        "The full run finished: 8,000 training tokens in 27 min.", "Its loss is 4.1000, its accuracy 25.0 %.",
     ]  # fmt: skip
     shorter = study_builder.with_attributes(night, full=full | {"tokens_seen": 5000, "end_tokens": 5000})
     assert full_run_lines(shorter)[0] == (
-        "The full run is finished, at 5,000 of 8,000 training tokens in 27 min: no more fitted before its deadline, "
-        "and its learning rate was brought down early, so the model is whole."
+        "The full run finished at 5,000 of 8,000 training tokens in 27 min: no more fitted before its deadline. "
+        "Its learning rate was brought down early, so the model is complete."
     )
 
 
@@ -36,7 +36,7 @@ def test_a_full_run_that_no_process_trains_is_not_in_progress(night: StudyRecord
     killed = study_builder.with_attributes(night, full=full)
 
     (line,) = full_run_lines(killed)
-    assert line == "The full run was stopped at 90 % of 8,000 tokens, and goes on from its last checkpoint."
+    assert line == "The full run was stopped at 90 % of 8,000 tokens, and will go on from its last checkpoint."
     waiting = study_builder.with_attributes(night, full=full | {"status": "waiting"})
     assert full_run_lines(waiting) == [line]
     not_begun = study_builder.with_attributes(night, full={"status": "waiting", "tokens": 8000})
@@ -56,7 +56,7 @@ def test_a_full_run_in_progress_says_how_far_it_is(night: StudyRecord) -> None:
     night = replace(night, run=study_builder.HeldDirectory(Path("runs/night")))
     record = study_builder.with_attributes(night, full=full)
 
-    start = "The full run is in progress: 43 % of 8,000 tokens at Tue 06:50, done about Tue 07:12"
+    start = "The full run is in progress: 43 % of 8,000 tokens at Tue 06:50 and should end about Tue 07:12"
     assert full_run_lines(record)[0] == f"{start}."
     assert next_step(record).command == "autotune watch night"
     shorter = study_builder.with_attributes(night, full=full | {"end_tokens": 5000})

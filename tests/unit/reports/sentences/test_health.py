@@ -137,7 +137,7 @@ def test_warnings_of_the_full_run_are_repeated_with_what_to_do(night: StudyRecor
         study_builder.with_attributes(night, full=full | {"warnings": []}),
         "The full run as it trained",
     )
-    assert (sound.status, sound.finding) == ("pass", "Nothing looked wrong at its 1 evaluation.")
+    assert (sound.status, sound.finding) == ("pass", "Nothing looked wrong in its 1 evaluation.")
 
 
 def placed(folder: Path, name: str, began: float, tokens: int = 1000) -> StudyRecord:
