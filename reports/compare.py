@@ -61,7 +61,7 @@ def _require_comparable(records: Sequence[StudyRecord]) -> None:
     differences = []
     for name, read in what_must_match().items():
         values = [read(record) for record in records]
-        if len({str(value) for value in values}) > 1:
+        if len(set(map(str, values))) > 1:
             named = zip(records, values, strict=True)
             listed = ", ".join(f"{record.spec.name}: {_shown(value)}" for record, value in named)
             differences.append(f"  {name} differs ({listed})")
@@ -119,7 +119,13 @@ def _settings_side_by_side(records: Sequence[StudyRecord]) -> list[list[str]]:
     searched: dict[str, None] = {}
     for record in records:
         searched |= dict.fromkeys(record.spec.space)
-    return [[plain(path), *(_default_and_best(record, path) for record in records)] for path in searched]
+
+    rows = []
+    for path in searched:
+        row_cells = [_default_and_best(record, path) for record in records]
+        rows.append([plain(path), *row_cells])
+
+    return rows
 
 
 def _default_and_best(record: StudyRecord, path: str) -> str:
@@ -161,15 +167,26 @@ def _config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
 def _described(record: StudyRecord) -> dict[str, str]:
     """Return a study's defaults, ranges, sampler, pruner and seed as words by their names."""
     spec = record.spec
-    values = {path: setting(value) for path, value in flatten(spec.base).items()}
-    ranges = {f"range of {path}": dimension.describe() for path, dimension in spec.space.root.items()}
-    engine = {"sampler": spec.sampler.name, "pruner": spec.pruner.name, "seed of the search": spec.seed}
-    return {plain(name): plain(value) for name, value in (values | ranges | engine).items()}
+    described: dict[str, str] = {}
+    for path, value in flatten(spec.base).items():
+        described[plain(path)] = plain(setting(value))
+    for path, dimension in spec.space.root.items():
+        described[plain(f"range of {path}")] = plain(dimension.describe())
+
+    described["sampler"] = plain(spec.sampler.name)
+    described["pruner"] = plain(spec.pruner.name)
+    described["seed of the search"] = plain(spec.seed)
+    return described
 
 
 def _progress(records: Sequence[StudyRecord]) -> Drawn:
-    lines = [_progress_line(record) for record in records]
-    named = [line.assign(study=plain(record.spec.name)) for line, record in zip(lines, records, strict=True)]
+    lines = []
+    named = []
+    for record in records:
+        line = _progress_line(record)
+        lines.append(line)
+        named.append(line.assign(study=plain(record.spec.name)))
+
     table = pd.concat(named, ignore_index=True)
     require(not table.empty, "no trial has finished")
     return _PROGRESS_SENTENCE, [_progress_figure(records, lines)], table[["study", "hours", "best"]]
@@ -193,7 +210,9 @@ def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFram
     figure = base_figure(f"{unit} of training", "lowest loss so far (nats per token)")
 
     for place, (record, line) in enumerate(zip(records, lines, strict=True)):
-        colour, dash = _LINES[place] if place < len(_LINES) else _FURTHER_LINES
+        colour, dash = _FURTHER_LINES
+        if place < len(_LINES):
+            colour, dash = _LINES[place]
         figure.add_scatter(
             x=(line["hours"] * units_per_hour).to_numpy(), y=line["best"].to_numpy(),
             mode="lines+markers", name=label(record.spec.name),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import pandas as pd
 
 from autotune.core.objectives import num_values
-from autotune.core.study_results import FullRunRecord, Promotion
+from autotune.core.records import Verdict
+from autotune.core.study_results import Attribution, FullRunRecord, Promotion
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
@@ -28,6 +29,10 @@ from reports.tables.finals import finals_runs, finals_table
 from reports.tables.fronts import front_table
 from reports.tables.trials import settings_table, trials_table
 
+# What a trainer reports of the data and the model, as far as it says where the numbers come from.
+_FACTS = ("data_hash", "train_tokens", "val_tokens", "num_params", "num_active_params", "tokens_per_step", "dtype")
+# Stored provenance that is named from elsewhere.
+_NAMED_OTHERWISE = ("study", "spec_hash", "versions", "gpu", "driver")
 # A spreadsheet would take a text that begins so for a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -42,27 +47,35 @@ def report_json(record: StudyRecord) -> str:
     best = best_settings(record)
     measured = measured_gain(record)
 
+    promoted = None
+    if measured is not None:
+        promoted = asdict(measured) | {"gain": measured.gain}
+
+    front = None
+    if num_values(record.spec.objective) > 1:
+        front = front_table(record).to_dict("records")
+
     step = next_step(record)
     next_words = {"sentence": step.what, "command": step.command, "expected": expected_words(step)}
 
     content = {
         "study": record.spec.name,
         "title": record.spec.title,
-        "headline": asdict(verdict_summary(record)),
-        "verdict": record.verdict.to_json() if record.verdict else None,
-        "before_after": [asdict(row) for row in before_after(record)],
+        "headline": verdict_summary(record),
+        "verdict": _stored(record.verdict),
+        "before_after": before_after(record),
         "how_sure": how_sure(record),
-        "cost": asdict(cost(record)),
+        "cost": cost(record),
         "next": next_words,
-        "changes": [asdict(change) for change in setting_changes(record)],
-        "changes_tried": [asdict(change) for change in changes_tried(record)],
-        "promoted": asdict(measured) | {"gain": measured.gain} if measured else None,
+        "changes": setting_changes(record),
+        "changes_tried": changes_tried(record),
+        "promoted": promoted,
         "left_at_default": best.left_at_default if best else {},
-        "attribution": gave.to_json() if gave else None,
+        "attribution": _stored(gave),
         "finals": finals_table(finals_runs(record)).to_dict("records"),
-        "health": [asdict(check) for check in health_checks(record)],
-        "failures": [asdict(failure) for failure in failures(record)],
-        "front": front_table(record).to_dict("records") if num_values(record.spec.objective) > 1 else None,
+        "health": health_checks(record),
+        "failures": failures(record),
+        "front": front,
         "promotion": _stored(record.attributes.promotion),
         "full": _stored(record.attributes.full_run),
         "provenance": dict(provenance(record)),
@@ -71,11 +84,15 @@ def report_json(record: StudyRecord) -> str:
     return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
 
 
-def _stored(value: Promotion | FullRunRecord | None) -> dict[str, Any] | None:
-    return None if value is None else value.to_json()
+def _stored(value: Verdict | Attribution | Promotion | FullRunRecord | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return value.to_json()
 
 
 def _jsonable(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _jsonable(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -93,37 +110,47 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
     Args:
         record: The study.
     """
+    seeds = sorted({run.seed for run in record.finals})
     known: dict[str, Any] = {
         "study": record.spec.name,
         "created": record.created_at,
         "trainer": record.spec.trainer,
         "spec hash": record.spec.fingerprint(),
         "seed of the search": record.spec.seed,
-        "seeds of the finals": ", ".join(str(seed) for seed in sorted({run.seed for run in record.finals})),
+        "seeds of the finals": ", ".join(map(str, seeds)),
         "objective": record.spec.objective,
         "tokens per trial": record.spec.budget.tokens,
         "sampler": record.spec.sampler.name,
         "pruner": record.spec.pruner.name,
     }
 
-    reported = (trial.result.facts for trial in record.trials if trial.result and trial.result.facts)
-    facts = next(reported, {})
-    names = ("data_hash", "train_tokens", "val_tokens", "num_params", "num_active_params", "tokens_per_step", "dtype")
-    known |= {name.replace("_", " "): facts.get(name) for name in names}
+    facts = _reported_facts(record)
+    for name in _FACTS:
+        known[name.replace("_", " ")] = facts.get(name)
 
     hardware = record.hardware
     known |= {"device": hardware.get("name") or hardware.get("cpu_name"), "driver": hardware.get("driver_version")}
 
     stored = record.attributes.provenance
     if isinstance(stored, Mapping):
-        skipped = ("study", "spec_hash", "versions", "gpu", "driver")
-        known |= {str(key).replace("_", " "): value for key, value in stored.items() if key not in skipped}
+        for key, value in stored.items():
+            if key not in _NAMED_OTHERWISE:
+                known[str(key).replace("_", " ")] = value
 
         versions = stored.get("versions")
         if isinstance(versions, Mapping):
-            known |= {f"{key} version": value for key, value in versions.items()}
+            for key, value in versions.items():
+                known[f"{key} version"] = value
 
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _reported_facts(record: StudyRecord) -> Mapping[str, Any]:
+    """Return what the trainer said of the first trial that it said anything of."""
+    for trial in record.trials:
+        if trial.result is not None and trial.result.facts:
+            return trial.result.facts
+    return {}
 
 
 def trials_csv(record: StudyRecord) -> str:
@@ -146,7 +173,11 @@ def curves_csv(record: StudyRecord) -> str:
     search = curves_table(record.trials)
     finals = curves_table(record.finals)
 
-    filled = [part.assign(queue=queue) for queue, part in (("search", search), ("finals", finals)) if len(part)]
+    filled = []
+    if len(search):
+        filled.append(search.assign(queue="search"))
+    if len(finals):
+        filled.append(finals.assign(queue="finals"))
     if not filled:
         # No row, but the head of the file.
         filled = [search.assign(queue="")]
@@ -170,4 +201,6 @@ def _harmless(value: Any) -> Any:
         return value
 
     text = value.replace("\0", "\ufffd")
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    if text.startswith(_FORMULA_STARTS):
+        return f"'{text}"
+    return text

@@ -85,8 +85,11 @@ def add_pictures(record: StudyRecord, folder: Path) -> str:
     if skipped:
         return skipped
 
-    drawn = [card for card in cards if card.plots]
-    shown = [(card.title, card.sentence, list(pictures.of_cards([card]))) for card in drawn]
+    shown = []
+    for card in cards:
+        if card.plots:
+            shown.append((card.title, card.sentence, list(pictures.of_cards([card]))))
+
     write_text(folder / "report.md", writable(report_markdown(record, shown)))
     return ""
 
@@ -105,11 +108,13 @@ def summary_lines(record: StudyRecord) -> list[str]:
     said = verdict_summary(record)
     lines = [f"{said.icon} {said.word}: {said.sentence}"]
 
-    known = [row for row in before_after(record) if row.before is not None and row.after is not None]
-    if known:
+    measures = []
+    for row in before_after(record):
+        if row.before is not None and row.after is not None:
+            measures.append(f"{row.name.lower()} {row.before_text} → {row.after_text}")
+    if measures:
         name = compared_name(record)
         whose = "" if name == "best" else f"{name}: "
-        measures = [f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known]
         lines.append(whose + "; ".join(measures))
 
     lines.append(" ".join(how_sure(record)[:2]))

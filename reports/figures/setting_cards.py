@@ -97,10 +97,9 @@ def pairs(study: StudyTables) -> Drawn:
     best = _best_params(study.record)
     space = study.record.spec.space
     searched = [SearchedSetting(path, space[path], best.get(path)) for path in paths]
-    plots = [
-        settings.pair(along_x, along_y, study.settings, study.trials)
-        for along_x, along_y in itertools.combinations(searched, 2)
-    ]
+    plots = []
+    for along_x, along_y in itertools.combinations(searched, 2):
+        plots.append(settings.pair(along_x, along_y, study.settings, study.trials))
 
     sentence = (
         f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "

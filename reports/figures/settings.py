@@ -43,14 +43,16 @@ def setting_against_loss(searched: SearchedSetting, values: pd.Series[Any], tria
     dimension = searched.dimension
     done = trials[trials["loss"].notna()]
     done = done[done["number"].map(values).notna()]
-    done_values = [values[number] for number in done["number"]]
-    texts = [
-        f"trial {number}: {label(setting(value))}" for number, value in zip(done["number"], done_values, strict=True)
-    ]
+    places = []
+    texts = []
+    for number in done["number"]:
+        value = values[number]
+        places.append(_place(dimension, value))
+        texts.append(f"trial {number}: {label(setting(value))}")
 
     figure = base_figure(_axis_title(searched), "loss", height=250)
     figure.add_scatter(
-        x=[_place(dimension, value) for value in done_values], y=done["loss"].to_numpy(),
+        x=places, y=done["loss"].to_numpy(),
         mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, showlegend=False,
         text=texts, hovertemplate="%{text}, loss %{y:.4f}<extra></extra>",
     )  # fmt: skip
@@ -97,9 +99,9 @@ def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFr
         ("best quarter", done[rank_frac <= 0.25], GREEN, "diamond"),
     ]
     for name, group, colour, symbol in groups:
-        texts = [
-            f"trial {number}: loss {loss:.4f}" for number, loss in zip(group["number"], group["loss"], strict=True)
-        ]
+        texts = []
+        for number, loss in zip(group["number"], group["loss"], strict=True):
+            texts.append(f"trial {number}: loss {loss:.4f}")
         figure.add_scatter(
             x=_places(along_x, settings, group), y=_places(along_y, settings, group), mode="markers", name=name,
             marker={"color": colour, "symbol": symbol, "size": 9}, text=texts, hovertemplate="%{text}<extra></extra>",

@@ -40,7 +40,13 @@ def draw_cards(record: StudyRecord) -> list[Card]:
     """
     study = StudyTables(record)
     left_out = _keys_left_out(record)
-    return [draw_card(key, title, partial(draw, study)) for key, (title, draw) in CARDS.items() if key not in left_out]
+
+    cards = []
+    for key, (title, draw) in CARDS.items():
+        if key not in left_out:
+            cards.append(draw_card(key, title, partial(draw, study)))
+
+    return cards
 
 
 def _keys_left_out(record: StudyRecord) -> set[str]:

@@ -85,13 +85,18 @@ def sentences(attribution: Attribution) -> list[str]:
 def _given(counting: pd.DataFrame, gain: str, seeds: str) -> list[str]:
     """Return what the changes that count gave, largest first; of some that is not known."""
     known = counting[counting["gain"].notna()].sort_values("gain", ascending=False, kind="stable")
-    amounts = [(plain(path), signed(value)) for path, value in zip(known["path"], known["gain"], strict=True)]
+    parts: list[str] = []
+    for path, value in zip(known["path"], known["gain"], strict=True):
+        if not parts:
+            parts.append(f"{plain(path)} gave {signed(value)} of the {gain} gained in loss on {seeds}")
+        else:
+            parts.append(f"{plain(path)} {signed(value)}")
 
     lines = []
-    if amounts:
-        others = listed([f"{path} {amount}" for path, amount in amounts[1:]])
-        first = f"{amounts[0][0]} gave {amounts[0][1]} of the {gain} gained in loss on {seeds}"
-        lines.append(f"{first}, {others}." if others else f"{first}.")
+    if parts:
+        others = listed(parts[1:])
+        line = ", ".join([parts[0], others]) if others else parts[0]
+        lines.append(f"{line}.")
 
     unknown = list(counting.loc[counting["gain"].isna(), "path"])
     if unknown:
@@ -131,9 +136,15 @@ def shares_of_gain(record: StudyRecord) -> Mapping[str, str]:
     if attribution is None or gain <= 0:
         return {}
 
-    counting = [change for change in attribution.changes if not change.is_tie]
-    gave = {change.path: change.gain[0] / gain for change in counting if change.gain}
-    return {path: f"{percent(share, 0)} of the gain" for path, share in gave.items() if share > 0}
+    said = {}
+    for change in attribution.changes:
+        if change.is_tie or change.gain is None:
+            continue
+        share = change.gain[0] / gain
+        if share > 0:
+            said[change.path] = f"{percent(share, 0)} of the gain"
+
+    return said
 
 
 def left_line(record: StudyRecord) -> str:

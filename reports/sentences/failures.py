@@ -60,15 +60,16 @@ def failures(record: StudyRecord) -> list[Failure]:
     Returns:
         [] when nothing failed.
     """
-    runs = [(f"trial {trial.number}", trial) for trial in record.trials]
-    runs += [(f"final run {trial.number}", trial) for trial in record.finals]
+    causes: dict[TrialStatus, list[str]] = {}
+    for kind, runs in (("trial", record.trials), ("final run", record.finals)):
+        for run in runs:
+            causes.setdefault(run.status, []).append(_cause(f"{kind} {run.number}", run))
 
     kinds = []
     for status, (meaning, action) in _MEANINGS.items():
-        failed = [(name, trial) for name, trial in runs if trial.status is status]
+        failed = causes.get(status, [])
         if failed:
-            causes = tuple(_cause(name, trial) for name, trial in failed[:_MAX_CAUSES])
-            kinds.append(Failure(status.value, len(failed), meaning, action, causes))
+            kinds.append(Failure(status.value, len(failed), meaning, action, tuple(failed[:_MAX_CAUSES])))
 
     return kinds
 

@@ -102,8 +102,13 @@ def _edge(name: str, record: StudyRecord) -> Check:
     if not edges:
         return Check(name, "pass", "The best settings lie well inside their ranges.")
 
-    places = [f"{path} = {setting(best.params[path])} (the {side} end)" for path, side in edges.items()]
-    widen = " ".join(_widened(record, path, side) for path, side in edges.items())
+    places = []
+    options = []
+    for path, side in edges.items():
+        places.append(f"{path} = {setting(best.params[path])} (the {side} end)")
+        options.append(_widened(record, path, side))
+
+    widen = " ".join(options)
     return Check(
         name, "warn", f"The best settings reach the edge of their range: {', '.join(places)}.",
         f"Something better may lie beyond. Give the next study a new name and wider ranges: {widen}",
@@ -116,13 +121,17 @@ def _widened(record: StudyRecord, path: str, side: str) -> str:
     high = dimension.high or 0
 
     if dimension.log:
-        value = low / 3 if side == "low" else high * 3
+        below, above = low / 3, high * 3
     else:
         half_span = (high - low) / 2
-        value = low - half_span if side == "low" else high + half_span
+        below, above = low - half_span, high + half_span
         # A range without negative values gets none.
         if low >= 0:
-            value = max(0, value)
+            below = max(0, below)
+
+    value = above
+    if side == "low":
+        value = below
 
     if dimension.is_integer:
         value = max(1, round(value))
@@ -233,9 +242,13 @@ def _full_run(name: str, record: StudyRecord) -> Check:
     if not full.warnings:
         return Check(name, "pass", f"Nothing looked wrong in its {count(len(full.points), 'evaluation')}.")
 
-    said = [f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}." for warning in full.warnings]
-    actions = [plain(warning.action) for warning in full.warnings]
-    advised = [f"{action[:1].upper()}{action[1:]}." for action in actions]
+    said = []
+    advised = []
+    for warning in full.warnings:
+        action = plain(warning.action)
+        said.append(f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}.")
+        advised.append(f"{action[:1].upper()}{action[1:]}.")
+
     return Check(name, "warn", " ".join(said), " ".join(advised))
 
 
@@ -279,9 +292,11 @@ def _study_before(record: StudyRecord) -> StudyRecord | None:
     """Return the study that was begun last before this one in the same folder, or None."""
     own = record.run.root
     # By what happened first: reading each database for its date would take seconds where there are many.
-    roots = [path.parent for path in own.parent.glob("*/spec.json")]
-    events = {root: read_lines(RunDirectory(root).events) for root in roots}
-    began = {root: float(lines[0]["time"]) for root, lines in events.items() if lines}
+    began = {}
+    for path in own.parent.glob("*/spec.json"):
+        events = read_lines(RunDirectory(path.parent).events)
+        if events:
+            began[path.parent] = float(events[0]["time"])
 
     earlier = [root for root, time in began.items() if time < began.get(own, 0.0)]
     if not earlier:

@@ -94,12 +94,20 @@ def study_row(record: StudyRecord) -> StudyRow:
     # The interval is that of the winner with all its changes: it has no place beside a gain without some of them.
     best = best_settings(record)
     is_whole = best is None or not best.left_at_default
-    low = finite(verdict.gain_low) if verdict and is_whole else None
-    high = finite(verdict.gain_high) if verdict and is_whole else None
-    interval = "–" if low is None or high is None else f"{signed(low)} to {signed(high)}"
+    low = None
+    high = None
+    if verdict is not None and is_whole:
+        low = finite(verdict.gain_low)
+        high = finite(verdict.gain_high)
+
+    interval = "–"
+    if low is not None and high is not None:
+        interval = f"{signed(low)} to {signed(high)}"
 
     before = loss.before
-    gain = None if before is None or loss.after is None else before - loss.after
+    gain = None
+    if before is not None and loss.after is not None:
+        gain = before - loss.after
 
     return StudyRow(
         name=plain(record.spec.name),

@@ -52,7 +52,7 @@ def attribution_words(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows as a person would write them.
 
     Args:
-        table: As `rows` gives it.
+        table: As `attribution_table` gives it.
 
     Returns:
         Columns setting, default, winner, gain on the path, rise in loss without it, and what follows.

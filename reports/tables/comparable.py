@@ -38,8 +38,9 @@ def mismatches(one: StudyRecord, other: StudyRecord) -> list[str]:
 
 def _readings(record: StudyRecord) -> str:
     plan = record.attributes.plan
-    epochs = plan.epochs if plan else 0.0
-    return f"{epochs:.3g} times" if epochs else "as far as the budget goes"
+    if plan is None or not plan.epochs:
+        return "as far as the budget goes"
+    return f"{plan.epochs:.3g} times"
 
 
 def _base_value(path: str, record: StudyRecord) -> Any:
@@ -56,6 +57,7 @@ def data_hash(record: StudyRecord) -> str:
     if data_hash:
         return str(data_hash)
 
-    facts = (trial.result.facts for trial in record.trials if trial.result)
-    reported = (str(known["data_hash"]) for known in facts if known.get("data_hash"))
-    return next(reported, "")
+    for trial in record.trials:
+        if trial.result is not None and trial.result.facts.get("data_hash"):
+            return str(trial.result.facts["data_hash"])
+    return ""

@@ -26,19 +26,21 @@ def curves_table(trials: Iterable[TrialRecord]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for trial in trials:
         head = {"number": trial.number, "seed": trial.seed, "status": trial.status.value}
-        if trial.result is not None:
-            rows += [head | _flat(point) for point in trial.result.points]
+        if trial.result is None:
+            points = [EvalPoint(seen, loss) for seen, loss in sorted(trial.values.items())]
         else:
-            rows += [head | {"tokens_seen": seen, "val_loss": loss} for seen, loss in sorted(trial.values.items())]
+            points = list(trial.result.points)
+
+        for point in points:
+            rows.append({**head, **point.metrics, "tokens_seen": point.tokens_seen, "val_loss": point.val_loss})
 
     first = ["number", "seed", "status", "tokens_seen", "val_loss"]
-    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=first)
+    if not rows:
+        return pd.DataFrame(columns=first)
+
+    table = pd.DataFrame(rows)
     others = [name for name in table.columns if name not in first]
     return table[first + others]
-
-
-def _flat(point: EvalPoint) -> dict[str, float]:
-    return {**point.metrics, "tokens_seen": point.tokens_seen, "val_loss": point.val_loss}
 
 
 def at_equal_shares(record: StudyRecord) -> StudyRecord:
@@ -66,7 +68,7 @@ def _at_equal_shares(trial: TrialRecord, baseline_tokens: int) -> TrialRecord:
 
 
 def curve_band(curves: pd.DataFrame, low_frac: float = 0.1, high_frac: float = 0.9) -> pd.DataFrame:
-    """Returns, at each number of tokens, the band in which most trials' losses lie.
+    """Return, at each number of tokens, the band in which most trials' losses lie.
 
     Args:
         curves: As `curves_table` gives it.

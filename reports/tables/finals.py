@@ -20,7 +20,9 @@ def finals_runs(record: StudyRecord) -> pd.DataFrame:
     Returns:
         Columns arm (search trial number), arm_name, stage, seed and loss (nats per token).
     """
-    baseline = record.baseline.number if record.baseline else None
+    baseline = None
+    if record.baseline is not None:
+        baseline = record.baseline.number
 
     rows = []
     for trial in record.finals:
@@ -84,4 +86,6 @@ def baseline_loss(record: StudyRecord) -> float | None:
         if proved is not None:
             return proved
 
-    return finite(record.baseline.loss) if record.baseline else None
+    if record.baseline is None:
+        return None
+    return finite(record.baseline.loss)

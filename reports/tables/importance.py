@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 
+import numpy as np
 import optuna
 import pandas as pd
 
@@ -46,11 +46,14 @@ def importance_table(record: StudyRecord) -> pd.DataFrame:
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(0.1, _MIN_TOP_TRIALS / done))
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
 
-    rows = [(path, share) for path, share in shares.items() if math.isfinite(share)]
-    if not any(share for _, share in rows):
+    table: pd.DataFrame = pd.DataFrame(list(shares.items()), columns=["path", "importance_frac"]).astype(
+        {"importance_frac": float}
+    )
+    table = table.loc[np.isfinite(table["importance_frac"])].reset_index(drop=True)
+    if not table["importance_frac"].any():
         raise TooFewTrialsError("no setting was varied in every trial")
 
-    return pd.DataFrame(rows, columns=["path", "importance_frac"])
+    return table
 
 
 def _rebuilt(record: StudyRecord) -> optuna.Study:

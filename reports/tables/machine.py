@@ -63,8 +63,11 @@ def run_times(record: StudyRecord) -> pd.DataFrame:
     rows = []
     for lane, trials in (("search", record.trials), ("finals", record.finals)):
         for trial in trials:
-            start = local_time(trial.result.started_at) if trial.result else None
-            if trial.result is not None and start is not None:
+            if trial.result is None:
+                continue
+
+            start = local_time(trial.result.started_at)
+            if start is not None:
                 seconds = trial.result.seconds
                 rows.append((lane, trial.number, trial.status.value, start.replace(tzinfo=None), seconds))
 

@@ -144,8 +144,9 @@ def _early_and_final(record: StudyRecord, rung: int) -> pd.DataFrame:
 
 
 def _curve(trial: TrialRecord) -> dict[int, float]:
-    points = trial.result.points if trial.result else ()
-    return {point.tokens_seen: point.val_loss for point in points}
+    if trial.result is None:
+        return {}
+    return {point.tokens_seen: point.val_loss for point in trial.result.points}
 
 
 def _at_seeds(record: StudyRecord) -> StudyRecord:
@@ -161,18 +162,19 @@ def _trial_at_seeds(trial: TrialRecord) -> TrialRecord:
         return trial
 
     losses = trial.seed_losses
-    means = [statistics.fmean(losses[:count]) for count in range(1, len(losses) + 1)]
-    points = tuple(EvalPoint(count, mean) for count, mean in enumerate(means, start=1))
-    return replace(trial, result=replace(trial.result, points=points))
+    points = []
+    for num_seeds in range(1, len(losses) + 1):
+        points.append(EvalPoint(num_seeds, statistics.fmean(losses[:num_seeds])))
+
+    return replace(trial, result=replace(trial.result, points=tuple(points)))
 
 
 def _first_rung(record: StudyRecord, whole: int) -> int | None:
     """Return where the first trial was pruned, or the first evaluation that the default pruner would judge."""
-    stopped = [
-        trial.result.points[-1].tokens_seen
-        for trial in record.trials
-        if trial.status is TrialStatus.PRUNED and trial.result and trial.result.points
-    ]
+    stopped = []
+    for trial in record.trials:
+        if trial.status is TrialStatus.PRUNED and trial.result and trial.result.points:
+            stopped.append(trial.result.points[-1].tokens_seen)
     if stopped:
         return min(stopped)
 
@@ -180,8 +182,9 @@ def _first_rung(record: StudyRecord, whole: int) -> int | None:
     for trial in record.trials:
         if trial.loss is None or not trial.result:
             continue
-        evaluated = [point.tokens_seen for point in trial.result.points[:-1]]
-        judged += [seen for seen in evaluated if seen >= FIRST_RUNG_FRAC * whole]
+        for point in trial.result.points[:-1]:
+            if point.tokens_seen >= FIRST_RUNG_FRAC * whole:
+                judged.append(point.tokens_seen)
 
     return min(judged, default=None)
 
@@ -204,7 +207,10 @@ def _saved(record: StudyRecord, whole: int) -> tuple[int, float]:
             continue
 
         pruned += 1
-        seen = trial.result.points[-1].tokens_seen if trial.result.points else 0
+        if not trial.result.points:
+            continue
+
+        seen = trial.result.points[-1].tokens_seen
         if seen > 0:
             saved_s += trial.result.seconds * max(0.0, whole / seen - 1)
 

@@ -29,7 +29,9 @@ def position_frac(dimension: Dimension, value: object) -> float | None:
     if dimension.choices is None and finite(value) is None:
         return None
 
-    return dimension.position(value) if dimension.contains(value) else None
+    if not dimension.contains(value):
+        return None
+    return dimension.position(value)
 
 
 def edge(dimension: Dimension, value: object) -> str:
@@ -48,7 +50,9 @@ def edge(dimension: Dimension, value: object) -> str:
     natural = dimension.low == 0 or (dimension.is_integer and dimension.low == 1)
     if at <= EDGE_FRAC and not natural:
         return "low"
-    return "high" if at >= 1 - EDGE_FRAC else ""
+    if at >= 1 - EDGE_FRAC:
+        return "high"
+    return ""
 
 
 def settings_at_edges(record: StudyRecord, params: Mapping[str, Any]) -> dict[str, str]:
@@ -56,8 +60,13 @@ def settings_at_edges(record: StudyRecord, params: Mapping[str, Any]) -> dict[st
     best = best_settings(record)
     left = best.left_at_default if best else {}
 
-    sides = {path: edge(dimension, params.get(path)) for path, dimension in record.spec.space.root.items()}
-    return {path: side for path, side in sides.items() if side and path not in left}
+    sides = {}
+    for path, dimension in record.spec.space.root.items():
+        side = edge(dimension, params.get(path))
+        if side and path not in left:
+            sides[path] = side
+
+    return sides
 
 
 def parallel_table(record: StudyRecord, trials: pd.DataFrame, settings: pd.DataFrame, best: int = 50) -> pd.DataFrame:
@@ -86,4 +95,6 @@ def parallel_table(record: StudyRecord, trials: pd.DataFrame, settings: pd.DataF
 
 def _position_or_nan(dimension: Dimension, value: object) -> float:
     at = position_frac(dimension, value)
-    return np.nan if at is None else at
+    if at is None:
+        return np.nan
+    return at

@@ -17,14 +17,12 @@ _TRIAL_COLUMNS = (
     "budget_tokens", "training_s", "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps",
     "num_params", "num_active_params", "epochs", "host", "device", "log", "retry_of",
 )  # fmt: skip
-
 _METRICS = ("val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps")
-
 _NUMBERS = (
     *_METRICS, "num_params", "num_active_params", "epochs", "loss", "last_loss", "last_tokens", "seconds", "training_s",
 )  # fmt: skip
-
 _FACTS = ("num_params", "num_active_params", "epochs")
+_TEXTS = ("cause", "started_at", "host", "device", "log")
 
 
 def trials_table(record: StudyRecord) -> pd.DataFrame:
@@ -51,22 +49,24 @@ def _trial_row(trial: TrialRecord) -> dict[str, Any]:
         "loss": or_nan(finite(trial.loss)), "retry_of": or_nan(trial.retry_of),
     }  # fmt: skip
     row["last_tokens"], row["last_loss"] = _last(trial)
-
-    metrics = result.points[-1].metrics if result and result.points else {}
-    facts = result.facts if result else {}
-    row |= {name: or_nan(finite(metrics.get(name))) for name in _METRICS}
-    row |= {name: or_nan(finite(facts.get(name))) for name in _FACTS}
-    if math.isnan(row["tokens_per_s"]):
-        row["tokens_per_s"] = _overall_speed(trial)
-
-    row["seconds"] = result.seconds if result else math.nan
-    row["training_s"] = result.training_s if result and result.points else math.nan
-
     if trial.budget_tokens is not None:
         row["budget_tokens"] = trial.budget_tokens
 
-    for name in ("cause", "started_at", "host", "device", "log"):
-        row[name] = getattr(result, name) if result else ""
+    if result is None:
+        return row | dict.fromkeys(_TEXTS, "")
+
+    row["seconds"] = result.seconds
+    for name in _TEXTS:
+        row[name] = getattr(result, name)
+    for name in _FACTS:
+        row[name] = finite(result.facts.get(name))
+
+    if result.points:
+        row["training_s"] = result.training_s
+        for name in _METRICS:
+            row[name] = finite(result.points[-1].metrics.get(name))
+    if row.get("tokens_per_s") is None:
+        row["tokens_per_s"] = _overall_speed(trial)
 
     return row
 
@@ -82,14 +82,16 @@ def _last(trial: TrialRecord) -> tuple[float, float]:
     """Return the tokens and the loss of the last finite evaluation; NaN where there is none."""
     if trial.result is not None:
         point = trial.result.last_finite
-        return (point.tokens_seen, point.val_loss) if point else (math.nan, math.nan)
+        if point is None:
+            return math.nan, math.nan
+        return point.tokens_seen, point.val_loss
 
     if trial.seed_losses:
         # What its seeds have trained so far is no place on a curve of tokens.
         return math.nan, statistics.fmean(trial.seed_losses)
 
     seen = [(tokens, loss) for tokens, loss in trial.values.items() if math.isfinite(loss)]
-    return max(seen) if seen else (math.nan, math.nan)
+    return max(seen, default=(math.nan, math.nan))
 
 
 def settings_table(record: StudyRecord) -> pd.DataFrame:
@@ -98,7 +100,9 @@ def settings_table(record: StudyRecord) -> pd.DataFrame:
     A setting that a trial did not search (its condition did not hold) is None.
     """
     paths = list(record.spec.space)
-    rows = {trial.number: [trial.params.get(path) for path in paths] for trial in record.trials}
+    rows = {}
+    for trial in record.trials:
+        rows[trial.number] = [trial.params.get(path) for path in paths]
     return pd.DataFrame.from_dict(rows, orient="index", columns=paths, dtype=object)
 
 
