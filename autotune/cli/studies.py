@@ -149,8 +149,8 @@ def timeline(
 ) -> None:
     """Lists all studies by date: what changed, and what it brought."""
     from autotune.core.files import write_text
+    from reports import timeline as history
     from reports.figures import pictures
-    from reports.figures import timeline as history
 
     studies = history.read_timeline(out)
     figures = history.write_timeline(studies, folder)

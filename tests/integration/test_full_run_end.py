@@ -18,9 +18,9 @@ from autotune.progress import observer
 from autotune.promotion import early_end, early_warnings
 from autotune.store.study_store import read_study
 from autotune.study.study_file import load
-from reports.full_run import full_run_lines
-from reports.health import health_checks
 from reports.page import summary_lines, write_report
+from reports.sentences.full_run import full_run_lines
+from reports.sentences.health import health_checks
 
 FULL_TOKENS = 400_000
 # A single trial, nothing proved, and then its full run.
@@ -82,7 +82,7 @@ def test_a_run_that_becomes_slower_ends_before_its_deadline_with_a_whole_model(
     assert len(slower) == 1 and "below the best quarter of this run" in slower[0]
     assert len(told) <= 5  # corrections of less than 2 % are not told
     (line, *_) = full_run_lines(record)
-    assert line.startswith(f"The full run is finished, at {full.end_tokens:,} of {FULL_TOKENS:,} training tokens")
+    assert line.startswith(f"The full run finished at {full.end_tokens:,} of {FULL_TOKENS:,} training tokens")
     check = next(found for found in health_checks(record) if found.name == "The full run as it trained")
     assert check.status == "warn" and "below the best quarter" in check.finding
     write_report(record, record.run.report)
@@ -212,9 +212,8 @@ def test_page_and_status_while_it_trains(folder: StudyFolder, monkeypatch: pytes
     assert session(folder, said, refresh=refresh).work() == 0
     status, line, *_ = seen
     assert f"full run: 40 % of {FULL_TOKENS:,} tokens, done about " in status
-    assert (
-        line.startswith(f"The full run is in progress: 40 % of {FULL_TOKENS:,} tokens at ") and ", done about " in line
-    )
+    assert line.startswith(f"The full run is in progress: 40 % of {FULL_TOKENS:,} tokens at ")
+    assert " and should end about " in line
     assert line in pages[0]
     steps = [told for told in said if told.startswith("full run  ")]
     assert steps[1].startswith("full run   40%  loss ") and "tokens/s  done about " in steps[1]

@@ -13,7 +13,7 @@ from autotune.core.records import TrialStatus
 from autotune.promotion.next_step import is_at_work, next_step
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
-from reports.advice import expected_words
+from reports.sentences.next_step import expected_words
 
 HELD = study_builder.HeldDirectory(Path("runs/night"))
 WITHOUT_BEST_CONFIG = RunDirectory(Path("runs/night"))
