@@ -9,7 +9,7 @@ from typing import Any
 
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import INTERVAL
-from autotune.core.text import time_of_day
+from autotune.core.text import of_seeds, time_of_day
 from autotune.finals.verdict import ranked
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings, measured_gain
@@ -31,6 +31,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         "running_pid": record.run.running_pid(),
         "trials_wanted": record.spec.budget.trials,
         "trials": dict(counts),
+        "seeds_per_trial": record.spec.budget.seeds,
         **_best_trial(record),
         "finals_finished": sum(run.status is TrialStatus.FINISHED for run in finals),
         "finals": len(finals),
@@ -103,7 +104,8 @@ def describe(state: dict[str, Any]) -> str:
         f"trials: {counts}; {state['trials_wanted']} at most",
     ]
     if state["best_trial"] is not None:
-        lines.append(f"best so far (one seed): trial {state['best_trial']}, loss {state['best_loss']:.4f}")
+        seeds = of_seeds(state["seeds_per_trial"])
+        lines.append(f"best so far ({seeds}): trial {state['best_trial']}, loss {state['best_loss']:.4f}")
     if state["finals"]:
         lines.append(f"runs on fresh seeds: {state['finals_finished']} of {state['finals']} finished")
     if state["verdict"]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from autotune.core.records import TrainingKind
-from autotune.core.text import time_of_day
+from autotune.core.text import of_seeds, time_of_day
 from autotune.machine.gpu_monitor import GpuSample
 
 _LAST = 5
@@ -185,8 +185,7 @@ class Board:
             return ""
 
         loss, number = self.best
-        seeds = "one seed" if self.trial_seeds == 1 else f"mean of {self.trial_seeds} seeds"
-        return f"best so far: loss {loss:.4f} (trial {number}, {seeds})"
+        return f"best so far: loss {loss:.4f} (trial {number}, {of_seeds(self.trial_seeds)})"
 
     def gpu_words(self) -> str:
         """Return the GPU's state in one line, or "" without one."""

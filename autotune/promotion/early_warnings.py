@@ -52,7 +52,7 @@ def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
         points: Evaluations so far; `grad_norm` among their metrics is looked at where it is reported.
     """
     action = (
-        "if this continues, stop the run and train with a lower learning rate or a smaller optim.grad_clip; "
+        "if this continues, stop the run and train with a lower learning rate or stronger gradient clipping; "
         "the run ends by itself once the loss is not finite or is twice its best"
     )
     last = points[-_IN_A_ROW:]
@@ -187,7 +187,7 @@ def skipped_optimizer_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
         points[-1].tokens_seen,
         f"{sum(last):.0f} updates overflowed in fp16 and were skipped over the last {_SKIPPED_INTERVALS} evaluations, "
         f"{sum(before):.0f} over the {_SKIPPED_INTERVALS} before",
-        "this is often the first sign of a learning rate that is too high: watch the loss; bf16 or fp32 (system.dtype) "
+        "this is often the first sign of a learning rate that is too high: watch the loss; bf16 or fp32 "
         "avoids such overflows where the GPU supports it",
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from autotune.core.statistics import INTERVAL
 from autotune.core.promotion_results import Promotion
+from autotune.core.statistics import INTERVAL
 from reports.formats import as_sentence, number, plain
 
 TITLE = "Settings for the long run"
