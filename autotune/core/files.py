@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file, or None if it is missing or torn."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
