@@ -13,6 +13,7 @@ import typer
 from autotune.cli import model, replay, studies
 from autotune.cli.launch import announce, make_options
 from autotune.cli.options import (
+    MOST_TOKENS,
     RUNS,
     DeviceOption,
     EmulateOption,
@@ -242,7 +243,9 @@ def promote(
     study: StudyArgument,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Length of the full run; else what fits into --hours, or the study file's.", min=1),
+        typer.Option(
+            help="Length of the full run; else what fits into --hours, or the study file's.", min=1, max=MOST_TOKENS
+        ),
     ] = None,
     trial: Annotated[int | None, typer.Option(help="Promote this trial instead of the proven winner.")] = None,
     as_is: Annotated[bool, typer.Option("--as-is", help="Copy the settings, without rescaling them.")] = False,
@@ -289,11 +292,11 @@ def promote(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A best_config.toml, edited or not.")],
-    tokens: Annotated[int | None, typer.Option(help="Instead of the file's own.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Instead of the file's own.", min=1, max=MOST_TOKENS)] = None,
     folder: Annotated[Path | None, typer.Option(help="Where checkpoints and weights go.")] = None,
 ) -> None:
     """Trains one configuration file, resumable."""
-    from autotune.promotion.best_config import train_file
+    from autotune.promotion.train_file import train_file
 
     raise typer.Exit(train_file(config, tokens, folder, say))
 
