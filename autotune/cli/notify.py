@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -87,8 +88,10 @@ def check_webhook(url: str) -> str:
     """
     fault = _fault(url) if url else ""
     if fault:
-        # Not the address itself: it may hold a secret, and this line may end in a log.
-        raise UserError(f'--webhook "..." is not a web address: {fault}; write it as "https://host/path"')
+        # Only how it begins: the rest may be a secret, and this line may end in a log.
+        begins = re.match(r"[\w.-]{0,80}", url, re.ASCII)
+        shown = begins[0] if begins else ""
+        raise UserError(f'--webhook {shown!r} is not a web address: {fault}; write it as "https://host/path"')
     return url
 
 

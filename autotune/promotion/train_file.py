@@ -21,6 +21,9 @@ from autotune.engine.deadline import StopRequest
 from autotune.promotion.best_config import card_lines
 from autotune.study.trainer import Trainer, load_trainer
 
+_MOST_TOKENS = 2**63 - 1
+"""Longest training: what a file can hold as a number."""
+
 
 def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> int:
     """Train one configuration file in this process; running it again goes on from the last checkpoint.
@@ -125,12 +128,24 @@ def _require_folder(folder: Path) -> None:
         raise UserError(f"--folder {folder}: {nearest} is a file; name a folder, there or not")
 
 
+def _parse(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file; OSError passes.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers and tables without an end
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from None
+
+
 def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int, Mapping[str, Any]]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = _parse(path)
         trainer = load_trainer(str(content["trainer"]))
         length = content["tokens"] if tokens is None else tokens
-        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= _MOST_TOKENS:
             raise UserError(f"{path}: tokens is {length!r}; write how many tokens to train on, such as 1_000_000")
 
         # A person may have left it out, or written something else there.
@@ -141,8 +156,8 @@ def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any
         return trainer, trainer.complete(content["config"]), length, provenance
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; `autotune run` writes a best_config.toml") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except KeyError as error:
         raise UserError(
             f"{path}: {error.args[0]} is missing; a best_config.toml has trainer, tokens and config"

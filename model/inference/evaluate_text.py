@@ -17,7 +17,8 @@ from model.config import DataConfig, SystemConfig
 from model.data.sources import CorpusError, find_files, open_documents
 from model.data.splits import Ids, check_ids, open_ids
 from model.data.tokenizer import count_token_bytes, vocabulary_size
-from model.inference.weights_reader import Trained, open_tokenizer, read_weights, training_data
+from model.inference.training_tokens import training_data
+from model.inference.weights_reader import Trained, open_tokenizer, read_weights
 from model.loss import count_losses
 from model.ops import cpu
 from model.ops.precision import choose_device, choose_dtype
@@ -128,7 +129,7 @@ def _evaluate_on_held_out(trained: Trained, num_tokens: int) -> dict[str, Any]:
 
     try:
         padded_vocab = padded_vocab_size(trained.vocab_size)
-        corpus = training_data(config.data, trained.data_hash, padded_vocab, trained.tokenizer_path)
+        corpus = training_data(config.data, trained.data_hash, padded_vocab, trained.path, trained.tokenizer_path)
     except CorpusError as error:
         raise CorpusError(f"{error}; give another text to measure on (--data)") from None
     if corpus.vocab_size > padded_vocab:

@@ -1,9 +1,6 @@
 """Reading trained weights: from a folder that `export` wrote, from a run's folder, or from one of its checkpoints."""
 
-import atexit
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.config import DataConfig, TrainConfig
-from model.data.corpus import Corpus, load, load_cached
+from model.config import TrainConfig
 from model.data.sources import CorpusError
 from model.data.tokenizer import vocabulary_size
 from model.inference.card import RESULTS
 from model.inference.export import WEIGHTS, load_model
 from model.inference.shape_check import model_of_shape
+from model.inference.training_tokens import training_data
 from model.training import checkpoint
 from model.transformer import padded_vocab_size
 
@@ -36,6 +33,7 @@ class Trained:
 
     Args:
         where: Where the weights are, for people.
+        path: The export folder or the checkpoint itself.
         config: The configuration; of an export without results.json only the shape, the rest being defaults.
         weights: fp32, by the model's names.
         vocab_size: Tokens of the tokenizer; of an export without results.json, padding included.
@@ -47,6 +45,7 @@ class Trained:
     """
 
     where: str
+    path: Path
     config: TrainConfig
     weights: Mapping[str, Tensor]
     vocab_size: int
@@ -161,6 +160,7 @@ def _read_export(folder: Path) -> Trained:
     evaluation = results.evaluation.model_dump(exclude_none=True)
     return Trained(
         where=str(folder),
+        path=folder,
         config=config,
         weights=dict(model.named_parameters()),
         vocab_size=vocab_size,
@@ -236,13 +236,14 @@ def _read_checkpoint(path: Path) -> Trained:
     model_of_shape(config.model, padded_vocab, {name: tensor.shape for name, tensor in weights.items()})
     _require_batch(config)
 
-    corpus = training_data(config.data, state["data_hash"], padded_vocab)
+    corpus = training_data(config.data, state["data_hash"], padded_vocab, path)
     if padded_vocab_size(corpus.vocab_size) != padded_vocab:
         raise ValueError(f"its training's tokens have a vocabulary of {corpus.vocab_size}; the weights {padded_vocab}")
     tokens_seen = min(state["sequences"] * config.model.seq_len, state["budget_tokens"])
 
     return Trained(
         where=f"{path} ({tokens_seen:,} of {state['budget_tokens']:,} tokens)",
+        path=path,
         config=config,
         weights=weights,
         vocab_size=corpus.vocab_size,
@@ -252,49 +253,3 @@ def _read_checkpoint(path: Path) -> Trained:
         data_hash=state["data_hash"],
         evaluation={},  # the last point may be of earlier weights
     )
-
-
-def training_data(config: DataConfig, data_hash: str, padded_vocab: int, tokenizer_path: Path | None = None) -> Corpus:
-    """Return the tokens of a training, from a cache of tokens; text that is embedded is tokenised again.
-
-    The settings of a model from elsewhere may name any path or data set. None of them is read here, no data set is
-    fetched, and no cache is made: what counts is that tokens of that very hash are in a cache.
-
-    Args:
-        config: The training's data section.
-        data_hash: The hash of the training's tokens.
-        padded_vocab: Tokens of the model's vocabulary, padding included.
-        tokenizer_path: The model's tokenizer, where it lies beside the weights.
-
-    Raises:
-        CorpusError: The tokens are not there.
-    """
-    caches = dict.fromkeys((config.cache_dir, DataConfig().cache_dir))
-    for cache in caches:
-        corpus = load_cached(config, Path(cache), data_hash)
-        if corpus is not None:
-            return corpus
-
-    if config.source in ("sotu", "stdlib") and (tokenizer_path or _trains_own_tokenizer(config, padded_vocab)):
-        corpus = _tokenised_again(config, tokenizer_path)
-        if corpus.data_hash == data_hash:
-            return corpus
-
-    raise CorpusError(
-        f"the tokens of its training are in no cache any more (looked in {', '.join(caches)}), or its data have changed"
-    )
-
-
-def _trains_own_tokenizer(config: DataConfig, padded_vocab: int) -> bool:
-    return not config.tokenizer and config.vocab_size <= padded_vocab
-
-
-def _tokenised_again(config: DataConfig, tokenizer_path: Path | None) -> Corpus:
-    """Return an embedded corpus, tokenised in a folder that is gone at the end of this process."""
-    folder = tempfile.mkdtemp(prefix="corpus-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-
-    changes = {"cache_dir": folder}
-    if tokenizer_path is not None:
-        changes["tokenizer"] = str(tokenizer_path.absolute())
-    return load(config.model_copy(update=changes))

@@ -84,6 +84,10 @@ def test_ctrl_c_stops_after_the_evaluation_and_names_the_way_on(path: Path) -> N
     [
         (("tokens = 8000", 'tokens = "many"'), "tokens is 'many'; write how many tokens to train on"),
         (("tokens = 8000", "tokens = 0"), "tokens is 0; write how many tokens to train on"),
+        (("tokens = 8000", "tokens = true"), "tokens is True; write how many"),
+        (("tokens = 8000", f"tokens = 1{'0' * 30}"), "write how many tokens to train on"),
+        (("tokens = 8000", f"tokens = 1{'0' * 5000}"), "cannot be read as TOML: Exceeds the limit"),
+        (("tokens = 8000", f"tokens = {'[' * 5000}"), "cannot be read as TOML"),
         (("tokens = 8000\n", ""), "tokens is missing; a best_config.toml has trainer, tokens and config"),
         (("[config", "[confg"), "config is missing"),
         (("tokens = 8000", "tokens = "), "cannot be read as TOML: Invalid value (at line"),
