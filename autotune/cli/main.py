@@ -14,6 +14,7 @@ from autotune.cli import machine, model, replay, studies
 from autotune.cli.launch import announce, make_options
 from autotune.cli.machine import measured_hardware
 from autotune.cli.options import (
+    MOST_TOKENS,
     RUNS,
     DeviceOption,
     EmulateOption,
@@ -169,7 +170,11 @@ def promote(
     study: StudyArgument,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Training tokens; by default as many as fit into --hours, or as the study file says.", min=1),
+        typer.Option(
+            help="Training tokens; by default as many as fit into --hours, or as the study file says.",
+            min=1,
+            max=MOST_TOKENS,
+        ),
     ] = None,
     trial: Annotated[
         int | None, typer.Option(help="Use the settings of this trial instead of the study's best.")
@@ -221,7 +226,9 @@ def promote(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A best_config.toml; you may have edited it.")],
-    tokens: Annotated[int | None, typer.Option(help="Training tokens; by default as many as the file says.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Training tokens; by default as many as the file says.", min=1, max=MOST_TOKENS)
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints and weights; by default full/ beside the file.")
     ] = None,
@@ -230,7 +237,7 @@ def train(
 
     If it is interrupted, the same command resumes it.
     """
-    from autotune.promotion.best_config import train_file
+    from autotune.promotion.train_file import train_file
 
     raise typer.Exit(train_file(config, tokens, folder, say))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from autotune.study.study_file import Study
 
 RUNS = Path("runs")
+MOST_TOKENS = 2**63 - 1
+"""Most tokens that a database can hold as a number."""
 
 
 def known_studies(begun: str) -> list[str]:
@@ -39,7 +42,20 @@ SetOption = Annotated[
         help='Changes a setting of the study file, in TOML: space."optim.muon_lr".high=0.05',
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+
+
+def _known_device(device: str) -> str:
+    """Return the device that is asked for, which may not be there.
+
+    Raises:
+        UserError: If there is no such kind of device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise UserError(f"--device {device}: there is no such kind; give auto, cpu, cuda or cuda:1")
+    return device
+
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.", callback=_known_device)]
 EmulateOption = Annotated[
     str, typer.Option(help='"t4" uses a larger GPU as if it were a T4: 15 GiB, fp16, no flash attention.')
 ]

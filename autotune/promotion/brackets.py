@@ -24,6 +24,9 @@ from autotune.promotion.horizon import FACTORS
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
 
+_LONGEST_S = 365 * 24 * 3600.0
+"""Longest run that is begun, in seconds: a longer one is a slip of the keyboard."""
+
 
 @dataclass(frozen=True)
 class BracketRunner:
@@ -109,10 +112,18 @@ class BracketRunner:
             trial: The trial to promote.
             tokens: Length of the run.
             as_is: Whether the settings are to be copied.
+
+        Raises:
+            UserError: If it would take more than a year.
         """
         length = self._length(trial)
         bracket_s = self.seconds(length, tokens, as_is)
         seconds = self.loop.pace.usual_seconds(tokens) + bracket_s
+        if seconds > _LONGEST_S:
+            raise UserError(
+                f"a full run of {tokens:,} tokens would take {seconds / _LONGEST_S:,.1f} years here; give fewer "
+                "--tokens, or --hours for as many as fit"
+            )
 
         words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times as long as a trial"
         if bracket_s:
