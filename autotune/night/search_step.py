@@ -119,7 +119,13 @@ def _train_baseline(night: Night, queue: Queue, finals: FinalsRunner) -> None:
     has_time = night.deadline.has_time(finals.reserve_s)
     night.loop.run(queue, has_time, awaits_peers=False)
 
+    # What crashed once may have been a fault of the machine.
     baseline = read_study(night.run.root).baseline
+    if baseline is not None and baseline.status is TrialStatus.CRASHED and not night.is_stopped:
+        queue.try_again(baseline.number)
+        night.loop.run(queue, has_time, awaits_peers=False)
+        baseline = read_study(night.run.root).baseline
+
     if night.is_stopped or baseline is None or baseline.status not in _CAME_TO_NOTHING:
         return
 
@@ -130,7 +136,7 @@ def _train_baseline(night: Night, queue: Queue, finals: FinalsRunner) -> None:
     raise UserError(
         f"the default settings did not train ({cause or baseline.status}), so no gain over them could be proved and "
         f"the search does not begin{log}; `{night.run.command('run')}` tries them again",
-        4,
+        4 if baseline.status.blames_settings else 1,
     )
 
 
