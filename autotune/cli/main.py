@@ -89,8 +89,8 @@ def plan(
     taken = measured_hardware(device, emulate, quick=True)
 
     tell("probing the baseline ...")
-    seconds_left = deadline_of(loaded, hours, until).seconds_left
-    survey = planner.survey(loaded, taken, opening.slots_of(taken), seconds_left)
+    deadline = deadline_of(loaded, hours, until)
+    survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline)
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
 
     settings = flatten(loaded.spec.base)
@@ -107,6 +107,8 @@ def plan(
 
     for _, line in lines:
         say(line)
+    if survey.plan.refusal:
+        raise UserError(survey.plan.refusal)
     for path, (dimension, value) in space.items():
         say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(value)}")
 

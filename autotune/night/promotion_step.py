@@ -68,9 +68,10 @@ class PromotionStep:
 
         equal_seconds = self.queues.equal_seconds
         slowest = 1.0 if equal_seconds is None else equal_seconds.slowest
-        trial_tokens, tokens = self.night.spec.budget.tokens, horizon.full_tokens(self.night.spec)
-        run_s = self.night.loop.pace.usual_seconds(tokens)
-        return MARGIN * slowest * (run_s + self.brackets.seconds(trial_tokens, tokens)) + EXPORT_S
+        has_rules = bool(self.night.study.trainer.length_rules)
+        usual_seconds = self.night.loop.pace.usual_seconds
+        run_s = horizon.full_run_s(self.night.spec, usual_seconds, has_rules, len(self.night.slots))
+        return MARGIN * slowest * run_s + EXPORT_S
 
     def write(self, order: Order) -> None:
         """Write the configuration of a full run without training anything."""

@@ -8,7 +8,7 @@ double the learning rate at two lengths, and the learning rates of lowest loss c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.config_paths import flatten
@@ -61,6 +61,25 @@ _DEFAULT_FULL_FACTOR = 8
 def full_tokens(spec: StudySpec) -> int:
     """Return the training tokens of the full run that a study file asks for."""
     return spec.promote.tokens or _DEFAULT_FULL_FACTOR * spec.budget.tokens
+
+
+def full_run_s(spec: StudySpec, seconds_for: Callable[[int], float], has_rules: bool, slots: int) -> float:
+    """Return the seconds that an automatic full run trains, with the shorter ones before it; 0 without one.
+
+    Args:
+        spec: The study.
+        seconds_for: Takes a number of tokens and returns the seconds of a training of that length.
+        has_rules: Whether the trainer says how its settings change with the length; else no shorter ones are trained.
+        slots: Devices that train at once, >= 1.
+    """
+    if not spec.promote.automatic:
+        return 0.0
+
+    tokens = full_tokens(spec)
+    bracket_s = 0.0
+    if has_rules and spec.promote.bracket:
+        bracket_s = len(FACTORS) * sum(map(seconds_for, bracket_tokens(spec.budget.tokens, tokens))) / slots
+    return bracket_s + seconds_for(tokens)
 
 
 def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:

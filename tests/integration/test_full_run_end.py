@@ -160,7 +160,7 @@ def test_a_crashed_full_run_is_tried_again(folder: StudyFolder) -> None:
     faults = {"fault": "crash", "fault_budget": FULL_TOKENS, "strikes": 3}
     folder.write(**STUDY, base=faults)
     said: list[str] = []
-    assert session(folder, said).work() == 0
+    assert session(folder, said).work() == 1
     record = folder.record()
     assert record.attributes.full_run.status == "crashed"
     assert sum(training.tokens == FULL_TOKENS for training in folder.started()) == 2
@@ -183,7 +183,7 @@ def test_a_crashed_full_run_is_tried_again(folder: StudyFolder) -> None:
 def test_a_full_run_that_diverged_is_not_trained_again(folder: StudyFolder) -> None:
     folder.write(**STUDY, base={"fault": "nan", "fault_budget": FULL_TOKENS})
     said: list[str] = []
-    assert session(folder, said).work() == 0
+    assert session(folder, said).work() == 1
     assert session(folder, said).promote(FULL_TOKENS, None) == 1
     record = folder.record()
     assert record.attributes.full_run.status == "diverged"

@@ -14,7 +14,7 @@ from capacity_case import Machine, counting_study
 
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
-from autotune.engine.deadline import REPORT_S
+from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.machine import measurement
@@ -63,16 +63,29 @@ def test_without_a_deadline_all_trials_are_planned() -> None:
 
 
 def test_the_time_that_is_left_limits_the_trials() -> None:
-    assert plan(spec(), seconds_left=200 + REPORT_S + 79).trials == 3
-    assert plan(spec(), seconds_left=200 + REPORT_S + 80).trials == 4
-    assert plan(spec(), seconds_left=100).trials == 0
+    """Eight runs of one finalist take 176 s with their margin; a trial takes 20 s and starts with 2 s to spare."""
+    assert plan(spec(), seconds_left=176 + REPORT_S + 101).trials == 4
+    assert plan(spec(), seconds_left=176 + REPORT_S + 103).trials == 5
     assert plan(spec(), seconds_left=1e6).trials == 10
+
+
+def test_time_that_is_too_short_for_a_few_trials_is_refused_in_the_plan() -> None:
+    assert plan(spec(), seconds_left=176 + REPORT_S + 87).refusal.startswith("the 5 min that are left are too short")
+    assert plan(spec(), seconds_left=176 + REPORT_S + 89).refusal == ""
+    assert plan(spec(), seconds_left=100).trials == 0
+
+
+def test_what_is_cut_is_planned_and_told() -> None:
+    short = plan(spec(), seconds_left=176 + REPORT_S + 103)
+    assert (short.final_runs, short.finals_s) == (8, 8 * 20)
+    assert ", 8 final runs: at most " in describe(short, spec())
+    assert short.cuts == "time is short, so 1 trial is trained again instead of 2"
 
 
 def test_trials_that_are_stopped_early_make_room_for_more() -> None:
     """8 whole trials, and of each later one 0.45: in the time of 17 whole ones 8 + 9 / 0.45 = 28 are tried."""
     long = spec(budget={"tokens": 1_000, "trials": 100})
-    planned = plan(long, seconds_left=200 + REPORT_S + 17 * 20)
+    planned = plan(long, seconds_left=220 + REPORT_S + 17 * 20 + 3)
     assert (planned.trials, planned.most_trials) == (17, 28)
     assert planned.likely_s == pytest.approx(planned.total_s)  # the time goes into more trials
     assert "plan: 17 to 28 trials of 1,000 tokens" in describe(planned, long)
@@ -88,7 +101,7 @@ def test_two_devices_share_the_work_but_not_the_full_run() -> None:
     planned = plan(study, slots=2)
     # 8,000 tokens at 100 a second, five evaluations of 2 s, and 15 s for the export.
     assert (planned.search_s, planned.finals_s, planned.full_s) == (100, 100, 90 + 15)
-    assert plan(study, slots=2, seconds_left=100 + 105 + REPORT_S + 30).trials == 3
+    assert plan(study, slots=2, seconds_left=88 + 1.1 * 90 + 15 + REPORT_S + 33).trials == 3
 
 
 def test_shorter_runs_before_the_full_run_are_planned_for() -> None:
@@ -184,11 +197,11 @@ def test_a_survey_says_what_does_not_fit_and_what_the_disk_lacks(tmp_path: Path)
     counting_study(tmp_path)
     counting = load(tmp_path / "counting.toml", ["promote.automatic=true", "budget.trials=2"])
     machine: Any = Machine(device="cuda", memory_bytes=120_000)
-    surveyed = survey(counting, machine, [Slot("cpu")], float("inf"))
+    surveyed = survey(counting, machine, [Slot("cpu")], Deadline())
     assert surveyed.left == {"model.experts": (2, 4)} and surveyed.model is not None
     assert surveyed.plan.max_pass_sequences > 0
     # 2 trials and their finals of 10 evaluations, and a full run of 5 GB.
-    runs = 2 + counting.spec.finals.runs
+    runs = 2 + counting.spec.finals.runs + counting.spec.attributing_runs()
     assert surveyed.plan.disk_bytes == 6e6 + runs * 10 * 3_500 + 5e9
     now = datetime(2026, 11, 24, 16, 30)
     roomy = [line for _, line in surveyed.lines(counting.spec, machine, 10**10, now)]
@@ -200,7 +213,7 @@ def test_a_survey_says_what_does_not_fit_and_what_the_disk_lacks(tmp_path: Path)
 
 def test_a_survey_without_a_gpu_fits_no_costs(tmp_path: Path) -> None:
     machine: Any = Machine()
-    surveyed = survey(counting_study(tmp_path), machine, [Slot("cpu")], float("inf"))
+    surveyed = survey(counting_study(tmp_path), machine, [Slot("cpu")], Deadline())
     assert surveyed == Survey(surveyed.plan, surveyed.baseline) and surveyed.plan.disk_bytes < 1e9
 
 

@@ -42,10 +42,15 @@ def test_what_is_not_proven_stays_at_its_default(record: StudyRecord, word: Verd
     assert select_trial_to_promote(unproven) == (BASELINE, "the default settings: too few")
 
 
-def test_without_a_finished_baseline_the_best_trial_is_better_than_nothing(record: StudyRecord) -> None:
+def test_without_a_finished_baseline_nothing_is_promoted_that_was_not_proved(record: StudyRecord) -> None:
     failed = replace(BASELINE, status=TrialStatus.CRASHED, result=result(TrialStatus.CRASHED))
     verdict = replace(BETTER, word=VerdictWord.INCONCLUSIVE, reason="no baseline")
-    assert select_trial_to_promote(replace(record, trials=(failed, WINNER), verdict=verdict)) == (WINNER, "no baseline")
+    unproved = replace(record, trials=(failed, WINNER), verdict=verdict)
+    with pytest.raises(UserError, match=r"default settings of night did not train, .* `autotune run night` tries them"):
+        select_trial_to_promote(unproved)
+
+    shown = best_settings(unproved)
+    assert shown is not None and (shown.trial, shown.is_decided) == (WINNER, False)
 
 
 def test_a_trial_may_be_chosen_by_hand(record: StudyRecord) -> None:
