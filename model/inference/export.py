@@ -26,6 +26,7 @@ def export(
     vocab_size: int,
     eos_id: int | None = None,
     tokenizer_path: Path | None = None,
+    normalises: bool | None = None,
 ) -> Path:
     """Write config.json, generation_config.json, model.safetensors and, if there is one, the tokenizer.
 
@@ -36,13 +37,17 @@ def export(
         vocab_size: Tokens of the tokenizer, before padding.
         eos_id: End-of-text token.
         tokenizer_path: A tokenizer.json to copy.
+        normalises: As the weights were trained; None for `config.normalises_weights`.
 
     Returns:
         The folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
-    _write_json(folder / "config.json", _hf_config(config, vocab_size, eos_id))
+    fields = _hf_config(config, vocab_size, eos_id)
+    if normalises is not None:
+        fields["norm_topk_prob"] = normalises
+    _write_json(folder / "config.json", fields)
     _write_json(folder / "generation_config.json", _generation_config(vocab_size, eos_id))
     save_file(_hf_weights(weights), folder / WEIGHTS, metadata={"format": "pt"})
     if tokenizer_path is not None:
@@ -65,7 +70,7 @@ def _hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) 
         "head_dim": config.head_dim,
         "num_experts": config.num_experts,
         "num_experts_per_tok": config.top_k,
-        "norm_topk_prob": True,
+        "norm_topk_prob": config.normalises_weights,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
         "hidden_act": "silu",
@@ -118,6 +123,8 @@ def _hf_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_model(folder: Path) -> Transformer:
     """Return the model that `export` wrote, in fp32 on the CPU and in evaluation mode.
 
+    An earlier version gave the single expert of a token the weight 1. What it exported says so and is computed so.
+
     Args:
         folder: What `export` returned.
     """
@@ -134,7 +141,8 @@ def load_model(folder: Path) -> Transformer:
         rope_theta=fields["rope_theta"],
         norm_eps=fields["rms_norm_eps"],
     )
-    model = Transformer(config, fields["vocab_size"])
+    # transformers takes it for false where it is missing.
+    model = Transformer(config, fields["vocab_size"], normalises=bool(fields.get("norm_topk_prob", False)))
 
     stored = load_file(folder / WEIGHTS)
     with torch.no_grad():

@@ -147,7 +147,8 @@ def generate_text(
 
 def _export_trained(trained: Trained, folder: Path) -> Path:
     shape = trained.config.model
-    return export(folder, trained.weights, shape, trained.vocab_size, trained.eos_id, trained.tokenizer_path)
+    facts = trained.vocab_size, trained.eos_id, trained.tokenizer_path, trained.normalises
+    return export(folder, trained.weights, shape, *facts)
 
 
 def _load_with_transformers(folder: Path) -> Any:

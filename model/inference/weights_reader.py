@@ -29,6 +29,7 @@ class Trained:
         device: Kind of device that trained them, "" if not known.
         data_hash: Hash of the data, "" if not known.
         evaluation: What the training measured last, under the names of `evaluate_weights`; empty if not known.
+        normalises: Whether the weights of a token's experts are divided by their sum, as the weights were trained.
     """
 
     where: str
@@ -40,6 +41,7 @@ class Trained:
     device: str
     data_hash: str
     evaluation: Mapping[str, float]
+    normalises: bool
 
 
 def find_weights(path: Path) -> Path:
@@ -111,6 +113,7 @@ def _read_export(folder: Path) -> Trained:
         device=_device_kind(training.get("device", "")),
         data_hash=training.get("data_hash", ""),
         evaluation=results.get("evaluation", {}),
+        normalises=bool(fields.get("norm_topk_prob", False)),
     )
 
 
@@ -143,6 +146,7 @@ def _read_checkpoint(path: Path) -> Trained:
         device=state["device"],
         data_hash=state["data_hash"],
         evaluation={},  # the last point may be of earlier weights
+        normalises=state.get("normalises", True),  # in an earlier version all were
     )
 
 
