@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -265,6 +265,13 @@ class Dimension(BaseModel):
 
         assert self.low is not None
         return _on_grid(self.low, self.step or 1, index)
+
+    def values(self) -> Iterable[Value]:
+        """Return every value, one after the other; of a continuous range its ends alone."""
+        is_continuous = self.choices is None and not self.is_integer and self.step is None
+        if is_continuous:
+            return self.ends()
+        return map(self.value, range(self.num_values))
 
     def describe(self) -> str:
         """Return the dimension in a few words, as a person would write it."""

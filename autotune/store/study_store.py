@@ -229,7 +229,7 @@ def own_records(trials: Sequence[optuna.trial.FrozenTrial], budget: BudgetSpec) 
         trials: All trials of an Optuna study.
         budget: The budget of the search that they belong to.
     """
-    records = [record_of(trial, budget) for trial in trials]
+    records = [record_of(trial, budget) for trial in trials if not TrialAttributes(trial).passed_over]
     return [record for record in records if record.role != PRIOR]
 
 
