@@ -31,6 +31,10 @@ class Plan:
         epochs: How often each trial reads the text that it is given less of, so that this is as often as in the full
             run; 0 if it is given all of it.
         disk_bytes: What the study will take, an automatic full run included if the trainer tells what that takes.
+        final_runs: Trainings that choose the winner and prove its gain.
+        attributing_runs: The most trainings that find out which change gave what.
+        cuts: What is left out for lack of time, in words; "" if nothing is.
+        refusal: Why the time is too short for the study at all, in words; "" if it is not.
     """
 
     trial_s: float = 0.0
@@ -48,6 +52,10 @@ class Plan:
     energy_kwh: float = 0.0
     epochs: float = 0.0
     disk_bytes: float = 0.0
+    final_runs: int = 0
+    attributing_runs: int = 0
+    cuts: str = ""
+    refusal: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""

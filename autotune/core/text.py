@@ -72,6 +72,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def of_seeds(seeds: int) -> str:
+    """Return what a trial's loss is, by the number of seeds that it trained on: "one seed" or "mean of 3 seeds"."""
+    return "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+
+
 def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
     """Return in words when something will be done.
 

@@ -162,7 +162,7 @@ class Draw:
         attempts = sum(not record.excused for record in records)
         if attempts >= MAX_ATTEMPTS * (self.plan.target + 1):
             raise UserError(
-                f"{attempts} trials were started for {self.plan.target} wanted, and too few of them ended; "
+                f"{attempts} trials were started for the {self.plan.target} wanted, and too few of them ended; "
                 f"see the logs under {self._folder(0).parent}",
                 1,
             )

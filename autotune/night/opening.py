@@ -13,6 +13,7 @@ from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, write_json, write_text
+from autotune.core.secrets import holds_password
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.event_loop import EventLoop
@@ -157,8 +158,9 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     pruner = build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens)
     optuna_study = open_study(storage, study, sampler, pruner)
 
-    write_text(run.study_file, study.text)
-    write_json(run.spec, spec.model_dump(mode="json"))
+    has_password = holds_password(spec.storage)
+    write_text(run.study_file, study.text, private=has_password)
+    write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
     return StoredSearch(storage, optuna_study)
 
 

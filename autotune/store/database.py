@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ MISSED_HEARTBEATS = 3
 # Seconds that a writer waits for another process that holds the database, a dashboard for example.
 _BUSY_TIMEOUT_S = 60
 _AS_URL = 'write it as "postgresql://user@host/database"'
+_AS_PERCENT = "write @ : / ? # in a password as %40 %3A %2F %3F %23, or give it in PGPASSWORD or ~/.pgpass"
 
 
 def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> RDBStorage:
@@ -146,7 +148,9 @@ def back_up(run: RunDirectory) -> None:
 def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
     from sqlalchemy.exc import ArgumentError, OperationalError
 
-    scheme, _, rest = url.partition("://")
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme = ""  # what stands there instead may be a password
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave storage out', 3)
 
@@ -158,11 +162,19 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
         ) from None
     except OperationalError as error:
         reason = str(error.orig).strip().splitlines()[0]
+        if _is_ambiguous(rest):  # what was taken for the host may be a part of the password
+            reason = _AS_PERCENT
         raise UserError(
             f'storage = "{scheme}://...": cannot connect: {reason}; start the server, or leave storage out', 3
         ) from None
-    except (ArgumentError, ValueError) as error:
-        raise UserError(f'storage = "{scheme}://...": not a database URL: {error}; {_AS_URL}', 3) from None
+    except (ArgumentError, ValueError, UnicodeError):
+        raise UserError(f'storage = "{scheme}://...": not a database URL: {_AS_URL}; {_AS_PERCENT}', 3) from None
+
+
+def _is_ambiguous(rest: str) -> bool:
+    """Return whether a URL, less its scheme, has an "@", ":" or "/" that may belong to a password."""
+    before_host, at, _ = rest.rpartition("@")
+    return bool(at) and not re.fullmatch(r"[^@:/?#]*(:[^@:/?#]*)?", before_host)
 
 
 def _open_postgresql(url: str, heartbeat_s: int) -> RDBStorage:

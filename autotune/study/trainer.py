@@ -91,11 +91,12 @@ class Trainer:
         return dict(facts or {})
 
 
-def load_trainer(name: str) -> Trainer:
-    """Import a trainer by name; modules in the current folder can be imported.
+def load_trainer(name: str, from_here: bool = True) -> Trainer:
+    """Import a trainer by name.
 
     Args:
         name: "package.module:function".
+        from_here: Whether modules in the current folder can be imported, by the trainer also later on.
 
     Raises:
         UserError: If there is no such module or function, or its first parameter has no annotation.
@@ -104,7 +105,7 @@ def load_trainer(name: str) -> Trainer:
     if not module_name or not function_name:
         raise UserError(f'trainer = "{name}": write it as "package.module:function"')
 
-    module = _import_module(name, module_name)
+    module = _import_module(name, module_name, from_here)
     function = _function_of(name, module, function_name)
     config_type = _config_type(name, function)
 
@@ -121,9 +122,9 @@ def load_trainer(name: str) -> Trainer:
     )
 
 
-def _import_module(name: str, module_name: str) -> ModuleType:
+def _import_module(name: str, module_name: str, from_here: bool) -> ModuleType:
     here = str(Path.cwd())
-    if here not in sys.path:
+    if from_here and here not in sys.path:
         sys.path.append(here)
 
     try:

@@ -10,7 +10,7 @@ import pytest
 from study_folder import StudyFolder, wait_for
 
 from autotune.core.records import TrialStatus
-from reports.analyses import pruning_audit
+from reports.tables.pruning import pruning_audit
 
 # The test cannot decide before the fourth seed: of n pairs alike the least p is 1 / 2 ** n.
 WILCOXON: dict[str, Any] = {

@@ -144,7 +144,7 @@ def test_a_missing_study_file_names_the_nearest(tmp_path: Path) -> None:
         (("run", "night.toml", "--trials", "0"), "Invalid value for '--trials': "),
         (("run", "night.toml", "--until", "25:00"), '--until: "25:00" is not a time of day; write it as "HH:MM"'),
         (("run", "night.toml", "--hours", "-1"), "--hours: must be greater than 0, but it is -1.0"),
-        (("compare", "night"), "name two studies or more to compare"),
+        (("compare", "night"), "compare needs the names of two studies or more"),
         (("stop", "night"), "no study at runs/night; "),
         (("train", "nothing.toml"), "nothing.toml: no such file"),
         (("promote", "nothing"), "no study at runs/nothing; "),

@@ -165,7 +165,9 @@ def test_a_tracker_that_fails_is_named_once_and_left_out(tmp_path: Path) -> None
         told.point("trials", number, EvalPoint(1, 1.0))
     told.close()
     (line,) = said
-    assert re.match(r"tracker tensorboard is left out from here on: \w+Error: .*; see .*kept/tensorboard\.log$", line)
+    assert re.match(
+        r"tracker tensorboard failed and is no longer used: \w+Error: .*; see .*kept/tensorboard\.log$", line
+    )
 
 
 def test_a_tracker_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
