@@ -101,3 +101,20 @@ def test_tokenizer_files_load(tmp_path):
     assert loaded.eos_token == END_OF_TEXT
     assert set(loaded(text)) == {"input_ids", "attention_mask"}  # what generate() takes
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 0
+
+
+def test_weights_of_an_earlier_version_say_that_a_single_expert_weighs_1(tmp_path):
+    """What they compute is what they were trained as, here and in transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model = small_model(seed=5, top_k=1)
+    weights = dict(model.named_parameters())
+    folder = export(tmp_path / "before", weights, model.config, VOCAB_SIZE, eos_id=0, normalises=True)
+    tokens = random_tokens(3, 16)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(folder).eval()(tokens).logits
+        before, now = load_model(folder).logits(tokens), model.logits(tokens)
+
+    torch.testing.assert_close(before, expected, atol=1e-4, rtol=0)
+    assert (now - before).abs().max() > 0.1
+    assert load_model(exported(model, tmp_path / "now")).logits(tokens).allclose(now, atol=1e-4)
