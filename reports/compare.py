@@ -61,7 +61,7 @@ def _require_comparable(records: Sequence[StudyRecord]) -> None:
         values = [read(record) for record in records]
         if len({str(value) for value in values}) > 1:
             named = zip(records, values, strict=True)
-            listed = ", ".join(f"{record.spec.name}: {_shown(value)}" for record, value in named)
+            listed = ", ".join(f"{record.name}: {_shown(value)}" for record, value in named)
             differences.append(f"  {name} differs ({listed})")
 
     if differences:
@@ -167,7 +167,7 @@ def _described(record: StudyRecord) -> dict[str, str]:
 
 def _progress(records: Sequence[StudyRecord]) -> Drawn:
     lines = [_progress_line(record) for record in records]
-    named = [line.assign(study=plain(record.spec.name)) for line, record in zip(lines, records, strict=True)]
+    named = [line.assign(study=plain(record.name)) for line, record in zip(lines, records, strict=True)]
     table = pd.concat(named, ignore_index=True)
     require(not table.empty, "no trial has finished")
     return _PROGRESS_SENTENCE, [_progress_figure(records, lines)], table[["study", "hours", "best"]]
@@ -194,7 +194,7 @@ def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFram
         colour, dash = _LINES[place] if place < len(_LINES) else _FURTHER_LINES
         figure.add_scatter(
             x=(line["hours"] * units_per_hour).to_numpy(), y=line["best"].to_numpy(),
-            mode="lines+markers", name=label(record.spec.name),
+            mode="lines+markers", name=label(record.name),
             line={"color": colour, "dash": dash, "width": 2.5, "shape": "hv"},
             hovertemplate="%{y:.4f} after %{x:.3g} " + unit + "<extra></extra>",
         )  # fmt: skip

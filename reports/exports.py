@@ -42,7 +42,7 @@ def report_json(record: StudyRecord) -> str:
     next_words = {"sentence": step.what, "command": step.command, "expected": advice.expected_words(step)}
 
     content = {
-        "study": record.spec.name,
+        "study": record.name,
         "title": record.spec.title,
         "headline": asdict(summary.verdict_summary(record)),
         "verdict": record.verdict.to_json() if record.verdict else None,
@@ -90,7 +90,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
         record: The study.
     """
     known: dict[str, Any] = {
-        "study": record.spec.name,
+        "study": record.name,
         "created": record.created_at,
         "trainer": record.spec.trainer,
         "spec hash": record.spec.fingerprint(),
@@ -196,7 +196,7 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
 
 def _verdict_lines(record: StudyRecord) -> list[str]:
     said = summary.verdict_summary(record)
-    lines = [f"# {markdown(record.spec.title or record.spec.name)}", ""]
+    lines = [f"# {markdown(record.spec.title or record.name)}", ""]
     lines += [f"**{said.icon} {said.word}**: {markdown(said.sentence)}", ""]
     if said.reason:
         lines += [markdown(as_sentence(said.reason)), ""]

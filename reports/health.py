@@ -257,7 +257,7 @@ def _last_study(name: str, record: StudyRecord) -> Check:
     if before is None:
         return Check(name, "skip", "There is no earlier study in this folder.")
 
-    last = plain(before.spec.name)
+    last = plain(before.name)
     differences = studies.differences(before, record)
     if differences:
         verb = "differs" if len(differences) == 1 else "differ"

@@ -107,7 +107,7 @@ def study_row(record: StudyRecord) -> StudyRow:
     gain = None if before is None or loss.after is None else before - loss.after
 
     return StudyRow(
-        name=plain(record.spec.name),
+        name=plain(record.name),
         created=plain(record.created_at, 40),
         verdict=summary.verdict_summary(record).word,
         before=before,

@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file, or None if it is missing or torn."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -66,7 +66,7 @@ def _is_torn(file: BinaryIO) -> bool:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the JSON lines of a file; a torn last line is left out."""
+    """Return the JSON lines of a file; a torn last line, and what is no object, are left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -74,8 +74,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     values: list[dict[str, Any]] = []
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            values.append(json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                values.append(value)
     return values
 
 
