@@ -17,6 +17,14 @@ from autotune.core.errors import UserError
 
 def write_text(path: Path, text: str) -> None:
     """Write a file at once: a reader, or a crash, meets either the old content or the new."""
+    try:
+        _replace(path, text)
+    except OSError as error:
+        # The file is meant by whoever reads this, not the temporary one beside it.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 

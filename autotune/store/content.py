@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from autotune.core.attributes import PRIOR, Snapshot, StudyAttributes, TrialAttributes
 from autotune.core.records import TrialStatus
+from autotune.study.spec import StudySpec
 
 _TABLES = (
     "studies",
@@ -99,7 +103,10 @@ def _study_damage(connection: sqlite3.Connection) -> str:
         wrong = attributes.unreadable()
         if wrong:
             return f"attribute {wrong} of {name} cannot be read"
-        searches += attributes.spec is not None
+        if attributes.spec is not None:
+            searches += 1
+            if not _is_spec(attributes.spec):
+                return f"the settings of {name} cannot be read"
 
     ours = _number(connection, "SELECT COUNT(*) FROM trial_user_attributes WHERE key IN ('role', 'seed', 'result')")
     return "the settings of its study are missing" if ours and not searches else ""
@@ -134,6 +141,14 @@ class _Holders:
             params=ids("SELECT trial_id FROM trial_params"),
             enqueued=ids("SELECT trial_id FROM trial_system_attributes WHERE key = 'fixed_params'"),
         )
+
+
+def _is_spec(stored: Mapping[str, Any]) -> bool:
+    try:
+        StudySpec.model_validate(stored)
+    except ValidationError:
+        return False
+    return True
 
 
 def _trial_damage(connection: sqlite3.Connection) -> str:

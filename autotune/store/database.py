@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
 from autotune.store.run_directory import RunDirectory
-from autotune.store.sqlite_file import Connect, connect_to_write, reader_of, require_sound, require_there
+from autotune.store.sqlite_file import (
+    Connect,
+    connect_to_write,
+    explain_damage,
+    reader_of,
+    require_sound,
+    require_there,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -61,7 +68,12 @@ def _open_sqlite(run: RunDirectory) -> RDBStorage:
         return connect_to_write(run.database)
 
     require_sound(run, connect)
-    return _storage(connect, "BEGIN IMMEDIATE")
+    storage = _storage(connect, "BEGIN IMMEDIATE")
+    with explain_damage(run):
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id, deepcopy=False)
+
+    return storage
 
 
 def _storage(connect: Connect, begin: str) -> RDBStorage:
@@ -95,6 +107,7 @@ def storage_to_read(run: RunDirectory, spec_storage: str = "", heartbeat_s: int 
             connect = stack.enter_context(reader_of(run.database))
             require_sound(run, connect)
             storage = _storage(connect, "BEGIN")
+            stack.enter_context(explain_damage(run))
         stack.callback(storage.engine.dispose)
         stack.callback(storage.remove_session)
 

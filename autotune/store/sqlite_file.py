@@ -142,6 +142,23 @@ def require_sound(run: RunDirectory, connect: Connect) -> None:
         raise UserError(f"{run.database} is damaged; {_rescue(run)} ({damage})", 3)
 
 
+@contextlib.contextmanager
+def explain_damage(run: RunDirectory) -> Iterator[None]:
+    """Tell what Optuna, or a type of ours, cannot read from a sound file as the damage that it is.
+
+    Args:
+        run: The run directory.
+
+    Raises:
+        UserError: With exit code 3; it says what can be done.
+    """
+    try:
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{run.database} is damaged; {_rescue(run)} ({reason})", 3) from error
+
+
 def damage_of(connection: sqlite3.Connection) -> str:
     """Return what is wrong with a database, "" if nothing is."""
     answer = connection.execute("PRAGMA quick_check").fetchone()
