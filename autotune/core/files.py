@@ -20,6 +20,8 @@ def write_text(path: Path, text: str) -> None:
     try:
         _replace(path, text)
     except OSError as error:
+        if error.errno is None:
+            raise
         # The file is meant by whoever reads this, not the temporary one beside it.
         raise OSError(error.errno, error.strerror, str(path)) from error
 

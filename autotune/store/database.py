@@ -104,7 +104,7 @@ def storage_to_read(run: RunDirectory, spec_storage: str = "", heartbeat_s: int 
         if spec_storage or _takes_writers(run):
             storage = open_storage(run, spec_storage, heartbeat_s)
         else:
-            connect = stack.enter_context(reader_of(run.database))
+            connect = stack.enter_context(reader_of(run.database, run.has_locks()))
             require_sound(run, connect)
             storage = _storage(connect, "BEGIN")
             stack.enter_context(explain_damage(run))
@@ -116,7 +116,8 @@ def storage_to_read(run: RunDirectory, spec_storage: str = "", heartbeat_s: int 
 
 def _takes_writers(run: RunDirectory) -> bool:
     """Return whether the database can be opened as one that is written, which leaves its content as it is."""
-    if not (os.access(run.root, os.W_OK) and os.access(run.database, os.W_OK)):
+    may_write = os.access(run.root, os.W_OK) and os.access(run.database, os.W_OK)
+    if not may_write or not run.has_locks():
         return False
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import shlex
@@ -225,6 +226,18 @@ class RunDirectory:
         except OSError:
             # It may not be written, or has no locks: what the holder wrote is all there is to see.
             return self._living_holder_pid()
+
+    def has_locks(self) -> bool:
+        """Return whether the disk has locks of the kind that SQLite takes, which it would wait for as if one was held.
+
+        They are tried on the file beside the database: closing that of the database would end SQLite's own.
+        """
+        try:
+            with (self.root / ".lock").open("rb") as file:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in _WITHOUT_LOCKS
+        return True
 
     def _holder_pid(self) -> int | None:
         with contextlib.suppress(TypeError, KeyError, ValueError):

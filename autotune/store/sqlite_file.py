@@ -40,15 +40,19 @@ def connect_to_write(database: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def reader_of(database: Path) -> Iterator[Connect]:
+def reader_of(database: Path, has_locks: bool = True) -> Iterator[Connect]:
     """Find a way to read a database whose folder cannot be written, has no locks or is full.
+
+    Args:
+        database: The file.
+        has_locks: Whether its disk has locks.
 
     Yields:
         What connects to it: to the file itself, or to a copy that is removed when the block is left.
     """
     # With the journal's files in place SQLite reads it as it is, also while another process writes.
     direct = _uri_connector(database, "mode=ro")
-    if _can_read(direct):
+    if has_locks and _can_read(direct):
         yield direct
         return
 

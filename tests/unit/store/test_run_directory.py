@@ -86,6 +86,10 @@ def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     assert caught.value.exit_code == 3
     assert run.running_pid() is None
 
+    assert run.has_locks()
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    assert not run.has_locks()
+
 
 def test_files_of_an_unknown_training_are_set_aside(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "night")
