@@ -63,7 +63,7 @@ def _require_comparable(records: Sequence[StudyRecord]) -> None:
         values = [read(record) for record in records]
         if len(set(map(str, values))) > 1:
             named = zip(records, values, strict=True)
-            listed = ", ".join(f"{record.spec.name}: {_shown(value)}" for record, value in named)
+            listed = ", ".join(f"{record.name}: {_shown(value)}" for record, value in named)
             differences.append(f"  {name} differs ({listed})")
 
     if differences:
@@ -185,7 +185,7 @@ def _progress(records: Sequence[StudyRecord]) -> Drawn:
     for record in records:
         line = _progress_line(record)
         lines.append(line)
-        named.append(line.assign(study=plain(record.spec.name)))
+        named.append(line.assign(study=plain(record.name)))
 
     table = pd.concat(named, ignore_index=True)
     require(not table.empty, "no trial has finished")
@@ -215,7 +215,7 @@ def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFram
             colour, dash = _LINES[place]
         figure.add_scatter(
             x=(line["hours"] * units_per_hour).to_numpy(), y=line["best"].to_numpy(),
-            mode="lines+markers", name=label(record.spec.name),
+            mode="lines+markers", name=label(record.name),
             line={"color": colour, "dash": dash, "width": 2.5, "shape": "hv"},
             hovertemplate="%{y:.4f} after %{x:.3g} " + unit + "<extra></extra>",
         )  # fmt: skip

@@ -60,7 +60,7 @@ def report_json(record: StudyRecord) -> str:
     next_words = {"sentence": step.what, "command": step.command, "expected": expected_words(step)}
 
     content = {
-        "study": record.spec.name,
+        "study": record.name,
         "title": record.spec.title,
         "headline": verdict_summary(record),
         "verdict": _stored(record.verdict),
@@ -113,7 +113,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
     """
     seeds = sorted({run.seed for run in record.finals})
     known: dict[str, Any] = {
-        "study": record.spec.name,
+        "study": record.name,
         "created": record.created_at,
         "trainer": record.spec.trainer,
         "spec hash": record.spec.fingerprint(),

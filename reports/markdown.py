@@ -57,7 +57,7 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
 
 def _verdict_lines(record: StudyRecord) -> list[str]:
     said = verdict_summary(record)
-    lines = [f"# {markdown(record.spec.title or record.spec.name)}", ""]
+    lines = [f"# {markdown(record.spec.title or record.name)}", ""]
     lines += [f"**{said.icon} {said.word}**: {markdown(said.sentence)}", ""]
     if said.reason:
         lines += [markdown(as_sentence(said.reason)), ""]

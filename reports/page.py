@@ -147,8 +147,8 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
     return render(
         "study.html.j2",
         renewed_s=renewed_s,
-        name=plain(record.spec.name),
-        title=plain(record.spec.title or record.spec.name),
+        name=plain(record.name),
+        title=plain(record.spec.title or record.name),
         verdict_summary=verdict_summary(record),
         compared_name=compared_name(record),
         doubt=doubt(record),

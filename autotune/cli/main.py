@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,16 +32,18 @@ from autotune.cli.options import (
     WebhookOption,
     deadline_of,
     default_study,
+    folder_to_run,
     known_studies,
     load_study,
     require_begun,
     run_directory,
 )
-from autotune.cli.studies import finish_report
+from autotune.cli.studies import finish_report, try_to_report
 from autotune.core.errors import UserError
 from autotune.core.text import plain, say
 from autotune.machine.host import choose_thread_waiting
 from autotune.machine.nvml import NvmlError
+from autotune.store.faults import explained
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -148,20 +151,26 @@ def run(
     from autotune.night.session import Session
 
     check_webhook(webhook)
-    loaded = load_study(study or default_study(), out, change, trials=trials, seed=seed)
-    session = Session(loaded, make_options(loaded, out, device, emulate, hours, until))
+    study = study or default_study()
+    loaded = load_study(study, out, change, trials=trials, seed=seed)
+    root = folder_to_run(study, out, loaded, change)
+    session = Session(loaded, make_options(loaded, out, device, emulate, hours, until), root)
 
+    failure: UserError | None = None
     code = 1  # of an end that nobody expected
     try:
         code = session.work()
     except UserError as error:
-        code = error.exit_code
-        raise
+        failure, code = error, error.exit_code
     finally:
-        if session.run.spec.exists() and session.began:
-            lines = finish_report(session.run.root)
+        if session.began:
+            lines, no_report = try_to_report(session.run.root)
+            failure = failure or no_report
+            code = code if failure is None else failure.exit_code
             announce(session.run.root, code, lines, on_finish, webhook)
 
+    if failure is not None:
+        raise failure
     raise typer.Exit(code)
 
 
@@ -212,7 +221,8 @@ def promote(
         require_begun(run_directory(study, out))
     loaded = load_study(study, out, None)
     # The hours of the study file are the night's; a full run has its own.
-    session = Session(loaded, make_options(None, out, device, emulate, hours, until))
+    root = folder_to_run(study, out, loaded)
+    session = Session(loaded, make_options(None, out, device, emulate, hours, until), root)
 
     if tokens is None and hours is None and until is None:
         tokens = horizon.full_tokens(loaded.spec)
@@ -252,9 +262,21 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        sys.stdout.flush()
-        typer.echo(plain(str(error)), err=True)
-        raise SystemExit(error.exit_code) from None
+        _end(error)
     except NvmlError as error:
-        typer.echo(f"{error}; see `autotune doctor`", err=True)
-        raise SystemExit(3) from None
+        _end(UserError(f"{error}; see `autotune doctor`", 3))
+    except Exception as error:
+        # A full disk, a folder that may not be read: no command meets them with a traceback.
+        told = explained(error)
+        if told is None:
+            raise
+        _end(told)
+
+
+def _end(error: UserError) -> NoReturn:
+    """Say what went wrong, as far as there is anywhere to say it, and end."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        typer.echo(plain(str(error)), err=True)
+    raise SystemExit(error.exit_code) from None

@@ -96,9 +96,57 @@ def load_study(
     if seed is not None:
         all_changes.append(f"seed={seed}")
 
-    candidates = [Path(name), out / name / "study.toml", Path("studies") / f"{name}.toml"]
+    begun = begun_folder(name, out)
+    kept = (begun or out / name) / "study.toml"
+    candidates = [Path(name), kept, Path("studies") / f"{name}.toml"]
     path = next((candidate for candidate in candidates if candidate.is_file()), Path(name))
+    if begun is not None and not path.is_file():
+        raise UserError(f"{kept} is missing: copy the study's file there, with the settings that it was begun with")
     return load(path, all_changes)
+
+
+def begun_folder(name: str, out: Path) -> Path | None:
+    """Return the run directory of a begun study that a name means: the folder is the study, whatever its file says.
+
+    Args:
+        name: The folder's name, its path, or that of the study file that is kept in it.
+        out: Folder of the run directories.
+
+    Returns:
+        None where the name means a study file, or nothing.
+    """
+    path = Path(name)
+    if path.is_file():
+        is_kept = path.name == "study.toml" and (path.parent / "spec.json").is_file()
+        return _named(path.parent) if is_kept else None
+
+    for folder in (path, out / name):
+        if any((folder / kept).is_file() for kept in ("spec.json", "study.toml")):
+            return _named(folder)
+    return None
+
+
+def _named(folder: Path) -> Path:
+    """Return a folder by a path that ends in its name, which "." and ".." do not."""
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
+def folder_to_run(name: str, out: Path, study: Study, changes: list[str] | None = None) -> Path:
+    """Return the run directory that a study is run in: its own if it was begun, else a new one of its name.
+
+    Args:
+        name: What the command line says.
+        out: Folder of the run directories.
+        study: The study, as `load_study` loaded it.
+        changes: `--set` assignments; one of another name begins another study.
+    """
+    from autotune.study.errors import parse
+
+    is_renamed = any("name" in parse(change, f"--set {change}") for change in changes or [])
+    begun = begun_folder(name, out)
+    if begun is None or is_renamed:
+        return out / study.spec.name
+    return begun
 
 
 def default_study() -> str:
@@ -120,15 +168,17 @@ def run_directory(name: str, out: Path) -> Path:
     """Return the run directory of a study, whether it exists or not.
 
     Args:
-        name: The study's name, its run directory or its file.
+        name: The name of its folder, the folder's path, or its file.
         out: Folder of the run directories.
     """
+    begun = begun_folder(name, out)
+    if begun is not None:
+        return begun
+
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
         study = load_study(name, out, None)
         return out / str(study.spec.name)
-    if (path / "spec.json").is_file():
-        return path
     return out / name
 
 

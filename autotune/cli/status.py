@@ -27,7 +27,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         last_event = record.events[-1]["message"]
 
     return {
-        "study": record.spec.name,
+        "study": record.name,
         "running_pid": record.run.running_pid(),
         "trials_wanted": record.spec.budget.trials,
         "trials": dict(counts),

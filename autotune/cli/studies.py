@@ -199,3 +199,22 @@ def finish_report(root: Path) -> list[str]:
     for line in ["", *lines, f"report: {path}"]:
         say(line)
     return lines
+
+
+def try_to_report(root: Path) -> tuple[list[str], UserError | None]:
+    """Write the report of a run that has ended, which may have ended because its disk is full.
+
+    Returns:
+        The lines that were said of the study, and why there is no report, None if there is one.
+    """
+    from autotune.store.faults import explained
+
+    try:
+        return finish_report(root), None
+    except UserError as error:
+        return [], error
+    except Exception as error:
+        told = explained(error, root)
+        if told is None:
+            raise
+        return [], told

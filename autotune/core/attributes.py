@@ -7,7 +7,11 @@ names are part of the storage's format: a study that was begun under them goes o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, is_dataclass
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar, overload
+
+from pydantic import TypeAdapter
 
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
@@ -60,6 +64,13 @@ class _Attributes:
 
     __hash__ = None  # type: ignore[assignment]  # it changes with what is stored
 
+    def unreadable(self) -> str:
+        """Return the name of a stored value that is not of its type, as damage leaves it; "" if all can be read."""
+        for part in vars(type(self)).values():
+            if isinstance(part, Stored) and not part.can_be_read(self):
+                return part.name
+        return ""
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.holder.user_attrs!r})"
 
@@ -98,8 +109,24 @@ class Stored(Generic[T]):
         stored = attributes.holder.user_attrs.get(self.name)
         return self._default if stored is None else self._read(stored)
 
+    def can_be_read(self, attributes: _Attributes) -> bool:
+        """Return whether what is stored under its name is a value of its type."""
+        try:
+            value = self.__get__(attributes, type(attributes))
+            if is_dataclass(value) and not isinstance(value, type):
+                _adapter(type(value)).validate_python(asdict(value))
+        except Exception:  # noqa: BLE001 - whatever reading raises, the content is not what was stored
+            return False
+        return True
+
     def __set__(self, attributes: _Attributes, value: T) -> None:
         attributes.holder.set_user_attr(self.name, self._write(value))
+
+
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """Return what checks the fields of a dataclass, and of those in it, against their types."""
+    return TypeAdapter(kind)
 
 
 def _ranges(stored: Mapping[str, list[Any]]) -> dict[str, tuple[Any, ...]]:

@@ -23,6 +23,16 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
         text: Its whole content.
         private: Whether its owner alone may read it, from the first moment on.
     """
+    try:
+        _replace(path, text, private)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # The file is meant by whoever reads this, not the temporary one beside it.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _replace(path: Path, text: str, private: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 
@@ -73,7 +83,7 @@ def _is_torn(file: BinaryIO) -> bool:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the JSON lines of a file; a torn last line is left out."""
+    """Return the JSON lines of a file; a torn last line, and what is no object, are left out."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -81,8 +91,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
     values: list[dict[str, Any]] = []
     for line in text.splitlines():
-        with contextlib.suppress(ValueError):
-            values.append(json.loads(line))
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            if isinstance(value, dict):
+                values.append(value)
     return values
 
 

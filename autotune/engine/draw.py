@@ -71,6 +71,7 @@ class Draw:
             params = {path: frozen.params[path] for path in spec.space if path in frozen.params}
         config = with_paths(spec.base, {**self.plan.overrides, **params, **self._seed_setting(seed)})
         folder = self._folder(trial.number)
+        self._set_aside(folder)
         write_json(folder / "config.json", config)
 
         attempts = [*attempts_before(frozen), trial.number]
@@ -86,6 +87,13 @@ class Draw:
             probe_points=probe_points,
             seeds_left=tuple(range(seed + 1, seed + self.plan.seeds)),
         )
+
+    def _set_aside(self, folder: Path) -> None:
+        """Move away what lies where a trial begins: a training that the database, put back from a backup, has lost."""
+        kept = self.store.run.set_aside(folder)
+        if kept is not None:
+            what = f"{folder} holds a training that the database does not know (put back from a backup perhaps)"
+            self.note("set aside", f"{what}: it is kept in {kept}")
 
     def with_next_seed(self, assignment: Assignment) -> Assignment:
         """Return the same training with the next of its trial's seeds."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autotune.core.errors import UserError
 from autotune.core.files import append_line, require_space
 from autotune.core.records import EvalPoint, TrialStatus
 from autotune.engine.assignment import Assignment
@@ -19,7 +20,7 @@ from autotune.engine.running import Ending, Running
 from autotune.engine.worker import Done, Failed, Message, Progress, Worker
 from autotune.engine.worker_pool import WorkerPool
 from autotune.progress.observer import RunObserver, TrainingInfo
-from autotune.store.database import back_up
+from autotune.store.backup import Backups
 from autotune.store.run_directory import RunDirectory
 from autotune.study.spec import LimitsSpec
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 TICK_S = 0.5
 """Longest wait for a worker's message, in seconds; then the loop looks at everything else."""
-_BACK_UP_EVERY_S = 600
-"""Seconds between backups of the database; a damaged one costs at most the work of so long."""
 
 Watch = Callable[[Assignment, Sequence[EvalPoint]], int | None]
 """Takes the evaluations of a training so far, and returns the tokens at which it ends, None for its budget."""
@@ -48,7 +47,7 @@ class EventLoop:
         observer: Told what happens.
         failures: Counts what fails in a row.
         pace: Learns how long trainings take.
-        backups: Tells when the database is to be backed up.
+        backups: Backs the database up now and then.
     """
 
     pool: WorkerPool
@@ -59,7 +58,7 @@ class EventLoop:
     observer: RunObserver
     failures: FailureStreak
     pace: Pace = field(default_factory=Pace)
-    backups: Interval = field(default_factory=lambda: Interval(_BACK_UP_EVERY_S))
+    backups: Backups = field(default_factory=Backups)
 
     def run(
         self,
@@ -83,8 +82,11 @@ class EventLoop:
         work = QueueWork(self, queue, may_start, watch)
         queue.recover()
         sweeps = Interval(self.limits.heartbeat_s)
+        was_begun = self.run_directory.spec.exists()
 
         while True:
+            if was_begun:
+                self.run_directory.require_unmoved()
             work.fill()
             if not work.running and not (awaits_peers and work.is_worth_waiting()):
                 return
@@ -93,8 +95,7 @@ class EventLoop:
             if sweeps.has_passed():
                 queue.beat(work.trials)
                 queue.recover([trial.number for trial in work.trials])
-            if self.backups.has_passed():
-                back_up(self.run_directory)
+            self.backups.tick(self.run_directory)
             self.observer.tick(self.pool.busy_pids)
 
     def close(self) -> None:
@@ -200,6 +201,9 @@ class QueueWork:
             running.worker.answer(self._answer(running, message.point))
         elif isinstance(message, Done):
             self._handle_done(running, message)
+        elif isinstance(message, Failed) and message.disk_fault and running.ending is None:
+            # The trial stays as it is: the next run finds it unfinished and trains it again.
+            raise UserError(message.disk_fault, 3)
         elif isinstance(message, Failed):
             self._loop.pool.replace(running.worker)
             status = TrialStatus.OUT_OF_MEMORY if message.out_of_memory else TrialStatus.CRASHED

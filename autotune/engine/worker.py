@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from autotune.core.disk_faults import disk_fault_of_training, explain_os_error
 from autotune.core.records import EvalPoint
 
 _PR_SET_PDEATHSIG = 1
@@ -78,10 +79,12 @@ class Failed:
     Args:
         out_of_memory: Whether the device or the machine had no memory left.
         message: Class and message of the error, one line.
+        disk_fault: What a person is told of a disk that failed under it, which no setting is to blame for; or "".
     """
 
     out_of_memory: bool
     message: str
+    disk_fault: str = ""
 
 
 Message = Progress | Done | Failed
@@ -196,8 +199,11 @@ def _serve(connection: Connection, trainer_name: str, environment: Mapping[str, 
     _die_with_parent()
 
     while (job := _next_job(connection)) is not None:
-        with _output_to(job.log):
-            message = _run(job, trainer_name, connection)
+        try:
+            with _output_to(job.log):
+                message = _run(job, trainer_name, connection)
+        except OSError as error:  # of the log itself
+            message = _failed(error, str(explain_os_error(error)))
 
         try:
             connection.send(message)
@@ -228,10 +234,14 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
         return Done(json.loads(json.dumps(facts, default=str)))
     except Exception as error:  # noqa: BLE001 - whatever a trainer raises ends one trial, not the study
         traceback.print_exc()
-        # By name, since the engine does not import torch.
-        out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-        in_one_line = " ".join(f"{type(error).__name__}: {error}".split())
-        return Failed(out_of_memory, in_one_line)
+        return _failed(error, disk_fault_of_training(error))
+
+
+def _failed(error: Exception, disk_fault: str) -> Failed:
+    # By name, since the engine does not import torch.
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    in_one_line = " ".join(f"{type(error).__name__}: {error}".split())
+    return Failed(out_of_memory, in_one_line, disk_fault)
 
 
 @contextlib.contextmanager
@@ -240,19 +250,21 @@ def _output_to(log: Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
 
-    saved = (os.dup(1), os.dup(2))
     with log.open("ab") as file:
+        saved = (os.dup(1), os.dup(2))
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
 
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for target, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, target)
-            os.close(copy)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            for target, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, target)
+                os.close(copy)
 
 
 def _die_with_parent() -> None:

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 
 class HardwareError(RuntimeError):
     """The machine cannot do what was asked; the message says what, the value, and the way out."""
@@ -72,12 +74,14 @@ class HardwareProfile:
         return dataclasses.asdict(self) | {"throttle_reasons": list(self.throttle_reasons)}
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> HardwareProfile:
+    def from_json(cls, stored: Any) -> HardwareProfile:
         """Return the profile that `to_json` wrote.
 
         Raises:
-            HardwareError: A key is missing or unknown.
+            HardwareError: A key is missing or unknown, or a value is not of its type.
         """
+        if not isinstance(stored, dict):
+            raise HardwareError("the stored hardware profile is no profile; profile the machine again")
         known = {field.name for field in dataclasses.fields(cls)}
 
         if stored.keys() != known:
@@ -86,7 +90,13 @@ class HardwareProfile:
                 f"the stored hardware profile has missing or unknown keys: {wrong}; profile the machine again"
             )
 
-        return cls(**(stored | {"throttle_reasons": tuple(stored["throttle_reasons"])}))
+        try:
+            return TypeAdapter(cls).validate_python(stored)
+        except ValidationError as error:
+            wrong = ".".join(map(str, error.errors()[0]["loc"]))
+            raise HardwareError(
+                f"the stored hardware profile has a wrong value of {wrong}; profile the machine again"
+            ) from None
 
     def overrides(self) -> dict[str, object]:
         """Return what the engine fills into each trial's config.

@@ -27,8 +27,11 @@ from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
-from autotune.store.database import back_up, explain_storage_errors, open_storage
+from autotune.store.backup import back_up
+from autotune.store.database import open_storage
+from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
+from autotune.store.stored_spec import named_as_stored
 from autotune.store.study_store import open_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -64,10 +67,12 @@ class StoredSearch:
     """The search of a study in its storage.
 
     Args:
+        study: The study file and its trainer, under the name that it has in the storage.
         storage: The study's storage.
         optuna_study: The search.
     """
 
+    study: Study
     storage: RDBStorage
     optuna_study: optuna.Study
 
@@ -151,8 +156,9 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     Raises:
         UserError: If the storage cannot be used, or holds another study of that name.
     """
+    storage = open_storage(run, study.spec.storage, study.spec.limits.heartbeat_s)
+    study = named_as_stored(study, storage)
     spec = study.spec
-    storage = open_storage(run, spec.storage, spec.limits.heartbeat_s)
     seed = _sampler_seed(spec, storage)
     sampler = build_sampler(spec.sampler.name, spec.sampler.options, spec.space, spec.base, seed)
     pruner = build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens)
@@ -161,7 +167,7 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     has_password = holds_password(spec.storage)
     write_text(run.study_file, study.text, private=has_password)
     write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
-    return StoredSearch(storage, optuna_study)
+    return StoredSearch(study, storage, optuna_study)
 
 
 def _sampler_seed(spec: StudySpec, storage: RDBStorage) -> int:
@@ -182,13 +188,10 @@ def _sampler_seed(spec: StudySpec, storage: RDBStorage) -> int:
 
 
 @contextlib.contextmanager
-def open_night(
-    study: Study, options: Options, run: RunDirectory, search: StoredSearch, stop: StopRequest
-) -> Iterator[Night]:
+def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: StopRequest) -> Iterator[Night]:
     """Start the workers of an open search; end them, and back the database up, when the block is left.
 
     Args:
-        study: The study file and its trainer.
         options: What the command line says.
         run: The run directory.
         search: The search in its storage.
@@ -197,7 +200,10 @@ def open_night(
     Raises:
         UserError: If the study was begun on another kind of device, or the storage fails meanwhile.
     """
+    study = search.study
     spec = study.spec
+    if not spec.storage:
+        back_up(run)
     hardware = _stored_hardware(spec, options, run)
     monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
 
@@ -214,7 +220,7 @@ def open_night(
         failures=FailureStreak(spec.limits.crashes),
     )
     try:
-        with explain_storage_errors():
+        with explain_storage_errors(run.root):
             yield Night(study, options, run, search, hardware, slots, loop)
     finally:
         loop.close()
@@ -234,10 +240,12 @@ def _stored_hardware(spec: StudySpec, options: Options, run: RunDirectory) -> Ha
     Raises:
         UserError: If the study was begun on another kind of device: its trials would not be comparable.
     """
-    stored = read_json(run.hardware)
-    if stored is not None:
-        with contextlib.suppress(HardwareError):
-            before = HardwareProfile.from_json(stored)
+    if run.hardware.exists():
+        try:
+            before = HardwareProfile.from_json(read_json(run.hardware))
+        except HardwareError:
+            options.say(f"{run.hardware} is damaged or of another version: it is measured and written anew")
+        else:
             _require_same_device(spec, options, before)
             return before
 

@@ -115,13 +115,16 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
         elif isinstance(message, Done) and running.has_points:
             return running.result(message.facts)
         else:
-            raise UserError(_failure(message, worker, job.log), 1)
+            raise _failure(message, worker, job.log)
 
     why = f"no evaluation within {patience_s:.0f} s"
     raise UserError(f"the baseline does not train: {why}; let it evaluate more often, or raise limits.hang_s", 1)
 
 
-def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
+def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserError:
+    if isinstance(message, Failed) and message.disk_fault:
+        return UserError(message.disk_fault, 3)
+
     if isinstance(message, Failed):
         why = message.message
     elif isinstance(message, Done):
@@ -129,4 +132,7 @@ def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
     else:
         tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
         why = "\n".join([worker.cause_of_death(), *tail])
-    return f"the baseline does not train: {why}\nfix this in [base] of the study file, or in the trainer, and run again"
+    return UserError(
+        f"the baseline does not train: {why}\nfix this in [base] of the study file, or in the trainer, and run again",
+        1,
+    )

@@ -18,7 +18,8 @@ from autotune.night.opening import Night
 from autotune.night.queues import Queues
 from autotune.night.search_end import SearchEnd
 from autotune.promotion.best_config import provenance
-from autotune.store.database import back_up, exclusive
+from autotune.store.backup import back_up
+from autotune.store.database import exclusive
 from autotune.store.study_store import read_study
 
 _CAME_TO_NOTHING = frozenset(TrialStatus) - {TrialStatus.WAITING, TrialStatus.RUNNING, TrialStatus.FINISHED}

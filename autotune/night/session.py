@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from autotune.core import objectives
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
@@ -20,6 +21,7 @@ from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
 from autotune.promotion import horizon
 from autotune.promotion.selection import select_trial_to_promote
+from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import read_study
 from autotune.study.study_file import Study
@@ -34,12 +36,13 @@ class Session:
     Args:
         study: The study file and its trainer.
         options: What the command line says.
+        root: The run directory of a study that was begun, which may be renamed since; None for that of its name.
     """
 
-    def __init__(self, study: Study, options: Options) -> None:
+    def __init__(self, study: Study, options: Options, root: Path | None = None) -> None:
         self.study = study
         self.options = options
-        self.run = RunDirectory(options.out / study.spec.name)
+        self.run = RunDirectory(root or options.out / study.spec.name)
         self.stop = StopRequest()
         self.began = False
 
@@ -122,10 +125,10 @@ class Session:
     def _opened(self) -> Iterator[Night]:
         # Peers share a storage; without one, the run directory belongs to one process at a time.
         held = contextlib.nullcontext() if self.study.spec.storage else self.run.held()
-        with held, signals_raising(self.stop, self.options.say):
+        with explain_storage_errors(self.run.root), held, signals_raising(self.stop, self.options.say):
             stored = open_search(self.study, self.run)
             self.began = True
-            with open_night(self.study, self.options, self.run, stored, self.stop) as night:
+            with open_night(self.options, self.run, stored, self.stop) as night:
                 yield night
 
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:

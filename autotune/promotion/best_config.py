@@ -135,7 +135,7 @@ def best_config_of(
         **_proof(record, trial),
     }
 
-    title = f"Settings of trial {trial.number} of study {record.spec.name}: {_one_line(why)}"
+    title = f"Settings of trial {trial.number} of study {record.name}: {_one_line(why)}"
     notes = [f"{change.path}: {change.before:.4g} in the trial; {change.why}" for change in promotion.changes]
 
     return BestConfig(

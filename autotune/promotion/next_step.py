@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -272,5 +273,7 @@ def _run(record: StudyRecord, *changes: str) -> str:
 
 
 def _repeat(record: StudyRecord, suffix: str, *changes: str) -> str:
-    name = f"{record.spec.name}-{suffix}"[:_MAX_NAME]
+    # A folder may be renamed to what no study file may say.
+    allowed = re.sub(r"[^a-z0-9._-]+", "-", record.name.lower()).lstrip("._-") or "study"
+    name = f"{allowed[: _MAX_NAME - len(suffix) - 1]}-{suffix}"
     return _run(record, f'name="{name}"', *changes)

@@ -75,7 +75,7 @@ def select_trial_to_promote(record: StudyRecord, number: int | None = None) -> t
     verdict, baseline = record.verdict, record.baseline
     if verdict is None:
         again = record.run.command("run")
-        raise UserError(f"{record.spec.name} has no verdict yet; finish it with `{again}`, or name a --trial", 4)
+        raise UserError(f"{record.name} has no verdict yet; finish it with `{again}`, or name a --trial", 4)
 
     winner = _trial(record, verdict.winner)
     if winner is not None and verdict.word is VerdictWord.BETTER:
@@ -86,11 +86,11 @@ def select_trial_to_promote(record: StudyRecord, number: int | None = None) -> t
         return replace(winner, params=attribution.params), f"{verdict.reason}; {attribution.note}"
 
     if verdict.word is VerdictWord.FAILED:
-        raise UserError(f"no trial of {record.spec.name} finished; its report says why: {record.run.report}", 4)
+        raise UserError(f"no trial of {record.name} finished; its report says why: {record.run.report}", 4)
     if baseline is None or baseline.loss is None:
         again = record.run.command("run")
         raise UserError(
-            f"the default settings of {record.spec.name} did not train, and nothing was proved better; `{again}` tries "
+            f"the default settings of {record.name} did not train, and nothing was proved better; `{again}` tries "
             f"them again, or name a --trial; its report says more: {record.run.report}",
             4,
         )
@@ -107,11 +107,9 @@ def _trial_by_hand(record: StudyRecord, number: int) -> TrialRecord:
     if trial is None:
         known = ", ".join(str(trial.number) for trial in record.trials)
         hint = f"it has {known}" if known else "none has begun yet"
-        raise UserError(f"{record.spec.name} has no trial {number}; {hint}")
+        raise UserError(f"{record.name} has no trial {number}; {hint}")
     if trial.status not in (TrialStatus.FINISHED, TrialStatus.PRUNED):
-        raise UserError(
-            f"trial {number} of {record.spec.name} is {trial.status}; choose one that finished or was pruned"
-        )
+        raise UserError(f"trial {number} of {record.name} is {trial.status}; choose one that finished or was pruned")
 
     return trial
 

@@ -111,7 +111,7 @@ def from_record(record: StudyRecord) -> Table:
     results = [(trial, trial.result) for trial in record.trials if trial.result is not None and trial.result.points]
     finished = [result for trial, result in results if trial.status is TrialStatus.FINISHED]
     if not finished:
-        raise UserError(f"{record.spec.name}: no trial finished, so there is nothing to make a table of")
+        raise UserError(f"{record.name}: no trial finished, so there is nothing to make a table of")
 
     tokens = tuple(point.tokens_seen for point in finished[0].points)
     kept = (TrialStatus.FINISHED, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)

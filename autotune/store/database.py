@@ -1,24 +1,28 @@
 """The database under a study: SQLite in its run directory, or a PostgreSQL that several machines share.
 
-SQLite in WAL mode survives a kill at any moment. It does not survive a damaged disk, so there is a backup. Processes
-that share a PostgreSQL take turns through its advisory locks.
+Processes that share a PostgreSQL take turns through its advisory locks.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import sqlite3
 import warnings
 from collections.abc import Iterator
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
 from autotune.store.run_directory import RunDirectory
+from autotune.store.sqlite_file import (
+    Connect,
+    connect_to_write,
+    explain_damage,
+    reader_of,
+    require_sound,
+    require_there,
+)
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -26,8 +30,6 @@ if TYPE_CHECKING:
 
 MISSED_HEARTBEATS = 3
 """Heartbeats without a sign of life after which a peer counts as dead."""
-# Seconds that a writer waits for another process that holds the database, a dashboard for example.
-_BUSY_TIMEOUT_S = 60
 _AS_URL = 'write it as "postgresql://user@host/database"'
 _AS_PERCENT = "write @ : / ? # in a password as %40 %3A %2F %3F %23, or give it in PGPASSWORD or ~/.pgpass"
 
@@ -61,88 +63,73 @@ def is_shared(storage: RDBStorage) -> bool:
 
 
 def _open_sqlite(run: RunDirectory) -> RDBStorage:
-    from optuna.storages import RDBStorage
-    from sqlalchemy import event
-
     run.root.mkdir(parents=True, exist_ok=True)
-    _require_sound(run)
+    require_there(run)
 
     def connect() -> sqlite3.Connection:
-        # isolation_level None leaves transactions to SQLAlchemy, whose "begin" below takes the write lock
-        # at once: Optuna reads before it writes, and two readers that both want to write lose updates.
-        connection = sqlite3.connect(
-            run.database, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-        )
+        return connect_to_write(run.database)
 
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA foreign_keys=ON")
+    require_sound(run, connect)
+    storage = _storage(connect, "BEGIN IMMEDIATE")
+    with explain_damage(run):
+        for study in storage.get_all_studies():
+            storage.get_all_trials(study._study_id, deepcopy=False)
 
-        return connection
-
-    storage = RDBStorage(f"sqlite:///{run.database}", engine_kwargs={"creator": connect})
-    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
 
 
-def _require_sound(run: RunDirectory) -> None:
-    """Refuse a damaged database, and a missing or empty one if there is a backup: the study would start from zero."""
-    has_content = run.database.exists() and run.database.stat().st_size > 0
+def _storage(connect: Connect, begin: str) -> RDBStorage:
+    from optuna.storages import RDBStorage
+    from sqlalchemy import event
 
-    if not has_content and run.backup.exists():
-        raise UserError(f"{run.database} is missing; {_rescue(run)}", 3)
-    if has_content and not _is_sound(run.database):
-        raise UserError(f"{run.database} is damaged; {_rescue(run)}", 3)
-
-
-def _rescue(run: RunDirectory) -> str:
-    """Return what a person can do about a lost database."""
-    if not run.backup.exists():
-        return "there is no backup; move the folder away and start again"
-
-    when = datetime.fromtimestamp(run.backup.stat().st_mtime).strftime("%H:%M")
-    return (
-        f"a backup from {when} is at {run.backup}: copy it to {run.database}, "
-        f"delete {run.database.name}-wal and -shm, and run again"
-    )
+    # The address is of no consequence, since `connect` knows the file; no path has to be written as one.
+    storage = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+    event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return storage
 
 
-def _is_sound(database: Path) -> bool:
-    try:
-        with contextlib.closing(sqlite3.connect(database, timeout=_BUSY_TIMEOUT_S)) as connection:
-            answer = connection.execute("PRAGMA quick_check").fetchone()
-            return bool(answer == ("ok",))
-    except sqlite3.OperationalError as error:
-        # It is locked or unreadable, which says nothing about its content.
-        raise UserError(
-            f"{database} cannot be read: {error}; see whether another program uses it, and whether you may read it", 3
-        ) from None
-    except sqlite3.DatabaseError:
+@contextlib.contextmanager
+def storage_to_read(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> Iterator[RDBStorage]:
+    """Open the Optuna storage of a study that is only read, also from a folder that may not be written.
+
+    Args:
+        run: The study's run directory.
+        spec_storage: URL of the shared database, or "".
+        heartbeat_s: Seconds between signs of life, for a shared database.
+
+    Raises:
+        UserError: As `open_storage`, and if there is no database.
+    """
+    with contextlib.ExitStack() as stack:
+        if not spec_storage:
+            require_there(run, is_read=True)
+        if spec_storage or _takes_writers(run):
+            storage = open_storage(run, spec_storage, heartbeat_s)
+        else:
+            connect = stack.enter_context(reader_of(run.database, run.has_locks()))
+            require_sound(run, connect)
+            storage = _storage(connect, "BEGIN")
+            stack.enter_context(explain_damage(run))
+        stack.callback(storage.engine.dispose)
+        stack.callback(storage.remove_session)
+
+        yield storage
+
+
+def _takes_writers(run: RunDirectory) -> bool:
+    """Return whether the database can be opened as one that is written, which leaves its content as it is."""
+    may_write = os.access(run.root, os.W_OK) and os.access(run.database, os.W_OK)
+    if not may_write or not run.has_locks():
         return False
 
-
-def back_up(run: RunDirectory) -> None:
-    """Copy the SQLite database to its backup with SQLite's own mechanism, while it may be in use.
-
-    A copy that fails, or of a database that has been damaged meanwhile, leaves the last good one in place.
-    """
-    if not run.database.exists():
-        return
-
-    temporary = run.root / f".{run.backup.name}.tmp"
-    temporary.unlink(missing_ok=True)
-
     try:
-        with (
-            contextlib.closing(sqlite3.connect(run.database, timeout=_BUSY_TIMEOUT_S)) as source,
-            contextlib.closing(sqlite3.connect(temporary)) as target,
-        ):
-            source.backup(target)
-
-        if _is_sound(temporary):
-            os.replace(temporary, run.backup)
-    except (OSError, sqlite3.Error, UserError):
-        temporary.unlink(missing_ok=True)
+        with contextlib.closing(connect_to_write(run.database)) as connection:
+            connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        return "locked" in str(error)  # by another program, for a while
+    except sqlite3.DatabaseError:
+        return True  # it is damaged, which is told where it is opened
+    return True
 
 
 def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
@@ -231,26 +218,3 @@ def _advisory_lock(engine: Engine, name: str) -> Iterator[None]:
                 connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
             except DBAPIError:
                 connection.invalidate()
-
-
-@contextlib.contextmanager
-def explain_storage_errors() -> Iterator[None]:
-    """Turn a full disk, or a database that stopped answering, into an error that tells the user what to do.
-
-    Raises:
-        UserError: With exit code 3; what was stored until then is safe.
-    """
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import DBAPIError
-
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"{error.strerror}; the study is parked and nothing is lost: free some space and run again", 3
-        ) from error
-    except (DBAPIError, StorageInternalError) as error:
-        reason = str(getattr(error.__cause__ or error, "orig", error)).strip().splitlines()[0]
-        raise UserError(f"the database failed: {reason}; what was stored before is safe: run again", 3) from error

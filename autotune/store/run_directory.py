@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import itertools
 import os
 import shlex
 import socket
@@ -11,10 +14,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UserError
 from autotune.core.files import append_line, read_json, write_json
+from autotune.core.records import TrainingKind
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+"""What a file system without locks answers, by its make."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,11 @@ class RunDirectory:
     def backup(self) -> Path:
         """The last good copy of the database."""
         return self.root / "study.backup.db"
+
+    @property
+    def larger_backup(self) -> Path:
+        """A backup of more trials than the database holds since somebody has put it back from elsewhere."""
+        return self.root / "study.backup-before.db"
 
     @property
     def events(self) -> Path:
@@ -91,6 +106,50 @@ class RunDirectory:
         """
         return self.root / queue / f"{number:04d}"
 
+    @property
+    def name(self) -> str:
+        """The study's name on the command line: the folder's, whatever its study file calls it."""
+        return self.root.name or self.root.resolve().name
+
+    def has_trial_files(self) -> bool:
+        """Return whether there are files of trainings."""
+        folders = [self.root / kind.value for kind in TrainingKind]
+        return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+
+    def require_unmoved(self) -> None:
+        """Refuse to go on in a folder that is gone: what is stored would be in another place than the files.
+
+        Raises:
+            UserError: With exit code 3 if the folder was moved, renamed or deleted since the study was opened.
+        """
+        if not self.spec.exists():
+            raise UserError(
+                f"{self.root} was moved, renamed or deleted while the study ran; what was stored before is in it, "
+                f"wherever it is now: go on there with `autotune run` and its new name, then delete {self.root}",
+                3,
+            )
+
+    def set_aside(self, folder: Path) -> Path | None:
+        """Move the files of a training that the database does not know away, so that another's are not mixed with them.
+
+        Args:
+            folder: Where a training is about to begin.
+
+        Returns:
+            Where they are now, None if there were none.
+        """
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return None
+
+        kept = self.root / "set_aside"
+        kept.mkdir(exist_ok=True)
+        name = "-".join(folder.relative_to(self.root).parts)
+        names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+        target = next(kept / free for free in names if not (kept / free).exists())
+
+        folder.rename(target)
+        return target
+
     def command(self, verb: str, *arguments: str) -> str:
         """Return a command on this study, to be typed where its `runs/` is.
 
@@ -98,28 +157,36 @@ class RunDirectory:
             verb: "run", "promote", "status" ...
             arguments: What follows the study's name.
         """
-        parent = self.root.parent
+        parent = self.root.parent if self.root.name else self.root.resolve().parent
         where = [] if parent.name == "runs" else ["--out", str(parent)]
 
-        return shlex.join(["autotune", verb, self.root.name, *arguments, *where])
+        return shlex.join(["autotune", verb, self.name, *arguments, *where])
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Hold the run directory for this process; the lock dies with the process, however it dies.
 
         Raises:
-            UserError: With exit code 5 if another process holds it.
+            UserError: With exit code 5 if another process holds it, with 3 if its disk has no locks.
         """
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         self.root.mkdir(parents=True, exist_ok=True)
 
         # A moment's patience: `autotune status` takes the lock for an instant to see whether it is free.
-        lock = FileLock(self.root / ".lock", timeout=0.5)
+        lock = self._lock(timeout_s=0.5)
         try:
             lock.acquire()
         except Timeout:
-            raise UserError(f"{self.root.name} {self._holder()}; wait for it, or stop it first", 5) from None
+            raise UserError(f"{self.name} {self._holder()}; wait for it, or stop it first", 5) from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
+            raise UserError(
+                f"{self.root}: its disk has no locks ({error.strerror}), so two runs could not be kept apart: choose "
+                "a folder on a local disk with --out, or have the disk mounted with locks",
+                3,
+            ) from None
 
         try:
             self._sweep()
@@ -127,8 +194,17 @@ class RunDirectory:
             write_json(self.holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()})
             yield
         finally:
-            self.holder.unlink(missing_ok=True)
-            lock.release()
+            # On a disk that fails meanwhile, its own error is to be told, and the lock ends with the process.
+            with contextlib.suppress(OSError):
+                self.holder.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                lock.release()
+
+    def _lock(self, timeout_s: float) -> FileLock:
+        from filelock import FileLock
+
+        # Without locks filelock would take the file itself for one, which a killed process leaves behind.
+        return FileLock(self.root / ".lock", timeout=timeout_s, fallback_to_soft=False)
 
     def _sweep(self) -> None:
         """Remove what a process that was killed while writing left behind."""
@@ -137,26 +213,56 @@ class RunDirectory:
 
     def running_pid(self) -> int | None:
         """Return the process that runs the study now, or None."""
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
         if not (self.root / ".lock").exists():
             return None
 
-        lock = FileLock(self.root / ".lock", timeout=0)
         try:
-            with lock:
+            with self._lock(timeout_s=0):
                 return None
         except Timeout:
-            holder = read_json(self.holder)
-            return int(holder["pid"]) if holder else None
+            return self._holder_pid()
+        except OSError:
+            # It may not be written, or has no locks: what the holder wrote is all there is to see.
+            return self._living_holder_pid()
+
+    def has_locks(self) -> bool:
+        """Return whether the disk has locks of the kind that SQLite takes, which it would wait for as if one was held.
+
+        They are tried on the file beside the database: closing that of the database would end SQLite's own.
+        """
+        try:
+            with (self.root / ".lock").open("rb") as file:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in _WITHOUT_LOCKS
+        return True
+
+    def _holder_pid(self) -> int | None:
+        with contextlib.suppress(TypeError, KeyError, ValueError):
+            return int(read_json(self.holder)["pid"])
+        return None
+
+    def _living_holder_pid(self) -> int | None:
+        pid = self._holder_pid()
+        if pid is None or pid <= 0 or read_json(self.holder).get("host") != socket.gethostname():
+            return None
+
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return pid  # another user's
+        except OSError:
+            return None
+        return pid
 
     def _holder(self) -> str:
         holder = read_json(self.holder)
-        if not holder:
-            return "is already running in another process"
-
-        since = datetime.fromisoformat(holder["since"]).strftime("%H:%M")
-        return f"has been running since {since} (PID {holder['pid']})"
+        with contextlib.suppress(TypeError, KeyError, ValueError):
+            since = datetime.fromisoformat(holder["since"]).strftime("%H:%M")
+            return f"has been running since {since} (PID {holder['pid']})"
+        return "is already running in another process"
 
 
 def log_event(run: RunDirectory, kind: str, message: str, **details: Any) -> None:

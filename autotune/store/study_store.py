@@ -7,22 +7,21 @@ The files in `trials/` are copies of it for people and other programs.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from autotune.core import objectives
 from autotune.core.attributes import PRIOR, Snapshot, StudyAttributes, TrialAttributes
-from autotune.core.config_paths import drop_unknown_paths, flatten, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, read_lines, write_json
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
-from autotune.store.database import exclusive, open_storage
+from autotune.machine.hardware import HardwareError, HardwareProfile
+from autotune.store.database import exclusive, storage_to_read
+from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
+from autotune.store.stored_spec import changed, completed, read_spec, require_unchanged, stored_name
 from autotune.study.spec import BudgetSpec, StudySpec
 from autotune.study.study_file import Study
 
@@ -75,39 +74,11 @@ def open_study(
 
         if attributes.spec is None:
             attributes.created_at = now_iso()
-        elif (before := _completed(attributes.spec, study)).fingerprint() != spec.fingerprint():
-            raise UserError(_changed(before, spec))
+        elif (before := completed(attributes.spec, study)).fingerprint() != spec.fingerprint():
+            raise UserError(changed(before, spec))
         attributes.spec = spec.model_dump(mode="json")
 
     return optuna_study
-
-
-def _completed(stored: Mapping[str, Any], study: Study) -> StudySpec:
-    """Return a stored spec with the defaults of what its trainer, or the engine, has been given since."""
-    spec = StudySpec.model_validate(stored)
-    with contextlib.suppress(ValidationError):
-        base = study.trainer.complete(spec.base)
-        # An earlier version let a seed stand in the base, with which no trial trained.
-        seeds = {
-            path: value for path, value in flatten(study.spec.base).items() if path == study.trainer.path_of("seed")
-        }
-        return spec.model_copy(update={"base": with_paths(base, drop_unknown_paths(base, seeds))})
-    return spec
-
-
-def _changed(before: StudySpec, after: StudySpec) -> str:
-    old, new = flatten(before.semantics()), flatten(after.semantics())
-
-    lines = []
-    for path in sorted(old.keys() | new.keys()):
-        if old.get(path) != new.get(path):
-            lines.append(f"  {path}: was {old.get(path, 'absent')!r}, is {new.get(path, 'absent')!r}")
-
-    return (
-        f"{after.name} was begun with other settings, so new trials would not be comparable with its own:\n"
-        + "\n".join(lines)
-        + '\nchange them back, or give the study another name (--set name="...") or another folder (--out)'
-    )
 
 
 def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
@@ -162,6 +133,11 @@ class StudyRecord:
     attributes: StudyAttributes = field(default_factory=lambda: StudyAttributes(Snapshot()))
 
     @property
+    def name(self) -> str:
+        """What the study is called on the command line: its folder's name."""
+        return self.run.name
+
+    @property
     def baseline(self) -> TrialRecord | None:
         """The search trial that ran the base config; the last of its attempts."""
         return next((trial for trial in reversed(self.trials) if trial.role == "baseline"), None)
@@ -174,34 +150,28 @@ def read_study(root: Path) -> StudyRecord:
         root: The run directory, `runs/<study>`.
 
     Raises:
-        UserError: If there is no study there.
+        UserError: If there is no study there, or what is there cannot be read.
     """
     run = RunDirectory(root)
-    spec_file = read_json(run.spec)
-    if spec_file is None:
-        known = sorted(path.parent.name for path in root.parent.glob("*/spec.json"))
-        hint = "; start one with `autotune run studies/...`"
-        if known:
-            hint = f"; the studies there are {', '.join(known)}"
-        raise UserError(f"no study at {root}{hint}")
-
-    spec = StudySpec.model_validate(spec_file)
-    storage = open_storage(run, spec.storage, spec.limits.heartbeat_s)
-    try:
+    spec = read_spec(run)
+    with (
+        explain_storage_errors(root),
+        storage_to_read(run, spec.storage, spec.limits.heartbeat_s) as storage,
+    ):
         return _read(run, spec, storage)
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
 
 
 def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecord:
     import optuna
 
+    spec = spec.model_copy(update={"name": stored_name(storage, spec.name)})
     summaries = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
     if spec.name not in summaries:
         return StudyRecord(run, spec, ())
 
-    attributes = StudyAttributes(Snapshot(summaries[spec.name].user_attrs))
+    stored = summaries[spec.name].user_attrs
+    attributes = StudyAttributes(Snapshot({**stored, **_moved_full_run(run, stored)}))
+    require_unchanged(run, spec, attributes)
     finals: tuple[TrialRecord, ...] = ()
     if finals_name(spec.name) in summaries:
         finals = _records(storage, finals_name(spec.name), spec.budget)
@@ -211,13 +181,45 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
         spec=spec.model_copy(update={"space": spec.space.with_ranges(attributes.ranges)}),
         trials=_records(storage, spec.name, spec.budget),
         finals=finals,
-        hardware=read_json(run.hardware) or {},
+        hardware=_hardware(run),
         verdict=attributes.verdict,
         created_at=attributes.created_at,
-        events=tuple(read_lines(run.events)),
+        events=_events(run),
         gpu=tuple(read_lines(run.gpu)),
         attributes=attributes,
     )
+
+
+def _moved_full_run(run: RunDirectory, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored full run with the paths that its files have now: the run directory may have been moved."""
+    name = StudyAttributes.full_run.name
+    full = stored.get(name)
+    if not full or not full.get("folder"):
+        return {}
+
+    before = str(full["folder"])
+    now = str(run.full / Path(before).name)
+    moved = dict(full)
+    for path in ("folder", "weights", "export"):
+        if str(full.get(path, "")).startswith(before):
+            moved[path] = now + str(full[path]).removeprefix(before)
+    return {name: moved}
+
+
+def _hardware(run: RunDirectory) -> Mapping[str, Any]:
+    """Return the stored hardware profile, {} where there is none or where it is damaged."""
+    stored = read_json(run.hardware)
+    try:
+        HardwareProfile.from_json(stored)
+    except HardwareError:
+        return {}
+    return dict(stored)
+
+
+def _events(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
+    """Return the stored events, less those that are damaged."""
+    lines = read_lines(run.events)
+    return tuple(line for line in lines if isinstance(line.get("message"), str) and "kind" in line and "time" in line)
 
 
 def _records(storage: RDBStorage, name: str, budget: BudgetSpec) -> tuple[TrialRecord, ...]:

@@ -274,7 +274,7 @@ def _last_study(name: str, record: StudyRecord) -> Check:
     if before is None:
         return Check(name, "skip", "There is no earlier study in this folder.")
 
-    last = plain(before.spec.name)
+    last = plain(before.name)
     unequal = mismatches(before, record)
     if unequal:
         verb = "differs" if len(unequal) == 1 else "differ"

@@ -110,7 +110,7 @@ def study_row(record: StudyRecord) -> StudyRow:
         gain = before - loss.after
 
     return StudyRow(
-        name=plain(record.spec.name),
+        name=plain(record.name),
         created=plain(record.created_at, 40),
         verdict=verdict_summary(record).word,
         before=before,

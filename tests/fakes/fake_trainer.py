@@ -7,6 +7,7 @@ tokens lower the floor, and more experts are slower, as far as a test asks for i
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
@@ -44,7 +45,7 @@ class FakeConfig(BaseModel):
         expert_gain: Subtracted from the loss for each doubling of the experts.
         token_gain: Subtracted from the loss for each doubling of the budget, from 100,000 tokens on.
         fault: What goes wrong in the middle: "", nan, blow-up, crash, out-of-memory, hang, exit, kill, no-loss (a
-            report without a loss), end-of-file (the exception), odd-facts (facts that JSON does not know),
+            report without a loss), end-of-file (the exception), full-disk, odd-facts (facts that JSON does not know),
             gate (it waits until log_dir/open exists, so that a test can act meanwhile), slow (from the middle on it
             takes three times as long).
         fault_above: The fault strikes only where lr lies above this.
@@ -165,4 +166,5 @@ ERRORS = {
     "crash": RuntimeError("planned crash"),
     "end-of-file": EOFError("planned end of a data file"),
     "out-of-memory": OutOfMemoryError("tried to allocate 2.00 GiB"),
+    "full-disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint"),
 }

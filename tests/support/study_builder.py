@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -142,7 +143,10 @@ def gpu_samples() -> tuple[dict[str, Any], ...]:
 
 
 def study(**changes: Any) -> StudyRecord:
-    """The finished study that most tests read."""
+    """The finished study that most tests read, in the folder of its name."""
+    name = changes["spec"].name if "spec" in changes else "night"
+    if re.fullmatch(r"[a-z0-9._-]+", name):
+        changes = {"run": FinishedDirectory(Path("runs") / name), **changes}
     record = StudyRecord(
         run=FinishedDirectory(Path("runs/night")), spec=spec(), trials=search_trials(), finals=finals_trials(),
         hardware={"name": "Tesla T4", "driver_version": "550.1"}, verdict=verdict(), created_at=START.isoformat(),

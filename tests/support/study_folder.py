@@ -210,6 +210,18 @@ class StudyFolder:
             )
         return Run(process, output)
 
+    def command(self, *arguments: str) -> Run:
+        """Runs any `autotune` command to its end, in this folder."""
+        self._runs += 1
+        output = self.root / f"output-{self._runs}.txt"
+        environment = {**_environment(), MARK: str(self.root)}
+        with output.open("wb") as file:
+            forked = _server().start(list(arguments), self.root, environment, file.fileno())
+        self._forked.append(forked)
+        run = Run(forked, output)
+        run.end()
+        return run
+
     def run(self, *options: str, out: str = "runs", plainly: bool = False) -> Run:
         """Runs a command to its end."""
         run = self.start(*options, out=out, plainly=plainly)

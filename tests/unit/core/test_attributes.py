@@ -48,6 +48,7 @@ TRIAL: dict[str, Any] = {
     "budget_tokens": 900,
     "curve": {500: 3.0},
     "audited_at": 500,
+    "passed_over": True,
     "stopped_at": 600,
     "end_tokens": 7_000,
     "early_warnings": (WARNING,),

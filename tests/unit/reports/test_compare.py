@@ -52,7 +52,7 @@ BASE = study_builder.BASE
             r"data_hash\) differs \(night: abc123, second: zzz",
         ),
         (
-            replace(study_builder.minimal_study(), spec=study_builder.spec("second")),
+            replace(study_builder.minimal_study(), run=other().run, spec=study_builder.spec("second")),
             r"data_hash\) differs \(night: abc123, second: not reported\)",
         ),
     ],

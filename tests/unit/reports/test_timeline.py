@@ -25,6 +25,7 @@ def of(name: str, created: str, word: str = "better", gain: float = 0.38, **chan
 @pytest.fixture
 def three() -> history.Timeline:
     running = replace(study_builder.running_study(), spec=study_builder.spec("third"), created_at="2026-03-01")
+    running = replace(running, run=study_builder.HeldDirectory(Path("runs/third")))
     longer = of("longer", "2026-02-01", "no clear gain", 0.02, budget={"tokens": 2000, "trials": 12})
     return history.timeline([running, longer, of("first", "2026-01-01T20:00:00+00:00")], {"broken": "torn | file"})
 

@@ -14,7 +14,8 @@ from study_case import make_queue, make_study, result
 
 from autotune.core.errors import UserError
 from autotune.store import database
-from autotune.store.database import back_up, open_storage
+from autotune.store.backup import back_up
+from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
 
 

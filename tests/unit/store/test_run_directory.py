@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -65,3 +67,36 @@ def test_a_command_on_a_study_can_be_copied() -> None:
     assert RunDirectory(Path("runs/night")).command("promote", "--tokens", "5") == "autotune promote night --tokens 5"
     elsewhere = RunDirectory(Path("/big disk/studies/night"))
     assert elsewhere.command("run") == "autotune run night --out '/big disk/studies'"
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    run = RunDirectory(tmp_path / "night")
+    with run.held():
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+        assert run.running_pid() == os.getpid()  # by what the holder wrote
+        monkeypatch.undo()
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match=r"its disk has no locks .* with --out") as caught, run.held():
+        pass
+    assert caught.value.exit_code == 3
+    assert run.running_pid() is None
+
+    assert run.has_locks()
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    assert not run.has_locks()
+
+
+def test_files_of_an_unknown_training_are_set_aside(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "night")
+    folder = run.trial("trials", 3)
+    assert run.set_aside(folder) is None
+    for name in ("trials-0003", "trials-0003-2"):
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text("{}")
+        assert run.set_aside(folder) == run.root / "set_aside" / name
+        assert not folder.exists()

@@ -6,6 +6,7 @@ import study_builder
 
 from autotune.core.files import append_line, write_json
 from autotune.core.records import TrialResult
+from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from reports.sentences import health
@@ -146,6 +147,7 @@ def placed(folder: Path, name: str, began: float, tokens: int = 1000) -> StudyRe
     spec = study_builder.spec(name, budget={"tokens": tokens, "trials": 12})
     write_json(run.spec, spec.model_dump(mode="json"))
     append_line(run.events, {"time": began, "kind": "plan", "message": "a plan"})
+    open_storage(run).engine.dispose()
     return replace(study_builder.empty_study(), run=run, spec=spec)
 
 

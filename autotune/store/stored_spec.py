@@ -1,0 +1,133 @@
+"""What a study was begun with: its stored spec, held against its files, which may be renamed, changed or damaged."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from autotune.core.attributes import StudyAttributes
+from autotune.core.config_paths import drop_unknown_paths, flatten, with_paths
+from autotune.core.disk_faults import explain_os_error
+from autotune.core.errors import UserError
+from autotune.store.database import is_shared
+from autotune.store.run_directory import RunDirectory
+from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+
+def named_as_stored(study: Study, storage: RDBStorage) -> Study:
+    """Return a study under the name that it has in its storage: its folder, or its file, may be renamed since.
+
+    Args:
+        study: The study file and its trainer.
+        storage: Its storage.
+    """
+    name = stored_name(storage, study.spec.name)
+    return replace(study, spec=study.spec.model_copy(update={"name": name}))
+
+
+def stored_name(storage: RDBStorage, name: str) -> str:
+    """Return the name of the one search that a study's own database holds, or the given name."""
+    import optuna
+
+    # A shared database holds many studies, which only their names tell apart.
+    if is_shared(storage):
+        return name
+
+    summaries = optuna.get_all_study_summaries(storage)
+    searches = [study.study_name for study in summaries if StudyAttributes.spec.name in study.user_attrs]
+    if name in searches or not searches:
+        return name
+    if len(searches) > 1:
+        raise UserError(
+            f"the database of this folder holds the studies {', '.join(searches)}, and not {name}: name one of them "
+            '(--set name="..."), or choose another folder (--out)'
+        )
+    return searches[0]
+
+
+def read_spec(run: RunDirectory) -> StudySpec:
+    """Return what `spec.json` says of a study.
+
+    Raises:
+        UserError: If there is none, or if it is damaged.
+    """
+    anew = f"`{run.command('run')}` writes it anew from study.toml and the database"
+    try:
+        return StudySpec.model_validate_json(run.spec.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if run.database.exists():
+            raise UserError(f"{run.spec} is missing; {anew}", 3) from None
+    except OSError as error:
+        raise explain_os_error(error) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{run.spec} is damaged ({_first_fault(error)}); {anew}", 3) from None
+
+    known = sorted(path.parent.name for path in run.root.parent.glob("*/spec.json"))
+    hint = "; start one with `autotune run studies/...`"
+    if known:
+        hint = f"; the studies there are {', '.join(known)}"
+    raise UserError(f"no study at {run.root}{hint}")
+
+
+def _first_fault(error: Exception) -> str:
+    """Return in a few words what is wrong with a file that is no study."""
+    if not isinstance(error, ValidationError):
+        return "it is no text" if isinstance(error, UnicodeError) else "it is no JSON"
+
+    fault = error.errors(include_url=False)[0]
+    path = ".".join(map(str, fault["loc"]))
+    return f"{path}: {fault['msg']}" if path else str(fault["msg"])
+
+
+def require_unchanged(run: RunDirectory, spec: StudySpec, attributes: StudyAttributes) -> None:
+    """Refuse a `spec.json` that says something else than the study was begun with."""
+    if attributes.spec is None:
+        return
+
+    begun = StudySpec.model_validate(attributes.spec)
+    if begun.fingerprint() != spec.fingerprint():
+        raise UserError(
+            f"{run.spec} was changed since the study began:\n{_differences(begun, spec)}\nchange it back, or let "
+            f"`{run.command('run')}` write it anew from study.toml",
+            3,
+        )
+
+
+def completed(stored: Mapping[str, Any], study: Study) -> StudySpec:
+    """Return a stored spec with the defaults of what its trainer, or the engine, has been given since."""
+    spec = StudySpec.model_validate(stored)
+    with contextlib.suppress(ValidationError):
+        base = study.trainer.complete(spec.base)
+        # An earlier version let a seed stand in the base, with which no trial trained.
+        own = flatten(study.spec.base)
+        seeds = {path: own[path] for path in [study.trainer.path_of("seed")] if path in own}
+        return spec.model_copy(update={"base": with_paths(base, drop_unknown_paths(base, seeds))})
+    return spec
+
+
+def changed(before: StudySpec, after: StudySpec) -> str:
+    return (
+        f"{after.name} was begun with other settings, so new trials would not be comparable with its own:\n"
+        + _differences(before, after)
+        + '\nchange them back, or give the study another name (--set name="...") or another folder (--out)'
+    )
+
+
+def _differences(before: StudySpec, after: StudySpec) -> str:
+    """Return the settings that decide what trials mean and that differ, a line each."""
+    old, new = flatten(before.semantics()), flatten(after.semantics())
+
+    lines = []
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            lines.append(f"  {path}: was {old.get(path, 'absent')!r}, is {new.get(path, 'absent')!r}")
+
+    return "\n".join(lines)
