@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli import model, replay, studies
+from autotune.cli.ending import Commands, explain_failures
 from autotune.cli.launch import announce, make_options
 from autotune.cli.options import (
     RUNS,
@@ -33,10 +34,10 @@ from autotune.cli.options import (
     require_begun,
     run_directory,
 )
+from autotune.cli.streams import prepare_streams, restore_help
 from autotune.cli.studies import finish_report
 from autotune.core.errors import UserError
-from autotune.core.text import plain, say
-from autotune.machine.nvml import NvmlError
+from autotune.core.text import say
 
 if TYPE_CHECKING:
     from autotune.machine.hardware import HardwareProfile
@@ -46,6 +47,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=Commands,
     help="Finds good settings for a small language model overnight, proves them, and trains the winner.",
 )
 
@@ -301,12 +303,7 @@ def train(
 
 def main() -> None:
     """Run the `autotune` command."""
-    try:
+    prepare_streams()
+    restore_help(command.callback for part in (app, studies.app, model.app) for command in part.registered_commands)
+    with explain_failures():
         app()
-    except UserError as error:
-        sys.stdout.flush()
-        typer.echo(plain(str(error)), err=True)
-        raise SystemExit(error.exit_code) from None
-    except NvmlError as error:
-        typer.echo(f"{error}; see `autotune doctor`", err=True)
-        raise SystemExit(3) from None

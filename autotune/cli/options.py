@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,35 @@ if TYPE_CHECKING:
     from autotune.study.study_file import Study
 
 RUNS = Path("runs")
+
+
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+        raise typer.BadParameter(f'there is no device "{device}": use auto, cpu, cuda, or cuda:1 for the second GPU')
+    return device
+
+
+def _known_card(emulate: str) -> str:
+    if emulate not in ("", "t4"):
+        raise typer.BadParameter(f'"{emulate}" cannot be emulated: the only card that can is "t4"')
+    return emulate
+
+
+def usable_folder(folder: Path | None) -> Path | None:
+    """Refuse a folder of the command line that is a file, or would lie below one.
+
+    Args:
+        folder: The folder; None if it was not given.
+    """
+    if folder is None:
+        return None
+
+    for path in (folder, *folder.parents):
+        if os.path.isfile(path):
+            raise typer.BadParameter(f"{path} is a file; name a folder")
+        if os.path.isdir(path):
+            break
+    return folder
 
 
 def known_studies(begun: str) -> list[str]:
@@ -35,8 +66,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.')]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.", callback=_known_device)]
+EmulateOption = Annotated[
+    str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.', callback=_known_card)
+]
 HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
 UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
 TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.", min=1)]
@@ -50,7 +83,7 @@ WebhookOption = Annotated[
     str, typer.Option(metavar="URL", help="Gets the result as JSON at the end (Slack, Discord, ...).")
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
-RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
+RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.", callback=usable_folder)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -74,8 +107,11 @@ def load_study(
     if seed is not None:
         all_changes.append(f"seed={seed}")
 
+    if not name.strip():
+        raise UserError("the name of the study is empty; name a study file, or a study that was run")
     candidates = [Path(name), out / name / "study.toml", Path("studies") / f"{name}.toml"]
-    path = next((candidate for candidate in candidates if candidate.is_file()), Path(name))
+    # os.path.isfile also answers for a name that is too long to be one.
+    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), Path(name))
     return load(path, all_changes)
 
 
@@ -97,10 +133,12 @@ def default_study() -> str:
 def run_directory(name: str, out: Path) -> Path:
     """Return the run directory, there or not, of a study named by its name, its directory or its file."""
     path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
+    if not name.strip():
+        raise UserError("the name of the study is empty; name a study that was run")
+    if path.suffix == ".toml" and os.path.isfile(path):
         study = load_study(name, out, None)
         return out / str(study.spec.name)
-    if (path / "spec.json").is_file():
+    if os.path.isfile(path / "spec.json"):
         return path
     return out / name
 

@@ -19,6 +19,7 @@ from autotune.cli.options import (
     known_studies,
     require_begun,
     run_directory,
+    usable_folder,
 )
 from autotune.core.errors import UserError
 from autotune.core.text import say
@@ -114,7 +115,7 @@ def compare(
         typer.Argument(metavar="STUDY", help="Two studies or more.", autocompletion=known_studies),
     ],
     out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
+    folder: Annotated[Path, typer.Option(help="Where the page goes.", callback=usable_folder)] = RUNS / "compare",
 ) -> None:
     """Puts studies side by side."""
     from autotune.store.study_store import read_study
@@ -135,7 +136,9 @@ def compare(
 @app.command()
 def timeline(
     out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Where the page, timeline.md and pictures go.")] = RUNS / "timeline",
+    folder: Annotated[
+        Path, typer.Option(help="Where the page, timeline.md and pictures go.", callback=usable_folder)
+    ] = RUNS / "timeline",
     into: Annotated[
         Path | None, typer.Option(help="A Markdown file, a README say, that takes the section; renewed if it is there.")
     ] = None,
@@ -154,7 +157,9 @@ def timeline(
 
     if into is not None:
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
-        text = into.read_text(encoding="utf-8") if into.exists() else ""
+        if into.is_dir():
+            raise UserError(f"--into {into} is a folder; name a Markdown file")
+        text = into.read_text(encoding="utf-8", errors="replace") if into.exists() else ""
         write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
 
     for line in history.summary(studies):

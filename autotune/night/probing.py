@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +14,7 @@ from typing import Any
 
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
+from autotune.core.files import free_bytes
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.end_rules import FIRST_EVALUATION_ALLOWANCE
 from autotune.engine.event_loop import TICK_S
@@ -25,6 +28,9 @@ _PROBE_FRAC = 1 / 25
 """Share of a trial's budget that a probe trains on a CPU: enough for a steady speed, little enough to cost nothing."""
 _PROBE_POINTS = 3
 """Evaluations after which a probe on a GPU ends: a small share would be over before clocks and caches are warm."""
+_FULL_DISK = re.compile(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]|No space left on device|Disk quota exceeded")
+_NO_ROOM_BYTES = 65_536
+"""Free disk below which a trainer that fails has most likely failed for lack of it."""
 PROBE_TOKENS = 4_000_000
 """Most tokens of the trial whose beginning a probe on a GPU is: a long trial's evaluations would cost the night."""
 
@@ -115,13 +121,19 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
         elif isinstance(message, Done) and running.has_points:
             return running.result(message.facts)
         else:
-            raise UserError(_failure(message, worker, job.log), 1)
+            raise _failure(message, worker, job.log)
 
     why = f"no evaluation within {patience_s:.0f} s"
     raise UserError(f"the baseline does not train: {why}; let it evaluate more often, or raise limits.hang_s", 1)
 
 
-def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
+def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserError:
+    """Return the error of a baseline that does not train: with exit code 3 where the disk is full."""
+    is_full = isinstance(message, Failed) and _FULL_DISK.search(message.message)
+    if is_full or free_bytes(log.parent) < _NO_ROOM_BYTES:
+        why = f": {message.message}" if isinstance(message, Failed) else ""
+        return UserError(f"the disk is full{why}; nothing is lost: free some space and run again", 3)
+
     if isinstance(message, Failed):
         why = message.message
     elif isinstance(message, Done):
@@ -129,6 +141,7 @@ def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> str:
     else:
         tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
         why = "\n".join([worker.cause_of_death(), *tail])
-    return (
-        f"the baseline does not train: {why}\nmend that in [base] of the study file, or in the trainer, and run again"
+    return UserError(
+        f"the baseline does not train: {why}\nmend that in [base] of the study file, or in the trainer, and run again",
+        1,
     )

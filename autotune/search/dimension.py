@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
+
+from autotune.core.text import shown
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -27,16 +29,21 @@ def refusal(message: str, *key: str) -> PydanticCustomError:
 
 def _number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(f"must be a number, but it is {value!r}")
-    if not math.isfinite(value):
-        raise refusal(f"must be finite, but it is {value}")
+        raise refusal(f"must be a number, but it is {shown(value)}")
+    _require_finite(value)
     return value
 
 
 def _plain(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise refusal(f"must be a number, text, true or false, but it is {value!r}")
+        raise refusal(f"must be a number, text, true or false, but it is {shown(value)}")
+    _require_finite(value)
     return value
+
+
+def _require_finite(value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refusal(f"must be finite, but it is {value}")
 
 
 def _condition(value: object) -> object:
@@ -49,6 +56,8 @@ _Condition = Annotated[bool | int | float | str | tuple[Value, ...], BeforeValid
 
 # The most values of a range with a step. More are as good as continuous, and Optuna's decimals overflow on the finest.
 _MAX_VALUES = 1_000_000
+# Optuna stores all of the choices with every trial.
+_MAX_CHOICES = 1_000
 
 
 class Dimension(BaseModel):
@@ -63,7 +72,7 @@ class Dimension(BaseModel):
 
     low: Number | None = None
     high: Number | None = None
-    log: bool = False
+    log: StrictBool = False
     step: Number | None = None
     choices: tuple[Value, ...] | None = None
     limits: tuple[Number, Number] | None = None
@@ -88,11 +97,15 @@ class Dimension(BaseModel):
         if not choices:
             raise refusal("choices is empty; name at least one value", "choices")
         if len(set(choices)) < len(choices):
-            raise refusal(f"choices {list(choices)} lists a value twice; keep one of each", "choices")
+            raise refusal(f"choices {shown(list(choices))} lists a value twice; keep one of each", "choices")
+        if len(choices) > _MAX_CHOICES:
+            raise refusal(f"choices has {len(choices):,} values; name {_MAX_CHOICES:,} at most, or a range", "choices")
 
     def _check_range(self, low: Number, high: Number) -> None:
         if low > high:
             raise refusal(f"low {low} is above high {high}; swap them", "low")
+        if math.isinf(float(high) - float(low)):
+            raise refusal(f"the range {low} to {high} is wider than numbers can be; narrow it")
         if self.log and low <= 0:
             raise refusal(f"log = true needs low above 0, but low is {low}", "low")
 

@@ -78,7 +78,8 @@ def _open_sqlite(run: RunDirectory) -> RDBStorage:
 
         return connection
 
-    storage = RDBStorage(f"sqlite:///{run.database}", engine_kwargs={"creator": connect})
+    # The creator alone knows the file: Optuna takes braces in a URL for a template, SQLAlchemy ? and % for its own.
+    storage = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage
 
