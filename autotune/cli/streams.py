@@ -37,7 +37,9 @@ def _open_on_nothing(number: int, name: str, mode: str) -> None:
         os.fstat(number)
     except OSError:
         os.dup2(nothing, number)
-    if nothing != number:
+    if nothing == number:
+        os.set_inheritable(number, True)
+    else:
         os.close(nothing)
     setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as the process
 

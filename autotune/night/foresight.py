@@ -38,7 +38,8 @@ def require_memory(study: Study, profile: HardwareProfile) -> None:
 
 def _require(study: Study, profile: HardwareProfile, changes: Mapping[str, Any], what: str, way_out: str) -> None:
     needed_bytes = least_bytes(study, profile, changes)
-    if needed_bytes <= profile.memory_bytes:
+    # A machine that does not report its memory has 0.
+    if needed_bytes <= profile.memory_bytes or not profile.memory_bytes:
         return
 
     device = profile.name or profile.cpu_name or profile.device

@@ -153,13 +153,13 @@ def parse(text: str, source: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(_explain_invalid_toml(text, source, str(error))) from None
     except RecursionError:
-        where = _place(text, source, deepest_line(text))
+        where = _place(source, deepest_line(text))
         raise StudyFileError(f"{where}: tables and lists are nested more than {MAX_DEPTH} deep; write less") from None
     except ValueError:
         # Python reads no whole number of more than 4,300 digits.
         number = _line_of_most_digits(text)
         line = shortened(lines_of(text)[number - 1], 80)
-        raise StudyFileError(f"{_place(text, source, number)}: {_TOO_LARGE}: {line}") from None
+        raise StudyFileError(f"{_place(source, number)}: {_TOO_LARGE}: {line}") from None
 
 
 def _explain_invalid_toml(text: str, source: str, error: str) -> str:
@@ -171,7 +171,7 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
     if position:
         number = int(position.group(1))
     line = shortened(lines[number - 1], 200)
-    place = _place(text, source, number)
+    place = _place(source, number)
 
     hints = {
         "Cannot overwrite a value": "; the key is given twice, keep one of them",
@@ -183,9 +183,9 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
     return f"{place}: not valid TOML: {message[:1].lower()}{message[1:]}: {line}{hint}"
 
 
-def _place(text: str, source: str, number: int) -> str:
+def _place(source: str, number: int) -> str:
     # A `--set` assignment is a single line, which needs no number.
-    return f"{source}:{number}" if "\n" in text else source
+    return source if source.startswith("--set ") else f"{source}:{number}"
 
 
 def _line_of_most_digits(text: str) -> int:

@@ -15,12 +15,12 @@ from autotune.core.text import shortened
 from autotune.search.space import SearchSpace
 from autotune.study.checks import check_against_trainer, check_trackers
 from autotune.study.errors import StudyFileError, StudyFileErrors, beyond_limits, did_you_mean, parse, salvage
-from autotune.study.key_lines import Location, key_lines
+from autotune.study.key_lines import Location
 from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer, load_trainer
 
 # They stand in for required parts that are missing or wrong, while the rest of a file is looked through.
-_STAND_INS: dict[str, Any] = {"name": "unnamed", "budget": {"tokens": 1}, "space": {"": {"choices": [0]}}}
+_STAND_INS: dict[str, Any] = {"name": "unnamed", "budget": {"tokens": 1}, "space": {"\0": {"choices": [0]}}}
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def _parse_change(change: str) -> dict[str, Any]:
     content = parse(change, place)
     for _, message in beyond_limits(content):
         raise StudyFileError(f"{place}: {message}")
-    if not key_lines(change):
+    # A header by itself makes an empty table.
+    if not content or (not flatten(content) and "=" not in change):
         raise StudyFileError(f"{place}: assigns nothing; write KEY=VALUE in TOML, such as budget.trials=20")
     return content
 
