@@ -161,13 +161,13 @@ def plan(
             say(line)
 
     loaded = load_study(study, out, change, trials=trials)
+    deadline = deadline_of(loaded, hours, until)
 
     tell("profiling the hardware ...")
     taken = _measured_hardware(device, emulate, quick=True)
 
     tell("probing the baseline ...")
-    seconds_left = deadline_of(loaded, hours, until).seconds_left
-    survey = planner.survey(loaded, taken, opening.slots_of(taken), seconds_left)
+    survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline.seconds_left)
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
 
     settings = flatten(loaded.spec.base)

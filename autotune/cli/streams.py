@@ -32,16 +32,15 @@ def prepare_streams() -> None:
 
 
 def _open_on_nothing(number: int, name: str, mode: str) -> None:
+    """Open a standard stream on nothing, under its own number, which children inherit."""
     nothing = os.open(os.devnull, os.O_RDWR)
-    try:
-        os.fstat(number)
-    except OSError:
+    if nothing != number:
         os.dup2(nothing, number)
-    if nothing == number:
-        os.set_inheritable(number, True)
-    else:
         os.close(nothing)
-    setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+    os.set_inheritable(number, True)
+
+    stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - for as long as the process
+    setattr(sys, name, stream)
 
 
 def restore_help(commands: Iterable[Callable[..., Any] | None]) -> None:

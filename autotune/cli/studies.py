@@ -148,6 +148,8 @@ def timeline(
     from reports.figures import pictures
     from reports.figures import timeline as history
 
+    if into is not None and into.is_dir():
+        raise UserError(f"--into {into} is a folder; name a Markdown file")
     studies = history.read_timeline(out)
     figures = history.write_timeline(studies, folder)
 
@@ -157,8 +159,6 @@ def timeline(
 
     if into is not None:
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
-        if into.is_dir():
-            raise UserError(f"--into {into} is a folder; name a Markdown file")
         text = into.read_text(encoding="utf-8", errors="replace") if into.exists() else ""
         write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
 

@@ -123,7 +123,10 @@ def _trainers() -> Iterator[Fault]:
 
 
 _TRAIN = "def train(config: %s, budget_tokens, report): pass\n"
-_CONFIG = "from pydantic import BaseModel, Field, field_serializer, field_validator\nclass C(BaseModel):\n    lr: float = 0.1\n"
+_CONFIG = (
+    "from pydantic import BaseModel, Field, field_serializer, field_validator\n"
+    "class C(BaseModel):\n    lr: float = 0.1\n"
+)
 _VALIDATOR = "    @field_validator('lr')\n    def check(cls, value): raise %s\n"
 MODULES = {
     "exits": ("import sys\nsys.exit(3)\n", "cannot import bad_exits: it ends the process (SystemExit: 3)"),
@@ -146,7 +149,9 @@ MODULES = {
     "default_raises": (_CONFIG + "    x: int = Field(default_factory=lambda: 1 / 0)\n" + _TRAIN % "C", "ZeroDivision"),
     "no_json": (_CONFIG + "    x: object = object()\n" + _TRAIN % "C", "the type of its config fails"),
     "dump_fails": (
-        _CONFIG + "    @field_serializer('lr')\n    def dump(self, value): raise RuntimeError('planned')\n" + _TRAIN % "C",
+        _CONFIG
+        + "    @field_serializer('lr')\n    def dump(self, value): raise RuntimeError('planned')\n"
+        + _TRAIN % "C",
         "planned",
     ),
     "rules_of_lists": ("length_rules = {'lr': ['learning_rate']}\n" + _TRAIN % "dict", "length_rules"),
@@ -274,7 +279,8 @@ def _names() -> Iterator[Fault]:
 
 def _base() -> Iterator[Fault]:
     lines = {
-        "lrr = 1": "no setting", "lr = nan": "the base value nan", "lr = 1979-05-27": "base.lr", "lr = {a = 1}": "base.lr",
+        "lrr = 1": "no setting", "lr = nan": "the base value nan", "lr = 1979-05-27": "base.lr",
+        "lr = {a = 1}": "base.lr",
         "output = 3": "base.output", "lr = [0.02]": "base.lr", '"" = 1': "no setting", '"{}" = 1': 'setting "{}"',
         '"\\u001b[31m" = 1': "no setting", '"a\\nb" = 1': "no setting", 'layers = "many"': "base.layers",
         "output.dri = 1": "no setting", "data.num_evals = 1.5": "base.data.num_evals",
@@ -291,7 +297,8 @@ def _algorithms() -> Iterator[Fault]:
         'sampler name = "nsga2"\npopulation_size = 0': "sampler: nsga2", 'sampler name = "qmc"\nqmc_type = "x"': "qmc",
         'pruner name = "threshold"\nupper = "a"': "pruner.upper", "pruner audit_frac = 2.0": "pruner.audit_frac",
         'pruner name = "hyperband"\nmin_resource = 0': "pruner: hyperband", 'pruner name = "wilcoxon"': "wilcoxon",
-        'pruner name = "hyperband"\nmax_resource = "lots"': "pruner", 'pruner name = "patient"\npatience = -1': "pruner",
+        'pruner name = "hyperband"\nmax_resource = "lots"': "pruner",
+        'pruner name = "patient"\npatience = -1': "pruner",
         'pruner name = "median"\nn_startup_trials = -1': "pruner: median", "pruner warmup_frac = 2.0": "pruner",
     }  # fmt: skip
     for entry, wanted in entries.items():
