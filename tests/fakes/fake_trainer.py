@@ -7,6 +7,7 @@ tokens lower the floor, and more experts are slower, as far as a test asks for i
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import random
@@ -164,5 +165,6 @@ SIGNALS = {"hang": signal.SIGSTOP, "kill": signal.SIGKILL}
 ERRORS = {
     "crash": RuntimeError("planned crash"),
     "end-of-file": EOFError("planned end of a data file"),
+    "full-disk": OSError(errno.ENOSPC, "No space left on device"),
     "out-of-memory": OutOfMemoryError("tried to allocate 2.00 GiB"),
 }

@@ -57,8 +57,8 @@ def _num_trials(folder: Path, out: str = "runs") -> int:
     return len(list((folder / out / "night" / "trials").glob("*/result.json")))
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "euc-jp"])
-def test_a_night_in_an_old_terminal(folder: Path, encoding: str) -> None:
+def test_a_night_in_an_old_terminal(folder: Path) -> None:
+    encoding = "latin-1"
     done = _command(folder, "run", "night.toml", "--device", "cpu", PYTHONIOENCODING=encoding)
     assert done.returncode == 0, done.stderr
     assert _num_trials(folder) == 2

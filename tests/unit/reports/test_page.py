@@ -264,3 +264,9 @@ def test_markdown_twin_shows_pictures_where_they_are(night: StudyRecord) -> None
     assert "### Best so far\n\nLower \\| better. words" in shown
     assert "![Best so far](a.png)\n![Best so far](a-2.png)" in shown
     assert "in pictures" not in exports.report_markdown(night)
+
+
+def test_a_study_without_a_trial_has_no_pictures_and_names_none(tmp_path: Path) -> None:
+    empty = study_builder.study(trials=(), finals=(), verdict=None, gpu=(), events=())
+    assert page.add_pictures(empty, tmp_path) == "no pictures: there is nothing to draw yet"
+    assert not list(tmp_path.iterdir())
