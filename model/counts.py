@@ -4,12 +4,13 @@ Letters in formulas: D d_model, F d_ff, K experts per token (top_k), E experts, 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 
-from model.config import TrainConfig
-from model.transformer import Transformer, flops_per_token, num_params
+from model.config import ModelConfig, TrainConfig
+from model.transformer import Transformer, flops_per_token, num_params, padded_vocab_size
 from model.weights import group_of
 
 
@@ -19,7 +20,7 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
     Args:
         config: The configuration.
         facts: What `train` returned for a run on the same data and device; `vocab_size`, `dtype` and `chunk_rows` are
-            read.
+            read. Before any run they may be left out; what is counted is then the least that it can be.
 
     Returns:
         "step_tokens", "passes", "pass_flops", "weights", and in bytes "fixed_bytes" (weights, gradients,
@@ -27,14 +28,13 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
         "update_bytes" (Newton-Schulz on the largest group of matrices) and "disk_bytes" (a run's checkpoints, the one
         that is being written included, and its exported weights).
     """
-    with torch.device("meta"):
-        model = Transformer(config.model, int(facts["vocab_size"]))
-    is_fp32 = facts["dtype"] == "float32"
+    is_fp32 = facts.get("dtype", "float32") == "float32"
     number_bytes = 4 if is_fp32 else 2
     copy_bytes = 0 if is_fp32 else 2
 
-    weights, _ = num_params(model)
-    muon_groups = _muon_groups(model)
+    sizes = _Sizes.of(config.model, int(facts.get("vocab_size", 1)))
+    weights = sizes.weights
+    muon_groups = sizes.muon_groups
     muon_weights = sum(muon_groups.values())
     # In fp32: one momentum for Muon, AdamW's two averages.
     state_bytes = 4 * muon_weights + 8 * (weights - muon_weights)
@@ -42,20 +42,65 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
     largest = max(muon_groups, key=lambda group: muon_groups[group])
     short, long = sorted(map(int, largest.split("x")))
     pass_tokens = config.pass_sequences * config.model.seq_len
-    padded_vocab = len(model.embed_tokens.weight)
+    padded_vocab = padded_vocab_size(int(facts.get("vocab_size", 1)))
+    chunk_rows = int(facts.get("chunk_rows", 1))
 
     return {
         "step_tokens": config.batch_tokens,
         "passes": config.batch_sequences / config.pass_sequences,
-        "pass_flops": float(flops_per_token(model)) * pass_tokens,
+        "pass_flops": float(sizes.flops_per_token) * pass_tokens,
         "weights": weights,
         # fp32 weights and gradients and the half-precision copy.
         "fixed_bytes": weights * (8 + copy_bytes) + state_bytes,
-        "pass_bytes": _pass_bytes(config, pass_tokens, padded_vocab, int(facts["chunk_rows"]), number_bytes),
+        "pass_bytes": _pass_bytes(config, pass_tokens, padded_vocab, chunk_rows, number_bytes),
         # The look-ahead, the iterate and the next one, and two products of its shorter side.
         "update_bytes": muon_groups[largest] * number_bytes * (3 + 2 * short / long),
         "disk_bytes": (config.output.keep_checkpoints + 1) * (4 * weights + state_bytes) + 4 * weights,
     }
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What is counted of a model's shapes.
+
+    Args:
+        weights: Its parameters.
+        flops_per_token: Floating-point operations of forward and backward per token.
+        muon_groups: Weights of each shape of matrix that Muon trains.
+    """
+
+    weights: int
+    flops_per_token: int
+    muon_groups: Mapping[str, int]
+
+    @classmethod
+    def of(cls, config: ModelConfig, vocab_size: int) -> Self:
+        """Count a model of any number of layers, which are all alike: the first two of them are enough to look at."""
+        two = cls._built(config.model_copy(update={"num_layers": 2}), vocab_size)
+        one = cls._built(config.model_copy(update={"num_layers": 1}), vocab_size)
+        more = config.num_layers - 1
+
+        groups = {
+            name: one.muon_groups[name] + more * (size - one.muon_groups[name])
+            for name, size in two.muon_groups.items()
+        }
+        return cls(
+            one.weights + more * (two.weights - one.weights),
+            one.flops_per_token + more * (two.flops_per_token - one.flops_per_token),
+            groups,
+        )
+
+    @classmethod
+    def _built(cls, config: ModelConfig, vocab_size: int) -> Self:
+        try:
+            with torch.device("meta"):
+                model = Transformer(config, vocab_size)
+        except RuntimeError as error:
+            # Shapes whose size does not fit into 64 bits.
+            raise ValueError(f"the model is larger than any machine: {error}") from None
+
+        weights, _ = num_params(model)
+        return cls(weights, flops_per_token(model), _muon_groups(model))
 
 
 def _muon_groups(model: Transformer) -> dict[str, int]:

@@ -81,7 +81,10 @@ def add_pictures(record: StudyRecord, folder: Path) -> str:
         "" when they were written, else why there are none and what to do.
     """
     cards = draw_cards(record)
-    skipped = pictures.write_pictures(pictures.of_cards(cards), folder)
+    named = pictures.of_cards(cards)
+    if not named:
+        return "no pictures: there is nothing to draw yet"
+    skipped = pictures.write_pictures(named, folder)
     if skipped:
         return skipped
 

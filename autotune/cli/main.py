@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from autotune.cli import machine, model, replay, studies
+from autotune.cli.ending import Commands, explain_failures
 from autotune.cli.launch import announce, make_options
 from autotune.cli.machine import measured_hardware
 from autotune.cli.options import (
@@ -38,18 +38,18 @@ from autotune.cli.options import (
     require_begun,
     run_directory,
 )
+from autotune.cli.streams import prepare_streams, restore_help
 from autotune.cli.studies import finish_report, try_to_report
 from autotune.core.errors import UserError
-from autotune.core.text import plain, say
+from autotune.core.text import say
 from autotune.machine.host import choose_thread_waiting
-from autotune.machine.nvml import NvmlError
-from autotune.store.faults import explained
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=Commands,
     help=(
         "Searches for good training settings of a small language model overnight, tests the best on fresh seeds, "
         "and trains the model with them for longer."
@@ -89,12 +89,12 @@ def plan(
             say(line)
 
     loaded = load_study(study, out, change, trials=trials)
+    deadline = deadline_of(loaded, hours, until)
 
     tell("profiling the hardware ...")
     taken = measured_hardware(device, emulate, quick=True)
 
     tell("probing the baseline ...")
-    deadline = deadline_of(loaded, hours, until)
     survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline)
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
 
@@ -259,24 +259,7 @@ def train(
 def main() -> None:
     """Run the `autotune` command."""
     choose_thread_waiting(os.environ)
-    try:
+    prepare_streams()
+    restore_help(command.callback for part in (app, studies.app, model.app) for command in part.registered_commands)
+    with explain_failures():
         app()
-    except UserError as error:
-        _end(error)
-    except NvmlError as error:
-        _end(UserError(f"{error}; see `autotune doctor`", 3))
-    except Exception as error:
-        # A full disk, a folder that may not be read: no command meets them with a traceback.
-        told = explained(error)
-        if told is None:
-            raise
-        _end(told)
-
-
-def _end(error: UserError) -> NoReturn:
-    """Say what went wrong, as far as there is anywhere to say it, and end."""
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
-    with contextlib.suppress(OSError):
-        typer.echo(plain(str(error)), err=True)
-    raise SystemExit(error.exit_code) from None

@@ -154,8 +154,6 @@ def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
 
     path = Path(name) if os.path.lexists(name) else out / name
     if not os.path.exists(path):
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file; name the folder in which the run directories are")
         raise UserError(
             f"{name}: no such folder, checkpoint or study in {out}; `autotune promote STUDY` trains a model"
         )

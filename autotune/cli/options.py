@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,35 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 MOST_TOKENS = 2**63 - 1
 """Most tokens that a database can hold as a number."""
+
+
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
+        raise typer.BadParameter(f'there is no device "{device}": use auto, cpu, cuda, or cuda:1 for the second GPU')
+    return device
+
+
+def _known_card(emulate: str) -> str:
+    if emulate not in ("", "t4"):
+        raise typer.BadParameter(f'"{emulate}" cannot be emulated: the only card that can is "t4"')
+    return emulate
+
+
+def usable_folder(folder: Path | None) -> Path | None:
+    """Refuse a folder of the command line that is a file, or would lie below one.
+
+    Args:
+        folder: The folder; None if it was not given.
+    """
+    if folder is None:
+        return None
+
+    for path in (folder, *folder.parents):
+        if os.path.isfile(path):
+            raise typer.BadParameter(f"{path} is a file; name a folder")
+        if os.path.isdir(path):
+            break
+    return folder
 
 
 def known_studies(begun: str) -> list[str]:
@@ -42,22 +72,12 @@ SetOption = Annotated[
         help='Changes a setting of the study file, in TOML: space."optim.muon_lr".high=0.05',
     ),
 ]
-
-
-def _known_device(device: str) -> str:
-    """Return the device that is asked for, which may not be there.
-
-    Raises:
-        UserError: If there is no such kind of device.
-    """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
-        raise UserError(f"--device {device}: there is no such kind; give auto, cpu, cuda or cuda:1")
-    return device
-
-
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.", callback=_known_device)]
 EmulateOption = Annotated[
-    str, typer.Option(help='"t4" uses a larger GPU as if it were a T4: 15 GiB, fp16, no flash attention.')
+    str,
+    typer.Option(
+        help='"t4" uses a larger GPU as if it were a T4: 15 GiB, fp16, no flash attention.', callback=_known_card
+    ),
 ]
 HoursOption = Annotated[float | None, typer.Option(help="Finish everything within this many hours.")]
 UntilOption = Annotated[str | None, typer.Option(help='Finish everything by this time of day, such as "07:00".')]
@@ -72,7 +92,9 @@ WebhookOption = Annotated[
     str, typer.Option(metavar="URL", help="Address to send the result to at the end, as JSON (Slack, Discord, ...).")
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
-RunsOption = Annotated[Path, typer.Option("--out", help="Folder that holds one run directory for each study.")]
+RunsOption = Annotated[
+    Path, typer.Option("--out", help="Folder that holds one run directory for each study.", callback=usable_folder)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
@@ -96,11 +118,15 @@ def load_study(
     if seed is not None:
         all_changes.append(f"seed={seed}")
 
+    if not name.strip():
+        raise UserError("the name of the study is empty; name a study file, or a study that was run")
+
     begun = begun_folder(name, out)
     kept = (begun or out / name) / "study.toml"
     candidates = [Path(name), kept, Path("studies") / f"{name}.toml"]
-    path = next((candidate for candidate in candidates if candidate.is_file()), Path(name))
-    if begun is not None and not path.is_file():
+    # os.path.isfile also answers for a name that is too long to be one.
+    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), Path(name))
+    if begun is not None and not os.path.isfile(path):
         raise UserError(f"{kept} is missing: copy the study's file there, with the settings that it was begun with")
     return load(path, all_changes)
 
@@ -176,7 +202,9 @@ def run_directory(name: str, out: Path) -> Path:
         return begun
 
     path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
+    if not name.strip():
+        raise UserError("the name of the study is empty; name a study that was run")
+    if path.suffix == ".toml" and os.path.isfile(path):
         study = load_study(name, out, None)
         return out / str(study.spec.name)
     return out / name

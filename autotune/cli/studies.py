@@ -19,6 +19,7 @@ from autotune.cli.options import (
     known_studies,
     require_begun,
     run_directory,
+    usable_folder,
 )
 from autotune.core.errors import UserError
 from autotune.core.text import say
@@ -119,7 +120,7 @@ def compare(
         typer.Argument(metavar="STUDY", help="Two studies or more.", autocompletion=known_studies),
     ],
     out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Folder for the page.")] = RUNS / "compare",
+    folder: Annotated[Path, typer.Option(help="Folder for the page.", callback=usable_folder)] = RUNS / "compare",
 ) -> None:
     """Compares studies side by side."""
     from autotune.store.study_store import read_study
@@ -140,8 +141,9 @@ def compare(
 @app.command()
 def timeline(
     out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Folder for the page, timeline.md and the pictures.")] = RUNS
-    / "timeline",
+    folder: Annotated[
+        Path, typer.Option(help="Folder for the page, timeline.md and the pictures.", callback=usable_folder)
+    ] = RUNS / "timeline",
     into: Annotated[
         Path | None,
         typer.Option(help="A Markdown file, such as a README, to put the timeline into, or to renew it in."),
@@ -152,6 +154,8 @@ def timeline(
     from reports import timeline as history
     from reports.figures import pictures
 
+    if into is not None and into.is_dir():
+        raise UserError(f"--into {into} is a folder; name a Markdown file")
     studies = history.read_timeline(out)
     figures = history.write_timeline(studies, folder)
 
@@ -165,7 +169,7 @@ def timeline(
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
         text = ""
         if into.exists():
-            text = into.read_text(encoding="utf-8")
+            text = into.read_text(encoding="utf-8", errors="replace")
         write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
 
     for line in history.summary(studies):

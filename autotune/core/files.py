@@ -37,7 +37,8 @@ def _replace(path: Path, text: str, private: bool) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        # A path may hold bytes that are no UTF-8, and a log half a character.
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

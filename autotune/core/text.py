@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import reprlib
 import sys
 from datetime import datetime, timedelta
 
@@ -12,6 +13,60 @@ import typer
 
 _FAR_S = 20 * 3600.0
 """A time of day this many seconds away is given with its weekday, since it could be taken for another day's."""
+
+
+_YEAR_S = 365.25 * 24 * 3600.0
+_MOST_S = 100 * _YEAR_S
+"""No moment is told that is further away; calendars end with the year 9999."""
+_MAX_DIGITS = 40
+"""Whole numbers of more digits are told by their length; Python refuses to write out those of more than 4,300."""
+
+
+class _Shortened(reprlib.Repr):
+    """Writes a value as a study file would, with the middle of what is long left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 120
+        self.maxlevel = 3
+
+    def repr_bool(self, value: bool, _level: int) -> str:
+        """Return a truth value as TOML has it."""
+        return str(value).lower()
+
+    def repr_int(self, value: int, _level: int) -> str:
+        """Return a whole number, or how long it is."""
+        digits = math.ceil(value.bit_length() * math.log10(2))
+        if digits > _MAX_DIGITS:
+            return f"a number of about {digits:,} digits"
+        return repr(value)
+
+
+_SHORTENED = _Shortened()
+
+
+def shown(value: object) -> str:
+    """Return a value of a study file for a message: `repr`, shortened where it is long."""
+    return _SHORTENED.repr(value)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text on one line, with its middle left out where it has more than `most` characters."""
+    in_one_line = " ".join(text.split())
+    if len(in_one_line) <= most:
+        return in_one_line
+    half = (most - 5) // 2
+    return f"{in_one_line[:half]} ... {in_one_line[-half:]}"
+
+
+def reason(error: BaseException) -> str:
+    """Return the class and message of an error on one line, even of one whose message cannot be had."""
+    try:
+        words = str(error)
+    except Exception:  # noqa: BLE001 - whatever a class of someone else raises
+        words = ""
+    name = type(error).__name__
+    return shortened(f"{name}: {words}" if words else name, 400)
 
 
 def plain(text: str) -> str:
@@ -22,11 +77,27 @@ def plain(text: str) -> str:
 def say(line: str, end: str = "\n") -> None:
     """Print one line for a person, or a piece of one; control characters in names stay text."""
     try:
-        typer.echo(plain(line) + end, nl=False)
-        sys.stdout.flush()
-    except OSError:
+        _print(plain(line) + end)
+    except (OSError, ValueError):
         # The terminal was closed or the pipe's reader has left: the night goes on without an audience.
+        _go_silent()
+
+
+def _print(text: str) -> None:
+    try:
+        typer.echo(text, nl=False)
+    except UnicodeEncodeError as error:
+        typer.echo(text.encode(error.encoding, "replace").decode(error.encoding), nl=False)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _go_silent() -> None:
+    try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        # A trainer has closed it.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process
 
 
 def time_of_day(seconds: float, now: datetime | None = None) -> str:
@@ -36,6 +107,8 @@ def time_of_day(seconds: float, now: datetime | None = None) -> str:
         seconds: Seconds from now.
         now: Local time; the present if None.
     """
+    if seconds > _MOST_S:
+        return "no date that a calendar has"
     then = (now or datetime.now()) + timedelta(seconds=seconds)
     if seconds < _FAR_S:
         return f"{then:%H:%M}"
@@ -85,6 +158,8 @@ def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
         now: Local time at which it begins.
         likely_s: What it takes if trials are stopped early as usual; infinite if that is not known.
     """
+    if seconds > _MOST_S:
+        return f"done in {seconds / _YEAR_S:,.0f} years"
     early = now + timedelta(seconds=min(likely_s, seconds))
     late = now + timedelta(seconds=seconds)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import json
 import multiprocessing
 import os
@@ -193,6 +194,11 @@ def _serve(connection: Connection, trainer_name: str, environment: Mapping[str, 
     # Before torch is imported, or the device choice would come too late.
     os.environ.update(environment)
 
+    # What a trainer prints goes into a file, whatever the terminal's encoding.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
     for name in _PARENTS_SIGNALS:
         signal.signal(name, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _PARENTS_SIGNALS)
@@ -232,12 +238,12 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
         facts = load_trainer(trainer_name).run(job.config, job.budget_tokens, report)
         # What JSON does not know becomes text here: a finished training must not be lost over it later.
         return Done(json.loads(json.dumps(facts, default=str)))
-    except Exception as error:  # noqa: BLE001 - whatever a trainer raises ends one trial, not the study
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a trainer raises ends one trial, not the study
         traceback.print_exc()
         return _failed(error, disk_fault_of_training(error))
 
 
-def _failed(error: Exception, disk_fault: str) -> Failed:
+def _failed(error: BaseException, disk_fault: str) -> Failed:
     # By name, since the engine does not import torch.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     in_one_line = " ".join(f"{type(error).__name__}: {error}".split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autotune.machine import host, torch_probe
@@ -19,7 +19,13 @@ _T4_MEMORY_BYTES = 15 * 2**30
 _MEASURE_TIMEOUT_S = 180.0
 
 
-def profile(emulate: str = "", quick: bool = False, device: str = "auto", nvml: Any = None) -> HardwareProfile:
+def profile(
+    emulate: str = "",
+    quick: bool = False,
+    device: str = "auto",
+    nvml: Any = None,
+    while_waiting: Callable[[], object] = lambda: None,
+) -> HardwareProfile:
     """Measure this machine, in a child process: the caller gets no CUDA context and imports no torch.
 
     Args:
@@ -27,6 +33,7 @@ def profile(emulate: str = "", quick: bool = False, device: str = "auto", nvml: 
         quick: Measure for about 1 s instead of 2 s (CPU) or 15 s (GPU), and leave out the warm figure.
         device: "auto" (the first visible GPU, else the CPU), "cpu", "cuda", or "cuda:1" for the second GPU.
         nvml: The NVML module to use; None imports `pynvml`.
+        while_waiting: Called about four times a second; what it raises ends the measuring.
 
     Returns:
         The profile.
@@ -45,10 +52,10 @@ def profile(emulate: str = "", quick: bool = False, device: str = "auto", nvml: 
             raise HardwareError(
                 "cannot emulate a T4 on the CPU: it needs an NVIDIA GPU of 15 GiB or more; drop --emulate"
             )
-        return _profile_cpu(quick)
+        return _profile_cpu(quick, while_waiting)
 
     _check_emulation(emulate, gpu)
-    return _profile_gpu(gpu, len(gpus), emulate, quick, nvml)
+    return _profile_gpu(gpu, len(gpus), emulate, quick, nvml, while_waiting)
 
 
 def _gpus(device: str, nvml: Any) -> list[GpuIdentity]:
@@ -62,6 +69,18 @@ def _gpus(device: str, nvml: Any) -> list[GpuIdentity]:
     except NvmlError as error:
         # A broken GPU must not turn a night on the GPU into a night on the CPU unasked.
         raise HardwareError(f"the GPU cannot be read: {error}; run autotune doctor, or choose --device cpu") from error
+
+
+def require_device(device: str) -> None:
+    """Check that there is such a device.
+
+    Args:
+        device: "auto", "cpu", "cuda", or "cuda:1" for the second GPU.
+
+    Raises:
+        HardwareError: There is none.
+    """
+    _chosen_gpu(device, _gpus(device, None))
 
 
 def _chosen_gpu(device: str, gpus: Sequence[GpuIdentity]) -> GpuIdentity | None:
@@ -111,17 +130,19 @@ def _is_ampere_or_newer(capability: str) -> bool:
     return int(capability.partition(".")[0]) >= 8
 
 
-def _profile_cpu(quick: bool) -> HardwareProfile:
+def _profile_cpu(quick: bool, while_waiting: Callable[[], object]) -> HardwareProfile:
     machine = _machine_facts()
     seconds = 0.4 if quick else 0.9
     request = _request("cpu", ["fp32"], warm_dtype="", seconds=seconds, threads=machine["cpu_count"])
-    answer = _measured(request, visible="")
+    answer = _measured(request, visible="", watch=while_waiting)
 
     cpu = GpuIdentity(-1, "", machine["cpu_name"], machine["ram_bytes"], "", "", 0.0, 0.0, 0.0)
     return _assemble(cpu, 0, "", answer, None, machine)
 
 
-def _profile_gpu(gpu: GpuIdentity, count: int, emulate: str, quick: bool, nvml: Any) -> HardwareProfile:
+def _profile_gpu(
+    gpu: GpuIdentity, count: int, emulate: str, quick: bool, nvml: Any, while_waiting: Callable[[], object]
+) -> HardwareProfile:
     machine = _machine_facts()
     dtypes = ["fp32", "fp16"]
     if _is_ampere_or_newer(gpu.capability):
@@ -134,6 +155,7 @@ def _profile_gpu(gpu: GpuIdentity, count: int, emulate: str, quick: bool, nvml: 
     with GpuMonitor(gpu.index, nvml) as monitor:
 
         def watch() -> None:
+            while_waiting()
             if (sample := monitor.sample()) is not None:
                 samples.append(sample)
 

@@ -52,6 +52,8 @@ def ask(
         stderr=subprocess.PIPE,
         text=True,
         env=_environment(visible),
+        # Ctrl-C is for the caller, who ends the child; in one group with it both would be told.
+        process_group=0,
     )
 
     try:

@@ -14,6 +14,7 @@ from autotune.engine.cost_model import CostModel, Counts, Measured
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot, Worker
 from autotune.machine.hardware import HardwareProfile
+from autotune.night.foresight import least_bytes, require_memory
 from autotune.night.probing import Place, config_on, probe
 from autotune.search.dimension import Dimension, Value
 from autotune.search.space import SearchSpace
@@ -121,7 +122,12 @@ def _shapes(place: Place, paths: BatchPaths, baseline: Probe) -> list[dict[str, 
         counts = _counts(place.study, place.profile, changes, baseline.facts)
         return counts.weights if counts is not None else 0.0
 
-    heaviest = max(_corners(place.study.spec.space, base), key=weights)
+    # What cannot fit is told by its counts, and would only hang or kill the probe.
+    def fits(corner: Mapping[str, Any]) -> bool:
+        return least_bytes(place.study, place.profile, corner) <= place.profile.memory_bytes
+
+    fitting_corners = [corner for corner in _corners(place.study.spec.space, base) if fits(corner)]
+    heaviest = max([{}, *fitting_corners], key=weights)
     if weights(heaviest) > weights({}):
         shapes.append(heaviest)
     return shapes
@@ -258,6 +264,7 @@ def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> i
     Raises:
         UserError: If the baseline does not train.
     """
+    require_memory(study, profile)
     place = Place(study, profile, slot)
     baseline = probe(place)
     model = cost_model(place, baseline)

@@ -22,7 +22,7 @@ from autotune.engine.worker import Slot
 from autotune.engine.worker_pool import WorkerPool
 from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.hardware import HardwareError, HardwareProfile
-from autotune.machine.measurement import profile
+from autotune.machine.measurement import profile, require_device
 from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
@@ -204,7 +204,7 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
     spec = study.spec
     if not spec.storage:
         back_up(run)
-    hardware = _stored_hardware(spec, options, run)
+    hardware = _stored_hardware(spec, options, run, stop)
     monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
 
     observer = RunObserver(run, options.say, monitor, options.refresh, spec.trackers)
@@ -229,33 +229,48 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
             back_up(run)
 
 
-def _stored_hardware(spec: StudySpec, options: Options, run: RunDirectory) -> HardwareProfile:
+def _stored_hardware(spec: StudySpec, options: Options, run: RunDirectory, stop: StopRequest) -> HardwareProfile:
     """Return the hardware profile of an earlier run, or take one and store it.
 
     Args:
         spec: The study.
         options: What the command line says.
         run: The run directory.
+        stop: Whether the user wants the run to end.
 
     Raises:
-        UserError: If the study was begun on another kind of device: its trials would not be comparable.
+        UserError: If there is no such device, or the study was begun on another kind of device: its trials would not
+            be comparable. With exit code 130 if it was stopped.
     """
+
+    def heed_stop() -> None:
+        if stop.level:
+            raise UserError("stopped while the hardware was measured; nothing is lost: run again", 130)
+
     if run.hardware.exists():
         try:
             before = HardwareProfile.from_json(read_json(run.hardware))
         except HardwareError:
             options.say(f"{run.hardware} is damaged or of another version: it is measured and written anew")
         else:
+            _require_device(options.device)
             _require_same_device(spec, options, before)
             return before
 
     options.say("profiling the hardware ...")
     try:
-        taken = profile(options.emulate, device=options.device)
+        taken = profile(options.emulate, device=options.device, while_waiting=heed_stop)
     except HardwareError as error:
         raise UserError(str(error), 3) from None
     write_json(run.hardware, taken.to_json())
     return taken
+
+
+def _require_device(device: str) -> None:
+    try:
+        require_device(device)
+    except HardwareError as error:
+        raise UserError(str(error), 3) from None
 
 
 def _require_same_device(spec: StudySpec, options: Options, before: HardwareProfile) -> None:

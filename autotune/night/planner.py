@@ -17,6 +17,7 @@ from autotune.engine.worker import Slot
 from autotune.finals.allotment import allot
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
+from autotune.night.foresight import require_memory
 from autotune.night.probing import Place, config_on, probe
 from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
@@ -214,8 +215,9 @@ def survey(
         stopped: Whether the user wants it to end.
 
     Raises:
-        UserError: If the baseline does not train, or with exit code 130 if it was stopped.
+        UserError: If the baseline does not train or does not fit, or with exit code 130 if it was stopped.
     """
+    require_memory(study, profile)
     place = Place(study, profile, slots[0], stopped)
     baseline = probe(place)
     model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None

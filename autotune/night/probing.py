@@ -12,6 +12,7 @@ from typing import Any
 
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
+from autotune.core.files import free_bytes
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.end_rules import FIRST_EVALUATION_ALLOWANCE
 from autotune.engine.event_loop import TICK_S
@@ -25,6 +26,8 @@ _PROBE_FRAC = 1 / 25
 """Share of a trial's budget that a probe trains on a CPU: enough for a steady speed, little enough to cost nothing."""
 _PROBE_POINTS = 3
 """Evaluations after which a probe on a GPU ends: a small share would be over before clocks and caches are warm."""
+_NO_ROOM_BYTES = 65_536
+"""Free disk below which a trainer that fails has most likely failed for lack of it."""
 PROBE_TOKENS = 4_000_000
 """Most tokens of the trial whose beginning a probe on a GPU is: a long trial's evaluations would cost the night."""
 
@@ -122,8 +125,12 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserError:
+    """Return the error of a baseline that does not train: with exit code 3 where the disk is full."""
     if isinstance(message, Failed) and message.disk_fault:
         return UserError(message.disk_fault, 3)
+    if free_bytes(log.parent) < _NO_ROOM_BYTES:
+        why = f": {message.message}" if isinstance(message, Failed) else ""
+        return UserError(f"the disk is full{why}; nothing is lost: free some space and run again", 3)
 
     if isinstance(message, Failed):
         why = message.message

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
+
+from autotune.core.text import shown
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -27,9 +29,8 @@ def refusal(message: str, *key: str) -> PydanticCustomError:
 
 def _number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise refusal(f"must be a number, but it is {value!r}")
-    if not math.isfinite(value):
-        raise refusal(f"must be finite, but it is {value}")
+        raise refusal(f"must be a number, but it is {shown(value)}")
+    _require_finite(value)
     if isinstance(value, int) and abs(value) > _MAX_WHOLE:
         raise refusal(
             f"is beyond {_MAX_WHOLE:,} (2^53), above which whole numbers cannot be told apart in storage; "
@@ -40,8 +41,14 @@ def _number(value: object) -> object:
 
 def _plain(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise refusal(f"must be a number, text, true or false, but it is {value!r}")
+        raise refusal(f"must be a number, text, true or false, but it is {shown(value)}")
+    _require_finite(value)
     return value
+
+
+def _require_finite(value: object) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refusal(f"must be finite, but it is {value}")
 
 
 def _condition(value: object) -> object:
@@ -73,7 +80,7 @@ class Dimension(BaseModel):
 
     low: Number | None = None
     high: Number | None = None
-    log: bool = False
+    log: StrictBool = False
     step: Number | None = None
     choices: tuple[Value, ...] | None = None
     limits: tuple[Number, Number] | None = None
@@ -103,11 +110,13 @@ class Dimension(BaseModel):
                 "choices",
             )
         if len(set(choices)) < len(choices):
-            raise refusal(f"choices {list(choices)} lists a value twice; keep one of each", "choices")
+            raise refusal(f"choices {shown(list(choices))} lists a value twice; keep one of each", "choices")
 
     def _check_range(self, low: Number, high: Number) -> None:
         if low > high:
             raise refusal(f"low {low} is above high {high}; swap them", "low")
+        if math.isinf(float(high) - float(low)):
+            raise refusal(f"the range {low} to {high} is wider than numbers can be; narrow it")
         if self.log and low <= 0:
             raise refusal(f"log = true needs low above 0, but low is {low}", "low")
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autotune.core.text import shown
 from autotune.search import pruners, samplers
 from autotune.search.dimension import refusal
 from autotune.study.errors import did_you_mean
+from autotune.study.plain_types import Real
 
 
 class SamplerSpec(BaseModel):
@@ -39,7 +41,7 @@ class PrunerSpec(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
     name: str = "median"
-    audit_frac: float = Field(default=0.1, ge=0, le=1)
+    audit_frac: Real = Field(default=0.1, ge=0, le=1)
 
     @model_validator(mode="after")
     def _known(self) -> PrunerSpec:
@@ -74,4 +76,4 @@ def _check_named(
                 option,
             )
         if not samplers.is_of_type(value, accepted[option]):
-            raise refusal(f"must be {' or '.join(accepted[option])}, but it is {value!r}", option)
+            raise refusal(f"must be {' or '.join(accepted[option])}, but it is {shown(value)}", option)

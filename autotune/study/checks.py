@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from autotune.core import objectives
 from autotune.core.config_paths import flatten, with_paths
+from autotune.core.errors import UserError
+from autotune.core.text import shortened, shown
 from autotune.search import pruners, samplers
 from autotune.search.dimension import Dimension
 from autotune.search.space import SearchSpace
 from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
+from autotune.study.conditions import never_searched
 from autotune.study.errors import StudyFileErrors, did_you_mean, no_setting
-from autotune.study.spec import TRACKERS, StudySpec, is_installed
+from autotune.study.spec import STORAGE_SCHEMES, TRACKERS, StudySpec, is_installed
 from autotune.study.trainer import Trainer
+
+_MOST_BETWEEN = 64
+"""Values of one setting that are tried beside the corners of the space."""
 
 
 def check_trackers(spec: StudySpec, errors: StudyFileErrors) -> None:
     """Check that every tracker is known and installed."""
     for index, name in enumerate(spec.trackers):
-        if error := _tracker_error(name):
+        if name in spec.trackers[:index]:
+            errors.add(("trackers", str(index)), f'"{name}" is named twice; keep one of them')
+        elif error := _tracker_error(name):
             errors.add(("trackers", str(index)), error)
 
 
@@ -54,7 +62,9 @@ def check_against_trainer(spec: StudySpec, trainer: Trainer, base: Mapping[str, 
     for path, dimension in spec.space.root.items():
         if _check_dimension(path, dimension, known, errors):
             sound[path] = dimension
-    _check_enqueued(spec, sound, errors)
+    _check_conditions(SearchSpace(sound), base, errors)
+    _check_enqueued(spec, sound, base, errors)
+    _check_storage(spec, errors)
     _check_warm_start(spec, errors)
     _check_algorithms(spec, SearchSpace(sound), base, errors)
 
@@ -106,26 +116,58 @@ def _check_dimension(path: str, dimension: Dimension, known: Mapping[str, Any], 
     return not error and not unknown
 
 
+def _check_conditions(space: SearchSpace, base: Mapping[str, Any], errors: StudyFileErrors) -> None:
+    """Check that every condition may hold, among the dimensions that are sound by themselves."""
+    for path, dimension in space.root.items():
+        # A setting with a faulty dimension is in none of the sound ones.
+        if dimension.when and never_searched(space, path, base):
+            wanted = ", ".join(f"{name} = {shown(value)}" for name, value in dimension.when.items())
+            errors.add(
+                ("space", path, "when"),
+                f"{wanted} never holds, so it would never be searched; name values that [space] or [base] can have",
+            )
+
+
+def _check_storage(spec: StudySpec, errors: StudyFileErrors) -> None:
+    scheme = spec.storage.partition("://")[0]
+    if spec.storage and scheme not in STORAGE_SCHEMES:
+        errors.add(
+            ("storage",), 'must be a URL such as "postgresql://user@host/database"; leave it out for a file of its own'
+        )
+
+
 def _dimension_error(path: str, dimension: Dimension, known: Mapping[str, Any]) -> str:
     if path not in known:
         return no_setting(path, known)
+    if dimension.limits is None and len(dimension.ends()) == 1:
+        return f"it can only be {shown(dimension.ends()[0])}, so nothing is searched; set it in [base], or widen it"
 
     value = known[path]
     if dimension.is_integer and isinstance(value, float):
         return (
-            f"the base value {value!r} is not a whole number, but a range of two whole numbers is searched in "
+            f"the base value {shown(value)} is not a whole number, but a range of two whole numbers is searched in "
             f"whole numbers; write low = {dimension.low}.0 and high = {dimension.high}.0"
         )
     if not dimension.contains(value):
         return (
-            f"the base value {value!r} {_outside_of(dimension)}, but trial 0 trains with it; "
+            f"the base value {shown(value)} {_outside_of(dimension)}, but trial 0 trains with it; "
             "change it, or include it here"
         )
     return ""
 
 
-def _check_enqueued(spec: StudySpec, sound: Mapping[str, Dimension], errors: StudyFileErrors) -> None:
+def _check_enqueued(
+    spec: StudySpec, sound: Mapping[str, Dimension], base: Mapping[str, Any], errors: StudyFileErrors
+) -> None:
+    space = SearchSpace(dict(sound))
     for index, settings in enumerate(spec.enqueue):
+        if not settings:
+            errors.add(("enqueue", str(index)), "names no setting; name one from [space], or leave it out")
+        # What is not named is proposed by the sampler, so that only what is named can rule a setting out.
+        ruled_out = [path for path in settings if path in sound and not _may_be_active(space, path, settings, base)]
+        for path in ruled_out:
+            errors.add(("enqueue", str(index), path), "its condition (when) does not hold for the settings beside it")
+
         for path, value in settings.items():
             location = ("enqueue", str(index), path)
             if path not in spec.space.root:
@@ -133,6 +175,15 @@ def _check_enqueued(spec: StudySpec, sound: Mapping[str, Dimension], errors: Stu
                 errors.add(location, f"this setting is not searched{suggestion}; name one from [space]")
             elif path in sound and (error := _enqueued_error(sound[path], value)):
                 errors.add(location, error)
+
+
+def _may_be_active(space: SearchSpace, path: str, settings: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
+    """Return whether the condition of a setting can hold beside the others of an entry to try."""
+    when = space[path].when
+    named = {name: settings[name] for name in when if name in settings}
+    if len(named) < len([name for name in when if name in space.root]):
+        return True
+    return path in space.active({**named, path: settings[path]}, base)
 
 
 def _enqueued_error(dimension: Dimension, value: Any) -> str:
@@ -144,7 +195,7 @@ def _enqueued_error(dimension: Dimension, value: Any) -> str:
         grid = f" in steps of {dimension.step}"
     elif dimension.is_integer:
         grid = " in whole numbers"
-    return f"{value!r} {_outside_of(dimension)}{grid}; change it, or its entry in [space]"
+    return f"{shown(value)} {_outside_of(dimension)}{grid}; change it, or its entry in [space]"
 
 
 def _outside_of(dimension: Dimension) -> str:
@@ -156,7 +207,7 @@ def _outside_of(dimension: Dimension) -> str:
 
 def _check_warm_start(spec: StudySpec, errors: StudyFileErrors) -> None:
     for index, folder in enumerate(spec.warm_start):
-        if not (Path(folder) / "spec.json").exists():
+        if not os.path.isfile(os.path.join(folder, "spec.json")):
             errors.add(("warm_start", str(index)), f'there is no study at "{folder}"; name a folder such as runs/NAME')
 
 
@@ -201,7 +252,7 @@ def _sampler_error(sampler: SamplerSpec, space: SearchSpace, base: Mapping[str, 
         samplers.rehearse(built, space, base, num_values)
     except ImportError as error:
         return f"{sampler.name} needs the package {error.name}, which is not installed; run pip install {error.name}"
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, AssertionError, MemoryError, LookupError) as error:
         reason = _on_one_line(error)
         if num_values > 1 and "multi-objective" in reason:
             reason = 'it can minimise only one value, but loss and seconds are two; use another sampler, such as "tpe"'
@@ -217,28 +268,64 @@ def _pruner_error(pruner: PrunerSpec, budget_tokens: int, num_values: int) -> st
         )
     try:
         pruners.rehearse(pruners.build_pruner(pruner.name, pruner.options, budget_tokens))
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, AssertionError) as error:
         return f"{pruner.name}: {_on_one_line(error)}"
     return ""
 
 
 def _on_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    # An assertion of a library has often no words.
+    return shortened(str(error), 400) or f"it cannot work with these parameters ({type(error).__name__})"
 
 
 def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], errors: StudyFileErrors) -> None:
-    """Check that the trainer accepts every corner of the space, and record the first that it refuses."""
-    for corner in spec.space.at_limits().corners(base):
-        try:
-            trainer.complete(with_paths(base, corner))
-        except ValidationError as error:
-            detail = error.errors()[0]
-            message = str(detail["msg"]).removeprefix("Value error, ")
-            refused_path = ".".join(map(str, detail["loc"]))
+    """Check that the trainer accepts every corner of the space, and single values of whole numbers and choices.
 
-            settings = ", ".join(f"{path} = {value!r}" for path, value in corner.items())
-            named = [path for path in corner if path == refused_path or path.rpartition(".")[2] in message]
-            errors.add(
-                ("space", *named[:1]), f"the trainer refuses {settings}, which the search may propose: {message}"
-            )
+    Only the first that it refuses is recorded.
+    """
+    space = spec.space.at_limits()
+    for corner in space.corners(base):
+        if _is_refused(corner, trainer, base, errors):
             return
+
+    for path, dimension in space.root.items():
+        if dimension.when:
+            continue
+        for value in _between(dimension):
+            if _is_refused({path: value}, trainer, base, errors):
+                return
+
+
+def _between(dimension: Dimension) -> list[Any]:
+    """Return values that are no corner: the choices, or the first whole numbers and some spread over the range."""
+    if dimension.choices is not None:
+        return list(dimension.choices[:_MOST_BETWEEN])
+    if not dimension.is_integer or dimension.step is not None:
+        return []
+
+    assert isinstance(dimension.low, int) and isinstance(dimension.high, int)
+    stride = max(1, (dimension.high - dimension.low) // _MOST_BETWEEN)
+    return [*range(dimension.low, dimension.high, stride), min(dimension.low + 1, dimension.high)]
+
+
+def _is_refused(
+    settings: Mapping[str, Any], trainer: Trainer, base: Mapping[str, Any], errors: StudyFileErrors
+) -> bool:
+    """Return whether the trainer refuses some settings, and record it."""
+    try:
+        trainer.complete(with_paths(base, settings))
+    except ValidationError as error:
+        detail = error.errors()[0]
+        message = str(detail["msg"]).removeprefix("Value error, ")
+        refused_path = ".".join(map(str, detail["loc"]))
+    except UserError as error:
+        message = str(error)
+        refused_path = ""
+    else:
+        return False
+
+    words = ", ".join(f"{path} = {shown(value)}" for path, value in settings.items())
+    named = [path for path in settings if path == refused_path or path.rpartition(".")[2] in message]
+    told = f"the trainer refuses {shortened(words, 300)}, which the search may propose: {message}"
+    errors.add(("space", *named[:1]), told)
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from autotune.core.errors import UserError
+from autotune.core.text import shortened, shown
 from autotune.search.dimension import Dimension
-from autotune.study.key_lines import Location, key_lines, lines_of
+from autotune.study.key_lines import MAX_DEPTH, Location, deepest_line, key_lines, lines_of
 
 _Built = TypeVar("_Built")
 
@@ -21,8 +22,18 @@ _TABLE_EXPECTED = ("model_type", "model_attributes_type", "dict_type", "mapping_
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
+# Characters of a line of errors: what a key, a value or an exception adds to it can be of any length.
+_LONGEST_PLACE = 120
+_LONGEST_MESSAGE = 500
+# Errors that are told; more than that nobody reads, and whoever made them made them by a program.
+_MOST_ROUNDS = 100
+
+
 class StudyFileError(UserError):
     """Everything that is wrong with a study file, a line each."""
+
+
+_TOO_LARGE = "the largest whole number that TOML has is 9_223_372_036_854_775_807"
 
 
 class StudyFileErrors:
@@ -40,10 +51,11 @@ class StudyFileErrors:
 
         # Changes are sorted after the last line of the file.
         for order, change in enumerate(changes, start=text.count("\n") + 2):
+            place = (order, f"--set {shortened(change, _LONGEST_PLACE)}:")
             *parents, key = key_lines(change)
-            self._places[key] = (order, f"--set {change}:")
+            self._places[key] = place
             for parent in parents:
-                self._places.setdefault(parent, self._places[key])
+                self._places.setdefault(parent, place)
 
         self._default_place = (1, f"{path}:1")
         self._lines: dict[Location, tuple[int, str]] = {}
@@ -58,8 +70,8 @@ class StudyFileErrors:
     def add(self, location: Location, message: str) -> None:
         """Record an error; only the first one at a place is kept."""
         order, place = self._place_of(location)
-        key = ".".join(location) or "file"
-        self._lines.setdefault(location, (order, f"{place} {key}: {message}"))
+        key = shortened(".".join(location), _LONGEST_PLACE) or "file"
+        self._lines.setdefault(location, (order, f"{place} {key}: {shortened(message, _LONGEST_MESSAGE)}"))
 
     def _place_of(self, location: Location) -> tuple[int, str]:
         """Return the place of an entry, or of the innermost table around it that has one."""
@@ -95,7 +107,7 @@ class StudyFileErrors:
 def salvage(
     content: dict[str, Any],
     build: Callable[[dict[str, Any]], _Built],
-    drop: Callable[[dict[str, Any], Location], dict[str, Any]],
+    drop: Callable[[dict[str, Any], Sequence[Location]], dict[str, Any]],
     record: Callable[[Any], Location],
 ) -> _Built | None:
     """Build from a content, leaving out what is wrong, so that errors behind the first ones are reported too.
@@ -103,23 +115,24 @@ def salvage(
     Args:
         content: What a person wrote.
         build: Raises pydantic's ValidationError for a content that is wrong.
-        drop: Returns a content less what is at a location.
+        drop: Returns a content less what is at some locations.
         record: Records an error and returns its location.
 
     Returns:
         What was built in the end, or None if nothing could be.
     """
-    while True:
+    # Some faults hide behind others, and each round finds those behind the ones before.
+    for _ in range(_MOST_ROUNDS):
         try:
             return build(content)
         except ValidationError as error:
-            rest = content
-            for detail in error.errors():
-                rest = drop(rest, record(detail))
+            locations = [record(detail) for detail in error.errors()]
 
+        rest = drop(content, locations)
         if rest == content:
             return None
         content = rest
+    return None
 
 
 def parse(text: str, source: str) -> dict[str, Any]:
@@ -139,6 +152,14 @@ def parse(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(_explain_invalid_toml(text, source, str(error))) from None
+    except RecursionError:
+        where = _place(source, deepest_line(text))
+        raise StudyFileError(f"{where}: tables and lists are nested more than {MAX_DEPTH} deep; write less") from None
+    except ValueError:
+        # Python reads no whole number of more than 4,300 digits.
+        number = _line_of_most_digits(text)
+        line = shortened(lines_of(text)[number - 1], 80)
+        raise StudyFileError(f"{_place(source, number)}: {_TOO_LARGE}: {line}") from None
 
 
 def _explain_invalid_toml(text: str, source: str, error: str) -> str:
@@ -149,10 +170,8 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
     number = len(lines)
     if position:
         number = int(position.group(1))
-    line = lines[number - 1].strip()
-
-    # A `--set` assignment is a single line, which needs no number.
-    place = f"{source}:{number}" if "\n" in text else source
+    line = shortened(lines[number - 1], 200)
+    place = _place(source, number)
 
     hints = {
         "Cannot overwrite a value": "; the key is given twice, keep one of them",
@@ -164,9 +183,37 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
     return f"{place}: not valid TOML: {message[:1].lower()}{message[1:]}: {line}{hint}"
 
 
+def _place(source: str, number: int) -> str:
+    # A `--set` assignment is a single line, which needs no number.
+    return source if source.startswith("--set ") else f"{source}:{number}"
+
+
+def _line_of_most_digits(text: str) -> int:
+    lengths = [max(map(len, re.findall(r"[0-9_]+", line)), default=0) for line in lines_of(text)]
+    return lengths.index(max(lengths)) + 1
+
+
+def beyond_limits(content: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """Yield the entries of a TOML content that no study file may have: numbers beyond TOML's own, and deep nesting."""
+    waiting: list[tuple[Location, Any]] = [((), content)]
+    while waiting:
+        location, value = waiting.pop()
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield location, f"{_TOO_LARGE}; it is {shown(value)}"
+        if not isinstance(value, dict | list):
+            continue
+
+        if len(location) >= MAX_DEPTH:
+            yield location, f"tables and lists are nested more than {MAX_DEPTH} deep; write less"
+            continue
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting += [((*location, str(key)), entry) for key, entry in inner]
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question after the nearest known name, in brackets, or "" if none is near."""
-    close = get_close_matches(name, list(known), n=3)
+    # Comparing takes as long as both names, and nobody misspells a very long one.
+    close = get_close_matches(name[:_LONGEST_PLACE], list(known), n=3)
     if not close:
         return ""
 
@@ -203,7 +250,7 @@ def explain_validation_error(error: Any, location: Location, known: Iterable[str
         example = f"[{'.'.join(location)}]"
         if location[0] == "space":
             example = "{low = 1, high = 4} or {choices = [1, 2]}"
-        return f"must be a table such as {example}, but it is {value!r}"
+        return f"must be a table such as {example}, but it is {shown(value)}"
 
     message = str(error["msg"]).removeprefix("Value error, ")
     # Messages of our own validators name the value themselves.
@@ -213,7 +260,7 @@ def explain_validation_error(error: Any, location: Location, known: Iterable[str
     # pydantic speaks of the "input", but each line begins with the key's own name.
     if message.startswith("Input should "):
         message = "must " + message.removeprefix("Input should ").partition(", unable to ")[0]
-    return f"{message[:1].lower()}{message[1:]}, but it is {value!r}"
+    return f"{message[:1].lower()}{message[1:]}, but it is {shown(value)}"
 
 
 def _how_to_add(location: Location) -> str:

@@ -15,12 +15,26 @@ from autotune.core.objectives import Objective
 from autotune.search.dimension import Value, refusal
 from autotune.search.space import SearchSpace
 from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
+from autotune.study.plain_types import Flag, Real, Whole
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Experiment trackers that a study may name; each is a package of the same name."""
+# Folders of runs/ that hold comparisons, tokens and the history of all studies.
+_TAKEN_NAMES = ("compare", "corpus", "timeline")
+# A study's own finals, brackets and full runs in its storage; files, for which commands would take the name.
+_TAKEN_ENDINGS = re.compile(r"\.(finals$|full-|bracket-|toml$|json$)")
+STORAGE_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
+"""Schemes of the URL of a shared database."""
 _NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # Without max_seeds, the finals go on to at most this many pairs for each that they begin with.
 _MAX_SEEDS_FACTOR = 4
+# Far above what any study has use for, and low enough for what counts with it: lists of runs, dates, C's integers.
+_MOST_TRIALS = 10_000_000
+_MOST_SEEDS = 10_000
+_MOST_EVALS = 1_000_000
+_MOST_HOURS = 100_000
+_MOST_HEARTBEAT_S = 86_400
+_SEEDS = 2**32
 
 
 class _Table(BaseModel):
@@ -42,18 +56,18 @@ class BudgetSpec(_Table):
             theirs equally often. The trainer must have `data.train_tokens`.
     """
 
-    tokens: int = Field(gt=0)
-    trials: int = Field(default=40, ge=1)
-    seeds: int = Field(default=1, ge=1)
-    hours: float | None = Field(default=None, gt=0)
+    tokens: Whole = Field(gt=0)
+    trials: Whole = Field(default=40, ge=1, le=_MOST_TRIALS)
+    seeds: Whole = Field(default=1, ge=1, le=_MOST_SEEDS)
+    hours: Real | None = Field(default=None, gt=0, le=_MOST_HOURS)
     until: str | None = None
-    ends_early: bool = True
-    match_epochs: bool = True
+    ends_early: Flag = True
+    match_epochs: Flag = True
 
     @field_validator("until")
     @classmethod
     def _time_of_day(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+        if value is not None and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", value):
             raise refusal(f'"{value}" is not a time of day; write it as "HH:MM", for example "07:00"')
         return value
 
@@ -73,12 +87,12 @@ class FinalsSpec(_Table):
             of them gained; 0 leaves that out.
     """
 
-    finalists: int = Field(default=2, ge=0)
-    select_seeds: int = Field(default=1, ge=1)
-    prove_seeds: int = Field(default=4, ge=2)
-    max_seeds: int = Field(default=0, ge=0)
-    min_gain_frac: float = Field(default=0.005, gt=0, lt=1)
-    attribute_seeds: int = Field(default=3, ge=0)
+    finalists: Whole = Field(default=2, ge=0, le=_MOST_SEEDS)
+    select_seeds: Whole = Field(default=1, ge=1, le=_MOST_SEEDS)
+    prove_seeds: Whole = Field(default=4, ge=2, le=_MOST_SEEDS)
+    max_seeds: Whole = Field(default=0, ge=0, le=_MOST_SEEDS)
+    min_gain_frac: Real = Field(default=0.005, gt=0, lt=1)
+    attribute_seeds: Whole = Field(default=3, ge=0, le=_MOST_SEEDS)
 
     @model_validator(mode="after")
     def _seeds_are_enough(self) -> FinalsSpec:
@@ -125,10 +139,10 @@ class PromoteSpec(_Table):
         num_evals: Evaluations of it, if the trainer has `data.num_evals`; 0 means as dense as the trials', 100 at most.
     """
 
-    tokens: int = Field(default=0, ge=0)
-    automatic: bool = False
-    bracket: bool = True
-    num_evals: int = Field(default=0, ge=0)
+    tokens: Whole = Field(default=0, ge=0)
+    automatic: Flag = False
+    bracket: Flag = True
+    num_evals: Whole = Field(default=0, ge=0, le=_MOST_EVALS)
 
 
 class LimitsSpec(_Table):
@@ -142,11 +156,11 @@ class LimitsSpec(_Table):
         min_free_bytes: Free disk below which no trial starts.
     """
 
-    hang_s: float = Field(default=600, gt=0)
-    crashes: int = Field(default=3, ge=1)
-    retries: int = Field(default=3, ge=0)
-    heartbeat_s: int = Field(default=20, ge=1)
-    min_free_bytes: int = Field(default=500_000_000, ge=0)
+    hang_s: Real = Field(default=600, gt=0)
+    crashes: Whole = Field(default=3, ge=1)
+    retries: Whole = Field(default=3, ge=0)
+    heartbeat_s: Whole = Field(default=20, ge=1, le=_MOST_HEARTBEAT_S)
+    min_free_bytes: Whole = Field(default=500_000_000, ge=0)
 
 
 class StudySpec(_Table):
@@ -172,7 +186,7 @@ class StudySpec(_Table):
     name: str
     title: str = ""
     trainer: str = "model.train:train"
-    seed: int = Field(default=1, ge=0)
+    seed: Whole = Field(default=1, ge=0, lt=_SEEDS)
     storage: str = ""
     objective: Objective = "loss_at_equal_tokens"
     budget: BudgetSpec
@@ -196,8 +210,7 @@ class StudySpec(_Table):
                 "and begin with a letter or digit"
             )
 
-        # These folders of runs/ hold comparisons and tokens; the endings name a study's own finals and full runs.
-        if value in ("compare", "corpus") or re.search(r"\.(finals$|full-)", value):
+        if value in _TAKEN_NAMES or _TAKEN_ENDINGS.search(value):
             raise refusal(f'the name "{value}" is used by autotune itself; choose another')
         return value
 

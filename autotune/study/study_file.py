@@ -11,15 +11,16 @@ from pydantic import ValidationError
 
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
+from autotune.core.text import shortened
 from autotune.search.space import SearchSpace
 from autotune.study.checks import check_against_trainer, check_trackers
-from autotune.study.errors import StudyFileError, StudyFileErrors, did_you_mean, parse, salvage
+from autotune.study.errors import StudyFileError, StudyFileErrors, beyond_limits, did_you_mean, parse, salvage
 from autotune.study.key_lines import Location
 from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer, load_trainer
 
 # They stand in for required parts that are missing or wrong, while the rest of a file is looked through.
-_STAND_INS: dict[str, Any] = {"name": "unnamed", "budget": {"tokens": 1}, "space": {"": {"choices": [0]}}}
+_STAND_INS: dict[str, Any] = {"name": "unnamed", "budget": {"tokens": 1}, "space": {"\0": {"choices": [0]}}}
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     text = _read(path)
     raw = parse(text, str(path))
     for change in changes:
-        _merge(raw, parse(change, f"--set {change}"))
+        _merge(raw, _parse_change(change))
 
     errors = StudyFileErrors(path, text, changes)
-    spec = _validate(raw, errors)
+    spec = _validate(_within_limits(raw, errors), errors)
     if spec is None:
         raise StudyFileError("\n".join(errors.in_order()))
 
@@ -94,6 +95,30 @@ def _read(path: Path) -> str:
         raise StudyFileError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def _parse_change(change: str) -> dict[str, Any]:
+    """Return what a `--set` assignment says, nested.
+
+    Raises:
+        StudyFileError: If it assigns nothing, or is no TOML.
+    """
+    place = f"--set {shortened(change, 120)}" if change.strip() else '--set ""'
+    content = parse(change, place)
+    for _, message in beyond_limits(content):
+        raise StudyFileError(f"{place}: {message}")
+    # A header by itself makes an empty table.
+    if not content or (not flatten(content) and "=" not in change):
+        raise StudyFileError(f"{place}: assigns nothing; write KEY=VALUE in TOML, such as budget.trials=20")
+    return content
+
+
+def _within_limits(raw: dict[str, Any], errors: StudyFileErrors) -> dict[str, Any]:
+    """Return a study file's content less what no study file may have."""
+    found = list(beyond_limits(raw))
+    for location, message in found:
+        errors.add(location, message)
+    return _without_paths(raw, [location for location, _ in found])
+
+
 def _as_text(raw: Mapping[str, Any], changes: Sequence[str]) -> str:
     """Return the changed content as a study file, whose first lines say what was changed."""
     import tomli_w
@@ -122,17 +147,21 @@ def _validate(raw: dict[str, Any], errors: StudyFileErrors) -> StudySpec | None:
     return spec
 
 
-def _drop(content: dict[str, Any], location: Location) -> dict[str, Any]:
-    """Return a study file's content less one dimension of the space, or less a whole entry of the top level."""
-    first, *others = location
+def _drop(content: dict[str, Any], locations: Sequence[Location]) -> dict[str, Any]:
+    """Return a study file's content less some dimensions of the space, and less whole entries of the top level."""
+    wrong = {location[0] for location in locations}
 
     dimensions = content.get("space")
-    if first == "space" and others and isinstance(dimensions, dict) and len(dimensions) > 1:
-        return {**content, "space": {path: entry for path, entry in dimensions.items() if path != others[0]}}
+    wrong_paths = {location[1] for location in locations if location[0] == "space" and len(location) > 1}
+    if isinstance(dimensions, dict) and ("space",) not in locations:
+        sound = {path: entry for path, entry in dimensions.items() if path not in wrong_paths}
+        if sound:
+            wrong.discard("space")
+            content = {**content, "space": sound}
 
-    rest = {key: value for key, value in content.items() if key != first}
-    if first in _STAND_INS:
-        rest[first] = _STAND_INS[first]
+    rest = {key: value for key, value in content.items() if key not in wrong}
+    for key in wrong & _STAND_INS.keys():
+        rest[key] = _STAND_INS[key]
     return rest
 
 
@@ -146,8 +175,12 @@ def _trainer(spec: StudySpec, errors: StudyFileErrors) -> Trainer | None:
 
 def _completed_base(spec: StudySpec, trainer: Trainer, errors: StudyFileErrors) -> dict[str, Any] | None:
     """Return the base config completed by the trainer's defaults, less what it refuses; None if nothing builds."""
-    settings = _settings(trainer)
-    return salvage(spec.base, trainer.complete, _without_path, lambda error: errors.add_base(error, settings))
+    try:
+        settings = _settings(trainer)
+        return salvage(spec.base, trainer.complete, _without_paths, lambda error: errors.add_base(error, settings))
+    except UserError as error:
+        errors.add(("trainer",), str(error).removeprefix("trainer = "))
+    return None
 
 
 def _settings(trainer: Trainer) -> list[str]:
@@ -158,19 +191,21 @@ def _settings(trainer: Trainer) -> list[str]:
         return []
 
 
-def _without_path(config: dict[str, Any], location: Location) -> dict[str, Any]:
-    """Return a nested config less what is at a location, or less the table that lacks it."""
-    if not location or location[0] not in config:
-        return config
+def _without_paths(config: dict[str, Any], locations: Sequence[Location]) -> dict[str, Any]:
+    """Return a nested config less what is at some locations, or less the tables that lack it."""
+    inner_locations: dict[str, list[Location]] = {}
+    for location in locations:
+        if location:
+            inner_locations.setdefault(location[0], []).append(location[1:])
 
-    first, *others = location
-    inner = config[first]
-    if others and isinstance(inner, dict):
-        smaller = _without_path(inner, tuple(others))
-        if smaller != inner:
-            return {**config, first: smaller}
-
-    return {key: value for key, value in config.items() if key != first}
+    kept: dict[str, Any] = {}
+    for key, inner in config.items():
+        wrong = inner_locations.get(key)
+        if wrong is None:
+            kept[key] = inner
+        elif isinstance(inner, dict) and () not in wrong and any(location[0] in inner for location in wrong):
+            kept[key] = _without_paths(inner, wrong)
+    return kept
 
 
 def _suggest_file(path: Path) -> str:

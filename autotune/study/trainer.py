@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import signal
 import sys
-import typing
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import PydanticUserError, TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from autotune.core.errors import UserError
+from autotune.core.text import reason, shortened, shown
 from autotune.study.errors import did_you_mean
 from autotune.study.trainer_interface import (
     CUSTOMARY_PATHS,
@@ -75,15 +78,20 @@ class Trainer:
 
         Raises:
             pydantic.ValidationError: If the trainer's config type refuses it.
+            UserError: If the config type fails in another way.
         """
-        completed = self.config_type.dump_python(self.config_type.validate_python(config), mode="json")
-        return dict(completed)
+        with _faults_told(self.name, "the type of its config fails"):
+            completed = self.config_type.dump_python(self.config_type.validate_python(config), mode="json")
+            if not isinstance(completed, Mapping):
+                raise TypeError(f"it makes {shown(completed)} of a table of settings")
+            return dict(completed)
 
     def counts(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, float] | None:
         """Return the counted work of a configuration, None if the trainer counts nothing."""
         if self.counter is None:
             return None
-        return self.counter(self.config_type.validate_python(config), facts)
+        with _faults_told(self.name, "its function counts fails"):
+            return self.counter(self.config_type.validate_python(config), facts)
 
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
         """Train a configuration and return the trainer's facts."""
@@ -99,43 +107,109 @@ def load_trainer(name: str, from_here: bool = True) -> Trainer:
         from_here: Whether modules in the current folder can be imported, by the trainer also later on.
 
     Raises:
-        UserError: If there is no such module or function, or its first parameter has no annotation.
+        UserError: If there is no such module or function, or it cannot be called as a trainer is.
     """
     module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise UserError(f'trainer = "{name}": write it as "package.module:function"')
+    if not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        raise UserError(f'trainer = "{shortened(name, 120)}": write it as "package.module:function"')
 
     module = _import_module(name, module_name, from_here)
-    function = _function_of(name, module, function_name)
-    config_type = _config_type(name, function)
+    with _faults_told(name, f"{module_name} cannot be looked at"):
+        function = _function_of(name, module, function_name)
+        config_type = _config_type(name, function)
 
-    return Trainer(
-        name,
-        function,
-        config_type,
-        counter=_callable_of(module, "counts"),
-        length_rules=_length_rules(name, getattr(module, "length_rules", {})),
-        writer=_callable_of(module, "generate_text"),
-        evaluator=_callable_of(module, "evaluate_weights"),
-        setting_roles=_setting_roles(name, getattr(module, "setting_roles", CUSTOMARY_PATHS)),
-        untrained_settings=tuple(getattr(module, "untrained_settings", CUSTOMARY_UNTRAINED)),
-    )
+        return Trainer(
+            name,
+            function,
+            config_type,
+            counter=_callable_of(module, "counts"),
+            length_rules=_length_rules(name, getattr(module, "length_rules", {})),
+            writer=_callable_of(module, "generate_text"),
+            evaluator=_callable_of(module, "evaluate_weights"),
+            setting_roles=_setting_roles(name, getattr(module, "setting_roles", CUSTOMARY_PATHS)),
+            untrained_settings=_untrained_settings(name, getattr(module, "untrained_settings", CUSTOMARY_UNTRAINED)),
+        )
 
 
 def _import_module(name: str, module_name: str, from_here: bool) -> ModuleType:
-    here = str(Path.cwd())
-    if from_here and here not in sys.path:
-        sys.path.append(here)
+    with contextlib.suppress(FileNotFoundError):  # a working directory that was removed holds no module
+        here = str(Path.cwd())
+        if from_here and here not in sys.path:
+            sys.path.append(here)
 
-    try:
+    hint = "; run autotune in the folder that holds it"
+    # What a module prints must not get into the output of --json, nor may it take us to another folder.
+    with _faults_told(name, f"cannot import {module_name}", hint), _folder_kept(), _prints_to_stderr():
         return importlib.import_module(module_name)
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}"
-        if isinstance(error, ImportError):
-            why = str(error)
-        raise UserError(
-            f'trainer = "{name}": cannot import {module_name}: {why}; run autotune in the folder that holds it'
-        ) from error
+
+
+@contextlib.contextmanager
+def _folder_kept() -> Iterator[None]:
+    try:
+        with contextlib.chdir("."):
+            yield
+    except FileNotFoundError:
+        # The folder that we are in was removed: there is nothing to come back to.
+        if Path(".").exists():
+            raise
+
+
+@contextlib.contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    # None where the stream was closed before this process began.
+    if sys.stderr is None:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+@contextlib.contextmanager
+def _faults_told(name: str, what: str, hint: str = "") -> Iterator[None]:
+    """Turn whatever the code of a trainer raises into a `UserError`: it may even ask for the end of the process.
+
+    Args:
+        name: The trainer's name.
+        what: What of it fails.
+        hint: What may be done about it.
+    """
+    asked = _Asked()
+    try:
+        with asked:
+            yield
+    except (UserError, ValidationError):
+        raise
+    except BaseException as error:
+        # Ctrl-C is for the whole command. A KeyboardInterrupt that nobody asked for is the trainer's own.
+        if isinstance(error, KeyboardInterrupt) and asked.by_signal:
+            raise
+        if isinstance(error, GeneratorExit) and not hint:
+            raise
+        why = str(error) if isinstance(error, ImportError) else reason(error)
+        if isinstance(error, SystemExit):
+            why = f"it ends the process ({reason(error)})"
+        raise UserError(f'trainer = "{shortened(name, 120)}": {what}: {shortened(why, 400)}{hint}') from error
+
+
+class _Asked:
+    """Notes whether a KeyboardInterrupt came from a signal, as long as it is entered."""
+
+    def __init__(self) -> None:
+        self.by_signal = False
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if is_usual and threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *_: object) -> None:
+        self.by_signal = True
+        raise KeyboardInterrupt
 
 
 def _function_of(name: str, module: ModuleType, function_name: str) -> Callable[..., Any]:
@@ -145,7 +219,13 @@ def _function_of(name: str, module: ModuleType, function_name: str) -> Callable[
         raise UserError(f'trainer = "{name}": {name.partition(":")[0]} has no function {function_name}{suggestion}')
 
     if not callable(function):
-        raise UserError(f'trainer = "{name}": {function_name} is not a function; it is {function!r}')
+        raise UserError(f'trainer = "{name}": {function_name} is not a function; it is {shown(function)}')
+    if inspect.isclass(function):
+        raise UserError(f'trainer = "{name}": {function_name} is a class; name a function')
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise UserError(
+            f'trainer = "{name}": {function_name} runs only when awaited or iterated; write a plain function'
+        )
     checked: Callable[..., Any] = function
     return checked
 
@@ -158,10 +238,12 @@ def _callable_of(module: ModuleType, name: str) -> Any:
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
     if not isinstance(rules, Mapping):
-        raise UserError(f'trainer = "{name}": its length_rules must be a mapping of dotted paths; they are {rules!r}')
+        raise UserError(
+            f'trainer = "{name}": its length_rules must be a mapping of dotted paths; they are {shown(rules)}'
+        )
 
     for path, rule in rules.items():
-        if rule not in RULES:
+        if not isinstance(path, str) or rule not in RULES:
             raise UserError(
                 f'trainer = "{name}": its length_rules call {path} a "{rule}"; the rules are {", ".join(RULES)}'
             )
@@ -171,7 +253,7 @@ def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
 
 def _setting_roles(name: str, roles: Any) -> dict[str, str]:
     if not isinstance(roles, Mapping):
-        raise UserError(f'trainer = "{name}": its setting_roles must be a mapping of roles; they are {roles!r}')
+        raise UserError(f'trainer = "{name}": its setting_roles must be a mapping of roles; they are {shown(roles)}')
     for role, path in roles.items():
         if role not in ROLES:
             raise UserError(
@@ -182,15 +264,32 @@ def _setting_roles(name: str, roles: Any) -> dict[str, str]:
     return dict(roles)
 
 
-def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
-    parameters = list(inspect.signature(function).parameters)
-    try:
-        annotations = typing.get_type_hints(function)
-        if parameters and parameters[0] in annotations:
-            return TypeAdapter(annotations[parameters[0]])
-    except (NameError, PydanticUserError) as error:
-        # A name that is imported for type checkers alone, or a class that pydantic cannot read.
-        why = str(error).splitlines()[0]
-        raise UserError(f'trainer = "{name}": the type of its config cannot be used: {why}') from None
+def _untrained_settings(name: str, paths: Any) -> tuple[str, ...]:
+    is_list = isinstance(paths, list | tuple | set | frozenset)
+    if not is_list or not all(isinstance(path, str) for path in paths):
+        raise UserError(f'trainer = "{name}": its untrained_settings must be dotted paths; they are {shown(paths)}')
+    return tuple(paths)
 
-    raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')
+
+def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
+    try:
+        signature = inspect.signature(function, eval_str=True)
+        signature.bind({}, 1, bool)
+    except TypeError:
+        raise UserError(f'trainer = "{name}": it must take three arguments: config, budget_tokens, report') from None
+    except Exception as error:  # noqa: BLE001 - annotations may be any code
+        # A name that is imported for type checkers alone, or a function that tells nothing of itself.
+        raise _unusable_type(name, error) from None
+
+    annotation = next(iter(signature.parameters.values())).annotation
+    if annotation is inspect.Parameter.empty:
+        raise UserError(f'trainer = "{name}": annotate its first parameter with the type of its config')
+    try:
+        return TypeAdapter(annotation)
+    except Exception as error:  # noqa: BLE001 - a class that pydantic cannot read
+        raise _unusable_type(name, error) from None
+
+
+def _unusable_type(name: str, error: Exception) -> UserError:
+    why = shortened(str(error).partition("\n")[0], 400)
+    return UserError(f'trainer = "{name}": the type of its config cannot be used: {why}')

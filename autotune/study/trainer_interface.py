@@ -92,7 +92,8 @@ class Counter(Protocol):
 
     Args:
         config: As the trainer's.
-        facts: What the trainer returned for a run on the same data and device.
+        facts: What the trainer returned for a run on the same data and device; empty before the first one, to tell
+            what cannot fit. A counter that needs them may raise then.
 
     Returns:
         At least the fields of `autotune.engine.cost_model.Counts`. Configurations with the same counts are taken to

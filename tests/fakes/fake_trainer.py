@@ -165,6 +165,6 @@ SIGNALS = {"hang": signal.SIGSTOP, "kill": signal.SIGKILL}
 ERRORS = {
     "crash": RuntimeError("planned crash"),
     "end-of-file": EOFError("planned end of a data file"),
+    "full-disk": OSError(errno.ENOSPC, "No space left on device"),
     "out-of-memory": OutOfMemoryError("tried to allocate 2.00 GiB"),
-    "full-disk": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint"),
 }

@@ -36,3 +36,17 @@ def test_half_precision_and_shorter_passes_take_less_memory():
     assert counts(small_config(), FACTS | {"dtype": "bfloat16"})["pass_bytes"] < whole
     assert counts(small_config(system={"max_pass_sequences": 2}), FACTS)["pass_bytes"] < whole
     assert counts(small_config(), FACTS | {"chunk_rows": 1})["pass_bytes"] <= whole
+
+
+def test_millions_of_layers_are_counted_from_two():
+    def weights(num_layers):
+        return counts(small_config(model={"num_layers": num_layers}), FACTS)["weights"]
+
+    per_layer = weights(2) - weights(1)
+    assert weights(5) == weights(1) + 4 * per_layer
+    assert weights(10**7) == weights(1) + (10**7 - 1) * per_layer
+
+
+def test_without_a_run_before_the_least_is_counted():
+    for name, value in counts(small_config(), {}).items():
+        assert value <= counts(small_config(), FACTS)[name], name

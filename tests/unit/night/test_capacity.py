@@ -51,6 +51,12 @@ def test_a_baseline_that_does_not_train_is_told_before_the_night(tmp_path: Path,
     assert caught.value.exit_code == 1
 
 
+def test_a_full_disk_is_no_fault_of_the_study_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"found no space left on the disk .*: free some space") as caught:
+        probe(Place(study(tmp_path, 'fault = "full-disk"'), NOTHING, Slot("cpu")))
+    assert caught.value.exit_code == 3
+
+
 # --- what steps cost, by probes of a trainer whose cost is known ---
 
 

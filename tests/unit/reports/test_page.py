@@ -276,3 +276,9 @@ def test_summary_lines_for_the_console(night: StudyRecord) -> None:
     assert lines[-2] == "Train the full model with the settings found."
     assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
     assert page.summary_lines(study_builder.empty_study())[-1] == "next: autotune watch night"
+
+
+def test_a_study_without_a_trial_has_no_pictures_and_names_none(tmp_path: Path) -> None:
+    empty = study_builder.study(trials=(), finals=(), verdict=None, gpu=(), events=())
+    assert page.add_pictures(empty, tmp_path) == "no pictures: there is nothing to draw yet"
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def test_what_is_wrong_is_left_out_until_the_rest_builds() -> None:
         recorded.append(error["type"])
         return tuple(map(str, error["loc"]))
 
-    def drop(content: dict[str, Any], location: tuple[str, ...]) -> dict[str, Any]:
-        return {key: value for key, value in content.items() if key != location[0]}
+    def drop(content: dict[str, Any], locations: Sequence[tuple[str, ...]]) -> dict[str, Any]:
+        return {key: value for key, value in content.items() if (key,) not in locations}
 
     assert salvage({"left": 1, "right": "x"}, Pair.model_validate, drop, record) == Pair(left=1)
     assert recorded == ["int_parsing"]

@@ -83,3 +83,22 @@ def test_tables_of_an_array_are_numbered() -> None:
     text = "[[a.b]]\nx = 1\n\n[[a.b]]\nx = 2\n[a.b.c]\ny = 3\n"
     lines = key_lines(text)
     assert (lines["a", "b", "0", "x"], lines["a", "b", "1"], lines["a", "b", "1", "x"]) == (2, 4, 5)
+
+
+def test_what_looks_like_a_bracket_a_key_or_an_end_within_a_text() -> None:
+    text = (
+        'a = "[ # = \\" ] "\n'
+        "b = '[{'\n"
+        'c = """ ""\n[x]\ny = 1\n"""""\n'
+        "d = '''[\n'''\n"
+        "e = [ # ]\n  {f = [1]},\n]\n"
+        '"g = 1" = 2 # h = 3\n'
+        "['i.j'.k]\n"
+        "l.m = 1\n"
+    )
+    tomllib.loads(text)
+    lines = key_lines(text)
+    assert [(".".join(path), line) for path, line in lines.items()] == [
+        ("a", 1), ("b", 2), ("c", 3), ("d", 7), ("e", 9), ("g = 1", 12), ("i.j", 13), ("i.j.k", 13), ("i.j.k.l", 14),
+        ("i.j.k.l.m", 14),
+    ]  # fmt: skip

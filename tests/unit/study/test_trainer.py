@@ -44,7 +44,7 @@ def test_a_pydantic_model_is_completed() -> None:
         ("odd_trainers:printz", 'odd_trainers has no function printz (did you mean "prints"?)'),
         ("bare_trainer:LENGTH", "LENGTH is not a function; it is 3"),
         ("bare_trainer:train", "annotate its first parameter with the type of its config"),
-        ("odd_trainers:no_parameters", "annotate its first parameter with the type of its config"),
+        ("odd_trainers:no_parameters", "it must take three arguments: config, budget_tokens, report"),
         ("odd_trainers:unresolved", "the type of its config cannot be used: name 'Decimal' is not defined"),
         ("odd_trainers:opaque", "the type of its config cannot be used: Unable to generate pydantic-core schema"),
     ],
