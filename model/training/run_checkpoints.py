@@ -30,7 +30,7 @@ def run_identity(
     Returns:
         12 hexadecimal digits.
     """
-    fields = config.model_dump(mode="json", exclude={"output": True, "data": {"cache_dir"}})
+    fields = config.model_dump(mode="json", exclude={"output": True, "data": {"cache_dir", "expected_hash"}})
     fields["system"] |= {"memory_bytes": 0, "device": device.type, "dtype": str(dtype)}
     text = json.dumps([fields, budget_tokens, data_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
