@@ -230,10 +230,11 @@ setting_roles = {
     "num_evals": "data.num_evals",
     "output_dir": "output.dir",
     "provenance": "output.provenance",
+    "expected_data": "data.expected_hash",
 }
 """Settings that whoever starts a run may fill in, by dotted path under the role that each of them has."""
 
-untrained_settings = ("seed", "system.", "output.", "data.cache_dir")
+untrained_settings = ("seed", "system.", "output.", "data.cache_dir", "data.expected_hash")
 """Beginnings of the dotted paths of settings that say where things are kept and on what a run happens."""
 
 

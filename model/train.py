@@ -14,6 +14,7 @@ from model.ops import cpu
 from model.ops.precision import choose_device
 from model.training import distributed, learner_cache
 from model.training.distributed import Ranks
+from model.training.preparation import prepare_training as prepare_training  # part of the trainer's interface
 from model.training.training_run import Report, TrainingRun
 
 

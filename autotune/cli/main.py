@@ -152,12 +152,14 @@ def plan(
     from autotune.core.config_paths import flatten
     from autotune.core.files import free_bytes
     from autotune.night import opening, planner
+    from autotune.night.preparation import prepare_study
 
     def tell(line: str) -> None:
         if not as_json:
             say(line)
 
     loaded = load_study(study, out, change, trials=trials)
+    prepare_study(loaded, tell)
 
     tell("profiling the hardware ...")
     taken = _measured_hardware(device, emulate, quick=True)

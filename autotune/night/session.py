@@ -6,7 +6,8 @@ Every step looks at what is stored and does what is missing, so that running aga
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from autotune.core import objectives
 from autotune.core.records import TrialRecord, Verdict, VerdictWord
@@ -14,6 +15,7 @@ from autotune.engine.deadline import REPORT_S, StopRequest
 from autotune.finals.runner import FinalsRunner
 from autotune.night.opening import Night, open_night, open_search
 from autotune.night.opening import Options as Options  # the command line makes them
+from autotune.night.preparation import prepare_study, require_same_data
 from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_step import plan_night, search
@@ -121,11 +123,19 @@ class Session:
     def _opened(self) -> Iterator[Night]:
         # Peers share a storage; without one, the run directory belongs to one process at a time.
         held = contextlib.nullcontext() if self.study.spec.storage else self.run.held()
-        with held, signals_raising(self.stop, self.options.say):
-            stored = open_search(self.study, self.run)
-            self.began = True
-            with open_night(self.study, self.options, self.run, stored, self.stop) as night:
+        with held:
+            # Before the study is stored: one that cannot be trained leaves nothing that would have to be put back.
+            prepared = prepare_study(self.study, self.options.say)
+            with signals_raising(self.stop, self.options.say), self._night(prepared) as night:
                 yield night
+
+    @contextlib.contextmanager
+    def _night(self, prepared: Mapping[str, Any]) -> Iterator[Night]:
+        stored = open_search(self.study, self.run)
+        require_same_data(self.study, stored.attributes, prepared)
+        self.began = True
+        with open_night(self.study, self.options, self.run, stored, self.stop) as night:
+            yield night
 
     def _parked(self, night: Night, command: str = "run") -> int:
         """Say how to go on, and return the exit code."""

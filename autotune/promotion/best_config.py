@@ -24,6 +24,7 @@ from autotune.core.study_results import Promotion
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
+from autotune.study.preparation import prepare
 from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer, load_trainer
 
@@ -225,6 +226,10 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
     config = with_paths(config, present(config, output))
 
+    # torchrun runs this once for each GPU; only the first process speaks.
+    speaks = os.environ.get("RANK", "0") == "0"
+    prepare(trainer, [config], length, say if speaks else _unsaid, lambda setting: f"{path}: config.{setting}")
+
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)
 
@@ -239,11 +244,14 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     finally:
         signal.signal(signal.SIGINT, before)
 
-    # torchrun runs this once for each GPU; only the first process speaks.
-    if os.environ.get("RANK", "0") == "0":
+    if speaks:
         say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
 
     return 130 if stop.level else 0
+
+
+def _unsaid(line: str) -> None:
+    """Say nothing."""
 
 
 def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int, Mapping[str, Any]]:

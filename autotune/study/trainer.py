@@ -9,6 +9,7 @@ may have, by name:
   rescaled for a full run (`promotion/horizon.py`);
 - `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
 - `untrained_settings` names the settings that change no loss;
+- `prepare_training` gets ready, and checks, what trainings need before the first of them (`Preparer`);
 - `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
 """
 
@@ -18,7 +19,7 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -45,6 +46,7 @@ Role = Literal[
     "num_evals",
     "output_dir",
     "provenance",
+    "expected_data",
 ]
 """What the engine uses a setting for, if the trainer has such a setting:
 
@@ -55,7 +57,8 @@ Role = Literal[
   micro-batches, and the most sequences of one pass (0 for a micro-batch), which the planner chooses;
 - `train_tokens`: how much of the training text is read, 0 for all of it;
 - `num_evals`: evaluations of a training;
-- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card.
+- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card;
+- `expected_data`: hash of the data that a training has to find, as the facts of a training name it ("data_hash").
 """
 _ROLES: tuple[str, ...] = get_args(Role)
 CUSTOMARY_PATHS: Mapping[str, str] = {
@@ -71,9 +74,10 @@ CUSTOMARY_PATHS: Mapping[str, str] = {
     "num_evals": "data.num_evals",
     "output_dir": "output.dir",
     "provenance": "output.provenance",
+    "expected_data": "data.expected_hash",
 }
 """Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
-_CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir")
+_CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir", "data.expected_hash")
 """Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
 Report = Callable[[Mapping[str, float]], bool | int]
 """Takes an evaluation and answers what to do: see `TrainFunction`."""
@@ -111,6 +115,30 @@ class Counter(Protocol):
     """
 
     def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...
+
+
+class Preparer(Protocol):
+    """Gets ready what trainings need; beside the trainer, under the name `prepare_training`.
+
+    It is called in the engine's own process, before every start, and must neither train nor use a device.
+
+    Args:
+        configs: Configurations, as the trainer's: the baseline, then others that are going to be trained.
+        budget_tokens: Tokens of each training.
+        say: Takes a line for a person.
+
+    Returns:
+        What is known by then of a training of the first configuration; "data_hash", if the trainer's facts have it,
+        holds a study to the data that it was begun with.
+
+    Raises:
+        ValueError: No training can be made of a configuration. Its attribute `setting`, if there is one, is the dotted
+            path of what has to be mended, and `exit_code` what the command ends with.
+    """
+
+    def __call__(
+        self, configs: Sequence[Any], budget_tokens: int, say: Callable[[str], None], /
+    ) -> Mapping[str, Any]: ...
 
 
 class Writer(Protocol):
@@ -172,6 +200,7 @@ class Trainer:
         function: The function itself.
         config_type: Validates a nested mapping into the function's first argument.
         counter: Counts a configuration's work; None if the trainer does not.
+        preparer: Gets ready what trainings need; None if the trainer does not.
         length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
         writer: Writes text with a trained model; None if the trainer does not.
         evaluator: Measures a trained model; None if the trainer does not.
@@ -189,6 +218,7 @@ class Trainer:
     evaluator: Evaluator | None = None
     setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
     untrained_settings: tuple[str, ...] = _CUSTOMARY_UNTRAINED
+    preparer: Preparer | None = None
 
     def path_of(self, role: Role) -> str | None:
         """Return the dotted path of the setting that has a role, None if the trainer has none."""
@@ -216,6 +246,14 @@ class Trainer:
         if self.counter is None:
             return None
         return self.counter(self.config_type.validate_python(config), facts)
+
+    def prepare(
+        self, configs: Sequence[Mapping[str, Any]], budget_tokens: int, say: Callable[[str], None]
+    ) -> Mapping[str, Any]:
+        """Get ready what trainings of some configurations need, and return what is known of the first."""
+        if self.preparer is None:
+            return {}
+        return self.preparer([self.config_type.validate_python(config) for config in configs], budget_tokens, say)
 
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
         """Train a configuration and return the trainer's facts."""
@@ -245,6 +283,7 @@ def load_trainer(name: str) -> Trainer:
         function,
         config_type,
         counter=_callable_of(module, "counts"),
+        preparer=_callable_of(module, "prepare_training"),
         length_rules=_length_rules(name, getattr(module, "length_rules", {})),
         writer=_callable_of(module, "generate_text"),
         evaluator=_callable_of(module, "evaluate_weights"),

@@ -130,6 +130,12 @@ def load(config: DataConfig) -> Corpus:
             # Another process may have built it meanwhile.
             meta = _read_meta(folder) or _build(config, documents, folder)
 
+    if config.expected_hash not in ("", meta["data_hash"]):
+        raise CorpusError(
+            f"the data have changed: their hash is {meta['data_hash'][:12]}, and {config.expected_hash[:12]} is "
+            "expected (data.expected_hash); put them back, or begin a study of another name",
+            "data.path",
+        )
     return Corpus(
         train_ids=open_ids(folder / meta["train"], meta["dtype"]),
         val_ids=open_ids(folder / meta["val"], meta["dtype"]),
