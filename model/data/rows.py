@@ -47,8 +47,8 @@ class Rows:
                     yield self._mended(value)
                 else:
                     raise CorpusError(
-                        f'{place(file, number)}: data.text_field = "{self._field}" is a {type(value).__name__} in '
-                        "this row, not a text; mend the row or leave it out",
+                        f'{place(file, number)}: data.text_field = "{self._field}" is {_kind(value)} in this '
+                        "row, not a text; mend the row or leave it out",
                         "data.text_field",
                     )
 
@@ -95,7 +95,8 @@ def _json_rows(file: Path, field: str) -> Iterator[tuple[int, Any]]:
 
 def _parsed(data: bytes, file: Path, number: int) -> Any:
     try:
-        return json.loads(data.decode("utf-8"))
+        # Whole numbers of any length: Python's own have a limit, and no column of numbers is needed here.
+        return json.loads(data.decode("utf-8"), parse_int=float)
     except (ValueError, RecursionError) as error:  # among ValueErrors: not UTF-8, not JSON, a number too long
         hint = 'check data.source, or join each object into one line ("JSON lines")'
         raise CorpusError(f"{place(file, number)}: cannot be read as jsonl: {error}; {hint}", "data.path") from None
@@ -104,13 +105,26 @@ def _parsed(data: bytes, file: Path, number: int) -> Any:
 def _json_field(row: Any, field: str, file: Path, number: int) -> Any:
     if not isinstance(row, dict):
         raise CorpusError(
-            f"{place(file, number)}: the row is a {type(row).__name__}, not an object with fields; write rows such "
-            f'as {{"{field}": "..."}}',
+            f"{place(file, number)}: the row is {_kind(row)}, not an object with fields; write rows such as "
+            f'{{"{field}": "..."}}',
             "data.path",
         )
     if field not in row:
         raise _no_field(file, number, field, [name for name, value in row.items() if isinstance(value, str)])
     return row[field]
+
+
+def _kind(value: Any) -> str:
+    """Return what a value is called in a JSON file."""
+    names = {
+        bool: "true or false",
+        float: "a number",
+        int: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+    }
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
 
 
 def _no_field(file: Path, number: int, field: str, known: list[str]) -> CorpusError:
@@ -133,8 +147,8 @@ def _parquet_rows(file: Path, field: str) -> Iterator[tuple[int, Any]]:
             _check_column(table.schema_arrow, file, field)
             for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[field]):
                 for value in batch.column(0):
+                    yield number + 1, _text_of(value.as_py())
                     number += 1
-                    yield number, _text_of(value.as_py())
     except CorpusError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError is a ValueError

@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer
 
 from model.data.tokenizer import component_types, vocabulary_size
 
@@ -21,23 +21,43 @@ def count_token_bytes(tokenizer: Tokenizer) -> npt.NDArray[np.uint16]:
     """Return the bytes of text that each token id stands for, [vocabulary]; special tokens have none.
 
     A byte-level vocabulary spells each byte as one character. One with byte fallback writes single bytes as "<0x0A>".
-    Others mark spaces with "\u2581", the inside of a word with a prefix such as "##", or its end with a suffix.
+    Others mark spaces with "\\u2581", the inside of a word with a prefix such as "##", or its end with a suffix.
     """
-    content: dict[str, Any] = json.loads(tokenizer.to_str())
-    added = tokenizer.get_added_tokens_decoder()
-    length_of = _TokenLengths(content)
+    return _count(tokenizer, len)
 
-    lengths = np.zeros(vocabulary_size(tokenizer), dtype=np.uint16)
+
+def _count(tokenizer: Tokenizer, measure: Callable[[bytes], int]) -> npt.NDArray[np.uint16]:
+    """Return a measure of what each token id spells, [vocabulary]; 0 for special tokens."""
+    spelled_by = _Spelling(json.loads(tokenizer.to_str()))
+    added = tokenizer.get_added_tokens_decoder()
+
+    counts = np.zeros(vocabulary_size(tokenizer), dtype=np.uint16)
     for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
         if token_id not in added:
-            lengths[token_id] = length_of(token)
+            counts[token_id] = measure(spelled_by(token))
         elif not added[token_id].special:
-            lengths[token_id] = len(token.encode())  # added tokens are spelled as the text is
-    return lengths
+            counts[token_id] = measure(token.encode())  # added tokens are spelled as the text is
+    return counts
 
 
-class _TokenLengths:
-    """Counts the bytes of a token of the vocabulary.
+def _count_spaces(text: bytes) -> int:
+    """Return how many bytes of a text are white space."""
+    return len(text) - sum(map(len, text.split()))
+
+
+def _byte_letters() -> dict[str, int]:
+    """Return the byte that each letter of a byte-level vocabulary stands for.
+
+    Source: Radford et al. 2019, GPT-2, bytes_to_unicode: printable bytes are themselves, others follow from 256 on.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(256 + number): byte for number, byte in enumerate(others)}
+
+
+class _Spelling:
+    """Spells a token of the vocabulary as bytes of text.
 
     Args:
         content: The tokenizer's file.
@@ -47,22 +67,23 @@ class _TokenLengths:
         model = content["model"]
         types = component_types(content, "normalizer", "pre_tokenizer", "decoder")
 
-        self._byte_letters = set(pre_tokenizers.ByteLevel.alphabet()) if "ByteLevel" in types else set()
+        self._byte_letters = _byte_letters() if "ByteLevel" in types else {}
         self._has_byte_tokens = bool(model.get("byte_fallback")) or "ByteFallback" in types
         self._prefix = model.get("continuing_subword_prefix") or ""
         self._suffix = model.get("end_of_word_suffix") or ""
 
-    def __call__(self, token: str) -> int:
+    def __call__(self, token: str) -> bytes:
         if self._byte_letters:
-            return sum(1 if letter in self._byte_letters else len(letter.encode()) for letter in token)
+            letters = self._byte_letters
+            return b"".join(bytes([letters[c]]) if c in letters else c.encode() for c in token)
         if self._has_byte_tokens and _BYTE_TOKEN.fullmatch(token):
-            return 1
+            return bytes([int(token[3:5], 16)])
 
         if self._prefix:
             token = token.removeprefix(self._prefix)
         if self._suffix and token.endswith(self._suffix):
             token = token.removesuffix(self._suffix) + " "
-        return len(token.replace("\u2581", " ").encode())
+        return token.replace("\u2581", " ").encode()
 
 
 def spells_spaces(tokenizer: Tokenizer) -> bool:
@@ -90,12 +111,14 @@ class ByteCount:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._token_bytes = count_token_bytes(tokenizer)
+        self._token_spaces = _count(tokenizer, _count_spaces)
         self._unknown_id = unknown_id(tokenizer)
-        self._text_bytes = 0
-        self._space_bytes = 0
-        self._all_spelled_bytes = 0
         self._num_tokens = 0
         self._num_unknown = 0
+        # Of all texts, white space aside: it may fall out between words.
+        self._text_bytes = 0
+        self._text_spelled_bytes = 0
+        # Of what is kept of them:
         self.spelled_bytes = 0
         self.kept_bytes = 0.0
 
@@ -107,20 +130,19 @@ class ByteCount:
             ids: All of its token ids.
             num_kept: How many of them, from the first one on, are kept.
         """
-        text_bytes = len(text.encode())
+        data = text.encode()
         spelled_bytes = int(self._token_bytes[ids].sum())
         kept_spelled_bytes = int(self._token_bytes[ids[:num_kept]].sum())
         kept_frac = kept_spelled_bytes / spelled_bytes if spelled_bytes else 1.0
 
-        self._text_bytes += text_bytes
-        self._space_bytes += text_bytes - sum(map(len, text.encode().split()))
         self._num_tokens += len(ids)
         if self._unknown_id is not None:
             self._num_unknown += int(np.count_nonzero(ids == self._unknown_id))
+        self._text_bytes += len(data) - _count_spaces(data)
+        self._text_spelled_bytes += spelled_bytes - int(self._token_spaces[ids].sum())
 
         self.spelled_bytes += kept_spelled_bytes
-        self.kept_bytes += text_bytes * kept_frac
-        self._all_spelled_bytes += spelled_bytes
+        self.kept_bytes += len(data) * kept_frac
 
     @property
     def factor(self) -> float:
@@ -137,7 +159,7 @@ class ByteCount:
                 f"{self._num_unknown:,} of {self._num_tokens:,} held-out tokens are unknown to the tokenizer: bits per "
                 "byte are not told, and losses are of less than the text"
             )
-        lost_bytes = self._text_bytes - self._space_bytes - self._all_spelled_bytes
+        lost_bytes = self._text_bytes - self._text_spelled_bytes
         if lost_bytes > _LOST_FRAC * self._text_bytes:
             return (
                 f"the tokenizer leaves out {lost_bytes:,} of {self._text_bytes:,} held-out bytes: bits per byte are "

@@ -72,6 +72,7 @@ def train_bpe(documents: Iterable[str], vocab_size: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.encode_special_tokens = True  # a text that spells the end-of-text token out does not end there
     return tokenizer
 
 
