@@ -16,7 +16,7 @@ from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.probes import RunningProbe
 from autotune.engine.queue import Queue
 from autotune.engine.running import Ending, Running
-from autotune.engine.worker import Done, Failed, Message, Progress, Worker
+from autotune.engine.worker import Done, Failed, Message, Preparing, Progress, Worker
 from autotune.engine.worker_pool import WorkerPool
 from autotune.progress.observer import RunObserver, TrainingInfo
 from autotune.store.database import back_up
@@ -192,8 +192,12 @@ class QueueWork:
 
     def _handle(self, running: Running, message: Message | None) -> None:
         running.heard = time.monotonic()
+        running.is_preparing = False
 
-        if running.probe is not None and isinstance(message, Progress | Done):
+        if isinstance(message, Preparing):
+            running.prepare()
+            self._loop.observer.preparing(message.words)
+        elif running.probe is not None and isinstance(message, Progress | Done):
             self._handle_probe(running, running.probe, message)
         elif isinstance(message, Progress):
             running.worker.answer(self._answer(running, message.point))

@@ -21,6 +21,7 @@ from autotune.core.errors import UserError
 from autotune.core.files import now_iso, write_text
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.core.study_results import Promotion
+from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
@@ -232,10 +233,19 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         say(f"{point['tokens_seen'] / length:5.0%}  loss {point['val_loss']:.4f}")
         return stop.level == 0
 
+    def prepare(words: str) -> None:
+        heard(words)
+        if stop.level:
+            raise KeyboardInterrupt
+
+    heard = seldom(say)
+    report.preparing = prepare  # type: ignore[attr-defined]
     try:
         trainer.run(config, length, report)
+    except KeyboardInterrupt:
+        pass
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}", getattr(error, "exit_code", 2)) from error
     finally:
         signal.signal(signal.SIGINT, before)
 

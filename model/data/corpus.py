@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
 from model.config import DataConfig
 from model.data.batches import num_windows
+from model.data.hub import corpus as hub_corpus
+from model.data.progress import Preparation, Say
 from model.data.sources import BYTES_PER_TOKEN_BOUND, CorpusError, Documents, file_identity, find_files, open_documents
 from model.data.splits import Ids, check_ids, choose_validation, hash_ids, open_ids, split_ids
 from model.data.tokenizer import count_token_bytes, end_of_text_id, load_tokenizer, train_bpe, vocabulary_size
@@ -30,6 +33,8 @@ _ENCODE_DOCUMENTS = 64
 """Documents that the tokenizer encodes at once, in parallel."""
 _NOT_IN_KEY = {"train_tokens", "eval_tokens", "num_evals", "cache_dir", "bytes_per_token"}
 """Settings that change nothing of what a cache holds."""
+_LOCK_EVERY_S = 2.0
+"""Seconds between two words of waiting for another process."""
 _verified: set[Path] = set()
 """Cache folders whose files this process has hashed."""
 
@@ -111,11 +116,12 @@ class Corpus:
         return float(self.token_bytes[targets].mean())
 
 
-def load(config: DataConfig) -> Corpus:
+def load(config: DataConfig, say: Say | None = None) -> Corpus:
     """Return the corpus, tokenised now or by an earlier run; several processes may call this at once.
 
     Args:
         config: Source, tokenizer, split and cache folder.
+        say: Takes sentences that say how far a long preparation is; None prints them.
 
     Raises:
         CorpusError: The data cannot be used; the message names the ways out.
@@ -126,9 +132,11 @@ def load(config: DataConfig) -> Corpus:
     meta = _read_meta(folder)
     if meta is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        heard = Preparation(say)
+        with _locked(folder.with_suffix(".lock"), heard):
             # Another process may have built it meanwhile.
-            meta = _read_meta(folder) or _build(config, documents, folder)
+            meta = _read_meta(folder) or _build(config, documents, folder, heard)
+        heard.close()
 
     return Corpus(
         train_ids=open_ids(folder / meta["train"], meta["dtype"]),
@@ -145,8 +153,28 @@ def load(config: DataConfig) -> Corpus:
     )
 
 
+@contextmanager
+def _locked(path: Path, heard: Preparation) -> Iterator[None]:
+    """Hold a lock while the block runs, and say so while another process holds it."""
+    lock = FileLock(path, timeout=_LOCK_EVERY_S)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except Timeout:
+            heard.note("waiting for another process, which prepares the same text")
+
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _cache_key(config: DataConfig, identity: tuple[str, ...]) -> str:
     fields = config.model_dump(mode="json", exclude=_NOT_IN_KEY)
+    if config.split == "train":
+        del fields["split"]  # caches of before that setting have none
+
     tokenizer = Path(config.tokenizer).expanduser()
     if config.tokenizer and tokenizer.is_file():
         identity += file_identity([tokenizer])
@@ -176,7 +204,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(config: DataConfig, documents: Documents, folder: Path) -> _Meta:
+def _build(config: DataConfig, documents: Documents, folder: Path, heard: Preparation) -> _Meta:
     """Write ids, tokenizer and meta.json beside `folder`, then rename, so that nobody sees a half-written cache."""
     for stray in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(stray, ignore_errors=True)
@@ -186,15 +214,20 @@ def _build(config: DataConfig, documents: Documents, folder: Path) -> _Meta:
     try:
         if config.source == "tokens":
             meta = _build_from_tokens(config, temporary)
+        elif config.source == "hub":
+            meta = _build_from_hub(config, documents, folder.name, temporary, heard)
         else:
             meta = _build_from_text(config, documents, temporary)
 
         splits = [open_ids(temporary / meta[split], meta["dtype"]) for split in ("train", "val")]
         files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(temporary.iterdir())}
-        meta |= {"data_hash": hash_ids(splits), "notices": documents.notices, "files": files}
+        notices = [*documents.notices, *meta.pop("notices", ())]
+        meta |= {"data_hash": hash_ids(splits), "notices": notices, "files": files}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+        if config.source == "hub":
+            hub_corpus.remove_pieces(config, folder.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -228,6 +261,39 @@ def _build_from_text(config: DataConfig, documents: Documents, folder: Path) -> 
         "eos_id": eos_id,
         "documents": [sum(is_train), sum(is_val)],
     }
+
+
+def _build_from_hub(config: DataConfig, documents: Documents, key: str, folder: Path, heard: Preparation) -> _Meta:
+    """Fetch a dataset of the hub and tokenise it into a folder; return what meta.json says of it."""
+    if not config.tokenizer:
+        # One is trained on the text, all of which has to be there first.
+        read, notices = hub_corpus.fetch_texts(config, key, heard)
+        heard.note(f"training a tokenizer of {config.vocab_size:,} tokens, and tokenising")
+        meta = _build_from_text(config, Documents(read, documents.identity), folder)
+        return meta | {"notices": [*notices, *_lack_of_text(config, meta, folder)]}
+
+    # Whatever is wrong with the tokenizer is said before anything is fetched.
+    tokenizer = load_tokenizer(config.tokenizer)
+    _save_tokenizer(tokenizer, folder)
+    vocab_size = vocabulary_size(tokenizer)
+    eos_id = end_of_text_id(tokenizer) if config.eos_id is None else config.eos_id
+    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+
+    return {
+        "train": "train.bin",
+        "val": "val.bin",
+        "dtype": dtype,
+        "has_tokenizer": True,
+        "vocab_size": vocab_size,
+        "eos_id": eos_id,
+        **hub_corpus.write_corpus(config, key, tokenizer, eos_id, dtype, folder, heard),
+    }
+
+
+def _lack_of_text(config: DataConfig, meta: _Meta, folder: Path) -> list[str]:
+    """Return a notice if a dataset had fewer tokens than were asked for."""
+    splits = [open_ids(folder / meta[split], meta["dtype"]) for split in ("train", "val")]
+    return hub_corpus.lack_of_text(config, sum(map(len, splits)))
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

@@ -3,8 +3,6 @@
 import glob
 import importlib.metadata
 import importlib.util
-import json
-import os
 import platform
 import re
 import sysconfig
@@ -64,7 +62,8 @@ def open_documents(config: DataConfig, cut: bool = True) -> Documents:
             files = find_files(config.path)
             return Documents(lambda: _rows(config, files), file_identity(files))
         case "hub":
-            return Documents(lambda: _hub(config), (config.name, config.subset))
+            # Fetched when the corpus is built, by `hub_corpus`.
+            return Documents(lambda: iter(()), (config.name, config.subset))
         case _:
             raise CorpusError(f'source "{config.source}" holds token ids, not documents')
 
@@ -191,50 +190,6 @@ def _rows(config: DataConfig, files: list[Path]) -> Iterator[str]:
         raise CorpusError(
             f'cannot read data.path = "{config.path}" as {config.source}: {type(error).__name__}: {error}; '
             "check data.source and the files"
-        ) from error
-
-
-def _hub(config: DataConfig) -> Iterator[str]:
-    """Stream a hub dataset through a local file, so that it can be read again without the network."""
-    parts = (config.name, config.subset, config.text_field, str(config.max_tokens))
-    spool = Path(config.cache_dir) / "hub" / ("-".join(parts).replace("/", "_") + ".jsonl")
-
-    if not spool.exists():
-        spool.parent.mkdir(parents=True, exist_ok=True)
-        partial = spool.with_suffix(f".{os.getpid()}.partial")  # another process may stream the same
-        with partial.open("w", encoding="utf-8") as file:
-            for text in _stream_hub(config):
-                file.write(json.dumps(text) + "\n")
-        partial.replace(spool)
-
-    with spool.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def _stream_hub(config: DataConfig) -> Iterator[str]:
-    """Yield the text field of each row of a hub dataset, up to a bound on the text that `max_tokens` can need."""
-    import datasets
-
-    num_bytes = 0
-    try:
-        # Without the network only a dataset in the local cache can be read, and not by streaming.
-        streaming = not datasets.config.HF_HUB_OFFLINE
-        rows = datasets.load_dataset(config.name, config.subset or None, split="train", streaming=streaming)
-        for row in rows:
-            text = _field(row, config.text_field)
-            yield text
-            num_bytes += len(text.encode())
-            if num_bytes >= config.max_tokens * BYTES_PER_TOKEN_BOUND:
-                return
-    except CorpusError:
-        raise
-    except Exception as error:  # no network, no such dataset, a gated one: each layer has its own errors
-        raise CorpusError(
-            f'cannot read the dataset "{config.name}" (subset "{config.subset}") from the hub: '
-            f'{type(error).__name__}: {error}. Without a network use data.source = "text", "jsonl", '
-            '"parquet" or "tokens" with local files, "sotu" (embedded), or set HF_HOME to a cache that holds '
-            "the dataset, and HF_HUB_OFFLINE=1"
         ) from error
 
 

@@ -32,9 +32,19 @@ def choose_validation(documents: Iterable[str | bytes], val_frac: float) -> list
     sizes = []
     for document in documents:
         data = document.encode() if isinstance(document, str) else document
-        hashes.append(int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))
+        hashes.append(hash_document(data))
         sizes.append(len(data))
 
+    return choose_by_hash(hashes, sizes, val_frac)
+
+
+def hash_document(data: bytes) -> int:
+    """Return the hash by which a document is held out or not, 64 bits."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def choose_by_hash(hashes: list[int], sizes: list[int], val_frac: float) -> list[bool]:
+    """Choose as `choose_validation` does, where the documents' hashes and sizes in bytes are known."""
     num_different = len(set(hashes))
     if num_different < 2:
         raise CorpusError(

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from model.data.hub.shards import download_tokenizer
 from model.data.sources import CorpusError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -67,9 +68,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     try:
         if file.is_file():
             return Tokenizer.from_file(str(file))
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(name).backend_tokenizer
+        return Tokenizer.from_file(str(download_tokenizer(name)))
+    except CorpusError:
+        raise
     except Exception as error:  # tokenizers raises plain Exception, and the hub many kinds
         raise CorpusError(
             f'cannot load data.tokenizer = "{name}": {type(error).__name__}: {error}; give a tokenizer.json, '
