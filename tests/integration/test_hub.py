@@ -6,6 +6,9 @@ import gzip
 import io
 import json
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +23,7 @@ from tokenizers import Tokenizer
 
 from model.data.tokenizer import END_OF_TEXT, train_bpe
 
-WORDS = "the state of our union is strong and so are its people today as they were before".split()
+WORDS = ("the", "state", "of", "our", "union", "is", "strong", "and", "so", "are", "its", "people", "today", "as")
 SHARDS, ROWS, ROWS_OF_A_GROUP, OTHER_BYTES = 4, 120, 30, 3000
 NULL_ROW = 7
 
@@ -124,7 +127,6 @@ def healthy(hub: HubServer) -> Iterator[None]:
     """Nothing is wrong with the hub before a test, or after it."""
     yield
     hub.refusal, hub.refused_requests, hub.bytes_per_s, hub.drop_after_bytes = "", None, 0.0, 0
-    hub.drops = 0
 
 
 def ids_of(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
@@ -169,7 +171,7 @@ def test_progress_is_said_with_bytes_tokens_and_what_is_left(undisturbed: dict[s
     assert any(" of 1M tokens (" in words and " MB fetched at " in words and words.endswith(" left") for words in said)
 
 
-def test_only_the_text_is_fetched_and_only_as_much_as_is_asked_for(
+def test_only_the_text_is_fetched_and_as_many_tokens_kept_as_are_asked_for(
     hub: HubServer, client: HubClient, tmp_path: Path
 ) -> None:
     before = hub.sent_bytes
@@ -178,39 +180,37 @@ def test_only_the_text_is_fetched_and_only_as_much_as_is_asked_for(
 
     assert len(loaded["train"]) + len(loaded["val"]) == 30_000
     assert 0 < len(loaded["val"]) < 6_000
-    assert loaded["notices"] == [f'1 rows of "org/plain" have no text (null) and were left out']
-    # The first shard's text and its end, in which the columns are described.
-    assert sent < ROWS * OTHER_BYTES / 2
+    assert loaded["notices"] == ['1 rows of "org/plain" have no text (null) and were left out']
+    # Of each shard the text and its end, in which the columns are described.
+    assert sent < SHARDS * ROWS * OTHER_BYTES / 3
     assert list((tmp_path / "hub").iterdir()) == []
 
 
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("name", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_download_goes_on_where_it_was(
-    hub: HubServer, home: Path, undisturbed: dict[str, Any], tmp_path: Path, signal_name: str
+    hub: HubServer, home: Path, client: HubClient, undisturbed: dict[str, Any], tmp_path: Path, name: signal.Signals
 ) -> None:
-    import signal
-
     fields = ALL | {"cache_dir": str(tmp_path), "piece_tokens": 10_000}
-    hub.bytes_per_s = 200_000.0
-    with HubClient(hub.environment(home)) as first:
-        first.ask(**fields)
-        while not list(tmp_path.glob("hub/*/000003.json")):
-            first.said()
-        first.process.send_signal(signal.Signals[signal_name])
-        first.process.wait()
+    hub.bytes_per_s = 100_000.0
+    with HubClient(hub.environment(home)) as killed:
+        killed.ask(**fields)
+        while not list(tmp_path.glob("hub/*/000000.json")):
+            killed.said()
+        killed.process.send_signal(name)
+        killed.process.wait()
     stray = next(tmp_path.glob("hub/*")) / "000099.data.partial"
     stray.write_bytes(b"half of it")
 
     hub.bytes_per_s = 0.0
-    before, asked = hub.sent_bytes, hub.requests.copy()
-    with HubClient(hub.environment(home)) as second:
-        again = second.load(**fields)
+    asked = hub.requests.copy()
+    again = client.load(**fields)
 
     assert again["hash"] == undisturbed["hash"]
-    assert hub.requests["GET", "/cdn/datasets/org/plain/web/train-00000.parquet"] == asked[
-        "GET", "/cdn/datasets/org/plain/web/train-00000.parquet"
-    ]
-    assert hub.sent_bytes > before
+    first_shard, last_shard = (
+        ("GET", f"/cdn/datasets/org/plain/web/train-{number:05d}.parquet") for number in (0, SHARDS - 1)
+    )
+    assert hub.requests[first_shard] == asked[first_shard]
+    assert hub.requests[last_shard] > asked[last_shard]
     assert list((tmp_path / "hub").iterdir()) == []
 
 
@@ -330,9 +330,6 @@ def test_a_refusal_is_told_with_its_cause_and_the_way_out(
 def test_what_hf_download_brings_is_read_without_a_network(
     hub: HubServer, home: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
-    import subprocess
-    import sys
-
     environment = hub.environment(tmp_path / "hf")
     for arguments in (["org/plain", "--repo-type", "dataset"], ["org/tok", "tokenizer.json"]):
         command = [str(Path(sys.executable).parent / "hf"), "download", *arguments]

@@ -103,7 +103,7 @@ class HubServer:
             "HF_HOME": str(cache),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
-            "NO_PROXY": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1,localhost",
         }
 
     def refuse(self) -> tuple[int, str] | None:
@@ -208,10 +208,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_file(content, headers)
             return
 
-        # Large files lie elsewhere; what they are is told here.
+        # Large files lie on another host; what they are is told here.
         headers["X-Linked-ETag"] = headers["ETag"]
         headers["X-Linked-Size"] = str(len(content))
-        headers["Location"] = f"{self.server_hub.url}/cdn/{kind}/{name}/{urllib.parse.quote(file)}"
+        headers["Location"] = (
+            f"{self.server_hub.url.replace('127.0.0.1', 'localhost')}/cdn/{kind}/{name}/{urllib.parse.quote(file)}"
+        )
         self._start(302, 0, headers)
 
     def _send_file(self, content: bytes, headers: Mapping[str, str] | None = None) -> None:
