@@ -238,7 +238,8 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         if stop.level:
             raise KeyboardInterrupt
 
-    heard = seldom(say)
+    is_first = os.environ.get("RANK", "0") == "0"
+    heard = seldom(say if is_first else lambda words: None)
     report.preparing = prepare  # type: ignore[attr-defined]
     try:
         trainer.run(config, length, report)
@@ -250,7 +251,7 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         signal.signal(signal.SIGINT, before)
 
     # torchrun runs this once for each GPU; only the first process speaks.
-    if os.environ.get("RANK", "0") == "0":
+    if is_first:
         say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
 
     return 130 if stop.level else 0

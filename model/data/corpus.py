@@ -133,10 +133,12 @@ def load(config: DataConfig, say: Say | None = None) -> Corpus:
     if meta is None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         heard = Preparation(say)
-        with _locked(folder.with_suffix(".lock"), heard):
-            # Another process may have built it meanwhile.
-            meta = _read_meta(folder) or _build(config, documents, folder, heard)
-        heard.close()
+        try:
+            with _locked(folder.with_suffix(".lock"), heard):
+                # Another process may have built it meanwhile.
+                meta = _read_meta(folder) or _build(config, documents, folder, heard)
+        finally:
+            heard.close()
 
     return Corpus(
         train_ids=open_ids(folder / meta["train"], meta["dtype"]),
@@ -215,7 +217,8 @@ def _build(config: DataConfig, documents: Documents, folder: Path, heard: Prepar
         if config.source == "tokens":
             meta = _build_from_tokens(config, temporary)
         elif config.source == "hub":
-            meta = _build_from_hub(config, documents, folder.name, temporary, heard)
+            with hub_corpus.faults_in_words(config):
+                meta = _build_from_hub(config, documents, folder.name, temporary, heard)
         else:
             meta = _build_from_text(config, documents, temporary)
 

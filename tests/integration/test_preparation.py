@@ -22,7 +22,7 @@ def test_a_long_preparation_is_told_and_is_no_hang(folder: StudyFolder) -> None:
 
 def test_a_stop_in_the_preparation_parks_at_once(folder: StudyFolder) -> None:
     folder.write(base={"prepares_s": 3600.0})
-    run = folder.run()
+    run = folder.start()
     assert run.says("fetching the text")
     status = folder.run("status")
     assert status.end() == 0

@@ -1,8 +1,10 @@
 """A dataset of the hub as a corpus: shards are fetched while what has come is tokenised, and what is done is kept."""
 
+import glob
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,15 @@ def pieces_folder(config: DataConfig, key: str) -> Path:
         key: The name of the corpus' cache.
     """
     return Path(config.cache_dir) / "hub" / key
+
+
+@contextmanager
+def faults_in_words(config: DataConfig) -> Iterator[None]:
+    """Turn what the disk raises while the block runs, which is mostly that it is full, into a `HubError`."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, config.name) from error
 
 
 def write_corpus(
@@ -114,7 +125,7 @@ def remove_pieces(config: DataConfig, key: str) -> None:
 
     parts = (config.name, config.subset, config.text_field, str(config.max_tokens))
     spool = folder.parent / ("-".join(parts).replace("/", "_") + ".jsonl")
-    for left in (spool, *folder.parent.glob(f"{spool.stem.replace('[', '[[]')}.*.partial")):
+    for left in (spool, *folder.parent.glob(f"{glob.escape(spool.stem)}.*.partial")):
         left.unlink(missing_ok=True)
 
 

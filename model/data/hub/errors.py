@@ -13,6 +13,10 @@ _PASSING = {408, 429, 500, 502, 503, 504}
 _PASSING_NAMES = {"TimeoutException", "NetworkError", "RemoteProtocolError", "ConnectionError", "TimeoutError"}
 """Classes of errors of a connection, by name: which HTTP client the hub's library has depends on its version."""
 
+_ABSENT_NAMES = {"RepositoryNotFoundError", "DatasetNotFoundError"}
+_UNREACHABLE_NAMES = {"OfflineModeIsEnabled", "LocalEntryNotFoundError"}
+_LOG_IN = "set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
+
 
 class HubError(CorpusError):
     """The hub does not give what is asked for.
@@ -66,41 +70,49 @@ def explain(error: BaseException, name: str, kind: str = "dataset") -> HubError:
     chain = list(_chain(error))
     names = set().union(*map(_class_names, chain))
     status = next(filter(None, map(_status, chain)), 0)
-    no_space = any(isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT) for link in chain)
 
-    if no_space:
-        return HubError(f"the disk is full while {what} is prepared: make room and run again; what is done is kept")
-    if any(map(_is_proxy, chain)) or status == 407:
-        return HubError(
+    message = _of_the_disk(chain, what) or _of_access(names, status, what, name, kind)
+    if not message and is_gone(error):
+        message = f"{what} has changed on the hub while it was fetched; run again, which begins it anew"
+    if not message and (names & _ABSENT_NAMES or status == 404):
+        message = f"the hub has no {what} (or it is private: then {_LOG_IN}); check the name at {_page(name, kind)}"
+    if not message and names & (_UNREACHABLE_NAMES | _PASSING_NAMES):
+        message = _unreachable(what, name, kind, _words(chain[-1]))
+    return HubError(message or f"cannot read {what} from the hub: {_words(error)}; {_without_network(name, kind)}")
+
+
+def _of_the_disk(chain: list[BaseException], what: str) -> str:
+    """Return what is wrong with the disk, "" if nothing is."""
+    for error in chain:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the disk is full while {what} is prepared: make room and run again; what is done is kept"
+        if isinstance(error, PermissionError) and error.filename:
+            return f"{error.filename} may not be written while {what} is prepared; see to it and run again"
+    return ""
+
+
+def _of_access(names: set[str], status: int, what: str, name: str, kind: str) -> str:
+    """Return why the hub does not let one in, "" if it does."""
+    if "ProxyError" in names or status == 407:
+        return (
             f"the proxy does not let {what} through (status 407 asks for a name and password): "
             "set HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT, and run again"
         )
     if status == 429:
-        return HubError(
+        return (
             f"the hub refuses {what}: too many requests from this address (status 429), which others may share; "
             f"{_LOG_IN}, which is counted by itself, and run again: what is done is kept"
         )
     if "GatedRepoError" in names:
-        return HubError(
+        return (
             f"{what} is gated: accept its terms at {_page(name, kind)}, then {_LOG_IN} of that account, and run again"
         )
     if status == 401:
-        return HubError(
+        return (
             f"the hub does not show {what} to strangers (status 401): there is none of that name, or it is private; "
             f"check the name, or {_LOG_IN} that may read it, and run again"
         )
-    if is_gone(error):
-        return HubError(f"{what} has changed on the hub while it was fetched; run again, which begins it anew")
-    if {"RepositoryNotFoundError", "DatasetNotFoundError"} & names or status == 404:
-        return HubError(
-            f"the hub has no {what} (or it is private: then {_LOG_IN}); check the name at {_page(name, kind)}"
-        )
-    if {"OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError"} & names or _PASSING_NAMES & names:
-        return HubError(_unreachable(what, name, kind, _words(chain[-1])))
-    return HubError(f"cannot read {what} from the hub: {_words(error)}; {_without_network(name, kind)}")
-
-
-_LOG_IN = "set HF_TOKEN to a token from https://huggingface.co/settings/tokens"
+    return ""
 
 
 def _unreachable(what: str, name: str, kind: str, why: str) -> str:

@@ -4,6 +4,7 @@ A piece holds the token ids of some documents and what is needed to choose those
 yet to be trained, their texts, compressed. Pieces are removed once the corpus is built from them.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -212,9 +213,10 @@ def _remove_abandoned(folder: Path) -> None:
     """Remove pieces of other corpora that were begun long ago and not gone on with, and texts of earlier versions."""
     now_s = time.time()
     for other in folder.parent.iterdir():
-        if other == folder or now_s - other.stat().st_mtime < _ABANDONED_S:
-            continue
-        if other.is_dir():
-            shutil.rmtree(other, ignore_errors=True)
-        else:
-            other.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may remove it as well
+            if other == folder or now_s - other.stat().st_mtime < _ABANDONED_S:
+                continue
+            if other.is_dir():
+                shutil.rmtree(other)
+            else:
+                other.unlink()

@@ -85,7 +85,9 @@ def read_batches(shards: Shards, config: DataConfig, start: Place, heard: Hears)
 
 def _rows(shards: Shards, number: int, first_row: int, config: DataConfig, heard: Hears) -> Iterator[_Row]:
     address = shards.files[number]
-    if shards.kind == "parquet":
+    if address.endswith(".zip"):
+        texts = _by_library(shards, address, first_row, config)
+    elif shards.kind == "parquet":
         texts = _parquet(address, first_row, config, heard)
     elif shards.kind == "json" and not shards.options.get("field"):
         texts = _json_lines(shards, address, first_row, config, heard)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -162,8 +163,9 @@ def retries_heard(preparation: Preparation) -> Iterator[None]:
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines = record.getMessage().strip().splitlines()
-            preparation.held_up(lines[0][:200] if lines else record.levelname)
+            lines = record.getMessage().strip().splitlines() or [record.levelname]
+            # Without what signs an address.
+            preparation.held_up(re.sub(r"\?\S*", "", lines[0])[:200])
 
     ear = Ear(logging.WARNING)
     logger = logging.getLogger(_LIBRARIES)
