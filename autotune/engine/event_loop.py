@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from autotune.core.errors import UserError
 from autotune.core.files import append_line, require_space
 from autotune.core.records import EvalPoint, TrialStatus
 from autotune.engine.assignment import Assignment
@@ -207,11 +208,22 @@ class QueueWork:
             self._loop.pool.replace(running.worker)
             status = TrialStatus.OUT_OF_MEMORY if message.out_of_memory else TrialStatus.CRASHED
             # One that was told to stop has its ending, however clumsily it stops.
+            self._require_environment(running, message)
             self._end(running, running.ending or Ending(status, message.message))
         else:
             death = Ending(TrialStatus.INTERRUPTED, running.worker.cause_of_death())
             self._loop.pool.replace(running.worker)
             self._end(running, running.ending or death, worker_died=running.ending is None)
+
+    def _require_environment(self, running: Running, message: Failed) -> None:
+        """Park the study where a training says that not it, but the machine or the network, is at fault.
+
+        Raises:
+            UserError: With exit code 3; its settings come again.
+        """
+        if message.exit_code == 3 and running.ending is None:
+            self._end(running, Ending(TrialStatus.INTERRUPTED, message.message))
+            raise UserError(message.message.partition(": ")[2], 3)
 
     def _handle_probe(self, running: Running, probe: RunningProbe, message: Progress | Done) -> None:
         """Take the speed on which a trial's budget depends, whatever the losses; then the training itself begins."""

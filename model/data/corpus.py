@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 from tokenizers import Tokenizer
 
 from model.config import DataConfig
 from model.data.batches import num_windows
 from model.data.hub import corpus as hub_corpus
-from model.data.progress import Preparation, Say
+from model.data.progress import Preparation, Say, locked
 from model.data.sources import BYTES_PER_TOKEN_BOUND, CorpusError, Documents, file_identity, find_files, open_documents
 from model.data.splits import Ids, check_ids, choose_validation, hash_ids, open_ids, split_ids
 from model.data.tokenizer import count_token_bytes, end_of_text_id, load_tokenizer, train_bpe, vocabulary_size
@@ -33,8 +31,6 @@ _ENCODE_DOCUMENTS = 64
 """Documents that the tokenizer encodes at once, in parallel."""
 _NOT_IN_KEY = {"train_tokens", "eval_tokens", "num_evals", "cache_dir", "bytes_per_token"}
 """Settings that change nothing of what a cache holds."""
-_LOCK_EVERY_S = 2.0
-"""Seconds between two words of waiting for another process."""
 _verified: set[Path] = set()
 """Cache folders whose files this process has hashed."""
 
@@ -134,7 +130,7 @@ def load(config: DataConfig, say: Say | None = None) -> Corpus:
         folder.parent.mkdir(parents=True, exist_ok=True)
         heard = Preparation(say)
         try:
-            with _locked(folder.with_suffix(".lock"), heard):
+            with locked(folder.with_suffix(".lock"), heard):
                 # Another process may have built it meanwhile.
                 meta = _read_meta(folder) or _build(config, documents, folder, heard)
         finally:
@@ -153,23 +149,6 @@ def load(config: DataConfig, say: Say | None = None) -> Corpus:
         notices=tuple(meta["notices"]),
         known_bytes_per_token=config.bytes_per_token,
     )
-
-
-@contextmanager
-def _locked(path: Path, heard: Preparation) -> Iterator[None]:
-    """Hold a lock while the block runs, and say so while another process holds it."""
-    lock = FileLock(path, timeout=_LOCK_EVERY_S)
-    while True:
-        try:
-            lock.acquire()
-            break
-        except Timeout:
-            heard.note("waiting for another process, which prepares the same text")
-
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _cache_key(config: DataConfig, identity: tuple[str, ...]) -> str:
@@ -268,35 +247,20 @@ def _build_from_text(config: DataConfig, documents: Documents, folder: Path) -> 
 
 def _build_from_hub(config: DataConfig, documents: Documents, key: str, folder: Path, heard: Preparation) -> _Meta:
     """Fetch a dataset of the hub and tokenise it into a folder; return what meta.json says of it."""
-    if not config.tokenizer:
-        # One is trained on the text, all of which has to be there first.
-        read, notices = hub_corpus.fetch_texts(config, key, heard)
-        heard.note(f"training a tokenizer of {config.vocab_size:,} tokens, and tokenising")
-        meta = _build_from_text(config, Documents(read, documents.identity), folder)
-        return meta | {"notices": [*notices, *_lack_of_text(config, meta, folder)]}
+    if config.tokenizer:
+        # Whatever is wrong with the tokenizer is said before anything is fetched.
+        tokenizer = load_tokenizer(config.tokenizer)
+        _save_tokenizer(tokenizer, folder)
+        return hub_corpus.write_corpus(config, key, tokenizer, folder, heard)
 
-    # Whatever is wrong with the tokenizer is said before anything is fetched.
-    tokenizer = load_tokenizer(config.tokenizer)
-    _save_tokenizer(tokenizer, folder)
-    vocab_size = vocabulary_size(tokenizer)
-    eos_id = end_of_text_id(tokenizer) if config.eos_id is None else config.eos_id
-    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+    # One is trained on the text, all of which has to be there first.
+    read, notices = hub_corpus.fetch_texts(config, key, heard)
+    heard.note(f"training a tokenizer of {config.vocab_size:,} tokens, and tokenising")
+    meta = _build_from_text(config, Documents(read, documents.identity), folder)
 
-    return {
-        "train": "train.bin",
-        "val": "val.bin",
-        "dtype": dtype,
-        "has_tokenizer": True,
-        "vocab_size": vocab_size,
-        "eos_id": eos_id,
-        **hub_corpus.write_corpus(config, key, tokenizer, eos_id, dtype, folder, heard),
-    }
-
-
-def _lack_of_text(config: DataConfig, meta: _Meta, folder: Path) -> list[str]:
-    """Return a notice if a dataset had fewer tokens than were asked for."""
-    splits = [open_ids(folder / meta[split], meta["dtype"]) for split in ("train", "val")]
-    return hub_corpus.lack_of_text(config, sum(map(len, splits)))
+    size_bytes = sum((folder / meta[split]).stat().st_size for split in ("train", "val"))
+    num_tokens = size_bytes // np.dtype(meta["dtype"]).itemsize
+    return meta | {"notices": [*notices, *hub_corpus.lack_of_text(config, num_tokens)]}
 
 
 def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:

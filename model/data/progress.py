@@ -2,8 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
+
+from filelock import FileLock, Timeout
 
 Say = Callable[[str], None]
 """Takes a sentence that says how far the preparation is; called with a newer one every few seconds."""
@@ -114,6 +118,28 @@ class Preparation:
         if gained and done_frac < 1:
             words += f", about {_duration(passed_s * (self._wanted - self._there) / gained)} left"
         return words
+
+
+@contextmanager
+def locked(path: Path, heard: Preparation) -> Iterator[None]:
+    """Hold a lock while the block runs, and say so as long as another process holds it.
+
+    Args:
+        path: The lock's file.
+        heard: Says it.
+    """
+    lock = FileLock(path, timeout=_EVERY_S)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except Timeout:
+            heard.note("waiting for another process, which prepares the same text")
+
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _short(count: int) -> str:

@@ -43,3 +43,19 @@ def test_a_fault_of_the_environment_ends_with_its_exit_code_and_may_be_mended(fo
     mended = folder.run()
     assert mended.end() == 0, mended.text
     assert json.loads(folder.directory().spec.read_text())["base"]["unreachable"] is False
+
+
+def test_a_fault_of_the_environment_in_a_trial_parks_the_study(folder: StudyFolder) -> None:
+    folder.write(base={"unreachable": True}, budget={"trials": 1}, finals={"finalists": 0})
+    (folder.log / "network").touch()
+    assert folder.run().end() == 0
+
+    (folder.log / "network").unlink()
+    parked = folder.run("--set", "budget.trials=2")
+    assert parked.end() == 3, parked.text
+    assert "the hub cannot be reached: find a network, and run again" in parked.text.splitlines()
+
+    (folder.log / "network").touch()
+    again = folder.run("--set", "budget.trials=2")
+    assert again.end() == 0, again.text
+    assert sum(trial.loss is not None for trial in folder.record().trials) == 2

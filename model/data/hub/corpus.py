@@ -21,6 +21,7 @@ from model.data.hub.writers import IdsWriter, TextWriter
 from model.data.progress import Preparation
 from model.data.sources import BYTES_PER_TOKEN_BOUND
 from model.data.splits import choose_by_hash
+from model.data.tokenizer import end_of_text_id, vocabulary_size
 
 _PIECE_S = 20.0
 """Seconds after which a piece is kept that a slow link has not filled."""
@@ -50,7 +51,7 @@ def faults_in_words(config: DataConfig) -> Iterator[None]:
 
 
 def write_corpus(
-    config: DataConfig, key: str, tokenizer: Tokenizer, eos_id: int, dtype: str, folder: Path, heard: Preparation
+    config: DataConfig, key: str, tokenizer: Tokenizer, folder: Path, heard: Preparation
 ) -> dict[str, Any]:
     """Fetch and tokenise a dataset, and write both splits.
 
@@ -58,17 +59,19 @@ def write_corpus(
         config: Says which dataset, and how many tokens of it.
         key: The name of the corpus' cache.
         tokenizer: Makes the ids.
-        eos_id: Ends each document.
-        dtype: Of the ids, "uint16" or "uint32".
         folder: Where to write train.bin and val.bin.
         heard: Hears how far it is.
 
     Returns:
-        The numbers of documents to train on and held out, and notices.
+        What the corpus' meta.json says of them, and notices.
 
     Raises:
         HubError: The dataset cannot be read; what was done is kept for the next attempt.
     """
+    vocab_size = vocabulary_size(tokenizer)
+    eos_id = end_of_text_id(tokenizer) if config.eos_id is None else config.eos_id
+    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
+
     pieces = Pieces(pieces_folder(config, key))
     # Ids of two tokenizers must not meet in one corpus: it may have been published anew meanwhile.
     spelling = tokenizer.to_str()
@@ -92,8 +95,16 @@ def write_corpus(
     pieces.write_split(folder / "train.bin", dtype, ~is_val)
     pieces.write_split(folder / "val.bin", dtype, is_val)
 
-    notices = [*_notices(config, pieces), *lack_of_text(config, pieces.amount)]
-    return {"documents": [int((~is_val).sum()), int(is_val.sum())], "notices": notices}
+    return {
+        "train": "train.bin",
+        "val": "val.bin",
+        "dtype": dtype,
+        "has_tokenizer": True,
+        "vocab_size": vocab_size,
+        "eos_id": eos_id,
+        "documents": [int((~is_val).sum()), int(is_val.sum())],
+        "notices": [*_notices(config, pieces), *lack_of_text(config, pieces.amount)],
+    }
 
 
 def fetch_texts(config: DataConfig, key: str, heard: Preparation) -> tuple[Callable[[], Iterator[str]], list[str]]:
