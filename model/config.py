@@ -130,7 +130,7 @@ class DataConfig(_Section):
     - "stdlib": Python's own source;
     - "text", "jsonl" or "parquet": `path` is a file, a folder or a glob;
     - "tokens": `path` is a file of token ids (.bin of `token_dtype`, or .npy), and `val_path` may be a second one;
-    - "hub": `name` and `subset` of a dataset, streamed up to `max_tokens`.
+    - "hub": `name`, `subset` and `split` of a dataset, fetched up to `max_tokens`.
 
     `train_tokens` of the training text are used, evenly spread over it; 0 means all. `tokenizer` is a tokenizer.json
     or a hub name; "" trains a byte-level BPE of `vocab_size` tokens on the training documents. For "tokens" without a
@@ -146,6 +146,7 @@ class DataConfig(_Section):
     text_field: str = "text"
     name: str = ""
     subset: str = ""
+    split: str = "train"
     tokenizer: str = ""
     vocab_size: _Count = 2048
     max_tokens: _CountOrZero = 0
@@ -165,7 +166,7 @@ class DataConfig(_Section):
         if self.source == "hub" and not self.name:
             raise ValueError('source = "hub" needs name; set data.name, for example "HuggingFaceTB/smollm-corpus"')
         if self.source == "hub" and not self.max_tokens:
-            raise ValueError('source = "hub" needs max_tokens: the dataset is streamed and stopped there')
+            raise ValueError('source = "hub" needs max_tokens: the dataset is fetched up to there')
         if self.val_path and self.source != "tokens":
             raise ValueError(
                 f'val_path is read only by source = "tokens", not by "{self.source}"; remove it '

@@ -35,7 +35,7 @@ from autotune.cli.options import (
 )
 from autotune.cli.studies import finish_report
 from autotune.core.errors import UserError
-from autotune.core.text import plain, say
+from autotune.core.text import plain, say, seldom
 from autotune.machine.nvml import NvmlError
 
 if TYPE_CHECKING:
@@ -159,14 +159,14 @@ def plan(
             say(line)
 
     loaded = load_study(study, out, change, trials=trials)
-    prepare_study(loaded, tell)
+    prepare_study(loaded, tell, seldom(tell))
 
     tell("profiling the hardware ...")
     taken = _measured_hardware(device, emulate, quick=True)
 
     tell("probing the baseline ...")
     seconds_left = deadline_of(loaded, hours, until).seconds_left
-    survey = planner.survey(loaded, taken, opening.slots_of(taken), seconds_left)
+    survey = planner.survey(loaded, taken, opening.slots_of(taken), seconds_left, preparing=seldom(tell))
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
 
     settings = flatten(loaded.spec.base)

@@ -6,6 +6,8 @@ import math
 import os
 import re
 import sys
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import typer
@@ -27,6 +29,24 @@ def say(line: str, end: str = "\n") -> None:
     except OSError:
         # The terminal was closed or the pipe's reader has left: the night goes on without an audience.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def seldom(say: Callable[[str], None], every_s: float = 30.0) -> Callable[[str], None]:
+    """Return a `say` that passes on the first line, and later ones only if some time has passed since the last.
+
+    Args:
+        say: Takes a line.
+        every_s: That time, in seconds.
+    """
+    said_s = -math.inf
+
+    def now_and_then(line: str) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= every_s:
+            said_s = time.monotonic()
+            say(line)
+
+    return now_and_then
 
 
 def time_of_day(seconds: float, now: datetime | None = None) -> str:

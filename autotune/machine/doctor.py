@@ -184,8 +184,9 @@ def check_hub(machine: Machine) -> list[Finding]:
         return [Finding("ok", "hub", f"{address} answers")]
 
     remedy = (
-        "nothing for studies on the embedded text or on files of your own, which work offline; "
-        "studies that name a hub data set need it downloaded before"
+        "nothing for studies on the embedded text or on files of your own, which work offline; for a data set of the "
+        "hub run `hf download NAME --repo-type dataset` where there is a network, bring HF_HOME here and set "
+        "HF_HUB_OFFLINE=1"
     )
     return [Finding("warn", "hub", f"{address} cannot be reached: {error}", remedy)]
 

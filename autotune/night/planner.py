@@ -211,6 +211,7 @@ def survey(
     slots: Sequence[Slot],
     seconds_left: float,
     stopped: Callable[[], bool] = lambda: False,
+    preparing: Callable[[str], None] = lambda words: None,
 ) -> Survey:
     """Measure the trainer by short trainings, and plan the night.
 
@@ -220,11 +221,12 @@ def survey(
         slots: Devices that train at once.
         seconds_left: Seconds until the deadline; infinite without one.
         stopped: Whether the user wants it to end.
+        preparing: Takes what the trainer says of the preparation of its data.
 
     Raises:
         UserError: If the baseline does not train, or with exit code 130 if it was stopped.
     """
-    place = Place(study, profile, slots[0], stopped)
+    place = Place(study, profile, slots[0], stopped, preparing)
     baseline = probe(place)
     plan = make_plan(study, baseline, len(slots), seconds_left, profile)
     if study.spec.promote.automatic:

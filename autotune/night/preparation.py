@@ -12,12 +12,13 @@ from autotune.study.preparation import prepare
 from autotune.study.study_file import Study
 
 
-def prepare_study(study: Study, say: Callable[[str], None]) -> Mapping[str, Any]:
+def prepare_study(study: Study, say: Callable[[str], None], preparing: Callable[[str], None]) -> Mapping[str, Any]:
     """Let the trainer prepare the baseline, and the corners of what is searched.
 
     Args:
         study: The study file and its trainer.
         say: Takes a line for a person.
+        preparing: Takes a sentence that says how far it is, as often as there is something new.
 
     Returns:
         What the trainer said of it, under the names of a training's facts; {} if it prepares nothing.
@@ -29,7 +30,7 @@ def prepare_study(study: Study, say: Callable[[str], None]) -> Mapping[str, Any]
     configs = [base]
     for corner in study.spec.space.at_limits().corners(base):
         configs.append(with_paths(base, corner))
-    return prepare(study.trainer, configs, study.spec.budget.tokens, say, study.place_of)
+    return prepare(study.trainer, configs, study.spec.budget.tokens, say, preparing, study.place_of)
 
 
 def require_same_data(study: Study, attributes: StudyAttributes, prepared: Mapping[str, Any]) -> None:

@@ -38,7 +38,9 @@ def plan_night(night: Night) -> None:
 
     night.options.say("probing the baseline ...")
     seconds_left = night.deadline.seconds_left
-    survey = planner.survey(night.study, night.profile, night.slots, seconds_left, lambda: night.is_stopped)
+    survey = planner.survey(
+        night.study, night.profile, night.slots, seconds_left, lambda: night.is_stopped, night.observer.preparing
+    )
     night.loop.pace.expect(trial_tokens, survey.plan.trial_s)
     _store(night, survey)
 

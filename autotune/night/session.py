@@ -11,6 +11,7 @@ from typing import Any
 
 from autotune.core import objectives
 from autotune.core.records import TrialRecord, Verdict, VerdictWord
+from autotune.core.text import seldom
 from autotune.engine.deadline import REPORT_S, StopRequest
 from autotune.finals.runner import FinalsRunner
 from autotune.night.opening import Night, open_night, open_search
@@ -22,7 +23,7 @@ from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
 from autotune.promotion import horizon
 from autotune.promotion.selection import select_trial_to_promote
-from autotune.store.run_directory import RunDirectory
+from autotune.store.run_directory import RunDirectory, log_event
 from autotune.store.study_store import read_study
 from autotune.study.study_file import Study
 
@@ -125,9 +126,13 @@ class Session:
         held = contextlib.nullcontext() if self.study.spec.storage else self.run.held()
         with held:
             # Before the study is stored: one that cannot be trained leaves nothing that would have to be put back.
-            prepared = prepare_study(self.study, self.options.say)
+            prepared = prepare_study(self.study, self.options.say, seldom(self._preparing))
             with signals_raising(self.stop, self.options.say), self._night(prepared) as night:
                 yield night
+
+    def _preparing(self, words: str) -> None:
+        log_event(self.run, "preparing", words)
+        self.options.say(words)
 
     @contextlib.contextmanager
     def _night(self, prepared: Mapping[str, Any]) -> Iterator[Night]:

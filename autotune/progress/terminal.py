@@ -95,14 +95,14 @@ def draw(board: Board) -> RenderableType:
     bars.add_column(width=_BAR_WIDTH)
     bars.add_column()
 
-    if board.kind is not TrainingKind.FULL:
+    if board.kind not in (None, TrainingKind.FULL):
         bars.add_row(_text("all"), _bar(board.done, board.total), _text(board.headline()))
 
     for training in board.running.values():
         bar = _bar(training.seen_tokens, training.budget_tokens)
         bars.add_row(_text(training.title), bar, _text(_words(training, board.clock())))
 
-    below = [_text(words) for words in (board.best_words(), board.gpu_words()) if words]
+    below = [_text(words) for words in (board.preparing, board.best_words(), board.gpu_words()) if words]
     last = [Text(plain(line), style="dim", no_wrap=True, overflow="ellipsis") for line in board.last]
     return Group(
         Rule(style="dim"),

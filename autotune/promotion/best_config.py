@@ -17,10 +17,11 @@ import tomli_w
 from pydantic import ValidationError
 
 from autotune.core.config_paths import present, with_paths
-from autotune.core.errors import UserError
+from autotune.core.errors import UserError, exit_code_of
 from autotune.core.files import now_iso, write_text
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.core.study_results import Promotion
+from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
@@ -227,8 +228,10 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
     config = with_paths(config, present(config, output))
 
     # torchrun runs this once for each GPU; only the first process speaks.
-    speaks = os.environ.get("RANK", "0") == "0"
-    prepare(trainer, [config], length, say if speaks else _unsaid, lambda setting: f"{path}: config.{setting}")
+    if os.environ.get("RANK", "0") != "0":
+        say = _unsaid
+    heard = seldom(say)
+    prepare(trainer, [config], length, say, heard, lambda setting: f"{path}: config.{setting}")
 
     stop = StopRequest()
     before = signal.signal(signal.SIGINT, stop.raise_level)
@@ -237,16 +240,22 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         say(f"{point['tokens_seen'] / length:5.0%}  loss {point['val_loss']:.4f}")
         return stop.level == 0
 
+    def preparing(words: str) -> None:
+        heard(words)
+        if stop.level:
+            raise KeyboardInterrupt
+
+    report.preparing = preparing  # type: ignore[attr-defined]
     try:
         trainer.run(config, length, report)
+    except KeyboardInterrupt:
+        pass
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}", exit_code_of(error, 2)) from error
     finally:
         signal.signal(signal.SIGINT, before)
 
-    if speaks:
-        say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
-
+    say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
     return 130 if stop.level else 0
 
 

@@ -56,6 +56,9 @@ def open_study(
 ) -> optuna.Study:
     """Open or create the Optuna study, and refuse when the study file has changed since.
 
+    As long as nothing was ever evaluated there is nothing to compare, and a changed study begins anew: what did not
+    train may be mended in its file. Not in a shared storage, where a peer may be at its first training.
+
     Raises:
         UserError: Naming each setting that changed, and the ways out.
     """
@@ -63,6 +66,7 @@ def open_study(
 
     spec = study.spec
     with exclusive(storage, spec.name):
+        _require_unchanged(storage, study)
         found = optuna.create_study(
             study_name=spec.name,
             storage=storage,
@@ -74,10 +78,42 @@ def open_study(
         attributes = StudyAttributes(found)
         if attributes.spec is None:
             attributes.created_at = now_iso()
-        elif (before := _completed(attributes.spec, study)).fingerprint() != spec.fingerprint():
-            raise UserError(_changed(before, spec))
         attributes.spec = spec.model_dump(mode="json")
     return found
+
+
+def _require_unchanged(storage: RDBStorage, study: Study) -> None:
+    """Raise UserError if the study file has changed since the study began; forget a study that never trained."""
+    import optuna
+
+    spec = study.spec
+    names = optuna.get_all_study_names(storage)
+    if spec.name not in names:
+        return
+
+    stored = StudyAttributes(optuna.load_study(study_name=spec.name, storage=storage)).spec
+    if stored is None:
+        return
+    before = _completed(stored, study)
+    if before.fingerprint() == spec.fingerprint():
+        return
+
+    own = [name for name in names if name == spec.name or name.startswith(f"{spec.name}.")]
+    if spec.storage or any(_has_evaluated(storage, name) for name in own):
+        raise UserError(_changed(before, spec))
+    for name in own:
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def _has_evaluated(storage: RDBStorage, name: str) -> bool:
+    """Return whether a training of an Optuna study has ever reported a loss."""
+    study_id = storage.get_study_id_from_name(name)
+    for trial in storage.get_all_trials(study_id, deepcopy=False):
+        attributes = TrialAttributes(trial)
+        points = attributes.result.points if attributes.result else ()
+        if attributes.role != PRIOR and (trial.intermediate_values or attributes.curve or points):
+            return True
+    return False
 
 
 def _completed(stored: Mapping[str, Any], study: Study) -> StudySpec:

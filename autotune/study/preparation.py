@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autotune.core.errors import UserError
+from autotune.core.errors import UserError, exit_code_of
 from autotune.study.trainer import Trainer
 
 
@@ -16,6 +16,7 @@ def prepare(
     configs: Sequence[Mapping[str, Any]],
     budget_tokens: int,
     say: Callable[[str], None],
+    preparing: Callable[[str], None],
     place_of: Callable[[str], str] = str,
 ) -> Mapping[str, Any]:
     """Let a trainer get ready what its trainings need, before any of them.
@@ -27,6 +28,7 @@ def prepare(
         configs: Nested configs, the one that matters first.
         budget_tokens: Tokens of each training.
         say: Takes a line for a person.
+        preparing: Takes a sentence that says how far it is, as often as there is something new.
         place_of: Returns where a setting, by dotted path, can be mended.
 
     Returns:
@@ -38,8 +40,13 @@ def prepare(
     if trainer.preparer is None:
         return {}
 
+    def told(line: str) -> None:
+        say(line)
+
+    # An attribute, as that of a training's `report`.
+    told.preparing = preparing  # type: ignore[attr-defined]
     try:
-        return dict(trainer.prepare(configs, budget_tokens, say))
+        return dict(trainer.prepare(configs, budget_tokens, told))
     except KeyboardInterrupt:
         raise UserError("stopped while the data were made ready; nothing is lost: run again", 130) from None
     except (ValidationError, UserError):
@@ -55,5 +62,5 @@ def _explained(error: Exception, place_of: Callable[[str], str]) -> UserError:
     setting = getattr(error, "setting", "")
     place = f"{place_of(setting)}: " if setting else ""
     if isinstance(error, ValueError):
-        return UserError(f"{place}{error}", getattr(error, "exit_code", 2))
-    return UserError(f"{place}the data cannot be made ready: {type(error).__name__}: {error}", 1)
+        return UserError(f"{place}{error}", exit_code_of(error, 2))
+    return UserError(f"{place}the data cannot be made ready: {type(error).__name__}: {error}", exit_code_of(error, 1))

@@ -94,9 +94,17 @@ class TrainFunction(Protocol):
             and less than the budget: end there. The trainer's own schedule then brings the run to that end, with a last
             evaluation whose `tokens_seen` is that number. A later number replaces an earlier one; a run that goes on
             from a checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
+            `report.preparing` takes a sentence that says how far the data is prepared, and answers nothing. Before the
+            first evaluation it may be called as often as there is something new; it counts as a sign of life, and the
+            training's time is counted from the last of them.
 
     Returns:
         Facts about the run, JSON-able, or None.
+
+    Raises:
+        Exception: Whatever it is, it ends this training. One with an attribute `exit_code` of 2 (the study file is
+            wrong) or 3 (the machine or the network is) says itself what to do, and a night that cannot begin for it
+            ends with that code.
     """
 
     def __call__(self, config: Any, budget_tokens: int, report: Report, /) -> Mapping[str, Any] | None: ...
@@ -125,7 +133,8 @@ class Preparer(Protocol):
     Args:
         configs: Configurations, as the trainer's: the baseline, then others that are going to be trained.
         budget_tokens: Tokens of each training.
-        say: Takes a line for a person.
+        say: Takes a line for a person. `say.preparing` takes a sentence that says how far it is, as often as there is
+            something new; it is what `report.preparing` is to a training.
 
     Returns:
         What is known by then of a training of the first configuration; "data_hash", if the trainer's facts have it,

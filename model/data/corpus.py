@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from model.config import DataConfig
 from model.data.batches import num_windows
@@ -17,9 +16,11 @@ from model.data.errors import CorpusError
 from model.data.files import file_identity
 from model.data.from_text import Meta, build_from_text
 from model.data.from_tokens import build_from_tokens, token_files
+from model.data.hub import corpus as hub_corpus
+from model.data.progress import Preparation, Say, locked
 from model.data.sources import Documents, open_documents
 from model.data.splits import Ids, hash_ids, open_ids
-from model.data.tokenizer import end_of_text_id, load_tokenizer, require_room_for_bytes
+from model.data.tokenizer import end_of_text_id, load_tokenizer, require_room_for_bytes, tokenizer_file
 
 _CACHE_VERSION = 3
 """Part of every cache's name; a change of what a cache holds must raise it."""
@@ -110,25 +111,30 @@ class Corpus:
         return float(self.token_bytes[targets].mean()) * self.bytes_factor
 
 
-def load(config: DataConfig) -> Corpus:
+def load(config: DataConfig, say: Say | None = None) -> Corpus:
     """Return the corpus, tokenised now or by an earlier run; several processes may call this at once.
 
     Args:
         config: Source, tokenizer, split and cache folder.
+        say: Takes sentences that say how far a long preparation is; None prints them.
 
     Raises:
         CorpusError: The data cannot be used; the message names the ways out.
     """
     documents = token_files(config) if config.source == "tokens" else open_documents(config)
-    _check_settings(config)
     folder = Path(config.cache_dir) / _cache_key(config, documents.identity)
 
     meta = _read_meta(folder)
     if meta is None:
+        _check_settings(config)
         _make_cache_dir(config.cache_dir)
-        with FileLock(folder.with_suffix(".lock")):
-            # Another process may have built it meanwhile.
-            meta = _read_meta(folder) or _build(config, documents, folder)
+        heard = Preparation(say)
+        try:
+            with locked(folder.with_suffix(".lock"), heard):
+                # Another process may have built it meanwhile.
+                meta = _read_meta(folder) or _build(config, documents, folder, heard)
+        finally:
+            heard.close()
 
     if config.expected_hash not in ("", meta["data_hash"]):
         raise CorpusError(
@@ -183,9 +189,10 @@ def _make_cache_dir(path: str) -> None:
 
 def _cache_key(config: DataConfig, identity: tuple[str, ...]) -> str:
     fields = config.model_dump(mode="json", exclude=_NOT_IN_KEY)
-    tokenizer = Path(config.tokenizer).expanduser()
-    if config.tokenizer and tokenizer.is_file():
-        identity += file_identity([tokenizer])
+    tokenizer = tokenizer_file(config.tokenizer)
+    if tokenizer is not None:
+        beside = tokenizer.with_name("tokenizer_config.json")
+        identity += file_identity([file for file in (tokenizer, beside) if file.is_file()])
 
     text = json.dumps([_CACHE_VERSION, fields, identity], sort_keys=True)
     return f"{config.source}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
@@ -212,7 +219,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(config: DataConfig, documents: Documents, folder: Path) -> Meta:
+def _build(config: DataConfig, documents: Documents, folder: Path, heard: Preparation) -> Meta:
     """Write ids, tokenizer and meta.json beside `folder`, then rename, so that nobody sees a half-written cache."""
     for stray in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(stray, ignore_errors=True)
@@ -222,6 +229,8 @@ def _build(config: DataConfig, documents: Documents, folder: Path) -> Meta:
     try:
         if config.source == "tokens":
             meta = build_from_tokens(config, temporary)
+        elif config.source == "hub":
+            meta = hub_corpus.build_from_hub(config, documents, folder.name, temporary, heard)
         else:
             meta = build_from_text(config, documents, temporary)
 
@@ -232,6 +241,8 @@ def _build(config: DataConfig, documents: Documents, folder: Path) -> Meta:
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+        if config.source == "hub":
+            hub_corpus.remove_pieces(config, folder.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -13,7 +13,7 @@ from model.data.errors import CorpusError
 from model.data.sources import BYTES_PER_TOKEN_BOUND, Documents
 from model.data.splits import HeldOut, choose_or_cut, choose_validation, piece_length
 from model.data.text_files import cut
-from model.data.token_bytes import ByteCount, count_token_bytes
+from model.data.token_bytes import ByteCount, ByteMeasure, count_token_bytes
 from model.data.tokenizer import encode, end_of_text_id, load_tokenizer, train_bpe, vocabulary_size
 
 Meta = dict[str, Any]
@@ -49,9 +49,7 @@ def build_from_text(config: DataConfig, documents: Documents, folder: Path) -> M
 
     notices += [ids.notice_of_end_marks(), counted.notice]
     if config.max_tokens and num_tokens < 0.95 * train_limit:
-        notices.append(
-            f"data.max_tokens = {config.max_tokens:,}, but the text has {num_tokens + num_val_tokens:,} tokens"
-        )
+        notices.append(lack_of_text(config, num_tokens + num_val_tokens))
     return {
         "train": "train.bin",
         "val": "val.bin",
@@ -63,6 +61,43 @@ def build_from_text(config: DataConfig, documents: Documents, folder: Path) -> M
         "bytes_factor": counted.factor,
         "notices": [notice for notice in notices if notice],
     }
+
+
+def lack_of_text(config: DataConfig, num_tokens: int) -> str:
+    """Return what the user should know of a text that has fewer tokens than were asked for.
+
+    Args:
+        config: Says how many.
+        num_tokens: Those that it has.
+    """
+    return (
+        f"the text has {num_tokens:,} tokens, fewer than data.max_tokens = {config.max_tokens:,}: all of them are used"
+    )
+
+
+def notice_of_end_marks(num_documents: int, mark: str) -> str:
+    """Return what the user should know of texts that spell the end-of-text token out; "" if none does.
+
+    Args:
+        num_documents: How many do.
+        mark: The token.
+    """
+    if not num_documents:
+        return ""
+    return f"{num_documents:,} documents spell {mark} out: it is text there, and ends nothing"
+
+
+def require_spelling(counted: ByteCount) -> None:
+    """Check that a tokenizer has made something of a text.
+
+    Args:
+        counted: What was counted of it.
+
+    Raises:
+        CorpusError: It has not.
+    """
+    if not counted.spelled_bytes:
+        raise CorpusError("the tokenizer makes no tokens of the text; choose another data.tokenizer", "data.tokenizer")
 
 
 def _limits(config: DataConfig) -> tuple[int, int]:
@@ -144,12 +179,11 @@ class _IdsWriter:
         self.dtype = "uint16" if vocabulary_size(tokenizer) <= 2**16 else "uint32"
         self._end_mark = tokenizer.id_to_token(eos_id)
         self._num_with_mark = 0
+        self._measure = ByteMeasure(tokenizer)
 
     def notice_of_end_marks(self) -> str:
         """Return what the user should know of texts that spell the end-of-text token out; "" if none did."""
-        if not self._num_with_mark:
-            return ""
-        return f"{self._num_with_mark:,} documents spell {self._end_mark} out: it is text there, and ends nothing"
+        return notice_of_end_marks(self._num_with_mark, self._end_mark)
 
     def write(self, path: Path, documents: Iterator[str], limit: int) -> tuple[int, ByteCount]:
         """Write documents to a file.
@@ -166,7 +200,7 @@ class _IdsWriter:
             CorpusError: The tokenizer cannot encode the documents.
         """
         num_written = 0
-        counted = ByteCount(self._tokenizer)
+        counted = ByteCount()
         with path.open("wb") as file:
             for text, text_ids in encode(self._tokenizer, documents):
                 ids = np.array([*text_ids, self.eos_id], dtype=self.dtype)
@@ -174,13 +208,11 @@ class _IdsWriter:
                 file.write(ids[:num_kept].tobytes())
                 num_written += num_kept
                 self._num_with_mark += self._end_mark in text
-                counted.add(text, ids, num_kept)
+                counted.add(self._measure(text.encode(), ids, num_kept))
 
                 if limit and num_written >= limit:
                     break
 
-        if not counted.spelled_bytes and num_written:
-            raise CorpusError(
-                "the tokenizer makes no tokens of the text; choose another data.tokenizer", "data.tokenizer"
-            )
+        if num_written:
+            require_spelling(counted)
         return num_written, counted

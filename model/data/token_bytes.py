@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -102,8 +102,28 @@ def unknown_id(tokenizer: Tokenizer) -> int | None:
     return token_id if isinstance(token_id, int) else None
 
 
-class ByteCount:
-    """How many bytes a text has and how many of them its tokens spell, summed over documents.
+class DocumentBytes(NamedTuple):
+    """What is counted of a document: its tokens, and how many bytes it has and its tokens spell.
+
+    Args:
+        tokens: Its tokens.
+        unknown: Those of them that stand for what the vocabulary does not have.
+        solid_bytes: Its bytes, white space aside: that may fall out between words.
+        solid_spelled_bytes: The same of what all of its tokens spell.
+        spelled_bytes: What those of its tokens spell that are kept.
+        kept_bytes: The share of its bytes that those stand for.
+    """
+
+    tokens: float
+    unknown: float
+    solid_bytes: float
+    solid_spelled_bytes: float
+    spelled_bytes: float
+    kept_bytes: float
+
+
+class ByteMeasure:
+    """Measures documents one by one.
 
     Args:
         tokenizer: What encoded them.
@@ -113,36 +133,52 @@ class ByteCount:
         self._token_bytes = count_token_bytes(tokenizer)
         self._token_spaces = _count(tokenizer, _count_spaces)
         self._unknown_id = unknown_id(tokenizer)
-        self._num_tokens = 0
-        self._num_unknown = 0
-        # Of all texts, white space aside: it may fall out between words.
-        self._text_bytes = 0
-        self._text_spelled_bytes = 0
-        # Of what is kept of them:
-        self.spelled_bytes = 0
-        self.kept_bytes = 0.0
 
-    def add(self, text: str, ids: npt.NDArray[np.unsignedinteger], num_kept: int) -> None:
-        """Count a document.
+    def __call__(self, data: bytes, ids: npt.NDArray[np.unsignedinteger], num_kept: int) -> DocumentBytes:
+        """Measure a document.
 
         Args:
-            text: The document.
+            data: The document, as UTF-8.
             ids: All of its token ids.
             num_kept: How many of them, from the first one on, are kept.
         """
-        data = text.encode()
-        spelled_bytes = int(self._token_bytes[ids].sum())
-        kept_spelled_bytes = int(self._token_bytes[ids[:num_kept]].sum())
+        token_bytes = self._token_bytes[ids]
+        spelled_bytes = int(token_bytes.sum())
+        kept_spelled_bytes = int(token_bytes[:num_kept].sum())
         kept_frac = kept_spelled_bytes / spelled_bytes if spelled_bytes else 1.0
 
-        self._num_tokens += len(ids)
+        num_unknown = 0
         if self._unknown_id is not None:
-            self._num_unknown += int(np.count_nonzero(ids == self._unknown_id))
-        self._text_bytes += len(data) - _count_spaces(data)
-        self._text_spelled_bytes += spelled_bytes - int(self._token_spaces[ids].sum())
+            num_unknown = int(np.count_nonzero(ids == self._unknown_id))
+        return DocumentBytes(
+            tokens=len(ids),
+            unknown=num_unknown,
+            solid_bytes=len(data) - _count_spaces(data),
+            solid_spelled_bytes=spelled_bytes - int(self._token_spaces[ids].sum()),
+            spelled_bytes=kept_spelled_bytes,
+            kept_bytes=len(data) * kept_frac,
+        )
 
-        self.spelled_bytes += kept_spelled_bytes
-        self.kept_bytes += len(data) * kept_frac
+
+class ByteCount:
+    """How many bytes texts have and how many of them their tokens spell, summed over documents."""
+
+    def __init__(self) -> None:
+        self._sum = DocumentBytes(0, 0, 0, 0, 0, 0)
+
+    def add(self, counted: Iterable[float]) -> None:
+        """Add what was counted of a document, or of several: the fields of a `DocumentBytes`."""
+        self._sum = DocumentBytes(*(before + more for before, more in zip(self._sum, counted, strict=True)))
+
+    @property
+    def spelled_bytes(self) -> float:
+        """Bytes that the kept tokens spell."""
+        return self._sum.spelled_bytes
+
+    @property
+    def kept_bytes(self) -> float:
+        """Bytes of text that the kept tokens stand for."""
+        return self._sum.kept_bytes
 
     @property
     def factor(self) -> float:
@@ -154,15 +190,16 @@ class ByteCount:
     @property
     def notice(self) -> str:
         """Why there are no bits per byte; "" if there are."""
-        if self._num_unknown:
+        total = self._sum
+        if total.unknown:
             return (
-                f"{self._num_unknown:,} of {self._num_tokens:,} held-out tokens are unknown to the tokenizer: bits per "
+                f"{total.unknown:,.0f} of {total.tokens:,.0f} held-out tokens are unknown to the tokenizer: bits per "
                 "byte are not told, and losses are of less than the text"
             )
-        lost_bytes = self._text_bytes - self._text_spelled_bytes
-        if lost_bytes > _LOST_FRAC * self._text_bytes:
+        lost_bytes = total.solid_bytes - total.solid_spelled_bytes
+        if lost_bytes > _LOST_FRAC * total.solid_bytes:
             return (
-                f"the tokenizer leaves out {lost_bytes:,} of {self._text_bytes:,} held-out bytes: bits per byte are "
-                "not told, and losses are of less than the text"
+                f"the tokenizer leaves out {lost_bytes:,.0f} of {total.solid_bytes:,.0f} held-out bytes: bits per byte "
+                "are not told, and losses are of less than the text"
             )
         return ""

@@ -1,13 +1,15 @@
 """Tokenizers: a byte-level BPE trained on the corpus, or one from a file or the hub."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.data.errors import CorpusError
+from model.data.hub.shards import download_tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 """The end-of-text token of tokenizers that are trained here."""
@@ -100,12 +102,13 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         CorpusError: There is none, or it cannot be read.
     """
-    path = Path(name).expanduser()
-    file = path / "tokenizer.json" if path.is_dir() else path
-
     try:
-        tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else _from_hub(name)
-    except Exception as error:  # tokenizers raises plain Exception, and the hub many kinds
+        # Of the hub the file that was published: transformers would rebuild another tokenizer.
+        file = tokenizer_file(name) or download_tokenizer(name)
+        tokenizer = Tokenizer.from_file(str(file))
+    except CorpusError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exception
         raise CorpusError(
             f'cannot load data.tokenizer = "{name}": {type(error).__name__}: {error}; give a tokenizer.json, '
             'a hub name that can be reached or is cached (HF_HOME), or "" to train one on the corpus',
@@ -116,11 +119,15 @@ def load_tokenizer(name: str) -> Tokenizer:
     return for_plain_text(tokenizer)
 
 
-def _from_hub(name: str) -> Tokenizer:
-    """Return a tokenizer of the hub, from the file that was published: transformers would rebuild another one."""
-    from huggingface_hub import hf_hub_download
+def tokenizer_file(name: str) -> Path | None:
+    """Return the local tokenizer.json that a name means, None if it means one of the hub, or none.
 
-    return Tokenizer.from_file(hf_hub_download(name, "tokenizer.json"))
+    Args:
+        name: As for `load_tokenizer`.
+    """
+    path = Path(name).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
+    return file if name and file.is_file() else None
 
 
 def _require_size(name: str, tokenizer: Tokenizer) -> None:
@@ -197,24 +204,20 @@ def encode(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[tuple[str
     Raises:
         CorpusError: The tokenizer cannot encode one.
     """
-    batch: list[str] = []
+    rest = iter(documents)
+    while batch := list(islice(rest, _BATCH_DOCUMENTS)):
+        yield from zip(batch, encode_batch(tokenizer, batch), strict=True)
 
-    def encoded() -> Iterator[tuple[str, list[int]]]:
-        try:
-            found: list[Encoding] = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-        except Exception as error:  # noqa: BLE001 - the library raises nothing more special for a vocabulary with a gap
-            raise CorpusError(
-                f"the tokenizer cannot encode the text: {error}; choose another data.tokenizer", "data.tokenizer"
-            ) from None
-        yield from zip(batch, (encoding.ids for encoding in found), strict=True)
 
-    for document in documents:
-        batch.append(document)
-        if len(batch) == _BATCH_DOCUMENTS:
-            yield from encoded()
-            batch = []
-    if batch:
-        yield from encoded()
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Encode texts in parallel, and return the token ids of each; see `encode`."""
+    try:
+        found: list[Encoding] = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    except Exception as error:  # noqa: BLE001 - the library raises nothing more special for a vocabulary with a gap
+        raise CorpusError(
+            f"the tokenizer cannot encode the text: {error}; choose another data.tokenizer", "data.tokenizer"
+        ) from None
+    return [encoding.ids for encoding in found]
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
@@ -258,14 +261,15 @@ def end_of_text_id(tokenizer: Tokenizer, eos_id: int | None = None, name: str = 
 
 def _names_beside(name: str) -> list[str]:
     """Return the name of the end-of-text token in the tokenizer_config.json beside a tokenizer.json; else nothing."""
-    path = Path(name).expanduser()
-    folder = path if path.is_dir() else path.parent
+    path = tokenizer_file(name)
+    if path is None:
+        return []
     try:
-        content = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        content = json.loads(path.with_name("tokenizer_config.json").read_text(encoding="utf-8"))
         token = content.get("eos_token")
     except (OSError, ValueError, AttributeError):
         return []
 
     if isinstance(token, Mapping):
         token = token.get("content")
-    return [token] if name and isinstance(token, str) else []
+    return [token] if isinstance(token, str) else []

@@ -19,7 +19,7 @@ from model.data.errors import CorpusError
 from model.data.files import find_files
 from model.data.sources import kind_of, open_documents
 from model.data.splits import Ids
-from model.data.token_bytes import ByteCount, count_token_bytes, spells_spaces
+from model.data.token_bytes import ByteCount, ByteMeasure, count_token_bytes, spells_spaces
 from model.data.token_files import open_token_file
 from model.data.tokenizer import encode, load_tokenizer, vocabulary_size
 from model.inference.weights_reader import Trained, read_weights, training_data
@@ -174,7 +174,8 @@ def _read_documents(trained: Trained, source: DataConfig, num_tokens: int) -> _T
     if trained.tokenizer_path is None:
         raise CorpusError(f"{trained.where} has no tokenizer: measure it on a file of token ids (.bin or .npy)")
     tokenizer = load_tokenizer(str(trained.tokenizer_path))
-    counted = ByteCount(tokenizer)
+    measure = ByteMeasure(tokenizer)
+    counted = ByteCount()
     eos_id = trained.eos_id
 
     pieces = [np.array([eos_id], dtype=np.uint32)]
@@ -188,7 +189,7 @@ def _read_documents(trained: Trained, source: DataConfig, num_tokens: int) -> _T
         num_predicted += num_kept
 
         # The real bytes: what tokens spell may differ from the text, since a tokenizer may normalise it.
-        counted.add(text, ids, num_kept)
+        counted.add(measure(text.encode(), ids, num_kept))
         if num_tokens and num_predicted >= num_tokens:
             break
 

@@ -17,7 +17,8 @@ def prepare_training(
     Args:
         configs: Configurations that are going to be trained, the one that matters first.
         budget_tokens: Training tokens of each.
-        say: Takes a line for a person.
+        say: Takes a line for a person. What `say.preparing` is, if anything, takes sentences that say how far the text
+            is prepared.
 
     Returns:
         "data_hash" and "train_tokens" of the first, under the names of a training's facts.
@@ -31,7 +32,7 @@ def prepare_training(
         # How much of the text is read, and how often it is evaluated on, makes no other corpus.
         data = config.data
         if data not in corpora:
-            corpora[data] = load(data)
+            corpora[data] = load(data, getattr(say, "preparing", None))
         _, notice = corpora[data].eval_starts(data.eval_tokens, config.model.seq_len)
         if config is first:
             for line in (*corpora[data].notices, notice):

@@ -91,7 +91,9 @@ def test_data_that_are_searched_are_all_checked_and_held_to_no_hash() -> None:
 def test_a_text_that_changes_during_the_night_is_in_no_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("text.txt").write_text("one")
     assert session().work() == 0
-    monkeypatch.setattr("autotune.night.session.prepare_study", lambda study, say: {})  # as if it came afterwards
+    monkeypatch.setattr(
+        "autotune.night.session.prepare_study", lambda study, say, preparing: {}
+    )  # as if it came afterwards
     Path("text.txt").write_text("another")
     with pytest.raises(UserError):
         session(None, "budget.trials=9", "limits.crashes=1").work()

@@ -222,8 +222,8 @@ def test_no_hub_names_the_ways_out(tmp_path):
     )
     last = result.stderr.strip().splitlines()[-1]
 
-    assert last.startswith("model.data.errors.CorpusError: cannot read the dataset")
-    assert all(word in last for word in ('"no-such/dataset"', '"text"', '"sotu"', "HF_HOME"))
+    assert last.startswith('model.data.hub.errors.HubError: dataset "no-such/dataset" is not in the cache')
+    assert all(word in last for word in ("hf download no-such/dataset", '"text"', '"sotu"', "HF_HOME"))
 
 
 # Token files
