@@ -8,19 +8,19 @@ BENCH ?= training
 help:            ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
-tune: .venv/.tune   ## Set up, then find good settings: a small study on a CPU, a night's on a GPU
+tune: .venv/.tune   ## Set up, then find good settings: a short study on a CPU, an overnight study on a GPU
 	$(BIN)/autotune run $(STUDY)
 
 test: .venv/.dev    ## Set up, then run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: .venv/.dev   ## Lint, types and the direction of imports
+check: .venv/.dev   ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev   ## Measure speed here (BENCH=training, search, costs, spine, report, replay or structure; ARGS=--append adds it to RESULTS.md)
+bench: .venv/.dev   ## Run a benchmark (BENCH=training, search, costs, spine, report, replay or structure; ARGS=--append adds it to RESULTS.md)
 	$(BIN)/python tests/benchmarks/bench_$(BENCH).py $(ARGS)
 
 lock: .venv/.dev    ## Write the installed versions to constraints.txt

@@ -50,7 +50,7 @@ def rotary_tables(num_positions: int, head_dim: int, theta: float) -> tuple[Tens
     Returns:
         Two fp32 tensors [num_positions, head_dim]; the second half of each row repeats the first.
 
-    Source: Su et al. 2021, RoFormer, arXiv 2104.09864, section 3.2.2; halves are turned, not neighbours.
+    Source: Su et al. 2021, RoFormer, arXiv 2104.09864, section 3.2.2; the two halves are paired, not neighbours.
     """
     frequency_C = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     position_T = torch.arange(num_positions, dtype=torch.float32)
@@ -59,7 +59,7 @@ def rotary_tables(num_positions: int, head_dim: int, theta: float) -> tuple[Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return `x` with each pair (i, i + C/2) of its last dimension turned by its position's angle.
+    """Return `x` with each pair (i, i + C/2) of its last dimension rotated by its position's angle.
 
     Args:
         x: [..., T, C], any float dtype.

@@ -72,7 +72,7 @@ class ModelConfig(_Section):
 
         if self.head_dim % 2:
             raise ValueError(
-                f"d_model / num_heads = {self.head_dim} is odd; rotary positions turn pairs, so make it even"
+                f"d_model / num_heads = {self.head_dim} is odd; rotary positions need pairs, so make it even"
             )
 
         if self.top_k > self.num_experts:
@@ -233,10 +233,10 @@ setting_roles = {
     "provenance": "output.provenance",
     "expected_data": "data.expected_hash",
 }
-"""Settings that whoever starts a run may fill in, by dotted path under the role that each of them has."""
+"""Settings that the caller of a run may fill in: role -> dotted path."""
 
 untrained_settings = ("seed", "system.", "output.", "data.cache_dir", "data.expected_hash")
-"""Beginnings of the dotted paths of settings that say where things are kept and on what a run happens."""
+"""Beginnings of the dotted paths of settings that say where files go and what a run computes on, not what it trains."""
 
 
 class TrainConfig(_Section):

@@ -6,7 +6,7 @@ Shape suffixes: N tokens, R rows of a chunk, V vocabulary, D d_model, 1 a dimens
 import torch
 from torch import Tensor
 
-from model.ops import fused
+from model.ops import fused, gradient_sums
 
 _CHUNK_FRAC = 1 / 64
 """Share of a GPU's memory for one chunk's half-precision logits: 1.2 GiB of 80, a whole micro-batch; 0.2 GiB of 15."""
@@ -62,7 +62,7 @@ def loss_and_gradients(
 
         torch.mm(grad_RV, weight_VD, out=grad_x_ND[chunk])
         if fused.available(grad_RV):
-            fused.add_product_(grad_weight_VD, grad_RV.T, x_RD)
+            gradient_sums.add_product_(grad_weight_VD, grad_RV.T, x_RD)
         else:
             grad_weight_VD += grad_RV.T @ x_RD
         del logits_RV, grad_RV  # frees their memory before the next chunk takes its own

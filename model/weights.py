@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.ops import fused
+from model.ops import fused, gradient_sums
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class MasterWeights:
             if parameter.grad is None:
                 continue
             if fused.available(grad):
-                fused.add_(grad, parameter.grad)
+                gradient_sums.add_(grad, parameter.grad)
             else:
                 grad.add_(parameter.grad)
             parameter.grad = None

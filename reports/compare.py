@@ -15,12 +15,14 @@ from autotune.core.errors import UserError
 from autotune.core.files import write_text
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import tables
 from reports.figures.figure_cards import Drawn, draw_card, require
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
 from reports.formats import duration, finite, label, plain, setting
 from reports.page import render, writable
-from reports.studies import StudyRow, data_hash, meanings, study_row
+from reports.sentences.study_row import StudyRow, study_row
+from reports.tables.comparable import data_hash, what_must_match
+from reports.tables.finals import baseline_loss
+from reports.tables.trials import trials_table
 
 # Colour and dash of each study's line, oldest first; further ones are grey and dotted.
 _LINES = (
@@ -29,7 +31,7 @@ _LINES = (
 _FURTHER_LINES = (GREY, "dot")
 
 _PROGRESS_SENTENCE = (
-    "The lowest loss of each search against the time of training it had spent. The band is the default with its "
+    "The lowest loss of each search against the training time that it had spent. The band is the default with its "
     "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
 )
 
@@ -57,9 +59,9 @@ def _require_comparable(records: Sequence[StudyRecord]) -> None:
         raise UserError(f"a comparison needs two studies, and there is {len(records)}; name another")
 
     differences = []
-    for name, read in meanings().items():
+    for name, read in what_must_match().items():
         values = [read(record) for record in records]
-        if len({str(value) for value in values}) > 1:
+        if len(set(map(str, values))) > 1:
             named = zip(records, values, strict=True)
             listed = ", ".join(f"{record.spec.name}: {_shown(value)}" for record, value in named)
             differences.append(f"  {name} differs ({listed})")
@@ -117,7 +119,13 @@ def _settings_side_by_side(records: Sequence[StudyRecord]) -> list[list[str]]:
     searched: dict[str, None] = {}
     for record in records:
         searched |= dict.fromkeys(record.spec.space)
-    return [[plain(path), *(_default_and_best(record, path) for record in records)] for path in searched]
+
+    rows = []
+    for path in searched:
+        row_cells = [_default_and_best(record, path) for record in records]
+        rows.append([plain(path), *row_cells])
+
+    return rows
 
 
 def _default_and_best(record: StudyRecord, path: str) -> str:
@@ -159,15 +167,26 @@ def _config_differences(records: Sequence[StudyRecord]) -> list[list[str]]:
 def _described(record: StudyRecord) -> dict[str, str]:
     """Return a study's defaults, ranges, sampler, pruner and seed as words by their names."""
     spec = record.spec
-    values = {path: setting(value) for path, value in flatten(spec.base).items()}
-    ranges = {f"range of {path}": dimension.describe() for path, dimension in spec.space.root.items()}
-    engine = {"sampler": spec.sampler.name, "pruner": spec.pruner.name, "seed of the search": spec.seed}
-    return {plain(name): plain(value) for name, value in (values | ranges | engine).items()}
+    described: dict[str, str] = {}
+    for path, value in flatten(spec.base).items():
+        described[plain(path)] = plain(setting(value))
+    for path, dimension in spec.space.root.items():
+        described[plain(f"range of {path}")] = plain(dimension.describe())
+
+    described["sampler"] = plain(spec.sampler.name)
+    described["pruner"] = plain(spec.pruner.name)
+    described["seed of the search"] = plain(spec.seed)
+    return described
 
 
 def _progress(records: Sequence[StudyRecord]) -> Drawn:
-    lines = [_progress_line(record) for record in records]
-    named = [line.assign(study=plain(record.spec.name)) for line, record in zip(lines, records, strict=True)]
+    lines = []
+    named = []
+    for record in records:
+        line = _progress_line(record)
+        lines.append(line)
+        named.append(line.assign(study=plain(record.spec.name)))
+
     table = pd.concat(named, ignore_index=True)
     require(not table.empty, "no trial has finished")
     return _PROGRESS_SENTENCE, [_progress_figure(records, lines)], table[["study", "hours", "best"]]
@@ -175,7 +194,7 @@ def _progress(records: Sequence[StudyRecord]) -> Drawn:
 
 def _progress_line(record: StudyRecord) -> pd.DataFrame:
     """Return the lowest loss against the hours of training spent until then, a row per finished trial."""
-    trials = tables.trials_table(record)
+    trials = trials_table(record)
     hours = trials["seconds"].fillna(0).cumsum() / 3600
     best = trials["loss"].cummin()
     line = pd.DataFrame({"hours": hours, "best": best})
@@ -191,7 +210,9 @@ def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFram
     figure = base_figure(f"{unit} of training", "lowest loss so far (nats per token)")
 
     for place, (record, line) in enumerate(zip(records, lines, strict=True)):
-        colour, dash = _LINES[place] if place < len(_LINES) else _FURTHER_LINES
+        colour, dash = _FURTHER_LINES
+        if place < len(_LINES):
+            colour, dash = _LINES[place]
         figure.add_scatter(
             x=(line["hours"] * units_per_hour).to_numpy(), y=line["best"].to_numpy(),
             mode="lines+markers", name=label(record.spec.name),
@@ -203,7 +224,7 @@ def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFram
 
 
 def _add_noise_of_default(figure: go.Figure, record: StudyRecord, colour: str) -> None:
-    default = tables.baseline_loss(record)
+    default = baseline_loss(record)
     if record.verdict is None or default is None:
         return
 

@@ -61,6 +61,13 @@ def finite(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def or_nan(value: float | None) -> float:
+    """Return a number, or NaN where there is none, as tables have it."""
+    if value is None:
+        return math.nan
+    return value
+
+
 def metric(metrics: Mapping[str, Any], name: str) -> float | None:
     """Return a finite metric by name, or None."""
     return finite(metrics.get(name))
@@ -108,6 +115,12 @@ def count(amount: int, noun: str, plural: str = "") -> str:
 
     several = plural or f"{noun}s"
     return f"{amount:,} {several}"
+
+
+def was_or_were(amount: int) -> str:
+    """Return "1 was" or "3 were"."""
+    verb = "was" if amount == 1 else "were"
+    return f"{amount:,} {verb}"
 
 
 def duration(seconds: float | None) -> str:

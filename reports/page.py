@@ -13,18 +13,29 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from autotune.core.config_paths import present, with_paths
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.files import write_text
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
-from reports import advice, attribution, exports, full_run, summary, tables
-from reports.failures import failures
+from reports.exports import curves_csv, provenance, report_json, trials_csv
 from reports.figures import pictures
 from reports.figures.figure_cards import Card, cells
 from reports.figures.study_cards import draw_cards
 from reports.formats import as_sentence, moment, plain
-from reports.health import health_checks
+from reports.markdown import report_markdown
+from reports.sentences import attribution
+from reports.sentences.before_after import before_after, compared_name, doubt
+from reports.sentences.changes import change_words, changes_tried, setting_changes
+from reports.sentences.cost import cost, cost_rows
+from reports.sentences.failures import failures
+from reports.sentences.full_run import full_run_lines
+from reports.sentences.glossary import GLOSSARY
+from reports.sentences.health import health_checks
+from reports.sentences.how_sure import how_sure
+from reports.sentences.next_step import expected_words
+from reports.sentences.verdict import verdict_summary
+from reports.tables.trials import settings_table, trials_table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # The whole plotly.js takes a browser several times as long to read as its part for lines, marks and bars.
@@ -48,10 +59,10 @@ def write_report(record: StudyRecord, folder: Path, renewed_s: int = 0) -> Path:
     """
     files: dict[str, Callable[[StudyRecord], str]] = {
         "index.html": lambda record: study_page(record, renewed_s),
-        "report.md": exports.report_markdown,
-        "report.json": exports.report_json,
-        "trials.csv": exports.trials_csv,
-        "curves.csv": exports.curves_csv,
+        "report.md": report_markdown,
+        "report.json": report_json,
+        "trials.csv": trials_csv,
+        "curves.csv": curves_csv,
     }
     for name, content in files.items():
         write_text(folder / name, writable(content(record)))
@@ -74,9 +85,12 @@ def add_pictures(record: StudyRecord, folder: Path) -> str:
     if skipped:
         return skipped
 
-    drawn = [card for card in cards if card.plots]
-    shown = [(card.title, card.sentence, list(pictures.of_cards([card]))) for card in drawn]
-    write_text(folder / "report.md", writable(exports.report_markdown(record, shown)))
+    shown = []
+    for card in cards:
+        if card.plots:
+            shown.append((card.title, card.sentence, list(pictures.of_cards([card]))))
+
+    write_text(folder / "report.md", writable(report_markdown(record, shown)))
     return ""
 
 
@@ -91,25 +105,27 @@ def summary_lines(record: StudyRecord) -> list[str]:
     Args:
         record: The study.
     """
-    said = summary.verdict_summary(record)
+    said = verdict_summary(record)
     lines = [f"{said.icon} {said.word}: {said.sentence}"]
 
-    known = [row for row in summary.before_after(record) if row.before is not None and row.after is not None]
-    if known:
-        name = summary.compared_name(record)
+    measures = []
+    for row in before_after(record):
+        if row.before is not None and row.after is not None:
+            measures.append(f"{row.name.lower()} {row.before_text} → {row.after_text}")
+    if measures:
+        name = compared_name(record)
         whose = "" if name == "best" else f"{name}: "
-        measures = [f"{row.name.lower()} {row.before_text} → {row.after_text}" for row in known]
         lines.append(whose + "; ".join(measures))
 
-    lines.append(" ".join(summary.how_sure(record)[:2]))
+    lines.append(" ".join(how_sure(record)[:2]))
     left = attribution.left_line(record)
     if left:
         lines.append(left)
-    lines += full_run.full_run_lines(record)[:2]
+    lines += full_run_lines(record)[:2]
 
     step = next_step(record)
     lines.append(step.what)
-    expected = advice.expected_words(step)
+    expected = expected_words(step)
     takes = f" ({expected})" if expected else ""
     lines.append(f"next: {step.command}{takes}")
 
@@ -125,37 +141,37 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
     """
     step = next_step(record)
     # Where nothing is promoted, what was tried is worth more than a list of what stays as it is.
-    tried = advice.changes_tried(record)
-    shown = tried or advice.changes(record)
+    tried = changes_tried(record)
+    shown = tried or setting_changes(record)
 
     return render(
         "study.html.j2",
         renewed_s=renewed_s,
         name=plain(record.spec.name),
         title=plain(record.spec.title or record.spec.name),
-        verdict_summary=summary.verdict_summary(record),
-        compared_name=summary.compared_name(record),
-        doubt=summary.doubt(record),
-        before_after=summary.before_after(record),
-        how_sure=summary.how_sure(record),
-        cost_rows=summary.cost_rows(summary.cost(record)),
+        verdict_summary=verdict_summary(record),
+        compared_name=compared_name(record),
+        doubt=doubt(record),
+        before_after=before_after(record),
+        how_sure=how_sure(record),
+        cost_rows=cost_rows(cost(record)),
         next=step,
-        expected=advice.expected_words(step),
-        changes=[(change, advice.change_words(change)) for change in shown],
+        expected=expected_words(step),
+        changes=[(change, change_words(change)) for change in shown],
         tried=bool(tried),
         left=attribution.left_line(record),
         proven=record.verdict is not None,
-        full=full_run.full_run_lines(record),
+        full=full_run_lines(record),
         sample=_sample(record),
         cards=draw_cards(record),
         checks=health_checks(record),
         failures=failures(record),
         events=_events(record),
         appendix=_appendix(record),
-        provenance=[(plain(name), plain(value)) for name, value in exports.provenance(record)],
+        provenance=[(plain(name), plain(value)) for name, value in provenance(record)],
         config=json.dumps(record.spec.base, indent=2, default=str),
         best_config=_best_config(record),
-        glossary=advice.GLOSSARY,
+        glossary=GLOSSARY,
     )
 
 
@@ -174,7 +190,7 @@ def _best_config(record: StudyRecord) -> str:
         return ""
 
     config = best.trial.result.config
-    config = with_paths(config, present(config, best.left_at_default))
+    config = with_paths(config, drop_unknown_paths(config, best.left_at_default))
     return json.dumps(config, indent=2, default=str) if config else ""
 
 
@@ -186,7 +202,7 @@ def _events(record: StudyRecord) -> list[tuple[str, str]]:
 def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
     """Return headings, rows and how many rows were left out: best trials first, then the others in their order."""
     names = ["number", "role", "status", "loss", "last_loss", "last_tokens", "seconds", "tokens_per_s"]
-    table = tables.trials_table(record)[names].join(tables.settings_table(record), on="number")
+    table = trials_table(record)[names].join(settings_table(record), on="number")
     table = table.sort_values("loss", kind="stable", na_position="last")
 
     heads = [plain(name) for name in table.columns]

@@ -1,4 +1,4 @@
-"""What the commands that train have in common: the options of a run, its audience, and how its end is told."""
+"""What the commands that train have in common: the options of a run, its output, and what happens at its end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def audience() -> Callable[[str], None]:
 
 
 def announce(root: Path, code: int, lines: Sequence[str], on_finish: str, webhook: str) -> None:
-    """Tell whoever asked for it that a run has ended; what goes wrong with that is said and changes nothing."""
+    """Run the command and call the address that were given for the end of a run; their failures are only printed."""
     from autotune.cli import notify
 
     ending = notify.Ending(root.name, code, lines, root / "report" / "index.html")

@@ -1,4 +1,4 @@
-"""The command line: doctor profile plan run record replay promote train, and what `studies` and `model` have."""
+"""The command line: plan run promote train, and the commands of `machine`, `replay`, `studies` and `model`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from autotune.cli import model, replay, studies
+from autotune.cli import machine, model, replay, studies
 from autotune.cli.launch import announce, make_options
+from autotune.cli.machine import measured_hardware
 from autotune.cli.options import (
+    MOST_TOKENS,
     RUNS,
     DeviceOption,
     EmulateOption,
@@ -38,102 +40,23 @@ from autotune.core.errors import UserError
 from autotune.core.text import plain, say, seldom
 from autotune.machine.nvml import NvmlError
 
-if TYPE_CHECKING:
-    from autotune.machine.hardware import HardwareProfile
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Finds good settings for a small language model overnight, proves them, and trains the winner.",
+    help=(
+        "Searches for good training settings of a small language model overnight, tests the best on fresh seeds, "
+        "and trains the model with them for longer."
+    ),
 )
 
 for further_commands in (studies.app, model.app):
     app.add_typer(further_commands)
 
-
-@app.command()
-def doctor(out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Checks this machine: ok, warn or fail, and what to do."""
-    from autotune.machine import doctor as examination
-
-    findings = examination.diagnose(out)
-    if as_json:
-        typer.echo(json.dumps(examination.to_json(findings), indent=2))
-    else:
-        typer.echo(examination.render(findings))
-    raise typer.Exit(examination.exit_code(findings))
-
-
-@app.command()
-def profile(
-    study: Annotated[
-        str | None, typer.Option("--study", help="Also find the largest micro-batch that fits with this study's model.")
-    ] = None,
-    device: DeviceOption = "auto",
-    emulate: EmulateOption = "",
-    as_json: JsonOption = False,
-) -> None:
-    """Measures this machine: its speed, memory and limits."""
-    taken = _measured_hardware(device, emulate)
-    measured = taken.to_json()
-    if study:
-        measured |= {"largest_micro_batch": largest_micro_batch(study, taken)}
-
-    if as_json:
-        typer.echo(json.dumps(measured, indent=2))
-        return
-
-    for line in _hardware_lines(measured):
-        say(line)
-
-
-def _measured_hardware(device: str, emulate: str, quick: bool = False) -> HardwareProfile:
-    """Measure the machine and return its hardware profile.
-
-    Raises:
-        UserError: With exit code 3 and the reason, if it cannot be measured.
-    """
-    from autotune.machine import hardware
-
-    try:
-        return hardware.profile(emulate, quick=quick, device=device)
-    except hardware.HardwareError as error:
-        raise UserError(str(error), 3) from None
-
-
-def largest_micro_batch(study: str, taken: HardwareProfile) -> int:
-    """Return the largest micro-batch of a study's baseline that fits, by a few short trainings; 0 if unknown."""
-    from autotune.night import capacity, opening
-
-    loaded = load_study(study, RUNS, None)
-    slot = opening.slots_of(taken)[0]
-    return capacity.largest_micro_batch(loaded, taken, slot)
-
-
-def _hardware_lines(taken: dict[str, Any]) -> list[str]:
-    """Return a hardware profile in a few lines for a person.
-
-    Args:
-        taken: `HardwareProfile.to_json()`.
-    """
-    speeds = ", ".join(f"{dtype} {flops / 1e12:.3g}" for dtype, flops in taken["matmul_flops"].items())
-    lines = [
-        f"device      {taken['name'] or taken['cpu_name']} ({taken['device']})",
-        f"memory      {taken['memory_bytes'] / 2**30:.1f} GiB, {taken['cpu_count']} CPU cores",
-        f"matmul      {speeds} TFLOP/s measured",
-        f"copy        {taken['copy_bytes_per_s'] / 1e9:.0f} GB/s measured",
-        f"trains in   {taken['dtype']}, flash attention {'on' if taken['flash_attention'] else 'off'}",
-    ]
-
-    if taken["device"] == "cuda":
-        throttle = ", ".join(taken["throttle_reasons"]) or "none"
-        lines.append(f"power       {taken['power_limit_w']:.0f} W limit; throttled by: {throttle}")
-
-    if "largest_micro_batch" in taken:
-        lines.append(f"micro-batch up to {taken['largest_micro_batch'] or 'unknown'}")
-    return lines
+# The help lists the commands in the order in which they are registered.
+app.command()(machine.doctor)
+app.command()(machine.profile)
 
 
 @app.command()
@@ -148,7 +71,10 @@ def plan(
     out: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
-    """Says what a study will take, after a few steps; keeps nothing."""
+    """Estimates a study's trials, time, memory and disk space.
+
+    It trains for a few seconds to measure the speed, and saves nothing.
+    """
     from autotune.core.config_paths import flatten
     from autotune.core.files import free_bytes
     from autotune.night import opening, planner
@@ -162,15 +88,15 @@ def plan(
     prepare_study(loaded, tell, seldom(tell))
 
     tell("profiling the hardware ...")
-    taken = _measured_hardware(device, emulate, quick=True)
+    taken = measured_hardware(device, emulate, quick=True)
 
     tell("probing the baseline ...")
-    seconds_left = deadline_of(loaded, hours, until).seconds_left
-    survey = planner.survey(loaded, taken, opening.slots_of(taken), seconds_left, preparing=seldom(tell))
+    deadline = deadline_of(loaded, hours, until)
+    survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline, preparing=seldom(tell))
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
 
     settings = flatten(loaded.spec.base)
-    # What is searched is taken out of the settings; what is left is the same in all trials.
+    # Settings that are searched are taken out; the others are the same in all trials.
     space = {path: (dimension, settings.pop(path)) for path, dimension in loaded.spec.space.root.items()}
 
     if as_json:
@@ -183,6 +109,8 @@ def plan(
 
     for _, line in lines:
         say(line)
+    if survey.plan.refusal:
+        raise UserError(survey.plan.refusal)
     for path, (dimension, value) in space.items():
         say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(value)}")
 
@@ -197,7 +125,7 @@ def run(
         str,
         typer.Argument(
             metavar="STUDY",
-            help="A study file or name; picked by the machine if not given.",
+            help="A study file, or the name of a study; by default overnight on a GPU and quickstart on a CPU.",
             autocompletion=known_studies,
         ),
     ] = "",
@@ -212,7 +140,10 @@ def run(
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
 ) -> None:
-    """Runs a study to its report, or goes on where it was left."""
+    """Runs a study from its search to its report, or resumes it.
+
+    Ctrl-C parks it: it stops after the next evaluation, and the same command resumes it.
+    """
     from autotune.cli.notify import check_webhook
     from autotune.night.session import Session
 
@@ -234,7 +165,6 @@ def run(
     raise typer.Exit(code)
 
 
-# The help lists the commands in the order in which they are registered.
 app.command()(replay.record)
 app.command()(replay.replay)
 
@@ -244,11 +174,19 @@ def promote(
     study: StudyArgument,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Length of the full run; else what fits into --hours, or the study file's.", min=1),
+        typer.Option(
+            help="Training tokens; by default as many as fit into --hours, or as the study file says.",
+            min=1,
+            max=MOST_TOKENS,
+        ),
     ] = None,
-    trial: Annotated[int | None, typer.Option(help="Promote this trial instead of the proven winner.")] = None,
-    as_is: Annotated[bool, typer.Option("--as-is", help="Copy the settings, without rescaling them.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it begins.")] = False,
+    trial: Annotated[
+        int | None, typer.Option(help="Use the settings of this trial instead of the study's best.")
+    ] = None,
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="Use the settings unchanged, not fitted to the longer run.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
     hours: HoursOption = None,
     until: UntilOption = None,
     out: RunsOption = RUNS,
@@ -257,9 +195,10 @@ def promote(
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
 ) -> None:
-    """Trains a study's winner for longer, to weights and a sample.
+    """Trains a study's best settings for longer: the full run.
 
-    Killed, it goes on; learning rates are fitted to the length.
+    Learning rates, weight decay and warm-up are fitted to the longer run. It leaves the model's weights and a sample of
+    its text. If it is interrupted, the same command resumes it.
     """
     from autotune.cli.notify import check_webhook
     from autotune.night.session import Session
@@ -280,7 +219,7 @@ def promote(
 
     def agree(cost: str) -> bool:
         say(cost)
-        return yes or not sys.stdin.isatty() or typer.confirm("go on?", default=True)
+        return yes or not sys.stdin.isatty() or typer.confirm("start the full run?", default=True)
 
     code = session.promote(tokens, trial, as_is, agree)
     lines = finish_report(session.run.root)
@@ -290,12 +229,19 @@ def promote(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A best_config.toml, edited or not.")],
-    tokens: Annotated[int | None, typer.Option(help="Instead of the file's own.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where checkpoints and weights go.")] = None,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A best_config.toml; you may have edited it.")],
+    tokens: Annotated[
+        int | None, typer.Option(help="Training tokens; by default as many as the file says.", min=1, max=MOST_TOKENS)
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints and weights; by default full/ beside the file.")
+    ] = None,
 ) -> None:
-    """Trains one configuration file, resumable."""
-    from autotune.promotion.best_config import train_file
+    """Trains a model with the settings of one configuration file.
+
+    If it is interrupted, the same command resumes it.
+    """
+    from autotune.promotion.train_file import train_file
 
     raise typer.Exit(train_file(config, tokens, folder, say))
 

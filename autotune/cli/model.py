@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +32,7 @@ ModelArgument = Annotated[
     ),
 ]
 TrainerOption = Annotated[
-    str, typer.Option(help='Who trained it, "package.module:function"; the study\'s trainer if it lies in its folder.')
+    str, typer.Option(help='Who trained it, "package.module:function", code you trust; else this project\'s.')
 ]
 
 
@@ -42,11 +45,15 @@ def generate(
     tokens: Annotated[int, typer.Option(help="New tokens at most.", min=1)] = 200,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Choose among so many likeliest tokens; 0 for all.", min=0)] = 50,
-    seed: Annotated[int, typer.Option(help="Another seed, another text.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.", min=0, max=2**63 - 1)] = 0,
     trainer: TrainerOption = "",
     out: RunsOption = RUNS,
 ) -> None:
     """Writes text with a trained model, as it comes."""
+    if not math.isfinite(temperature):
+        raise UserError(
+            f"--temperature {temperature}: give a number such as 0.8; 0 takes the likeliest token each time"
+        )
     path, who = find_model(model, out, trainer)
     if who.writer is None:
         raise UserError(f'trainer = "{who.name}" writes no text: put a function generate_text beside it')
@@ -61,7 +68,7 @@ def generate(
         unsaid = ""
 
     try:
-        with faults_in_words():
+        with faults_in_words(path, trainer):
             who.writer(path, prompt, write, num_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     except KeyboardInterrupt:
         say("")
@@ -85,7 +92,7 @@ def evaluate(
     if who.evaluator is None:
         raise UserError(f'trainer = "{who.name}" measures no model: put a function evaluate_weights beside it')
 
-    with faults_in_words():
+    with faults_in_words(path, trainer):
         measured = dict(who.evaluator(path, data, num_tokens=tokens))
 
     if as_json:
@@ -110,46 +117,74 @@ def _in_words(value: Any) -> str:
 
 
 @contextmanager
-def faults_in_words() -> Iterator[None]:
-    """Turn what a trainer's function raises for its user into a `UserError`."""
+def faults_in_words(path: Path, trainer: str) -> Iterator[None]:
+    """Turn what a trainer's function raises for its user into a `UserError`.
+
+    Args:
+        path: The model that it was given.
+        trainer: The trainer that the user named, or "".
+    """
     try:
         yield
     except FileNotFoundError as error:
         hint = "`autotune promote STUDY` or `autotune train CONFIG.toml` trains one"
+        other = "" if trainer else _other_trainer(path)
+        if other:
+            hint = f"the study names another trainer, which is code: if you trust it, add --trainer {other}"
         raise UserError(f"{error}; {hint}") from None
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from None
 
 
 def find_model(name: str, out: Path, trainer: str) -> tuple[Path, Trainer]:
-    """Return what a name means, and who trained it.
+    """Return what a name means, and whose code may use it.
+
+    A folder is never believed who trained it: importing what its spec.json names would run code that came with it.
 
     Args:
         name: A path, or the name of a study.
         out: Folder of the run directories.
-        trainer: "package.module:function", or "" to find out.
+        trainer: "package.module:function" as the user names it, or "" for the project's own.
 
     Raises:
         UserError: If there is nothing of that name, or the study has no full run.
     """
-    from autotune.core.files import read_json
     from autotune.store.run_directory import RunDirectory
     from autotune.study.trainer import load_trainer
 
-    path = Path(name) if Path(name).exists() else out / name
-    if not path.exists():
+    path = Path(name) if os.path.lexists(name) else out / name
+    if not os.path.exists(path):
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out {out} is a file; name the folder in which the run directories are")
         raise UserError(
             f"{name}: no such folder, checkpoint or study in {out}; `autotune promote STUDY` trains a model"
         )
 
-    if RunDirectory(path).spec.is_file():
-        path = _latest_full_run(RunDirectory(path))
+    try:
+        if RunDirectory(path).spec.is_file():
+            path = _latest_full_run(RunDirectory(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; see whether you may", 3) from None
 
-    # The study's trainer, where the model lies somewhere in the run directory of a study.
+    return path, load_trainer(trainer or _DEFAULT_TRAINER, from_here=bool(trainer))
+
+
+def _other_trainer(path: Path) -> str:
+    """Return the trainer that the study around a model names, if it is not the project's own; else "".
+
+    Args:
+        path: Something in the run directory of a study, or elsewhere.
+    """
+    from autotune.core.files import read_json
+    from autotune.store.run_directory import RunDirectory
+
     specs = [RunDirectory(folder).spec for folder in (path, *path.absolute().parents)]
     spec = next((file for file in specs if file.is_file()), None)
     stored = read_json(spec) if spec else None
-    return path, load_trainer(trainer or (stored or {}).get("trainer", _DEFAULT_TRAINER))
+    named = stored.get("trainer") if isinstance(stored, dict) else None
+
+    is_a_name = isinstance(named, str) and re.fullmatch(r"[\w.]{1,200}:\w{1,200}", named)
+    return str(named) if is_a_name and named != _DEFAULT_TRAINER else ""
 
 
 def _latest_full_run(run: RunDirectory) -> Path:
@@ -164,6 +199,6 @@ def _latest_full_run(run: RunDirectory) -> Path:
         raise UserError(f"{run.root.name} has no full run yet; `{run.command('promote')}` trains one")
 
     def changed_at(folder: Path) -> int:
-        return max(file.stat().st_mtime_ns for file in (folder, *folder.glob("*")))
+        return max(file.lstat().st_mtime_ns for file in (folder, *folder.glob("*")))
 
     return max(folders, key=changed_at)

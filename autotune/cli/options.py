@@ -1,7 +1,8 @@
-"""What commands have in common: options by name, and how a name leads to its study."""
+"""What commands have in common: their options, and which study a name means."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from autotune.study.study_file import Study
 
 RUNS = Path("runs")
+MOST_TOKENS = 2**63 - 1
+"""Most tokens that a database can hold as a number."""
 
 
 def known_studies(begun: str) -> list[str]:
-    """Return names of studies in runs/, and study files, that begin so: what the shell completes.
+    """Return the names of studies in runs/, and the study files, that the shell may complete.
 
     Args:
-        begun: What is typed already.
+        begun: What has been typed; a completion begins with it.
     """
     names = sorted(path.parent.name for path in RUNS.glob("*/spec.json"))
     names += sorted(str(path) for path in Path("studies").glob("*.toml"))
@@ -33,25 +36,44 @@ StudyArgument = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help='Changes the study, in TOML: space."optim.muon_lr".high=0.05'),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help='Changes a setting of the study file, in TOML: space."optim.muon_lr".high=0.05',
+    ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
-EmulateOption = Annotated[str, typer.Option(help='"t4" treats a larger GPU as a T4: 15 GiB, fp16, no flash attention.')]
-HoursOption = Annotated[float | None, typer.Option(help="Hours in which everything must be done.")]
-UntilOption = Annotated[str | None, typer.Option(help='Time of day at which everything must be done, "07:00".')]
-TrialsOption = Annotated[int | None, typer.Option(help="Trials at most.", min=1)]
+
+
+def _known_device(device: str) -> str:
+    """Return the device that is asked for, which may not be there.
+
+    Raises:
+        UserError: If there is no such kind of device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise UserError(f"--device {device}: there is no such kind; give auto, cpu, cuda or cuda:1")
+    return device
+
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.", callback=_known_device)]
+EmulateOption = Annotated[
+    str, typer.Option(help='"t4" uses a larger GPU as if it were a T4: 15 GiB, fp16, no flash attention.')
+]
+HoursOption = Annotated[float | None, typer.Option(help="Finish everything within this many hours.")]
+UntilOption = Annotated[str | None, typer.Option(help='Finish everything by this time of day, such as "07:00".')]
+TrialsOption = Annotated[int | None, typer.Option(help="Run at most this many trials.", min=1)]
 OnFinishOption = Annotated[
     str,
     typer.Option(
-        metavar="CMD", help="Shell command run at the end; it finds AUTOTUNE_TEXT and more in its environment."
+        metavar="CMD", help="Shell command to run at the end; its environment has the result as AUTOTUNE_TEXT."
     ),
 ]
 WebhookOption = Annotated[
-    str, typer.Option(metavar="URL", help="Gets the result as JSON at the end (Slack, Discord, ...).")
+    str, typer.Option(metavar="URL", help="Address to send the result to at the end, as JSON (Slack, Discord, ...).")
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
-RunsOption = Annotated[Path, typer.Option("--out", help="Folder of the run directories.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+RunsOption = Annotated[Path, typer.Option("--out", help="Folder that holds one run directory for each study.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 
 def load_study(
@@ -84,7 +106,7 @@ def default_study() -> str:
     from autotune.machine.nvml import visible_devices
 
     if visible_devices():
-        seen = "a GPU"
+        seen = "GPU"
         name = "overnight"
     else:
         seen = "no GPU"
@@ -95,7 +117,12 @@ def default_study() -> str:
 
 
 def run_directory(name: str, out: Path) -> Path:
-    """Return the run directory, there or not, of a study named by its name, its directory or its file."""
+    """Return the run directory of a study, whether it exists or not.
+
+    Args:
+        name: The study's name, its run directory or its file.
+        out: Folder of the run directories.
+    """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
         study = load_study(name, out, None)
@@ -106,19 +133,19 @@ def run_directory(name: str, out: Path) -> Path:
 
 
 def require_begun(root: Path) -> None:
-    """End with the names of the studies that there are, if there is none in a run directory.
+    """Refuse a run directory in which no study was begun.
 
     Args:
         root: The run directory.
 
     Raises:
-        UserError: If there is none.
+        UserError: If there is no study in it; it names those that there are.
     """
     from autotune.store.run_directory import RunDirectory
     from autotune.store.study_store import read_study
 
     if not RunDirectory(root).spec.is_file():
-        read_study(root)  # it raises, and tells the studies that there are
+        read_study(root)  # it raises, and names the studies that there are
 
 
 def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Any:

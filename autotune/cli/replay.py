@@ -29,18 +29,25 @@ if TYPE_CHECKING:
 
 def record(
     study: StudyArgument,
-    trials: Annotated[int, typer.Option(help="Settings to train, the baseline included.")] = 300,
+    trials: Annotated[int, typer.Option(help="Trials to record; the first has the default settings.")] = 300,
     evaluations: Annotated[int, typer.Option(help="Evaluations in each trial.")] = 20,
-    tokens: Annotated[int | None, typer.Option(help="Tokens of a trial; the study's if not given.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Training tokens of each trial; by default those of the study.")
+    ] = None,
     rows: Annotated[
-        Path | None, typer.Option(help="Train settings of this table again, evenly spread over its ranks.")
+        Path | None,
+        typer.Option(help="An earlier table: train its settings again, evenly spread from best to worst."),
     ] = None,
     out: RunsOption = RUNS,
     change: SetOption = None,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
 ) -> None:
-    """Trains many settings to the end, for a table to replay; resumable."""
+    """Records many whole trials as a table for `autotune replay`.
+
+    The settings are spread over the whole space, and no trial is stopped early. If it is interrupted, the same command
+    resumes it.
+    """
     from autotune.night.session import PARKED, Session
     from autotune.replay import table
     from autotune.store.study_store import read_study
@@ -48,7 +55,9 @@ def record(
     changes = list(change or [])
     if tokens:
         changes.append(f"budget.tokens={tokens}")
-    again = [row.params for row in table.read(rows).spread(trials)] if rows else []
+    again = []
+    if rows:
+        again = [row.params for row in table.read(rows).spread(trials)]
 
     # Settings of a table are trained beside the baseline, which begins every study.
     as_written = load_study(study, out, changes)
@@ -63,25 +72,36 @@ def record(
         path = session.run.root / "table.json"
         recorded = table.from_record(trained)
         table.write(recorded, path)
-        say(f"{len(recorded.rows)} rows: {path}")
+        say(f"table of {len(recorded.rows)} trials: {path}")
 
     if code == PARKED:
-        say("the same `autotune record` command goes on, and adds to the table")
+        say("the same `autotune record` command resumes it and adds to the table")
     raise typer.Exit(code)
 
 
 def replay(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A table of `autotune record`, or a finished study.")],
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A table that `autotune record` wrote, or a finished study.")
+    ],
     sampler: Annotated[
-        list[str] | None, typer.Option(help="A name, or a study file's table: '{name=\"tpe\", n_startup_trials=5}'.")
+        list[str] | None,
+        typer.Option(help="A name, or a table as in a study file: '{name=\"tpe\", n_startup_trials=5}'."),
     ] = None,
-    pruner: Annotated[list[str] | None, typer.Option(help="Likewise; each is tried with each sampler.")] = None,
-    repeats: Annotated[int, typer.Option(help="Searches of each, with other seeds.", min=1)] = 30,
+    pruner: Annotated[
+        list[str] | None, typer.Option(help="A name or a table too; every pruner is tried with every sampler.")
+    ] = None,
+    repeats: Annotated[
+        int, typer.Option(help="Searches with each sampler and pruner; each has its own seed.", min=1)
+    ] = 30,
     hours: Annotated[
-        float | None, typer.Option(help="Device time of a search; that of 60 whole trials if none.", min=0.001)
+        float | None, typer.Option(help="Device time of a search; by default that of 60 whole trials.", min=0.001)
     ] = None,
-    within: Annotated[float, typer.Option(help="Found means within this share of the best loss.", min=0)] = 0.005,
-    surrogate: Annotated[bool, typer.Option("--surrogate", help="Interpolate between rows: any settings.")] = False,
+    within: Annotated[
+        float, typer.Option(help="How far above the lowest recorded loss, as a fraction, still counts as found.", min=0)
+    ] = 0.005,
+    surrogate: Annotated[
+        bool, typer.Option("--surrogate", help="Estimate the losses of settings between the recorded ones.")
+    ] = False,
     out: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
@@ -89,7 +109,7 @@ def replay(
     from autotune.replay import algorithms, arms
     from autotune.replay.sources import Rows
     from autotune.replay.surrogate import Surrogate
-    from autotune.study.spec import PrunerSpec, SamplerSpec
+    from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
     recorded = _recorded_table(study, out)
     samplers = [algorithms.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
@@ -99,7 +119,9 @@ def replay(
         algorithms.check(recorded, chosen, stopper)
 
     source = Surrogate(recorded) if surrogate else None
-    budget_s = 3600 * hours if hours else arms.WHOLE_TRIALS * arms.trial_s(recorded)
+    budget_s = arms.WHOLE_TRIALS * arms.trial_s(recorded)
+    if hours:
+        budget_s = 3600 * hours
     if not as_json:
         for line in arms.describe_table(recorded, source, budget_s):
             say(line)

@@ -1,127 +1,193 @@
-"""How a study stands, for `autotune status`."""
+"""The state of a study, for `autotune status`."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from autotune.core.files import read_lines
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import INTERVAL
-from autotune.core.text import time_of_day
+from autotune.core.text import of_seeds, time_of_day
 from autotune.finals.verdict import ranked
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings, measured_gain
+from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 
 
-def summarize(record: StudyRecord) -> dict[str, Any]:
-    """Return how a study stands, in values that JSON knows."""
-    counts = Counter(str(trial.status) for trial in record.trials)
-    lowest = next(iter(ranked(record.trials)), None)
-    # An interrupted run comes again as another.
-    finals = [run for run in record.finals if run.status is not TrialStatus.INTERRUPTED]
+def in_preparation(root: Path) -> dict[str, Any] | None:
+    """Return the state of a study whose data is being made ready for the first time, None of any other.
 
-    verdict = record.verdict
-    full = record.attributes.full_run
-    best = best_settings(record)
-    measured = measured_gain(record)
+    Args:
+        root: The run directory, in which no study is stored yet.
+    """
+    run = RunDirectory(root)
+    if run.spec.exists() or (pid := run.running_pid()) is None:
+        return None
+
+    events = read_lines(run.events)
+    last_event = None
+    if events:
+        last_event = events[-1]["message"]
+    return {"study": root.name, "running_pid": pid, "trials": {}, "last_event": last_event}
+
+
+def describe_preparation(state: Mapping[str, Any]) -> str:
+    """Return what `in_preparation` returned in a few lines for a person."""
+    lines = [
+        f"{state['study']}: running as PID {state['running_pid']}",
+        "trials: none yet; its data is being made ready",
+    ]
+    if state["last_event"]:
+        lines.append(f"last event: {state['last_event']}")
+    return "\n".join(lines)
+
+
+def summarize(record: StudyRecord) -> dict[str, Any]:
+    """Return the state of a study, in values that JSON knows."""
+    counts = Counter(str(trial.status) for trial in record.trials)
+    # An interrupted run is repeated as another.
+    finals = [run for run in record.finals if run.status is not TrialStatus.INTERRUPTED]
     advice = next_step(record)
+    last_event = None
+    if record.events:
+        last_event = record.events[-1]["message"]
 
     return {
         "study": record.spec.name,
         "running_pid": record.run.running_pid(),
         "trials_wanted": record.spec.budget.trials,
         "trials": dict(counts),
-        "best_trial": lowest.number if lowest else None,
-        "best_loss": lowest.loss if lowest else None,
+        "seeds_per_trial": record.spec.budget.seeds,
+        **_best_trial(record),
         "finals_finished": sum(run.status is TrialStatus.FINISHED for run in finals),
         "finals": len(finals),
-        "verdict": str(verdict.word) if verdict else None,
-        "promoted_gain": measured.gain if measured else None,
-        "promoted_loss": measured.loss if measured else None,
-        "left_at_default": list(best.left_at_default) if best else [],
-        "gain": verdict.gain if verdict else None,
-        "gain_low": verdict.gain_low if verdict else None,
-        "gain_high": verdict.gain_high if verdict else None,
-        "full_run": full.status if full else None,
-        "full_run_tokens": full.tokens if full else None,
-        "full_run_seen_tokens": full.tokens_seen if full else None,
-        "full_run_end_tokens": full.end_tokens if full else None,
-        "full_run_done_at": full.done_at if full else None,
+        **_verdict(record),
+        **_promoted(record),
+        **_full_run(record),
         "next": advice.command,
         "next_why": advice.what,
-        "last_event": record.events[-1]["message"] if record.events else None,
+        "last_event": last_event,
     }
 
 
-def describe(stands: dict[str, Any]) -> str:
-    """Return how a study stands, in a few lines.
+def _best_trial(record: StudyRecord) -> dict[str, Any]:
+    """Return the finished trial with the lowest loss, None where none has finished."""
+    lowest = next(iter(ranked(record.trials)), None)
+    if lowest is None:
+        return {"best_trial": None, "best_loss": None}
+
+    return {"best_trial": lowest.number, "best_loss": lowest.loss}
+
+
+def _verdict(record: StudyRecord) -> dict[str, Any]:
+    """Return the verdict and the gain of the whole winner, None where there is no verdict yet."""
+    verdict = record.verdict
+    if verdict is None:
+        return {"verdict": None, "gain": None, "gain_low": None, "gain_high": None}
+
+    return {
+        "verdict": str(verdict.word),
+        "gain": verdict.gain,
+        "gain_low": verdict.gain_low,
+        "gain_high": verdict.gain_high,
+    }
+
+
+def _promoted(record: StudyRecord) -> dict[str, Any]:
+    """Return the gain of the settings in best_config.toml, and the changes that they leave at their default."""
+    values: dict[str, Any] = {"promoted_gain": None, "promoted_loss": None, "left_at_default": []}
+    if (measured := measured_gain(record)) is not None:
+        values |= {"promoted_gain": measured.gain, "promoted_loss": measured.loss}
+    if (best := best_settings(record)) is not None:
+        values["left_at_default"] = list(best.left_at_default)
+    return values
+
+
+def _full_run(record: StudyRecord) -> dict[str, Any]:
+    """Return how far the full run is, None where there is none."""
+    names = ("full_run", "full_run_tokens", "full_run_seen_tokens", "full_run_end_tokens", "full_run_done_at")
+    full = record.attributes.full_run
+    if full is None:
+        return dict.fromkeys(names)
+
+    values = (full.status, full.tokens, full.tokens_seen, full.end_tokens, full.done_at)
+    return dict(zip(names, values, strict=True))
+
+
+def describe(state: Mapping[str, Any]) -> str:
+    """Return the state of a study, in a few lines for a person.
 
     Args:
-        stands: What `summarize` returned.
+        state: What `summarize` returned.
     """
-    running = f"running as PID {stands['running_pid']}" if stands["running_pid"] else "not running"
-    counts = ", ".join(f"{count} {status}" for status, count in stands["trials"].items()) or "none yet"
+    running = "not running"
+    if state["running_pid"]:
+        running = f"running as PID {state['running_pid']}"
+    counts = ", ".join(f"{count} {status}" for status, count in state["trials"].items()) or "none yet"
 
     lines = [
-        f"{stands['study']}: {running}",
-        f"trials of {stands['trials_wanted']}: {counts}",
+        f"{state['study']}: {running}",
+        f"trials: {counts}; {state['trials_wanted']} at most",
     ]
-    if stands["best_trial"] is not None:
-        lines.append(f"best so far (one seed): trial {stands['best_trial']}, loss {stands['best_loss']:.4f}")
-    if stands["finals"]:
-        lines.append(f"runs on fresh seeds: {stands['finals_finished']} of {stands['finals']} finished")
-    if stands["verdict"]:
-        lines.append(f"verdict: {stands['verdict']}{_gain(stands)}")
-    if stands["full_run_tokens"]:
-        lines.append(_full_run(stands))
-    if stands["last_event"]:
-        lines.append(f"last: {stands['last_event']}")
-    lines += [stands["next_why"], f"next: {stands['next']}"]
+    if state["best_trial"] is not None:
+        seeds = of_seeds(state["seeds_per_trial"])
+        lines.append(f"best so far ({seeds}): trial {state['best_trial']}, loss {state['best_loss']:.4f}")
+    if state["finals"]:
+        lines.append(f"runs on fresh seeds: {state['finals_finished']} of {state['finals']} finished")
+    if state["verdict"]:
+        lines.append(f"verdict: {state['verdict']}{_gain(state)}")
+    if state["full_run_tokens"]:
+        lines.append(_full_run_line(state))
+    if state["last_event"]:
+        lines.append(f"last event: {state['last_event']}")
+    lines += [state["next_why"], f"next: {state['next']}"]
 
     return "\n".join(lines)
 
 
-def _gain(stands: Mapping[str, Any]) -> str:
+def _gain(state: Mapping[str, Any]) -> str:
     """Return the gain of a verdict with its interval, as the report writes them, or "" if it was not measured.
 
-    Where changes of the winner are not promoted, the gain without them comes first: it is that of best_config.toml.
+    Where changes of the winner are left at their default, the gain without them comes first: best_config.toml has it.
     """
-    numbers = [stands[name] for name in ("gain", "gain_low", "gain_high")]
+    numbers = [state[name] for name in ("gain", "gain_low", "gain_high")]
     if None in numbers:
         return ""
 
     gain, low, high = (_signed(value) for value in numbers)
     interval = f"({INTERVAL} {low} to {high})"
-    if not stands["left_at_default"]:
+    if not state["left_at_default"]:
         return f", gain in loss {gain} {interval}"
 
-    promoted = _signed(stands["promoted_gain"])
-    return f", gain in loss {promoted} with the settings promoted; {gain} with all changes of the winner {interval}"
+    promoted = _signed(state["promoted_gain"])
+    return f", gain in loss {promoted} with the promoted settings; {gain} with all changes of the winner {interval}"
 
 
 def _signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _full_run(stands: Mapping[str, Any]) -> str:
+def _full_run_line(state: Mapping[str, Any]) -> str:
     """Return how far the full run is, and when it ends if it is under way."""
-    status = stands["full_run"]
-    tokens = stands["full_run_tokens"]
-    seen = stands["full_run_seen_tokens"]
+    status = state["full_run"]
+    tokens = state["full_run_tokens"]
+    seen = state["full_run_seen_tokens"]
 
     line = f"full run: {100 * seen / tokens:.0f} % of {tokens:,} tokens"
     if status != TrialStatus.RUNNING:
         return f"{line}, {status}"
 
-    if (end := stands["full_run_end_tokens"]) is not None:
-        line += f", ends at {end:,}"
-    if stands["running_pid"] is None:
+    if (end := state["full_run_end_tokens"]) is not None:
+        line += f", will end at {end:,}"
+    if state["running_pid"] is None:
         return f"{line}, not running"
-    if stands["full_run_done_at"] is None:
+    if state["full_run_done_at"] is None:
         return line
 
-    left_s = max(0.0, stands["full_run_done_at"] - time.time())
+    left_s = max(0.0, state["full_run_done_at"] - time.time())
     return f"{line}, done about {time_of_day(left_s)}"

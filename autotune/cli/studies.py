@@ -1,4 +1,4 @@
-"""The commands on studies that are there: status stop report watch compare timeline."""
+"""The commands on studies that were begun: status stop report watch compare timeline."""
 
 from __future__ import annotations
 
@@ -31,32 +31,42 @@ _WATCHED_S = 15
 
 @app.command()
 def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
-    """Shows how a study stands, also while it runs."""
+    """Shows the progress and the results of a study."""
     from autotune.cli import status
     from autotune.store.study_store import read_study
 
-    record = read_study(run_directory(study, out))
-    stands = status.summarize(record)
+    root = run_directory(study, out)
+    state = status.in_preparation(root)
+    words = status.describe_preparation
+    if state is None:
+        state = status.summarize(read_study(root))
+        words = status.describe
+
     if as_json:
-        typer.echo(json.dumps(stands, indent=2, default=str))
+        typer.echo(json.dumps(state, indent=2, default=str))
     else:
-        say(status.describe(stands))
+        say(words(state))
 
 
 @app.command()
 def stop(
     study: StudyArgument,
     out: RunsOption = RUNS,
-    now: Annotated[bool, typer.Option("--now", help="End running trials at once; they are queued again.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Stop at once; the trials that were running are run again later.")
+    ] = False,
 ) -> None:
-    """Asks a running study to park; nothing is lost."""
+    """Parks a running study: `autotune run` resumes it.
+
+    It stops after the next evaluation, and nothing is lost.
+    """
     from autotune.store.run_directory import RunDirectory
 
     run_dir = RunDirectory(run_directory(study, out))
-    require_begun(run_dir.root)
     pid = run_dir.running_pid()
     if pid is None:
-        raise UserError(f"{run_dir.root.name} is not running; {run_dir.command('status')} says how it stands", 2)
+        require_begun(run_dir.root)
+        raise UserError(f"{run_dir.root.name} is not running; {run_dir.command('status')} shows what it has done", 2)
 
     os.kill(pid, signal.SIGINT)
     if now:
@@ -71,7 +81,7 @@ def stop(
 def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
     """Writes a study's report again, from its stored records.
 
-    Where a browser is there, its figures become PNG files too.
+    If Chromium or Chrome is installed, it also saves the figures as PNG files.
     """
     from autotune.store.study_store import read_study
     from reports.page import add_pictures
@@ -85,11 +95,11 @@ def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
 def watch(
     study: StudyArgument,
     out: RunsOption = RUNS,
-    port: Annotated[int, typer.Option(help="Port of 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8642,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 8642,
 ) -> None:
-    """Serves a study's page to this machine's browser.
+    """Serves a study's page on 127.0.0.1, for this machine's browser.
 
-    The page is drawn anew while the study works. Ctrl-C ends the watching only.
+    While the study runs, the page shows its progress. Ctrl-C stops the server and not the study.
     """
     from autotune.cli.page_server import PageServer
     from autotune.store.study_store import read_study
@@ -102,7 +112,7 @@ def watch(
         signal.signal(name, signal.default_int_handler)
 
     with PageServer(lambda: study_page(read_study(root), _WATCHED_S), port) as server:
-        say(f"{root.name}: {server.address}  (Ctrl-C ends the watching; a study that runs goes on)")
+        say(f"{root.name}: {server.address}  (Ctrl-C stops this server and not the study)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
@@ -114,15 +124,15 @@ def compare(
         typer.Argument(metavar="STUDY", help="Two studies or more.", autocompletion=known_studies),
     ],
     out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Where the page goes.")] = RUNS / "compare",
+    folder: Annotated[Path, typer.Option(help="Folder for the page.")] = RUNS / "compare",
 ) -> None:
-    """Puts studies side by side."""
+    """Compares studies side by side."""
     from autotune.store.study_store import read_study
     from reports.compare import compare_table, write_compare
     from reports.formats import count, duration
 
     if len(studies) < 2:
-        raise UserError("name two studies or more to compare")
+        raise UserError("compare needs the names of two studies or more")
 
     records = [read_study(run_directory(study, out)) for study in studies]
     path = write_compare(records, folder)
@@ -135,26 +145,32 @@ def compare(
 @app.command()
 def timeline(
     out: RunsOption = RUNS,
-    folder: Annotated[Path, typer.Option(help="Where the page, timeline.md and pictures go.")] = RUNS / "timeline",
+    folder: Annotated[Path, typer.Option(help="Folder for the page, timeline.md and the pictures.")] = RUNS
+    / "timeline",
     into: Annotated[
-        Path | None, typer.Option(help="A Markdown file, a README say, that takes the section; renewed if it is there.")
+        Path | None,
+        typer.Option(help="A Markdown file, such as a README, to put the timeline into, or to renew it in."),
     ] = None,
 ) -> None:
-    """Tells all studies in order: changes, losses, how sure."""
+    """Lists all studies by date: what changed, and what it brought."""
     from autotune.core.files import write_text
+    from reports import timeline as history
     from reports.figures import pictures
-    from reports.figures import timeline as history
 
     studies = history.read_timeline(out)
     figures = history.write_timeline(studies, folder)
 
     skipped = pictures.write_pictures(figures, folder)
-    shown = () if skipped else tuple(figures)
+    shown: tuple[str, ...] = ()
+    if not skipped:
+        shown = tuple(figures)
     write_text(folder / "timeline.md", history.timeline_markdown(studies, shown))
 
     if into is not None:
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
-        text = into.read_text(encoding="utf-8") if into.exists() else ""
+        text = ""
+        if into.exists():
+            text = into.read_text(encoding="utf-8")
         write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
 
     for line in history.summary(studies):

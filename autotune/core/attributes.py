@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, Protocol, TypeVar, overload
 
+from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
-from autotune.core.study_results import Attribution, EarlyWarning, FullRunRecord, Noise, Plan, Promotion
+from autotune.core.study_results import Attribution, Noise, Plan
 
 T = TypeVar("T")
 
 PRIOR = "prior"
-"""Role of an Optuna trial that an earlier study trained: it teaches the sampler and is none of the study's own."""
+"""Role of an Optuna trial that an earlier study trained: it teaches the sampler, but is not one of the study's own."""
 
 
-class Holder(Protocol):
+class _Holder(Protocol):
     """An Optuna study or trial."""
 
     @property
@@ -51,7 +52,7 @@ class _Attributes:
         holder: An Optuna study or trial, or a `Snapshot`.
     """
 
-    def __init__(self, holder: Holder) -> None:
+    def __init__(self, holder: _Holder) -> None:
         self.holder = holder
 
     def __eq__(self, other: object) -> bool:
@@ -157,7 +158,7 @@ class StudyAttributes(_Attributes):
     """Which change gave what."""
 
     why_no_attribution = Stored("", str)
-    """Why that is not known though it was asked for, half a sentence; "" if nothing kept it from being found out."""
+    """Why there is no attribution though it was asked for, half a sentence; "" if nothing prevented it."""
 
     promotion: Stored[Promotion | None] = Stored(None, Promotion.from_json, Promotion.to_json)
     """How the settings are changed for the latest full run."""

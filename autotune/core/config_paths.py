@@ -53,10 +53,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def present(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those values whose dotted path the base config has.
+def drop_unknown_paths(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those values whose dotted path names a setting of the base config.
 
-    What the engine fills in, a trainer without such a setting does not get.
+    The engine fills in settings that a trainer need not have; a trainer never gets one that it does not know.
+
+    Args:
+        base: The nested base config.
+        values: Values by dotted path.
     """
     known = flatten(base)
     return {path: value for path, value in values.items() if path in known}

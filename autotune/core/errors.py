@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from autotune.core.secrets import without_passwords
+
 
 class UserError(Exception):
     """An error that a user can correct: the message says what, the value, where and what to do.
 
     Args:
-        message: One or more lines for the user.
+        message: One or more lines for the user; passwords of URLs are left out.
         exit_code: What the command ends with (2 usage or study file, 3 environment, 4 no trial finished,
             5 held by another run).
     """
 
     def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
+        super().__init__(without_passwords(message))
         self.exit_code = exit_code
 
 

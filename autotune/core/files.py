@@ -15,8 +15,14 @@ from typing import Any, BinaryIO
 from autotune.core.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: a reader, or a crash, meets either the old content or the new."""
+def write_text(path: Path, text: str, private: bool = False) -> None:
+    """Write a file at once: a reader, or a crash, meets either the old content or the new.
+
+    Args:
+        path: The file.
+        text: Its whole content.
+        private: Whether its owner alone may read it, from the first moment on.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 
@@ -25,23 +31,24 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        if not private:
+            os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
+def write_json(path: Path, value: object, private: bool = False) -> None:
+    """Write a value as indented JSON, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n", private)
 
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file, or None if it is missing or torn."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -99,8 +106,8 @@ def require_space(folder: Path, min_free_bytes: int) -> None:
     free = free_bytes(folder)
     if free < min_free_bytes:
         raise UserError(
-            f"{free / 1e9:.1f} GB left on the disk of {folder}, {min_free_bytes / 1e9:.1f} GB are kept free; "
-            "parked, nothing is lost: free some space and run again",
+            f"{free / 1e9:.1f} GB are left on the disk of {folder}, but {min_free_bytes / 1e9:.1f} GB must stay free; "
+            "the study is parked and nothing is lost: free some space and run again",
             3,
         )
 

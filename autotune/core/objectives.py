@@ -55,9 +55,10 @@ def comparable_tokens(tokens_seen: int, budget_tokens: int, baseline_tokens: int
 
 def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Return the finished trials that no other beats in both loss and training seconds, lowest loss first."""
-    finished = [
-        (trial.loss, trial.result.training_s, trial) for trial in trials if trial.loss is not None and trial.result
-    ]
+    finished: list[tuple[float, float, TrialRecord]] = []
+    for trial in trials:
+        if trial.loss is not None and trial.result is not None:
+            finished.append((trial.loss, trial.result.training_s, trial))
     finished.sort(key=lambda entry: (entry[0], entry[1]))
 
     # From the lowest loss upwards, a trial is on the front if it is faster than all before it.

@@ -88,7 +88,9 @@ class EvalPoint:
             raise ValueError(f"the trainer reported no {' and no '.join(missing)}; report(...) needs both")
 
         if not 0 <= report["tokens_seen"] < math.inf:
-            raise ValueError(f"the trainer reported tokens_seen = {report['tokens_seen']}; it counts up from 0")
+            raise ValueError(
+                f"the trainer reported tokens_seen = {report['tokens_seen']}; it must be a count, 0 or more"
+            )
 
         rest = {key: float(value) for key, value in report.items() if key not in ("tokens_seen", "val_loss")}
         return cls(int(report["tokens_seen"]), float(report["val_loss"]), rest)

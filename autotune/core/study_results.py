@@ -1,13 +1,10 @@
-"""What a study finds out, step by step, in the form in which it is stored with the study."""
+"""What a study expects and finds out, in the form in which it is stored with the study: plan, noise, attribution."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from autotune.core.records import EvalPoint
-from autotune.core.statistics import INTERVAL
 
 Interval = tuple[float, float, float]
 """A difference in loss with the ends of its interval, nats per token."""
@@ -34,6 +31,10 @@ class Plan:
         epochs: How often each trial reads the text that it is given less of, so that this is as often as in the full
             run; 0 if it is given all of it.
         disk_bytes: What the study will take, an automatic full run included if the trainer tells what that takes.
+        final_runs: Trainings that choose the winner and prove its gain.
+        attributing_runs: The most trainings that find out which change gave what.
+        cuts: What is left out for lack of time, in words; "" if nothing is.
+        refusal: Why the time is too short for the study at all, in words; "" if it is not.
     """
 
     trial_s: float = 0.0
@@ -51,6 +52,10 @@ class Plan:
     energy_kwh: float = 0.0
     epochs: float = 0.0
     disk_bytes: float = 0.0
+    final_runs: int = 0
+    attributing_runs: int = 0
+    cuts: str = ""
+    refusal: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""
@@ -70,7 +75,7 @@ class Noise:
         sigma: Standard deviation between seeds, nats per token.
         seeds: Seeds that it was measured on.
         baseline_loss: Their mean, nats per token.
-        pairs: Pairs that the finals train at the most.
+        pairs: Most pairs that the finals may train.
         provable_gain: Smallest gain that so many pairs prove four times in five, nats per token.
     """
 
@@ -88,7 +93,7 @@ class Noise:
         """Return it in a sentence for a person."""
         provable_percent = 100 * self.provable_gain / self.baseline_loss
         return (
-            f"noise: between {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
+            f"noise: across {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
             f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
             f"({provable_percent:.1f} %) or more"
         )
@@ -123,7 +128,7 @@ class Attribution:
         winner: Search trial number of the winner.
         changes: In the order of the path.
         seeds: Fresh seeds that every arm was trained on.
-        params: Mapping[str, Any] to promote, by dotted path.
+        params: Settings to promote, by dotted path.
         loss: Their mean loss on those seeds, nats per token.
         winner_loss: That of the winner with all its changes.
         baseline_loss: That of the default.
@@ -158,202 +163,3 @@ class Attribution:
 
         changes = tuple(change(stored) for stored in raw["changes"])
         return cls(**{**raw, "changes": changes, "seeds": tuple(raw["seeds"])})
-
-
-@dataclass(frozen=True)
-class LengthChange:
-    """A setting that differs between the trial and the long run.
-
-    Args:
-        path: The setting's dotted path.
-        before: The trial's value.
-        after: The run's.
-        why: The rule, in words.
-    """
-
-    path: str
-    before: float
-    after: float
-    why: str
-
-
-@dataclass(frozen=True)
-class Bracket:
-    """The losses of one length with the learning rates multiplied by several factors.
-
-    Args:
-        tokens: Length of each training.
-        factors: Multiples of the trial's learning rates, rising.
-        losses: Final losses in nats per token; None where a training did not finish.
-    """
-
-    tokens: int
-    factors: tuple[float, ...]
-    losses: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How a trial's learning rates are multiplied for a longer run.
-
-    Args:
-        factor: What they are multiplied by.
-        low, high: Its 95 % interval.
-        exponent: By which the best learning rate falls with the tokens, as the study's brackets leave it.
-        exponent_sd: Its standard deviation.
-    """
-
-    factor: float
-    low: float
-    high: float
-    exponent: float
-    exponent_sd: float
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """What a study says of the long run that follows it; stored with it, for the report.
-
-    Args:
-        trial: The trial that is promoted.
-        trial_tokens: Its length.
-        tokens: The run's length.
-        scaling: How its learning rates are multiplied; None if they are copied as they are.
-        changes: The settings that are changed.
-        brackets: What was trained to find out.
-        note: Why nothing was measured, or is changed; else "".
-        repeats: What is to be said of text that is read more often than by the trials; else "".
-    """
-
-    trial: int
-    trial_tokens: int
-    tokens: int
-    scaling: Scaling | None
-    changes: tuple[LengthChange, ...] = ()
-    brackets: tuple[Bracket, ...] = ()
-    note: str = ""
-    repeats: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able form."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Promotion:
-        """Read what `to_json` wrote."""
-        scaling = None
-        if stored["scaling"] is not None:
-            scaling = Scaling(**stored["scaling"])
-
-        brackets = []
-        for each in stored["brackets"]:
-            brackets.append(Bracket(each["tokens"], tuple(each["factors"]), tuple(each["losses"])))
-
-        return cls(
-            trial=stored["trial"],
-            trial_tokens=stored["trial_tokens"],
-            tokens=stored["tokens"],
-            scaling=scaling,
-            changes=tuple(LengthChange(**change) for change in stored["changes"]),
-            brackets=tuple(brackets),
-            note=stored["note"],
-            repeats=stored["repeats"],
-        )
-
-    def describe(self) -> str:
-        """Return it in a sentence or two for a person."""
-        if self.scaling is None:
-            words = f"the settings are those of trial {self.trial}"
-            return f"{words}: {self.note}" if self.note else words
-
-        grown = self.tokens / self.trial_tokens
-        words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
-        basis = f"by the published rule; {self.note}"
-        if self.brackets:
-            basis = "by this study's own runs at two lengths"
-        return (
-            f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "
-            f"{INTERVAL} {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
-        )
-
-
-@dataclass(frozen=True)
-class EarlyWarning:
-    """Something that looks wrong.
-
-    Args:
-        kind: "divergence", "plateau", "throttling" or "skipped steps".
-        tokens_seen: When it was seen, in training tokens.
-        finding: What was seen, a sentence without its full stop.
-        action: What to do about it, likewise.
-    """
-
-    kind: str
-    tokens_seen: int
-    finding: str
-    action: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able form."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class FullRunRecord:
-    """How far the full run is, or what came of it.
-
-    Args:
-        status: That of its latest attempt: waiting, running, finished, interrupted, diverged, ...
-        cause: Why it ended, one sentence; "" while it runs or where it simply finished.
-        trial: Search trial whose settings it trains.
-        tokens: Length that was asked for, training tokens.
-        tokens_seen: Training tokens at its last evaluation.
-        folder: Where its checkpoints, weights and sample are.
-        seconds: Duration of its latest attempt; 0 while that runs.
-        val_loss: Held-out loss at the last evaluation, nats per token.
-        val_accuracy: Held-out accuracy there, 0 to 1; None if the trainer reports none.
-        val_bpb: Held-out bits per byte there; likewise.
-        points: Its evaluations.
-        weights: Path of its weights; "" without.
-        export: Path of its export; "" without.
-        sample: Text that the trained model wrote; "" without.
-        end_tokens: Tokens at which it ends so that it is done by its deadline; None for its whole length.
-        warnings: What looked wrong as it trained.
-        at: When it was evaluated last, seconds since 1970; None where it does not run.
-        done_at: When it will be done at its present pace, likewise.
-        tokens_per_s: Its present pace; likewise.
-    """
-
-    status: str
-    cause: str = ""
-    trial: int | None = None
-    tokens: int = 0
-    tokens_seen: int = 0
-    folder: str = ""
-    seconds: float = 0.0
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    val_bpb: float | None = None
-    points: tuple[EvalPoint, ...] = ()
-    weights: str = ""
-    export: str = ""
-    sample: str = ""
-    end_tokens: int | None = None
-    warnings: tuple[EarlyWarning, ...] = ()
-    at: float | None = None
-    done_at: float | None = None
-    tokens_per_s: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able form; `from_json` reads it back."""
-        content = {**asdict(self), "points": [point.to_json() for point in self.points]}
-
-        known_while_training = ("val_accuracy", "val_bpb", "at", "done_at", "tokens_per_s")
-        return {name: value for name, value in content.items() if value is not None or name not in known_while_training}
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> FullRunRecord:
-        """Read what `to_json` wrote."""
-        points = tuple(EvalPoint.from_json(point) for point in raw.get("points", ()))
-        warnings = tuple(EarlyWarning(**warning) for warning in raw.get("warnings", ()))
-        return cls(**{**raw, "points": points, "warnings": warnings})

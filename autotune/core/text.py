@@ -1,4 +1,4 @@
-"""Text for a person's terminal, which names from outside cannot steer and a closed pipe cannot stop."""
+"""Text for a person: lines on a terminal, times, durations, speeds and sizes in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 import typer
 
 _FAR_S = 20 * 3600.0
-"""Seconds from which on a time of day is told with its weekday: it could be taken for another day's."""
+"""A time of day this many seconds away is given with its weekday, since it could be taken for another day's."""
 
 
 def plain(text: str) -> str:
@@ -92,13 +92,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def of_seeds(seeds: int) -> str:
+    """Return what a trial's loss is, by the number of seeds that it trained on: "one seed" or "mean of 3 seeds"."""
+    return "one seed" if seeds == 1 else f"mean of {seeds} seeds"
+
+
 def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
     """Return in words when something will be done.
 
     Args:
         seconds: What it takes at most.
         now: Local time at which it begins.
-        likely_s: What it takes if trials are stopped early as usual; infinite if that is nothing to tell.
+        likely_s: What it takes if trials are stopped early as usual; infinite if that is not known.
     """
     early = now + timedelta(seconds=min(likely_s, seconds))
     late = now + timedelta(seconds=seconds)

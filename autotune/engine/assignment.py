@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.config_paths import present
+from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.records import TrainingKind
 from autotune.engine.equal_seconds import EqualSeconds
 from autotune.study.study_file import Study
@@ -91,4 +91,4 @@ def hardware_overrides(study: Study, settings: Mapping[str, Any]) -> dict[str, A
     """
     by_path = study.trainer.by_path(settings)
     left_open = {path: value for path, value in by_path.items() if path not in study.explicit}
-    return present(study.spec.base, left_open)
+    return drop_unknown_paths(study.spec.base, left_open)

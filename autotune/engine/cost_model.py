@@ -2,8 +2,8 @@
 
 A trainer that counts its own work (see `Trainer.counts`) lets the planner predict configurations it never ran:
 
-    seconds of a step = passes x (a + b x FLOPs of a pass + c x weights) + d x weights
-    bytes at the peak = fixed bytes + max(e + f x bytes of a pass, bytes of an update)
+    seconds of an optimizer step = passes x (a + b x FLOPs of a pass + c x weights) + d x weights
+    bytes at the peak            = fixed bytes + max(e + f x bytes of a pass, bytes of an update)
 
 a to f are fitted, none negative, to relative errors: a slow shape must not outweigh a fast one.
 """
@@ -27,7 +27,7 @@ class Counts:
 
     Args:
         step_tokens: Tokens of an optimizer step.
-        passes: Forward and backward passes of a step.
+        passes: Forward and backward passes of an optimizer step.
         pass_flops: Floating-point operations of a pass.
         weights: Weights, active or not.
         fixed_bytes: Weights, gradients and optimizer state.
@@ -54,7 +54,7 @@ class Measured:
     """A probe: what was counted, seconds of an optimizer step, and the peak of memory in bytes."""
 
     counts: Counts
-    step_s: float
+    optimizer_step_s: float
     peak_bytes: float
 
 
@@ -80,7 +80,7 @@ class CostModel:
             The model of least squared relative error.
         """
         terms = [_terms_of_seconds(each.counts) for each in probes]
-        seconds = _fit(terms, [each.step_s for each in probes])
+        seconds = _fit(terms, [each.optimizer_step_s for each in probes])
 
         # Where the update's memory is the larger, the peak says nothing about the pass.
         telling = [each for each in probes if each.counts.pass_bytes > each.counts.update_bytes] or probes
@@ -90,14 +90,14 @@ class CostModel:
 
         return cls(*map(float, seconds), *map(float, bytes_))
 
-    def step_s(self, counts: Counts) -> float:
+    def optimizer_step_s(self, counts: Counts) -> float:
         """Return the expected seconds of an optimizer step."""
         pass_s = self.pass_s + self.flop_s * counts.pass_flops + self.weight_pass_s * counts.weights
         return counts.passes * pass_s + self.weight_s * counts.weights
 
     def tokens_per_s(self, counts: Counts) -> float:
         """Return the expected training speed."""
-        return counts.step_tokens / self.step_s(counts)
+        return counts.step_tokens / self.optimizer_step_s(counts)
 
     def peak_bytes(self, counts: Counts) -> float:
         """Return the expected peak of memory."""
@@ -121,7 +121,7 @@ class CostModel:
         costs: dict[int, float] = {}
         for limit, all_counts in candidates.items():
             if all(self.fits(counts, memory_bytes) for counts in all_counts):
-                costs[limit] = sum(self.step_s(counts) / counts.step_tokens for counts in all_counts)
+                costs[limit] = sum(self.optimizer_step_s(counts) / counts.step_tokens for counts in all_counts)
 
         fastest = min(costs.values(), default=0.0)
         nearly_as_fast = [limit for limit, cost in costs.items() if cost <= fastest * (1 + _SPEED_TOLERANCE)]

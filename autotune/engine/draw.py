@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import TrialAttributes
-from autotune.core.config_paths import present, with_paths
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import write_json
 from autotune.core.records import TrialStatus
@@ -107,7 +107,7 @@ class Draw:
         attempts = sum(not record.excused for record in records)
         if attempts >= MAX_ATTEMPTS * (self.plan.target + 1):
             raise UserError(
-                f"{attempts} trials were started for {self.plan.target} wanted, and too few of them ended; "
+                f"{attempts} trials were started for the {self.plan.target} wanted, and too few of them ended; "
                 f"see the logs under {self._folder(0).parent}",
                 1,
             )
@@ -134,7 +134,7 @@ class Draw:
 
     def _seed_setting(self, seed: int) -> dict[str, Any]:
         by_path = self.store.study.trainer.by_path({"seed": seed})
-        return present(self.store.study.spec.base, by_path)
+        return drop_unknown_paths(self.store.study.spec.base, by_path)
 
     def _length(
         self, trial: optuna.Trial, params: Mapping[str, Any], config: Mapping[str, Any]

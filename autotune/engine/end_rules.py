@@ -135,4 +135,6 @@ def taken_over(at: str) -> Ending:
     Args:
         at: Where it stands, in words.
     """
-    return Ending(TrialStatus.INTERRUPTED, f"taken over by a peer {at}, which had no sign of life from here")
+    return Ending(
+        TrialStatus.INTERRUPTED, f"taken over {at} by another process, which had seen no sign of life from this one"
+    )

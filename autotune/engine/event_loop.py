@@ -189,6 +189,7 @@ class QueueWork:
             params=assignment.params,
             seed=assignment.seed,
             seeds=plan.seeds,
+            seeds_done=plan.seeds - 1 - len(assignment.seeds_left),
         )
 
     def _handle(self, running: Running, message: Message | None) -> None:

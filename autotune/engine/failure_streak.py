@@ -37,4 +37,6 @@ class FailureStreak:
 
         self._failed.add((kind, first_attempt))
         if len(self._failed) >= self._limit:
-            raise UserError(f"{len(self._failed)} settings in a row failed; the last: {result.cause}; see {log}", 1)
+            raise UserError(
+                f"{len(self._failed)} different settings in a row failed; the last: {result.cause}; see {log}", 1
+            )

@@ -17,6 +17,7 @@ from autotune.engine.assignment import Assignment, TrainingPlan
 from autotune.engine.draw import Draw
 from autotune.engine.recovery import Recovery
 from autotune.engine.trial_store import TrialStore
+from autotune.progress.board import title
 from autotune.store.run_directory import RunDirectory, log_event
 from autotune.study.study_file import Study
 
@@ -133,7 +134,7 @@ class Queue:
         """
         with self.store.locked():
             if not self.store.finish(trial, result, folder):
-                cause = f"a peer ended {self.plan.kind} {trial.number} in the meantime"
+                cause = f"another process ended {title(self.plan.kind, trial.number)} in the meantime"
                 log_event(self.run, "taken over", cause)
             self._recovery.requeue_interrupted()
 
@@ -153,18 +154,13 @@ class Queue:
         """Queue a trial's settings and role again, however it ended and however often; once for each time it ended."""
         self._recovery.try_again(number)
 
-    def is_settled(self, own: Collection[int] = ()) -> bool:
-        """Return whether no trial waits and no other process runs one that may come back to be repeated.
-
-        Args:
-            own: Numbers of the trials that this process is training.
-        """
+    def is_settled(self) -> bool:
+        """Return whether no trial waits and none runs that may come back to be repeated."""
         with self.store.locked():
             records = self.records()
 
-        waiting = any(record.status is TrialStatus.WAITING for record in records)
-        elsewhere = any(record.status is TrialStatus.RUNNING and record.number not in own for record in records)
-        return not waiting and not elsewhere
+        unsettled = (TrialStatus.WAITING, TrialStatus.RUNNING)
+        return all(record.status not in unsettled for record in records)
 
     @property
     def _draw(self) -> Draw:

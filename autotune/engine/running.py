@@ -64,12 +64,12 @@ class Running:
     def natural_ending(self) -> Ending:
         """How it ends when the trainer returns without having been told to stop."""
         if not self.points:
-            return Ending(TrialStatus.CRASHED, "the trainer returned without a single report")
+            return Ending(TrialStatus.CRASHED, "the trainer returned without reporting an evaluation")
 
         last_tokens = self.points[-1].tokens_seen
         budget_tokens = self.assignment.budget_tokens
         if last_tokens < (self.end_tokens or budget_tokens):
-            cause = f"the trainer returned at {last_tokens:,} of {budget_tokens:,} tokens without being asked"
+            cause = f"the trainer returned at {last_tokens:,} of {budget_tokens:,} tokens without being asked to stop"
             return Ending(TrialStatus.CRASHED, cause)
         return Ending(TrialStatus.FINISHED)
 

@@ -92,7 +92,7 @@ class Attributing:
             note = "every change counts"
         elif len(ties) == len(changes) or lost is None or lost[1] > 0:
             kept = dict(self._winner.params)
-            note = f"no gain could be measured for {', '.join(ties)} alone, but together they count: kept"
+            note = f"no gain could be measured for {', '.join(ties)} alone, but together they count and are kept"
         else:
             note = f"no gain could be measured for {', '.join(ties)}: left at default"
 

@@ -5,9 +5,10 @@ Each method looks at what is stored and trains what is missing.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import optuna
@@ -18,6 +19,7 @@ from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.engine.deadline import MARGIN
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Queue
+from autotune.finals.allotment import Allotment, allot
 from autotune.finals.attribution import Attributing
 from autotune.finals.power import measure_noise
 from autotune.finals.verdict import (
@@ -72,6 +74,7 @@ class FinalsRunner:
     slots: int
     later_s: Callable[[], float]
     _proved: int = 0  # runs of the baseline that the proof will find done
+    _began: float = field(default_factory=time.monotonic)
 
     @cached_property
     def queue(self) -> Queue:
@@ -79,10 +82,14 @@ class FinalsRunner:
         return self.open_queue()
 
     def reserve_s(self) -> float:
-        """Return the seconds that finals and attribution take if the first look decides, with a margin."""
-        runs = self.spec.finals.runs - self._proved + self.spec.attributing_runs()
-        # Each start asks for this margin; without it the last run would not be started.
-        return MARGIN * self._seconds(runs)
+        """Return the seconds to keep for everything that follows the search."""
+        done_s = MARGIN * self._seconds(self._proved)
+        return max(self.later_s(), self.allotment().reserve_s - done_s)
+
+    def allotment(self) -> Allotment:
+        """Return how the time since this process opened the study is divided, by what trainings have taken so far."""
+        seconds = time.monotonic() - self._began + self.loop.deadline.seconds_left
+        return allot(self.spec, seconds, self._seconds(1) * self.slots, self.slots, self.later_s())
 
     def _seconds(self, runs: int) -> float:
         return runs * self.loop.pace.usual_seconds(self.spec.budget.tokens) / self.slots
@@ -100,7 +107,9 @@ class FinalsRunner:
         count = self._noise_seeds()
         if count:
             runs = noise_runs(baseline, spec, self.spec.seed, count)
-            self._train(runs, "of the default, to see what chance does to the loss", awaits_peers=False)
+            self._train(
+                runs, "with the default settings, to see how much the loss varies by chance", awaits_peers=False
+            )
 
         records = self.queue.records()
         proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, PROVE)]
@@ -138,11 +147,28 @@ class FinalsRunner:
 
         arms = finalists(candidates(self.spec.objective, trials), baseline, self.spec.finals.finalists)
         if not arms:
-            return Verdict(VerdictWord.INCONCLUSIVE, "no trial with other settings than the baseline finished")
+            return Verdict(VerdictWord.INCONCLUSIVE, "no trial with settings other than the baseline's finished")
 
-        self._train(selection_runs(arms, self.spec.finals, self.spec.seed))
-        winner = choose_winner(arms, self.queue.records())
+        affordable = self._affordable(arms)
+        self._train(selection_runs(affordable, self.spec.finals, self.spec.seed))
+        winner = choose_winner(affordable, self.queue.records())
         return self._prove(baseline, winner)
+
+    def _affordable(self, arms: Sequence[TrialRecord]) -> Sequence[TrialRecord]:
+        """Return as many finalists as there is time to train before the winner's gain is proved, the best first."""
+        records = self.queue.records()
+        trained = {(run.arm, run.seed, run.stage) for run in records if run.status is not TrialStatus.WAITING}
+        proving = 2 * self.spec.finals.prove_seeds - self._proved
+
+        for count in range(len(arms), 1, -1):
+            runs = selection_runs(arms[:count], self.spec.finals, self.spec.seed)
+            missing = [run for run in runs if (run.arm, run.seed, run.stage) not in trained]
+            if not missing or self._has_time(self._seconds(len(missing) + proving)):
+                return arms[:count]
+
+            self.loop.observer.note("finals", f"no time to train {count} finalists again and to prove the best")
+
+        return arms[:1]
 
     def _prove(self, baseline: TrialRecord, winner: TrialRecord) -> Verdict:
         """Train pairs until they decide, or until there is no time for more."""
@@ -177,7 +203,7 @@ class FinalsRunner:
         missing = attributing.missing(self.queue.records())
         all_runs = self.spec.attributing_runs(len(attributing.changed))
         if missing and not self._has_time(self._seconds(all_runs)):
-            self.loop.observer.note("attribution", "no time left to find out which change gave what")
+            self.loop.observer.note("attribution", "no time is left to find out which change gave what")
             attributes.why_no_attribution = NO_TIME
             return
 

@@ -92,7 +92,7 @@ def create(folder: Path, requirement: str) -> None:
 
     if machine_torch and working_gpu_torch(python) != machine_torch:
         version = machine_torch[0]
-        print(f"warning: {folder} does not use the machine's torch {version}; ask {folder}/bin/autotune doctor")
+        print(f"warning: {folder} does not use the machine's torch {version}; {folder}/bin/autotune doctor says more")
 
 
 def _usable_machine_torch() -> tuple[str, Path] | None:
@@ -152,7 +152,7 @@ def main(arguments: list[str]) -> None:
     try:
         create(Path(arguments[0]), arguments[1])
     except subprocess.CalledProcessError as error:
-        sys.exit(f"setting up failed: {' '.join(map(str, error.cmd))}")
+        sys.exit(f"setting up failed at this command: {' '.join(map(str, error.cmd))}")
 
 
 if __name__ == "__main__":

@@ -53,7 +53,11 @@ def diagnose(folder: Path, nvml: Any = None) -> list[Finding]:
         Findings, in the order of the checks. A check that fails itself gives a warning.
     """
     machine = Machine(folder, nvml)
-    return [finding for check in CHECKS for finding in _run(check, machine)]
+
+    findings = []
+    for check in CHECKS:
+        findings += _run(check, machine)
+    return findings
 
 
 def _run(check: _Check, machine: Machine) -> list[Finding]:
@@ -74,7 +78,8 @@ def exit_code(findings: Sequence[Finding]) -> int:
     Returns:
         3 when one of them is a failure, else 0.
     """
-    return 3 if any(finding.level == "fail" for finding in findings) else 0
+    has_failure = any(finding.level == "fail" for finding in findings)
+    return 3 if has_failure else 0
 
 
 def render(findings: Sequence[Finding]) -> str:
@@ -184,9 +189,8 @@ def check_hub(machine: Machine) -> list[Finding]:
         return [Finding("ok", "hub", f"{address} answers")]
 
     remedy = (
-        "nothing for studies on the embedded text or on files of your own, which work offline; for a data set of the "
-        "hub run `hf download NAME --repo-type dataset` where there is a network, bring HF_HOME here and set "
-        "HF_HUB_OFFLINE=1"
+        "studies that use the built-in text or your own files work offline; for a data set of the hub run "
+        "`hf download NAME --repo-type dataset` where there is a network, bring HF_HOME here and set HF_HUB_OFFLINE=1"
     )
     return [Finding("warn", "hub", f"{address} cannot be reached: {error}", remedy)]
 
@@ -223,7 +227,8 @@ def _head_error(address: str) -> str:
 def check_browser(machine: Machine) -> list[Finding]:
     """Check that figures can be exported as PNG."""
     names = [os.environ.get("BROWSER_PATH", ""), *_BROWSERS]
-    browser = next(filter(None, map(shutil.which, names)), None)
+    paths = [shutil.which(name) for name in names]
+    browser = next((path for path in paths if path), None)
 
     missing = []
     if importlib.util.find_spec("kaleido") is None:
@@ -233,8 +238,8 @@ def check_browser(machine: Machine) -> list[Finding]:
     if not missing:
         return [Finding("ok", "browser", f"PNG export through {browser}")]
 
-    remedy = "nothing for the HTML report, which is complete; install them to have PNG files too"
-    return [Finding("warn", "browser", f"PNG skipped: {' and '.join(missing)} not found", remedy)]
+    remedy = "the HTML report is complete without PNG files; to have those too, install what is missing"
+    return [Finding("warn", "browser", f"PNG skipped: cannot find {' or '.join(missing)}", remedy)]
 
 
 CHECKS: tuple[_Check, ...] = (

@@ -81,7 +81,9 @@ def check_torch(machine: Machine) -> list[Finding]:
         remedy = f"reinstall torch with the command that {_GET_STARTED} gives for this machine"
         return [Finding("fail", "torch", machine.torch_error, remedy)]
 
-    build = f"CUDA {machine.torch['cuda_version']}" if machine.torch["cuda_version"] else "CPU only"
+    build = "CPU only"
+    if machine.torch["cuda_version"]:
+        build = f"CUDA {machine.torch['cuda_version']}"
     return [Finding("ok", "torch", f"{machine.torch['torch_version']} ({build})")]
 
 
@@ -91,7 +93,9 @@ def check_gpu(machine: Machine) -> list[Finding]:
         return [_gpu_memory(machine, gpu) for gpu in machine.gpus]
 
     if machine.gpu_is_broken:
-        return [Finding("fail", "gpu", machine.gpu_error, "restart the machine; nvidia-smi must list the GPU")]
+        return [
+            Finding("fail", "gpu", machine.gpu_error, "restart the machine, then see that nvidia-smi lists the GPU")
+        ]
 
     remedy = "fine for studies on the CPU; for a GPU, install NVIDIA's driver (nvidia-smi must list it)"
     return [Finding("warn", "gpu", f"no NVIDIA GPU is visible: {machine.gpu_error}", remedy)]
@@ -111,7 +115,7 @@ def _gpu_memory(machine: Machine, gpu: GpuIdentity) -> Finding:
     free_bytes = max(0, gpu.memory_bytes - sample.memory_used_bytes)
     message = f"{gpu.name}, {total}, {gib(free_bytes)} free"
     if free_bytes < 0.5 * gpu.memory_bytes:
-        return Finding("warn", subject, message, "end the other users of this GPU before the run")
+        return Finding("warn", subject, message, "stop the other programs on this GPU before the run")
     return Finding("ok", subject, message)
 
 
@@ -140,7 +144,9 @@ def driver_finding(gpu_name: str, driver_version: str, cuda_build: str, cuda_err
     """
     installed = f"{gpu_name} with driver {driver_version}"
     fitting = cuda_support.fitting_cuda(driver_version)
-    other_build = f"install a torch build for CUDA {fitting} (see {_GET_STARTED})" if fitting else ""
+    other_build = ""
+    if fitting:
+        other_build = f"install a torch build for CUDA {fitting} (see {_GET_STARTED})"
 
     if not cuda_build:
         remedy = other_build or "install a newer NVIDIA driver, then a torch build with CUDA"
@@ -153,11 +159,18 @@ def driver_finding(gpu_name: str, driver_version: str, cuda_build: str, cuda_err
 
     needed = cuda_support.minimum_driver(cuda_build)
     if cuda_support.driver_major(driver_version) < needed:
-        message = f"{installed} is too old for torch's CUDA {cuda_build}, which needs driver >= {needed}"
-        newer = f"install NVIDIA driver {needed} or newer"
-        return Finding("fail", "driver", message, f"{newer}, or {other_build}" if other_build else newer)
+        message = (
+            f"{gpu_name}: driver {driver_version} is too old for torch's CUDA {cuda_build}, "
+            f"which needs driver {needed} or newer"
+        )
+        remedy = f"install NVIDIA driver {needed} or newer"
+        if other_build:
+            remedy += f", or {other_build}"
+        return Finding("fail", "driver", message, remedy)
 
-    remedy = "see that nvidia-smi works and no other program holds the GPU alone, then restart the machine"
+    remedy = (
+        "see that nvidia-smi works and that no other program has exclusive use of the GPU, then restart the machine"
+    )
     return Finding("fail", "driver", f"{installed}: torch cannot use it: {cuda_error}", remedy)
 
 
@@ -178,13 +191,13 @@ def _capability_finding(gpu: dict[str, Any], arch_list: list[str]) -> Finding:
     Returns:
         A finding.
     """
-    message = f"{gpu['name']} is capability {gpu['capability']}"
+    message = f"{gpu['name']} has compute capability {gpu['capability']}"
 
     if cuda_support.has_code_for(gpu["capability"], arch_list):
-        return Finding("ok", "capability", f"{message}, in torch's list")
+        return Finding("ok", "capability", f"{message}, which this torch supports")
 
-    remedy = f"on an older card a torch build for CUDA 12.6, on a newer one the newest ({_GET_STARTED})"
-    return Finding("fail", "capability", f"{message}; this torch has only {' '.join(arch_list)}", remedy)
+    remedy = f"install the torch build for CUDA 12.6 if the card is older, else the newest one ({_GET_STARTED})"
+    return Finding("fail", "capability", f"{message}, but this torch supports only {' '.join(arch_list)}", remedy)
 
 
 def check_half_precision(machine: Machine) -> list[Finding]:
@@ -206,13 +219,15 @@ def _precision_finding(gpu: dict[str, Any]) -> Finding:
     used = "bf16" if gpu["native_bf16"] else "fp16"
 
     if error := gpu[f"{used}_error"]:
-        remedy = f"reinstall torch for this driver ({_GET_STARTED}); if it stays, the GPU is faulty"
+        remedy = f"reinstall torch for this driver ({_GET_STARTED}); if the error stays, the GPU is faulty"
         return Finding("fail", "precision", f"{gpu['name']}: {used} does not work: {error}", remedy)
     if error := gpu["fp16_error"]:
         message = f"{gpu['name']}: fp16 does not work: {error}"
         return Finding("warn", "precision", message, "train in bf16, the default on this card")
 
-    reason = "native bf16" if gpu["native_bf16"] else "no real bf16 on this card, so fp16 with loss scaling"
+    reason = "no native bf16 on this card, so runs use fp16 with loss scaling"
+    if gpu["native_bf16"]:
+        reason = "native bf16, which runs use"
     return Finding("ok", "precision", f"{gpu['name']}: {reason}")
 
 
@@ -226,7 +241,7 @@ def check_gpu_users(machine: Machine) -> list[Finding]:
         return [Finding("ok", "gpu users", "no other process")]
 
     words = ", ".join(f"PID {other.pid} on GPU {other.gpu_index} ({_held(other)})" for other in others)
-    return [Finding("warn", "gpu users", words, "end them: a shared GPU is slow, and its timings mislead")]
+    return [Finding("warn", "gpu users", words, "stop them: a shared GPU is slow, and its timings are misleading")]
 
 
 def _held(process: GpuProcess) -> str:
@@ -251,5 +266,7 @@ def _clocks(machine: Machine, gpu: GpuIdentity) -> Finding:
     message = f"{clock} of {gpu.sm_clock_max_hz / 1e6:.0f} MHz, {heat}, limited by: {limits}"
 
     if any(reason.startswith(_HOT_REASONS) for reason in sample.throttle_reasons):
-        return Finding("warn", subject, message, "improve cooling or power: runs will be slow and uneven")
+        return Finding(
+            "warn", subject, message, "improve the cooling or the power supply: runs will be slow and uneven"
+        )
     return Finding("ok", subject, message)

@@ -29,7 +29,7 @@ _BROKEN = {
     "NVML_ERROR_RESET_REQUIRED": STOPPED,
     "NVML_ERROR_TIMEOUT": STOPPED,
     "NVML_ERROR_UNKNOWN": STOPPED,
-    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "the driver was updated under the running system: restart it",
+    "NVML_ERROR_LIB_RM_VERSION_MISMATCH": "the driver was updated while the machine was running: restart the machine",
 }
 
 
@@ -127,7 +127,7 @@ def unavailable(nvml: Any, error: Any) -> NvmlError:
             if error.value == getattr(nvml, name):
                 return error_type(sentence)
 
-    return NvmlError(f"the NVIDIA driver answered: {error}")
+    return NvmlError(f"the NVIDIA driver reported an error: {error}")
 
 
 def reading(nvml: Any, name: str, *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the real trainer costs here and what of it fits: costs fitted to short probes, and what follows from them."""
+"""What trainings cost on this machine and which of them fit: a cost model fitted to short probes, and its use."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def fitting(
 ) -> dict[str, tuple[Value, ...]]:
     """Return what is left of choices and ranges of whole numbers of which some values cannot fit on this device.
 
-    A value cannot fit if it does not even with one sequence at a time and everything else as small as it may be.
+    A value cannot fit if it does not fit even with one sequence at a time and everything else as small as possible.
 
     Args:
         study: The study.
@@ -180,7 +180,7 @@ def _kept(dimension: Dimension, values: list[Value], fits: Callable[[Value], boo
 
 
 def describe_left(spec: StudySpec, path: str, left: Sequence[Value], profile: HardwareProfile) -> str:
-    """Return in words what of a setting is left out because it does not fit.
+    """Return in words which values of a setting are left, since the others do not fit.
 
     Args:
         spec: The study.
@@ -192,7 +192,7 @@ def describe_left(spec: StudySpec, path: str, left: Sequence[Value], profile: Ha
     if spec.space[path].choices is not None:
         kept = ", ".join(map(str, left))
     size = f"{profile.memory_bytes / 2**30:.1f} GiB"
-    return f"{path} is kept to {kept}: the others do not fit into {size}, not even one sequence at a time"
+    return f"{path} is limited to {kept}: its other values do not fit into {size}, even with one sequence at a time"
 
 
 def choose_pass(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import StudyAttributes
-from autotune.core.config_paths import present
+from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, write_json, write_text
+from autotune.core.secrets import holds_password
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.event_loop import EventLoop
@@ -20,7 +21,8 @@ from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.worker import Slot
 from autotune.engine.worker_pool import WorkerPool
 from autotune.machine.gpu_monitor import GpuMonitor
-from autotune.machine.hardware import HardwareError, HardwareProfile, profile
+from autotune.machine.hardware import HardwareError, HardwareProfile
+from autotune.machine.measurement import profile
 from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.night.preparation import expected_data
 from autotune.progress.observer import RunObserver
@@ -136,7 +138,7 @@ class Night:
         plan = self.attributes.plan
         if plan is not None and plan.max_pass_sequences:
             chosen = self.study.trainer.by_path({"max_pass_sequences": plan.max_pass_sequences})
-            overrides |= present(self.spec.base, chosen)
+            overrides |= drop_unknown_paths(self.spec.base, chosen)
         return overrides | expected_data(self.study, self.attributes)
 
 
@@ -157,8 +159,9 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     pruner = build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens)
     optuna_study = open_study(storage, study, sampler, pruner)
 
-    write_text(run.study_file, study.text)
-    write_json(run.spec, spec.model_dump(mode="json"))
+    has_password = holds_password(spec.storage)
+    write_text(run.study_file, study.text, private=has_password)
+    write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
     return StoredSearch(storage, optuna_study)
 
 

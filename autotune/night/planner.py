@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from autotune.core.config_paths import flatten, present
+from autotune.core.config_paths import drop_unknown_paths, flatten
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.cost_model import CostModel
-from autotune.engine.deadline import REPORT_S
+from autotune.engine.deadline import MARGIN, REPORT_S, Deadline
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
+from autotune.finals.allotment import allot
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
 from autotune.night.probing import Place, config_on, probe
@@ -84,7 +85,7 @@ def train_tokens_override(study: Study, tokens: int, epochs: float) -> dict[str,
     if not epochs:
         return {}
     by_path = study.trainer.by_path({"train_tokens": _text_tokens(tokens, epochs)})
-    return present(study.spec.base, by_path)
+    return drop_unknown_paths(study.spec.base, by_path)
 
 
 def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:
@@ -100,12 +101,13 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     spec = study.spec
     training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     trial_s = spec.budget.seeds * training_s
-    finals_s = (spec.finals.runs + spec.attributing_runs()) * training_s / slots
-    full_s = _full_run_s(study, probe, slots)
-    reserve_s = finals_s + full_s + REPORT_S
+    run_s = horizon.full_run_s(spec, probe.seconds_for, bool(study.trainer.length_rules), slots)
+    full_s = run_s + EXPORT_S if run_s else 0.0
+    allotment = allot(spec, seconds_left, training_s, slots, later_s=MARGIN * run_s + (full_s - run_s) + REPORT_S)
+    reserve_s = allotment.finals_s + full_s + REPORT_S
 
     # How many trials fit, if none is stopped early and if as many are as usual.
-    whole = max(0.0, seconds_left - reserve_s) / trial_s * slots
+    whole = allotment.whole_trials
     trials = int(min(spec.budget.trials, whole))
     share = 1.0 if spec.pruner.name == "none" else _STOPPED_SHARE
     fitting = whole
@@ -116,13 +118,13 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     search_s = trials * trial_s / slots
     total_s = search_s + reserve_s
     likely_trials = min(most_trials, WHOLE_TRIALS) + share * max(0, most_trials - WHOLE_TRIALS)
-    trainings = (most_trials + spec.finals.runs) * spec.budget.seeds
+    trainings = most_trials * spec.budget.seeds + allotment.final_runs + allotment.attributing_runs
     return Plan(
         trial_s=trial_s,
         trials=trials,
         most_trials=most_trials,
         search_s=search_s,
-        finals_s=finals_s,
+        finals_s=allotment.finals_s,
         full_s=full_s,
         total_s=total_s,
         likely_s=min(total_s, likely_trials * trial_s / slots + reserve_s),
@@ -133,21 +135,11 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         energy_kwh=profile.power_limit_w * slots * total_s / _JOULES_PER_KWH,
         epochs=matched_epochs(spec, study.trainer, probe.facts, horizon.full_tokens(spec)),
         disk_bytes=_STUDY_BYTES + trainings * probe.evaluations * _EVALUATION_BYTES,
+        final_runs=allotment.final_runs,
+        attributing_runs=allotment.attributing_runs,
+        cuts=allotment.describe_cuts(),
+        refusal=allotment.refusal() if allotment.is_too_short else "",
     )
-
-
-def _full_run_s(study: Study, probe: Probe, slots: int) -> float:
-    """Return the seconds of an automatic full run, with the shorter ones before it; 0 without one."""
-    spec = study.spec
-    if not spec.promote.automatic:
-        return 0.0
-
-    bracket_s = 0.0
-    # Shorter runs tell how settings change with the length; a trainer without such settings needs none.
-    if study.trainer.length_rules and spec.promote.bracket:
-        lengths = horizon.bracket_tokens(spec.budget.tokens, horizon.full_tokens(spec))
-        bracket_s = len(horizon.FACTORS) * sum(map(probe.seconds_for, lengths)) / slots
-    return bracket_s + probe.seconds_for(horizon.full_tokens(spec)) + EXPORT_S
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,7 @@ class Survey:
     Args:
         plan: The night.
         baseline: A short training of the baseline.
-        model: What steps cost; None if that is not known.
+        model: What optimizer steps cost; None if that is not known.
         left: What is left of settings of which some values cannot fit, by dotted path.
     """
 
@@ -177,7 +169,7 @@ class Survey:
         """
         lines = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
         lines.append(("plan", describe(self.plan, spec)))
-        for words in (self._repetition(spec), self._lack_of_disk(spec, free_bytes)):
+        for words in (self.plan.cuts, self._repetition(spec), self._lack_of_disk(spec, free_bytes)):
             if words:
                 lines.append(("plan", words))
         lines.append(("plan", done_by(self.plan.total_s, now, self.plan.likely_s)))
@@ -192,7 +184,7 @@ class Survey:
         tokens = horizon.full_tokens(spec)
         trial_epochs = self.plan.epochs or spec.budget.tokens / train_tokens
         repeats = horizon.repetition(train_tokens, tokens, trial_epochs)
-        return f"in a full run of {tokens:,} tokens {repeats}" if repeats else ""
+        return f"full run of {tokens:,} tokens: {repeats}" if repeats else ""
 
     def _lack_of_disk(self, spec: StudySpec, free_bytes: int) -> str:
         """Return what to do where the disk is too small for the study; else ""."""
@@ -200,8 +192,8 @@ class Survey:
         if free_bytes >= self.plan.disk_bytes + kept:
             return ""
         return (
-            f"only {in_bytes(free_bytes)} of disk are free, of which {in_bytes(kept)} are kept: make room, or "
-            "choose another folder with --out; else the study parks when it is full"
+            f"only {in_bytes(free_bytes)} of disk space is free, of which {in_bytes(kept)} stay unused: make room, "
+            "or choose another folder with --out; otherwise the study parks when the disk is full"
         )
 
 
@@ -209,7 +201,7 @@ def survey(
     study: Study,
     profile: HardwareProfile,
     slots: Sequence[Slot],
-    seconds_left: float,
+    deadline: Deadline,
     stopped: Callable[[], bool] = lambda: False,
     preparing: Callable[[str], None] = lambda words: None,
 ) -> Survey:
@@ -219,7 +211,7 @@ def survey(
         study: The study.
         profile: The hardware.
         slots: Devices that train at once.
-        seconds_left: Seconds until the deadline; infinite without one.
+        deadline: When everything must be done.
         stopped: Whether the user wants it to end.
         preparing: Takes what the trainer says of the preparation of its data.
 
@@ -228,12 +220,14 @@ def survey(
     """
     place = Place(study, profile, slots[0], stopped, preparing)
     baseline = probe(place)
-    plan = make_plan(study, baseline, len(slots), seconds_left, profile)
+    model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
+
+    # Last: what was measured before has taken its time as well.
+    plan = make_plan(study, baseline, len(slots), deadline.seconds_left, profile)
     if study.spec.promote.automatic:
         counted = study.trainer.counts(config_on(study, profile, {}), baseline.facts) or {}
         plan = replace(plan, disk_bytes=plan.disk_bytes + counted.get("disk_bytes", 0.0))
 
-    model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
     if model is None:
         return Survey(plan, baseline)
 
@@ -247,17 +241,19 @@ def survey(
 
 def describe(plan: Plan, spec: StudySpec) -> str:
     """Return the plan in one line for a person."""
-    length = "the seconds of " if spec.objective == "loss_at_equal_seconds" else ""
-    length += f"{spec.budget.tokens:,} tokens"
+    length = f"{spec.budget.tokens:,} tokens"
+    if spec.objective == "loss_at_equal_seconds":
+        length = f"the time that the default takes for {length}"
+
     trials = f"{plan.trials} to {plan.most_trials}"
     if plan.most_trials == plan.trials:
         trials = f"up to {plan.trials}"
 
     parts = [f"plan: {trials} trials of {length} ({duration(plan.trial_s)} each)"]
-    if spec.finals.runs:
-        runs = spec.attributing_runs()
+    if plan.final_runs:
+        runs = plan.attributing_runs
         attributing = f" and up to {runs} to tell which change gave what" if runs else ""
-        parts.append(f"{spec.finals.runs} final runs{attributing}")
+        parts.append(f"{plan.final_runs} final runs{attributing}")
     if plan.full_s:
         parts.append(f"a full run of {horizon.full_tokens(spec):,} tokens")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
@@ -268,7 +264,7 @@ def describe(plan: Plan, spec: StudySpec) -> str:
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} tokens/s"
     if plan.epochs:
-        line += f"; on {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text each"
+        line += f"; each reads {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text"
     if plan.max_pass_sequences:
         line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line

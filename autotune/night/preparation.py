@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autotune.core.attributes import StudyAttributes
-from autotune.core.config_paths import present, with_paths
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.study.preparation import prepare
 from autotune.study.study_file import Study
@@ -74,4 +74,4 @@ def expected_data(study: Study, attributes: StudyAttributes) -> dict[str, Any]:
     section = path.rpartition(".")[0]
     if any(searched.rpartition(".")[0] == section for searched in study.spec.space.root):
         return {}
-    return present(study.spec.base, {path: str(known)})
+    return drop_unknown_paths(study.spec.base, {path: str(known)})

@@ -1,4 +1,4 @@
-"""Short trainings of the real trainer, before the night: how fast it is here and what it takes."""
+"""Short trainings of the real trainer before the night: how fast it is on this machine and what it needs."""
 
 from __future__ import annotations
 
@@ -135,11 +135,10 @@ def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserEr
     if isinstance(message, Failed):
         why = message.message
     elif isinstance(message, Done):
-        why = "the trainer returned without a single report"
+        why = "the trainer returned without reporting an evaluation"
     else:
         tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
         why = "\n".join([worker.cause_of_death(), *tail])
     return UserError(
-        f"the baseline does not train: {why}\nmend that in [base] of the study file, or in the trainer, and run again",
-        1,
+        f"the baseline does not train: {why}\nfix this in [base] of the study file, or in the trainer, and run again", 1
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import TrialRecord, TrialStatus
-from autotune.core.study_results import FullRunRecord, Promotion
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.night.opening import Night
 from autotune.night.queues import Queues
@@ -68,9 +68,10 @@ class PromotionStep:
 
         equal_seconds = self.queues.equal_seconds
         slowest = 1.0 if equal_seconds is None else equal_seconds.slowest
-        trial_tokens, tokens = self.night.spec.budget.tokens, horizon.full_tokens(self.night.spec)
-        run_s = self.night.loop.pace.usual_seconds(tokens)
-        return MARGIN * slowest * (run_s + self.brackets.seconds(trial_tokens, tokens)) + EXPORT_S
+        has_rules = bool(self.night.study.trainer.length_rules)
+        usual_seconds = self.night.loop.pace.usual_seconds
+        run_s = horizon.full_run_s(self.night.spec, usual_seconds, has_rules, len(self.night.slots))
+        return MARGIN * slowest * run_s + EXPORT_S
 
     def write(self, order: Order) -> None:
         """Write the configuration of a full run without training anything."""
@@ -127,5 +128,7 @@ class PromotionStep:
         record = read_study(night.run.root)
         best_config = best_config_of(night.study.trainer, record, chosen.trial, chosen.why, chosen.promotion)
         best_config.write(night.run.best_config)
-        night.observer.note("best", f"{night.run.best_config}: trial {chosen.trial.number} ({chosen.why})")
+        night.observer.note(
+            "best", f"wrote {night.run.best_config} with the settings of trial {chosen.trial.number} ({chosen.why})"
+        )
         return best_config

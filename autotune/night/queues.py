@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.config_paths import present, with_paths
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.records import TrainingKind, TrialRecord
 from autotune.engine.assignment import TrainingPlan
 from autotune.engine.cost_model import CostModel, Counts
@@ -119,7 +119,7 @@ class Queues:
         plan = self._long_plan(TrainingKind.FULL, trial, tokens, suffix, evaluations(study, tokens))
         folder = str(self.night.run.root / plan.folder)
         output = study.trainer.by_path({"output_dir": folder, "provenance": list(card)})
-        overrides = {**plan.overrides, **present(study.spec.base, output)}
+        overrides = {**plan.overrides, **drop_unknown_paths(study.spec.base, output)}
         return self._open_long(replace(plan, overrides=overrides), trial, suffix)
 
     def _search_plan(self, target: int | None) -> TrainingPlan:

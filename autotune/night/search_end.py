@@ -89,8 +89,8 @@ class SearchEnd:
         left = duration(max(0.0, self._deadline.seconds_left))
         kept = duration(self._reserve_s())
         self._say(
-            f"no time for more than {begun} of {wanted} trials: of the {left} that are left, {kept} are kept "
-            "for what follows the search"
+            f"no time for more than {begun} of {wanted} trials: of the {left} left, {kept} are kept for what follows "
+            "the search"
         )
 
     def _say(self, why: str) -> None:
@@ -105,8 +105,8 @@ class SearchEnd:
             return False
 
         self._say(
-            f"the search ends early: its later half lowered the best loss by {gain:.4f}, so more would "
-            f"hardly gain the {noise.provable_gain:.4f} that can be proved (budget.ends_early = false goes on)"
+            f"the search ends early: its later half lowered the best loss by {gain:.4f}, so more trials would "
+            f"hardly gain the {noise.provable_gain:.4f} that can be proved (budget.ends_early = false prevents this)"
         )
         return True
 
@@ -124,5 +124,5 @@ class SearchEnd:
         each_s = (time.monotonic() - began_at) / (done - before)
         fit = min(wanted, done + int((self._deadline.seconds_left - self._reserve_s()) / each_s))
         if abs(fit - self._fit) > NEWS_FRAC * self._fit:
-            self._observer.note("plan", f"by what trials take, {fit} of them fit, not {self._fit}")
+            self._observer.note("plan", f"at the pace of the trials so far, {fit} of them fit, not {self._fit}")
             self._fit = fit

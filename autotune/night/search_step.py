@@ -6,8 +6,12 @@ from dataclasses import asdict
 from datetime import datetime
 
 from autotune.core import objectives
+from autotune.core.errors import UserError
 from autotune.core.files import free_bytes
+from autotune.core.records import TrialStatus
 from autotune.core.study_results import Noise
+from autotune.engine.queue import Queue
+from autotune.finals.allotment import FEW_TRIALS
 from autotune.finals.runner import FinalsRunner
 from autotune.night import planner, warm_start
 from autotune.night.opening import Night
@@ -17,6 +21,9 @@ from autotune.promotion.best_config import provenance
 from autotune.store.database import back_up, exclusive
 from autotune.store.study_store import read_study
 
+_CAME_TO_NOTHING = frozenset(TrialStatus) - {TrialStatus.WAITING, TrialStatus.RUNNING, TrialStatus.FINISHED}
+"""Ends of the default's training after which it is tried again."""
+
 
 def plan_night(night: Night) -> None:
     """Measure the pace before the first trial, and say what is to be expected.
@@ -25,7 +32,7 @@ def plan_night(night: Night) -> None:
         night: The open study.
 
     Raises:
-        UserError: If the baseline does not train, or with exit code 130 if it was stopped.
+        UserError: If the baseline does not train, if the time is too short, or with exit code 130 if it was stopped.
     """
     spec = night.spec
     trial_tokens = spec.budget.seeds * spec.budget.tokens
@@ -33,15 +40,16 @@ def plan_night(night: Night) -> None:
     if stored is not None:
         night.loop.pace.expect(trial_tokens, stored.trial_s)
         done = sum(trial.status.teaches for trial in read_study(night.run.root).trials)
-        night.observer.note("resumed", f"going on: {done} of {spec.budget.trials} trials are done")
+        night.observer.note("resumed", f"resuming: {done} of {spec.budget.trials} trials are done")
         return
 
     night.options.say("probing the baseline ...")
-    seconds_left = night.deadline.seconds_left
     survey = planner.survey(
-        night.study, night.profile, night.slots, seconds_left, lambda: night.is_stopped, night.observer.preparing
+        night.study, night.profile, night.slots, night.deadline, lambda: night.is_stopped, night.observer.preparing
     )
     night.loop.pace.expect(trial_tokens, survey.plan.trial_s)
+    if survey.plan.refusal:
+        raise UserError(survey.plan.refusal)
     _store(night, survey)
 
     for kind, line in survey.lines(spec, night.profile, free_bytes(night.run.root), datetime.now()):
@@ -76,12 +84,9 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
             if warm_start.teach(night.search.optuna_study, spec, study):
                 night.observer.note("warm start", study.describe())
 
-    # Asked again at each start: the finals cost what the trials turn out to cost.
-    def reserve_s() -> float:
-        return finals.reserve_s() + finals.later_s()
-
-    # The baseline by itself: a peer that finds another at it goes on.
-    night.loop.run(queues.baseline(), night.deadline.has_time(reserve_s), awaits_peers=False)
+    _train_baseline(night, queues.baseline(), finals)
+    if night.is_stopped:
+        return
     finals.noise()
 
     with exclusive(night.search.storage, spec.name):
@@ -90,10 +95,51 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
 
     plan = night.attributes.plan
     assert plan is not None, "a search begins after the night is planned"
-    end = SearchEnd(queue, night.deadline, reserve_s, lambda: _provable(night), night.observer, plan.trials)
+    end = SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, plan.trials)
     night.loop.run(queue, end.may_start)
     if not night.is_stopped and not spec.storage:
         back_up(night.run)
+
+
+def _train_baseline(night: Night, queue: Queue, finals: FinalsRunner) -> None:
+    """Train the default settings, again if they came to nothing before: without them nothing can be proved.
+
+    Raises:
+        UserError: If there is no time for a search and its proof, or if the default settings do not train.
+    """
+    record = read_study(night.run.root)
+    allotment = finals.allotment()
+    done = sum(trial.status.teaches for trial in record.trials)
+    if done < FEW_TRIALS and allotment.is_too_short:
+        raise UserError(allotment.refusal())
+
+    baseline = record.baseline
+    if baseline is not None and baseline.status in _CAME_TO_NOTHING:
+        queue.try_again(baseline.number)
+
+    # By itself: a peer that finds another process at it goes on.
+    has_time = night.deadline.has_time(finals.reserve_s)
+    night.loop.run(queue, has_time, awaits_peers=False)
+
+    # What crashed once may have been a fault of the machine.
+    baseline = read_study(night.run.root).baseline
+    if baseline is not None and baseline.status is TrialStatus.CRASHED and not night.is_stopped:
+        queue.try_again(baseline.number)
+        night.loop.run(queue, has_time, awaits_peers=False)
+        baseline = read_study(night.run.root).baseline
+
+    if night.is_stopped or baseline is None or baseline.status not in _CAME_TO_NOTHING:
+        return
+
+    cause, log = "", ""
+    if baseline.result is not None:
+        cause = baseline.result.cause
+        log = f"; see {night.run.root / baseline.result.log}"
+    raise UserError(
+        f"the default settings did not train ({cause or baseline.status}), so no gain over them could be proved and "
+        f"the search does not begin{log}; `{night.run.command('run')}` tries them again",
+        4 if baseline.status.blames_settings else 1,
+    )
 
 
 def _provable(night: Night) -> Noise | None:

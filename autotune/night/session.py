@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from autotune.core import objectives
-from autotune.core.records import TrialRecord, Verdict, VerdictWord
+from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.text import seldom
 from autotune.engine.deadline import REPORT_S, StopRequest
 from autotune.finals.runner import FinalsRunner
@@ -50,7 +50,7 @@ class Session:
         """Go through the study, taking up what an earlier run left.
 
         Returns:
-            The exit code: 0 done, 4 no trial finished, 130 parked.
+            The exit code: 0 done, 1 if the full run failed, 4 no trial finished, 130 parked.
 
         Raises:
             UserError: If the study cannot go on; what was done before stays usable.
@@ -77,11 +77,12 @@ class Session:
                 return NOTHING_FINISHED
 
             order = Order(horizon.full_tokens(night.spec))
+            ended = None
             if night.spec.promote.automatic:
-                promotion.train(order)
+                ended = promotion.train(order)
             else:
                 promotion.write(order)
-            return self._parked(night) if night.is_stopped else DONE
+            return self._parked(night) if night.is_stopped else _exit_code(ended)
 
     def promote(
         self,
@@ -117,8 +118,8 @@ class Session:
                 ended = promotion.train(Order(tokens, number, as_is))
 
             if night.is_stopped:
-                return self._parked(night, "promote")
-            return FAULT if ended is not None and ended.is_failure else DONE
+                return self._parked(night, "promote", *_arguments(tokens, number, as_is))
+            return _exit_code(ended)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Night]:
@@ -142,16 +143,36 @@ class Session:
         with open_night(self.study, self.options, self.run, stored, self.stop) as night:
             yield night
 
-    def _parked(self, night: Night, command: str = "run") -> int:
+    def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""
-        kept = []
+        kept = [*arguments]
         if self.options.device != Options.device:
             kept += ["--device", self.options.device]
         if self.options.emulate:
             kept += ["--emulate", self.options.emulate]
         again = self.run.command(command, *kept)
-        night.observer.note("parked", f"parked, nothing is lost; go on with: {again}")
+        night.observer.note("parked", f"parked, nothing is lost; resume with: {again}")
         return PARKED
+
+
+def _arguments(tokens: int, number: int | None, as_is: bool) -> list[str]:
+    """Return the arguments of `autotune promote` that resume a full run."""
+    arguments = ["--tokens", str(tokens)]
+    if number is not None:
+        arguments += ["--trial", str(number)]
+    if as_is:
+        arguments.append("--as-is")
+    return arguments
+
+
+def _exit_code(full_run: TrialStatus | None) -> int:
+    """Return the exit code after a full run; one that waits for more time, or that another process trains, is no fault.
+
+    Args:
+        full_run: How it stands; None if none was asked for.
+    """
+    is_fault = full_run is not None and (full_run.is_failure or full_run is TrialStatus.INTERRUPTED)
+    return FAULT if is_fault else DONE
 
 
 def _finals(night: Night, queues: Queues, promotion: PromotionStep) -> FinalsRunner:

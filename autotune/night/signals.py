@@ -22,7 +22,7 @@ def signals_raising(stop: StopRequest, say: Callable[[str], None]) -> Iterator[N
         stop.raise_level()
         if stop.level == 1:
             with contextlib.suppress(RuntimeError):  # a signal in the midst of printing cannot print as well
-                say("stopping after the next evaluation; once more to stop at once (nothing is lost)")
+                say("stopping after the next evaluation; press Ctrl-C again to stop at once (nothing is lost)")
 
     names = [signal.SIGINT, signal.SIGTERM]
     # Under nohup a run must outlive its terminal, which is what the ignored signal asks for.

@@ -1,4 +1,4 @@
-"""What earlier studies know: their good settings are tried first, and their trials teach the sampler.
+"""What is taken over from earlier studies: their best settings to try first, and trials that teach the sampler.
 
 A trial of an earlier study counts as one of this study only where nothing but the searched settings, the seed and the
 hardware may differ: same trainer, objective, budget, data and base values; and never where seconds count, which differ
@@ -70,7 +70,7 @@ class Earlier:
         taught = f"{len(self.priors)} of its trials teach the sampler"
         if not self.priors:
             taught = f"its trials do not teach the sampler: {self.differs or 'none fits this space'}"
-        return f"warm start from {self.name}: {len(self.good)} good settings are tried first; {taught}"
+        return f"warm start from {self.name}: tries {len(self.good)} of its best settings first; {taught}"
 
 
 def read(study: Study, data_hash: str = "") -> Iterator[Earlier]:
@@ -112,12 +112,12 @@ def difference(study: Study, record: StudyRecord, data_hash: str = "") -> str:
             return f"{name} is {now!r} here and {then!r} there"
 
     if spec.objective != "loss_at_equal_tokens":
-        return f"seconds count for {spec.objective}, and those of another night are not to be compared"
+        return f"{spec.objective} depends on seconds, and those of another night cannot be compared"
 
     here = _epochs(spec, trainer, record)
     there = _epochs(record.spec, trainer, record)
     if here != there:
-        return f"the trials' text is read {here or 1:.1f} times here and {there or 1:.1f} times there"
+        return f"trials read their text {here or 1:.1f} times here and {there or 1:.1f} times there"
 
     now_base = flatten(spec.base)
     then_base = flatten(record.spec.base)

@@ -1,4 +1,4 @@
-"""How far a study is at this moment: what runs, what ended last, when it will be done."""
+"""How far a study has come: what runs, what ended last, when it will be done."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from autotune.core.records import TrainingKind
-from autotune.core.text import time_of_day
+from autotune.core.text import of_seeds, time_of_day
 from autotune.machine.gpu_monitor import GpuSample
 
 _LAST = 5
@@ -22,8 +22,8 @@ _NOUNS = {
 }
 _PHASES = {
     TrainingKind.SEARCH: "searching",
-    TrainingKind.FINALS: "proving on fresh seeds",
-    TrainingKind.BRACKET: "fitting to the length",
+    TrainingKind.FINALS: "testing on fresh seeds",
+    TrainingKind.BRACKET: "adjusting learning rates to the full run",
     TrainingKind.FULL: "full run",
 }
 
@@ -35,31 +35,30 @@ class Training:
     Args:
         title: "trial 7".
         began: When, monotonic seconds.
-        budget_tokens: Its length.
-        seen_tokens: Tokens at its last evaluation.
+        done_frac: How much of it is done, 0 to 1, all of its seeds together.
         loss: Of its last evaluation, nats per token, or None.
         tokens_per_s: Its speed as it says itself, or None.
+        is_watched: Whether its end is foreseen elsewhere, by more than its mean pace (`Board.foresee`).
+        ends_at: The end that was foreseen, monotonic seconds; None if that is not known yet.
     """
 
     title: str
     began: float
-    budget_tokens: int
-    seen_tokens: int = 0
+    done_frac: float = 0.0
     loss: float | None = None
     tokens_per_s: float | None = None
-
-    @property
-    def done_frac(self) -> float:
-        """How much of it is done, 0 to 1."""
-        return min(1.0, self.seen_tokens / max(1, self.budget_tokens))
+    is_watched: bool = False
+    ends_at: float | None = None
 
     def left_s(self, now: float) -> float | None:
-        """Return the seconds that it still takes at its pace so far, None before its first evaluation.
+        """Return the seconds that it still takes, by its mean pace if nothing better is known; None if nothing is.
 
         Args:
             now: The present, monotonic seconds.
         """
-        if not self.seen_tokens:
+        if self.ends_at is not None:
+            return max(0.0, self.ends_at - now)
+        if self.is_watched or not self.done_frac:
             return None
 
         passed_s = now - self.began
@@ -68,14 +67,15 @@ class Training:
 
 @dataclass
 class Board:
-    """What is to be seen of a study while it works; filled by the observer, drawn by the screen.
+    """What is shown of a study while it runs; filled by the observer, drawn by the screen.
 
     Args:
         clock: Monotonic seconds.
-        kind: The kind of training that is worked at, None before the first.
+        kind: The kind of training in progress, None before the first.
         done: Trainings of that kind that are done, in earlier runs too.
         total: Trainings of that kind that there are, as far as is known.
         best: Lowest loss of the search and its trial, or None.
+        trial_seeds: Seeds that each trial of the search is trained with; its loss is their mean.
         running: What trains now, by kind and number.
         last: The lines of the trainings that ended last, newest last.
         preparing: What is done before a training can begin, in a sentence, or "".
@@ -87,6 +87,7 @@ class Board:
     done: int = 0
     total: int = 0
     best: tuple[float, int] | None = None
+    trial_seeds: int = 1
     running: dict[tuple[TrainingKind, int], Training] = field(default_factory=dict)
     last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST))
     gpu: GpuSample | None = None
@@ -95,7 +96,7 @@ class Board:
     _ended: int = 0
 
     def enter(self, kind: TrainingKind, done: int, total: int) -> None:
-        """Show that another kind of training is worked at, or that there are more of the same kind.
+        """Show that another kind of training begins, or that there are more of the same kind.
 
         Args:
             kind: What is trained.
@@ -110,20 +111,39 @@ class Board:
 
         self.total = max(total, self.done + len(self.running))
 
-    def start(self, kind: TrainingKind, number: int, budget_tokens: int) -> None:
+    def start(self, kind: TrainingKind, number: int) -> None:
         """Show that a training began."""
-        self.running[kind, number] = Training(title(kind, number), self.clock(), budget_tokens)
+        self.running[kind, number] = Training(title(kind, number), self.clock())
         self.total = max(self.total, self.done + len(self.running))
 
-    def progress(self, kind: TrainingKind, number: int, tokens: int, loss: float, tokens_per_s: float | None) -> None:
+    def progress(
+        self, kind: TrainingKind, number: int, done_frac: float, loss: float, tokens_per_s: float | None
+    ) -> None:
         """Show that a training was evaluated."""
         training = self.running.get((kind, number))
         if training is None:
             return
 
-        training.seen_tokens = tokens
+        training.done_frac = min(1.0, done_frac)
         training.loss = loss
         training.tokens_per_s = tokens_per_s
+
+    def foresee(self, kind: TrainingKind, number: int, done_frac: float, left_s: float | None) -> None:
+        """Show what is known of a training's end by more than its mean pace.
+
+        Args:
+            kind: What it is for.
+            number: Its number among those.
+            done_frac: How much of it is done, by the end that is foreseen.
+            left_s: Seconds that it still takes; None if that is not known yet.
+        """
+        training = self.running.get((kind, number))
+        if training is None:
+            return
+
+        training.done_frac = min(1.0, done_frac)
+        training.is_watched = True
+        training.ends_at = None if left_s is None else self.clock() + left_s
 
     def end(self, kind: TrainingKind, number: int, line: str, counts: bool) -> None:
         """Show that a training ended.
@@ -167,7 +187,7 @@ class Board:
             return ""
 
         loss, number = self.best
-        return f"best so far: loss {loss:.4f} (trial {number}, one seed)"
+        return f"best so far: loss {loss:.4f} (trial {number}, {of_seeds(self.trial_seeds)})"
 
     def gpu_words(self) -> str:
         """Return the GPU's state in one line, or "" without one."""

@@ -61,6 +61,7 @@ class TrainingInfo:
         params: Its settings by dotted path.
         seed: Its seed, the first of several.
         seeds: Seeds that it is trained with, one after the other.
+        seeds_done: How many of them were trained to their end.
     """
 
     kind: TrainingKind
@@ -69,11 +70,21 @@ class TrainingInfo:
     params: Mapping[str, Any]
     seed: int
     seeds: int = 1
+    seeds_done: int = 0
 
     @property
     def title(self) -> str:
         """What it is called: "trial 7"."""
         return title(self.kind, self.number)
+
+    def done_frac(self, tokens_seen: int) -> float:
+        """Return how much of it is done, all of its seeds together.
+
+        Args:
+            tokens_seen: Tokens of the seed that is being trained.
+        """
+        seed_frac = tokens_seen / max(1, self.budget_tokens)
+        return (self.seeds_done + seed_frac) / self.seeds
 
 
 class RunObserver:
@@ -83,8 +94,8 @@ class RunObserver:
         run: The run directory.
         say: Takes a line for a person; if it is a `Display`, it is also given a board to draw.
         monitor: Source of GPU samples, or None on a machine without a GPU.
-        refresh: Takes the run directory and writes what is to be seen of the study meanwhile; None for nothing.
-        trackers: Names of the trackers that want to know.
+        refresh: Takes the run directory and writes the live page of the study; None for no page.
+        trackers: Names of the trackers that are told.
     """
 
     def __init__(
@@ -157,7 +168,9 @@ class RunObserver:
         """Take notice that a training began on a device slot."""
         log_event(self.run, "started", training.title, slot=slot)
         self.board.preparing = ""
-        self.board.start(training.kind, training.number, training.budget_tokens)
+        self.board.start(training.kind, training.number)
+        if training.kind is TrainingKind.SEARCH:
+            self.board.trial_seeds = training.seeds
         if training.kind is TrainingKind.FULL:
             self.say(f"full run of {training.budget_tokens:,} tokens begins on {slot}")
 
@@ -168,7 +181,8 @@ class RunObserver:
         """Take notice that a training was evaluated."""
         speed = point.metrics.get("tokens_per_s")
         self.board.preparing = ""
-        self.board.progress(training.kind, training.number, point.tokens_seen, point.val_loss, speed)
+        done_frac = training.done_frac(point.tokens_seen)
+        self.board.progress(training.kind, training.number, done_frac, point.val_loss, speed)
 
         if training.seeds == 1:
             self._tracking.point(training.kind, training.number, point)
@@ -240,7 +254,7 @@ class RunObserver:
             why = str(error) or type(error).__name__
             if why != self._cannot_refresh:
                 self._cannot_refresh = why
-                self.note("report", f"the report could not be refreshed, and the study goes on without: {why}")
+                self.note("report", f"the report could not be refreshed (the study goes on without it): {why}")
 
         ended = time.monotonic()
         self._refresh_due = ended + max(REFRESH_EVERY_S, (ended - began) / REFRESH_FRAC)

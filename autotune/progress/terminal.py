@@ -1,4 +1,4 @@
-"""A study at work, on a terminal: nested bars, the best so far, the GPU, the last trials; other lines scroll above."""
+"""A running study on a terminal: nested bars, the best so far, the GPU, the last trials; other lines scroll above."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Screen:
         self._drawn = time.monotonic()
 
     def close(self) -> None:
-        """Take the board from the terminal; lines go on being printed."""
+        """Take the board from the terminal; lines are still printed."""
         if self._live is None:
             return
 
@@ -78,7 +78,7 @@ class Screen:
         self._live = None
 
     def _leave(self) -> None:
-        """Give the terminal up, which was closed: the night goes on without an audience, as `say` can."""
+        """Give up the terminal, which was closed: the night goes on without an audience, as it does in `say`."""
         self._live = None
         self._drawn = float("inf")
         say("")
@@ -96,11 +96,11 @@ def draw(board: Board) -> RenderableType:
     bars.add_column()
 
     if board.kind not in (None, TrainingKind.FULL):
-        bars.add_row(_text("all"), _bar(board.done, board.total), _text(board.headline()))
+        done_frac = min(1.0, board.done / max(1, board.total))
+        bars.add_row(_text("all"), _bar(done_frac), _text(board.headline()))
 
     for training in board.running.values():
-        bar = _bar(training.seen_tokens, training.budget_tokens)
-        bars.add_row(_text(training.title), bar, _text(_words(training, board.clock())))
+        bars.add_row(_text(training.title), _bar(training.done_frac), _text(_words(training, board.clock())))
 
     below = [_text(words) for words in (board.preparing, board.best_words(), board.gpu_words()) if words]
     last = [Text(plain(line), style="dim", no_wrap=True, overflow="ellipsis") for line in board.last]
@@ -109,7 +109,7 @@ def draw(board: Board) -> RenderableType:
         *last,
         bars,
         *below,
-        Text("Ctrl-C parks the study; the same command goes on with it.", style="dim"),
+        Text("Ctrl-C parks the study; the same command resumes it.", style="dim"),
     )
 
 
@@ -128,8 +128,8 @@ def _text(words: str) -> Text:
     return Text(plain(words))
 
 
-def _bar(done: int, total: int) -> ProgressBar:
-    return ProgressBar(total=max(1, total), completed=min(done, total), width=_BAR_WIDTH)
+def _bar(done_frac: float) -> ProgressBar:
+    return ProgressBar(total=1.0, completed=done_frac, width=_BAR_WIDTH)
 
 
 def _left(seconds: float) -> str:

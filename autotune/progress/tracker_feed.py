@@ -1,4 +1,4 @@
-"""The engine's side of trackers: what happens is sent to their processes, and one that fails is left out."""
+"""The engine's side of trackers: what happens is sent to their processes, and one that fails is no longer used."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Tracking:
 
     def _leave_out(self, feed: _Feed) -> None:
         self._feeds.remove(feed)
-        self._note("tracker", f"tracker {feed.name} is left out from here on: {feed.last_words}; see {feed.log}")
+        self._note("tracker", f"tracker {feed.name} failed and is no longer used: {feed.last_words}; see {feed.log}")
 
     def close(self) -> None:
         """Let the trackers write the last of it, and end their processes."""
@@ -117,7 +117,7 @@ class _Feed:
         """The last line that it printed."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")
         spoken = [line.strip() for line in lines if line.strip()]
-        return spoken[-1] if spoken else "it ended without a word"
+        return spoken[-1] if spoken else "it ended without printing anything"
 
     def send(self, line: str) -> None:
         """Queue a line."""

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import signal
 import subprocess
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import ValidationError
 
-from autotune.core.config_paths import present, with_paths
-from autotune.core.errors import UserError, exit_code_of
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.files import now_iso, write_text
+from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialRecord, VerdictWord
-from autotune.core.study_results import Promotion
-from autotune.core.text import seldom
-from autotune.engine.deadline import StopRequest
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
-from autotune.study.preparation import prepare
 from autotune.study.spec import StudySpec
-from autotune.study.trainer import Trainer, load_trainer
+from autotune.study.trainer import Trainer
 
 PACKAGES = ("torch", "optuna", "transformers", "datasets", "tokenizers", "numpy", "pandas", "plotly")
 """Packages whose versions are part of a provenance, where they are installed."""
@@ -132,7 +124,7 @@ def best_config_of(
         promotion: The length of the full run and what changes on the way to it.
     """
     changed = {change.path: change.after for change in promotion.changes}
-    seed = present(record.spec.base, trainer.by_path({"seed": record.spec.seed}))
+    seed = drop_unknown_paths(record.spec.base, trainer.by_path({"seed": record.spec.seed}))
 
     provenance = {
         **record.attributes.provenance,
@@ -204,87 +196,3 @@ def _without_none(value: Any) -> Any:
         return [_without_none(item) for item in value if item is not None]
 
     return str(value) if isinstance(value, VerdictWord) else value
-
-
-def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> int:
-    """Train one configuration file in this process; running it again goes on from the last checkpoint.
-
-    Args:
-        path: A `best_config.toml`.
-        tokens: Length of the training instead of the file's own, or None.
-        folder: Where checkpoints and weights go; beside the file if None.
-        say: Takes a line for a person.
-
-    Returns:
-        The exit code: 0 done, 130 stopped by Ctrl-C.
-
-    Raises:
-        UserError: If the file cannot be read or the trainer refuses it.
-    """
-    trainer, config, length, provenance = _read_config(path, tokens)
-    folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
-    lines = [*card_lines(provenance), f"trained from: {path.name}, which may have been edited since it was written"]
-    output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
-    config = with_paths(config, present(config, output))
-
-    # torchrun runs this once for each GPU; only the first process speaks.
-    if os.environ.get("RANK", "0") != "0":
-        say = _unsaid
-    heard = seldom(say)
-    prepare(trainer, [config], length, say, heard, lambda setting: f"{path}: config.{setting}")
-
-    stop = StopRequest()
-    before = signal.signal(signal.SIGINT, stop.raise_level)
-
-    def report(point: Mapping[str, float]) -> bool:
-        say(f"{point['tokens_seen'] / length:5.0%}  loss {point['val_loss']:.4f}")
-        return stop.level == 0
-
-    def preparing(words: str) -> None:
-        heard(words)
-        if stop.level:
-            raise KeyboardInterrupt
-
-    report.preparing = preparing  # type: ignore[attr-defined]
-    try:
-        trainer.run(config, length, report)
-    except KeyboardInterrupt:
-        pass
-    except ValueError as error:
-        raise UserError(f"{path}: {error}", exit_code_of(error, 2)) from error
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-    say(f"stopped; go on with: autotune train {path}" if stop.level else f"done: {folder}")
-    return 130 if stop.level else 0
-
-
-def _unsaid(line: str) -> None:
-    """Say nothing."""
-
-
-def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int, Mapping[str, Any]]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        trainer = load_trainer(str(content["trainer"]))
-        length = tokens or content["tokens"]
-        if not isinstance(length, int) or length < 1:
-            raise UserError(f"{path}: tokens is {length!r}; write how many tokens to train on, such as 1_000_000")
-
-        # A person may have left it out, or written something else there.
-        provenance = content.get("provenance")
-        if not isinstance(provenance, Mapping):
-            provenance = {}
-
-        return trainer, trainer.complete(content["config"]), length, provenance
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `autotune run` writes a best_config.toml") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML: {error}") from None
-    except KeyError as error:
-        raise UserError(
-            f"{path}: {error.args[0]} is missing; a best_config.toml has trainer, tokens and config"
-        ) from None
-    except ValidationError as error:
-        lines = [f"{path}: config.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise UserError("\n".join(lines)) from None

@@ -12,8 +12,8 @@ from typing import Any
 
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
+from autotune.core.promotion_results import Bracket, Promotion
 from autotune.core.records import TrialRecord
-from autotune.core.study_results import Bracket, Promotion
 from autotune.core.text import done_by, duration
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.engine.event_loop import EventLoop
@@ -23,6 +23,9 @@ from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.horizon import FACTORS
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
+
+_LONGEST_S = 365 * 24 * 3600.0
+"""Longest run that is begun, in seconds: a longer one is a slip of the keyboard."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class BracketRunner:
         if tokens == length:
             return Promotion(trial.number, length, tokens, None, note="")
         if as_is:
-            return Promotion(trial.number, length, tokens, None, note="as was asked for")
+            return Promotion(trial.number, length, tokens, None, note="as requested")
         if not rules:
             why = "the trainer names no settings that depend on a run's length"
             return Promotion(trial.number, length, tokens, None, note=why)
@@ -97,7 +100,7 @@ class BracketRunner:
         if tokens < length:
             minutes = seconds_left / 60
             raise UserError(
-                f"in {minutes:.0f} min {tokens:,} tokens fit, fewer than a trial's {length:,}; give more --hours"
+                f"only {tokens:,} tokens fit into {minutes:.0f} min, fewer than a trial's {length:,}; give more --hours"
             )
 
         return tokens
@@ -109,12 +112,20 @@ class BracketRunner:
             trial: The trial to promote.
             tokens: Length of the run.
             as_is: Whether the settings are to be copied.
+
+        Raises:
+            UserError: If it would take more than a year.
         """
         length = self._length(trial)
         bracket_s = self.seconds(length, tokens, as_is)
         seconds = self.loop.pace.usual_seconds(tokens) + bracket_s
+        if seconds > _LONGEST_S:
+            raise UserError(
+                f"a full run of {tokens:,} tokens would take {seconds / _LONGEST_S:,.1f} years here; give fewer "
+                "--tokens, or --hours for as many as fit"
+            )
 
-        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times a trial"
+        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times as long as a trial"
         if bracket_s:
             words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
         return f"{words}: about {duration(seconds)}, {done_by(seconds, datetime.now())}"

@@ -12,8 +12,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotune.core.promotion_results import EarlyWarning
 from autotune.core.records import EvalPoint
-from autotune.core.study_results import EarlyWarning
 from autotune.core.text import speed
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
 
@@ -52,8 +52,8 @@ def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
         points: Evaluations so far; `grad_norm` among their metrics is looked at where it is reported.
     """
     action = (
-        "if it goes on, stop the run and train with a lower learning rate or a smaller optim.grad_clip; "
-        "it is stopped by itself once the loss is not finite or twice its best"
+        "if this continues, stop the run and train with a lower learning rate or stronger gradient clipping; "
+        "the run ends by itself once the loss is not finite or is twice its best"
     )
     last = points[-_IN_A_ROW:]
     before = [point.val_loss for point in points[:-_IN_A_ROW]]
@@ -68,7 +68,7 @@ def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
         usual = statistics.median(norms[:-1])
         # A norm that is not a number must count as too large.
         if usual > 0 and not norms[-1] <= _NORM_FACTOR * usual:
-            finding = f"the gradient's norm is {norms[-1]:.3g}, and its median so far {usual:.3g}"
+            finding = f"the gradient's norm is {norms[-1]:.3g}, and its median so far was {usual:.3g}"
             return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
 
     return None
@@ -148,7 +148,7 @@ def throttling(
     usual = _best_quarter(speeds)
     present = statistics.fmean(speeds[-SLOW_IN_A_ROW:])
     finding = (
-        f"it trains {speed(present)}, {1 - present / usual:.0%} below the best quarter of this run ({speed(usual)})"
+        f"it trains at {speed(present)}, {1 - present / usual:.0%} below the best quarter of this run ({speed(usual)})"
     )
 
     clock_before = _clock(earlier)
@@ -167,7 +167,7 @@ def throttling(
     return EarlyWarning("throttling", tokens_seen, finding, action)
 
 
-def skipped_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
+def skipped_optimizer_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
     """Warn of fp16 updates that overflow more and more often.
 
     Args:
@@ -185,10 +185,10 @@ def skipped_steps(points: Sequence[EvalPoint]) -> EarlyWarning | None:
     return EarlyWarning(
         "skipped steps",
         points[-1].tokens_seen,
-        f"{sum(last):.0f} updates overflowed in fp16 and were skipped since the last {_SKIPPED_INTERVALS} evaluations, "
-        f"{sum(before):.0f} in the {_SKIPPED_INTERVALS} before",
-        "often the first sign of a learning rate that is too high: watch the loss; bf16 or fp32 (system.dtype) has no "
-        "such limit where the card can",
+        f"{sum(last):.0f} updates overflowed in fp16 and were skipped over the last {_SKIPPED_INTERVALS} evaluations, "
+        f"{sum(before):.0f} over the {_SKIPPED_INTERVALS} before",
+        "this is often the first sign of a learning rate that is too high: watch the loss; bf16 or fp32 "
+        "avoids such overflows where the GPU supports it",
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.config_paths import flatten
+from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
-from autotune.core.study_results import FullRunRecord
 from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.event_loop import EventLoop
@@ -128,7 +128,7 @@ class FullRun:
         seen = _reached([last])
         budget = self.queue.budget_tokens
         if last.status is TrialStatus.FINISHED and seen < budget:
-            ended = f"the full run of {budget:,} tokens is finished, at {seen:,}, which was what fitted"
+            ended = f"the full run of {budget:,} tokens is finished; it ended at {seen:,}, which was all that fitted"
             longer = self.queue.run.command("promote", "--tokens", str(2 * budget))
             self.observer.say(f"{ended}; for a longer one: {longer}")
 
@@ -136,7 +136,7 @@ class FullRun:
         """Say why a run that diverged is not trained again, and what helps."""
         cause = last.result.cause if last.result else "diverged"
         self.observer.say(
-            f"the full run has {cause}, and would again; train another trial (--trial), or a copy of "
+            f"the full run {cause}, and would do so again; train another trial (--trial), or a copy of "
             f"{self.queue.run.best_config} with a lower learning rate (autotune train)"
         )
 
@@ -161,8 +161,10 @@ class FullRun:
         return has_time(_ENOUGH_FRAC * left_frac * training_s)
 
     def _say_no_time(self, has_begun: bool) -> None:
-        what = "to go on with the full run" if has_begun else f"for the full run, not even for {_ENOUGH_FRAC:.0%} of it"
-        self.observer.note("full", f"no time left {what}; later: {self.queue.run.command('promote')}")
+        what = f"for the full run, not even for {_ENOUGH_FRAC:.0%} of it"
+        if has_begun:
+            what = "to resume the full run"
+        self.observer.note("full", f"no time is left {what}; to do that later: {self.queue.run.command('promote')}")
 
     def evaluated(self, assignment: Assignment, points: Sequence[EvalPoint]) -> int | None:
         """Take an evaluation: have it watched, and keep it for the report.

@@ -8,14 +8,14 @@ double the learning rate at two lengths, and the learning rates of lowest loss c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.config_paths import flatten
+from autotune.core.promotion_results import Bracket, LengthChange, Scaling
 from autotune.core.statistics import normal_reach
-from autotune.core.study_results import Bracket, LengthChange, Scaling
 from autotune.study.spec import StudySpec
-from autotune.study.trainer import Rule
+from autotune.study.trainer_interface import Rule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +61,25 @@ _DEFAULT_FULL_FACTOR = 8
 def full_tokens(spec: StudySpec) -> int:
     """Return the training tokens of the full run that a study file asks for."""
     return spec.promote.tokens or _DEFAULT_FULL_FACTOR * spec.budget.tokens
+
+
+def full_run_s(spec: StudySpec, seconds_for: Callable[[int], float], has_rules: bool, slots: int) -> float:
+    """Return the seconds that an automatic full run trains, with the shorter ones before it; 0 without one.
+
+    Args:
+        spec: The study.
+        seconds_for: Takes a number of tokens and returns the seconds of a training of that length.
+        has_rules: Whether the trainer says how its settings change with the length; else no shorter ones are trained.
+        slots: Devices that train at once, >= 1.
+    """
+    if not spec.promote.automatic:
+        return 0.0
+
+    tokens = full_tokens(spec)
+    bracket_s = 0.0
+    if has_rules and spec.promote.bracket:
+        bracket_s = len(FACTORS) * sum(map(seconds_for, bracket_tokens(spec.budget.tokens, tokens))) / slots
+    return bracket_s + seconds_for(tokens)
 
 
 def scaling(trial_tokens: int, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:
@@ -196,11 +215,11 @@ def changes(
             why = f"learning rate x {factor:.2f}"
         elif rule == "weight_decay":
             after = before / factor
-            why = "so that it forgets over as many tokens as in the trial"
+            why = "divided by the same factor, so that weights decay over as many tokens as in the trial"
         else:
             kept = before * trial_tokens / tokens
             after = max(kept, min(before, _MIN_WARMUP_FRAC))
-            why = "as many tokens as in the trial" if after == kept else f"{_MIN_WARMUP_FRAC:.0%} of the run at least"
+            why = "as many tokens as in the trial" if after == kept else f"at least {_MIN_WARMUP_FRAC:.0%} of the run"
 
         # Three digits are enough for a person who reads the file.
         after = float(f"{after:.3g}")
@@ -235,17 +254,17 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
 
     words = f"the run reads its text {epochs:.1f} times, "
     if 1 / _SAME_EPOCHS <= epochs / trial_epochs <= _SAME_EPOCHS:
-        words += "and so do the trials with the less that they are given"
+        words += "and so do the trials, which are given less text"
     else:
         words += (
-            f"a trial {trial_epochs:.1f} times: what wins trials need not win there, since dropout and gentler steps "
-            "pay where text repeats"
+            f"and a trial {trial_epochs:.1f} times: the best settings of the trials need not be the best of the run, "
+            "since dropout and lower learning rates help where text repeats"
         )
 
     if epochs > 1:
         worth = 1 + _HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / _HALF_WORTH_EPOCHS))
-        words += f". By published runs, that is worth about as much as {worth:.1f} times as much fresh text"
+        words += f". In published experiments this was worth about {worth:.1f} times as much fresh text, read once"
     if epochs > _GOOD_EPOCHS:
-        words += f". More text (data.max_tokens) is better, or a shorter run: --tokens {_GOOD_EPOCHS * train_tokens}"
+        words += f". More text or a shorter run is better: --tokens {_GOOD_EPOCHS * train_tokens}"
 
     return words

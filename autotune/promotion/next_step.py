@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.core.attributes import StudyAttributes
+from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import FullRunRecord
 from autotune.finals.power import pairs_to_settle
 from autotune.finals.verdict import failed_seeds, ranked
 from autotune.promotion.horizon import AS_IS_SUFFIX, full_tokens
@@ -54,7 +54,7 @@ class NextStep:
 
 
 def is_at_work(record: StudyRecord) -> bool:
-    """Return whether a process works at a study now.
+    """Return whether a process is working on a study now.
 
     Of a study that several machines share, another machine's process is known by what it trains.
 
@@ -83,7 +83,7 @@ def next_step(record: StudyRecord) -> NextStep:
     if is_at_work(record):
         return _while_at_work(record)
     if verdict is None:
-        return NextStep("The study was stopped before its verdict; this goes on with it.", _run(record))
+        return NextStep("The study was stopped before its verdict; this resumes it.", _run(record))
     if full is not None:
         return _after_full_run(record, full)
     if verdict.word is VerdictWord.FAILED:
@@ -101,12 +101,12 @@ def next_step(record: StudyRecord) -> NextStep:
 
 def _while_at_work(record: StudyRecord) -> NextStep:
     full = record.attributes.full_run
-    what = "The study is at work"
+    what = "The study is running"
     if full is not None and full.status == TrialStatus.RUNNING:
         what = "The full run is in progress"
 
     stop = record.run.command("stop")
-    return NextStep(f"{what}; this shows its page as it goes on ({stop} parks it).", record.run.command("watch"))
+    return NextStep(f"{what}; this shows its page live ({stop} parks it).", record.run.command("watch"))
 
 
 def _before_best_config(record: StudyRecord, verdict: Verdict) -> NextStep:
@@ -115,9 +115,9 @@ def _before_best_config(record: StudyRecord, verdict: Verdict) -> NextStep:
     is_wanted = verdict.word is VerdictWord.BETTER and record.spec.finals.attribute_seeds > 0
     before = "its best settings were written"
     if is_wanted and not is_explained:
-        before = "it knew which change gave what"
+        before = "it was known which change gave what"
 
-    return NextStep(f"The study was stopped before {before}; this goes on with it.", _run(record))
+    return NextStep(f"The study was stopped before {before}; this resumes it.", _run(record))
 
 
 def _after_failure(record: StudyRecord) -> NextStep:
@@ -125,12 +125,12 @@ def _after_failure(record: StudyRecord) -> NextStep:
     ended = {trial.status for trial in record.trials if trial.result is not None}
     if ended == {TrialStatus.DIVERGED}:
         what = (
-            "The steps of the training were too big: lower the learning rates in the study file, those of [base] and "
-            "those of [space], and run it under a new name. This shows what they are."
+            "Every trial diverged, so the learning rates are probably too high: lower them in [base] and in [space] of "
+            "the study file, and run it under a new name. This shows the present ones."
         )
         return NextStep(what, record.run.command("plan"))
 
-    return NextStep("Check the machine and the study file, then read in the report what failed.", "autotune doctor")
+    return NextStep("Check the machine and the study file, then see in the report what failed.", "autotune doctor")
 
 
 # --- after a full run ---------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
         command = _promote(record, full, 2 * tokens)
         return NextStep("To go further, train on twice as many tokens.", command, _of_full_run(record, 2 * tokens))
 
-    return NextStep("The full run has not finished; this goes on with it.", _promote(record, full, tokens))
+    return NextStep("The full run has not finished; this resumes it.", _promote(record, full, tokens))
 
 
 def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> NextStep:
@@ -166,14 +166,14 @@ def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> N
         length = [] if tokens in (0, full_tokens(record.spec)) else ["--tokens", str(tokens)]
         command = record.run.command("promote", "--trial", str(others[0].number), *length)
         what = (
-            "The full run diverged, and would again. This trains the next best trial instead; a copy of "
-            f"{record.run.best_config} with a lower learning rate is the other way (autotune train)."
+            "The full run diverged, and would do so again. This trains the next best trial instead; you can also train "
+            f"a copy of {record.run.best_config} with a lower learning rate (autotune train)."
         )
         return NextStep(what, command, _of_full_run(record, tokens or full_tokens(record.spec)))
 
     what = (
-        f"The full run diverged, and would again: lower the learning rate in a copy of {record.run.best_config}, "
-        "and train that copy instead of it."
+        f"The full run diverged, and would do so again. Lower the learning rate in a copy of {record.run.best_config} "
+        "and train the copy instead."
     )
     return NextStep(what, f"autotune train {record.run.best_config}")
 
@@ -212,7 +212,7 @@ def _after_inconclusive(record: StudyRecord, verdict: Verdict) -> NextStep:
         what = "The study file asks for no finals (finals.finalists = 0). This repeats the study with them."
         return NextStep(what, _repeat(record, "proved", "finals.finalists=2"), _of_study(record, 0))
     if verdict.winner is None or verdict.gain is None or baseline is None:
-        what = "The finals measured nothing; read in the report what failed, and check the machine."
+        what = "The finals measured nothing; see in the report what failed, and check the machine."
         return NextStep(what, "autotune doctor")
     if failed_seeds(verdict.winner, record.finals):
         return _after_failed_winner(record)
@@ -220,12 +220,12 @@ def _after_inconclusive(record: StudyRecord, verdict: Verdict) -> NextStep:
     pairs = pairs_to_settle(baseline.number, verdict.winner, record.finals, finals)
     # Stopped by the deadline, not by what the study file allows.
     if len(verdict.seeds) < finals.looks[-1] and (pairs is None or pairs <= finals.looks[-1]):
-        what = "There was no time for all pairs of runs that this study may train; this goes on with them."
+        what = "There was no time for all pairs of runs that this study may train; this trains the others."
         return NextStep(what, _run(record))
     if pairs is None or pairs > _MAX_PAIRS:
         return _longer_trials(record)
 
-    what = f"A gain of this size would show with about {pairs} pairs of runs; this repeats the study with as many."
+    what = f"A gain of this size would show with about {pairs} pairs of runs; this repeats the study with that many."
     command = _repeat(record, "more-seeds", f"finals.max_seeds={pairs}")
     return NextStep(what, command, _of_study(record, 2 * pairs))
 

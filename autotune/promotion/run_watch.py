@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
-from autotune.core.records import EvalPoint, TrialStatus
-from autotune.core.study_results import EarlyWarning, FullRunRecord
+from autotune.core.promotion_results import EarlyWarning, FullRunRecord
+from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
 from autotune.core.text import speed, time_of_day
 from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import Deadline
@@ -39,6 +39,7 @@ class RunWatch:
     def __init__(
         self, assignment: Assignment, reached: int, deadline: Deadline, sigma: float | None, observer: RunObserver
     ) -> None:
+        self._number = assignment.trial.number
         self._attributes = TrialAttributes(assignment.trial)
         self._budget = assignment.budget_tokens
         self._deadline = deadline
@@ -60,7 +61,7 @@ class RunWatch:
         self._said_part = self._part(reached)
 
     def evaluated(self, points: Sequence[EvalPoint]) -> int | None:
-        """Take an evaluation: move the end if need be, warn, and tell the progress.
+        """Take an evaluation: move the end if need be, warn, and report the progress.
 
         Args:
             points: Evaluations so far.
@@ -115,8 +116,8 @@ class RunWatch:
             self._is_past_end = True
             self._observer.note(
                 "full",
-                f"the trainer trains on beyond the {self._end.end_tokens:,} tokens at which it was asked to end; "
-                "if the time is up before it ends, its last checkpoint is kept",
+                f"the trainer has gone past the {self._end.end_tokens:,} tokens at which it was asked to end; "
+                "if time runs out before it ends, its last checkpoint is kept",
             )
 
     def _say_end(self) -> None:
@@ -151,7 +152,7 @@ class RunWatch:
             "divergence": lambda: early_warnings.divergence(points),
             "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma),
             "throttling": lambda: self._throttling(points[-1].tokens_seen),
-            "skipped steps": lambda: early_warnings.skipped_steps(points),
+            "skipped steps": lambda: early_warnings.skipped_optimizer_steps(points),
         }
 
         said = {warning.kind for warning in self._warnings}
@@ -175,6 +176,9 @@ class RunWatch:
 
     def _say_progress(self, point: EvalPoint) -> None:
         share = point.tokens_seen / self._ends_at
+        left_s = self._seconds_left(point)
+        self._observer.board.foresee(TrainingKind.FULL, self._number, share, left_s)
+
         part = self._part(point.tokens_seen)
         if part <= self._said_part and time.monotonic() - self._said_at < _SAID_EVERY_S:
             return
@@ -182,7 +186,6 @@ class RunWatch:
         self._said_at = time.monotonic()
         self._said_part = part
         line = f"full run {share:5.0%}  loss {point.val_loss:.4f}"
-        left_s = self._seconds_left(point)
         if left_s is not None:
             line += f"  {speed(self._pace.tokens_per_s or 0.0)}"
             line += f"  done about {time_of_day(left_s)}" if share < 1 else ""

@@ -77,17 +77,23 @@ def select_trial_to_promote(record: StudyRecord, number: int | None = None) -> t
         again = record.run.command("run")
         raise UserError(f"{record.spec.name} has no verdict yet; finish it with `{again}`, or name a --trial", 4)
 
-    has_baseline = baseline is not None and baseline.loss is not None
     winner = _trial(record, verdict.winner)
-    if winner is not None and (verdict.word is VerdictWord.BETTER or not has_baseline):
+    if winner is not None and verdict.word is VerdictWord.BETTER:
         attribution = attribution_of(record)
         if attribution is None:
             return winner, verdict.reason
 
         return replace(winner, params=attribution.params), f"{verdict.reason}; {attribution.note}"
 
-    if baseline is None or not has_baseline:
+    if verdict.word is VerdictWord.FAILED:
         raise UserError(f"no trial of {record.spec.name} finished; its report says why: {record.run.report}", 4)
+    if baseline is None or baseline.loss is None:
+        again = record.run.command("run")
+        raise UserError(
+            f"the default settings of {record.spec.name} did not train, and nothing was proved better; `{again}` tries "
+            f"them again, or name a --trial; its report says more: {record.run.report}",
+            4,
+        )
 
     return baseline, f"the default settings: {verdict.reason}"
 
@@ -103,7 +109,9 @@ def _trial_by_hand(record: StudyRecord, number: int) -> TrialRecord:
         hint = f"it has {known}" if known else "none has begun yet"
         raise UserError(f"{record.spec.name} has no trial {number}; {hint}")
     if trial.status not in (TrialStatus.FINISHED, TrialStatus.PRUNED):
-        raise UserError(f"trial {number} of {record.spec.name} is {trial.status}; choose one that trained soundly")
+        raise UserError(
+            f"trial {number} of {record.spec.name} is {trial.status}; choose one that finished or was pruned"
+        )
 
     return trial
 

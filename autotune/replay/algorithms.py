@@ -7,8 +7,8 @@ from typing import TypeVar
 
 from autotune.core.errors import UserError
 from autotune.replay.table import Table
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.checks import algorithm_errors
-from autotune.study.spec import PrunerSpec, SamplerSpec
 
 _Spec = TypeVar("_Spec", SamplerSpec, PrunerSpec)
 

@@ -15,7 +15,7 @@ from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Source
 from autotune.replay.surrogate import Surrogate
 from autotune.replay.table import Table
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 # Whole trials that a search's device time is worth, unless told otherwise.
 WHOLE_TRIALS = 60
@@ -125,13 +125,13 @@ def describe_table(table: Table, surrogate: Surrogate | None, budget_s: float) -
     median = finished[len(finished) // 2].losses[-1]
     lines = [
         f"{table.spec.name}: {len(table.rows)} rows, {len(finished)} finished, {len(table.tokens)} evaluations each; "
-        f"best loss {best:.4f}, median {median:.4f}; {budget_s / 60:.0f} min of device time a search"
+        f"best loss {best:.4f}, median {median:.4f}; {budget_s / 60:.0f} min of device time per search"
     ]
 
     if surrogate is not None:
         lines.append(
-            f"interpolated: on rows left out the final loss is {surrogate.error:.4f} off (root mean square), "
-            f"rank correlation {surrogate.rank_correlation:.2f}"
+            f"interpolated: the final loss predicted for rows left out is {surrogate.error:.4f} off "
+            f"(root mean square), rank correlation {surrogate.rank_correlation:.2f}"
         )
 
     return lines
@@ -145,7 +145,7 @@ def describe(arm: Arm) -> str:
     """
     low_s, high_s = arm.interval_s()
     return (
-        f"{arm.name}: found in {arm.reached_frac:.0%} of {len(arm.searches)} searches, "
+        f"{arm.name}: good settings found in {arm.reached_frac:.0%} of {len(arm.searches)} searches, "
         f"median {_minutes(arm.median_s)} ({INTERVAL} {_minutes(low_s)} to {_minutes(high_s)})"
     )
 

@@ -19,7 +19,8 @@ from autotune.replay.table import Row, Table
 from autotune.search.pruners import build_pruner
 from autotune.search.pruning import should_continue
 from autotune.search.samplers import build_sampler
-from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
+from autotune.study.spec import StudySpec
 
 if TYPE_CHECKING:
     import optuna

@@ -179,7 +179,7 @@ def read(path: Path) -> Table:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         if raw.pop("format") != _FORMAT:
-            raise UserError(f"{path}: a table of another version of this program; record it again")
+            raise UserError(f"{path}: this table was written by another version of the program; record it again")
 
         rows = tuple(_from_json(row) for row in raw["rows"])
         return Table(StudySpec.model_validate(raw["spec"]), raw["provenance"], tuple(raw["tokens"]), rows)

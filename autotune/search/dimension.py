@@ -35,7 +35,7 @@ def _number(value: object) -> object:
 
 def _plain(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise refusal(f"must be a number, a text, true or false, but it is {value!r}")
+        raise refusal(f"must be a number, text, true or false, but it is {value!r}")
     return value
 
 
@@ -88,7 +88,7 @@ class Dimension(BaseModel):
         if not choices:
             raise refusal("choices is empty; name at least one value", "choices")
         if len(set(choices)) < len(choices):
-            raise refusal(f"choices {list(choices)} names a value twice; keep one of each", "choices")
+            raise refusal(f"choices {list(choices)} lists a value twice; keep one of each", "choices")
 
     def _check_range(self, low: Number, high: Number) -> None:
         if low > high:
@@ -109,7 +109,7 @@ class Dimension(BaseModel):
 
         last = _on_grid(low, self.step, num_values - 1)
         if last != high:
-            raise refusal(f"steps of {self.step} from low {low} do not meet high {high}; write high = {last}", "step")
+            raise refusal(f"steps of {self.step} from low {low} do not end at high {high}; write high = {last}", "step")
 
     def _check_limits(self, low: Number, high: Number) -> None:
         if self.limits is None:
@@ -119,11 +119,16 @@ class Dimension(BaseModel):
         if self.step is not None:
             raise refusal("limits and step cannot be combined; drop one of them", "limits")
         if not lowest <= low <= high <= highest:
-            raise refusal(f"limits {lowest} to {highest} do not hold the range {low} to {high}; widen them", "limits")
+            raise refusal(
+                f"limits {lowest} to {highest} do not include the range {low} to {high}; widen them", "limits"
+            )
         if self.log and lowest <= 0:
             raise refusal(f"log = true needs limits above 0, but the lower one is {lowest}", "limits")
         if self.is_integer and not (isinstance(lowest, int) and isinstance(highest, int)):
-            raise refusal(f"the range is searched in whole numbers, but limits are {lowest} to {highest}", "limits")
+            raise refusal(
+                f"the range is searched in whole numbers, but limits are {lowest} to {highest}; write whole numbers",
+                "limits",
+            )
 
     @property
     def is_integer(self) -> bool:

@@ -78,18 +78,13 @@ class ForecastSampler(CurrentRanges):
             if not all(_allows(search_space[path], value) for path, value in params.items()):
                 continue  # an earlier range held it, and the present one does not
 
-            is_running = trial.state is TrialState.RUNNING
-            loss = expected_losses[trial.number]
+            state, loss = TrialState.COMPLETE, expected_losses[trial.number]
             if loss is None:
                 loss = worst_loss
-            shown.append(
-                create_trial(
-                    state=TrialState.RUNNING if is_running else TrialState.COMPLETE,
-                    params=params,
-                    distributions=search_space,
-                    value=None if is_running else loss,
-                )
-            )
+            if trial.state is TrialState.RUNNING:
+                state, loss = TrialState.RUNNING, None
+
+            shown.append(create_trial(state=state, params=params, distributions=search_space, value=loss))
         return shown
 
 

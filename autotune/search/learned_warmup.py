@@ -51,7 +51,10 @@ class LearnedWarmup(BasePruner):
             return self._default_tokens
 
         if len(curves) != self._measured_trials:
-            warm_up = measure_warm_up(curves)
             self._measured_trials = len(curves)
-            self._measured_tokens = self._default_tokens if warm_up is None else warm_up.tokens
+            self._measured_tokens = self._default_tokens
+
+            warm_up = measure_warm_up(curves)
+            if warm_up is not None:
+                self._measured_tokens = warm_up.tokens
         return self._measured_tokens

@@ -106,7 +106,7 @@ def _check_required(name: str, arguments: Mapping[str, Any]) -> None:
 
 def _warmup_tokens(frac: float, budget_tokens: int) -> int:
     if not 0 <= frac < 1:
-        raise ValueError(f"{_WARMUP_FRAC} is a share of the budget from 0 to below 1, but it is {frac!r}")
+        raise ValueError(f"{_WARMUP_FRAC} must be a share of the budget, from 0 to less than 1, but it is {frac!r}")
     return int(frac * budget_tokens)
 
 

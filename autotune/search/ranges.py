@@ -73,10 +73,11 @@ def describe_widening(space: SearchSpace, ranges: Mapping[str, Sequence[Number]]
         space: What was searched until now.
         ranges: What is searched from now on, by dotted path.
     """
-    changes = [
-        f"{path} from {space[path].describe()} to {low:.3g} to {high:.3g}" for path, (low, high) in ranges.items()
-    ]
-    return f"the best trial lies at the edge of its range, so it is widened: {'; '.join(changes)}"
+    changes = []
+    for path, (low, high) in ranges.items():
+        changes.append(f"{path} was {space[path].describe()} and is now {low:.3g} to {high:.3g}")
+
+    return f"the best trial lies at the edge of a range, so the range is widened: {'; '.join(changes)}"
 
 
 class CurrentRanges(BaseSampler):

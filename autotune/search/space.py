@@ -41,8 +41,10 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
         earlier: set[str] = set()
         for path, dimension in self.root.items():
             late = [name for name in dimension.when if name in self.root and name not in earlier]
+            if path in late:
+                raise refusal(f"{path!r} cannot depend on itself; name another setting", path, "when")
             if late:
-                raise refusal(f"{late[0]!r} must be listed above it to be a condition", path, "when")
+                raise refusal(f"{late[0]!r} must be listed above {path!r}, which depends on it", path, "when")
             earlier.add(path)
         return self
 

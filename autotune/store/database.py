@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ MISSED_HEARTBEATS = 3
 # Seconds that a writer waits for another process that holds the database, a dashboard for example.
 _BUSY_TIMEOUT_S = 60
 _AS_URL = 'write it as "postgresql://user@host/database"'
+_AS_PERCENT = "write @ : / ? # in a password as %40 %3A %2F %3F %23, or give it in PGPASSWORD or ~/.pgpass"
 
 
 def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> RDBStorage:
@@ -100,7 +102,7 @@ def _rescue(run: RunDirectory) -> str:
 
     when = datetime.fromtimestamp(run.backup.stat().st_mtime).strftime("%H:%M")
     return (
-        f"a backup from {when} is at {run.backup}: copy it over {run.database.name}, "
+        f"a backup from {when} is at {run.backup}: copy it to {run.database}, "
         f"delete {run.database.name}-wal and -shm, and run again"
     )
 
@@ -112,7 +114,9 @@ def _is_sound(database: Path) -> bool:
             return bool(answer == ("ok",))
     except sqlite3.OperationalError as error:
         # It is locked or unreadable, which says nothing about its content.
-        raise UserError(f"{database} cannot be read: {error}; see who uses it, and whether you may", 3) from None
+        raise UserError(
+            f"{database} cannot be read: {error}; see whether another program uses it, and whether you may read it", 3
+        ) from None
     except sqlite3.DatabaseError:
         return False
 
@@ -144,21 +148,33 @@ def back_up(run: RunDirectory) -> None:
 def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
     from sqlalchemy.exc import ArgumentError, OperationalError
 
-    scheme, _, rest = url.partition("://")
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        scheme = ""  # what stands there instead may be a password
     if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
-        raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave it out', 3)
+        raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave storage out', 3)
 
     try:
         return _open_postgresql(f"postgresql+psycopg://{rest}", heartbeat_s)
     except ImportError:
         raise UserError(
-            f'storage = "{scheme}://...": the database driver is missing; pip install -e ".[postgres]"', 3
+            f'storage = "{scheme}://...": the database driver is missing; run pip install -e ".[postgres]"', 3
         ) from None
     except OperationalError as error:
         reason = str(error.orig).strip().splitlines()[0]
-        raise UserError(f'storage = "{scheme}://...": cannot connect: {reason}; start it, or leave it out', 3) from None
-    except (ArgumentError, ValueError) as error:
-        raise UserError(f'storage = "{scheme}://...": not a database URL: {error}; {_AS_URL}', 3) from None
+        if _is_ambiguous(rest):  # what was taken for the host may be a part of the password
+            reason = _AS_PERCENT
+        raise UserError(
+            f'storage = "{scheme}://...": cannot connect: {reason}; start the server, or leave storage out', 3
+        ) from None
+    except (ArgumentError, ValueError, UnicodeError):
+        raise UserError(f'storage = "{scheme}://...": not a database URL: {_AS_URL}; {_AS_PERCENT}', 3) from None
+
+
+def _is_ambiguous(rest: str) -> bool:
+    """Return whether a URL, less its scheme, has an "@", ":" or "/" that may belong to a password."""
+    before_host, at, _ = rest.rpartition("@")
+    return bool(at) and not re.fullmatch(r"[^@:/?#]*(:[^@:/?#]*)?", before_host)
 
 
 def _open_postgresql(url: str, heartbeat_s: int) -> RDBStorage:
@@ -170,7 +186,7 @@ def _open_postgresql(url: str, heartbeat_s: int) -> RDBStorage:
     # A peer suspended in the middle of a transaction keeps its locks until the server ends it.
     connect_args = {"options": f"-c idle_in_transaction_session_timeout={grace_s}s"}
 
-    # Peers that start together on an empty database would create its tables against each other.
+    # Peers that start together on an empty database would collide as they create its tables.
     with _advisory_lock(create_engine(url, poolclass=NullPool), "tables"):
         return RDBStorage(
             url,
@@ -232,7 +248,9 @@ def explain_storage_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(f"{error.strerror}; parked, nothing is lost: free some space and run again", 3) from error
+        raise UserError(
+            f"{error.strerror}; the study is parked and nothing is lost: free some space and run again", 3
+        ) from error
     except (DBAPIError, StorageInternalError) as error:
         reason = str(getattr(error.__cause__ or error, "orig", error)).strip().splitlines()[0]
-        raise UserError(f"the database failed: {reason}; what was stored is safe: run again", 3) from error
+        raise UserError(f"the database failed: {reason}; what was stored before is safe: run again", 3) from error

@@ -119,7 +119,7 @@ class RunDirectory:
         try:
             lock.acquire()
         except Timeout:
-            raise UserError(f"{self.root.name} is {self._holder()}; wait for it, or stop it first", 5) from None
+            raise UserError(f"{self.root.name} {self._holder()}; wait for it, or stop it first", 5) from None
 
         try:
             self._sweep()
@@ -153,10 +153,10 @@ class RunDirectory:
     def _holder(self) -> str:
         holder = read_json(self.holder)
         if not holder:
-            return "already run by another process"
+            return "is already running in another process"
 
         since = datetime.fromisoformat(holder["since"]).strftime("%H:%M")
-        return f"already run by PID {holder['pid']} since {since}"
+        return f"has been running since {since} (PID {holder['pid']})"
 
 
 def log_event(run: RunDirectory, kind: str, message: str, **details: Any) -> None:

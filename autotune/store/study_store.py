@@ -1,4 +1,4 @@
-"""The Optuna study behind a study: opening, refusing, writing results and reading records.
+"""The Optuna study behind a study: opening it, or refusing to; writing results and reading records.
 
 Optuna's storage holds everything that a report needs: a trial's result is stored with the trial before
 Optuna is told, so that a kill at any moment leaves either a result to finish telling or a trial to repeat.
@@ -67,7 +67,7 @@ def open_study(
     spec = study.spec
     with exclusive(storage, spec.name):
         _require_unchanged(storage, study)
-        found = optuna.create_study(
+        optuna_study = optuna.create_study(
             study_name=spec.name,
             storage=storage,
             sampler=sampler,
@@ -75,11 +75,13 @@ def open_study(
             directions=["minimize"] * objectives.num_values(spec.objective),
             load_if_exists=True,
         )
-        attributes = StudyAttributes(found)
+        attributes = StudyAttributes(optuna_study)
+
         if attributes.spec is None:
             attributes.created_at = now_iso()
         attributes.spec = spec.model_dump(mode="json")
-    return found
+
+    return optuna_study
 
 
 def _require_unchanged(storage: RDBStorage, study: Study) -> None:
@@ -126,15 +128,16 @@ def _completed(stored: Mapping[str, Any], study: Study) -> StudySpec:
 
 def _changed(before: StudySpec, after: StudySpec) -> str:
     old, new = flatten(before.semantics()), flatten(after.semantics())
-    lines = [
-        f"  {path}: was {old.get(path, 'absent')!r}, is {new.get(path, 'absent')!r}"
-        for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
-    ]
+
+    lines = []
+    for path in sorted(old.keys() | new.keys()):
+        if old.get(path) != new.get(path):
+            lines.append(f"  {path}: was {old.get(path, 'absent')!r}, is {new.get(path, 'absent')!r}")
+
     return (
-        f"{after.name} was begun with other settings, and its trials would not be comparable:\n"
+        f"{after.name} was begun with other settings, so new trials would not be comparable with its own:\n"
         + "\n".join(lines)
-        + '\nput them back, or give the study another name (--set name="...") or another folder (--out)'
+        + '\nchange them back, or give the study another name (--set name="...") or another folder (--out)'
     )
 
 
@@ -196,7 +199,7 @@ class StudyRecord:
 
 
 def read_study(root: Path) -> StudyRecord:
-    """Read a study's stored records; it may be running meanwhile.
+    """Read a study's stored records; the study may be running meanwhile.
 
     Args:
         root: The run directory, `runs/<study>`.
@@ -208,8 +211,11 @@ def read_study(root: Path) -> StudyRecord:
     spec_file = read_json(run.spec)
     if spec_file is None:
         known = sorted(path.parent.name for path in root.parent.glob("*/spec.json"))
-        hint = f"; there is {', '.join(known)}" if known else "; `autotune run studies/...` makes one"
+        hint = "; start one with `autotune run studies/...`"
+        if known:
+            hint = f"; the studies there are {', '.join(known)}"
         raise UserError(f"no study at {root}{hint}")
+
     spec = StudySpec.model_validate(spec_file)
     storage = open_storage(run, spec.storage, spec.limits.heartbeat_s)
     try:
@@ -227,13 +233,15 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
         return StudyRecord(run, spec, ())
 
     attributes = StudyAttributes(Snapshot(summaries[spec.name].user_attrs))
-    has_finals = finals_name(spec.name) in summaries
+    finals: tuple[TrialRecord, ...] = ()
+    if finals_name(spec.name) in summaries:
+        finals = _records(storage, finals_name(spec.name), spec.budget)
 
     return StudyRecord(
         run=run,
         spec=spec.model_copy(update={"space": spec.space.with_ranges(attributes.ranges)}),
         trials=_records(storage, spec.name, spec.budget),
-        finals=_records(storage, finals_name(spec.name), spec.budget) if has_finals else (),
+        finals=finals,
         hardware=read_json(run.hardware) or {},
         verdict=attributes.verdict,
         created_at=attributes.created_at,
@@ -283,8 +291,12 @@ def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecor
     # A trial of the search that trains several seeds reports their final losses, under their count.
     has_seeds = budget.seeds > 1 and attributes.arm is None
     reported = trial.intermediate_values or attributes.curve
-    values = {} if has_seeds else _by_own_tokens(reported, attributes.budget_tokens, budget.tokens)
-    seed_losses = [loss for _, loss in sorted(reported.items())] if has_seeds else []
+    values: dict[int, float] = {}
+    seed_losses: list[float] = []
+    if has_seeds:
+        seed_losses = [loss for _, loss in sorted(reported.items())]
+    else:
+        values = _by_own_tokens(reported, attributes.budget_tokens, budget.tokens)
 
     return TrialRecord(
         number=trial.number,

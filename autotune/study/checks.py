@@ -14,8 +14,9 @@ from autotune.core.config_paths import flatten, with_paths
 from autotune.search import pruners, samplers
 from autotune.search.dimension import Dimension
 from autotune.search.space import SearchSpace
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.errors import StudyFileErrors, did_you_mean, no_setting
-from autotune.study.spec import TRACKERS, PrunerSpec, SamplerSpec, StudySpec, is_installed
+from autotune.study.spec import TRACKERS, StudySpec, is_installed
 from autotune.study.trainer import Trainer
 
 
@@ -28,9 +29,9 @@ def check_trackers(spec: StudySpec, errors: StudyFileErrors) -> None:
 
 def _tracker_error(name: str) -> str:
     if name not in TRACKERS:
-        return f'there is no tracker "{name}"{did_you_mean(name, TRACKERS)}; known: {", ".join(TRACKERS)}'
+        return f'there is no tracker "{name}"{did_you_mean(name, TRACKERS)}; the trackers are {", ".join(TRACKERS)}'
     if not is_installed(name):
-        return f"{name} is not installed: {sys.executable} -m pip install {name}"
+        return f"{name} is not installed; run {sys.executable} -m pip install {name}"
     return ""
 
 
@@ -41,13 +42,15 @@ def check_against_trainer(spec: StudySpec, trainer: Trainer, base: Mapping[str, 
         spec: The study file's content.
         trainer: The trainer that it names.
         base: The nested base config, completed by the trainer's defaults.
-        errors: Takes down what is wrong.
+        errors: Collects what is wrong.
     """
     known = flatten(base)
 
     _check_base(spec, known, errors)
-    dimensions = spec.space.root.items()
-    sound = {path: dimension for path, dimension in dimensions if _check_dimension(path, dimension, known, errors)}
+    sound = {}
+    for path, dimension in spec.space.root.items():
+        if _check_dimension(path, dimension, known, errors):
+            sound[path] = dimension
     _check_enqueued(spec, sound, errors)
     _check_warm_start(spec, errors)
     _check_algorithms(spec, SearchSpace(sound), base, errors)
@@ -91,8 +94,8 @@ def _dimension_error(path: str, dimension: Dimension, known: Mapping[str, Any]) 
         )
     if not dimension.contains(value):
         return (
-            f"the base value {value!r} is not within {dimension.describe()}; "
-            "widen the range or change base, since the baseline is trial 0"
+            f"the base value {value!r} {_outside_of(dimension)}, but trial 0 trains with it; "
+            "change it, or include it here"
         )
     return ""
 
@@ -103,7 +106,7 @@ def _check_enqueued(spec: StudySpec, sound: Mapping[str, Dimension], errors: Stu
             location = ("enqueue", str(index), path)
             if path not in spec.space.root:
                 suggestion = did_you_mean(path, list(spec.space))
-                errors.add(location, f"it is not searched{suggestion}; name settings of [space]")
+                errors.add(location, f"this setting is not searched{suggestion}; name one from [space]")
             elif path in sound and (error := _enqueued_error(sound[path], value)):
                 errors.add(location, error)
 
@@ -117,7 +120,14 @@ def _enqueued_error(dimension: Dimension, value: Any) -> str:
         grid = f" in steps of {dimension.step}"
     elif dimension.is_integer:
         grid = " in whole numbers"
-    return f"{value!r} is not within {dimension.describe()}{grid}; change one of them"
+    return f"{value!r} {_outside_of(dimension)}{grid}; change it, or its entry in [space]"
+
+
+def _outside_of(dimension: Dimension) -> str:
+    """Return the words for a value that a dimension cannot propose."""
+    if dimension.choices is not None:
+        return f"is not {dimension.describe()}"
+    return f"is not within {dimension.describe()}"
 
 
 def _check_warm_start(spec: StudySpec, errors: StudyFileErrors) -> None:
@@ -153,10 +163,11 @@ def algorithm_errors(
     Returns:
         "sampler" or "pruner" with an error of it; empty if all is well.
     """
-    errors = {
-        "sampler": _sampler_error(sampler, space, base, num_values) if len(space) else "",
-        "pruner": _pruner_error(pruner, budget_tokens, num_values),
-    }
+    errors = {}
+    if len(space):
+        errors["sampler"] = _sampler_error(sampler, space, base, num_values)
+    errors["pruner"] = _pruner_error(pruner, budget_tokens, num_values)
+
     return [(table, error) for table, error in errors.items() if error]
 
 
@@ -165,11 +176,11 @@ def _sampler_error(sampler: SamplerSpec, space: SearchSpace, base: Mapping[str, 
         built = samplers.build_sampler(sampler.name, sampler.options, space, base, seed=0)
         samplers.rehearse(built, space, base, num_values)
     except ImportError as error:
-        return f"{sampler.name} needs a package that is missing; pip install {error.name}"
+        return f"{sampler.name} needs the package {error.name}, which is not installed; run pip install {error.name}"
     except (ValueError, TypeError, ArithmeticError) as error:
         reason = _on_one_line(error)
         if num_values > 1 and "multi-objective" in reason:
-            reason = 'it minimises one value, and loss and seconds are two; name another, such as "tpe"'
+            reason = 'it can minimise only one value, but loss and seconds are two; use another sampler, such as "tpe"'
         return f"{sampler.name}: {reason}"
     return ""
 
@@ -177,8 +188,8 @@ def _sampler_error(sampler: SamplerSpec, space: SearchSpace, base: Mapping[str, 
 def _pruner_error(pruner: PrunerSpec, budget_tokens: int, num_values: int) -> str:
     if num_values > 1 and pruner.name != "none":
         return (
-            f"{pruner.name} compares losses alone, but loss and seconds are judged here, and a trial that is behind "
-            'in one may lead in the other; write pruner = {name = "none"}'
+            f"{pruner.name} compares only losses, but this study judges both loss and seconds, and a trial that is "
+            'behind in one may lead in the other; write pruner = {name = "none"}'
         )
     try:
         pruners.rehearse(pruners.build_pruner(pruner.name, pruner.options, budget_tokens))
@@ -192,7 +203,7 @@ def _on_one_line(error: Exception) -> str:
 
 
 def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], errors: StudyFileErrors) -> None:
-    """Check that the trainer accepts every corner of the space, and take down the first that it refuses."""
+    """Check that the trainer accepts every corner of the space, and record the first that it refuses."""
     for corner in spec.space.at_limits().corners(base):
         try:
             trainer.complete(with_paths(base, corner))
@@ -203,5 +214,7 @@ def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], e
 
             settings = ", ".join(f"{path} = {value!r}" for path, value in corner.items())
             named = [path for path in corner if path == refused_path or path.rpartition(".")[2] in message]
-            errors.add(("space", *named[:1]), f"the trainer refuses the corner {settings}: {message}")
+            errors.add(
+                ("space", *named[:1]), f"the trainer refuses {settings}, which the search may propose: {message}"
+            )
             return

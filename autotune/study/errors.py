@@ -56,7 +56,7 @@ class StudyFileErrors:
         return any(location[:depth] in self._lines for depth in range(1, len(location) + 1))
 
     def add(self, location: Location, message: str) -> None:
-        """Take an error down; only the first one at a place is kept."""
+        """Record an error; only the first one at a place is kept."""
         order, place = self._placed(location)
         key = ".".join(location) or "file"
         self._lines.setdefault(location, (order, f"{place} {key}: {message}"))
@@ -73,7 +73,7 @@ class StudyFileErrors:
         return self._default_place
 
     def add_pydantic(self, error: Any, root: type[BaseModel]) -> Location:
-        """Take down an error that pydantic reports of the study file, and return its location."""
+        """Record an error that pydantic reports of the study file, and return its location."""
         key_below_the_table = error.get("ctx", {}).get("key", ())
         location = tuple(map(str, error["loc"])) + tuple(key_below_the_table)
 
@@ -81,7 +81,7 @@ class StudyFileErrors:
         return location
 
     def add_base(self, error: Any, settings: Iterable[str]) -> Location:
-        """Take down an error that the trainer's config type reports of `base`, and return its location there."""
+        """Record an error that the trainer's config type reports of `base`, and return its location there."""
         location = tuple(map(str, error["loc"]))
         location_in_file = ("base", *location)
 
@@ -108,7 +108,7 @@ def salvage(
         content: What a person wrote.
         build: Raises pydantic's ValidationError for a content that is wrong.
         drop: Returns a content less what is at a location.
-        record: Takes an error down and returns its location.
+        record: Records an error and returns its location.
 
     Returns:
         What was built in the end, or None if nothing could be.
@@ -150,14 +150,18 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
     position = re.search(r"\(at line (\d+), column \d+\)", error)
 
     lines = lines_of(text)
-    number = int(position.group(1)) if position else len(lines)
+    number = len(lines)
+    if position:
+        number = int(position.group(1))
     line = lines[number - 1].strip()
+
+    # A `--set` assignment is a single line, which needs no number.
     place = f"{source}:{number}" if "\n" in text else source
 
     hints = {
-        "Cannot overwrite a value": "; the key is given twice; keep one of them",
-        "Invalid value": '; a text needs quotes, such as name = "night"',
-        "Cannot declare": "; the table is given twice; join them",
+        "Cannot overwrite a value": "; the key is given twice, keep one of them",
+        "Invalid value": '; text needs quotes, such as name = "night"',
+        "Cannot declare": "; the table is given twice, merge the two",
     }
     hint = next((words for start, words in hints.items() if message.startswith(start)), "")
 
@@ -165,14 +169,14 @@ def _explain_invalid_toml(text: str, source: str, error: str) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question after the nearest known name, or "" if none is near."""
+    """Return a question after the nearest known name, in brackets, or "" if none is near."""
     close = get_close_matches(name, list(known), n=3)
     if not close:
         return ""
 
     # Swapped letters are the commonest slip, and difflib does not rank them first.
     close.sort(key=lambda candidate: sorted(candidate) != sorted(name))
-    return f', did you mean "{close[0]}"?'
+    return f' (did you mean "{close[0]}"?)'
 
 
 def no_setting(path: str, settings: Iterable[str]) -> str:
@@ -200,13 +204,19 @@ def explain_validation_error(error: Any, location: Location, known: Iterable[str
         return f"is missing; {_how_to_add(location)}"
 
     if kind in _TABLE_EXPECTED:
-        example = "{low = 1, high = 4} or {choices = [1, 2]}" if location[0] == "space" else f"[{'.'.join(location)}]"
+        example = f"[{'.'.join(location)}]"
+        if location[0] == "space":
+            example = "{low = 1, high = 4} or {choices = [1, 2]}"
         return f"must be a table such as {example}, but it is {value!r}"
 
     message = str(error["msg"]).removeprefix("Value error, ")
     # Messages of our own validators name the value themselves.
     if kind in ("value_error", "refused"):
         return message
+
+    # pydantic speaks of the "input", but each line begins with the key's own name.
+    if message.startswith("Input should "):
+        message = "must " + message.removeprefix("Input should ").partition(", unable to ")[0]
     return f"{message[:1].lower()}{message[1:]}, but it is {value!r}"
 
 

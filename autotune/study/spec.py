@@ -6,17 +6,15 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from autotune.core import objectives
 from autotune.core.objectives import Objective
-from autotune.search import pruners, samplers
 from autotune.search.dimension import Value, refusal
 from autotune.search.space import SearchSpace
-from autotune.study.errors import did_you_mean
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Experiment trackers that a study may name; each is a package of the same name."""
@@ -56,48 +54,8 @@ class BudgetSpec(_Table):
     @classmethod
     def _time_of_day(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
-            raise refusal(f'"{value}" is no time of day; write it as "HH:MM", for example "07:00"')
+            raise refusal(f'"{value}" is not a time of day; write it as "HH:MM", for example "07:00"')
         return value
-
-
-class SamplerSpec(BaseModel):
-    """Which Optuna sampler proposes settings; further keys are its parameters under Optuna's names."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = "gp"
-
-    @model_validator(mode="after")
-    def _known(self) -> SamplerSpec:
-        _check_named("sampler", self.name, list(samplers.SAMPLERS), self.options, samplers.parameters)
-        return self
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The parameters beside the name."""
-        return dict(self.__pydantic_extra__ or {})
-
-
-class PrunerSpec(BaseModel):
-    """Which Optuna pruner stops poor trials; further keys are its parameters, steps in tokens.
-
-    Args:
-        name: A key of `pruners.PRUNERS`.
-        audit_frac: Share of the trials to be stopped that run on, to tell how many good ones are lost.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = "median"
-    audit_frac: float = Field(default=0.1, ge=0, le=1)
-
-    @model_validator(mode="after")
-    def _known(self) -> PrunerSpec:
-        _check_named("pruner", self.name, list(pruners.PRUNERS), self.options, pruners.parameters)
-        return self
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The parameters of the pruner itself."""
-        return dict(self.__pydantic_extra__ or {})
 
 
 class FinalsSpec(_Table):
@@ -129,7 +87,8 @@ class FinalsSpec(_Table):
 
         if self.attribute_seeds == 1:
             raise refusal(
-                "attribute_seeds is 1, but noise shows only between seeds; write 2 or more, or 0", "attribute_seeds"
+                "attribute_seeds is 1, but noise shows only between several seeds; write 2 or more, or 0 for none",
+                "attribute_seeds",
             )
         return self
 
@@ -233,12 +192,13 @@ class StudySpec(_Table):
     def _plain_name(cls, value: str) -> str:
         if not _NAME_PATTERN.fullmatch(value):
             raise refusal(
-                f'"{value}" is no name; it may use a-z 0-9 . _ - (64 at most) and starts with a letter or digit'
+                f'"{value}" cannot be a name; use up to 64 characters from a-z 0-9 . _ - '
+                "and begin with a letter or digit"
             )
 
         # These folders of runs/ hold comparisons and tokens; the endings name a study's own finals and full runs.
         if value in ("compare", "corpus") or re.search(r"\.(finals$|full-)", value):
-            raise refusal(f'the name "{value}" is taken by the program itself; choose another')
+            raise refusal(f'the name "{value}" is used by autotune itself; choose another')
         return value
 
     @field_validator("objective", mode="before")
@@ -260,11 +220,18 @@ class StudySpec(_Table):
     @model_validator(mode="after")
     def _seeds_suit(self) -> StudySpec:
         if self.budget.seeds > 1 and self.pruner.name not in ("wilcoxon", "none"):
-            raise refusal('trials of several seeds are compared by seeds; use "wilcoxon" or "none"', "pruner", "name")
+            raise refusal(
+                'trials with several seeds are compared seed by seed; use "wilcoxon" or "none"', "pruner", "name"
+            )
         if self.budget.seeds == 1 and self.pruner.name == "wilcoxon":
-            raise refusal('"wilcoxon" compares trials by their seeds; write budget.seeds = 5 or more', "pruner", "name")
+            raise refusal('"wilcoxon" compares trials seed by seed; set budget.seeds to 5 or more', "pruner", "name")
         if self.budget.seeds > 1 and objectives.num_values(self.objective) > 1:
-            raise refusal("trials of several seeds have one value, their mean loss; leave seeds out", "budget", "seeds")
+            raise refusal(
+                "trials with several seeds are judged by their mean loss alone; "
+                "leave seeds out, or choose another objective",
+                "budget",
+                "seeds",
+            )
         return self
 
     def attributing_runs(self, changes: int | None = None) -> int:
@@ -296,29 +263,6 @@ class StudySpec(_Table):
         """Return a hash of `semantics`, 16 hexadecimal digits."""
         canonical = json.dumps(self.semantics(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _check_named(
-    kind: str,
-    name: str,
-    names: list[str],
-    options: Mapping[str, Any],
-    parameters: Callable[[str], dict[str, list[str]]],
-) -> None:
-    """Refuse a sampler or pruner that does not exist, and parameters that it does not have."""
-    if name not in names:
-        raise refusal(f"there is no {kind} {name!r}{did_you_mean(name, names)}; known: {', '.join(names)}", "name")
-
-    accepted = parameters(name) if options else {}
-    for option, value in options.items():
-        if option not in accepted:
-            raise refusal(
-                f"{kind} {name!r} has no parameter {option!r}{did_you_mean(option, accepted)}; "
-                f"it takes {', '.join(accepted) or 'none'}",
-                option,
-            )
-        if not samplers.is_of_type(value, accepted[option]):
-            raise refusal(f"must be {' or '.join(accepted[option])}, but it is {value!r}", option)
 
 
 def is_installed(name: str) -> bool:

@@ -76,9 +76,12 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         raise StudyFileError("\n".join(errors.in_order()))
 
     check_trackers(spec, errors)
+    trainer, base = None, None
     # Without the right trainer there is nothing to check the rest of the file against.
-    trainer = None if errors.has(("trainer",)) else _trainer(spec, errors)
-    base = None if trainer is None else _completed_base(spec, trainer, errors)
+    if not errors.has(("trainer",)):
+        trainer = _trainer(spec, errors)
+    if trainer is not None:
+        base = _completed_base(spec, trainer, errors)
     if trainer is not None and base is not None:
         check_against_trainer(spec, trainer, base, errors)
         spec = spec.model_copy(update={"base": base})
@@ -140,8 +143,10 @@ def _drop(content: dict[str, Any], location: Location) -> dict[str, Any]:
     if first == "space" and others and isinstance(dimensions, dict) and len(dimensions) > 1:
         return {**content, "space": {path: entry for path, entry in dimensions.items() if path != others[0]}}
 
-    stand_in = {first: _STAND_INS[first]} if first in _STAND_INS else {}
-    return {key: value for key, value in content.items() if key != first} | stand_in
+    rest = {key: value for key, value in content.items() if key != first}
+    if first in _STAND_INS:
+        rest[first] = _STAND_INS[first]
+    return rest
 
 
 def _trainer(spec: StudySpec, errors: StudyFileErrors) -> Trainer | None:
@@ -159,7 +164,7 @@ def _completed_base(spec: StudySpec, trainer: Trainer, errors: StudyFileErrors) 
 
 
 def _settings(trainer: Trainer) -> list[str]:
-    """Return the dotted paths of the trainer's settings, for suggestions; empty if a setting of its has no default."""
+    """Return the dotted paths of the trainer's settings, for suggestions; empty if one of them has no default."""
     try:
         return list(flatten(trainer.complete({})))
     except ValidationError:
@@ -183,11 +188,16 @@ def _without_path(config: dict[str, Any], location: Location) -> dict[str, Any]:
 
 def _suggest_file(path: Path) -> str:
     """Return a question after the study file that was probably meant, or a list of those that there are."""
-    beside = path.parent.glob("*.toml") if path.suffix == ".toml" else ()
-    files = {*beside, *Path("studies").glob("*.toml")}
+    files = set(Path("studies").glob("*.toml"))
+    if path.suffix == ".toml":
+        files |= set(path.parent.glob("*.toml"))
     names = sorted(str(file) for file in files if file.name != "pyproject.toml")
     if not names:
         return ""
 
     stems = [Path(name).stem for name in names]
-    return did_you_mean(str(path), names) or did_you_mean(path.stem, stems) or f"; there is {', '.join(names)}"
+    return (
+        did_you_mean(str(path), names)
+        or did_you_mean(path.stem, stems)
+        or f"; the study files here are {', '.join(names)}"
+    )

@@ -1,17 +1,4 @@
-"""The trainer that a study names as "package.module:function", and the type of its config.
-
-The whole interface is one call: `train(config, budget_tokens, report)`. The annotation of the first parameter says
-what a config is: a pydantic model, a dataclass or a plain dict. Nothing else is required. Beside its trainer a module
-may have, by name:
-
-- `counts(config, facts)` lets the planner predict cost and memory of any config (`Counter`);
-- `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings be
-  rescaled for a full run (`promotion/horizon.py`);
-- `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
-- `untrained_settings` names the settings that change no loss;
-- `prepare_training` gets ready, and checks, what trainings need before the first of them (`Preparer`);
-- `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
-"""
+"""The trainer that a study names as "package.module:function", and the type of its config."""
 
 from __future__ import annotations
 
@@ -23,181 +10,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
 from pydantic import PydanticUserError, TypeAdapter
 
 from autotune.core.errors import UserError
 from autotune.study.errors import did_you_mean
-
-Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
-"""What a setting is, as far as it depends on the length of a run."""
-_RULES: tuple[str, ...] = get_args(Rule)
-Role = Literal[
-    "seed",
-    "device",
-    "dtype",
-    "memory_bytes",
-    "flash_attention",
-    "micro_batch_size",
-    "grad_accum_steps",
-    "max_pass_sequences",
-    "train_tokens",
-    "num_evals",
-    "output_dir",
-    "provenance",
-    "expected_data",
-]
-"""What the engine uses a setting for, if the trainer has such a setting:
-
-- `seed`: seed of the training;
-- `device`, `dtype`, `memory_bytes`, `flash_attention`: what the hardware decides, "cuda" or "cpu", "bf16", "fp16" or
-  "fp32", a cap in bytes (0 for none), and whether the GPU has flash attention;
-- `micro_batch_size`, `grad_accum_steps`, `max_pass_sequences`: the shape of a batch, in sequences, in
-  micro-batches, and the most sequences of one pass (0 for a micro-batch), which the planner chooses;
-- `train_tokens`: how much of the training text is read, 0 for all of it;
-- `num_evals`: evaluations of a training;
-- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card;
-- `expected_data`: hash of the data that a training has to find, as the facts of a training name it ("data_hash").
-"""
-_ROLES: tuple[str, ...] = get_args(Role)
-CUSTOMARY_PATHS: Mapping[str, str] = {
-    "seed": "seed",
-    "device": "system.device",
-    "dtype": "system.dtype",
-    "memory_bytes": "system.memory_bytes",
-    "flash_attention": "system.flash_attention",
-    "micro_batch_size": "system.micro_batch_size",
-    "grad_accum_steps": "optim.grad_accum_steps",
-    "max_pass_sequences": "system.max_pass_sequences",
-    "train_tokens": "data.train_tokens",
-    "num_evals": "data.num_evals",
-    "output_dir": "output.dir",
-    "provenance": "output.provenance",
-    "expected_data": "data.expected_hash",
-}
-"""Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
-_CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir", "data.expected_hash")
-"""Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
-Report = Callable[[Mapping[str, float]], bool | int]
-"""Takes an evaluation and answers what to do: see `TrainFunction`."""
-
-
-class TrainFunction(Protocol):
-    """Trains one configuration.
-
-    Args:
-        config: The resolved configuration, of the type that the function's annotation names.
-        budget_tokens: Tokens to train on; the schedule must end there.
-        report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
-            evaluation, and answers what to do. False: stop at once. True: go on. A number of tokens, more than seen
-            and less than the budget: end there. The trainer's own schedule then brings the run to that end, with a last
-            evaluation whose `tokens_seen` is that number. A later number replaces an earlier one; a run that goes on
-            from a checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
-            `report.preparing` takes a sentence that says how far the data is prepared, and answers nothing. Before the
-            first evaluation it may be called as often as there is something new; it counts as a sign of life, and the
-            training's time is counted from the last of them.
-
-    Returns:
-        Facts about the run, JSON-able, or None.
-
-    Raises:
-        Exception: Whatever it is, it ends this training. One with an attribute `exit_code` of 2 (the study file is
-            wrong) or 3 (the machine or the network is) says itself what to do, and a night that cannot begin for it
-            ends with that code.
-    """
-
-    def __call__(self, config: Any, budget_tokens: int, report: Report, /) -> Mapping[str, Any] | None: ...
-
-
-class Counter(Protocol):
-    """Counts the work of one configuration without running it; beside the trainer, under the name `counts`.
-
-    Args:
-        config: As the trainer's.
-        facts: What the trainer returned for a run on the same data and device.
-
-    Returns:
-        At least the fields of `autotune.engine.cost_model.Counts`. Configurations with the same counts are taken to
-        be equally fast where trials get equal seconds, so whatever changes the speed should change one of them.
-    """
-
-    def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...
-
-
-class Preparer(Protocol):
-    """Gets ready what trainings need; beside the trainer, under the name `prepare_training`.
-
-    It is called in the engine's own process, before every start, and must neither train nor use a device.
-
-    Args:
-        configs: Configurations, as the trainer's: the baseline, then others that are going to be trained.
-        budget_tokens: Tokens of each training.
-        say: Takes a line for a person. `say.preparing` takes a sentence that says how far it is, as often as there is
-            something new; it is what `report.preparing` is to a training.
-
-    Returns:
-        What is known by then of a training of the first configuration; "data_hash", if the trainer's facts have it,
-        holds a study to the data that it was begun with.
-
-    Raises:
-        ValueError: No training can be made of a configuration. Its attribute `setting`, if there is one, is the dotted
-            path of what has to be mended, and `exit_code` what the command ends with.
-    """
-
-    def __call__(
-        self, configs: Sequence[Any], budget_tokens: int, say: Callable[[str], None], /
-    ) -> Mapping[str, Any]: ...
-
-
-class Writer(Protocol):
-    """Continues a prompt with a trained model; beside the trainer, under the name `generate_text`.
-
-    Args:
-        path: What the trainer left: the folder of a full run, or what lies in it.
-        prompt: Text to continue; may be empty.
-        write: Takes each piece of new text as it comes.
-        num_tokens: New tokens at most.
-        temperature: 0 takes the most likely token.
-        top_k: Sample among this many most likely tokens; 0 for all.
-        seed: Seed of the draw.
-
-    Raises:
-        FileNotFoundError: Nothing trained is there.
-        ValueError: It cannot be used; the message says why and what to do.
-    """
-
-    def __call__(
-        self,
-        path: Path,
-        prompt: str,
-        write: Callable[[str], None],
-        /,
-        *,
-        num_tokens: int,
-        temperature: float,
-        top_k: int,
-        seed: int,
-    ) -> None: ...
-
-
-class Evaluator(Protocol):
-    """Measures a trained model on a text; beside the trainer, under the name `evaluate_weights`.
-
-    Args:
-        path: What the trainer left: the folder of a full run, or what lies in it.
-        data: A file, folder or glob; "" for what the training held out.
-        num_tokens: Tokens to predict at most; 0 for all.
-
-    Returns:
-        Names and values to show, JSON-able: `tokens`, `loss` and whatever else was measured.
-
-    Raises:
-        FileNotFoundError: Nothing trained is there.
-        ValueError: It cannot be used; the message says why and what to do.
-    """
-
-    def __call__(self, path: Path, data: str, /, *, num_tokens: int) -> Mapping[str, Any]: ...
+from autotune.study.trainer_interface import (
+    CUSTOMARY_PATHS,
+    CUSTOMARY_UNTRAINED,
+    ROLES,
+    RULES,
+    Counter,
+    Evaluator,
+    Preparer,
+    Report,
+    Role,
+    Rule,
+    TrainFunction,
+    Writer,
+)
 
 
 @dataclass(frozen=True)
@@ -214,8 +46,8 @@ class Trainer:
         writer: Writes text with a trained model; None if the trainer does not.
         evaluator: Measures a trained model; None if the trainer does not.
         setting_roles: Dotted paths of the settings that the engine may fill in, by role.
-        untrained_settings: Beginnings of the dotted paths of settings that say where things are kept and on what a run
-            happens, and so make no two losses incomparable.
+        untrained_settings: Beginnings of the dotted paths of settings that do not affect the loss, such as folders and
+            the device.
     """
 
     name: str
@@ -226,11 +58,11 @@ class Trainer:
     writer: Writer | None = None
     evaluator: Evaluator | None = None
     setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
-    untrained_settings: tuple[str, ...] = _CUSTOMARY_UNTRAINED
+    untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
     preparer: Preparer | None = None
 
     def path_of(self, role: Role) -> str | None:
-        """Return the dotted path of the setting that has a role, None if the trainer has none."""
+        """Return the dotted path of the setting that has a role, None if the trainer has no such setting."""
         return self.setting_roles.get(role)
 
     def by_path(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,11 +102,12 @@ class Trainer:
         return dict(facts or {})
 
 
-def load_trainer(name: str) -> Trainer:
-    """Import a trainer by name; modules in the current folder can be imported.
+def load_trainer(name: str, from_here: bool = True) -> Trainer:
+    """Import a trainer by name.
 
     Args:
         name: "package.module:function".
+        from_here: Whether modules in the current folder can be imported, by the trainer also later on.
 
     Raises:
         UserError: If there is no such module or function, or its first parameter has no annotation.
@@ -283,7 +116,7 @@ def load_trainer(name: str) -> Trainer:
     if not module_name or not function_name:
         raise UserError(f'trainer = "{name}": write it as "package.module:function"')
 
-    module = _import_module(name, module_name)
+    module = _import_module(name, module_name, from_here)
     function = _function_of(name, module, function_name)
     config_type = _config_type(name, function)
 
@@ -297,21 +130,23 @@ def load_trainer(name: str) -> Trainer:
         writer=_callable_of(module, "generate_text"),
         evaluator=_callable_of(module, "evaluate_weights"),
         setting_roles=_setting_roles(name, getattr(module, "setting_roles", CUSTOMARY_PATHS)),
-        untrained_settings=tuple(getattr(module, "untrained_settings", _CUSTOMARY_UNTRAINED)),
+        untrained_settings=tuple(getattr(module, "untrained_settings", CUSTOMARY_UNTRAINED)),
     )
 
 
-def _import_module(name: str, module_name: str) -> ModuleType:
+def _import_module(name: str, module_name: str, from_here: bool) -> ModuleType:
     here = str(Path.cwd())
-    if here not in sys.path:
+    if from_here and here not in sys.path:
         sys.path.append(here)
 
     try:
         return importlib.import_module(module_name)
     except Exception as error:
-        why = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, ImportError):
+            why = str(error)
         raise UserError(
-            f'trainer = "{name}": cannot import {module_name}: {why}; run from the folder it is in'
+            f'trainer = "{name}": cannot import {module_name}: {why}; run autotune in the folder that holds it'
         ) from error
 
 
@@ -319,10 +154,10 @@ def _function_of(name: str, module: ModuleType, function_name: str) -> Callable[
     function = getattr(module, function_name, None)
     if function is None:
         suggestion = did_you_mean(function_name, vars(module))
-        raise UserError(f'trainer = "{name}": {name.partition(":")[0]} has no {function_name}{suggestion}')
+        raise UserError(f'trainer = "{name}": {name.partition(":")[0]} has no function {function_name}{suggestion}')
 
     if not callable(function):
-        raise UserError(f'trainer = "{name}": {function_name} is no function, but {function!r}')
+        raise UserError(f'trainer = "{name}": {function_name} is not a function; it is {function!r}')
     checked: Callable[..., Any] = function
     return checked
 
@@ -335,12 +170,12 @@ def _callable_of(module: ModuleType, name: str) -> Any:
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
     if not isinstance(rules, Mapping):
-        raise UserError(f'trainer = "{name}": its length_rules are no mapping of dotted paths, but {rules!r}')
+        raise UserError(f'trainer = "{name}": its length_rules must be a mapping of dotted paths; they are {rules!r}')
 
     for path, rule in rules.items():
-        if rule not in _RULES:
+        if rule not in RULES:
             raise UserError(
-                f'trainer = "{name}": its length_rules say {path} is "{rule}"; known are {", ".join(_RULES)}'
+                f'trainer = "{name}": its length_rules call {path} a "{rule}"; the rules are {", ".join(RULES)}'
             )
 
     return dict(rules)
@@ -348,23 +183,23 @@ def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
 
 def _setting_roles(name: str, roles: Any) -> dict[str, str]:
     if not isinstance(roles, Mapping):
-        raise UserError(f'trainer = "{name}": its setting_roles are no mapping of roles, but {roles!r}')
+        raise UserError(f'trainer = "{name}": its setting_roles must be a mapping of roles; they are {roles!r}')
     for role, path in roles.items():
-        if role not in _ROLES:
+        if role not in ROLES:
             raise UserError(
-                f'trainer = "{name}": its setting_roles name a role "{role}"; known are {", ".join(_ROLES)}'
+                f'trainer = "{name}": its setting_roles name an unknown role "{role}"; the roles are {", ".join(ROLES)}'
             )
         if not isinstance(path, str):
-            raise UserError(f'trainer = "{name}": its setting_roles say {role} is {path!r}; write a dotted path')
+            raise UserError(f'trainer = "{name}": its setting_roles give {role} as {path!r}; write a dotted path')
     return dict(roles)
 
 
 def _config_type(name: str, function: Callable[..., Any]) -> TypeAdapter[Any]:
     parameters = list(inspect.signature(function).parameters)
     try:
-        annotation = typing.get_type_hints(function).get(parameters[0]) if parameters else None
-        if annotation is not None:
-            return TypeAdapter(annotation)
+        annotations = typing.get_type_hints(function)
+        if parameters and parameters[0] in annotations:
+            return TypeAdapter(annotations[parameters[0]])
     except (NameError, PydanticUserError) as error:
         # A name that is imported for type checkers alone, or a class that pydantic cannot read.
         why = str(error).splitlines()[0]

@@ -142,6 +142,35 @@ def load(config: DataConfig, say: Say | None = None) -> Corpus:
             "expected (data.expected_hash); put them back, or begin a study of another name",
             "data.path",
         )
+    return _open_cache(config, folder, meta)
+
+
+def load_cached(config: DataConfig, cache: Path, data_hash: str) -> Corpus | None:
+    """Return a corpus that was tokenised before, found by the hash of its tokens; nothing else is read or made.
+
+    Args:
+        config: The training's data section, of which no path is followed.
+        cache: The folder of the caches.
+        data_hash: Hash of the tokens of both splits.
+
+    Returns:
+        The corpus, or None where no sound cache holds these tokens.
+    """
+    for path in sorted(cache.glob(f"{config.source}-*/meta.json")):
+        try:
+            says = json.loads(path.read_text(encoding="utf-8"))
+            is_wanted = says["data_hash"] == data_hash and {says["train"], says["val"]} <= says["files"].keys()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+
+        meta = _read_meta(path.parent) if is_wanted else None
+        if meta is not None:
+            return _open_cache(config, path.parent, meta)
+
+    return None
+
+
+def _open_cache(config: DataConfig, folder: Path, meta: Meta) -> Corpus:
     return Corpus(
         train_ids=open_ids(folder / meta["train"], meta["dtype"]),
         val_ids=open_ids(folder / meta["val"], meta["dtype"]),
@@ -154,7 +183,7 @@ def load(config: DataConfig, say: Say | None = None) -> Corpus:
         val_documents=meta["documents"][1],
         notices=tuple(meta["notices"]),
         known_bytes_per_token=config.bytes_per_token,
-        bytes_factor=meta["bytes_factor"],
+        bytes_factor=meta.get("bytes_factor", 1.0),
     )
 
 
@@ -203,7 +232,8 @@ def _read_meta(folder: Path) -> Meta | None:
     try:
         meta: Meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name, (size_bytes, digest) in meta["files"].items():
-            if (folder / name).stat().st_size != size_bytes:
+            is_ours = Path(name).name == name and (folder / name).is_file()
+            if not is_ours or (folder / name).stat().st_size != size_bytes:
                 return None
             if folder.resolve() not in _verified and _digest(folder / name) != digest:
                 return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.config import DataConfig
-from model.data.errors import CorpusError as CorpusError
+from model.data.errors import CorpusError
 from model.data.files import COMPRESSED_SUFFIXES, file_identity, find_files
 from model.data.rows import Rows
 from model.data.text_files import TextFiles, read_text

@@ -21,14 +21,18 @@ from model.data.sources import kind_of, open_documents
 from model.data.splits import Ids
 from model.data.token_bytes import ByteCount, ByteMeasure, count_token_bytes, spells_spaces
 from model.data.token_files import open_token_file
-from model.data.tokenizer import encode, load_tokenizer, vocabulary_size
-from model.inference.weights_reader import Trained, read_weights, training_data
+from model.data.tokenizer import encode, vocabulary_size
+from model.inference.training_tokens import training_data
+from model.inference.weights_reader import Trained, open_tokenizer, read_weights
 from model.loss import count_losses
 from model.ops import cpu
 from model.ops.precision import choose_device, choose_dtype
 from model.training.evaluate import Evaluation, evaluate
-from model.transformer import Transformer
+from model.transformer import Transformer, padded_vocab_size
 from model.weights import MasterWeights
+
+_MAX_PASS_TOKENS = 2**19
+"""Most tokens of a pass, whatever the model's settings say of the training's."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class _Evaluator:
             for name, weight in masters.weights.items():
                 weight.copy_(trained.weights[name])
         masters.publish()
-        self._windows_per_batch = config.pass_sequences
+        self._windows_per_batch = min(config.pass_sequences, max(1, _MAX_PASS_TOKENS // config.model.seq_len))
 
     @torch.no_grad()
     def _score(self, tokens_BT: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,9 +132,12 @@ def _evaluate_on_held_out(trained: Trained, num_tokens: int) -> dict[str, Any]:
         raise CorpusError(f"{trained.where} does not say what it was trained on; give a text to measure it on")
 
     try:
-        corpus = training_data(config.data, trained.data_hash)
+        padded_vocab = padded_vocab_size(trained.vocab_size)
+        corpus = training_data(config.data, trained.data_hash, padded_vocab, trained.path, trained.tokenizer_path)
     except CorpusError as error:
-        raise CorpusError(f"{error}; give another text to measure on") from None
+        raise CorpusError(f"{error}; give another text to measure on (--data)") from None
+    if corpus.vocab_size > padded_vocab:
+        raise CorpusError(f"the tokens of its training have a vocabulary of {corpus.vocab_size}, the weights another")
 
     seq_len = config.model.seq_len
     starts, _ = corpus.eval_starts(num_tokens or config.data.eval_tokens, seq_len)
@@ -173,7 +180,7 @@ def _read_documents(trained: Trained, source: DataConfig, num_tokens: int) -> _T
     """Return documents with an end-of-text token around each, and their real bytes."""
     if trained.tokenizer_path is None:
         raise CorpusError(f"{trained.where} has no tokenizer: measure it on a file of token ids (.bin or .npy)")
-    tokenizer = load_tokenizer(str(trained.tokenizer_path))
+    tokenizer = open_tokenizer(trained)
     measure = ByteMeasure(tokenizer)
     counted = ByteCount()
     eos_id = trained.eos_id
@@ -198,7 +205,7 @@ def _read_documents(trained: Trained, source: DataConfig, num_tokens: int) -> _T
 
 
 def _read_token_ids(trained: Trained, source: DataConfig, files: list[Path], num_tokens: int) -> _Text:
-    tokenizer = load_tokenizer(str(trained.tokenizer_path)) if trained.tokenizer_path else None
+    tokenizer = open_tokenizer(trained) if trained.tokenizer_path else None
     vocab_size = vocabulary_size(tokenizer) if tokenizer else trained.vocab_size
 
     parts = [_open_in_either_width(file, source.token_dtype, vocab_size) for file in files]

@@ -5,19 +5,34 @@ Each expert gets its own matrices on disk, the layout that every version of tran
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.inference.shape_check import model_of_shape
+from model.training.checkpoint import as_readable_as_its_folder
 from model.transformer import Transformer, padded_vocab_size
 
 WEIGHTS = "model.safetensors"
+_ALWAYS = (
+    "model_type",
+    "head_dim",
+    "norm_topk_prob",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+    "hidden_act",
+    "attention_bias",
+    "tie_word_embeddings",
+    "use_sliding_window",
+)
+"""Fields of config.json that follow from the others in what is exported here; another value is another model."""
 
 
 def export(
@@ -40,18 +55,24 @@ def export(
 
     Returns:
         The folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
 
-    _write_json(folder / "config.json", _hf_config(config, vocab_size, eos_id))
-    _write_json(folder / "generation_config.json", _generation_config(vocab_size, eos_id))
-    save_file(_hf_weights(weights), folder / WEIGHTS, metadata={"format": "pt"})
+    Raises:
+        FloatingPointError: Some weight is not a finite number; nothing is written.
+    """
+    stored_weights = hf_weights(weights)
+    _require_finite(stored_weights)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "config.json", hf_config(config, vocab_size, eos_id))
+    _write_json(folder / "generation_config.json", generation_config(vocab_size, eos_id))
+    save_file(stored_weights, folder / WEIGHTS, metadata={"format": "pt"})
+    as_readable_as_its_folder(folder / WEIGHTS)
     if tokenizer_path is not None:
         _write_tokenizer(folder, tokenizer_path, config.seq_len, eos_id)
     return folder
 
 
-def _hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -> dict[str, Any]:
+def hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -> dict[str, Any]:
     """Return the fields of transformers' Qwen3MoeConfig."""
     return {
         "architectures": ["Qwen3MoeForCausalLM"],
@@ -88,7 +109,7 @@ def _hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) 
     }
 
 
-def _generation_config(vocab_size: int, eos_id: int | None) -> dict[str, Any]:
+def generation_config(vocab_size: int, eos_id: int | None) -> dict[str, Any]:
     """Return what transformers' `generate` needs to know: where a text ends, and which ids only pad the vocabulary."""
     settings: dict[str, Any] = {"eos_token_id": eos_id, "pad_token_id": eos_id}
     padding = list(range(vocab_size, padded_vocab_size(vocab_size)))
@@ -97,32 +118,69 @@ def _generation_config(vocab_size: int, eos_id: int | None) -> dict[str, Any]:
     return settings
 
 
-def _hf_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def hf_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights under transformers' names, each expert apart, as contiguous fp32 on the CPU."""
     named: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        stem = f"model.{name}"
-        if name.endswith("gate_up_proj"):
-            for expert, (gate, up) in enumerate(part.chunk(2) for part in weight):
-                named[stem.replace("gate_up_proj", f"{expert}.gate_proj.weight")] = gate
-                named[stem.replace("gate_up_proj", f"{expert}.up_proj.weight")] = up
-        elif name.endswith("experts.down_proj"):
-            for expert, down in enumerate(weight):
-                named[stem.replace("down_proj", f"{expert}.down_proj.weight")] = down
-        else:
-            named[stem] = weight
+        named.update(_stored_parts(name, weight))
 
     # Clones, since safetensors refuses tensors that share memory.
     return {name: weight.detach().float().cpu().clone().contiguous() for name, weight in named.items()}
+
+
+def _stored_parts(name: str, weight: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield what is stored of a weight of ours, under transformers' names."""
+    stem = f"model.{name}"
+    if name.endswith("gate_up_proj"):
+        for expert, (gate, up) in enumerate(part.chunk(2) for part in weight):
+            yield stem.replace("gate_up_proj", f"{expert}.gate_proj.weight"), gate
+            yield stem.replace("gate_up_proj", f"{expert}.up_proj.weight"), up
+    elif name.endswith("experts.down_proj"):
+        for expert, down in enumerate(weight):
+            yield stem.replace("down_proj", f"{expert}.down_proj.weight"), down
+    else:
+        yield stem, weight
+
+
+def _require_finite(weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise FloatingPointError(
+                f"the weight {name} is not finite: the training has diverged, and nothing is exported; "
+                "lower learning rates help"
+            )
 
 
 def load_model(folder: Path) -> Transformer:
     """Return the model that `export` wrote, in fp32 on the CPU and in evaluation mode.
 
     Args:
-        folder: What `export` returned.
+        folder: What `export` returned, or a folder from elsewhere that says to be the same.
+
+    Raises:
+        ValueError: It is something else.
     """
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _model_config(fields)
+    vocab_size = fields["vocab_size"]
+
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    model = model_of_shape(config, vocab_size, shapes, _stored_parts)
+
+    stored = load_file(folder / WEIGHTS)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(_stacked(f"model.{name}", stored, config.num_experts))
+    return model.eval()
+
+
+def _model_config(fields: Mapping[str, Any]) -> ModelConfig:
+    """Return the shape that a config.json tells."""
+    rope_theta = fields.get("rope_theta")
+    if rope_theta is None:  # a copy that transformers 5 has saved
+        rope_theta = fields["rope_parameters"]["rope_theta"]
+
     config = ModelConfig(
         num_layers=fields["num_hidden_layers"],
         d_model=fields["hidden_size"],
@@ -132,16 +190,18 @@ def load_model(folder: Path) -> Transformer:
         num_experts=fields["num_experts"],
         top_k=fields["num_experts_per_tok"],
         seq_len=fields["max_position_embeddings"],
-        rope_theta=fields["rope_theta"],
+        rope_theta=rope_theta,
         norm_eps=fields["rms_norm_eps"],
     )
-    model = Transformer(config, fields["vocab_size"])
 
-    stored = load_file(folder / WEIGHTS)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(_stacked(f"model.{name}", stored, config.num_experts))
-    return model.eval()
+    ours = hf_config(config, fields["vocab_size"])
+    for name in _ALWAYS:
+        if fields.get(name) != ours[name]:
+            raise ValueError(
+                f"config.json says {name} = {fields.get(name)!r}; in a model that this program exports it is "
+                f"{ours[name]!r}"
+            )
+    return config
 
 
 def _stacked(name: str, stored: Mapping[str, Tensor], num_experts: int) -> Tensor:

@@ -3,9 +3,7 @@
 Shape suffixes: B batch (1 here), T positions, V vocabulary.
 """
 
-import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,13 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from model.config import SystemConfig
-from model.inference.export import export
-from model.inference.weights_reader import Trained, find_weights, read_weights
+from model.inference.export import generation_config, hf_config, hf_weights
+from model.inference.weights_reader import Trained, open_tokenizer, read_weights
 from model.ops.precision import choose_device
 from model.transformer import Transformer
+
+_LEAST_TEMPERATURE = 1e-3
+"""Below this the most likely token is taken: nothing else has a chance, and logits divided by less would overflow."""
 
 
 @torch.no_grad()
@@ -122,44 +123,42 @@ def generate_text(
 
     Raises:
         FileNotFoundError: There is no trained model at the path.
-        ValueError: It cannot be read, or has no tokenizer.
+        ValueError: It cannot be read, or has no tokenizer, or the prompt is empty and nothing begins a text.
     """
-    with ExitStack() as stack:
-        folder = find_weights(path)
-        if folder.is_file():  # a checkpoint
-            temporary = stack.enter_context(tempfile.TemporaryDirectory())
-            folder = _export_trained(read_weights(folder), Path(temporary))
-        if not (folder / "tokenizer.json").is_file():
-            raise ValueError(
-                f"{folder} has no tokenizer, since its training data are token ids: set data.tokenizer and train "
-                "again, or put the tokenizer.json that made the ids into the folder"
-            )
+    trained = read_weights(path)
+    if trained.tokenizer_path is None:
+        raise ValueError(
+            f"{trained.where} has no tokenizer, since its training data are token ids: set data.tokenizer and train "
+            "again, or put the tokenizer.json that made the ids into the folder"
+        )
 
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        model = _load_with_transformers(folder)
-        device = choose_device(SystemConfig())
-        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+    tokenizer = open_tokenizer(trained)
+    ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+    if not ids and trained.eos_id is None:
+        raise ValueError(f"{trained.where} has no end-of-text token to begin with: give a prompt")
+
+    device = choose_device(SystemConfig())
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model = _for_transformers(trained)
         torch.manual_seed(seed)
-
-        ids = tokenizer.encode(prompt, add_special_tokens=False).ids or [model.config.eos_token_id]
-        _continue(model.to(device), ids, num_tokens, temperature, top_k, _PieceWriter(tokenizer, ids, write))
-
-
-def _export_trained(trained: Trained, folder: Path) -> Path:
-    shape = trained.config.model
-    return export(folder, trained.weights, shape, trained.vocab_size, trained.eos_id, trained.tokenizer_path)
+        writer = _PieceWriter(tokenizer, ids or [trained.eos_id], write)
+        _continue(model.to(device), ids or [trained.eos_id], num_tokens, temperature, top_k, writer)
 
 
-def _load_with_transformers(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
+def _for_transformers(trained: Trained) -> Any:
+    """Return transformers' model of our weights.
+
+    Its settings are made here and not read from the folder: a config.json may name code, kernels and other files, which
+    transformers would fetch.
+    """
+    from transformers import GenerationConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
-    except Exception as error:  # each layer has errors of its own for a torn file
-        raise ValueError(f"{folder} cannot be read: {type(error).__name__}: {error}") from error
+    config = Qwen3MoeConfig.from_dict(hf_config(trained.config.model, trained.vocab_size, trained.eos_id))
+    model = Qwen3MoeForCausalLM.from_pretrained(None, config=config, state_dict=hf_weights(trained.weights))
+    model.generation_config = GenerationConfig(**generation_config(trained.vocab_size, trained.eos_id))
+    return model.eval()
 
 
 class _PieceWriter:
@@ -203,7 +202,7 @@ def _continue(
     """Generate `num_tokens`, or fewer up to the end of the text; when the context is full, its last half is kept."""
     seq_len, eos_id = model.config.max_position_embeddings, model.config.eos_token_id
     sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
+    if temperature >= _LEAST_TEMPERATURE:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": 1.0}
 
     while len(writer.ids) < num_tokens and writer.ids[-1:] != [eos_id]:

@@ -1,5 +1,6 @@
 """What a finished run leaves in its output folder: the exported model with its card, and a sample of its text."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,10 +34,18 @@ def write_outputs(
 
     Returns:
         The paths of what was written: "weights_path", "export_path" and, if there is a sample, "sample_path".
+
+    Raises:
+        FloatingPointError: The training has diverged; nothing is written.
     """
     output = config.output
     if not output.dir:
         return {}
+    if not math.isfinite(point["val_loss"]):
+        raise FloatingPointError(
+            f"the training has diverged (its last loss is {point['val_loss']}), and nothing is exported; "
+            "lower learning rates help"
+        )
 
     folder = export(
         Path(output.dir) / "export",

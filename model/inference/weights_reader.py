@@ -4,15 +4,27 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from model.config import DataConfig, ModelConfig, TrainConfig
-from model.data.corpus import Corpus, load
-from model.data.sources import CorpusError
+from model.config import TrainConfig
+from model.data.errors import CorpusError
+from model.data.tokenizer import for_plain_text, vocabulary_size
 from model.inference.card import RESULTS
 from model.inference.export import WEIGHTS, load_model
+from model.inference.shape_check import model_of_shape
+from model.inference.training_tokens import training_data
 from model.training import checkpoint
+from model.transformer import padded_vocab_size
+
+_MAX_BATCH_SEQUENCES = 2**20
+"""Most sequences of a batch that are believed; finding its passes takes as many divisions."""
+_MESSAGE_CHARS = 400
+"""Most characters of another library's error that are repeated."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,7 @@ class Trained:
 
     Args:
         where: Where the weights are, for people.
+        path: The export folder or the checkpoint itself.
         config: The configuration; of an export without results.json only the shape, the rest being defaults.
         weights: fp32, by the model's names.
         vocab_size: Tokens of the tokenizer; of an export without results.json, padding included.
@@ -32,6 +45,7 @@ class Trained:
     """
 
     where: str
+    path: Path
     config: TrainConfig
     weights: Mapping[str, Tensor]
     vocab_size: int
@@ -71,23 +85,59 @@ def find_weights(path: Path) -> Path:
 def read_weights(path: Path) -> Trained:
     """Return the weights that a path leads to.
 
+    Nothing there is run, and what is made after its word is bounded by the weights that are there.
+
     Args:
         path: As `find_weights` takes it.
 
     Raises:
         FileNotFoundError: There is no trained model at the path.
-        CorpusError: The weights are a checkpoint's, and its training data cannot be read any more.
-        ValueError: The weights cannot be read.
+        CorpusError: The weights are a checkpoint's, and its training's tokens are not there any more.
+        ValueError: The weights cannot be read, or are no finite numbers.
     """
     place = find_weights(path)
     try:
-        if place.is_dir():
-            return _read_export(place)
-        return _read_checkpoint(place)
+        trained = _read_export(place) if place.is_dir() else _read_checkpoint(place)
     except CorpusError:
         raise
     except Exception as error:  # each layer has errors of its own for a torn file
-        raise ValueError(f"{place} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{place} cannot be read: {type(error).__name__}: {_short(error)}") from error
+
+    for name, weight in trained.weights.items():
+        if not torch.isfinite(weight).all():
+            raise ValueError(f"{place}: the weight {name} is not finite: its training has diverged; train it again")
+    return trained
+
+
+def _short(error: Exception) -> str:
+    """Return the beginning of an error's text, which may repeat a whole file."""
+    text = str(error)
+    return text if len(text) <= _MESSAGE_CHARS else f"{text[:_MESSAGE_CHARS]} ..."
+
+
+class _Known(BaseModel):
+    """A part of results.json; what else is in it does not matter here."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class _Training(_Known):
+    vocab_size: Annotated[int, Field(ge=1)] | None = None
+    device: str = ""
+    data_hash: str = ""
+
+
+class _Evaluation(_Known):
+    tokens: int | None = None
+    loss: float | None = None
+
+
+class _Results(_Known):
+    """What results.json says that is used here."""
+
+    config: TrainConfig
+    training: _Training = _Training()
+    evaluation: _Evaluation = _Evaluation()
 
 
 def _read_export(folder: Path) -> Trained:
@@ -95,23 +145,71 @@ def _read_export(folder: Path) -> Trained:
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tokenizer = folder / "tokenizer.json"
 
-    results = {}
+    # The shape is that of the weights; settings that change no output, such as dropout, are the file's.
+    results = _Results(config=TrainConfig(model=model.config))
     if (folder / RESULTS).is_file():
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    training = results.get("training", {})
-    shape_alone = {"model": ModelConfig.model_dump(model.config, mode="json")}
+        results = _Results.model_validate_json((folder / RESULTS).read_bytes())
+    config = results.config.model_copy(update={"model": model.config})
+    _require_batch(config)
 
+    padded_vocab = len(model.embed_tokens.weight)
+    vocab_size = results.training.vocab_size or padded_vocab
+    if padded_vocab_size(vocab_size) != padded_vocab:
+        raise ValueError(f"{RESULTS} says a vocabulary of {vocab_size} tokens; the weights have {padded_vocab}")
+
+    evaluation = results.evaluation.model_dump(exclude_none=True)
     return Trained(
         where=str(folder),
-        config=TrainConfig.model_validate(results.get("config", shape_alone)),
+        path=folder,
+        config=config,
         weights=dict(model.named_parameters()),
-        vocab_size=training.get("vocab_size", fields["vocab_size"]),
-        eos_id=fields["eos_token_id"],
+        vocab_size=vocab_size,
+        eos_id=_checked_eos(fields["eos_token_id"], vocab_size),
         tokenizer_path=tokenizer if tokenizer.is_file() else None,
-        device=_device_kind(training.get("device", "")),
-        data_hash=training.get("data_hash", ""),
-        evaluation=results.get("evaluation", {}),
+        device=_device_kind(results.training.device),
+        data_hash=results.training.data_hash,
+        evaluation=evaluation if "loss" in evaluation else {},
     )
+
+
+def _checked_eos(eos_id: object, vocab_size: int) -> int | None:
+    if eos_id is None:
+        return None
+    if not isinstance(eos_id, int) or not 0 <= eos_id < vocab_size:
+        raise ValueError(f"eos_token_id = {eos_id!r} is no token of a vocabulary of {vocab_size}")
+    return eos_id
+
+
+def _require_batch(config: TrainConfig) -> None:
+    """Refuse a batch that nobody trains with: the passes of an evaluation are parts of it."""
+    if config.batch_sequences > _MAX_BATCH_SEQUENCES:
+        raise ValueError(
+            f"it says batches of {config.batch_sequences} sequences; {_MAX_BATCH_SEQUENCES:,} are the most"
+        )
+
+
+def open_tokenizer(trained: Trained) -> Tokenizer:
+    """Return the tokenizer of a trained model, as its training read texts with it.
+
+    Args:
+        trained: A model that has one.
+
+    Raises:
+        ValueError: It cannot be read, or is another model's.
+    """
+    try:
+        tokenizer = for_plain_text(Tokenizer.from_file(str(trained.tokenizer_path)))
+        size = vocabulary_size(tokenizer)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise ValueError(f"{trained.tokenizer_path} cannot be read: {_short(error)}") from error
+
+    padded_vocab = padded_vocab_size(trained.vocab_size)
+    if size > padded_vocab:
+        raise ValueError(
+            f"{trained.tokenizer_path} has tokens up to {size - 1}, and the weights know {padded_vocab}: "
+            "it is another model's; put back the one that was exported with them"
+        )
+    return tokenizer
 
 
 def _device_kind(name: str) -> str:
@@ -125,16 +223,24 @@ def _read_checkpoint(path: Path) -> Trained:
     if "config" not in state:
         raise ValueError("it was written by an earlier version, which did not store the configuration")
 
-    config = TrainConfig.model_validate(state["config"])
-    corpus = training_data(config.data, state["data_hash"])
-    tokens_seen = min(state["sequences"] * config.model.seq_len, state["budget_tokens"])
     weights = {}
     for name, tensor in stored.tensors.items():
         if name.startswith("weight/"):
             weights[name.removeprefix("weight/")] = tensor
 
+    config = TrainConfig.model_validate(state["config"])
+    padded_vocab = len(weights["embed_tokens.weight"])
+    model_of_shape(config.model, padded_vocab, {name: tensor.shape for name, tensor in weights.items()})
+    _require_batch(config)
+
+    corpus = training_data(config.data, state["data_hash"], padded_vocab, path)
+    if padded_vocab_size(corpus.vocab_size) != padded_vocab:
+        raise ValueError(f"its training's tokens have a vocabulary of {corpus.vocab_size}; the weights {padded_vocab}")
+    tokens_seen = min(state["sequences"] * config.model.seq_len, state["budget_tokens"])
+
     return Trained(
         where=f"{path} ({tokens_seen:,} of {state['budget_tokens']:,} tokens)",
+        path=path,
         config=config,
         weights=weights,
         vocab_size=corpus.vocab_size,
@@ -144,23 +250,3 @@ def _read_checkpoint(path: Path) -> Trained:
         data_hash=state["data_hash"],
         evaluation={},  # the last point may be of earlier weights
     )
-
-
-def training_data(config: DataConfig, data_hash: str) -> Corpus:
-    """Return the corpus of a training.
-
-    Args:
-        config: The training's data section.
-        data_hash: The hash of the training's tokens.
-
-    Raises:
-        CorpusError: The data cannot be read, or have changed since the training.
-    """
-    corpus = load(config)
-    if corpus.data_hash != data_hash:
-        place = f" at {config.path}" if config.path else ""
-        raise CorpusError(
-            f'the data of source "{config.source}"{place} have changed since the training: another part of them is '
-            "held out now, and the model may have been trained on it"
-        )
-    return corpus

@@ -1,1 +1,1 @@
-"""What forward and backward passes compute with: GPU kernels, CPU counterparts, CUDA graphs, dropout."""
+"""What forward and backward passes compute with: GPU kernels, CPU counterparts, gradient sums, CUDA graphs, dropout."""

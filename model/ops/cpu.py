@@ -112,7 +112,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return `x` with each pair (i, i + C/2) of its last dimension turned by its position's angle.
+    """Return `x` with each pair (i, i + C/2) of its last dimension rotated by its position's angle.
 
     Args:
         x: [..., T, C].

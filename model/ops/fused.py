@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
+from model.ops.gradient_sums import added, added_product, for_autograd, sum_for
 from model.ops.graphs import beside
 
 
@@ -29,30 +30,12 @@ def available(x: Tensor) -> bool:
     return x.is_cuda and _has_triton()
 
 
-def _sum_for(parameter: Tensor) -> tuple[Tensor, bool]:
-    """Return the fp32 sum to which a parameter's gradient is added.
-
-    Returns:
-        The sum, and whether it was made here because the parameter has none.
-    """
-    total = getattr(parameter, "grad_sum", None)
-    if total is not None:
-        return total, False
-
-    return torch.zeros_like(parameter, dtype=torch.float32), True
-
-
-def _for_autograd(total: Tensor, parameter: Tensor, made_here: bool) -> Tensor | None:
-    """Return what autograd has to add to `.grad`: nothing where the sum is the parameter's own."""
-    return total.to(parameter.dtype) if made_here else None
-
-
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, y_ND: Tensor | None, gain_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        from model.ops import kernels
+        from model.ops.kernels import norms
 
-        total_ND, out_ND, rstd_N = kernels.add_norm(x_ND, y_ND, gain_D, eps)
+        total_ND, out_ND, rstd_N = norms.add_norm(x_ND, y_ND, gain_D, eps)
 
         ctx.save_for_backward(total_ND, rstd_N)
         ctx.gain_D = gain_D
@@ -63,16 +46,16 @@ class _AddNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        from model.ops import kernels
+        from model.ops.kernels import norms
 
         dtotal_ND, dout_ND = grads
         if dout_ND is None:
             return dtotal_ND, dtotal_ND if ctx.has_y else None, None, None
 
         total_ND, rstd_N = ctx.saved_tensors
-        gain_sum_D, made_here = _sum_for(ctx.gain_D)
-        dx_ND = kernels.add_norm_backward(total_ND, ctx.gain_D, rstd_N, dout_ND.contiguous(), dtotal_ND, gain_sum_D)
-        dgain_D = _for_autograd(gain_sum_D, ctx.gain_D, made_here)
+        gain_sum_D, made_here = sum_for(ctx.gain_D)
+        dx_ND = norms.add_norm_backward(total_ND, ctx.gain_D, rstd_N, dout_ND.contiguous(), dtotal_ND, gain_sum_D)
+        dgain_D = for_autograd(gain_sum_D, ctx.gain_D, made_here)
         return dx_ND, dx_ND if ctx.has_y else None, dgain_D, None
 
 
@@ -86,35 +69,35 @@ def add_norm(x: Tensor, y: Tensor | None, gain_D: Tensor, eps: float) -> tuple[T
 class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        from model.ops import kernels
+        from model.ops.kernels import heads
 
         *tensors, ctx.H, ctx.K, ctx.eps = inputs
         qkv_BTW, *ctx.gains, ctx.cos_TC, ctx.sin_TC = tensors
-        q, k, v = kernels.heads(*tensors, ctx.H, ctx.K, ctx.eps)
+        q, k, v = heads.heads(*tensors, ctx.H, ctx.K, ctx.eps)
         ctx.save_for_backward(qkv_BTW)
         return q, k, v
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from model.ops import kernels
+        from model.ops.kernels import heads
 
         (qkv_BTW,) = ctx.saved_tensors
         q_gain_C, k_gain_C = ctx.gains
-        q_sum_C, made_here = _sum_for(q_gain_C)
-        k_sum_C, _ = _sum_for(k_gain_C)
+        q_sum_C, made_here = sum_for(q_gain_C)
+        k_sum_C, _ = sum_for(k_gain_C)
 
         tables, sums_C = (ctx.cos_TC, ctx.sin_TC), (q_sum_C, k_sum_C)
-        dqkv_BTW = kernels.heads_backward(qkv_BTW, *ctx.gains, *tables, *grads, sums_C, ctx.H, ctx.K, ctx.eps)
+        dqkv_BTW = heads.heads_backward(qkv_BTW, *ctx.gains, *tables, *grads, sums_C, ctx.H, ctx.K, ctx.eps)
 
-        dq_gain_C = _for_autograd(q_sum_C, q_gain_C, made_here)
-        dk_gain_C = _for_autograd(k_sum_C, k_gain_C, made_here)
+        dq_gain_C = for_autograd(q_sum_C, q_gain_C, made_here)
+        dk_gain_C = for_autograd(k_sum_C, k_gain_C, made_here)
         return (dqkv_BTW, dq_gain_C, dk_gain_C, None, None, None, None, None)
 
 
 def heads(
     qkv_BTW: Tensor, q_gain_C: Tensor, k_gain_C: Tensor, cos_TC: Tensor, sin_TC: Tensor, H: int, K: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries and keys, normed and turned, and values, each [B, T, H, C].
+    """Return queries and keys, normed and rotated, and values, each [B, T, H, C].
 
     Args:
         qkv_BTW: Queries, keys and values of all heads beside each other.
@@ -135,7 +118,7 @@ class _MoE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        from model.ops import kernels
+        from model.ops.kernels import router, slots, swiglu
 
         x_ND, router_ED, gate_up, down, top_k, block = inputs
 
@@ -145,18 +128,18 @@ class _MoE(torch.autograd.Function):
             parts, router_part = 1, router_ED
             logits = x_ND @ router_ED.T
         else:
-            parts, split = kernels.ROUTER_PARTS, kernels.split_router(router_ED, x_ND.dtype)
+            parts, split = router.ROUTER_PARTS, router.split_router(router_ED, x_ND.dtype)
             router_part = split[: len(split) // parts]
             logits = torch.mm(x_ND, split.T, out_dtype=torch.float32)
 
-        share_NK, chosen_NK, probs_NE, lse_N, count_EP, prob_sum_PE = kernels.route(
+        share_NK, chosen_NK, probs_NE, lse_N, count_EP, prob_sum_PE = router.route(
             logits, parts, len(router_ED), top_k, block
         )
-        order_S, inverse_S, ends_E = kernels.sort_slots(chosen_NK, count_EP)
+        order_S, inverse_S, ends_E = slots.sort_slots(chosen_NK, count_EP)
 
-        x_SD = kernels.to_slots(x_ND, order_S, top_k)
+        x_SD = slots.to_slots(x_ND, order_S, top_k)
         gate_up_SF = F.grouped_mm(x_SD, gate_up.mT, offs=ends_E)
-        hidden_SF = kernels.swiglu(gate_up_SF, share_NK, order_S)
+        hidden_SF = swiglu.swiglu(gate_up_SF, share_NK, order_S)
         y_SD = F.grouped_mm(hidden_SF, down.mT, offs=ends_E)
         del hidden_SF  # the backward pass computes it again
 
@@ -166,11 +149,11 @@ class _MoE(torch.autograd.Function):
         ctx.parameters = router_ED, gate_up, down
         ctx.block = block
         ctx.mark_non_differentiable(count_EP)
-        return kernels.from_slots(y_SD, inverse_S, top_k), lse_N, prob_sum_PE, count_EP
+        return slots.from_slots(y_SD, inverse_S, top_k), lse_N, prob_sum_PE, count_EP
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        from model.ops import kernels
+        from model.ops.kernels import router, slots, swiglu
 
         beside.join()
         dy_ND, dlse_N, dprob_sum_PE, _ = (grad.contiguous() for grad in grads)
@@ -180,25 +163,25 @@ class _MoE(torch.autograd.Function):
         router_ED, gate_up, down = ctx.parameters
         top_k = share_NK.shape[1]
 
-        dy_SD = kernels.to_slots(dy_ND, order_S, top_k)
+        dy_SD = slots.to_slots(dy_ND, order_S, top_k)
         dhidden_SF = F.grouped_mm(dy_SD, down, offs=ends_E)
-        dgate_up_SF, hidden_SF, dshare_NK = kernels.swiglu_backward(gate_up_SF, share_NK, order_S, dhidden_SF)
+        dgate_up_SF, hidden_SF, dshare_NK = swiglu.swiglu_backward(gate_up_SF, share_NK, order_S, dhidden_SF)
         weight_grads: dict[str, Tensor | None] = {}
 
         def weight_gradients() -> None:
-            weight_grads["down"] = _added(down, F.grouped_mm(dy_SD.mT, hidden_SF, offs=ends_E))
-            weight_grads["gate_up"] = _added(gate_up, F.grouped_mm(dgate_up_SF.mT, x_SD, offs=ends_E))
+            weight_grads["down"] = added(down, F.grouped_mm(dy_SD.mT, hidden_SF, offs=ends_E))
+            weight_grads["gate_up"] = added(gate_up, F.grouped_mm(dgate_up_SF.mT, x_SD, offs=ends_E))
 
         beside.run(weight_gradients, dy_SD, hidden_SF, dgate_up_SF, x_SD, ends_E)
 
-        dx_ND = kernels.from_slots(F.grouped_mm(dgate_up_SF, gate_up, offs=ends_E), inverse_S, top_k)
-        dlogits = kernels.route_backward(
+        dx_ND = slots.from_slots(F.grouped_mm(dgate_up_SF, gate_up, offs=ends_E), inverse_S, top_k)
+        dlogits = router.route_backward(
             probs_NE, chosen_NK, share_NK, dshare_NK, dprob_sum_PE, dlse_N, ctx.block, len(router_part), x_ND.dtype
         )
         dx_ND.addmm_(dlogits, router_part)
 
         def router_gradient() -> None:
-            weight_grads["router"] = _added_product(router_ED, dlogits[:, : len(router_ED)].T, x_ND)
+            weight_grads["router"] = added_product(router_ED, dlogits[:, : len(router_ED)].T, x_ND)
 
         beside.run(router_gradient, dlogits, x_ND)
         return dx_ND, weight_grads["router"], weight_grads["gate_up"], weight_grads["down"], None, None
@@ -223,7 +206,7 @@ class _Linear(torch.autograd.Function):
         def weight_gradients() -> None:
             sizes = [len(part) for part in ctx.weights]
             for part, dy in zip(ctx.weights, dy_NO.split(sizes, dim=1), strict=True):
-                weight_grads.append(_added_product(part, dy.T, x_ND))
+                weight_grads.append(added_product(part, dy.T, x_ND))
 
         beside.run(weight_gradients, dy_NO, x_ND)
         return dy_NO @ weight, *weight_grads
@@ -232,41 +215,6 @@ class _Linear(torch.autograd.Function):
 def linear(x_BTD: Tensor, *weights: Tensor) -> Tensor:
     """Return the products with several weights [out, D] beside each other, [B, T, sum of outs], as one product."""
     return _Linear.apply(x_BTD.flatten(0, 1), *weights).view(*x_BTD.shape[:2], -1)
-
-
-def _added_product(parameter: Tensor, x: Tensor, y: Tensor) -> Tensor | None:
-    """Add the product x y to the parameter's fp32 sum, or return it to autograd where there is none."""
-    total = getattr(parameter, "grad_sum", None)
-    if total is None:
-        return x @ y
-
-    add_product_(total, x, y)
-    return None
-
-
-def add_product_(total: Tensor, x: Tensor, y: Tensor) -> None:
-    """Add x y to `total` in place; it is fp32, x and y may be in half precision, and nothing is rounded between."""
-    if x.dtype == total.dtype:
-        total.addmm_(x, y)
-    else:
-        torch.addmm(total, x, y, out_dtype=total.dtype, out=total)
-
-
-def _added(parameter: Tensor, grad: Tensor) -> Tensor | None:
-    """Add a gradient to the parameter's fp32 sum, or return it to autograd where there is none."""
-    total = getattr(parameter, "grad_sum", None)
-    if total is None:
-        return grad
-
-    add_(total, grad)
-    return None
-
-
-def add_(total: Tensor, x: Tensor) -> None:
-    """Add x, which may be in half precision, to `total`, which is fp32, in place."""
-    from model.ops import kernels
-
-    kernels.add_(total, x.contiguous())
 
 
 def moe(
@@ -285,11 +233,11 @@ def moe(
         The output [B, T, D]; the log-sum-exp of each token's logits [B, T], fp32; and for each block of a sequence the
         slots per expert (int32) and the sum of probabilities per expert (fp32), both [B, blocks, E].
     """
-    from model.ops import kernels
+    from model.ops.kernels import router
 
     B, T, D = x_BTD.shape
     E = len(router_ED)
-    block = kernels.router_block(T)
+    block = router.router_block(T)
     y_ND, lse_N, prob_sum_PE, count_EP = _MoE.apply(x_BTD.reshape(-1, D), router_ED, gate_up, down, top_k, block)
 
     load_BPE = count_EP.view(E, B, -1).permute(1, 2, 0)
@@ -299,36 +247,36 @@ def moe(
 
 def cross_entropy_(logits_RV: Tensor, targets_R: Tensor, scale: Tensor) -> Tensor:
     """Replace logits by the gradient of scale x the summed loss, and return each row's loss in nats, fp32 [R]."""
-    from model.ops import kernels
+    from model.ops.kernels import cross_entropy
 
-    return kernels.cross_entropy_(logits_RV, targets_R, scale)
+    return cross_entropy.cross_entropy_(logits_RV, targets_R, scale)
 
 
 def score(logits_RV: Tensor, targets_R: Tensor) -> tuple[Tensor, Tensor]:
     """Return each row's loss in nats and whether its target has the highest logit (1 or 0), both fp32 [R]."""
-    from model.ops import kernels
+    from model.ops.kernels import cross_entropy
 
-    return kernels.score(logits_RV, targets_R)
+    return cross_entropy.score(logits_RV, targets_R)
 
 
 def nesterov(grad: Tensor, momentum: Tensor, factor: Tensor, keep: Tensor, beta: Tensor, dtype: torch.dtype) -> Tensor:
     """Average factor x grad into the momentum in place, unless keep is 0, and return Nesterov's look-ahead."""
-    from model.ops import kernels
+    from model.ops.kernels import updates
 
-    return kernels.nesterov(grad, momentum, factor, keep, beta, dtype)
+    return updates.nesterov(grad, momentum, factor, keep, beta, dtype)
 
 
 def apply_update(
     weight: Tensor, copy: Tensor | None, update: Tensor, step_size: Tensor, shrink: Tensor, scale: float
 ) -> None:
     """Set weight to weight x shrink - step_size x scale x update in place, and its half-precision copy with it."""
-    from model.ops import kernels
+    from model.ops.kernels import updates
 
-    kernels.apply_update(weight, copy, update, step_size, shrink, scale)
+    updates.apply_update(weight, copy, update, step_size, shrink, scale)
 
 
 def scale_matrices(matrices: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Return each matrix of a batch times its scale (fp32, one per matrix), in `dtype`."""
-    from model.ops import kernels
+    from model.ops.kernels import updates
 
-    return kernels.scale_matrices(matrices, scales, dtype)
+    return updates.scale_matrices(matrices, scales, dtype)

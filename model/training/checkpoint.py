@@ -1,5 +1,6 @@
 """Checkpoints: one safetensors file each, written atomically and checked when read."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -54,6 +55,7 @@ def save(
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(state)
     save_file(on_cpu, temporary, metadata={"state": text, "digest": _digest(on_cpu, text)})
+    as_readable_as_its_folder(temporary)
     _sync(temporary)
     temporary.replace(path)
     _sync(folder)
@@ -83,6 +85,12 @@ def load_newest(folder: Path, identity: str) -> tuple[Checkpoint | None, list[st
             notices.append(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
 
     return None, notices
+
+
+def as_readable_as_its_folder(file: Path) -> None:
+    """Let those read a file who can read its folder; safetensors writes for the owner alone."""
+    with contextlib.suppress(OSError):  # some file systems have no modes
+        file.chmod(0o600 | file.parent.stat().st_mode & 0o444)
 
 
 def _sweep(folder: Path) -> None:

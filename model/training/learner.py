@@ -7,7 +7,6 @@ Shape suffixes: B sequences of a pass, T seq_len, N tokens (B x T), D d_model, V
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from model.loss import count_losses, loss_and_gradients
 from model.ops import graphs
 from model.ops.precision import LossScale
 from model.optim import MuonAdamW
+from model.training.seeds import stream_seed
 from model.transformer import Transformer
 from model.weights import MasterWeights
 
@@ -303,15 +303,3 @@ class Learner:
 
 def _allocated_bytes(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def stream_seed(seed: int, stream: str) -> int:
-    """Return the seed of one of a run's independent random streams.
-
-    Args:
-        seed: The run's seed.
-        stream: "init", "order" or "dropout".
-    """
-    number = ("init", "order", "dropout").index(stream)
-    (state,) = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
-    return int(state >> np.uint64(1))

@@ -108,3 +108,22 @@ class RunCheckpoints:
     def resumed_at(self, tokens_seen: int) -> None:
         """Count the tokens until the next checkpoint from here."""
         self._saved_tokens = tokens_seen
+
+
+def convert_sums(learner: Learner, ratio: float, keep: bool) -> None:
+    """Count what was summed over passes of another size in passes of this run's, once among all processes.
+
+    Args:
+        learner: One that has loaded the checkpoint's tensors.
+        ratio: Sequences of a pass of the run that wrote the checkpoint, over those of a pass of this run.
+        keep: Whether this process keeps the sums; the others begin with none.
+    """
+    learner.pending *= ratio
+    if not keep:
+        learner.weights.clear_gradients()
+        learner.clear_meters()
+
+    # Not the experts' load, which counts tokens and not passes.
+    gradients = [group.grad for group in learner.weights.groups.values()]
+    for total in (*gradients, learner.meters["loss"], learner.meters["aux_loss"]):
+        total.mul_(ratio)

@@ -4,7 +4,6 @@ Shape suffixes: L layers, E experts.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,9 +19,10 @@ from model.training import distributed, learner_cache
 from model.training.distributed import Ranks
 from model.training.evaluate import evaluate
 from model.training.evaluation_grid import EvaluationGrid
-from model.training.learner import stream_seed
-from model.training.run_checkpoints import RunCheckpoints, run_identity
+from model.training.run_checkpoints import RunCheckpoints, convert_sums, run_identity
+from model.training.run_clock import RunClock
 from model.training.run_facts import run_facts
+from model.training.seeds import stream_seed
 
 Report = Callable[[Mapping[str, float]], bool | int]
 
@@ -41,8 +41,7 @@ class TrainingRun:
     def __init__(
         self, config: TrainConfig, budget_tokens: int, corpus: Corpus, device: torch.device, ranks: Ranks
     ) -> None:
-        self.started_s = time.perf_counter()
-        self.clock_s = self.started_s
+        self.clock = RunClock(device)
 
         self.asked = config
         self.config = config = distributed.shared(config, ranks)
@@ -71,11 +70,7 @@ class TrainingRun:
         self.optimizer_steps = 0
         self.points: list[dict[str, float]] = []
         self.lr_factor = 0.0
-        # Since the last evaluation:
-        self.interval_sequences = 0
-        self.interval_s = 0.0
-        # Of the attempts before this one:
-        self.earlier_s = 0.0
+        self.interval_sequences = 0  # since the last evaluation
         self._seed_dropout()
 
     def _seed_dropout(self) -> None:
@@ -107,7 +102,7 @@ class TrainingRun:
         if not self._report_again(report):
             return self._facts(stopped=True)
 
-        self.clock_s = time.perf_counter()
+        self.clock.go()
         while self.sequences < self.num_sequences:
             self._train_pass()
             going_on = self._report_due_points(report)
@@ -164,7 +159,7 @@ class TrainingRun:
         if not due:
             return True
 
-        self._stop_clock()
+        self.clock.stop()
         metrics = self._metrics()
 
         going_on = True
@@ -176,8 +171,7 @@ class TrainingRun:
 
         self.learner.clear_meters()
         self.interval_sequences = 0
-        self.interval_s = 0.0
-        self.clock_s = time.perf_counter()
+        self.clock.begin_interval()
         return going_on
 
     # --- training ---
@@ -213,7 +207,7 @@ class TrainingRun:
 
     def _metrics(self) -> dict[str, float]:
         """Evaluate, and return a point's numbers under the names that the engine stores."""
-        before_s = time.perf_counter()
+        before_s = self.clock.elapsed_s
         learner = self.learner
         config = self.config
         seq_len = config.model.seq_len
@@ -225,7 +219,7 @@ class TrainingRun:
         learner.model.train()
         self.ranks.sum_(learner.meters.values())
 
-        now_s = time.perf_counter()
+        elapsed_s = self.clock.elapsed_s
         passes = self.interval_sequences / config.pass_sequences
         load_LE = learner.meters["load_LE"]
         metrics = {
@@ -236,21 +230,15 @@ class TrainingRun:
             "grad_norm": learner.grad_norm.item(),
             "aux_loss": learner.meters["aux_loss"].item() / passes,
             "load_imbalance": (load_LE.amax(1) / load_LE.mean(1)).mean().item(),
-            "tokens_per_s": self.interval_sequences * seq_len / self.interval_s,
-            "eval_s": now_s - before_s,
-            "elapsed_s": now_s - self.started_s + self.earlier_s,
+            "tokens_per_s": self.interval_sequences * seq_len / self.clock.interval_s,
+            "eval_s": elapsed_s - before_s,
+            "elapsed_s": elapsed_s,
             "skipped_steps": learner.loss_scale.skipped_steps.item(),
             "peak_memory_bytes": float(learner.peak_bytes),
         }
         if self.bytes_per_token:
             metrics["val_bpb"] = result.bits_per_byte(self.bytes_per_token)
         return metrics
-
-    def _stop_clock(self) -> None:
-        """Add the training time so far to the interval, once the device has caught up."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.interval_s += time.perf_counter() - self.clock_s
 
     def _facts(self, stopped: bool) -> dict[str, object]:
         """Return what is known of the run at its end, under the names that the engine stores."""
@@ -284,7 +272,7 @@ class TrainingRun:
         return sums_are_whole and in_the_middle and self.checkpoints.due(self.tokens_seen)
 
     def _save(self) -> None:
-        self._stop_clock()
+        self.clock.stop()
         state: dict[str, Any] = {
             "sequences": self.sequences,
             "optimizer_steps": self.optimizer_steps,
@@ -292,9 +280,9 @@ class TrainingRun:
             "lr_factor": self.lr_factor,
             "schedule": [self.schedule.end_tokens, self.schedule.down_from, self.schedule.down_factor],
             "pass_sequences": self.config.pass_sequences,
-            "interval_s": self.interval_s,
+            "interval_s": self.clock.interval_s,
             "interval_sequences": self.interval_sequences,
-            "elapsed_s": time.perf_counter() - self.started_s + self.earlier_s,
+            "elapsed_s": self.clock.elapsed_s,
             # For readers of the weights; the run itself does not need them.
             "config": self.config.model_dump(mode="json"),
             "budget_tokens": self.budget_tokens,
@@ -302,7 +290,7 @@ class TrainingRun:
             "device": self.device.type,
         }
         self.checkpoints.save(self.learner, self.sequences, self.tokens_seen, state)
-        self.clock_s = time.perf_counter()
+        self.clock.go()
 
     def _resume(self) -> None:
         state, notices = self.checkpoints.load_newest(self.learner)
@@ -313,33 +301,15 @@ class TrainingRun:
             return
 
         # Checkpoints of earlier versions have neither "pass_sequences" nor "schedule".
-        self._convert_sums(state.get("pass_sequences", self.config.pass_sequences))
+        pass_sequences = state.get("pass_sequences", self.config.pass_sequences)
+        convert_sums(self.learner, pass_sequences / self.config.pass_sequences, keep=self.ranks.rank == 0)
         if "schedule" in state:
             self.schedule = Schedule(self.config.optim, self.budget_tokens, *state["schedule"])
         self.sequences = state["sequences"]
         self.optimizer_steps = state["optimizer_steps"]
         self.points = state["points"]
         self.lr_factor = state["lr_factor"]
-        self.interval_s = state["interval_s"]
         self.interval_sequences = state["interval_sequences"]
-        self.earlier_s = state["elapsed_s"]
+        self.clock.resume(state["interval_s"], state["elapsed_s"])
         self.checkpoints.resumed_at(self.tokens_seen)
         self._seed_dropout()
-
-    def _convert_sums(self, pass_sequences: int) -> None:
-        """Count what was summed over passes of another size in passes of this run's, once among all processes.
-
-        Args:
-            pass_sequences: Sequences of a pass of the run that wrote the checkpoint.
-        """
-        learner = self.learner
-        ratio = pass_sequences / self.config.pass_sequences
-        learner.pending *= ratio
-        if self.ranks.rank:
-            learner.weights.clear_gradients()
-            learner.clear_meters()
-
-        # Not the experts' load, which counts tokens and not passes.
-        gradients = [group.grad for group in learner.weights.groups.values()]
-        for total in (*gradients, learner.meters["loss"], learner.meters["aux_loss"]):
-            total.mul_(ratio)

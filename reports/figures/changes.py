@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports.attribution import COUNTS, TIE, WORSE, interval_words
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, base_figure
 from reports.formats import label, plain, setting
+from reports.tables.attribution import COUNTS, TIE, WORSE, interval_words
 
 # Name, colour and pattern of a change's bar by its word.
 _GAIN_STYLE = {
-    COUNTS: ("given on the path", BLUE, ""),
+    COUNTS: ("gain on the path", BLUE, ""),
     TIE: ("tie: no difference measured", GREY, "/"),
     WORSE: ("made it worse", VERMILLION, "x"),
 }
@@ -30,7 +30,7 @@ def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
     """Draw what each change brought on the path from the default, and what the winner loses without it.
 
     Args:
-        rows: As `reports.attribution.rows` gives it.
+        rows: As `reports.tables.attribution.attribution_table` gives it.
         gain: Of the winner with all its changes, nats per token.
     """
     figure = base_figure("worth (nats per token)", "", height=170 + 56 * (len(rows) + 1))
@@ -103,7 +103,7 @@ def _add_marks_of_missing(figure: go.Figure, rows: pd.DataFrame, gain: float) ->
     without_harm = rows.index[rows["harm"].isna()].to_numpy()
     if len(without_harm):
         places = without_harm + _MARK_SHIFT
-        _add_named_marks(figure, edge, places, "does not train", "left", {"color": VERMILLION, "symbol": "x"})
+        _add_named_marks(figure, edge, places, "cannot be trained", "left", {"color": VERMILLION, "symbol": "x"})
 
     without_gain = rows.index[rows["gain"].isna()].to_numpy()
     if len(without_gain):

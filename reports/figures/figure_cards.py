@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports import analyses
 from reports.formats import plain, setting
+from reports.tables.importance import TooFewTrialsError
 
 # Rows of a figure's table in the page; trials.csv and curves.csv have all of them.
 _MAX_ROWS = 100
@@ -80,7 +80,7 @@ def draw_card(key: str, title: str, draw: Callable[[], Drawn]) -> Card:
         cut = max(0, len(table) - _MAX_ROWS)
 
         return Card(key, title, sentence, plots, columns, rows, cut)
-    except (NothingToDrawError, analyses.TooFewTrialsError) as reason:
+    except (NothingToDrawError, TooFewTrialsError) as reason:
         return Card(key, title, "", problem=f"Not drawn: {reason}.")
     except Exception as error:  # noqa: BLE001 - one figure must not cost the reader the page
         reason_text = plain(error) or type(error).__name__

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import CONFIDENCE, INTERVAL
-from reports import analyses, pareto, tables
 from reports.figures import losses, trade_offs
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
 from reports.figures.study_tables import StudyTables
-from reports.formats import count, duration, finite, number, percent
+from reports.formats import count, duration, finite, number, percent, was_or_were
+from reports.sentences.pareto import front_words
+from reports.tables.curves import curve_band
+from reports.tables.finals import baseline_loss, finals_runs, finals_table
+from reports.tables.fronts import front_table, speed_front
+from reports.tables.pruning import PruningAudit, pruning_audit
 
 
 def best_so_far(study: StudyTables) -> Drawn:
@@ -25,7 +29,7 @@ def best_so_far(study: StudyTables) -> Drawn:
     sigma = None
     if verdict is not None:
         sigma = finite(verdict.sigma)
-    figure = losses.best_so_far(trials, tables.baseline_loss(study.record), sigma)
+    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma)
 
     sentence = (
         "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
@@ -40,14 +44,14 @@ def finals(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    runs = tables.finals_runs(study.record)
+    runs = finals_runs(study.record)
     require(len(runs) > 0, "the finals have not begun")
-    arms = tables.finals_table(runs)
+    arms = finals_table(runs)
 
     sentence = (
         "The default and the best trials of the search, trained again on fresh random seeds. The diamond is the mean; "
         f"the bar is where the true mean lies with {100 * CONFIDENCE:.0f} % confidence. Runs of the same seed are "
-        "compared in pairs, so two bars may overlap and the gain still be clear."
+        "compared in pairs, so two bars may overlap although the gain is clear."
     )
     return sentence, [losses.finals(runs, arms)], arms.drop(columns="arm")
 
@@ -66,8 +70,10 @@ def learning_curves(study: StudyTables) -> Drawn:
         f"{losses.BEST_CURVES} and the default."
     )
     if study.record.spec.objective == "loss_at_equal_seconds":
-        sentence += " Trials read text at different speeds: each stands at the share of its training that it had done."
-    return sentence, [figure], tables.curve_band(study.curves)
+        sentence += (
+            " Trials read text at different speeds: each is drawn at the share of its training that it had done."
+        )
+    return sentence, [figure], curve_band(study.curves)
 
 
 def pruning(study: StudyTables) -> Drawn:
@@ -76,7 +82,7 @@ def pruning(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    audit = analyses.pruning_audit(study.record)
+    audit = pruning_audit(study.record)
     if audit is None:
         raise NothingToDrawError("no finished trial has an early evaluation")
 
@@ -86,37 +92,37 @@ def pruning(study: StudyTables) -> Drawn:
 
     sentence = (
         "Was it right to stop trials early? Each mark is a finished trial: its loss early on, when trials are first "
-        f"judged, against its loss at the end. The closer to one rising line, the better: {agreement}, 1 is perfect. "
-        f"Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the best quarter "
-        f"({count(audit.best_quarter, 'trial')}), {audit.at_risk} would have been in the worse half "
-        f"early on (right of the dotted line). {_reliable_from(audit)} {_audited(audit)}"
+        "judged, against its loss at the end. The closer the marks lie to one rising line, the better: "
+        f"{agreement}, where 1 is perfect. Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the "
+        f"best quarter ({count(audit.best_quarter, 'trial')}), {was_or_were(audit.at_risk)} in the worse half early on "
+        f"(right of the dotted line). {_reliable_from(audit)} {_audited(audit)}"
     )
     return sentence, [losses.pruning_audit(audit)], audit.table
 
 
-def _reliable_from(audit: analyses.PruningAudit) -> str:
-    """Return in words from where on the order of the trials could be trusted."""
+def _reliable_from(audit: PruningAudit) -> str:
+    """Return in words from which point on the order of the trials could be trusted."""
     warm_up = audit.warm_up
     if warm_up is None:
         return ""
 
     trials = count(warm_up.trials, "trial")
     if warm_up.tokens >= audit.whole:
-        return f"Among {trials} that no pruner chose, no early order agreed with the final one."
+        return f"Among {trials} that pruning did not select, no early order agreed with the final one."
 
     start = percent(warm_up.tokens / audit.whole, 0)
     agreement = number(warm_up.rank_correlation, 2)
 
     return (
-        f"Among {trials} that no pruner chose, the order agreed with the final one from {start} "
+        f"Among {trials} that pruning did not select, the order agreed with the final one from {start} "
         f"of the training on (rank correlation {agreement})."
     )
 
 
-def _audited(audit: analyses.PruningAudit) -> str:
+def _audited(audit: PruningAudit) -> str:
     """Return in words what the audited trials say about those that were stopped."""
     if audit.lost is None:
-        return "No trial that would have been stopped was run on as a check." if audit.pruned else ""
+        return "None of the trials to be stopped was run to its end as a check." if audit.pruned else ""
 
     estimate, low, high = audit.lost
 
@@ -142,7 +148,7 @@ def speed(study: StudyTables) -> Drawn:
         "better and faster."
     )
     figure = trade_offs.speed_against_loss(trials, study.baseline_number)
-    return sentence, [figure], analyses.pareto(trials)
+    return sentence, [figure], speed_front(trials)
 
 
 def pareto_front(study: StudyTables) -> Drawn:
@@ -151,11 +157,12 @@ def pareto_front(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    table = pareto.front_table(study.record)
+    table = front_table(study.record)
     require(len(table) > 0, "no trial has finished")
 
     sentence = (
         "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
-        f"both better and faster. {pareto.front_words(study.record)}"
+        f"both better and faster. {front_words(study.record)}"
     )
-    return sentence, [pareto.loss_against_seconds(study.record)], table
+    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table)
+    return sentence, [figure], table

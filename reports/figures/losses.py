@@ -7,8 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from autotune.core.statistics import INTERVAL
-from reports import analyses, tables
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, STATUS_STYLE, base_figure
+from reports.tables.curves import curve_band
+from reports.tables.pruning import PruningAudit
+from reports.tables.trials import best_so_far_table
 
 # Trials whose curves are drawn.
 BEST_CURVES = 20
@@ -20,7 +22,7 @@ def best_so_far(trials: pd.DataFrame, baseline: float | None, sigma: float | Non
     """Draw every trial by its status, the best so far, and the default with its noise.
 
     Args:
-        trials: As `reports.tables.trials_table` gives it.
+        trials: As `reports.tables.trials.trials_table` gives it.
         baseline: The default's loss in nats per token, or None.
         sigma: Standard deviation between seeds in nats per token, or None.
     """
@@ -34,7 +36,7 @@ def best_so_far(trials: pd.DataFrame, baseline: float | None, sigma: float | Non
     for status, group in known.groupby("status", sort=False):
         _add_trials(figure, str(status), group, high)
 
-    best = tables.best_so_far(trials)
+    best = best_so_far_table(trials)
     figure.add_scatter(
         x=best["number"].to_numpy(), y=best["best"].to_numpy(), mode="lines", name="best so far",
         line={"color": GREEN, "width": 2.5, "shape": "hv"}, hoverinfo="skip",
@@ -95,8 +97,8 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame) -> go.Figure:
     """Draw each arm's runs, its mean and its 95 % interval.
 
     Args:
-        runs: As `reports.tables.finals_runs` gives it.
-        arms: As `reports.tables.finals_table` gives it.
+        runs: As `reports.tables.finals.finals_runs` gives it.
+        arms: As `reports.tables.finals.finals_table` gives it.
     """
     figure = base_figure("loss (nats per token)", "", height=140 + 64 * len(arms))
 
@@ -145,12 +147,12 @@ def learning_curves(curves: pd.DataFrame, trials: pd.DataFrame, baseline: int | 
     """Draw the 10-90 % band of all trials, the best 20 and the default.
 
     Args:
-        curves: As `reports.tables.curves_table` gives it for the search.
-        trials: As `reports.tables.trials_table` gives it.
+        curves: As `reports.tables.curves.curves_table` gives it for the search.
+        trials: As `reports.tables.trials.trials_table` gives it.
         baseline: The default's trial number, or None.
     """
     figure = base_figure("training tokens seen", "loss (nats per token)")
-    band = tables.curve_band(curves)
+    band = curve_band(curves)
     _add_band(figure, band)
 
     best_numbers = list(trials.nsmallest(BEST_CURVES, "loss")["number"])
@@ -220,11 +222,11 @@ def _range_after_the_start(band: pd.DataFrame, trials: pd.DataFrame) -> list[flo
     return [low - margin, high + margin]
 
 
-def pruning_audit(audit: analyses.PruningAudit) -> go.Figure:
+def pruning_audit(audit: PruningAudit) -> go.Figure:
     """Draw the loss at the first rung against the final loss.
 
     Args:
-        audit: As `reports.analyses.pruning_audit` gives it.
+        audit: As `reports.tables.pruning.pruning_audit` gives it.
     """
     figure = base_figure(f"loss at {audit.rung_words}", "final loss (nats per token)")
     table = audit.table

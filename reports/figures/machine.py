@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from reports.figures.style import BLUE, GREEN, ORANGE, STATUS_STYLE, VERMILLION, base_figure
 from reports.formats import finite
-from reports.tables import MAX_SAMPLE_GAP_S
+from reports.tables.machine import MAX_SAMPLE_GAP_S
 
 # Pattern of a trial's bar by its status.
 _PATTERNS = {"pruned": "/", "diverged": "x", "out of memory": "\\", "crashed": "+", "interrupted": "."}
@@ -31,7 +31,7 @@ def timeline(rows: pd.DataFrame) -> go.Figure:
     """Draw when each trial ran.
 
     Args:
-        rows: As `reports.tables.timeline` gives it.
+        rows: As `reports.tables.machine.run_times` gives it.
     """
     lanes = rows["lane"].unique()
     figure = base_figure("time of day", "", height=150 + 56 * len(lanes))
@@ -85,7 +85,7 @@ def gpu_health(gpu: pd.DataFrame, speeds: pd.DataFrame) -> go.Figure:
     """Draw temperature, power, clock and training speed through the night, throttling shaded.
 
     Args:
-        gpu: As `reports.tables.gpu_table` gives it, not empty.
+        gpu: As `reports.tables.machine.gpu_table` gives it, not empty.
         speeds: Columns start (local time) and tokens_per_s, a row per trial; may be empty.
     """
     samples = _thinned(gpu)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports import tables
 from reports.figures import machine
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
 from reports.figures.study_tables import StudyTables
 from reports.formats import percent
-from reports.full_run import full_run_lines
+from reports.sentences.full_run import full_run_lines
+from reports.tables.curves import curves_table
+from reports.tables.machine import gpu_table, run_times
 
 
 def timeline(study: StudyTables) -> Drawn:
@@ -18,7 +19,7 @@ def timeline(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    rows = tables.timeline(study.record)
+    rows = run_times(study.record)
     require(len(rows) > 0, "no start times were stored")
     sentence = "When each trial ran, in this computer's time of day; a gap means that nothing was training."
     return sentence, [machine.timeline(rows)], rows
@@ -30,10 +31,10 @@ def gpu(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    samples = tables.gpu_table(study.record)
+    samples = gpu_table(study.record)
     require(len(samples) > 0, "no samples of a GPU were stored")
 
-    searched = tables.timeline(study.record).query("lane == 'search'")
+    searched = run_times(study.record).query("lane == 'search'")
     speeds = searched.merge(study.trials[["number", "tokens_per_s"]])
     speeds = speeds[speeds["tokens_per_s"].notna()]
 
@@ -64,7 +65,7 @@ def full_run(study: StudyTables) -> Drawn:
         raise NothingToDrawError("the full run has not been evaluated yet")
 
     points = [point.to_json() for point in run.points]
-    curve = tables.curves_table(trial for trial in record.trials if trial.number == run.trial)
+    curve = curves_table(trial for trial in record.trials if trial.number == run.trial)
 
     sentence = "The loss of the full run as it trained, beside the short trial that it grew from. "
     sentence += full_run_lines(record)[0]

@@ -59,7 +59,7 @@ def write_pictures(named: Mapping[str, go.Figure], folder: Path) -> str:
                 os.replace(Path(drawn) / name, folder / name)
     except Exception as error:  # noqa: BLE001 - of browsers and their drivers, whatever they raise
         reason = plain(error.args[0] if error.args else type(error).__name__)
-        return f"PNG skipped: {reason} `autotune doctor` says which browsers would do."
+        return f"PNG skipped: {reason} `autotune doctor` says which browsers would work."
 
     return ""
 

@@ -8,11 +8,15 @@ from typing import Any
 
 from autotune.promotion.selection import attribution_of, best_settings
 from autotune.store.study_store import StudyRecord
-from reports import analyses, attribution, promotion
 from reports.figures import changes, settings
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
+from reports.figures.learning_rates import learning_rates
 from reports.figures.settings import SearchedSetting
 from reports.figures.study_tables import StudyTables
+from reports.sentences import attribution, promotion
+from reports.tables.attribution import attribution_table, attribution_words
+from reports.tables.promotion import bracket_table, promotion_table
+from reports.tables.ranges import parallel_table, settings_at_edges
 
 # Settings shown in pairs: three pictures.
 _MAX_PAIRED = 3
@@ -28,12 +32,12 @@ def which_change(study: StudyTables) -> Drawn:
     if measured is None:
         raise NothingToDrawError(attribution.why_none(study.record))
 
-    rows = attribution.rows(measured)
+    rows = attribution_table(measured)
     require(len(rows) > 0, "the winner changes nothing")
 
     sentence = " ".join([*attribution.sentences(measured), attribution.READING])
     figure = changes.which_change(rows, measured.baseline_loss - measured.winner_loss)
-    return sentence, [figure], attribution.words(rows)
+    return sentence, [figure], attribution_words(rows)
 
 
 def _best_params(record: StudyRecord) -> Mapping[str, Any]:
@@ -51,7 +55,7 @@ def each_setting(study: StudyTables) -> Drawn:
     require(bool(trials["loss"].notna().any()), "no trial has finished")
 
     best = _best_params(study.record)
-    edges = analyses.edges(study.record, best)
+    edges = settings_at_edges(study.record, best)
     plots = []
     for path, dimension in study.record.spec.space.root.items():
         searched = SearchedSetting(path, dimension, best.get(path), edges.get(path, ""))
@@ -75,8 +79,8 @@ def importance(study: StudyTables) -> Drawn:
     shares = study.importance
     sentence = (
         "How strongly each setting tells the best trials from all the others (the method is called PED-ANOVA). It says "
-        "what made trials differ within the ranges searched, which is another question than what brought the winner's "
-        f"gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
+        "what made trials differ within the ranges searched, which is not the same question as what brought the "
+        f"winner's gain: see “{attribution.TITLE}” above for that. Settings that only some trials had are left out."
     )
     return sentence, [settings.importance(shares)], shares
 
@@ -93,15 +97,14 @@ def pairs(study: StudyTables) -> Drawn:
     best = _best_params(study.record)
     space = study.record.spec.space
     searched = [SearchedSetting(path, space[path], best.get(path)) for path in paths]
-    plots = [
-        settings.pair(along_x, along_y, study.settings, study.trials)
-        for along_x, along_y in itertools.combinations(searched, 2)
-    ]
+    plots = []
+    for along_x, along_y in itertools.combinations(searched, 2):
+        plots.append(settings.pair(along_x, along_y, study.settings, study.trials))
 
     sentence = (
         f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
-        "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slant say that two "
-        "settings belong together: one must be changed with the other. The dotted lines are the best values."
+        "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slanted line say that "
+        "two settings belong together: one must be changed with the other. The dotted lines are the best values."
     )
     finished = study.trials.loc[study.trials["loss"].notna(), ["number", "loss"]]
     table = finished.join(study.settings[paths], on="number").sort_values("loss")
@@ -114,7 +117,7 @@ def parallel(study: StudyTables) -> Drawn:
     Args:
         study: Its tables.
     """
-    table = analyses.parallel_table(study.record, study.trials, study.settings)
+    table = parallel_table(study.record, study.trials, study.settings)
     require(len(table) > 1, "fewer than two trials have finished")
 
     sentence = (
@@ -133,9 +136,9 @@ def long_run(study: StudyTables) -> Drawn:
     """
     promoted = study.record.attributes.promotion
     if promoted is None:
-        raise NothingToDrawError("the study has not come to its full run yet")
+        raise NothingToDrawError("the study has not reached its full run yet")
 
     sentence = " ".join(promotion.sentences(promoted))
     if not promoted.brackets:
-        return sentence, [], promotion.rows(promoted)
-    return sentence, [promotion.learning_rates(promoted)], promotion.losses(promoted)
+        return sentence, [], promotion_table(promoted)
+    return sentence, [learning_rates(promoted)], bracket_table(promoted)

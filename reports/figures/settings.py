@@ -38,19 +38,21 @@ def setting_against_loss(searched: SearchedSetting, values: pd.Series[Any], tria
     Args:
         searched: The setting.
         values: Its values by trial number; None where it was not searched.
-        trials: As `reports.tables.trials_table` gives it.
+        trials: As `reports.tables.trials.trials_table` gives it.
     """
     dimension = searched.dimension
     done = trials[trials["loss"].notna()]
     done = done[done["number"].map(values).notna()]
-    done_values = [values[number] for number in done["number"]]
-    texts = [
-        f"trial {number}: {label(setting(value))}" for number, value in zip(done["number"], done_values, strict=True)
-    ]
+    places = []
+    texts = []
+    for number in done["number"]:
+        value = values[number]
+        places.append(_place(dimension, value))
+        texts.append(f"trial {number}: {label(setting(value))}")
 
     figure = base_figure(_axis_title(searched), "loss", height=250)
     figure.add_scatter(
-        x=[_place(dimension, value) for value in done_values], y=done["loss"].to_numpy(),
+        x=places, y=done["loss"].to_numpy(),
         mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, showlegend=False,
         text=texts, hovertemplate="%{text}, loss %{y:.4f}<extra></extra>",
     )  # fmt: skip
@@ -84,8 +86,8 @@ def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFr
     Args:
         along_x: The setting along x.
         along_y: The setting along y.
-        settings: As `reports.tables.settings_table` gives it.
-        trials: As `reports.tables.trials_table` gives it.
+        settings: As `reports.tables.trials.settings_table` gives it.
+        trials: As `reports.tables.trials.trials_table` gives it.
     """
     figure = base_figure(label(along_x.path), label(along_y.path), height=270)
     done = trials[trials["loss"].notna()]
@@ -97,9 +99,9 @@ def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFr
         ("best quarter", done[rank_frac <= 0.25], GREEN, "diamond"),
     ]
     for name, group, colour, symbol in groups:
-        texts = [
-            f"trial {number}: loss {loss:.4f}" for number, loss in zip(group["number"], group["loss"], strict=True)
-        ]
+        texts = []
+        for number, loss in zip(group["number"], group["loss"], strict=True):
+            texts.append(f"trial {number}: loss {loss:.4f}")
         figure.add_scatter(
             x=_places(along_x, settings, group), y=_places(along_y, settings, group), mode="markers", name=name,
             marker={"color": colour, "symbol": symbol, "size": 9}, text=texts, hovertemplate="%{text}<extra></extra>",
@@ -185,7 +187,7 @@ def importance(shares: pd.DataFrame) -> go.Figure:
     """Draw how much each setting tells the best trials from the rest.
 
     Args:
-        shares: As `reports.analyses.importance` gives it.
+        shares: As `reports.tables.importance.importance_table` gives it.
     """
     figure = base_figure("share of the importance", "", height=110 + 30 * len(shares))
 
@@ -206,7 +208,7 @@ def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension
     Drawn with ordinary lines, one row below another: readable on a phone and on paper, and without WebGL.
 
     Args:
-        table: As `reports.analyses.parallel_table` gives it, best first.
+        table: As `reports.tables.ranges.parallel_table` gives it, best first.
         dimensions: The space, by dotted path.
     """
     paths = list(dimensions)

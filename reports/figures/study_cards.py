@@ -7,10 +7,10 @@ from functools import partial
 
 from autotune.core import objectives
 from autotune.store.study_store import StudyRecord
-from reports import attribution, promotion
 from reports.figures import loss_cards, machine_cards, setting_cards
 from reports.figures.figure_cards import Card, Drawn, draw_card
 from reports.figures.study_tables import StudyTables
+from reports.sentences import attribution, promotion
 
 # Title and drawing of each card by its key, in the order of the page.
 CARDS: dict[str, tuple[str, Callable[[StudyTables], Drawn]]] = {
@@ -40,7 +40,13 @@ def draw_cards(record: StudyRecord) -> list[Card]:
     """
     study = StudyTables(record)
     left_out = _keys_left_out(record)
-    return [draw_card(key, title, partial(draw, study)) for key, (title, draw) in CARDS.items() if key not in left_out]
+
+    cards = []
+    for key, (title, draw) in CARDS.items():
+        if key not in left_out:
+            cards.append(draw_card(key, title, partial(draw, study)))
+
+    return cards
 
 
 def _keys_left_out(record: StudyRecord) -> set[str]:

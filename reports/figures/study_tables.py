@@ -7,7 +7,9 @@ from functools import cached_property
 import pandas as pd
 
 from autotune.store.study_store import StudyRecord
-from reports import analyses, tables
+from reports.tables.curves import at_equal_shares, curves_table
+from reports.tables.importance import importance_table
+from reports.tables.trials import settings_table, trials_table
 
 
 class StudyTables:
@@ -22,23 +24,23 @@ class StudyTables:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """As `tables.trials_table`."""
-        return tables.trials_table(self.record)
+        """As `trials_table`."""
+        return trials_table(self.record)
 
     @cached_property
     def settings(self) -> pd.DataFrame:
-        """As `tables.settings_table`."""
-        return tables.settings_table(self.record)
+        """As `settings_table`."""
+        return settings_table(self.record)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """As `tables.curves_table`, of the search, at equal shares of the training."""
-        return tables.curves_table(tables.at_equal_shares(self.record).trials)
+        """As `curves_table`, of the search, at equal shares of the training."""
+        return curves_table(at_equal_shares(self.record).trials)
 
     @cached_property
     def importance(self) -> pd.DataFrame:
-        """As `analyses.importance`."""
-        return analyses.importance(self.record)
+        """As `importance_table`."""
+        return importance_table(self.record)
 
     @property
     def baseline_number(self) -> int | None:

@@ -12,7 +12,7 @@ from autotune.core.statistics import INTERVAL
 from reports.figures.figure_cards import Card, Drawn, draw_card, require
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, base_figure
 from reports.formats import label, plain
-from reports.studies import StudyRow
+from reports.sentences.study_row import StudyRow
 
 # Colour and symbol of a gain by its verdict.
 _VERDICT_STYLE = {
@@ -52,7 +52,7 @@ def _gains(rows: Sequence[StudyRow]) -> Drawn:
     sentence = (
         "By how much each study's best settings lowered the loss of its own default, measured on fresh seeds. The bar "
         f"is the {INTERVAL}: where it lies right of the line at zero, chance alone is an unlikely explanation. A study "
-        "without a bar is one whose winner had changes that are not promoted: only with them all was it proved."
+        "has no bar where some of its winner's changes are not promoted, since the interval is that of all of them."
     )
     table = pd.DataFrame(
         [(row.date, row.name, row.verdict, row.gain_frac, row.gain_low_frac, row.gain_high_frac) for row in judged],
@@ -105,9 +105,9 @@ def _distance_percent(high_frac: float | None, low_frac: float | None) -> float:
 
 def _losses(rows: Sequence[StudyRow], words: str) -> Drawn:
     known = [row for row in rows if row.before is not None]
-    require(len(known) > 0, "no study has finished its default")
+    require(len(known) > 0, "no study has finished training its default")
 
-    sentence = f"Studies whose losses mean the same ({words}). Further left is better; a line joins default and best."
+    sentence = f"Studies whose losses can be compared ({words}). Further left is better; a line joins default and best."
     table = pd.DataFrame(
         [(row.date, row.name, row.before, row.after) for row in known], columns=["date", "study", "default", "best"]
     )

@@ -5,28 +5,39 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from reports import analyses
 from reports.figures.style import BLUE, GREEN, ORANGE, base_figure
+from reports.tables.fronts import speed_front
 
 
 def speed_against_loss(trials: pd.DataFrame, baseline: int | None) -> go.Figure:
     """Draw training speed against final loss with the line of trials that no other beats in both.
 
     Args:
-        trials: As `reports.tables.trials_table` gives it.
+        trials: As `reports.tables.trials.trials_table` gives it.
         baseline: The default's trial number, or None.
     """
     title = "training speed (tokens per second)"
-    return trade_off(trials, baseline, analyses.pareto(trials), "tokens_per_s", title, "tokens/s")
+    return _trade_off(trials, baseline, speed_front(trials), "tokens_per_s", title, "tokens/s")
 
 
-def trade_off(
+def seconds_against_loss(trials: pd.DataFrame, baseline: int | None, front: pd.DataFrame) -> go.Figure:
+    """Draw training time against final loss with the line of trials that no other beats in both.
+
+    Args:
+        trials: As `reports.tables.trials.trials_table` gives it.
+        baseline: The default's trial number, or None.
+        front: As `reports.tables.fronts.front_table` gives it.
+    """
+    return _trade_off(trials, baseline, front, "training_s", "training time (seconds)", "s")
+
+
+def _trade_off(
     trials: pd.DataFrame, baseline: int | None, front: pd.DataFrame, column: str, title: str, unit: str
 ) -> go.Figure:
     """Draw something that is wanted beside a low loss, and the line of trials that no other beats in both.
 
     Args:
-        trials: As `reports.tables.trials_table` gives it.
+        trials: As `reports.tables.trials.trials_table` gives it.
         baseline: The default's trial number, or None.
         front: The trials of that line, in order.
         column: Of the tables, what is wanted.

@@ -108,7 +108,7 @@
     for (const place of kept.open || []) if (folds[place]) folds[place].open = true;
     const pause = (paused) => {
       button.setAttribute("aria-pressed", String(paused));
-      button.textContent = paused ? "Go on" : "Pause";
+      button.textContent = paused ? "Resume" : "Pause";
     };
     pause(Boolean(kept.paused));
     const isPaused = () => button.getAttribute("aria-pressed") === "true";

@@ -104,7 +104,11 @@ def errors(rows: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[int, ...], flo
     found = [(tuple(row["shape"]), measured_of(row)) for row in rows if math.isfinite(row["step_ms"])]
     model = CostModel.fit([each for shape, each in found if shape in PROBED])
     return [
-        (shape, model.step_s(each.counts) / each.step_s - 1, model.peak_bytes(each.counts) / each.peak_bytes - 1)
+        (
+            shape,
+            model.optimizer_step_s(each.counts) / each.optimizer_step_s - 1,
+            model.peak_bytes(each.counts) / each.peak_bytes - 1,
+        )
         for shape, each in found
     ]
 

@@ -20,7 +20,7 @@ import numpy as np
 import tomli_w
 
 from autotune.core.config_paths import flatten, with_paths
-from autotune.core.study_results import Promotion
+from autotune.core.promotion_results import Promotion
 from autotune.night.session import Options, Session
 from autotune.promotion import horizon
 from autotune.promotion.selection import select_trial_to_promote

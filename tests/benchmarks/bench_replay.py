@@ -41,7 +41,7 @@ from autotune.replay.arms import Arm
 from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Rows
 from autotune.replay.table import Table, read
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 HERE = Path(__file__).parent
 WITHIN_FRAC = 0.005

@@ -24,8 +24,9 @@ sys.path[:0] = [str(HERE.parent / "browser"), str(HERE.parent / "support")]
 
 import study_builder  # noqa: E402
 
-from reports.exports import report_json, report_markdown  # noqa: E402
+from reports.exports import report_json  # noqa: E402
 from reports.figures.study_cards import draw_cards  # noqa: E402
+from reports.markdown import report_markdown  # noqa: E402
 from reports.page import study_page, write_report  # noqa: E402
 
 

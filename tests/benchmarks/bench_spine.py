@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from autotune.machine.hardware import profile
+from autotune.machine.measurement import profile
 from autotune.night.session import Options, Session
 from autotune.study.study_file import load
 from model.config import TrainConfig

@@ -34,7 +34,8 @@ from autotune.replay.sources import Rows
 from autotune.replay.table import Row, Table
 from autotune.search.dimension import Dimension
 from autotune.search.pruners import build_pruner
-from autotune.study.spec import PrunerSpec, StudySpec
+from autotune.study.algorithm_spec import PrunerSpec
+from autotune.study.spec import StudySpec
 
 ETA = 3
 """Reduction factor of all methods with rungs; each tool's own default or advice, but for Ray's 4."""

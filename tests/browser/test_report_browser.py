@@ -10,8 +10,8 @@ import pytest
 import study_builder
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
+from reports import timeline
 from reports.compare import write_compare
-from reports.figures.timeline import timeline, write_timeline
 from reports.page import write_report
 
 DARK_INK, LIGHT_INK = "rgb(230, 234, 240)", "rgb(28, 36, 48)"
@@ -236,7 +236,7 @@ def test_the_comparison_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
 def test_the_timeline_opens_cleanly(visit: Visit, tmp_path: Path) -> None:
     first = study_builder.study()
     second = study_builder.study(spec=study_builder.spec("second"), created_at="2026-01-07")
-    write_timeline(timeline([first, second, study_builder.hostile_study()]), tmp_path)
+    timeline.write_timeline(timeline.timeline([first, second, study_builder.hostile_study()]), tmp_path)
     visit.open(tmp_path / "index.html")
 
     assert visit.quiet(), visit
@@ -269,10 +269,10 @@ def test_a_renewing_page_can_be_paused_with_the_keyboard(visit: Visit, tmp_path:
     button = visit.page.locator(".renewal button")
     button.focus()
     visit.page.keyboard.press("Enter")
-    expect(button).to_have_text("Go on")
+    expect(button).to_have_text("Resume")
     write_report(study_builder.study(spec=study_builder.spec("night", title="Renewed")), tmp_path, renewed_s=600)
     visit.page.clock.fast_forward(1_200_000)
-    expect(button).to_have_text("Go on")
+    expect(button).to_have_text("Resume")
     assert "Renewed" not in visit.page.locator(".study").inner_text()
 
     visit.page.keyboard.press("Enter")

@@ -47,6 +47,12 @@ def with_mapping(config: dict[str, Any], budget_tokens: int, report: Report) -> 
     """Returns nothing."""
 
 
+def diverges(config: dict[str, Any], budget_tokens: int, report: Report) -> None:
+    """Reports the loss that it is told, twice."""
+    for tokens in (5, 10):
+        report({"tokens_seen": tokens, "val_loss": float(config["loss"])})
+
+
 def lenient(config: Lenient, budget_tokens: int, report: Report) -> None:
     """Trains nothing."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Data(BaseModel):
-    """Where the text is, and what it has to be."""
+    """Where the text is, what it has to be, and how long it takes to be made ready."""
 
     model_config = ConfigDict(extra="forbid")
     path: str = "text.txt"
     expected_hash: str = ""
+    prepares_s: float = 0.0
 
 
 class Config(BaseModel):
@@ -44,7 +46,12 @@ def _hash(config: Config) -> str:
 
 
 def prepare_training(configs: Sequence[Config], budget_tokens: int, say: Callable[[str], None]) -> Mapping[str, Any]:
-    """Read each text once."""
+    """Read each text once, when the time has come."""
+    end = time.monotonic() + configs[0].data.prepares_s
+    while time.monotonic() < end:
+        say.preparing(f"fetching the text: {end - time.monotonic():.0f} s left")  # type: ignore[attr-defined]
+        time.sleep(0.05)
+
     hashes = [_hash(config) for config in configs]
     say(f"data: {len(hashes)} configurations are ready")
     return {"data_hash": hashes[0]}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.machine import doctor, hardware, nvml
+from autotune.machine import doctor, measurement, nvml
 from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.hardware import HardwareProfile
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not nvml.visible_devices(), reason="no NVIDIA GP
 
 @pytest.fixture(scope="module")
 def full_profile() -> HardwareProfile:
-    return hardware.profile()
+    return measurement.profile()
 
 
 def test_profile_is_plausible(full_profile: HardwareProfile) -> None:
@@ -65,7 +65,7 @@ def test_emulated_t4_is_capped() -> None:
     if gpu.memory_bytes < 15 * GIB:
         pytest.skip("needs 15 GiB")
     start_s = time.monotonic()
-    profile = hardware.profile("t4", quick=True)
+    profile = measurement.profile("t4", quick=True)
 
     assert time.monotonic() - start_s < 60
     assert profile.memory_bytes <= 15 * GIB
@@ -76,9 +76,9 @@ def test_emulated_t4_is_capped() -> None:
 
 def test_profiling_makes_no_cuda_context_here() -> None:
     code = (
-        "import os, sys; from autotune.machine import hardware\n"
+        "import os, sys; from autotune.machine import measurement\n"
         "from pathlib import Path\n"
-        "assert hardware.profile(quick=True).device == 'cuda'\n"
+        "assert measurement.profile(quick=True).device == 'cuda'\n"
         "assert 'torch' not in sys.modules\n"
         # A CUDA context opens this device; NVML does not, though it may map libcuda.
         "assert not [file for file in Path('/proc/self/fd').iterdir() if 'nvidia-uvm' in os.path.realpath(file)]"

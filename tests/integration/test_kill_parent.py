@@ -67,7 +67,7 @@ def test_run_holds_its_directory_until_it_is_killed(folder: StudyFolder) -> None
     folder.wait_at_gate()
     second = folder.run()
     assert second.end() == 5
-    assert f"already run by PID {first.process.pid} since " in second.text
+    assert f" (PID {first.process.pid}); wait for it" in second.text
     assert "Traceback" not in second.text
     first.kill()
     folder.open_gate()

@@ -21,7 +21,7 @@ def test_noise_is_measured_first_and_its_runs_are_half_of_the_pairs(folder: Stud
     noise = record.attributes.noise
     assert noise.sigma == pytest.approx(record.verdict.sigma)
     assert (noise.seeds, noise.pairs) == (3, 3)
-    assert "noise: between 3 seeds the default's loss has a standard deviation of" in run.text
+    assert "noise: across 3 seeds the default's loss has a standard deviation of" in run.text
     again = folder.run()
     assert again.end() == 0, again.text
     assert folder.record().finals == record.finals

@@ -14,9 +14,9 @@ from study_folder import STUDY, StudyFolder, wait_for
 
 from autotune.core.objectives import pareto_front
 from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
-from reports.exports import report_markdown
+from reports.markdown import report_markdown
 from reports.page import write_report
-from reports.tables import at_equal_shares
+from reports.tables.curves import at_equal_shares
 
 # Twice the experts: 0.3 nats better on the same tokens, 0.3 worse in the same time.
 EXPERTS = {"lr": 0.01, "claimed_per_s": 1e5, "expert_gain": 0.3, "token_gain": 0.6}

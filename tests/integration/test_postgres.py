@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import postgres
@@ -16,7 +17,11 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, is_over, wait_for
 
+from autotune.core.errors import UserError
 from autotune.core.records import TrialStatus, VerdictWord
+from autotune.store.database import open_storage
+from autotune.store.run_directory import RunDirectory
+from autotune.study.study_file import load
 
 TRIALS = 6
 
@@ -183,7 +188,7 @@ def test_lost_database_ends_in_a_sentence(shared: StudyFolder, server: str) -> N
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
         shared.open_gate()
         assert run.end() == 3, run.text
-        assert "what was stored is safe: run again" in run.text and "Traceback" not in run.text
+        assert "what was stored before is safe: run again" in run.text and "Traceback" not in run.text
         connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     again = shared.run()
     assert again.end() == 0, again.text
@@ -195,3 +200,73 @@ def test_missing_database_and_wrong_password(folder: StudyFolder, server: str) -
     run = folder.run()
     assert run.end() == 3
     assert 'database "absent" does not exist' in run.text and "Traceback" not in run.text
+
+
+# --- passwords ---
+
+PASSWORD = "hunter2"
+
+
+def _readable_by_others(folder: StudyFolder) -> str:
+    """All that others can read of what a study left."""
+    files = [path for path in folder.root.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
+    return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+
+
+def test_a_password_lies_in_no_file_that_others_can_read(shared: StudyFolder) -> None:
+    """The server asks for none; what is seen is where one goes."""
+    shared.url = shared.url.replace("://postgres:@", f"://postgres:{PASSWORD}@")
+    assert PASSWORD in shared.url
+    _write(shared)
+    (shared.root / "fake.toml").chmod(0o600)
+    run = shared.run("--set", f'storage="{shared.url}"')
+    assert run.end() == 0, run.text
+    assert PASSWORD not in run.text
+    for command in ("status", "report"):
+        assert PASSWORD not in shared.run(command).text
+    assert "fake" in _readable_by_others(shared)
+    assert PASSWORD not in _readable_by_others(shared)
+    assert (shared.root / "runs/fake/spec.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "postgresql://u:hunter2@127.0.0.1:1/db",
+        "postgresql://u:p@hunter2@127.0.0.1:1/db",
+        "postgresql://u:p:hunter2/x@127.0.0.1:1/db",
+        "postgresql://u:@hunter2/db",
+        "postgresql://u:a/hunter2@127.0.0.1:1/db",
+        "postgresql://u@127.0.0.1:1/db?password=hunter2",
+        "mysql://u:hunter2@host/db",
+        "u:hunter2@host/db",
+        "hunter2",
+        "postgresql:/u:hunter2@host/db",
+        "postgresql://u:x@127.0.0.1:hunter2/db",
+        "postgresql://u:x\n@hunter2@host:y/db",
+    ],
+)
+def test_a_password_stands_in_no_error(storage: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refusal:
+        open_storage(RunDirectory(tmp_path), storage)
+    assert "hunter2" not in str(refusal.value).replace("failed to resolve host 'hunter2'", "")
+    assert refusal.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "storage = postgresql://u:hunter2@host/db",
+        'storage = ["postgresql://u:hunter2@host/db"]',
+        'storage = "postgresql://u:hunter2@host/db',
+        'storag = "postgresql://u:hunter2@host/db"',
+        'storage = {url = "postgresql://u:hunter2@host/db"}',
+    ],
+)
+def test_a_password_is_not_repeated_of_a_study_file(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text(f'name = "night"\n{line}\ntrainer = "fake_trainer:train"\n')
+    for changes in ([], [line]):
+        with pytest.raises(UserError) as refusal:
+            load(path, changes)
+        assert "hunter2" not in str(refusal.value)

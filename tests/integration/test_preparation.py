@@ -26,9 +26,34 @@ def test_a_stop_in_the_preparation_parks_at_once(folder: StudyFolder) -> None:
     assert run.says("fetching the text")
     status = folder.run("status")
     assert status.end() == 0
-    assert "last: fetching the text" in status.text
+    assert "last event: fetching the text" in status.text
     run.signal(signal.SIGINT)
     assert run.end() == 130, run.text
+
+
+BEFORE = """name = "fake"
+trainer = "preparing_fake_trainer:train"
+[budget]
+tokens = 100_000
+trials = 2
+[base.data]
+prepares_s = 3600.0
+[space]
+lr = {low = 0.001, high = 0.1, log = true}
+"""
+
+
+def test_what_is_made_ready_before_the_study_is_stored_is_told_and_can_be_stopped(folder: StudyFolder) -> None:
+    folder.file.write_text(BEFORE)
+    run = folder.start()
+    assert run.says("fetching the text: 3600")
+    status = folder.run("status")
+    assert status.end() == 0, status.text
+    assert "its data is being made ready\nlast event: fetching the text: 3600" in status.text
+    assert folder.run("stop").end() == 0
+    assert run.end() == 130, run.text
+    assert run.text.splitlines()[-1] == "stopped while the data were made ready; nothing is lost: run again"
+    assert not folder.directory().spec.exists()
 
 
 def test_a_fault_of_the_environment_ends_with_its_exit_code_and_may_be_mended(folder: StudyFolder) -> None:

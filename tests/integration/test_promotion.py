@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from study_folder import COPIED_LOG, Run, StudyFolder, wait_for
 
-from autotune.core.study_results import Promotion
+from autotune.core.promotion_results import Promotion
 from autotune.store.study_store import StudyRecord
 
 BEST_LR = 0.0025  # of 16 times the trial's length, where the trials' best is 0.01
@@ -60,7 +60,10 @@ def full_lr(folder: StudyFolder) -> float:
 
 def test_brackets_find_the_learning_rate_of_the_longer_run(usual: StudyFolder) -> None:
     run, record, promotion = promoted(usual, "--tokens", str(TOKENS))
-    assert "a full run of 1,600,000 tokens, 16 times a trial, after shorter ones for its learning rate" in run.text
+    assert (
+        "a full run of 1,600,000 tokens, 16 times as long as a trial, after shorter ones for its learning rate"
+        in run.text
+    )
     assert [bracket.tokens for bracket in promotion.brackets] == [100_000, 400_000]
     assert promotion.scaling is not None
     assert promotion.scaling.exponent == pytest.approx(0.5, abs=0.1)
@@ -86,7 +89,7 @@ def test_settings_are_copied_if_asked_for_and_kept_apart(usual: StudyFolder) -> 
     assert promotion.brackets == () and "8 times a trial's length" in promotion.note
     assert full_lr(usual) == pytest.approx(0.012 * 4**-0.32, rel=0.05)
     assert record.attributes.full_run.folder != as_is
-    assert "reads its text 1.3 times, a trial 2.7 times" in run.text
+    assert "reads its text 1.3 times, and a trial 2.7 times" in run.text
 
 
 def given_text(folder: StudyFolder, below: str) -> set[int]:
@@ -98,7 +101,7 @@ def given_text(folder: StudyFolder, below: str) -> set[int]:
 def test_what_is_shorter_than_the_full_run_reads_its_text_as_often(folder: StudyFolder) -> None:
     """1.6 million tokens of a text of 300,000 are 5.33 readings: 100,000 tokens are as many of 18,750."""
     searched(folder, promote={"tokens": TOKENS})
-    words = "and so do the trials with the less that they are given"
+    words = "and so do the trials, which are given less text"
     assert f"reads its text 5.3 times, {words}" in str(folder.record().events)
     assert given_text(folder, "trials") == given_text(folder, "finals") == {18_750}
     _, _, promotion = promoted(folder, "--tokens", str(TOKENS))

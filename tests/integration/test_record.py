@@ -72,7 +72,7 @@ def recorded(new_folder: NewFolder) -> RecordFolder:
     folder = new_folder("recorded")
     run = folder.run(*RECORD)
     assert run.end() == 0, run.text
-    assert f"{DRAWN + 1} rows: runs/fake-table-{TOKENS}/table.json" in run.text
+    assert f"table of {DRAWN + 1} trials: runs/fake-table-{TOKENS}/table.json" in run.text
     return folder
 
 

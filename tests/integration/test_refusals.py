@@ -87,7 +87,7 @@ def test_damaged_database(copy: StudyFolder, damage: Callable[[Path], None], wor
     damage(run_directory.database)
     backup = run_directory.backup.relative_to(copy.root)
     when = time.strftime("%H:%M", time.localtime(run_directory.backup.stat().st_mtime))
-    _assert_refused(copy.run(), 3, f"study.db is {word}; a backup from {when} is at {backup}: copy it over")
+    _assert_refused(copy.run(), 3, f"study.db is {word}; a backup from {when} is at {backup}: copy it to ")
     shutil.copy(run_directory.backup, run_directory.database)
     _remove_journal(run_directory.database)
     after = copy.record()
@@ -137,7 +137,7 @@ def test_database_held_by_another_program(folder: StudyFolder) -> None:
 
 def test_nearly_full_disk(folder: StudyFolder) -> None:
     run = folder.write(limits={"min_free_bytes": 10**18}).run()
-    _assert_refused(run, 3, "GB left on the disk of ", "parked, nothing is lost: free some space and run again")
+    _assert_refused(run, 3, "GB are left on the disk of ", "parked and nothing is lost: free some space and run again")
     assert [trial.status for trial in folder.record().trials] == [TrialStatus.WAITING]
     again = folder.write(limits={"min_free_bytes": 0}).run()
     assert again.end() == 0, again.text
@@ -178,9 +178,9 @@ def test_disk_that_fills_up_in_a_trial(folder: StudyFolder, small_disk: Path) ->
     [
         ("postgresql://nobody@127.0.0.1:1/none", 'storage = "postgresql://...": cannot connect: '),
         ("postgresql://127.0.0.1:port/none", 'storage = "postgresql://...": not a database URL: '),
-        ("sqlite:///shared.db", 'write it as "postgresql://user@host/database", or leave it out'),
-        ("mysql://localhost/none", 'write it as "postgresql://user@host/database", or leave it out'),
-        ("somewhere", 'write it as "postgresql://user@host/database", or leave it out'),
+        ("sqlite:///shared.db", 'write it as "postgresql://user@host/database", or leave storage out'),
+        ("mysql://localhost/none", 'write it as "postgresql://user@host/database", or leave storage out'),
+        ("somewhere", 'write it as "postgresql://user@host/database", or leave storage out'),
     ],
 )
 def test_storage_that_cannot_be_opened(folder: StudyFolder, storage: str, message: str) -> None:

@@ -16,7 +16,8 @@ from autotune.replay.arms import run_arm
 from autotune.replay.sources import Rows
 from autotune.replay.surrogate import Surrogate
 from autotune.replay.table import Row, Table
-from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
+from autotune.study.spec import StudySpec
 
 ROWS = 48
 # A search ends long before its table does: 12 whole trials, each 2 + 1000/100 + 5 * 0.1 seconds.
@@ -78,7 +79,7 @@ def test_each_sampler_with_each_pruner_is_a_line(tabled: StudyFolder) -> None:
     finished = len(recorded().finished())
     assert finished < ROWS
     assert head.startswith(f"night: {ROWS} rows, {finished} finished, 5 evaluations each; best loss ")
-    assert head.endswith("; 2 min of device time a search")
+    assert head.endswith("; 2 min of device time per search")
     assert [arm.partition(":")[0] for arm in arms] == [
         "random + none",
         "random + median",
@@ -90,9 +91,9 @@ def test_each_sampler_with_each_pruner_is_a_line(tabled: StudyFolder) -> None:
 
 def test_without_options_it_is_the_defaults_on_60_trials(tabled: StudyFolder) -> None:
     head, *arms = _lines(tabled.run("replay", "--repeats", "2"))
-    assert head.endswith("; 12 min of device time a search")  # 60 * 12.5 s
+    assert head.endswith("; 12 min of device time per search")  # 60 * 12.5 s
     assert len(arms) == 1
-    assert arms[0].startswith("gp + median: found in ") and " of 2 searches" in arms[0]
+    assert arms[0].startswith("gp + median: good settings found in ") and " of 2 searches" in arms[0]
 
 
 def test_json_is_all_that_is_printed(tabled: StudyFolder) -> None:
@@ -126,9 +127,9 @@ def test_a_target_that_is_out_of_reach_is_never_found(tabled: StudyFolder) -> No
 def test_the_surrogate_says_how_far_off_it_is(tabled: StudyFolder) -> None:
     head, error, arm = _lines(tabled.run("replay", "--surrogate", "--sampler", "random", "--pruner", "none", *SHORT))
     assert head.startswith("night: ")
-    assert error.startswith("interpolated: on rows left out the final loss is 0.0")
+    assert error.startswith("interpolated: the final loss predicted for rows left out is 0.0")
     assert error.endswith(", rank correlation 1.00")
-    assert arm.startswith("random + none: found in ")
+    assert arm.startswith("random + none: good settings found in ")
 
 
 @pytest.mark.parametrize("surrogate", [False, True])
@@ -155,7 +156,7 @@ def test_the_figures_are_those_of_the_searches_run_here(tabled: StudyFolder, sur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--sampler", "tpee"), "tpee: there is no sampler 'tpee', did you mean \"tpe\"?; known: tpe, "),
+        (("--sampler", "tpee"), "tpee: there is no sampler 'tpee' (did you mean \"tpe\"?); the samplers are tpe, "),
         (("--pruner", "mean"), "mean: there is no pruner 'mean'"),
         (("--sampler", "{seed=1}"), "{seed=1}: sampler 'gp' has no parameter 'seed'; it takes "),
         (("--pruner", '{name="none"'), '{name="none": Unclosed inline table'),
@@ -193,7 +194,7 @@ def test_a_study_that_ran_is_replayed_by_its_name_its_file_or_its_directory(fold
     assert said[0] == said[1] == said[2]
     head, arm = said[0]
     assert head.startswith(f"fake: 6 rows, 6 finished, 5 evaluations each; best loss {best:.4f}, median ")
-    assert arm.startswith("random + none: found in 100% of 2 searches, median ")
+    assert arm.startswith("random + none: good settings found in 100% of 2 searches, median ")
 
     refused = folder.run("replay", "--surrogate")
     assert refused.end() == 2, refused.text

@@ -216,12 +216,18 @@ def test_run_goes_on_with_the_full_run_from_its_checkpoint(gone_on: GoneOn) -> N
 
 
 def test_promote_goes_on_with_the_full_run_from_its_checkpoint(folder: Path) -> None:
-    assert autotune(folder, "generate", "halfway") == "trained on 200000 tokens\n"
+    assert (
+        autotune(folder, "generate", "halfway", "--trainer", "resuming_fake_trainer:train")
+        == "trained on 200000 tokens\n"
+    )
 
     autotune(folder, "promote", "halfway", "--yes")
 
     assert_ended_from_its_checkpoint(folder)
-    assert autotune(folder, "generate", "halfway") == "trained on 400000 tokens\n"
+    assert (
+        autotune(folder, "generate", "halfway", "--trainer", "resuming_fake_trainer:train")
+        == "trained on 400000 tokens\n"
+    )
 
 
 def assert_ended_from_its_checkpoint(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from study_folder import StudyFolder, wait_for
 
 from autotune.core.records import TrialStatus
-from reports.analyses import pruning_audit
+from reports.tables.pruning import pruning_audit
 
 # The test cannot decide before the fourth seed: of n pairs alike the least p is 1 / 2 ** n.
 WILCOXON: dict[str, Any] = {
@@ -98,15 +98,15 @@ def test_killed_between_seeds_a_trial_is_trained_again_from_its_first(folder: St
     [
         (
             {"budget": {"seeds": 3}},
-            'pruner.name: trials of several seeds are compared by seeds; use "wilcoxon" or "none"',
+            'pruner.name: trials with several seeds are compared seed by seed; use "wilcoxon" or "none"',
         ),
         (
             {"pruner": {"name": "wilcoxon"}},
-            'pruner.name: "wilcoxon" compares trials by their seeds; write budget.seeds = 5 or more',
+            'pruner.name: "wilcoxon" compares trials seed by seed; set budget.seeds to 5 or more',
         ),
         (
             {"budget": {"seeds": 3}, "pruner": {"name": "none"}, "objective": "loss_and_seconds"},
-            "budget.seeds: trials of several seeds have one value, their mean loss; leave seeds out",
+            "budget.seeds: trials with several seeds are judged by their mean loss alone; leave seeds out",
         ),
     ],
 )

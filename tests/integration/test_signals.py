@@ -29,7 +29,7 @@ def _running(folder: StudyFolder, **more: Any) -> Run:
 
 def _assert_parked(folder: StudyFolder, run: Run, cause: str) -> None:
     assert run.end() == PARKED, run.text
-    assert "parked, nothing is lost; go on with: autotune run " in run.text
+    assert "parked, nothing is lost; resume with: autotune run " in run.text
     assert "Traceback" not in run.text
     folder.wait_until_empty()
     *_, stopped, queued = folder.record().trials
@@ -59,7 +59,7 @@ def test_second_signal_stops_at_once(busy: StudyFolder) -> None:
     """While the gate stays closed, so that no evaluation can end the trial."""
     run = _running(busy)
     run.signal(signal.SIGINT)
-    assert run.says("once more to stop at once")
+    assert run.says("press Ctrl-C again to stop at once")
     assert run.process.poll() is None
     run.signal(signal.SIGINT)
     _assert_parked(busy, run, "stopped at once by the user")
@@ -85,7 +85,7 @@ def test_parked_study_completes(busy: StudyFolder) -> None:
     run.signal(signal.SIGINT)
     busy.open_gate()
     _assert_parked(busy, run, " tokens by the user")
-    command = run.text.split("go on with: ")[1].splitlines()[0]
+    command = run.text.split("resume with: ")[1].splitlines()[0]
     assert command == "autotune run fake"
     again = busy.run()
     assert again.end() == 0, again.text

@@ -55,7 +55,7 @@ def test_bars_are_drawn_and_the_result_stays(folder: StudyFolder, terminal: Term
     terminal.end()
     shown = terminal.text
 
-    assert re.search(r"all +━", shown) and "searching: " in shown and "proving on fresh seeds: " in shown
+    assert re.search(r"all +━", shown) and "searching: " in shown and "testing on fresh seeds: " in shown
     assert re.search(r"trial \d ━+.* \d+%  loss \d", shown)
     assert "best so far: loss " in shown
     assert "Traceback" not in shown
@@ -72,7 +72,7 @@ def test_ctrl_c_parks_and_gives_the_terminal_back(folder: StudyFolder, terminal:
     terminal.end()
 
     assert "stopping after the next evaluation" in terminal.text
-    assert "parked, nothing is lost; go on with: autotune run " in terminal.text
+    assert "parked, nothing is lost; resume with: autotune run " in terminal.text
     assert terminal._output.rstrip().rfind(b"\x1b[?25h") > terminal._output.rfind(b"\x1b[?25l")  # the cursor is back
 
 

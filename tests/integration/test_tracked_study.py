@@ -56,5 +56,5 @@ def test_a_study_goes_on_without_a_tracker_that_fails(folder: StudyFolder) -> No
     board.write_text("no folder")
     run = folder.write(**SMALL | {"budget": {"trials": 2}, "promote": {}}).run()
     assert run.end() == 0, run.text
-    assert run.text.count("tracker tensorboard is left out from here on") == 1
+    assert run.text.count("tracker tensorboard failed and is no longer used") == 1
     assert folder.record().verdict is not None

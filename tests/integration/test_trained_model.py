@@ -15,7 +15,7 @@ from short_training import small_config
 from tokenizers import Tokenizer
 
 from model.data.corpus import load
-from model.data.sources import CorpusError
+from model.data.errors import CorpusError
 from model.inference.export import export, load_model
 from model.inference.generate import generate
 from model.train import evaluate_weights, generate_text, train
@@ -294,7 +294,7 @@ def test_changed_training_data_have_no_held_out_part(trained, tmp_path):
     with pytest.raises(CorpusError, match="does not say what it was trained on; give a text"):
         evaluate_weights(folder)
     (folder / "results.json").write_text(json.dumps(results))
-    with pytest.raises(CorpusError, match="have changed since the training"):
+    with pytest.raises(CorpusError, match=r"in no cache any more .* or its data have changed; give another text"):
         evaluate_weights(folder)
 
 

@@ -100,7 +100,7 @@ def test_trials_that_read_their_text_more_often_teach_nothing(folder: StudyFolde
     text = {"trainer": "length_fake_trainer:train"}
     assert folder.write(**text, base=COPIED_LOG).run().end() == 0
     record = second(folder, **text, promote={"tokens": 300_000})
-    assert "the trials' text is read 1.0 times here and 2.7 times there" in str(record.events)
+    assert "trials read their text 1.0 times here and 2.7 times there" in str(record.events)
     assert priors(folder) == []
 
 

@@ -14,7 +14,7 @@ def test_a_study_at_work_can_be_watched(folder: StudyFolder) -> None:
     run = folder.start()
     folder.wait_at_gate()
     watching = folder.start("watch", "--port", "0")
-    assert watching.says("Ctrl-C ends the watching"), watching.text
+    assert watching.says("Ctrl-C stops this server"), watching.text
     address = re.search(r"http://127\.0\.0\.1:\d+/", watching.text)
     assert address is not None
     with urllib.request.urlopen(address[0], timeout=60) as answer:

@@ -108,5 +108,5 @@ def test_without_time_for_it_the_whole_winner_is_promoted(folder: StudyFolder) -
     record = folder.record()
     assert record.verdict is not None and record.verdict.word is VerdictWord.BETTER
     assert record.attributes.attribution is None
-    assert any("no time left to find out which change gave what" in line for line in said)
+    assert any("no time is left to find out which change gave what" in line for line in said)
     assert tomllib.loads(folder.directory().best_config.read_text())["config"]["layers"] == 4

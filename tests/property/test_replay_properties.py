@@ -16,7 +16,8 @@ from autotune.replay.simulation import simulate
 from autotune.replay.sources import Rows
 from autotune.replay.table import Row, Table
 from autotune.search.dimension import Dimension
-from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
+from autotune.study.spec import StudySpec
 
 TOKENS = (250, 500, 1_000)
 SPACE = {"lr": {"low": 0.001, "high": 1.0, "log": True}, "kind": {"choices": ["a", "b", "c"]}}

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from model.config import DataConfig
 from model.data.corpus import Corpus, load
-from model.data.sources import CorpusError
+from model.data.errors import CorpusError
 
 WORDS = ("the", "state", "of", "our", "union", "is", "strong", "and", "people", "these", "united", "café", "☕")
 Fields = Mapping[str, Any]

@@ -15,7 +15,8 @@ from autotune.core.records import TrialStatus
 from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Rows
 from autotune.replay.table import Row, Table
-from autotune.study.spec import PrunerSpec, SamplerSpec, StudySpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
+from autotune.study.spec import StudySpec
 
 INF, NAN = math.inf, math.nan
 

@@ -128,13 +128,13 @@ def test_a_missing_study_is_a_fault_of_usage(tmp_path: Path) -> None:
     make_queue(tmp_path, make_study(tmp_path))
     answer = command("status", "nigth", folder=tmp_path)
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr == "no study at runs/nigth; there is night\n"
+    assert answer.stderr == "no study at runs/nigth; the studies there are night\n"
 
 
 def test_a_missing_study_file_names_the_nearest(tmp_path: Path) -> None:
     make_study(tmp_path)
     answer = command("run", "nigth.toml", folder=tmp_path)
-    assert (answer.returncode, answer.stderr) == (2, 'nigth.toml: no such study file, did you mean "night.toml"?\n')
+    assert (answer.returncode, answer.stderr) == (2, 'nigth.toml: no such study file (did you mean "night.toml"?)\n')
     assert not (tmp_path / "runs").exists()
 
 
@@ -142,9 +142,9 @@ def test_a_missing_study_file_names_the_nearest(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (("run", "night.toml", "--trials", "0"), "Invalid value for '--trials': "),
-        (("run", "night.toml", "--until", "25:00"), '--until: "25:00" is no time of day; write it as "HH:MM"'),
-        (("run", "night.toml", "--hours", "-1"), "--hours: input should be greater than 0, but it is -1.0"),
-        (("compare", "night"), "name two studies or more to compare"),
+        (("run", "night.toml", "--until", "25:00"), '--until: "25:00" is not a time of day; write it as "HH:MM"'),
+        (("run", "night.toml", "--hours", "-1"), "--hours: must be greater than 0, but it is -1.0"),
+        (("compare", "night"), "compare needs the names of two studies or more"),
         (("stop", "night"), "no study at runs/night; "),
         (("train", "nothing.toml"), "nothing.toml: no such file"),
         (("promote", "nothing"), "no study at runs/nothing; "),
@@ -175,7 +175,7 @@ def test_a_study_that_runs_elsewhere_ends_with_5(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "runs" / "night").held():
         answer = command("run", "night.toml", "--device", "cpu", folder=tmp_path)
     assert answer.returncode == 5
-    assert f"night is already run by PID {os.getpid()} since" in answer.stderr
+    assert answer.stderr.startswith("night has been running since ") and f"(PID {os.getpid()})" in answer.stderr
 
 
 def test_promoting_without_a_verdict_ends_with_4(tmp_path: Path) -> None:

@@ -36,8 +36,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def use_default(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
 def use(*arguments: str, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(app, list(arguments), input=stdin)
+    return CliRunner().invoke(app, [*arguments, *([] if "--trainer" in arguments else ["--trainer", TRAINER])], stdin)
 
 
 # --- what is found ---
@@ -53,16 +57,56 @@ def test_a_study_means_its_latest_full_run_and_a_path_itself(study: Path) -> Non
     ):
         path, trainer = find_model(name, Path("runs"), "")
         assert path.absolute() in (expected, expected / "weights")
-        assert trainer.name == TRAINER
+        assert trainer.name == "model.train:train"
     (first / "more").touch()
     os.utime(first / "more", (time.time() + 10, time.time() + 10))
     assert find_model("night", Path("runs"), "")[0].name == first.name
 
 
-def test_elsewhere_the_trainer_is_named_or_the_projects_own(study: Path, tmp_path: Path) -> None:
+def test_the_trainer_is_what_the_user_names_or_the_projects_own(study: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    assert find_model("elsewhere", Path("runs"), TRAINER)[1].name == TRAINER
-    assert find_model("elsewhere", Path("runs"), "")[1].name == "model.train:train"
+    for name in ("elsewhere", "night"):
+        assert find_model(name, Path("runs"), TRAINER)[1].name == TRAINER
+        assert find_model(name, Path("runs"), "")[1].name == "model.train:train"
+
+
+def test_a_trainer_that_a_folder_names_is_said_and_never_imported(study: Path) -> None:
+    answer = use_default("generate", "night", "--prompt", "a")
+    assert isinstance(answer.exception, UserError)
+    assert "holds no trained model" in str(answer.exception)
+    assert "which is code: if you trust it, add --trainer using_trainer:train" in str(answer.exception)
+
+
+@pytest.mark.parametrize("trainer", ["x; rm -rf ~", "a:b\x1b[31m", ["a"], {"a": 1}, 5, "a" * 5000 + ":b"])
+def test_a_trainer_that_is_no_name_is_not_repeated(study: Path, trainer: object) -> None:
+    write_json(study / "spec.json", {"trainer": trainer})
+    answer = use_default("evaluate", "night")
+    assert isinstance(answer.exception, UserError)
+    assert "--trainer" not in str(answer.exception)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "\x00"])
+def test_a_spec_that_is_none_is_no_fault(study: Path, text: str) -> None:
+    (study / "spec.json").write_text(text)
+    assert isinstance(use_default("evaluate", "night").exception, UserError)
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_a_file_for_a_folder_of_runs_is_said(study: Path, tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    answer = use_default(command, "night", "--out", "file")
+    assert str(answer.exception) == "--out file is a file; name the folder in which the run directories are"
+    assert isinstance(use_default(command, "n" * 5000).exception, UserError)
+
+
+@pytest.mark.parametrize("setting", [("--temperature", "nan"), ("--temperature", "inf"), ("--seed", "9" * 30)])
+def test_numbers_that_mean_nothing_are_refused(study: Path, setting: tuple[str, str]) -> None:
+    assert use("generate", "night", "--prompt", "a", *setting).exit_code != 0
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_a_device_is_no_option_of_these(study: Path, command: str) -> None:
+    assert use_default(command, "night", "--device", "tpu").exit_code == 2
 
 
 @pytest.mark.parametrize(

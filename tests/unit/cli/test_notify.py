@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -103,6 +105,137 @@ def test_a_webhook_that_is_silent_or_not_there_is_given_up(hook: Hook) -> None:
     hook.pause_s = 1.0
     assert notify.call_webhook(hook.url, ENDING, limit_s=0.2).startswith("--webhook could not be reached: ")
     assert notify.call_webhook("http://127.0.0.1:9/secret", ENDING).startswith("--webhook could not be reached: ")
+
+
+class Rude:
+    """A server of one answer after another, none of which HTTP knows an end for."""
+
+    def __init__(self, first: bytes, again: bytes = b"", pause_s: float = 0.0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._first, self._again, self._pause_s = first, again, pause_s
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/secret"
+        self.connections = 0
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections += 1
+                with contextlib.suppress(OSError), connection:
+                    connection.recv(65536)
+                    connection.sendall(self._first)
+                    while self._again:
+                        connection.sendall(self._again)
+                        time.sleep(self._pause_s)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "pause_s"),
+    [
+        (b"", b"H", 0.05),  # a status line that drips
+        (OK, b"X: y\r\n", 0.05),  # headers that drip
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.01),  # and never the answer itself
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.01),
+    ],
+)
+def test_a_server_without_an_end_is_given_up_as_a_whole(first: bytes, again: bytes, pause_s: float) -> None:
+    server = Rude(first, again, pause_s)
+    said = notify.call_webhook(server.url, ENDING, limit_s=0.5)
+    server.close()
+    assert said.startswith("--webhook ") and "secret" not in said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/9.9 200 OK\r\n\r\n",
+        OK + b"X" * 100_000 + b"\r\n\r\n",
+        OK + b"X: y\r\n" * 200 + b"\r\n",
+        b"HTTP/1.1 999 \x1b[31m\r\n\r\n",
+        b"\x16\x03\x01\x00\x00",
+    ],
+    ids=range(8),
+)
+def test_answers_that_are_none_are_told(answer: bytes) -> None:
+    server = Rude(answer)
+    said = notify.call_webhook(server.url, ENDING, limit_s=5)
+    server.close()
+    assert said.startswith("--webhook ") and "secret" not in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize("body", [b"z" * 65536, b"10\r\n0123456789abcdef\r\n"])
+def test_an_endless_body_is_not_waited_for(body: bytes) -> None:
+    kind = b"Transfer-Encoding: chunked\r\n" if body[:1] == b"1" else b""
+    server = Rude(OK + kind + b"\r\n", body)
+    assert notify.call_webhook(server.url, ENDING, limit_s=20) == ""
+    server.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_not_followed(hook: Hook, status: int) -> None:
+    server = Rude(b"HTTP/1.1 %d Moved\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, hook.url.encode()))
+    assert notify.call_webhook(server.url, ENDING) == f"--webhook was answered with HTTP status {status}"
+    server.close()
+    assert hook.taken == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/secret\n",
+        "http://127.0.0.1:1/secr et",
+        "http://127.0.0.1:1/secr\x00et",
+        "http://127.0.0.1:1/s\u00e9cret",
+        "http://[::1/secret",
+        "http://[::zz]/secret",
+        "http://127.0.0.1:secret/",
+        "http://127.0.0.1:99999999/secret",
+        "http://user:secret@127.0.0.1:1/",
+        "http://a..secret/",
+        f"http://{'a' * 70}.example/secret",
+        "http://.../secret",
+        "http:///secret",
+        "//127.0.0.1/secret",
+        "ftp://127.0.0.1/secret",
+        "data:text/plain,secret",
+        "javascript:secret",
+        "HTTP://[::1]:1/secret",
+        "http://[fe80::1%25lo]:1/secret",
+        "http://127.0.0.1:0/secret",
+        "http://secret.invalid/",
+        "http://" + "[" * 5000,
+    ],
+    ids=range(22),
+)
+def test_no_address_fails_a_night(url: str) -> None:
+    """Most of these are refused before it; what is not is told at its end, and never with what may be a secret."""
+    refusal = ""
+    try:
+        notify.check_webhook(url)
+    except UserError as error:
+        refusal = str(error)
+    assert "secret" not in refusal
+    said = notify.call_webhook(url, ENDING, limit_s=3)
+    assert said.startswith("--webhook ") and "secret" not in said
+
+
+def test_a_name_that_is_looked_up_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found.wait(30) and [])
+    assert "could not be reached: no whole answer" in notify.call_webhook("http://example.org/", ENDING, limit_s=0.2)
+    found.set()
 
 
 @pytest.mark.parametrize("url", ["example.org/hook", "file:///etc/passwd", "https://"])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -98,3 +102,118 @@ def test_a_taken_port_is_told_with_the_way_out(server: PageServer) -> None:
     with pytest.raises(UserError, match=r"port \d+ of 127.0.0.1: .*--port, 0 takes a free one") as refusal:
         PageServer(Pages(), server.server_port)
     assert refusal.value.exit_code == 3
+
+
+# --- clients that mean no good ---
+
+
+def raw(server: PageServer, sent: bytes) -> bytes:
+    """Everything that the server answers to some bytes."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+        return answer
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[::1",
+        "]",
+        "a" * 5000,
+        "127.0.0.1:port",
+        "evil@127.0.0.1",
+        "127.0.0.1.evil",
+        "http://127.0.0.1",
+        "\xff",
+        " ",
+        "",
+    ],
+    ids=range(10),
+)
+def test_a_host_header_that_is_none_of_ours_is_answered(server: PageServer, host: str) -> None:
+    sent = f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1")
+    assert raw(server, sent).startswith(b"HTTP/1.0 421 ")
+
+
+@pytest.mark.parametrize(
+    "headers", [b"", b"Host: localhost\r\nHost: evil.example\r\n", b"Host: evil\r\nHost: localhost\r\n"]
+)
+def test_no_host_and_two_hosts_are_refused(server: PageServer, headers: bytes) -> None:
+    assert raw(server, b"GET / HTTP/1.1\r\n" + headers + b"\r\n").startswith(b"HTTP/1.0 421 ")
+
+
+@pytest.mark.parametrize("host", [b"LOCALHOST", b"127.0.0.1:80", b"[::1]:8642"])
+def test_names_of_this_machine_are_served(server: PageServer, host: bytes) -> None:
+    assert b"page 1" in raw(server, b"GET /?x=[ HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\r\n\r\n",
+        b"GET //[ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"G" * 70_000,
+    ],
+    ids=range(5),
+)
+def test_requests_that_are_none_are_ended_without_a_word(
+    server: PageServer, sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(ConnectionError):
+        raw(server, sent)
+    assert b"page 1" in ask(server).read()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_clients_that_are_slow_keep_nobody_waiting(server: PageServer) -> None:
+    """More of them than there is room for: those that have been slow for longest are closed."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(page_server.MAX_CONNECTIONS + 20):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port), timeout=20))
+            connection.sendall(b"GET / HT")
+            assert len(server._due_s) <= page_server.MAX_CONNECTIONS
+        assert ask(server).read() == b"<p>page 1 ?</p>"
+
+
+def test_a_request_that_drips_has_an_end(server: PageServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "REQUEST_S", 0.3)
+    address = ("127.0.0.1", server.server_port)
+    with contextlib.suppress(ConnectionError), socket.create_connection(address, timeout=20) as connection:
+        while True:
+            connection.sendall(b"G")
+            time.sleep(0.02)
+    assert ask(server).status == 200
+
+
+def test_an_answer_that_nobody_takes_has_an_end(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_server, "ANSWER_S", 0.3)
+    with PageServer(lambda: "x" * 50_000_000, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.recv(10)
+            while server._due_s:
+                time.sleep(0.02)
+        server.shutdown()
+        thread.join()
+
+
+def test_a_page_that_was_never_drawn_is_said(
+    server: PageServer, pages: Pages, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pages.broken = True
+    answer = ask(server)
+    assert (answer.status, answer.reason) == (503, "The page cannot be drawn now")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_many_clients_get_one_drawing(server: PageServer, pages: Pages) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: ask(server).read(), range(60)))
+    assert set(answers) == {b"<p>page 1 ?</p>"}

@@ -1,4 +1,4 @@
-"""How a study stands, from stored records."""
+"""The state of a study, from stored records."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_before_the_first_trial(tmp_path: Path) -> None:
     queue = make_queue(tmp_path, make_study(tmp_path))
     assert status.describe(status.summarize(read_study(queue.run.root))).splitlines() == [
         "night: not running",
-        "trials of 3: none yet",
-        "The study was stopped before its verdict; this goes on with it.",
+        "trials: none yet; 3 at most",
+        "The study was stopped before its verdict; this resumes it.",
         "next: autotune run night",
     ]
 
@@ -39,20 +39,20 @@ def test_a_verdict_comes_with_its_gain_as_the_report_writes_it(tmp_path: Path) -
     queue = make_queue(tmp_path, make_study(tmp_path))
     verdict = Verdict(VerdictWord.INCONCLUSIVE, "", gain=0.0105, gain_low=-0.0139, gain_high=0.03479)
     queue.optuna_study.set_user_attr("verdict", verdict.to_json())
-    stands = status.summarize(read_study(queue.run.root))
+    state = status.summarize(read_study(queue.run.root))
     assert "verdict: inconclusive, gain in loss +0.0105 (95 % interval \N{MINUS SIGN}0.0139 to +0.0348)" in (
-        status.describe(stands).splitlines()
+        status.describe(state).splitlines()
     )
-    assert stands["gain_low"] == -0.0139
+    assert state["gain_low"] == -0.0139
 
 
 def test_the_gain_of_what_is_promoted_comes_before_that_of_the_whole_winner() -> None:
-    stands = status.summarize(study_builder.attributed_study())
+    state = status.summarize(study_builder.attributed_study())
     assert (
-        "verdict: better, gain in loss +0.3750 with the settings promoted; +0.3800 with all changes of the winner "
+        "verdict: better, gain in loss +0.3750 with the promoted settings; +0.3800 with all changes of the winner "
         "(95 % interval +0.3552 to +0.4048)"
-    ) in status.describe(stands).splitlines()
-    assert stands["promoted_loss"] == 4.645
+    ) in status.describe(state).splitlines()
+    assert state["promoted_loss"] == 4.645
 
 
 @pytest.mark.parametrize("name", ["finished", "attributed", "empty", "running", "failed"])
@@ -68,8 +68,8 @@ def test_it_names_the_same_next_step_as_the_report(name: str) -> None:
 def test_an_interrupted_run_on_a_fresh_seed_is_not_counted(tmp_path: Path) -> None:
     record = read_study(make_queue(tmp_path, make_study(tmp_path)).run.root)
     runs = (TrialRecord(0, {}, TrialStatus.FINISHED), TrialRecord(1, {}, TrialStatus.INTERRUPTED))
-    stands = status.summarize(replace(record, finals=runs))
-    assert "runs on fresh seeds: 1 of 1 finished" in status.describe(stands).splitlines()
+    state = status.summarize(replace(record, finals=runs))
+    assert "runs on fresh seeds: 1 of 1 finished" in status.describe(state).splitlines()
 
 
 def test_in_the_middle(tmp_path: Path) -> None:
@@ -90,18 +90,19 @@ def test_in_the_middle(tmp_path: Path) -> None:
     }
     queue.optuna_study.set_user_attr("full", full)
     log_event(queue.run, "ended", "trial 2 crashed")
+    done = datetime.fromtimestamp(full["done_at"])
     with queue.run.held():
-        stands = status.summarize(read_study(queue.run.root))
-    assert status.describe(stands).splitlines() == [
-        f"night: running as PID {stands['running_pid']}",
-        "trials of 3: 2 finished, 1 crashed",
+        state = status.summarize(read_study(queue.run.root))
+    assert status.describe(state).splitlines() == [
+        f"night: running as PID {state['running_pid']}",
+        "trials: 2 finished, 1 crashed; 3 at most",
         "best so far (one seed): trial 1, loss 2.2500",
-        f"full run: 25 % of 8,000 tokens, ends at 5,000, done about {datetime.fromtimestamp(full['done_at']):%H:%M}",
-        "last: trial 2 crashed",
-        "The full run is in progress; this shows its page as it goes on (autotune stop night parks it).",
+        f"full run: 25 % of 8,000 tokens, will end at 5,000, done about {done:%H:%M}",
+        "last event: trial 2 crashed",
+        "The full run is in progress; this shows its page live (autotune stop night parks it).",
         "next: autotune watch night",
     ]
-    assert (stands["best_trial"], stands["full_run"], stands["verdict"]) == (1, "running", None)
+    assert (state["best_trial"], state["full_run"], state["verdict"]) == (1, "running", None)
 
 
 @pytest.mark.parametrize(

@@ -10,19 +10,9 @@ import optuna
 import pytest
 
 from autotune.core.attributes import Snapshot, Stored, StudyAttributes, TrialAttributes
+from autotune.core.promotion_results import Bracket, EarlyWarning, FullRunRecord, LengthChange, Promotion, Scaling
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import (
-    AttributedChange,
-    Attribution,
-    Bracket,
-    EarlyWarning,
-    FullRunRecord,
-    LengthChange,
-    Noise,
-    Plan,
-    Promotion,
-    Scaling,
-)
+from autotune.core.study_results import AttributedChange, Attribution, Noise, Plan
 
 WARNING = EarlyWarning("divergence", 3_000, "the loss rises", "stop it")
 STUDY: dict[str, Any] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from autotune.core.config_paths import flatten, get_path, present, with_paths
+from autotune.core.config_paths import drop_unknown_paths, flatten, get_path, with_paths
 
 BASE = {"optim": {"lr": 0.01, "name": "adam", "beta": 0.9}, "model": {"layers": 2, "width": 64}}
 
@@ -31,4 +31,4 @@ def test_flatten_by_hand() -> None:
 
 def test_only_the_values_that_a_config_has_are_kept() -> None:
     values = {"optim.lr": 0.1, "optim.momentum": 0.9, "system.device": "cuda", "model": 3}
-    assert present(BASE, values) == {"optim.lr": 0.1}
+    assert drop_unknown_paths(BASE, values) == {"optim.lr": 0.1}

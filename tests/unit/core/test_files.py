@@ -74,6 +74,6 @@ def test_a_line_after_a_torn_one_is_kept(tmp_path: Path) -> None:
 
 def test_a_full_disk_parks(tmp_path: Path) -> None:
     require_space(tmp_path, 0)
-    with pytest.raises(UserError, match=r"GB left on the disk of .* parked, nothing is lost") as caught:
+    with pytest.raises(UserError, match=r"GB are left on the disk of .* parked and nothing is lost") as caught:
         require_space(tmp_path, 10**18)
     assert caught.value.exit_code == 3

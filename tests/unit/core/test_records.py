@@ -24,9 +24,15 @@ def test_a_report_becomes_a_point() -> None:
         ({"tokens_seen": 1}, "the trainer reported no val_loss; report(...) needs both"),
         ({"val_loss": 1}, "the trainer reported no tokens_seen; report(...) needs both"),
         ({"loss": 1}, "the trainer reported no tokens_seen and no val_loss; report(...) needs both"),
-        ({"tokens_seen": -1, "val_loss": 1}, "the trainer reported tokens_seen = -1; it counts up from 0"),
-        ({"tokens_seen": math.nan, "val_loss": 1}, "the trainer reported tokens_seen = nan; it counts up from 0"),
-        ({"tokens_seen": math.inf, "val_loss": 1}, "the trainer reported tokens_seen = inf; it counts up from 0"),
+        ({"tokens_seen": -1, "val_loss": 1}, "the trainer reported tokens_seen = -1; it must be a count, 0 or more"),
+        (
+            {"tokens_seen": math.nan, "val_loss": 1},
+            "the trainer reported tokens_seen = nan; it must be a count, 0 or more",
+        ),
+        (
+            {"tokens_seen": math.inf, "val_loss": 1},
+            "the trainer reported tokens_seen = inf; it must be a count, 0 or more",
+        ),
     ],
 )
 def test_an_incomplete_report_is_refused(report: dict[str, float], message: str) -> None:

@@ -22,7 +22,7 @@ COUNTS = Counts(
 
 def test_seconds_of_a_step_by_hand() -> None:
     # Two passes of 10 ms + 10 ms of FLOPs + 10 ms of weights, and 20 ms of the update.
-    assert MODEL.step_s(COUNTS) == pytest.approx(2 * 0.03 + 0.02)
+    assert MODEL.optimizer_step_s(COUNTS) == pytest.approx(2 * 0.03 + 0.02)
     assert MODEL.tokens_per_s(COUNTS) == pytest.approx(1_000 / 0.08)
 
 
@@ -39,15 +39,15 @@ def test_a_fit_finds_the_coefficients_it_was_made_with() -> None:
         replace(COUNTS, weights=4e7, fixed_bytes=20_000.0),
         replace(COUNTS, update_bytes=1e6),  # its peak tells nothing about passes
     ]
-    found = CostModel.fit([Measured(each, MODEL.step_s(each), MODEL.peak_bytes(each)) for each in shapes])
+    fitted = CostModel.fit([Measured(each, MODEL.optimizer_step_s(each), MODEL.peak_bytes(each)) for each in shapes])
     for name, value in vars(MODEL).items():
-        assert getattr(found, name) == pytest.approx(value, rel=1e-6), name
+        assert getattr(fitted, name) == pytest.approx(value, rel=1e-6), name
 
 
 def test_one_probe_predicts_itself() -> None:
-    found = CostModel.fit([Measured(COUNTS, 0.5, 7_000.0)])
-    assert found.step_s(COUNTS) == pytest.approx(0.5)
-    assert found.peak_bytes(COUNTS) == pytest.approx(7_000.0)
+    fitted = CostModel.fit([Measured(COUNTS, 0.5, 7_000.0)])
+    assert fitted.optimizer_step_s(COUNTS) == pytest.approx(0.5)
+    assert fitted.peak_bytes(COUNTS) == pytest.approx(7_000.0)
 
 
 def test_no_coefficient_is_negative() -> None:
@@ -60,7 +60,7 @@ def test_the_smallest_pass_near_the_best_speed_is_chosen_and_must_fit() -> None:
         return [replace(COUNTS, passes=64 / size, pass_flops=1e9 * size, pass_bytes=10.0 * size)]
 
     candidates = {size: sized(size) for size in (1, 8, 32, 64)}
-    costs = {size: MODEL.step_s(counts) for size, (counts,) in candidates.items()}
+    costs = {size: MODEL.optimizer_step_s(counts) for size, (counts,) in candidates.items()}
     assert costs[64] < costs[32] < 1.6 * costs[64]
     assert MODEL.best_pass(candidates, 10**9) == 64
     flat = replace(MODEL, pass_s=0.0, weight_pass_s=0.0)

@@ -2,79 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from loop_case import SOUND, Case, saying
 from optuna.trial import TrialState
-from scripted_workers import Script, ScriptedPool, training
-from study_case import make_queue, make_study
+from scripted_workers import Script, training
 
 from autotune.core.errors import UserError
 from autotune.core.files import read_lines
-from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
-from autotune.engine.deadline import REPORT_S, Deadline, StopRequest
+from autotune.core.records import EvalPoint, TrialStatus
 from autotune.engine.equal_seconds import EqualSeconds
-from autotune.engine.event_loop import EventLoop, Watch
-from autotune.engine.failure_streak import FailureStreak
-from autotune.engine.queue import Queue
 from autotune.engine.worker import Done, Failed, Job, Message, Progress
-from autotune.progress.observer import RunObserver
-
-SOUND = training(4.0, 3.0, 2.5, 2.0)
-
-
-class Left(Deadline):
-    """A deadline that is as many seconds away as a test says."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    @property
-    def seconds_left(self) -> float:
-        return self.seconds
-
-
-class Case:
-    """A queue, a loop and what it says, for one script."""
-
-    def __init__(self, folder: Path, script: Script, *changes: str, slots: int = 1, **plan: Any) -> None:
-        self.study = make_study(folder, *changes)
-        self.queue: Queue = make_queue(folder, self.study, **plan)
-        self.said: list[str] = []
-        self.stop = StopRequest()
-        self.deadline = Left(math.inf)
-        self.pool = ScriptedPool(script, slots)
-        self.loop = EventLoop(
-            pool=self.pool,  # type: ignore[arg-type]
-            run_directory=self.queue.run,
-            limits=self.study.spec.limits,
-            stop=self.stop,
-            deadline=self.deadline,
-            observer=RunObserver(self.queue.run, self.said.append),
-            failures=FailureStreak(self.study.spec.limits.crashes),
-        )
-
-    def run(self, watch: Watch | None = None, may_start: Callable[[float], bool] = lambda seconds: True) -> None:
-        self.loop.run(self.queue, may_start, watch=watch)
-
-    @property
-    def records(self) -> list[TrialRecord]:
-        return self.queue.records()
-
-    @property
-    def endings(self) -> list[tuple[TrialStatus, str]]:
-        return [(record.status, record.result.cause) for record in self.records if record.result is not None]
-
-
-def saying(*messages: Message | None) -> Generator[Message | None, Any, None]:
-    return (message for message in messages)
-
 
 # --- trials that end by themselves ---
 
@@ -132,10 +75,10 @@ def test_nothing_starts_without_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "cause"),
     [
-        (training(), "the trainer returned without a single report"),
+        (training(), "the trainer returned without reporting an evaluation"),
         (
             lambda job: saying(Progress(EvalPoint(500, 3.0)), Done({})),
-            "the trainer returned at 500 of 1,000 tokens without being asked",
+            "the trainer returned at 500 of 1,000 tokens without being asked to stop",
         ),
     ],
 )
@@ -144,144 +87,6 @@ def test_a_trainer_that_returns_early_has_crashed(tmp_path: Path, script: Script
     case.run()
     assert case.endings == [(TrialStatus.CRASHED, cause)]
     assert case.queue.optuna_study.trials[0].state is TrialState.FAIL
-
-
-# --- trials that are stopped ---
-
-
-def test_a_pruned_trial_is_answered_and_told_with_its_last_loss(tmp_path: Path) -> None:
-    case = Case(tmp_path, SOUND, "pruner.audit_frac=0.0", target=1)
-    case.queue.optuna_study.pruner = optuna.pruners.ThresholdPruner(upper=2.9, n_warmup_steps=400)
-    case.run()
-
-    assert case.pool.answers == [True, False]
-    assert case.endings == [(TrialStatus.PRUNED, "behind the other trials at 500 tokens (loss 3.0000)")]
-    [trial] = case.queue.optuna_study.trials
-    assert (trial.state, trial.value, trial.user_attrs["stopped_at"]) == (TrialState.PRUNED, 3.0, 500)
-    assert not case.pool.busy and len(case.pool.workers) == 1, "its worker stays warm"
-
-
-@pytest.mark.parametrize(
-    ("losses", "cause"),
-    [
-        ((3.0, math.nan, 2.0), "diverged at 667 tokens: the loss is nan (learning rate too high?)"),
-        ((3.0, 6.1, 2.0), "diverged at 667 tokens: loss 6.1 after 3"),
-    ],
-)
-def test_a_diverged_trial_is_told_so_that_it_teaches(tmp_path: Path, losses: tuple[float, ...], cause: str) -> None:
-    case = Case(tmp_path, training(*losses), target=1)
-    case.run()
-    assert case.endings == [(TrialStatus.DIVERGED, cause)]
-    assert case.pool.answers == [True, False]
-    assert case.queue.optuna_study.trials[0].state is TrialState.PRUNED
-
-
-def test_losses_below_zero_do_not_diverge_by_a_factor(tmp_path: Path) -> None:
-    case = Case(tmp_path, training(-1.0, -3.0, -1.5), target=1)
-    case.run()
-    assert case.endings == [(TrialStatus.FINISHED, "")]
-
-
-@pytest.mark.parametrize(
-    ("seconds_left", "cause"),
-    [(REPORT_S - 1, "stopped at 500 tokens: the time was up"), (REPORT_S / 2 - 1, "stopped: the time was up")],
-)
-def test_the_deadline_stops_after_the_next_evaluation_and_then_at_once(
-    tmp_path: Path, seconds_left: float, cause: str
-) -> None:
-    case = Case(tmp_path, SOUND, target=1)
-
-    def script(job: Job) -> Generator[Message | None, Any, None]:
-        yield Progress(EvalPoint(250, 4.0))
-        case.deadline.seconds = seconds_left
-        if seconds_left > REPORT_S / 2:
-            yield Progress(EvalPoint(500, 3.0))
-            yield Done({})
-
-    case.pool.play(script)
-    case.run(may_start=lambda seconds: case.deadline.seconds == math.inf)
-    assert case.endings == [(TrialStatus.INTERRUPTED, cause)]
-    assert case.records[-1].status is TrialStatus.WAITING
-
-
-def test_the_last_evaluation_ends_a_trial_whatever_the_time(tmp_path: Path) -> None:
-    case = Case(tmp_path, SOUND, target=1)
-
-    def script(job: Job) -> Generator[Message | None, Any, None]:
-        case.stop.raise_level()
-        yield Progress(EvalPoint(1_000, 2.0))
-        yield Done({})
-
-    case.pool.play(script)
-    case.run()
-    assert case.endings == [(TrialStatus.FINISHED, "")]
-
-
-def test_a_first_stop_parks_after_the_next_evaluation(tmp_path: Path) -> None:
-    case = Case(tmp_path, SOUND)
-
-    def script(job: Job) -> Generator[Message | None, Any, None]:
-        case.stop.raise_level()
-        answer = yield Progress(EvalPoint(250, 4.0))
-        assert answer is False
-        yield Done({})
-
-    case.pool.play(script)
-    case.run()
-    assert case.endings == [(TrialStatus.INTERRUPTED, "stopped at 250 tokens by the user")]
-    stopped, queued = case.records
-    assert (queued.status, queued.params, queued.retry_of) == (TrialStatus.WAITING, stopped.params, 0)
-    assert not case.pool.busy and len(case.pool.workers) == 1
-
-
-def test_a_second_stop_does_not_wait_for_an_evaluation(tmp_path: Path) -> None:
-    case = Case(tmp_path, SOUND)
-
-    def script(job: Job) -> Generator[Message | None, Any, None]:
-        yield Progress(EvalPoint(250, 4.0))
-        case.stop.raise_level()
-        case.stop.raise_level()
-
-    case.pool.play(script)
-    case.run()
-    assert case.endings == [(TrialStatus.INTERRUPTED, "stopped at once by the user")]
-    assert len(case.pool.workers) == 2, "its worker was killed"
-
-
-def test_one_that_was_told_to_stop_keeps_its_ending_however_it_stops(tmp_path: Path) -> None:
-    def clumsy(job: Job) -> Generator[Message | None, Any, None]:
-        yield Progress(EvalPoint(250, math.inf))
-        yield Failed(False, "RuntimeError: while stopping")
-
-    case = Case(tmp_path, clumsy, target=1)
-    case.run()
-    [(status, cause)] = case.endings
-    assert status is TrialStatus.DIVERGED and cause.startswith("diverged at 250 tokens")
-
-
-def test_a_silent_trainer_is_ended_sooner_after_its_first_evaluation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-
-    def wait(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    def silent_from(points: int) -> float:
-        case = Case(tmp_path / str(points), SOUND, "limits.hang_s=10", target=1)
-        case.pool = ScriptedPool(lambda job: saying(*[Progress(EvalPoint(250, 4.0))] * points), on_wait=wait)
-        began = now
-        replace(case.loop, pool=case.pool).run(case.queue, lambda seconds: True)  # type: ignore[arg-type]
-        [(status, cause)] = case.endings
-        assert status is TrialStatus.CRASHED and cause.startswith("no progress for ")
-        return now - began
-
-    for points in (0, 1):
-        (tmp_path / str(points)).mkdir()
-    assert silent_from(points=1) == pytest.approx(10, abs=1)
-    assert silent_from(points=0) == pytest.approx(30, abs=1)
 
 
 # --- faults ---
@@ -323,7 +128,9 @@ def test_a_trainer_that_raises_is_not_tried_again(
 
 def test_different_settings_that_fail_in_a_row_end_the_run(tmp_path: Path) -> None:
     case = Case(tmp_path, lambda job: saying(Failed(False, "Error: planned")), "limits.crashes=2")
-    with pytest.raises(UserError, match=r"2 settings in a row failed; the last: Error: planned; see .*0001/log.txt"):
+    with pytest.raises(
+        UserError, match=r"2 different settings in a row failed; the last: Error: planned; see .*0001/log.txt"
+    ):
         case.run()
     assert len(case.endings) == 2
 
@@ -350,8 +157,8 @@ def test_a_trial_that_a_peer_has_ended_is_left_to_it(tmp_path: Path) -> None:
     case.run()
     assert case.pool.answers == [True, False]
     events = [event["message"] for event in read_lines(case.queue.run.events) if event["kind"] == "taken over"]
-    assert events == ["a peer ended trials 0 in the meantime"]
-    assert any("taken over by a peer at 500 tokens" in line for line in case.said)
+    assert events == ["another process ended trial 0 in the meantime"]
+    assert any("taken over at 500 tokens by another process" in line for line in case.said)
 
 
 # --- seeds, probes, and an end that is asked for ---
@@ -370,6 +177,20 @@ def test_several_seeds_are_one_trial_with_the_mean_of_their_curves(tmp_path: Pat
     assert record.loss == 8.0 and record.seed_losses == (7.0, 8.0, 9.0)
     assert record.result is not None and [point.val_loss for point in record.result.points] == [5.0, 8.0]
     assert case.queue.optuna_study.trials[0].intermediate_values == {1: 7.0, 2: 8.0, 3: 9.0}
+
+
+def test_the_board_shows_how_much_of_all_seeds_is_done(tmp_path: Path) -> None:
+    shares: list[float] = []
+
+    def script(job: Job) -> Generator[Message | None, Any, None]:
+        for tokens in (500, 1_000):
+            yield Progress(EvalPoint(tokens, 3.0))
+            shares.extend(training.done_frac for training in case.loop.observer.board.running.values())
+        yield Done({})
+
+    case = Case(tmp_path, script, "budget.seeds=2", 'pruner={name="none"}', target=1)
+    case.run()
+    assert shares == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_a_pruner_decides_between_seeds(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_trainer_that_raises_has_failed_in_one_line(
         ({"tokens_seen": 1, "val_loss": "low"}, "ValueError: could not convert string to float: 'low'"),
         (
             {"tokens_seen": float("nan"), "val_loss": 1},
-            "ValueError: the trainer reported tokens_seen = nan; it counts up from 0",
+            "ValueError: the trainer reported tokens_seen = nan; it must be a count, 0 or more",
         ),
     ],
 )

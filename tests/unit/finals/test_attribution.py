@@ -67,73 +67,73 @@ def additive(effects: Mapping[str, float], sigma: float = 0.0, draw: int = 0) ->
 def test_each_change_gets_its_own_effect_in_the_order_of_their_size() -> None:
     base, winner = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 1.0)
     effects = {"a": 0.01, "b": 0.2, "c": 0.0, "d": 0.05, "e": 0.0}
-    found, trained = attribute(additive(effects), winner, base, space_of(NAMES))
-    assert [change.path for change in found.changes][:3] == ["b", "d", "a"]
-    for change in found.changes:
+    attribution, trained = attribute(additive(effects), winner, base, space_of(NAMES))
+    assert [change.path for change in attribution.changes][:3] == ["b", "d", "a"]
+    for change in attribution.changes:
         assert change.gain is not None and change.harm is not None
         assert (change.before, change.after) == (0.0, 1.0)
         assert change.gain[0] == pytest.approx(effects[change.path], abs=1e-12)
         assert change.harm[0] == pytest.approx(effects[change.path], abs=1e-12)
-    assert {change.path for change in found.changes if change.is_tie} == {"c", "e"}
-    assert found.params == {"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0, "e": 0.0}
-    assert found.note == "no gain could be measured for c, e: left at default"
-    assert (found.baseline_loss, found.winner_loss, found.loss) == pytest.approx((3.0, 2.74, 2.74))
-    assert (found.winner, found.seeds) == (7, SEEDS)
+    assert {change.path for change in attribution.changes if change.is_tie} == {"c", "e"}
+    assert attribution.params == {"a": 1.0, "b": 1.0, "c": 0.0, "d": 1.0, "e": 0.0}
+    assert attribution.note == "no gain could be measured for c, e: left at default"
+    assert (attribution.baseline_loss, attribution.winner_loss, attribution.loss) == pytest.approx((3.0, 2.74, 2.74))
+    assert (attribution.winner, attribution.seeds) == (7, SEEDS)
     # Five arms less one change each, three inside of the path beyond those; what is left without ties is on the path.
     assert trained == (5 + 3) * len(SEEDS)
 
 
 def test_gains_on_the_path_add_up_to_the_winners_gain() -> None:
     base, winner = dict.fromkeys(NAMES, 0.0), {"a": 0.3, "b": 0.9, "c": 0.5, "d": 1.0, "e": 0.1}
-    found, _ = attribute(additive({"a": 0.3, "b": -0.1, "c": 0.2}, sigma=0.05), winner, base, space_of(NAMES))
-    total = sum(change.gain[0] for change in found.changes if change.gain)
-    assert total == pytest.approx(found.baseline_loss - found.winner_loss)
+    attribution, _ = attribute(additive({"a": 0.3, "b": -0.1, "c": 0.2}, sigma=0.05), winner, base, space_of(NAMES))
+    total = sum(change.gain[0] for change in attribution.changes if change.gain)
+    assert total == pytest.approx(attribution.baseline_loss - attribution.winner_loss)
 
 
 def test_settings_that_the_winner_shares_with_the_default_are_no_changes() -> None:
-    found, _ = attribute(additive({"a": 1.0}), {"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}, space_of("ab"))
-    assert [change.path for change in found.changes] == ["a"]
+    attribution, _ = attribute(additive({"a": 1.0}), {"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}, space_of("ab"))
+    assert [change.path for change in attribution.changes] == ["a"]
 
 
 def test_one_change_needs_no_training() -> None:
-    found, trained = attribute(additive({"a": 0.3}, sigma=0.01), {"a": 1.0}, {"a": 0.0}, space_of("a"))
+    attribution, trained = attribute(additive({"a": 0.3}, sigma=0.01), {"a": 1.0}, {"a": 0.0}, space_of("a"))
     assert trained == 0
-    assert found.changes[0].gain is not None and found.changes[0].gain == found.changes[0].harm
-    assert found.params == {"a": 1.0}
+    assert attribution.changes[0].gain is not None and attribution.changes[0].gain == attribution.changes[0].harm
+    assert attribution.params == {"a": 1.0}
 
 
 def test_of_two_changes_that_do_the_same_one_is_kept() -> None:
     def either(params: Mapping[str, Any], seed: int) -> float:
         return 3 - max(params["a"], params["b"]) - 0.1 * params["c"]
 
-    found, _ = attribute(either, dict.fromkeys("abc", 1.0), dict.fromkeys("abc", 0.0), space_of("abc"))
-    assert sorted(found.params.values()) == [0.0, 1.0, 1.0] and found.params["c"] == 1.0
-    assert found.loss == found.winner_loss
+    attribution, _ = attribute(either, dict.fromkeys("abc", 1.0), dict.fromkeys("abc", 0.0), space_of("abc"))
+    assert sorted(attribution.params.values()) == [0.0, 1.0, 1.0] and attribution.params["c"] == 1.0
+    assert attribution.loss == attribution.winner_loss
 
 
 def test_ties_that_count_together_are_all_kept() -> None:
     """Eight changes, none of which shows above the noise; together they do."""
     names = "abcdefgh"
-    found, _ = attribute(
+    attribution, _ = attribute(
         additive(dict.fromkeys(names, 0.02), sigma=0.02),
         dict.fromkeys(names, 1.0),
         dict.fromkeys(names, 0.0),
         space_of(names),
     )
-    assert sum(change.is_tie for change in found.changes) >= 2
-    assert found.params == dict.fromkeys(names, 1.0)
-    assert "but together they count: kept" in found.note
+    assert sum(change.is_tie for change in attribution.changes) >= 2
+    assert attribution.params == dict.fromkeys(names, 1.0)
+    assert "but together they count and are kept" in attribution.note
 
 
 def test_a_change_without_which_it_does_not_train_is_kept() -> None:
     def fragile(params: Mapping[str, Any], seed: int) -> float | None:
         return None if params == {"a": 0.0, "b": 1.0, "c": 1.0} else 3 - params["b"] * 0.1
 
-    found, _ = attribute(fragile, dict.fromkeys("abc", 1.0), dict.fromkeys("abc", 0.0), space_of("abc"))
-    changes = {change.path: change for change in found.changes}
+    attribution, _ = attribute(fragile, dict.fromkeys("abc", 1.0), dict.fromkeys("abc", 0.0), space_of("abc"))
+    changes = {change.path: change for change in attribution.changes}
     assert changes["a"].harm is None and not changes["a"].is_tie
     assert (changes["b"].is_tie, changes["c"].is_tie) == (False, True)
-    assert found.params == {"a": 1.0, "b": 1.0, "c": 0.0}
+    assert attribution.params == {"a": 1.0, "b": 1.0, "c": 0.0}
 
 
 def test_a_setting_comes_after_its_condition_and_leaves_with_it() -> None:
@@ -145,10 +145,10 @@ def test_a_setting_comes_after_its_condition_and_leaves_with_it() -> None:
         arms.append(dict(params))
         return 3 - 0.01 * (params["experts"] == 16) - params.get("dropout", 0)
 
-    found, _ = attribute(loss, {"experts": 16, "dropout": 0.5}, {"experts": 4, "dropout": 0.0}, space)
-    assert [change.path for change in found.changes] == ["experts", "dropout"]
+    attribution, _ = attribute(loss, {"experts": 16, "dropout": 0.5}, {"experts": 4, "dropout": 0.0}, space)
+    assert [change.path for change in attribution.changes] == ["experts", "dropout"]
     assert {"experts": 4} in arms and {"experts": 4, "dropout": 0.5} not in arms
-    assert [change.gain[0] for change in found.changes if change.gain] == pytest.approx([0.01, 0.5])
+    assert [change.gain[0] for change in attribution.changes if change.gain] == pytest.approx([0.01, 0.5])
 
 
 @pytest.mark.parametrize("effect", [0.1, 0.05])
@@ -157,8 +157,8 @@ def test_three_settings_without_effect_are_ties_and_real_ones_are_not(effect: fl
     base, winner = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 1.0)
     wrong = missed = 0
     for draw in range(100):
-        found, _ = attribute(additive({"b": effect, "d": effect}, 0.01, draw), winner, base, space_of(NAMES))
-        ties = {change.path for change in found.changes if change.is_tie}
+        attribution, _ = attribute(additive({"b": effect, "d": effect}, 0.01, draw), winner, base, space_of(NAMES))
+        ties = {change.path for change in attribution.changes if change.is_tie}
         wrong += not {"a", "c", "e"} <= ties
         missed += bool({"b", "d"} & ties)
     assert wrong <= 5 + 3 * (100 * 0.05 * 0.95) ** 0.5
@@ -184,7 +184,7 @@ def test_intervals_are_those_of_the_analysis_of_variance() -> None:
 
 
 def test_it_reads_what_it_wrote() -> None:
-    found, _ = attribute(
+    attribution, _ = attribute(
         additive({"a": 0.1, "b": 0.3}, 0.01), dict.fromkeys("abc", 1.0), dict.fromkeys("abc", 0.0), space_of("abc")
     )
-    assert Attribution.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert Attribution.from_json(json.loads(json.dumps(attribution.to_json()))) == attribution

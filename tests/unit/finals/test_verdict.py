@@ -50,7 +50,7 @@ def proving(baseline: list[float | None], winner: list[float | None]) -> list[Tr
 
 def test_ranked_leaves_out_what_did_not_finish() -> None:
     trials = [trial(0, 3.0), trial(1, 1.0, TrialStatus.PRUNED), trial(2, 2.0), trial(3, None, TrialStatus.RUNNING)]
-    assert [found.number for found in ranked(trials)] == [2, 0]
+    assert [trial.number for trial in ranked(trials)] == [2, 0]
 
 
 def test_finalists_are_the_best_of_distinct_settings_other_than_the_baselines() -> None:
@@ -62,8 +62,8 @@ def test_finalists_are_the_best_of_distinct_settings_other_than_the_baselines() 
         trial(4, 2.0, params=dict(BASELINE.params)),
         trial(5, 2.9, params={"lr": 0.4}),
     ]
-    assert [found.number for found in finalists(trials, BASELINE, 2)] == [3, 1]
-    assert [found.number for found in finalists(trials, BASELINE, 9)] == [3, 1, 5]
+    assert [trial.number for trial in finalists(trials, BASELINE, 2)] == [3, 1]
+    assert [trial.number for trial in finalists(trials, BASELINE, 9)] == [3, 1, 5]
     assert finalists(trials[:1], BASELINE, 2) == []
 
 

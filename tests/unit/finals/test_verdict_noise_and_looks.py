@@ -65,7 +65,7 @@ def test_noise_by_hand() -> None:
     # t(0.975, 3) = 3.1824 and t(0.8, 3) = 0.9785, times 0.1 times the root of 2 / 4.
     assert noise == Noise(pytest.approx(0.1), 3, pytest.approx(3.1), 4, pytest.approx(0.29422, abs=1e-5))
     assert noise.describe() == (
-        "noise: between 3 seeds the default's loss has a standard deviation of 0.1000; "
+        "noise: across 3 seeds the default's loss has a standard deviation of 0.1000; "
         "4 pairs of runs, the most that may be trained, can prove a gain of 0.2942 (9.5 %) or more"
     )
     assert measure_noise(0, runs[:1], FinalsSpec()) is None

@@ -70,7 +70,7 @@ def test_t4_behind_an_older_driver_with_a_cuda_13_torch() -> None:
     assert finding == Finding(
         "fail",
         "driver",
-        "Tesla T4 with driver 535.183.01 is too old for torch's CUDA 13.0, which needs driver >= 580",
+        "Tesla T4: driver 535.183.01 is too old for torch's CUDA 13.0, which needs driver 580 or newer",
         "install NVIDIA driver 580 or newer, or install a torch build for CUDA 12.6 (see PyTorch's Get Started page)",
     )
 
@@ -105,14 +105,14 @@ def test_card_without_code_in_this_torch() -> None:
     torch = torch_answer(name="Tesla V100", capability="7.0")
     (finding,) = doctor_gpu.check_capability(HandMadeMachine([T4], torch))
     assert finding.level == "fail"
-    assert finding.message == "Tesla V100 is capability 7.0; this torch has only sm_75 sm_80 sm_90"
+    assert finding.message == "Tesla V100 has compute capability 7.0, but this torch supports only sm_75 sm_80 sm_90"
 
 
 @pytest.mark.parametrize(
     ("gpu", "level", "words"),
     [
-        ({}, "ok", "no real bf16 on this card, so fp16 with loss scaling"),
-        ({"native_bf16": True}, "ok", "native bf16"),
+        ({}, "ok", "no native bf16 on this card, so runs use fp16 with loss scaling"),
+        ({"native_bf16": True}, "ok", "native bf16, which runs use"),
         ({"fp16_error": "CUBLAS_STATUS_NOT_SUPPORTED"}, "fail", "fp16 does not work: CUBLAS_STATUS_NOT_SUPPORTED"),
         ({"native_bf16": True, "bf16_error": "wrong by 9"}, "fail", "bf16 does not work: wrong by 9"),
         ({"native_bf16": True, "fp16_error": "wrong by 9"}, "warn", "fp16 does not work"),

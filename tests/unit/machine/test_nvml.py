@@ -54,7 +54,7 @@ def test_no_driver_means_no_devices(code: int) -> None:
 def test_broken_driver_is_an_error_with_the_way_out() -> None:
     fake = FakeNvml()
     fake.failures["nvmlInit"] = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
-    with pytest.raises(nvml.NvmlError, match="updated under the running system: restart it"):
+    with pytest.raises(nvml.NvmlError, match="updated while the machine was running: restart"):
         nvml.visible_devices(fake)
 
 

@@ -1,4 +1,4 @@
-"""Questions to torch in a child process: one that hangs, one that fails, and the spread of timings."""
+"""Questions to torch in a child process: one that hangs and one that fails."""
 
 from __future__ import annotations
 
@@ -18,9 +18,3 @@ def test_hung_child_is_killed_in_time() -> None:
 def test_failing_child_gives_its_last_line() -> None:
     with pytest.raises(torch_probe.ProbeError, match=r"exit 1\): KeyError: 'task'"):
         torch_probe.ask({}, 30.0)
-
-
-def test_relative_spread_by_hand() -> None:
-    # Quartiles of 1..7 by the exclusive method: 2, 4, 6.
-    assert torch_probe.relative_spread([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == 1.0
-    assert torch_probe.relative_spread([3.0, 3.0, 3.0]) == 0.0

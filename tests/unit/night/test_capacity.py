@@ -42,7 +42,7 @@ def test_the_probe_trains_the_baseline_for_a_small_share(tmp_path: Path) -> None
     [
         ('fault = "crash"', "the baseline does not train: RuntimeError: planned crash"),
         ('fault = "exit"', "the baseline does not train: its worker ended with exit code 7"),
-        ("evaluations = 0", "the baseline does not train: the trainer returned without a single report"),
+        ("evaluations = 0", "the baseline does not train: the trainer returned without reporting an evaluation"),
     ],
 )
 def test_a_baseline_that_does_not_train_is_told_before_the_night(tmp_path: Path, base: str, message: str) -> None:
@@ -78,7 +78,7 @@ def test_the_cost_model_of_a_few_probes_is_the_trainers_own(tmp_path: Path, gpu:
             system={"micro_batch_size": micro_batch},
         )
         counts = Counts.of(counting_trainer.counts(config, {}))
-        assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(config), rel=1e-3)
+        assert model.optimizer_step_s(counts) == pytest.approx(counting_trainer.step_s(config), rel=1e-3)
         assert model.peak_bytes(counts) == pytest.approx(counting_trainer.peak_bytes(config), rel=1e-3)
 
 
@@ -125,7 +125,7 @@ def test_configurations_are_counted_as_the_hardware_runs_them(tmp_path: Path, gp
     model = costs(counting, tripled)
     assert model is not None
     counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
-    assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
+    assert model.optimizer_step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
 
 
 def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwareProfile) -> None:
@@ -134,7 +134,7 @@ def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwarePr
     model = costs(counting, gpu)
     assert model is not None
     counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
-    assert model.step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
+    assert model.optimizer_step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
 
 
 def test_a_trainer_that_counts_nothing_has_no_cost_model(tmp_path: Path, gpu: HardwareProfile) -> None:
@@ -157,7 +157,7 @@ def test_values_that_cannot_fit_are_left_out_of_the_search(tmp_path: Path, gpu: 
     narrower = left(counting, 120_000)
     assert narrower == {"model.experts": (2, 4)}
     assert describe_left(counting.spec, "model.experts", (2, 4), Machine(memory_bytes=2**31)) == (
-        "model.experts is kept to 2, 4: the others do not fit into 2.0 GiB, not even one sequence at a time"
+        "model.experts is limited to 2, 4: its other values do not fit into 2.0 GiB, even with one sequence at a time"
     )
     narrowed = counting.spec.space.with_ranges(narrower)
     assert narrowed["model.experts"].choices == (2, 4) and narrowed["optim.grad_accum_steps"].high == 4

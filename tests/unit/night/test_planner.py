@@ -14,10 +14,10 @@ from capacity_case import Machine, counting_study
 
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
-from autotune.engine.deadline import REPORT_S
+from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
-from autotune.machine import hardware
+from autotune.machine import measurement
 from autotune.night import opening, session
 from autotune.night.planner import Survey, describe, make_plan, survey, train_tokens_override
 from autotune.promotion import horizon
@@ -55,26 +55,40 @@ def test_seconds_of_a_training_by_hand() -> None:
 
 
 def test_without_a_deadline_all_trials_are_planned() -> None:
-    found = plan(spec())
+    planned = plan(spec())
     # 20 s a trial, 10 finals.
-    assert (found.trial_s, found.trials, found.search_s, found.finals_s, found.full_s) == (20, 10, 200, 200, 0)
-    assert found.total_s == 200 + 200 + REPORT_S
+    assert (planned.trial_s, planned.trials) == (20, 10)
+    assert (planned.search_s, planned.finals_s, planned.full_s) == (200, 200, 0)
+    assert planned.total_s == 200 + 200 + REPORT_S
 
 
 def test_the_time_that_is_left_limits_the_trials() -> None:
-    assert plan(spec(), seconds_left=200 + REPORT_S + 79).trials == 3
-    assert plan(spec(), seconds_left=200 + REPORT_S + 80).trials == 4
-    assert plan(spec(), seconds_left=100).trials == 0
+    """Eight runs of one finalist take 176 s with their margin; a trial takes 20 s and starts with 2 s to spare."""
+    assert plan(spec(), seconds_left=176 + REPORT_S + 101).trials == 4
+    assert plan(spec(), seconds_left=176 + REPORT_S + 103).trials == 5
     assert plan(spec(), seconds_left=1e6).trials == 10
+
+
+def test_time_that_is_too_short_for_a_few_trials_is_refused_in_the_plan() -> None:
+    assert plan(spec(), seconds_left=176 + REPORT_S + 87).refusal.startswith("the 5 min that are left are too short")
+    assert plan(spec(), seconds_left=176 + REPORT_S + 89).refusal == ""
+    assert plan(spec(), seconds_left=100).trials == 0
+
+
+def test_what_is_cut_is_planned_and_told() -> None:
+    short = plan(spec(), seconds_left=176 + REPORT_S + 103)
+    assert (short.final_runs, short.finals_s) == (8, 8 * 20)
+    assert ", 8 final runs: at most " in describe(short, spec())
+    assert short.cuts == "time is short, so 1 trial is trained again instead of 2"
 
 
 def test_trials_that_are_stopped_early_make_room_for_more() -> None:
     """8 whole trials, and of each later one 0.45: in the time of 17 whole ones 8 + 9 / 0.45 = 28 are tried."""
     long = spec(budget={"tokens": 1_000, "trials": 100})
-    found = plan(long, seconds_left=200 + REPORT_S + 17 * 20)
-    assert (found.trials, found.most_trials) == (17, 28)
-    assert found.likely_s == pytest.approx(found.total_s)  # the time goes into more trials
-    assert "plan: 17 to 28 trials of 1,000 tokens" in describe(found, long)
+    planned = plan(long, seconds_left=220 + REPORT_S + 17 * 20 + 3)
+    assert (planned.trials, planned.most_trials) == (17, 28)
+    assert planned.likely_s == pytest.approx(planned.total_s)  # the time goes into more trials
+    assert "plan: 17 to 28 trials of 1,000 tokens" in describe(planned, long)
     unlimited = plan(long)
     assert (unlimited.trials, unlimited.most_trials) == (100, 100)
     assert unlimited.likely_s == pytest.approx((8 + 0.45 * 92) * 20 + 200 + REPORT_S)
@@ -84,10 +98,10 @@ def test_trials_that_are_stopped_early_make_room_for_more() -> None:
 
 def test_two_devices_share_the_work_but_not_the_full_run() -> None:
     study = spec(promote={"automatic": True})
-    found = plan(study, slots=2)
+    planned = plan(study, slots=2)
     # 8,000 tokens at 100 a second, five evaluations of 2 s, and 15 s for the export.
-    assert (found.search_s, found.finals_s, found.full_s) == (100, 100, 90 + 15)
-    assert plan(study, slots=2, seconds_left=100 + 105 + REPORT_S + 30).trials == 3
+    assert (planned.search_s, planned.finals_s, planned.full_s) == (100, 100, 90 + 15)
+    assert plan(study, slots=2, seconds_left=88 + 1.1 * 90 + 15 + REPORT_S + 33).trials == 3
 
 
 def test_shorter_runs_before_the_full_run_are_planned_for() -> None:
@@ -104,8 +118,8 @@ def test_shorter_runs_before_the_full_run_are_planned_for() -> None:
 
 
 def test_energy_is_power_times_time() -> None:
-    found = plan(spec(), slots=2, power_w=70.0)
-    assert found.energy_kwh == pytest.approx(70 * 2 * (200 + REPORT_S) / 3_600_000)
+    planned = plan(spec(), slots=2, power_w=70.0)
+    assert planned.energy_kwh == pytest.approx(70 * 2 * (200 + REPORT_S) / 3_600_000)
 
 
 def test_the_full_run_is_eight_trials_long_unless_the_study_says() -> None:
@@ -121,10 +135,10 @@ def test_trials_read_their_text_as_often_as_the_full_run(base: dict[str, Any], m
     """8,000 tokens of a text of 2,000: trials of 1,000 tokens get 250 of them."""
     study = of_a_trainer(spec(base=base, budget={"tokens": 1_000, "match_epochs": match}))
     profile: Any = Machine()
-    found = make_plan(study, replace(PROBE, facts={"train_tokens": 2_000}), 1, float("inf"), profile)
-    assert found.epochs == epochs
+    planned = make_plan(study, replace(PROBE, facts={"train_tokens": 2_000}), 1, float("inf"), profile)
+    assert planned.epochs == epochs
     assert train_tokens_override(study, 1_000, epochs) == ({"data.train_tokens": 250} if epochs else {})
-    assert ("on 250 tokens of text each" in describe(found, study.spec)) == bool(epochs)
+    assert ("each reads 250 tokens of text" in describe(planned, study.spec)) == bool(epochs)
     assert make_plan(study, replace(PROBE, facts={"train_tokens": 8_000}), 1, 1e6, profile).epochs == 0
 
 
@@ -135,8 +149,8 @@ def test_a_trainer_that_takes_no_time_does_not_break_the_plan() -> None:
 
 
 def test_in_words() -> None:
-    found = replace(plan(spec(promote={"automatic": True}), power_w=36_000.0), max_pass_sequences=48)
-    assert describe(found, spec(promote={"automatic": True})) == (
+    planned = replace(plan(spec(promote={"automatic": True}), power_w=36_000.0), max_pass_sequences=48)
+    assert describe(planned, spec(promote={"automatic": True})) == (
         "plan: up to 10 trials of 1,000 tokens (20 s each), 10 final runs, a full run of 8,000 tokens: "
         "at most 9 min, 5.2 kWh, 6 MB of disk; 100 tokens/s; up to 48 sequences at a time"
     )
@@ -183,30 +197,31 @@ def test_a_survey_says_what_does_not_fit_and_what_the_disk_lacks(tmp_path: Path)
     counting_study(tmp_path)
     counting = load(tmp_path / "counting.toml", ["promote.automatic=true", "budget.trials=2"])
     machine: Any = Machine(device="cuda", memory_bytes=120_000)
-    found = survey(counting, machine, [Slot("cpu")], float("inf"))
-    assert found.left == {"model.experts": (2, 4)} and found.model is not None and found.plan.max_pass_sequences > 0
+    surveyed = survey(counting, machine, [Slot("cpu")], Deadline())
+    assert surveyed.left == {"model.experts": (2, 4)} and surveyed.model is not None
+    assert surveyed.plan.max_pass_sequences > 0
     # 2 trials and their finals of 10 evaluations, and a full run of 5 GB.
-    runs = 2 + counting.spec.finals.runs
-    assert found.plan.disk_bytes == 6e6 + runs * 10 * 3_500 + 5e9
+    runs = 2 + counting.spec.finals.runs + counting.spec.attributing_runs()
+    assert surveyed.plan.disk_bytes == 6e6 + runs * 10 * 3_500 + 5e9
     now = datetime(2026, 11, 24, 16, 30)
-    roomy = [line for _, line in found.lines(counting.spec, machine, 10**10, now)]
-    assert roomy[0].startswith("model.experts is kept to 2, 4") and roomy[1].startswith("plan: up to 2 trials")
+    roomy = [line for _, line in surveyed.lines(counting.spec, machine, 10**10, now)]
+    assert roomy[0].startswith("model.experts is limited to 2, 4") and roomy[1].startswith("plan: up to 2 trials")
     assert roomy[2].startswith("done by about 16:3") and len(roomy) == 3
-    tight = [line for _, line in found.lines(counting.spec, machine, 5 * 10**9, now)]
-    assert tight[2].startswith("only 5.0 GB of disk are free, of which 500 MB are kept: make room")
+    tight = [line for _, line in surveyed.lines(counting.spec, machine, 5 * 10**9, now)]
+    assert tight[2].startswith("only 5.0 GB of disk space is free, of which 500 MB stay unused: make room")
 
 
 def test_a_survey_without_a_gpu_fits_no_costs(tmp_path: Path) -> None:
     machine: Any = Machine()
-    found = survey(counting_study(tmp_path), machine, [Slot("cpu")], float("inf"))
-    assert found == Survey(found.plan, found.baseline) and found.plan.disk_bytes < 1e9
+    surveyed = survey(counting_study(tmp_path), machine, [Slot("cpu")], Deadline())
+    assert surveyed == Survey(surveyed.plan, surveyed.baseline) and surveyed.plan.disk_bytes < 1e9
 
 
 def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the first trial of the first start, which is drawn after the plan."""
     counting_study(tmp_path)
     counting = load(tmp_path / "counting.toml", ["budget.trials=2", "finals={select_seeds=1, prove_seeds=2}"])
-    profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
+    profile = replace(measurement.profile(device="cpu"), device="cuda", memory_bytes=10**9)
     monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
     monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
     monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])
@@ -229,7 +244,7 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
         "finals={select_seeds=1, prove_seeds=2, max_seeds=2}",
     ]
     counting = load(tmp_path / "counting.toml", changes)
-    profile = replace(hardware.profile(device="cpu"), device="cuda", memory_bytes=10**9)
+    profile = replace(measurement.profile(device="cpu"), device="cuda", memory_bytes=10**9)
     monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
     monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
     monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])
@@ -250,4 +265,4 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
         assert trial.budget_tokens == trial.result.points[-1].tokens_seen == pytest.approx(expected, rel=2e-3)
     assert {trial.params["model.slowness"] for trial in record.trials} == {1, 10}
     line = next(event["message"] for event in record.events if event["kind"] == "plan")
-    assert line.startswith("plan: up to 8 trials of the seconds of 100,000 tokens (")
+    assert line.startswith("plan: up to 8 trials of the time that the default takes for 100,000 tokens (")

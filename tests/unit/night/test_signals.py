@@ -33,7 +33,7 @@ def test_a_signal_is_a_request_and_the_first_is_answered(name: signal.Signals) -
         send(name)
         send(name)
     assert stop.level == 2
-    assert said == ["stopping after the next evaluation; once more to stop at once (nothing is lost)"]
+    assert said == ["stopping after the next evaluation; press Ctrl-C again to stop at once (nothing is lost)"]
 
 
 def test_what_signals_did_before_they_do_again() -> None:

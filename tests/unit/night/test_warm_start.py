@@ -54,7 +54,7 @@ def test_finished_trials_teach_with_what_they_reported(tmp_path: Path) -> None:
     assert one.differs == ""
     assert one.priors == tuple(Prior({"lr": lr}, loss, {500: loss + 1, 1_000: loss}) for lr, loss in LOSSES.items())
     assert one.describe() == (
-        "warm start from night: 2 good settings are tried first; 3 of its trials teach the sampler"
+        "warm start from night: tries 2 of its best settings first; 3 of its trials teach the sampler"
     )
 
 

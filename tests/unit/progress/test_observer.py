@@ -66,7 +66,7 @@ def test_a_page_that_cannot_be_written_is_told_once_and_costs_nothing(
     for _ in range(3):
         clock.now += 61
         observer.tick()
-    start = "the report could not be refreshed, and the study goes on without: "
+    start = "the report could not be refreshed (the study goes on without it): "
     assert said == [f"{start}no space", f"{start}torn"]
     assert [event["kind"] for event in read_lines(RunDirectory(tmp_path).events)] == ["report", "report"]
 
@@ -124,6 +124,22 @@ def test_a_display_gets_the_board_and_only_lines_worth_keeping(tmp_path: Path) -
     ]
     assert len(observer.board.last) == 4 and observer.board.best == (2.0, 0)
     assert display.shown == 1 and display.closed == 1
+
+
+def test_a_trial_of_several_seeds_is_as_far_as_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    observer = RunObserver(RunDirectory(tmp_path), print)
+    observer.board.clock = time.monotonic
+    first = replace(TRAINING, seeds=4)
+    observer.started(first, "cpu")
+    observer.progress(first, EvalPoint(1_000, 2.0))
+    training = observer.board.running["trials", 0]
+    assert training.done_frac == 0.25
+
+    clock.now += 30
+    observer.progress(replace(first, seeds_done=1), EvalPoint(500, 2.5))
+    assert training.done_frac == 0.375 and training.left_s(clock.now) == pytest.approx(50)
+    assert observer.board.trial_seeds == 4
 
 
 def test_a_cause_that_begins_with_the_status_is_said_once(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def text(console: Console) -> str:
 def at_work() -> Board:
     board = Board(clock=lambda: 100.0)
     board.enter(TrainingKind.SEARCH, 3, 10)
-    board.start(TrainingKind.SEARCH, 3, 1000)
-    board.progress(TrainingKind.SEARCH, 3, 500, 4.5, 20_000.0)
+    board.start(TrainingKind.SEARCH, 3)
+    board.progress(TrainingKind.SEARCH, 3, 0.5, 4.5, 20_000.0)
     board.running[TrainingKind.SEARCH, 3].began = 0.0
     board.best = (4.25, 2)
     board.last.append("✓ trial 2 finished  loss 4.2500  [9 s]  lr=[red]0.1[/red]\x1b[2J")
@@ -50,9 +50,9 @@ def test_a_board_shows_bars_best_gpu_and_the_last_trials(console: Console) -> No
 def test_a_full_run_has_one_bar(console: Console) -> None:
     board = Board(clock=lambda: 7400.0)
     board.enter(TrainingKind.FULL, 0, 1)
-    board.start(TrainingKind.FULL, 0, 1000)
+    board.start(TrainingKind.FULL, 0)
     board.running[TrainingKind.FULL, 0].began = 0.0
-    board.progress(TrainingKind.FULL, 0, 500, 4.0, None)
+    board.progress(TrainingKind.FULL, 0, 0.5, 4.0, None)
     console.print(draw(board))
 
     assert text(console).count("full run") == 1

@@ -165,7 +165,9 @@ def test_a_tracker_that_fails_is_named_once_and_left_out(tmp_path: Path) -> None
         told.point("trials", number, EvalPoint(1, 1.0))
     told.close()
     (line,) = said
-    assert re.match(r"tracker tensorboard is left out from here on: \w+Error: .*; see .*kept/tensorboard\.log$", line)
+    assert re.match(
+        r"tracker tensorboard failed and is no longer used: \w+Error: .*; see .*kept/tensorboard\.log$", line
+    )
 
 
 def test_a_tracker_that_hangs_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,13 +209,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_unknown_and_missing_trackers_are_refused_when_the_file_is_read(tmp_path: Path) -> None:
     with pytest.raises(
-        StudyFileError, match=r'there is no tracker "tensorbord", did you mean "tensorboard"\?; known: '
+        StudyFileError, match=r'there is no tracker "tensorbord" \(did you mean "tensorboard"\?\); the trackers are '
     ):
         make_study(tmp_path, 'trackers=["tensorbord"]')
     assert make_study(tmp_path, 'trackers=["tensorboard"]').spec.trackers == ("tensorboard",)
     absent = [name for name in TRACKERS if not is_installed(name)]
     for name in absent:
-        with pytest.raises(StudyFileError, match=rf"{name} is not installed: .*python\S* -m pip install {name}$"):
+        with pytest.raises(StudyFileError, match=rf"{name} is not installed; run .*python\S* -m pip install {name}$"):
             make_study(tmp_path, f'trackers=["{name}"]')
 
 

@@ -1,11 +1,7 @@
-"""From the verdict to a configuration file, and the training of one."""
+"""From the verdict to a configuration file."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
 import subprocess
 import tomllib
 from collections.abc import Mapping
@@ -17,11 +13,10 @@ import pytest
 from study_case import make_study, result
 
 from autotune.core.attributes import Snapshot, StudyAttributes
-from autotune.core.errors import UserError
+from autotune.core.promotion_results import LengthChange, Promotion
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import LengthChange, Promotion
 from autotune.promotion import best_config
-from autotune.promotion.best_config import best_config_of, git_commit, provenance, train_file
+from autotune.promotion.best_config import best_config_of, git_commit, provenance
 from autotune.promotion.horizon import scaling
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
@@ -120,84 +115,6 @@ def test_a_setting_without_a_value_is_left_out(record: StudyRecord) -> None:
     base = {**record.spec.base, "odd": {"nothing": None, "list": [1, None, 2]}}
     content = tomllib.loads(write(replace(record, spec=record.spec.model_copy(update={"base": base}))).read_text())
     assert content["config"]["odd"] == {"list": [1, 2]}
-
-
-# --- training it ---
-
-
-def trained(path: Path, tokens: int | None = None, folder: Path | None = None) -> tuple[int, list[str]]:
-    said: list[str] = []
-    return train_file(path, tokens, folder, said.append), said
-
-
-def test_the_file_can_be_trained(record: StudyRecord) -> None:
-    path = write(record)
-    code, said = trained(path)
-    assert code == 0
-    assert [line.split()[0] for line in said[:-1]] == ["20%", "40%", "60%", "80%", "100%"]
-    assert said[-1] == f"done: {path.parent / 'full' / 'best_config-8000-tokens'}"
-
-
-def test_the_trainer_is_told_where_its_settings_come_from(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    tables = '[config.output]\ndir = ""\nprovenance = []\n[provenance]\nstudy = "night"\n'
-    path.write_text(f'trainer = "odd_trainers:keeps_its_config"\ntokens = 10\n{tables}')
-    assert trained(path, folder=tmp_path)[0] == 0
-    lines = ["study: night", "trained from: mine.toml, which may have been edited since it was written"]
-    output = {"dir": str(tmp_path), "provenance": lines}
-    assert json.loads((tmp_path / "config.json").read_text()) == {"output": output}
-
-
-def test_an_edited_file_trains_with_the_edit_and_in_the_folder_given(record: StudyRecord, tmp_path: Path) -> None:
-    path = write(record)
-    path.write_text(path.read_text().replace("evaluations = 5", "evaluations = 2"))
-    code, said = trained(path, tokens=50, folder=tmp_path / "elsewhere")
-    assert (code, len(said), said[-1]) == (0, 3, f"done: {tmp_path / 'elsewhere'}")
-
-
-def test_ctrl_c_stops_after_the_evaluation_and_names_the_way_on(record: StudyRecord) -> None:
-    path, said = write(record), []
-    before = signal.getsignal(signal.SIGINT)
-
-    def say(line: str) -> None:
-        said.append(line)
-        if len(said) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    assert train_file(path, None, None, say) == 130
-    assert len(said) == 3
-    assert said[-1] == f"stopped; go on with: autotune train {path}"
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.parametrize(
-    ("replacement", "message"),
-    [
-        (("tokens = 8000", 'tokens = "many"'), "tokens is 'many'; write how many tokens to train on"),
-        (("tokens = 8000", "tokens = 0"), "tokens is 0; write how many tokens to train on"),
-        (("tokens = 8000\n", ""), "tokens is missing; a best_config.toml has trainer, tokens and config"),
-        (("[config", "[confg"), "config is missing"),
-        (("tokens = 8000", "tokens = "), "cannot be read as TOML: Invalid value (at line"),
-        (("layers = 2", 'layers = "two"\nlrr = 1'), "config.layers: Input should be a valid integer"),
-        (("layers = 2", 'layers = "two"\nlrr = 1'), "config.lrr: Extra inputs are not permitted"),
-        (('"fake_trainer:train"', '"fake_trainr:train"'), 'trainer = "fake_trainr:train": cannot import fake_trainr'),
-    ],
-)
-def test_a_file_that_was_edited_wrongly_is_told_why(
-    record: StudyRecord, replacement: tuple[str, str], message: str
-) -> None:
-    path = write(record)
-    text = path.read_text()
-    assert replacement[0] in text
-    path.write_text(text.replace(*replacement))
-    with pytest.raises(UserError, match=re.escape(message)) as caught:
-        trained(path)
-    assert caught.value.exit_code == 2
-
-
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file; `autotune run` writes a best_config"):
-        trained(tmp_path / "best_config.toml")
 
 
 # --- the commit ---

@@ -107,7 +107,7 @@ def test_a_training_that_diverged_has_no_loss_but_ends_its_bracket(case: Case) -
 @pytest.mark.parametrize(
     ("tokens", "as_is", "note"),
     [
-        (TOKENS, True, "as was asked for"),
+        (TOKENS, True, "as requested"),
         (1_000, False, ""),
         (4_000, False, "below 8 times a trial's length a check would cost more than the run"),
     ],

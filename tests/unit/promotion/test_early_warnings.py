@@ -10,7 +10,7 @@ import pytest
 
 from autotune.core.records import EvalPoint
 from autotune.core.text import speed
-from autotune.promotion.early_warnings import divergence, is_slow, plateau, skipped_steps, throttling
+from autotune.promotion.early_warnings import divergence, is_slow, plateau, skipped_optimizer_steps, throttling
 
 
 def curve(losses: Sequence[float], **metrics: Sequence[float]) -> list[EvalPoint]:
@@ -126,7 +126,7 @@ def test_the_gpu_says_why() -> None:
     warning = throttling(700, SLOWED, 60.0, earlier, now)
     assert warning is not None
     assert warning.finding == (
-        "it trains 79 tokens/s, 21% below the best quarter of this run (100 tokens/s); "
+        "it trains at 79 tokens/s, 21% below the best quarter of this run (100 tokens/s); "
         "the GPU's clock fell from 1980 to 1200 MHz; the GPU reports thermal (hardware)"
     )
     assert "cooling" in warning.action
@@ -154,11 +154,11 @@ def test_a_gpu_at_its_usual_clock_is_not_to_blame() -> None:
 )
 def test_skipped_updates_that_become_more(counts: list[float], is_told: bool) -> None:
     points = curve([4.0] * len(counts), skipped_steps=counts)
-    assert (skipped_steps(points) is not None) is is_told
+    assert (skipped_optimizer_steps(points) is not None) is is_told
 
 
 def test_a_trainer_without_these_metrics_is_not_warned_of() -> None:
-    assert skipped_steps(curve([4.0] * 10)) is None
+    assert skipped_optimizer_steps(curve([4.0] * 10)) is None
     assert divergence(curve([4.0] * 10)) is None
 
 

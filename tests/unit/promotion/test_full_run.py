@@ -133,6 +133,21 @@ def test_the_end_is_decided_for_the_run_and_told_to_every_attempt(opened: Callab
     assert evaluate(again, queue, take(queue), [4.0]) == 4_000
 
 
+def test_the_board_shows_the_end_that_the_run_is_brought_to(opened: Callable[[], Opened]) -> None:
+    run, queue, _, _ = opened()
+    assignment = take(queue)
+    TrialAttributes(assignment.trial).end_tokens = 4_000
+    board = run.observer.board
+    board.start(TrainingKind.FULL, assignment.trial.number)
+    training = board.running[TrainingKind.FULL, assignment.trial.number]
+
+    points = [EvalPoint(1_000, 4.0)]
+    run.evaluated(assignment, points)
+    assert (training.done_frac, training.left_s(board.clock())) == (0.25, None), "one evaluation gives no pace"
+    run.evaluated(assignment, [*points, EvalPoint(3_000, 3.5)])
+    assert training.done_frac == 0.75 and training.ends_at is not None
+
+
 class NothingTrains:
     """A loop that finds no time for anything."""
 

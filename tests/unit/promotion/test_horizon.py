@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.study_results import Bracket, LengthChange, Promotion
+from autotune.core.promotion_results import Bracket, LengthChange, Promotion
 from autotune.promotion import horizon
 from autotune.promotion.horizon import bracket_tokens, changes, longest, scaling
 
@@ -59,40 +59,40 @@ def test_a_bracket_counts_for_as_much_as_it_is_sure() -> None:
     # The vertex through three points at equal distances h: h / 2 (l- - l+) / (l- - 2 l0 + l+).
     low, middle, high = losses.T
     variance = (LOG2 / 2 * (low - high) / (low - 2 * middle + high)).var()
-    found = at_own_length(exact, sigma)
-    assert math.log(found.factor) == pytest.approx(math.log(0.8) * 0.4**2 / (0.4**2 + variance), abs=0.02)
+    scaled = at_own_length(exact, sigma)
+    assert math.log(scaled.factor) == pytest.approx(math.log(0.8) * 0.4**2 / (0.4**2 + variance), abs=0.02)
     spread = math.sqrt(variance * 0.4**2 / (variance + 0.4**2))
-    assert math.log(found.high / found.low) == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    assert math.log(scaled.high / scaled.low) == pytest.approx(2 * 1.96 * spread, rel=0.1)
 
 
 # --- the factor ---
 
 
 def test_without_brackets_it_is_the_published_power() -> None:
-    found = scaling(1_000, 8_000)
-    assert found.factor == pytest.approx(8**-0.32)
-    assert (found.exponent, found.exponent_sd) == (pytest.approx(0.32), pytest.approx(0.25, rel=0.01))
+    scaled = scaling(1_000, 8_000)
+    assert scaled.factor == pytest.approx(8**-0.32)
+    assert (scaled.exponent, scaled.exponent_sd) == (pytest.approx(0.32), pytest.approx(0.25, rel=0.01))
     spread = 1.96 * math.hypot(0.4, 0.25 * math.log(8))
-    assert found.high / found.factor == pytest.approx(math.exp(spread), rel=0.01)
-    assert found.factor / found.low == pytest.approx(math.exp(spread), rel=0.01)
+    assert scaled.high / scaled.factor == pytest.approx(math.exp(spread), rel=0.01)
+    assert scaled.factor / scaled.low == pytest.approx(math.exp(spread), rel=0.01)
 
 
 def test_two_sharp_brackets_say_it_all() -> None:
     """The best is 0.9 of the trial's at its length and 0.6 at three times that: so 0.4 at nine times."""
     brackets = (valley(0.9, 1_000, 40.0), valley(0.6, 3_000, 40.0))
-    found = scaling(1_000, 9_000, brackets, sigma=1e-4)
-    assert found.factor == pytest.approx(0.9 * (0.6 / 0.9) ** 2, rel=0.01)
-    assert found.exponent == pytest.approx(math.log(0.9 / 0.6) / math.log(3), rel=0.01)
-    assert found.exponent_sd < 0.01
+    scaled = scaling(1_000, 9_000, brackets, sigma=1e-4)
+    assert scaled.factor == pytest.approx(0.9 * (0.6 / 0.9) ** 2, rel=0.01)
+    assert scaled.exponent == pytest.approx(math.log(0.9 / 0.6) / math.log(3), rel=0.01)
+    assert scaled.exponent_sd < 0.01
 
 
 @given(
     best=st.floats(0.1, 9.0), tokens=st.integers(2_000, 100_000), sigma=st.floats(0.0, 9.0), scale=st.floats(0.001, 9.0)
 )
 def test_whatever_was_measured_there_is_an_answer(best: float, tokens: int, sigma: float, scale: float) -> None:
-    found = scaling(1_000, tokens, (valley(best, 1_000, scale), valley(best, 2_000, scale)), sigma)
-    assert 0 < found.low <= found.factor <= found.high < math.inf
-    assert abs(found.exponent - 0.32) <= 4 * 0.25 + 1e-9
+    scaled = scaling(1_000, tokens, (valley(best, 1_000, scale), valley(best, 2_000, scale)), sigma)
+    assert 0 < scaled.low <= scaled.factor <= scaled.high < math.inf
+    assert abs(scaled.exponent - 0.32) <= 4 * 0.25 + 1e-9
 
 
 def test_brackets_lie_at_the_trials_length_and_half_way_to_the_run() -> None:
@@ -123,13 +123,13 @@ RULES = {"lr": "learning_rate", "more.wd": "weight_decay", "more.warmup": "warmu
 
 
 def test_the_rules() -> None:
-    found = changes(CONFIG, RULES, 1_000, 8_000, 0.5)  # type: ignore[arg-type]
-    assert [(each.path, each.before, each.after) for each in found] == [
+    changed = changes(CONFIG, RULES, 1_000, 8_000, 0.5)  # type: ignore[arg-type]
+    assert [(each.path, each.before, each.after) for each in changed] == [
         ("lr", 0.02, 0.01),
         ("more.wd", 0.1, 0.2),
         ("more.warmup", 0.1, 0.0125),
     ]
-    assert found[0].why == "learning rate x 0.50"
+    assert changed[0].why == "learning rate x 0.50"
 
 
 def test_warm_up_has_a_floor_and_is_never_lengthened_by_it() -> None:
@@ -163,7 +163,7 @@ def test_a_promotion_survives_storage() -> None:
     import json
 
     assert Promotion.from_json(json.loads(json.dumps(PROMOTED.to_json()))) == PROMOTED
-    as_is = Promotion(4, 1_000, 8_000, None, note="as was asked for")
+    as_is = Promotion(4, 1_000, 8_000, None, note="as requested")
     assert Promotion.from_json(json.loads(json.dumps(as_is.to_json()))) == as_is
 
 
@@ -172,8 +172,8 @@ def test_its_words() -> None:
         "for a run 8 times as long as a trial: lr 0.02 -> 0.0103 (learning rates x 0.51, 95 % interval 0.14 to 1.86, "
         "by this study's own runs at two lengths)"
     )
-    assert Promotion(4, 1_000, 8_000, None, note="as was asked for").describe() == (
-        "the settings are those of trial 4: as was asked for"
+    assert Promotion(4, 1_000, 8_000, None, note="as requested").describe() == (
+        "the settings are those of trial 4: as requested"
     )
 
 
@@ -188,8 +188,8 @@ def test_text_read_once_needs_no_word() -> None:
 def test_repeated_text_is_said_with_what_it_is_worth() -> None:
     """15.39 (1 - exp(-7 / 15.39)) = 5.62: eight times the same is worth 6.6 times as much fresh text."""
     words = horizon.repetition(1_000, 8_000, 0.5)
-    assert "reads its text 8.0 times, a trial 0.5 times" in words
-    assert "worth about as much as 6.6 times as much fresh text" in words
+    assert "reads its text 8.0 times, and a trial 0.5 times" in words
+    assert "worth about 6.6 times as much fresh text" in words
     assert "--tokens 4000" in words
 
 
@@ -201,4 +201,4 @@ def test_trials_that_read_theirs_as_often_tell_what_wins() -> None:
 
 def test_trials_that_repeated_theirs_say_little_of_a_run_that_does_not() -> None:
     words = horizon.repetition(10_000, 5_000, 4.0)
-    assert "0.5 times, a trial 4.0 times" in words and "worth" not in words
+    assert "0.5 times, and a trial 4.0 times" in words and "worth" not in words

@@ -13,7 +13,7 @@ from autotune.core.records import TrialStatus
 from autotune.promotion.next_step import is_at_work, next_step
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
-from reports.advice import expected_words
+from reports.sentences.next_step import expected_words
 
 HELD = study_builder.HeldDirectory(Path("runs/night"))
 WITHOUT_BEST_CONFIG = RunDirectory(Path("runs/night"))
@@ -67,7 +67,7 @@ def test_after_a_failure_the_machine_or_the_learning_rates_are_looked_at() -> No
     assert next_step(failed).command == "autotune doctor"
     trials = tuple(trial for trial in failed.trials if trial.status is TrialStatus.DIVERGED)
     step = next_step(replace(failed, trials=trials))
-    assert step.command == "autotune plan night" and "lower the learning rates" in step.what
+    assert step.command == "autotune plan night" and "learning rates are probably too high" in step.what
 
 
 # --- after a verdict ---
@@ -161,4 +161,4 @@ def test_a_full_run_that_diverged_is_not_begun_again() -> None:
     longer = after_full_run(status="diverged", tokens=9000)
     assert next_step(longer).command == "autotune promote night --trial 9 --tokens 9000"
     last = next_step(after_full_run(status="diverged", trial=3))
-    assert last.command == f"autotune train {record.run.best_config}" and "lower the learning rate" in last.what
+    assert last.command == f"autotune train {record.run.best_config}" and "Lower the learning rate" in last.what

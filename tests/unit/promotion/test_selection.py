@@ -42,10 +42,15 @@ def test_what_is_not_proven_stays_at_its_default(record: StudyRecord, word: Verd
     assert select_trial_to_promote(unproven) == (BASELINE, "the default settings: too few")
 
 
-def test_without_a_finished_baseline_the_best_trial_is_better_than_nothing(record: StudyRecord) -> None:
+def test_without_a_finished_baseline_nothing_is_promoted_that_was_not_proved(record: StudyRecord) -> None:
     failed = replace(BASELINE, status=TrialStatus.CRASHED, result=result(TrialStatus.CRASHED))
     verdict = replace(BETTER, word=VerdictWord.INCONCLUSIVE, reason="no baseline")
-    assert select_trial_to_promote(replace(record, trials=(failed, WINNER), verdict=verdict)) == (WINNER, "no baseline")
+    unproved = replace(record, trials=(failed, WINNER), verdict=verdict)
+    with pytest.raises(UserError, match=r"default settings of night did not train, .* `autotune run night` tries them"):
+        select_trial_to_promote(unproved)
+
+    shown = best_settings(unproved)
+    assert shown is not None and (shown.trial, shown.is_decided) == (WINNER, False)
 
 
 def test_a_trial_may_be_chosen_by_hand(record: StudyRecord) -> None:
@@ -56,7 +61,7 @@ def test_a_trial_may_be_chosen_by_hand(record: StudyRecord) -> None:
 @pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.WAITING])
 def test_a_trial_that_did_not_train_soundly_is_not_promoted(record: StudyRecord, status: TrialStatus) -> None:
     trials = (BASELINE, replace(WINNER, status=status))
-    with pytest.raises(UserError, match=f"trial 4 of night is {status}; choose one that trained soundly"):
+    with pytest.raises(UserError, match=f"trial 4 of night is {status}; choose one that finished or was pruned"):
         select_trial_to_promote(replace(record, trials=trials), 4)
 
 

@@ -12,7 +12,7 @@ from recorded_tables import row, table
 from autotune.core.errors import UserError
 from autotune.replay import algorithms
 from autotune.replay.algorithms import parse_pruner, parse_sampler
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 TPE = SamplerSpec(name="tpe")
 NONE = PrunerSpec(name="none")
@@ -41,14 +41,14 @@ def test_pruners_that_can_be_written() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tpee", "tpee: there is no sampler 'tpee', did you mean \"tpe\"?; known: tpe, random, gp, "),
-        ("zzz", "zzz: there is no sampler 'zzz'; known: tpe, random, gp, "),
-        ("", ": there is no sampler ''; known: tpe, "),
-        ("median", "median: there is no sampler 'median'; known: tpe, "),
-        ('{name = "zzz"}', "{name = \"zzz\"}: there is no sampler 'zzz'; known: tpe, "),
+        ("tpee", "tpee: there is no sampler 'tpee' (did you mean \"tpe\"?); the samplers are tpe, random, gp, "),
+        ("zzz", "zzz: there is no sampler 'zzz'; the samplers are tpe, random, gp, "),
+        ("", ": there is no sampler ''; the samplers are tpe, "),
+        ("median", "median: there is no sampler 'median'; the samplers are tpe, "),
+        ('{name = "zzz"}', "{name = \"zzz\"}: there is no sampler 'zzz'; the samplers are tpe, "),
         (
             "{n_startup = 5}",
-            "{n_startup = 5}: sampler 'gp' has no parameter 'n_startup', did you mean \"n_startup_trials\"?; it ",
+            "{n_startup = 5}: sampler 'gp' has no parameter 'n_startup' (did you mean \"n_startup_trials\"?); it ",
         ),
         ("{seed = 5}", "{seed = 5}: sampler 'gp' has no parameter 'seed'; it takes "),
         ('{n_startup_trials = "5"}', "{n_startup_trials = \"5\"}: must be int, but it is '5'"),
@@ -73,12 +73,15 @@ def test_what_is_no_toml_is_told_how_to_write_it(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("medain", "medain: there is no pruner 'medain', did you mean \"median\"?; known: median, percentile, "),
-        ("tpe", "tpe: there is no pruner 'tpe'; known: median, "),
+        (
+            "medain",
+            "medain: there is no pruner 'medain' (did you mean \"median\"?); the pruners are median, percentile, ",
+        ),
+        ("tpe", "tpe: there is no pruner 'tpe'; the pruners are median, "),
         ("{audit_frac = 2}", "{audit_frac = 2}: Input should be less than or equal to 1"),
         (
             "{n_warmup = 3}",
-            "{n_warmup = 3}: pruner 'median' has no parameter 'n_warmup', did you mean \"n_warmup_steps\"?; it takes ",
+            "{n_warmup = 3}: pruner 'median' has no parameter 'n_warmup' (did you mean \"n_warmup_steps\"?); it takes ",
         ),
         ('{name = "none", upper = 3}', "{name = \"none\", upper = 3}: pruner 'none' has no parameter 'upper'; "),
         ("{n_startup_trials = 1.5}", "{n_startup_trials = 1.5}: must be int, but it is 1.5"),
@@ -106,7 +109,7 @@ def test_every_fault_is_told_on_a_line_of_its_own() -> None:
         ({"name": "brute_force"}, {"name": "none"}, "brute_force tries all combinations, whatever they measure"),
         ({"name": "tpe"}, {"name": "percentile"}, "percentile: it needs percentile; add percentile"),
         ({"name": "tpe"}, {"name": "wilcoxon"}, "wilcoxon compares trials by their seeds, and a table"),
-        ({"name": "tpe"}, {"name": "median", "warmup_frac": 2.0}, "warmup_frac is a share of the budget"),
+        ({"name": "tpe"}, {"name": "median", "warmup_frac": 2.0}, "warmup_frac must be a share of the budget"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused(sampler: dict[str, Any], pruner: dict[str, Any], message: str) -> None:

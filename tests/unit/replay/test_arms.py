@@ -14,7 +14,7 @@ from autotune.replay.arms import Arm, arm_name, describe, describe_table, run_ar
 from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Rows
 from autotune.replay.surrogate import Surrogate
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 INF = math.inf
 RANDOM = SamplerSpec(name="random")
@@ -116,7 +116,8 @@ def test_a_table_in_words() -> None:
         row({"lr": 0.4}, (4.0, 3.0)),
     ]
     assert describe_table(table(rows), None, 840.0) == [
-        "night: 4 rows, 3 finished, 2 evaluations each; best loss 2.2500, median 3.0000; 14 min of device time a search"
+        "night: 4 rows, 3 finished, 2 evaluations each; best loss 2.2500, median 3.0000; "
+        "14 min of device time per search"
     ]
 
 
@@ -124,18 +125,21 @@ def test_a_surrogate_in_words() -> None:
     surrogate = Surrogate(bowl_table(40))
     surrogate.error, surrogate.rank_correlation = 0.01234, 0.987
     assert describe_table(bowl_table(40), surrogate, 60.0)[1:] == [
-        "interpolated: on rows left out the final loss is 0.0123 off (root mean square), rank correlation 0.99"
+        "interpolated: the final loss predicted for rows left out is 0.0123 off (root mean square), "
+        "rank correlation 0.99"
     ]
 
 
 def test_an_arm_in_words() -> None:
     assert describe(arm(90.0, 90.0, 90.0)) == (
-        "tpe + none: found in 100% of 3 searches, median 1.5 min (95 % interval 1.5 min to 1.5 min)"
+        "tpe + none: good settings found in 100% of 3 searches, median 1.5 min (95 % interval 1.5 min to 1.5 min)"
     )
     assert describe(arm(*[10.0 * k for k in range(1, 9)], INF, INF, INF)) == (
-        "tpe + none: found in 73% of 11 searches, median 1.0 min (95 % interval 0.5 min to never)"
+        "tpe + none: good settings found in 73% of 11 searches, median 1.0 min (95 % interval 0.5 min to never)"
     )
-    assert describe(arm(INF)) == "tpe + none: found in 0% of 1 searches, median never (95 % interval never to never)"
+    assert describe(arm(INF)) == (
+        "tpe + none: good settings found in 0% of 1 searches, median never (95 % interval never to never)"
+    )
 
 
 def test_an_arm_as_json() -> None:

@@ -17,7 +17,7 @@ from autotune.replay import simulation
 from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Rows
 from autotune.replay.table import Row
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 INF = math.inf
 NAN = math.nan

@@ -13,7 +13,7 @@ from autotune.core.records import TrialStatus
 from autotune.replay.simulation import simulate
 from autotune.replay.surrogate import Surrogate
 from autotune.replay.table import Row, Table
-from autotune.study.spec import PrunerSpec, SamplerSpec
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
 NAN = math.nan
 TPE = SamplerSpec(name="tpe")

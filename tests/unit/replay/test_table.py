@@ -219,7 +219,7 @@ def test_a_table_of_another_format_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps({**content, "format": 2}))
     with pytest.raises(UserError) as caught:
         read(path)
-    assert str(caught.value) == f"{path}: a table of another version of this program; record it again"
+    assert str(caught.value) == f"{path}: this table was written by another version of the program; record it again"
 
 
 @pytest.mark.parametrize(

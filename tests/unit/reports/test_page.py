@@ -11,11 +11,12 @@ import study_builder
 from plotly.offline import get_plotlyjs_version
 
 from autotune.core.attributes import Snapshot, StudyAttributes
-from autotune.core.study_results import Promotion
+from autotune.core.promotion_results import Promotion
 from autotune.store.study_store import StudyRecord
-from reports import exports, page
+from reports import page
 from reports.figures import figure_cards, study_cards
 from reports.figures.study_tables import StudyTables
+from reports.markdown import report_markdown
 
 
 class Outline(HTMLParser):
@@ -149,7 +150,7 @@ def test_a_table_that_raises_costs_only_its_cards(night: StudyRecord, monkeypatc
     def broken(trials: object) -> None:
         raise ValueError("torn")
 
-    monkeypatch.setattr("reports.tables.curves_table", broken)
+    monkeypatch.setattr("reports.figures.study_tables.curves_table", broken)
     problems = {card.key: card.problem for card in study_cards.draw_cards(night) if card.broken}
 
     assert problems == {"learning-curves": "Could not draw: torn"}
@@ -259,8 +260,19 @@ def test_a_large_study_fits_the_page(tmp_path: Path) -> None:
 
 
 def test_markdown_twin_shows_pictures_where_they_are(night: StudyRecord) -> None:
-    shown = exports.report_markdown(night, [("Best so far", "Lower | better. " + 60 * "words ", ["a.png", "a-2.png"])])
+    shown = report_markdown(night, [("Best so far", "Lower | better. " + 60 * "words ", ["a.png", "a-2.png"])])
 
     assert "### Best so far\n\nLower \\| better. words" in shown
     assert "![Best so far](a.png)\n![Best so far](a-2.png)" in shown
-    assert "in pictures" not in exports.report_markdown(night)
+    assert "in pictures" not in report_markdown(night)
+
+
+def test_summary_lines_for_the_console(night: StudyRecord) -> None:
+    lines = page.summary_lines(night)
+
+    assert lines[0].startswith("✓ better: Better settings were found")
+    assert lines[1].startswith("loss 5.020 → 4.640; perplexity 151.4 → 103.5; accuracy 20.0 % → 21.5 %")
+    assert "95 % interval +0.3552 to +0.4048" in lines[2]
+    assert lines[-2] == "Train the full model with the settings found."
+    assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
+    assert page.summary_lines(study_builder.empty_study())[-1] == "next: autotune watch night"

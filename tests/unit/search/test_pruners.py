@@ -86,7 +86,9 @@ def test_the_warm_up_is_a_share_of_the_budget(frac: float, first_judged: int) ->
 
 @pytest.mark.parametrize("frac", [-0.1, 1.0, 30])
 def test_a_warm_up_beyond_the_budget_is_refused(frac: float) -> None:
-    with pytest.raises(ValueError, match=f"warmup_frac is a share of the budget from 0 to below 1, but it is {frac}"):
+    with pytest.raises(
+        ValueError, match=f"warmup_frac must be a share of the budget, from 0 to less than 1, but it is {frac}"
+    ):
         build_pruner("median", {"warmup_frac": frac}, BUDGET)
 
 

@@ -110,5 +110,6 @@ def test_samplers_propose_in_the_widened_range(name: str) -> None:
 def test_it_is_told_in_words() -> None:
     words = describe_widening(space_of(lr=LR), {"lr": (0.001, 0.4641)})
     assert words == (
-        "the best trial lies at the edge of its range, so it is widened: lr from 0.001 to 0.1 (log) to 0.001 to 0.464"
+        "the best trial lies at the edge of a range, so the range is widened: "
+        "lr was 0.001 to 0.1 (log) and is now 0.001 to 0.464"
     )

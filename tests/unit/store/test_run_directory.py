@@ -31,7 +31,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     with run.held():
         assert run.running_pid() == os.getpid()
         with (
-            pytest.raises(UserError, match=f"night is already run by PID {os.getpid()} since .*; wait") as caught,
+            pytest.raises(UserError, match=rf"night has been running since .* \(PID {os.getpid()}\); wait") as caught,
             run.held(),
         ):
             pass

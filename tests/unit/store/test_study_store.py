@@ -39,7 +39,7 @@ def test_a_changed_study_is_refused_with_every_change(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         open_study(open_storage(RunDirectory(tmp_path / "runs" / "night")), changed, RANDOM, NONE)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "night was begun with other settings, and its trials would not be comparable:"
+    assert lines[0] == "night was begun with other settings, so new trials would not be comparable with its own:"
     assert lines[1:-1] == [
         "  base.layers: was 2, is 3",
         "  budget.tokens: was 1000, is 2000",
@@ -119,11 +119,11 @@ def test_read_study_reads_what_was_stored(tmp_path: Path) -> None:
 
 
 def test_a_missing_study_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no study at .*nigth; `autotune run studies/\.\.\.` makes one"):
+    with pytest.raises(UserError, match=r"no study at .*nigth; start one with `autotune run studies/\.\.\.`"):
         read_study(tmp_path / "runs" / "nigth")
     make_queue(tmp_path, make_study(tmp_path))
     make_queue(tmp_path, make_study(tmp_path, 'name="other"'))
-    with pytest.raises(UserError, match=r"no study at .*nigth; there is night, other"):
+    with pytest.raises(UserError, match=r"no study at .*nigth; the studies there are night, other"):
         read_study(tmp_path / "runs" / "nigth")
     assert not (tmp_path / "runs" / "nigth").exists()
 

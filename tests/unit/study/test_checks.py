@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from autotune.search.space import SearchSpace
+from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.checks import algorithm_errors
 from autotune.study.errors import StudyFileError
-from autotune.study.spec import PrunerSpec, SamplerSpec
 from autotune.study.study_file import load
 
 
@@ -58,5 +58,5 @@ def test_what_a_sampler_and_a_pruner_object_to_is_told_of_both() -> None:
 def test_several_values_refuse_a_pruner() -> None:
     ((table, error),) = errors_of({"name": "tpe"}, {"name": "median"}, num_values=2)
     assert table == "pruner"
-    assert error.startswith("median compares losses alone, but loss and seconds are judged here")
+    assert error.startswith("median compares only losses, but this study judges both loss and seconds")
     assert error.endswith('write pruner = {name = "none"}')

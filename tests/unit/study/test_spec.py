@@ -1,4 +1,4 @@
-"""What a study file may say: its fingerprint, the trainings of its finals and the options of its algorithms."""
+"""What a study file may say: its fingerprint and the trainings of its finals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from study_text import TEXT
 
-from autotune.study.spec import FinalsSpec, PrunerSpec, StudySpec
+from autotune.study.spec import FinalsSpec, StudySpec
 
 # --- the fingerprint ---
 
@@ -86,9 +86,3 @@ def test_what_may_change_in_the_middle_leaves_the_fingerprint(change: dict[str, 
 )
 def test_trainings_of_the_finals_by_hand(finals: FinalsSpec, runs: int) -> None:
     assert finals.runs == runs
-
-
-def test_what_the_engine_does_with_a_pruner_is_none_of_its_own_parameters() -> None:
-    given = PrunerSpec.model_validate({"name": "median", "n_startup_trials": 4, "audit_frac": 0.25})
-    assert (given.options, given.audit_frac) == ({"n_startup_trials": 4}, 0.25)
-    assert (PrunerSpec().options, PrunerSpec().audit_frac) == ({}, 0.1)

@@ -126,7 +126,9 @@ def test_command_says_it_on_stderr_alone_and_ends_with_2(name: str, commands: di
 
 def test_missing_file_names_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(FILES)
-    with pytest.raises(StudyFileError, match=r'unknown_ky.toml: no such study file, did you mean "unknown_key.toml"\?'):
+    with pytest.raises(
+        StudyFileError, match=r'unknown_ky.toml: no such study file \(did you mean "unknown_key.toml"\?\)'
+    ):
         load(Path("unknown_ky.toml"))
 
 
@@ -138,10 +140,12 @@ def test_missing_study_names_those_there_are(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StudyFileError) as caught:
         load(Path("xyz"))
-    assert str(caught.value) == "xyz: no such study file; there is studies/night.toml, studies/warmup.toml"
+    assert (
+        str(caught.value) == "xyz: no such study file; the study files here are studies/night.toml, studies/warmup.toml"
+    )
     with pytest.raises(StudyFileError) as caught:
         load(Path("nigth"))
-    assert str(caught.value) == 'nigth: no such study file, did you mean "night"?'
+    assert str(caught.value) == 'nigth: no such study file (did you mean "night"?)'
 
 
 def test_folder_instead_of_a_file(tmp_path: Path) -> None:

@@ -61,13 +61,13 @@ def test_the_changed_file_is_kept_as_a_file_that_gives_the_same_study(path: Path
     [
         (
             "budget.trials=0",
-            "--set budget.trials=0: budget.trials: input should be greater than or equal to 1, but it is 0",
+            "--set budget.trials=0: budget.trials: must be greater than or equal to 1, but it is 0",
         ),
-        ("budget.trails=3", '--set budget.trails=3: budget.trails: unknown key, did you mean "trials"?'),
-        ("space.lr.lgo=true", '--set space.lr.lgo=true: space.lr.lgo: unknown key, did you mean "log"?'),
+        ("budget.trails=3", '--set budget.trails=3: budget.trails: unknown key (did you mean "trials"?)'),
+        ("space.lr.lgo=true", '--set space.lr.lgo=true: space.lr.lgo: unknown key (did you mean "log"?)'),
         (
             "name=night",
-            '--set name=night: not valid TOML: invalid value: name=night; a text needs quotes, such as name = "night"',
+            '--set name=night: not valid TOML: invalid value: name=night; text needs quotes, such as name = "night"',
         ),
     ],
 )

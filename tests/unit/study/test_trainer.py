@@ -41,8 +41,8 @@ def test_a_pydantic_model_is_completed() -> None:
         ("odd_trainers:", 'write it as "package.module:function"'),
         ("no_such_module:train", "cannot import no_such_module: No module named 'no_such_module'"),
         ("broken_trainer:train", "cannot import broken_trainer: NameError: name 'UNDEFINED_NAME' is not defined"),
-        ("odd_trainers:printz", 'odd_trainers has no printz, did you mean "prints"?'),
-        ("bare_trainer:LENGTH", "LENGTH is no function, but 3"),
+        ("odd_trainers:printz", 'odd_trainers has no function printz (did you mean "prints"?)'),
+        ("bare_trainer:LENGTH", "LENGTH is not a function; it is 3"),
         ("bare_trainer:train", "annotate its first parameter with the type of its config"),
         ("odd_trainers:no_parameters", "annotate its first parameter with the type of its config"),
         ("odd_trainers:unresolved", "the type of its config cannot be used: name 'Decimal' is not defined"),
@@ -73,7 +73,7 @@ def test_a_base_key_that_the_config_type_would_ignore_is_a_fault(tmp_path: Path,
     )
     with pytest.raises(StudyFileError) as caught:
         load(path)
-    assert str(caught.value) == f'{path}:6 base.lrr: the trainer has no setting "lrr", did you mean "lr"?'
+    assert str(caught.value) == f'{path}:6 base.lrr: the trainer has no setting "lrr" (did you mean "lr"?)'
 
 
 # --- what a trainer says its settings are ---
@@ -95,9 +95,9 @@ def test_a_trainer_has_the_settings_that_it_names_and_no_others() -> None:
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ("['seed']", "its setting_roles are no mapping of roles, but ['seed']"),
-        ("{'sed': 'seed'}", 'its setting_roles name a role "sed"; known are seed, device, '),
-        ("{'seed': 3}", "its setting_roles say seed is 3; write a dotted path"),
+        ("['seed']", "its setting_roles must be a mapping of roles; they are ['seed']"),
+        ("{'sed': 'seed'}", 'its setting_roles name an unknown role "sed"; the roles are seed, device, '),
+        ("{'seed': 3}", "its setting_roles give seed as 3; write a dotted path"),
     ],
 )
 def test_roles_that_cannot_be_used_are_told(

@@ -1,7 +1,7 @@
 import pytest
 from tokenizers import Tokenizer
 
-from model.data.sources import CorpusError
+from model.data.errors import CorpusError
 from model.data.token_bytes import count_token_bytes
 from model.data.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer, train_bpe
 

@@ -5,8 +5,11 @@ import pytest
 import study_builder
 
 from autotune.store.study_store import StudyRecord
-from reports import analyses, tables
 from reports.figures import losses
+from reports.tables.curves import curves_table
+from reports.tables.finals import finals_runs, finals_table
+from reports.tables.pruning import pruning_audit
+from reports.tables.trials import trials_table
 
 
 def traces(figure: object) -> dict[str, object]:
@@ -14,7 +17,7 @@ def traces(figure: object) -> dict[str, object]:
 
 
 def test_best_so_far_tells_statuses_apart_by_shape(night: StudyRecord) -> None:
-    drawn = traces(losses.best_so_far(tables.trials_table(night), 5.02, 0.01))
+    drawn = traces(losses.best_so_far(trials_table(night), 5.02, 0.01))
 
     assert list(drawn) == [
         "default ± noise", "finished", "pruned", "diverged", "out of memory", "crashed", "interrupted", "best so far",
@@ -29,7 +32,7 @@ def test_best_so_far_keeps_losses_off_the_scale_at_the_edge() -> None:
     wild = study_builder.trial(1, "diverged", [1e9], study_builder.settings(0.1, 0.0, 8, 1))
     lost = study_builder.trial(2, "crashed", [], study_builder.settings(0.1, 0.0, 8, 1))
     record = study_builder.study(trials=(*study_builder.search_trials()[:1], wild, lost))
-    figure = losses.best_so_far(tables.trials_table(record), 5.02, None)
+    figure = losses.best_so_far(trials_table(record), 5.02, None)
     low, high = figure.layout.yaxis.range
 
     assert low < 5.0 < high < 6.0
@@ -39,22 +42,22 @@ def test_best_so_far_keeps_losses_off_the_scale_at_the_edge() -> None:
 
 
 def test_baseline_band_is_two_sigma_wide(night: StudyRecord) -> None:
-    shapes = losses.best_so_far(tables.trials_table(night), 5.02, 0.01).layout.shapes
+    shapes = losses.best_so_far(trials_table(night), 5.02, 0.01).layout.shapes
 
     assert [(shape.y0, shape.y1) for shape in shapes if shape.type == "rect"] == [pytest.approx((5.0, 5.04))]
     assert [shape.y0 for shape in shapes if shape.type == "line"] == [5.02]
 
 
 def test_without_any_loss_the_axis_still_has_a_range() -> None:
-    figure = losses.best_so_far(tables.trials_table(study_builder.empty_study()), None, None)
+    figure = losses.best_so_far(trials_table(study_builder.empty_study()), None, None)
     low, high = figure.layout.yaxis.range
 
     assert low < high
 
 
 def test_finals_show_means_with_intervals_default_first(night: StudyRecord) -> None:
-    runs = tables.finals_runs(night)
-    figure = losses.finals(runs, tables.finals_table(runs))
+    runs = finals_runs(night)
+    figure = losses.finals(runs, finals_table(runs))
     drawn = traces(figure)
 
     assert list(figure.layout.yaxis.categoryarray) == ["default", "trial 6", "trial 9"]
@@ -68,8 +71,8 @@ def test_finals_show_means_with_intervals_default_first(night: StudyRecord) -> N
 
 
 def test_learning_curves_draw_a_band_the_best_and_the_default(forty: StudyRecord) -> None:
-    trials = tables.trials_table(forty)
-    figure = losses.learning_curves(tables.curves_table(forty.trials), trials, 0)
+    trials = trials_table(forty)
+    figure = losses.learning_curves(curves_table(forty.trials), trials, 0)
     names = [trace.name for trace in figure.data]
 
     best = int(trials.nsmallest(1, "loss")["number"].iloc[0])
@@ -82,13 +85,13 @@ def test_learning_curves_draw_a_band_the_best_and_the_default(forty: StudyRecord
 def test_learning_curves_leave_gaps_for_losses_that_are_not_finite() -> None:
     trial = study_builder.trial(0, "finished", [6.0, math.inf, 5.0], study_builder.settings(0.02, 0.0, 8, 1))
     record = study_builder.study(trials=(trial,))
-    figure = losses.learning_curves(tables.curves_table(record.trials), tables.trials_table(record), None)
+    figure = losses.learning_curves(curves_table(record.trials), trials_table(record), None)
 
     assert np.isnan(traces(figure)["best (trial 0)"].y[1])
 
 
 def test_pruning_audit_marks_the_median(night: StudyRecord) -> None:
-    figure = losses.pruning_audit(analyses.pruning_audit(night))
+    figure = losses.pruning_audit(pruning_audit(night))
 
     assert figure.layout.xaxis.title.text == "loss at 500 tokens"
     assert figure.layout.shapes[0].x0 == pytest.approx((5.35 + 5.4) / 2)

@@ -7,8 +7,8 @@ import pytest
 import study_builder
 
 from autotune.store.study_store import StudyRecord
-from reports import tables
 from reports.figures import machine
+from reports.tables.machine import gpu_table, run_times
 
 
 def local(seconds: float) -> str:
@@ -20,7 +20,7 @@ def shaded(figure: go.Figure) -> list[tuple[str, str]]:
 
 
 def test_timeline_bars_carry_colour_and_pattern(night: StudyRecord) -> None:
-    drawn = {trace.name: trace for trace in machine.timeline(tables.timeline(night)).data}
+    drawn = {trace.name: trace for trace in machine.timeline(run_times(night)).data}
 
     assert set(drawn) == {"finished", "pruned", "diverged", "out of memory", "crashed", "interrupted"}
     assert drawn["pruned"].marker.pattern.shape == "/" and list(drawn["pruned"].x) == [50_000.0, 50_000.0]
@@ -28,8 +28,8 @@ def test_timeline_bars_carry_colour_and_pattern(night: StudyRecord) -> None:
 
 
 def test_gpu_health_draws_known_rows_and_shades_throttling(night: StudyRecord) -> None:
-    gpu = tables.gpu_table(night)
-    speeds = pd.DataFrame({"start": [tables.timeline(night).at[0, "start"]], "tokens_per_s": [10.0]})
+    gpu = gpu_table(night)
+    speeds = pd.DataFrame({"start": [run_times(night).at[0, "start"]], "tokens_per_s": [10.0]})
     figure = machine.gpu_health(gpu, speeds)
 
     assert [trace.name for trace in figure.data] == ["temperature (°C)", "power (W)", "clock (GHz)", "tokens per s"]
@@ -40,7 +40,7 @@ def test_gpu_health_draws_known_rows_and_shades_throttling(night: StudyRecord) -
 
 def test_gpu_rows_that_no_card_reports_are_left_out() -> None:
     samples = tuple({"time": float(place), "power_w": 70.0} for place in range(3))
-    figure = machine.gpu_health(tables.gpu_table(study_builder.study(gpu=samples)), pd.DataFrame())
+    figure = machine.gpu_health(gpu_table(study_builder.study(gpu=samples)), pd.DataFrame())
 
     assert [trace.name for trace in figure.data] == ["power (W)"]
 

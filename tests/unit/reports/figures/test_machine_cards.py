@@ -30,6 +30,6 @@ def test_the_full_runs_card_begins_with_its_state(night: StudyRecord) -> None:
     }  # fmt: skip
     sentence, [figure], table = machine_cards.full_run(StudyTables(study_builder.with_attributes(night, full=full)))
 
-    assert "The full run is finished: 8,000 training tokens" in sentence
+    assert "The full run finished: 8,000 training tokens" in sentence
     assert [trace.name for trace in figure.data] == ["full run", "its trial in the search"]
     assert list(table["val_loss"]) == [4.1]

@@ -4,15 +4,16 @@ import study_builder
 
 from autotune.search.dimension import Dimension
 from autotune.store.study_store import StudyRecord
-from reports import analyses, tables
 from reports.figures import settings
 from reports.figures.settings import SearchedSetting
+from reports.tables.ranges import parallel_table
+from reports.tables.trials import settings_table, trials_table
 
 
 def test_a_setting_is_drawn_on_its_own_scale_with_the_best_and_its_edge(night: StudyRecord) -> None:
-    values = tables.settings_table(night)
+    values = settings_table(night)
     searched = SearchedSetting("optim.muon_lr", night.spec.space["optim.muon_lr"], 0.09, "high")
-    figure = settings.setting_against_loss(searched, values["optim.muon_lr"], tables.trials_table(night))
+    figure = settings.setting_against_loss(searched, values["optim.muon_lr"], trials_table(night))
 
     assert figure.layout.xaxis.type == "log" and figure.layout.xaxis.title.text == "optim.muon_lr (log)"
     assert list(figure.data[0].x) == [0.02, 0.03, 0.005, 0.05, 0.04, 0.03]
@@ -25,9 +26,9 @@ def test_a_setting_is_drawn_over_its_whole_range_also_where_all_trials_chose_the
     trials = [study_builder.trial(number, "finished", [5.0], {"model.dropout": 0.0}) for number in range(3)]
     record = study_builder.study(trials=tuple(trials))
     dimension = record.spec.space["model.dropout"]
-    values = tables.settings_table(record)["model.dropout"]
+    values = settings_table(record)["model.dropout"]
     searched = SearchedSetting("model.dropout", dimension, 0.0, "low")
-    figure = settings.setting_against_loss(searched, values, tables.trials_table(record))
+    figure = settings.setting_against_loss(searched, values, trials_table(record))
 
     low, high = figure.layout.xaxis.range
     assert dimension.high is not None and -0.1 * dimension.high < low < 0 and dimension.high < high
@@ -35,10 +36,10 @@ def test_a_setting_is_drawn_over_its_whole_range_also_where_all_trials_chose_the
 
 
 def test_choices_stand_evenly_in_their_order(night: StudyRecord) -> None:
-    values = tables.settings_table(night)
+    values = settings_table(night)
     dimension = night.spec.space["model.num_experts"]
     searched = SearchedSetting("model.num_experts", dimension, 16)
-    figure = settings.setting_against_loss(searched, values["model.num_experts"], tables.trials_table(night))
+    figure = settings.setting_against_loss(searched, values["model.num_experts"], trials_table(night))
 
     assert list(figure.layout.xaxis.ticktext) == ["4", "8", "16"]
     assert list(figure.data[0].x) == [1, 1, 0, 2, 2, 1]
@@ -50,7 +51,7 @@ def test_a_pair_tells_trials_apart_by_their_rank(night: StudyRecord) -> None:
     space = night.spec.space
     rate = SearchedSetting("optim.muon_lr", space["optim.muon_lr"], 0.05)
     experts = SearchedSetting("model.num_experts", space["model.num_experts"])
-    figure = settings.pair(rate, experts, tables.settings_table(night), tables.trials_table(night))
+    figure = settings.pair(rate, experts, settings_table(night), trials_table(night))
     worst, between, best = figure.data
 
     # Losses 5.0, 4.8, 5.2, 4.6, 4.7, 4.9 have ranks 5, 3, 6, 1, 2, 4 of 6: one is below a quarter, two above three.
@@ -70,8 +71,8 @@ def test_ticks_of_a_log_scale_are_ones_and_threes(
     night: StudyRecord, low: float, high: float, expected: list[float]
 ) -> None:
     searched = SearchedSetting("optim.muon_lr", Dimension(low=low, high=high, log=True))
-    values = tables.settings_table(night)["optim.muon_lr"]
-    figure = settings.setting_against_loss(searched, values, tables.trials_table(night))
+    values = settings_table(night)["optim.muon_lr"]
+    figure = settings.setting_against_loss(searched, values, trials_table(night))
 
     assert figure.layout.xaxis.tickvals == pytest.approx(expected)
 
@@ -84,7 +85,7 @@ def test_importance_bars() -> None:
 
 
 def test_parallel_coordinates_have_a_row_per_setting(night: StudyRecord) -> None:
-    table = analyses.parallel_table(night, tables.trials_table(night), tables.settings_table(night))
+    table = parallel_table(night, trials_table(night), settings_table(night))
     figure = settings.parallel_coordinates(table, night.spec.space.root)
 
     assert len(figure.data) == 6 and all(len(trace.x) == 4 for trace in figure.data)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import study_builder
 
-from reports import studies
 from reports.figures import timeline_cards
-from reports.studies import StudyRow
+from reports.sentences.study_row import StudyRow, study_row
 
 
 def row(name: str, word: str, gain: float) -> StudyRow:
@@ -15,12 +14,12 @@ def row(name: str, word: str, gain: float) -> StudyRow:
         word, baseline_loss=5.0, winner_loss=5.0 - gain, gain=gain, gain_low=gain - 0.05, gain_high=gain + 0.05
     )
     record = study_builder.study(spec=study_builder.spec(name), created_at="2026-01-01", verdict=verdict)
-    return studies.study_row(record)
+    return study_row(record)
 
 
 FIRST = row("first", "better", 0.38)
 LONGER = row("longer", "no clear gain", 0.02)
-RUNNING = studies.study_row(study_builder.running_study())
+RUNNING = study_row(study_builder.running_study())
 
 
 def test_studies_are_compared_within_their_group_where_it_has_two() -> None:
@@ -59,8 +58,8 @@ def test_default_and_best_are_joined_where_both_are_known() -> None:
 
 
 def test_cards_without_data_say_so() -> None:
-    rows = [studies.study_row(study_builder.empty_study())] * 2
+    rows = [study_row(study_builder.empty_study())] * 2
     gains, losses = timeline_cards.draw_cards(rows, ["A", "A"], {"A": "1K tokens"})
 
     assert gains.problem == "Not drawn: no study has a verdict yet."
-    assert losses.problem == "Not drawn: no study has finished its default."
+    assert losses.problem == "Not drawn: no study has finished training its default."

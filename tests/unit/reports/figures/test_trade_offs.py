@@ -1,10 +1,10 @@
 from autotune.store.study_store import StudyRecord
-from reports import tables
 from reports.figures import trade_offs
+from reports.tables.trials import trials_table
 
 
 def test_speed_against_loss_draws_the_front(night: StudyRecord) -> None:
-    figure = trade_offs.speed_against_loss(tables.trials_table(night), 0)
+    figure = trade_offs.speed_against_loss(trials_table(night), 0)
     drawn = {trace.name: trace for trace in figure.data}
 
     assert list(drawn["default"].x) == [10.0]

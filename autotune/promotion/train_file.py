@@ -1,0 +1,178 @@
+"""One configuration file, trained in this process; running it again goes on from the last checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import shlex
+import signal
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from autotune.core.config_paths import drop_unknown_paths, with_paths
+from autotune.core.errors import UserError, exit_code_of
+from autotune.core.files import nearest_existing
+from autotune.core.text import seldom
+from autotune.engine.deadline import StopRequest
+from autotune.promotion.best_config import card_lines
+from autotune.study.preparation import prepare
+from autotune.study.trainer import Trainer, load_trainer
+
+_MOST_TOKENS = 2**63 - 1
+"""Longest training: what a file can hold as a number."""
+
+
+def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> int:
+    """Train one configuration file in this process; running it again goes on from the last checkpoint.
+
+    Args:
+        path: A `best_config.toml`.
+        tokens: Length of the training instead of the file's own, or None.
+        folder: Where checkpoints and weights go; beside the file if None.
+        say: Takes a line for a person.
+
+    Returns:
+        The exit code: 0 done, 130 stopped by Ctrl-C.
+
+    Raises:
+        UserError: If the file cannot be read, the trainer refuses it, or the training diverges (exit code 1).
+    """
+    # torchrun runs this once for each GPU; only the first process speaks.
+    if os.environ.get("RANK", "0") != "0":
+        say = _nothing
+
+    go_on = _command(path, tokens, folder)
+    stop = StopRequest()
+    with _ctrl_c_raising(stop, say):
+        try:
+            done = _train(path, tokens, folder, stop, say)
+        except KeyboardInterrupt:
+            say(f"stopped at once; what came after the last checkpoint is trained again by: {go_on}")
+            return 130
+
+    say(f"stopped; go on with: {go_on}" if stop.level else f"done: {done}")
+    return 130 if stop.level else 0
+
+
+def _nothing(line: str) -> None:
+    """Take a line and say nothing."""
+
+
+def _command(path: Path, tokens: int | None, folder: Path | None) -> str:
+    """Return the command that trains the same again."""
+    length = [] if tokens is None else ["--tokens", str(tokens)]
+    where = [] if folder is None else ["--folder", str(folder)]
+    return shlex.join(["autotune", "train", str(path), *length, *where])
+
+
+@contextlib.contextmanager
+def _ctrl_c_raising(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
+    """Let Ctrl-C ask for the end after the next evaluation, and a second one for the end at once."""
+
+    def on_signal(*_: object) -> None:
+        stop.raise_level()
+        if stop.level > 1:
+            raise KeyboardInterrupt
+        with contextlib.suppress(RuntimeError):  # a signal in the midst of printing cannot print as well
+            say("stopping after the next evaluation; Ctrl-C again stops at once")
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _train(path: Path, tokens: int | None, folder: Path | None, stop: StopRequest, say: Callable[[str], None]) -> Path:
+    """Train the file, until its end or until somebody asks to stop, and return the folder of the training."""
+    trainer, config, length, provenance = _read_config(path, tokens)
+    folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
+    _require_folder(folder)
+
+    lines = [*card_lines(provenance), f"trained from: {path.name}, which may have been edited since it was written"]
+    output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
+    config = with_paths(config, drop_unknown_paths(config, output))
+
+    def preparing(words: str) -> None:
+        heard(words)
+        if stop.level:
+            raise KeyboardInterrupt
+
+    heard = seldom(say)
+    prepare(trainer, [config], length, say, preparing, lambda setting: f"{path}: config.{setting}")
+
+    def report(point: Mapping[str, float]) -> bool:
+        loss = point["val_loss"]
+        say(f"{point['tokens_seen'] / length:5.0%}  loss {loss:.4f}")
+        if not math.isfinite(loss):
+            # Raised here, so that nothing of it is kept: the checkpoints before it stay.
+            raise FloatingPointError(
+                f"the training has diverged: its loss is {loss} after {point['tokens_seen']:,.0f} tokens. Nothing is "
+                "exported; lower its learning rates and train again"
+            )
+        return stop.level == 0
+
+    report.preparing = preparing  # type: ignore[attr-defined]
+    try:
+        if not stop.level:
+            trainer.run(config, length, report)
+    except FloatingPointError as error:
+        raise UserError(f"{path}: {error}", 1) from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", exit_code_of(error, 2)) from error
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror or error}; run again to go on from the last checkpoint", 3
+        ) from error
+    return folder
+
+
+def _require_folder(folder: Path) -> None:
+    """Refuse a file where a folder is needed, before anything is trained."""
+    nearest = nearest_existing(folder)
+    if not nearest.is_dir():
+        raise UserError(f"--folder {folder}: {nearest} is a file; name a folder, there or not")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file; OSError passes.
+
+    Raises:
+        UserError: If it is none.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, and of numbers and tables without an end
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from None
+
+
+def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int, Mapping[str, Any]]:
+    try:
+        content = _parse(path)
+        trainer = load_trainer(str(content["trainer"]))
+        length = content["tokens"] if tokens is None else tokens
+        if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= _MOST_TOKENS:
+            raise UserError(f"{path}: tokens is {length!r}; write how many tokens to train on, such as 1_000_000")
+
+        # A person may have left it out, or written something else there.
+        provenance = content.get("provenance")
+        if not isinstance(provenance, Mapping):
+            provenance = {}
+
+        return trainer, trainer.complete(content["config"]), length, provenance
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `autotune run` writes a best_config.toml") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except KeyError as error:
+        raise UserError(
+            f"{path}: {error.args[0]} is missing; a best_config.toml has trainer, tokens and config"
+        ) from None
+    except ValidationError as error:
+        lines = [f"{path}: config.{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise UserError("\n".join(lines)) from None

@@ -1,0 +1,1 @@
+"""What the page says in sentences, from the records and their tables."""

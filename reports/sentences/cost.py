@@ -1,0 +1,96 @@
+"""What a study used: hours, trials and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autotune.core.records import TrialResult, TrialStatus
+from autotune.store.study_store import StudyRecord
+from reports.formats import duration, local_time
+from reports.sentences.verdict import ended_finals
+from reports.tables.machine import energy_j, gpu_table
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the study used.
+
+    Args:
+        wall_s: From the first start to the last end of anything stored.
+        busy_s: Sum of all trainings.
+        counts: Search trials by status, every status that occurred.
+        finals: Finals' runs that ended.
+        energy_j: The GPU's energy, or None when it was not measured.
+    """
+
+    wall_s: float
+    busy_s: float
+    counts: Mapping[str, int]
+    finals: int
+    energy_j: float | None
+
+    @property
+    def energy_text(self) -> str:
+        """The energy in kWh, or why there is none."""
+        return "not measured" if self.energy_j is None else f"{self.energy_j / 3.6e6:.2f} kWh"
+
+
+def cost(record: StudyRecord) -> Cost:
+    """Return hours, trials by status and energy.
+
+    Args:
+        record: The study.
+    """
+    counts: dict[str, int] = {}
+    for trial in record.trials:
+        counts[trial.status.value] = counts.get(trial.status.value, 0) + 1
+
+    results = [trial.result for trial in (*record.trials, *record.finals) if trial.result is not None]
+    busy_s = sum(result.seconds for result in results)
+    return Cost(_wall_s(results, busy_s), busy_s, counts, ended_finals(record), _energy_j(record))
+
+
+def _energy_j(record: StudyRecord) -> float | None:
+    return energy_j(gpu_table(record))
+
+
+def _wall_s(results: list[TrialResult], busy_s: float) -> float:
+    """Return the seconds from the first start to the last end; `busy_s` where no start is known."""
+    starts = []
+    ends = []
+    for result in results:
+        started_at = local_time(result.started_at)
+        if started_at is not None:
+            starts.append(started_at.timestamp())
+            ends.append(started_at.timestamp() + result.seconds)
+
+    if not starts:
+        return busy_s
+    return max(ends) - min(starts)
+
+
+def cost_rows(spent: Cost) -> list[tuple[str, str]]:
+    """Return the cost as names and words, in the order of the page."""
+    failed = sum(spent.counts.get(status.value, 0) for status in TrialStatus if status.is_failure)
+    waiting = sum(spent.counts.get(status.value, 0) for status in (TrialStatus.WAITING, TrialStatus.RUNNING))
+
+    # Several devices train at the same time, and a part is never larger than the whole.
+    training = "Of which training" if spent.busy_s <= spent.wall_s else "Training, added over all devices"
+
+    return [
+        ("From start to end", duration(spent.wall_s)),
+        (training, duration(spent.busy_s)),
+        ("Trials", str(sum(spent.counts.values()))),
+        ("Finished", str(spent.counts.get("finished", 0))),
+        ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),
+        ("Failed", str(failed)),
+        *_when_any("Interrupted and run again", spent.counts.get(TrialStatus.INTERRUPTED, 0)),
+        *_when_any("Not ended yet", waiting),
+        ("Runs on fresh seeds", str(spent.finals)),
+        ("GPU energy", spent.energy_text),
+    ]
+
+
+def _when_any(name: str, amount: int) -> list[tuple[str, str]]:
+    return [(name, str(amount))] if amount else []

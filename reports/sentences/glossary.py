@@ -1,0 +1,39 @@
+"""What the words of the page mean."""
+
+from __future__ import annotations
+
+from autotune.core.statistics import CONFIDENCE, INTERVAL
+
+GLOSSARY = {
+    "accuracy": "The share of tokens for which the model's first guess of the next token is right.",
+    "batch": "Pieces of text that are read together. An update of the weights follows one batch or several.",
+    "bits per byte": "The loss for each byte of text. It allows comparing models that cut text into different tokens.",
+    "default (baseline)": "The settings as they were before the study: what everything is compared with.",
+    "diverged": "A training whose loss ran away instead of falling, most often because its steps were too big.",
+    "dropout": "Switching off a random share of signals in training, so that the model does not learn text by heart.",
+    "epoch": "One pass over the training text. More than one means that text was read repeatedly.",
+    "experts": "Specialist parts of the model. For each token a router picks a few of them.",
+    "finals": "The best settings and the default, trained again on fresh seeds, for a fair comparison.",
+    "fresh seed": "A seed that no trial has used, so that a result on it owes nothing to having been chosen.",
+    "full run": "The long training after the study, with the settings that were found. It makes the model to keep.",
+    "gain": "How much lower the loss is with the best settings than with the default, on fresh seeds.",
+    INTERVAL: f"A range made so that it contains the true value in {100 * CONFIDENCE:.0f} of 100 such studies.",
+    "learning rate": "How big a step the training takes at each update.",
+    "loss": "How surprised the model is by text that it has not seen, in nats per token. Lower is better.",
+    "nat": "The unit of the loss, as the metre is a unit of length. A nat is 1.44 bits.",
+    "noise (sigma)": "How much the loss changes when nothing but the random seed changes.",
+    "out of memory": "The settings needed more memory than the GPU has.",
+    "perplexity": "The loss in another form: about how many next tokens the model hesitates between.",
+    "promoted": "Written to best_config.toml and used for the full run.",
+    "pruned": "Stopped early, since it was behind the other trials at the same point.",
+    "rank correlation (Spearman)": "How far two lists are in the same order: 1 is the same, 0 unrelated, −1 reversed.",
+    "seed": "The number that fixes what is random in a training: the first weights and the order of the text.",
+    "throttling": "The GPU slowing itself down, because of heat or too little power.",
+    "tie": "A change for which no difference in loss could be measured: that setting stays at its default.",
+    "token": "A piece of text, a short word or part of one. Models read and write tokens.",
+    "trial": "One training with one choice of settings.",
+    "update": "One step of the training: all weights are changed a little, so that the loss falls.",
+    "warm-up": "The first part of a training, in which the learning rate grows from zero.",
+    "weights": "The numbers inside a model. Training changes them; saved, they are the trained model.",
+    "winner": "The trial that did best in the finals. Its gain is what the verdict is about.",
+}

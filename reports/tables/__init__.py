@@ -1,0 +1,1 @@
+"""Stored records as tables: rows and numbers, without a sentence or a figure."""

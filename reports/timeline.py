@@ -1,0 +1,193 @@
+"""All studies of a folder in the order of time: a page and a Markdown section, as a project keeps its history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from autotune.core.errors import UserError
+from autotune.core.files import write_text
+from autotune.store.study_store import StudyRecord, read_study
+from reports.figures.pictures import of_cards
+from reports.figures.timeline_cards import draw_cards
+from reports.formats import count, markdown, plain, tokens
+from reports.page import render, writable
+from reports.sentences.study_row import StudyRow, study_row
+from reports.tables.comparable import data_hash, what_must_match
+
+HEADS = ("date", "study", "key change", "loss", "change", "perplexity", "accuracy", "how sure", "group")
+# The Markdown section stands between these in a README, so that a later one can replace it.
+BEGIN = "<!-- timeline -->"
+END = "<!-- end of timeline -->"
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The studies of a folder, oldest first.
+
+    Args:
+        rows: A row per study.
+        kinds: For each row the letter of what its loss means; losses can be compared where letters are equal.
+        meanings: What each letter stands for, in words.
+        unreadable: Names of studies that could not be read, and why.
+    """
+
+    rows: Sequence[StudyRow]
+    kinds: Sequence[str]
+    meanings: Mapping[str, str]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_timeline(runs: Path) -> Timeline:
+    """Read every study of a folder; one that cannot be read costs only its own line.
+
+    Args:
+        runs: Folder of the run directories.
+
+    Raises:
+        UserError: If there is no study that can be read.
+    """
+    records = []
+    unreadable = {}
+
+    for root in sorted(path.parent for path in runs.glob("*/spec.json")):
+        try:
+            records.append(read_study(root))
+        except Exception as error:  # noqa: BLE001 - a damaged study must not hide the others
+            unreadable[plain(root.name)] = plain(error) or type(error).__name__
+
+    if not records:
+        reasons = "; ".join(f"{name}: {why}" for name, why in unreadable.items())
+        because = f" can be read ({reasons})" if reasons else ""
+        raise UserError(f"no study in {runs}{because}; `autotune run` makes one")
+
+    return timeline(records, unreadable)
+
+
+def timeline(records: Sequence[StudyRecord], unreadable: Mapping[str, str] | None = None) -> Timeline:
+    """Return the studies oldest first, each with the letter of what its loss means.
+
+    Args:
+        records: The studies.
+        unreadable: Names of those that could not be read, and why.
+    """
+    ordered = sorted(records, key=lambda record: record.created_at)
+    letters: dict[tuple[str, ...], str] = {}
+    meanings: dict[str, str] = {}
+    kinds = []
+
+    for record in ordered:
+        meaning = tuple(str(read(record)) for read in what_must_match().values())
+        if meaning not in letters:
+            letter = _letter(len(letters))
+            letters[meaning] = letter
+            meanings[letter] = _meaning_in_words(record)
+        kinds.append(letters[meaning])
+
+    rows = [study_row(record) for record in ordered]
+
+    return Timeline(rows, kinds, meanings, unreadable or {})
+
+
+def _letter(place: int) -> str:
+    """Return A, B, ..., Z, AA, AB, ..."""
+    last = chr(ord("A") + place % 26)
+    if place < 26:
+        return last
+    return _letter(place // 26 - 1) + last
+
+
+def _meaning_in_words(record: StudyRecord) -> str:
+    spec = record.spec
+    text = "a text that the trainer does not name"
+    data = data_hash(record)
+    if data:
+        text = f"text {data[:8]}"
+    return plain(f"{tokens(spec.budget.tokens)} a trial, {text}, {spec.objective}, {spec.trainer}")
+
+
+def _table_cells(timeline: Timeline) -> list[list[str]]:
+    """Return the table's cells: a row per study, with the columns of `HEADS`."""
+    rows = []
+    for row, kind in zip(timeline.rows, timeline.kinds, strict=True):
+        rows.append(
+            [row.date, row.name, row.key_change, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, kind]
+        )
+    return rows
+
+
+def write_timeline(timeline: Timeline, folder: Path) -> dict[str, go.Figure]:
+    """Write the page, atomically.
+
+    Args:
+        timeline: The studies.
+        folder: Where index.html goes; made if missing.
+
+    Returns:
+        Its figures by file name, for `reports.figures.pictures.write_pictures`.
+    """
+    cards = draw_cards(timeline.rows, timeline.kinds, timeline.meanings)
+    page = render("timeline.html.j2", cards, heads=HEADS, rows=_table_cells(timeline), timeline=timeline)
+    write_text(folder / "index.html", writable(page))
+    return of_cards(cards)
+
+
+def timeline_markdown(timeline: Timeline, pictures: Sequence[str] = ()) -> str:
+    """Return the timeline as a Markdown section.
+
+    Args:
+        timeline: The studies.
+        pictures: Paths of PNG files that it shows.
+    """
+    lines = [BEGIN, "## Timeline", ""]
+
+    lines.append("| " + " | ".join(HEADS) + " |")
+    lines.append("|" + " --- |" * len(HEADS))
+    for row in _table_cells(timeline):
+        escaped = [markdown(cell) for cell in row]
+        lines.append("| " + " | ".join(escaped) + " |")
+
+    lines += ["", "Losses can be compared within a group:", ""]
+    for letter, words in timeline.meanings.items():
+        lines.append(f"- {letter}: {markdown(words)}")
+    for name, why in timeline.unreadable.items():
+        lines.append(f"- {markdown(name)} could not be read: {markdown(why)}")
+
+    for path in pictures:
+        lines += ["", f"![{Path(path).stem}]({path})"]
+
+    return "\n".join([*lines, END, ""])
+
+
+def put_into(text: str, section: str) -> str:
+    """Return a text with the section in place of its earlier one, or at its end when it has none.
+
+    Args:
+        text: A README.
+        section: As `timeline_markdown` gives it.
+    """
+    start = text.find(BEGIN)
+    end = text.find(END)
+
+    if 0 <= start <= end:
+        return text[:start] + section.rstrip("\n") + text[end + len(END) :]
+    if not text.strip():
+        return section
+
+    return f"{text.rstrip()}\n\n{section}"
+
+
+def summary(timeline: Timeline) -> list[str]:
+    """Return the console's lines: one for each study, and how many there are.
+
+    Args:
+        timeline: The studies.
+    """
+    lines = [f"{row.date} {row.name}: {row.sentence}" for row in timeline.rows]
+    lines += [f"{name}: could not be read: {why}" for name, why in timeline.unreadable.items()]
+    number_of_studies = count(len(timeline.rows), "study", "studies")
+    number_of_kinds = count(len(timeline.meanings), "kind")
+    return [*lines, f"{number_of_studies}, {number_of_kinds} of loss"]
