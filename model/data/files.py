@@ -4,7 +4,7 @@ import bz2
 import contextlib
 import glob
 import gzip
-import importlib
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -101,8 +101,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         with _open(path) as file:
             yield file
     except Exception as error:
-        # The errors of zstandard are known by name alone, since the package may not be there.
-        if isinstance(error, _UNREADABLE) or type(error).__name__ == "ZstdError":
+        # The errors of pyarrow are known by name alone, since it is imported only where it is needed.
+        if isinstance(error, _UNREADABLE) or type(error).__name__ == "ArrowInvalid":
             raise CorpusError(f"{path} cannot be read: {_reason(error)}", "data.path") from None
         raise
 
@@ -124,12 +124,10 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _open_zstd(path: Path) -> IO[bytes]:
-    for name in ("compression.zstd", "zstandard"):  # the first one is Python's own, from 3.14 on
-        with contextlib.suppress(ImportError):
-            module: Any = importlib.import_module(name)
-            stream: IO[bytes] = module.open(path, "rb")
-            return stream
-    raise CorpusError(f"{path} is compressed with zstandard; pip install zstandard, or unpack it", "data.path", 3)
+    import pyarrow as pa
+
+    stream: Any = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
+    return io.BufferedReader(stream, 2**20)
 
 
 def _reason(error: Exception) -> str:

@@ -44,7 +44,7 @@ class Rows:
                     self._first_empty = self._first_empty or place(file, number)
                     self._num_empty += 1
                 elif isinstance(value, str):
-                    yield self._mended(value)
+                    yield self._counted(value)
                 else:
                     raise CorpusError(
                         f'{place(file, number)}: data.text_field = "{self._field}" is {_kind(value)} in this '
@@ -64,15 +64,20 @@ class Rows:
             notices.append(f"{self._num_mended:,} texts hold halves of characters, which became U+FFFD")
         return tuple(notices)
 
-    def _mended(self, text: str) -> str:
-        """Return a text without a byte order mark and with U+FFFD for lone surrogates, which no file can hold."""
-        text = text.removeprefix("\ufeff")
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            self._num_mended += 1
-            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return text
+    def _counted(self, text: str) -> str:
+        whole = mended(text)
+        self._num_mended += whole != text.removeprefix("\ufeff")
+        return whole
+
+
+def mended(text: str) -> str:
+    """Return a text without a byte order mark and with U+FFFD for lone surrogates, which no file can hold."""
+    text = text.removeprefix("\ufeff")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _json_rows(file: Path, field: str) -> Iterator[tuple[int, Any]]:
@@ -93,10 +98,20 @@ def _json_rows(file: Path, field: str) -> Iterator[tuple[int, Any]]:
             yield number, _json_field(_parsed(line, file, number), field, file, number)
 
 
+def parse_json(data: bytes) -> Any:
+    """Return the value that a line holds.
+
+    Raises:
+        ValueError: It is not UTF-8, or not JSON.
+        RecursionError: It is nested too deep.
+    """
+    # Whole numbers of any length: Python's own have a limit, and no column of numbers is needed here.
+    return json.loads(data.decode("utf-8"), parse_int=float)
+
+
 def _parsed(data: bytes, file: Path, number: int) -> Any:
     try:
-        # Whole numbers of any length: Python's own have a limit, and no column of numbers is needed here.
-        return json.loads(data.decode("utf-8"), parse_int=float)
+        return parse_json(data)
     except (ValueError, RecursionError) as error:  # among ValueErrors: not UTF-8, not JSON, a number too long
         hint = 'check data.source, or join each object into one line ("JSON lines")'
         raise CorpusError(f"{place(file, number)}: cannot be read as jsonl: {error}; {hint}", "data.path") from None
@@ -147,7 +162,7 @@ def _parquet_rows(file: Path, field: str) -> Iterator[tuple[int, Any]]:
             _check_column(table.schema_arrow, file, field)
             for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[field]):
                 for value in batch.column(0):
-                    yield number + 1, _text_of(value.as_py())
+                    yield number + 1, as_text(value.as_py())
                     number += 1
     except CorpusError:
         raise
@@ -158,15 +173,17 @@ def _parquet_rows(file: Path, field: str) -> Iterator[tuple[int, Any]]:
         ) from None
 
 
-def _check_column(schema: Any, file: Path, field: str) -> None:
-    """Check that a Parquet file has one column of a name, and that it holds texts."""
+def holds_text(kind: Any) -> bool:
+    """Return whether a column of a Parquet file, by its type, may hold texts."""
     import pyarrow as pa
 
-    def holds_text(kind: Any) -> bool:
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
-        return str(kind) in names
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    names = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
+    return str(kind) in names
 
+
+def _check_column(schema: Any, file: Path, field: str) -> None:
+    """Check that a Parquet file has one column of a name, and that it holds texts."""
     found = [column for column in schema if column.name == field]
     if len(found) == 1 and holds_text(found[0].type):
         return
@@ -181,6 +198,6 @@ def _check_column(schema: Any, file: Path, field: str) -> None:
     )
 
 
-def _text_of(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     """Return bytes as the text that they spell, and all else as it is."""
     return value.decode("utf-8") if isinstance(value, bytes) else value

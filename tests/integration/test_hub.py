@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -89,7 +88,8 @@ def hub(published: Tokenizer) -> Iterator[HubServer]:
     datasets = {
         "org/mix": {"README.md": CARD.encode(), **shards, "web/validation-0.parquet": parquet(90_000)},
         "org/plain": shards,
-        "org/lines": {"a.jsonl": json_lines(LINES[:20]), "b.jsonl": json_lines(LINES[20:])},
+        "org/lines": {"a.jsonl": b"\xef\xbb\xbf" + json_lines(LINES[:20]), "b.jsonl": json_lines(LINES[20:])},
+        "org/halves": {"a.jsonl": json_lines([f"{text} \ud800" for text in LINES])},
         "org/lines-gz": {"a.jsonl.gz": gzip.compress(json_lines(LINES))},
         "org/lines-zst": {"a.jsonl.zst": zstd(json_lines(LINES))},
         "org/texts": {f"{number}.txt": text.encode() for number, text in enumerate(LINES)},
@@ -186,9 +186,8 @@ def test_only_the_text_is_fetched_and_as_many_tokens_kept_as_are_asked_for(
     assert list((tmp_path / "hub").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_download_goes_on_where_it_was(
-    hub: HubServer, home: Path, client: HubClient, undisturbed: dict[str, Any], tmp_path: Path, name: signal.Signals
+    hub: HubServer, home: Path, client: HubClient, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     fields = ALL | {"cache_dir": str(tmp_path), "piece_tokens": 10_000}
     hub.bytes_per_s = 100_000.0
@@ -196,7 +195,7 @@ def test_a_killed_download_goes_on_where_it_was(
         killed.ask(**fields)
         while not list(tmp_path.glob("hub/*/000000.json")):
             killed.said()
-        killed.process.send_signal(name)
+        killed.process.kill()
         killed.process.wait()
     stray = next(tmp_path.glob("hub/*")) / "000099.data.partial"
     stray.write_bytes(b"half of it")
@@ -287,7 +286,7 @@ def test_other_splits_can_be_named_and_what_is_not_there_is_told_with_what_is(
     assert errors[1]["error"].endswith('no subset data.subset = "web-de"; its subsets: web-en, other')
     assert errors[2]["error"].endswith("set data.subset to one of them; its subsets: web-en, other")
     assert 'no text in data.text_field = "content" of hf://datasets/org/mix@' in errors[3]["error"]
-    assert errors[3]["error"].endswith("fields that hold text: text")
+    assert errors[3]["error"].endswith("fields that hold text: text, other")
 
 
 def test_two_datasets_never_share_what_is_kept(client: HubClient, published: Tokenizer, tmp_path: Path) -> None:
@@ -304,6 +303,13 @@ def test_other_kinds_of_files_are_read_as_documents(
 ) -> None:
     loaded = client.load(name=name, tokenizer="org/tok", max_tokens=10**6, cache_dir=str(tmp_path))
     assert split_ids(loaded) == ids_of(published, LINES)
+
+
+def test_halves_of_characters_are_replaced_as_in_local_rows(
+    client: HubClient, published: Tokenizer, tmp_path: Path
+) -> None:
+    loaded = client.load(name="org/halves", tokenizer="org/tok", max_tokens=10**6, cache_dir=str(tmp_path))
+    assert split_ids(loaded) == ids_of(published, [f"{text} \ufffd" for text in LINES])
 
 
 @pytest.mark.parametrize(

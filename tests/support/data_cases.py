@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from model.config import DataConfig
@@ -63,6 +64,13 @@ class Case:
     bytes_right: bool | None = None
     eos: int | None = None
     ids: tuple[int, ...] = field(default=())
+
+
+def _zstd(content: bytes) -> bytes:
+    buffer = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(buffer, "zstd") as stream:
+        stream.write(content)
+    return bytes(buffer.getvalue())
 
 
 def judge(case: Case, folder: Path) -> str:
@@ -273,6 +281,8 @@ TEXT_CASES = [
     Case("gzip", text_folder({f"{n}.gz": gzip.compress(t.encode()) for n, t in FOLDER.items()}), texts=(*TEXTS,)),
     Case("bzip2", text_folder({f"{n}.bz2": bz2.compress(t.encode()) for n, t in FOLDER.items()}), texts=(*TEXTS,)),
     Case("xz", text_folder({f"{n}.xz": lzma.compress(t.encode()) for n, t in FOLDER.items()}), texts=(*TEXTS,)),
+    Case("zstandard", text_folder({f"{n}.zst": _zstd(t.encode()) for n, t in FOLDER.items()}), texts=(*TEXTS,)),
+    Case("zstandard cut off", text_file(_zstd(_joined("\n\n").encode())[:-30], "a.txt.zst"), ("a.txt.zst cannot be",)),
     Case("gzip without its suffix", text_file(gzip.compress(_joined("\n\n").encode())), share=True),
     Case("gzip cut off", text_file(gzip.compress(_joined("\n\n").encode())[:-30], "a.txt.gz"), ("a.txt.gz cannot be",)),
     Case("gzip with a wrong sum", text_file(gzip.compress(b"abc" * 999)[:-8] + b"x" * 8), ("a.txt cannot be read",)),

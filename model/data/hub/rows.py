@@ -1,7 +1,6 @@
 """The texts of a dataset's shards, from any row on; of Parquet only the column of the text is fetched."""
 
 import io
-import json
 import lzma
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -13,6 +12,7 @@ from model.data.hub.errors import not_there
 from model.data.hub.remote_file import RemoteFile
 from model.data.hub.shards import Shards
 from model.data.progress import Hears
+from model.data.rows import as_text, holds_text, mended, parse_json
 
 _BATCH_BYTES = 4 * 2**20
 """Text of one batch, about: enough for the tokenizer to keep every core busy."""
@@ -73,7 +73,7 @@ def read_batches(shards: Shards, config: DataConfig, start: Place, heard: Hears)
             if row.text is None:
                 nulls += 1
             elif row.text.strip():
-                texts.append(row.text)
+                texts.append(mended(row.text))
                 size_bytes += len(row.text)
 
             if size_bytes >= _BATCH_BYTES:
@@ -117,18 +117,12 @@ def _parquet(address: str, first_row: int, config: DataConfig, heard: Hears) -> 
             for batch in batches:
                 texts = batch.column(0).slice(skipped)
                 skipped -= len(batch) - len(texts)
-                yield from texts.to_pylist()
+                yield from map(as_text, texts.to_pylist())
 
 
 def _check_column(schema: Any, config: DataConfig, address: str) -> None:
     """Raise HubError unless the text's column is there and holds text."""
-    import pyarrow as pa
-
-    def is_text(kind: Any) -> bool:
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-    names = [column.name for column in schema if is_text(column.type)]
+    names = [column.name for column in schema if holds_text(column.type)]
     if config.text_field not in names:
         raise _no_text(config, names, address)
 
@@ -146,7 +140,9 @@ def _json_lines(shards: Shards, address: str, first_row: int, config: DataConfig
     with closing(RemoteFile(address, heard)) as source:
         lines = _decompressed(source, address)
         for number, line in enumerate(line for line in lines if line.strip()):
-            if not number and line.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            if not number:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not number and line.lstrip().startswith(b"["):
                 # One list of all rows has no lines.
                 yield from _by_library(shards, address, first_row, config)
                 return
@@ -171,8 +167,8 @@ def _decompressed(source: RemoteFile, address: str) -> io.BufferedIOBase:
 
 def _parsed(line: bytes, address: str, number: int) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = parse_json(line)
+    except (ValueError, RecursionError) as error:
         raise not_there(f"row {number + 1} of {address} is not JSON: {error}", "data.name") from None
     if not isinstance(row, dict):
         kind = type(row).__name__
