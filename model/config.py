@@ -56,6 +56,14 @@ class ModelConfig(_Section):
         """Width of one attention head."""
         return self.d_model // self.num_heads
 
+    @property
+    def normalises_weights(self) -> bool:
+        """Whether the weights of a token's experts are divided by their sum.
+
+        A single one's would then always be 1, whatever the router says; of a single expert there is, it always is.
+        """
+        return self.top_k > 1 or self.num_experts == 1
+
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
         if self.d_model % self.num_heads:

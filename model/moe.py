@@ -71,7 +71,7 @@ class Routing(NamedTuple):
     """Where each token goes.
 
     Args:
-        weight_NK: Weight of each of a token's slots, fp32; a token's sum to 1.
+        weight_NK: Weight of each of a token's slots, fp32; a token's sum to 1 where the router normalises them.
         order_S: Place, sorted by expert -> slot.
         inverse_S: Slot -> place.
         group_ends_E: End of each expert's places, int32.
@@ -119,12 +119,21 @@ class _Undo(torch.autograd.Function):
 class Router(nn.Module):
     """Choose `top_k` experts per token by a linear map in fp32, and weigh them by a softmax over the chosen ones.
 
-    Source: Shazeer et al. 2017, arXiv 1701.06538, equations 3 to 5 (without noise).
+    A single expert is weighed by its probability among all: over the chosen one alone it would always be 1, and the
+    language loss would never reach the router.
+
+    Args:
+        config: Shape of the model.
+        normalises: Whether a token's weights are divided by their sum; None for `config.normalises_weights`.
+
+    Source: Shazeer et al. 2017, arXiv 1701.06538, equations 3 to 5 (without noise); for a single expert Fedus et al.
+    2021, Switch, arXiv 2101.03961, equations 1 and 2.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, normalises: bool | None = None) -> None:
         super().__init__()
         self.top_k = config.top_k
+        self.normalises = config.normalises_weights if normalises is None else normalises
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.d_model))
 
     def forward(self, x_BTD: Tensor) -> Routing:
@@ -141,7 +150,8 @@ class Router(nn.Module):
         logits_BTE = F.linear(x_BTD.float(), self.weight)
         probs_BTE = logits_BTE.softmax(-1)
         top_BTK, expert_BTK = probs_BTE.topk(self.top_k, dim=-1)
-        weight_NK = (top_BTK / top_BTK.sum(-1, keepdim=True)).flatten(0, 1)
+        if self.normalises:
+            top_BTK = top_BTK / top_BTK.sum(-1, keepdim=True)
 
         is_chosen_BSE = expert_BTK.flatten(1).unsqueeze(-1) == torch.arange(num_experts, device=device)
         load_BPE = is_chosen_BSE.sum(1, keepdim=True)
@@ -152,7 +162,7 @@ class Router(nn.Module):
         place_S = torch.arange(len(order_S), device=device)
         inverse_S = torch.empty_like(order_S).scatter_(0, order_S, place_S)
         group_ends_E = load_BPE.sum((0, 1)).cumsum(0).to(torch.int32)
-        return Routing(weight_NK, order_S, inverse_S, group_ends_E, tally)
+        return Routing(top_BTK.flatten(0, 1), order_S, inverse_S, group_ends_E, tally)
 
 
 class Experts(nn.Module):
@@ -186,24 +196,25 @@ class Experts(nn.Module):
 class MoE(nn.Module):
     """Router and experts; no token is dropped, however many choose the same expert."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, normalises: bool | None = None) -> None:
         super().__init__()
-        self.gate = Router(config)
+        self.gate = Router(config, normalises)
         self.experts = Experts(config)
 
     def forward(self, x_BTD: Tensor) -> tuple[Tensor, RouterTally]:
         """Return the weighted sum of each token's chosen experts, [B, T, D], and the router's tally."""
         top_k = self.gate.top_k
         if fused.available(x_BTD):
-            y_BTD, *tally = fused.moe(x_BTD, self.gate.weight, self.experts.gate_up_proj, self.experts.down_proj, top_k)
+            weights = self.gate.weight, self.experts.gate_up_proj, self.experts.down_proj
+            y_BTD, *tally = fused.moe(x_BTD, *weights, top_k, self.gate.normalises)
             return y_BTD, RouterTally(*tally)
 
         routing = self.gate(x_BTD)
         x_ND = x_BTD.flatten(0, 1)
         if cpu.available(x_BTD):
-            weights = self.experts.gate_up_proj, self.experts.down_proj
+            experts = self.experts.gate_up_proj, self.experts.down_proj
             places = routing.order_S, routing.inverse_S, routing.group_ends_E
-            y_ND = cpu.experts(x_ND, routing.weight_NK, *weights, *places)
+            y_ND = cpu.experts(x_ND, routing.weight_NK, *experts, *places)
             return y_ND.view_as(x_BTD), routing.tally
 
         x_SD = _Dispatch.apply(x_ND, routing.order_S, routing.inverse_S, top_k)

@@ -27,12 +27,12 @@ def padded_vocab_size(vocab_size: int) -> int:
 class Block(nn.Module):
     """One layer: attention, then experts, each behind a norm and added to the residual stream."""
 
-    def __init__(self, config: ModelConfig, flash_attention: bool) -> None:
+    def __init__(self, config: ModelConfig, flash_attention: bool, normalises: bool | None) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.d_model, config.norm_eps)
         self.self_attn = Attention(config, flash_attention)
         self.post_attention_layernorm = RMSNorm(config.d_model, config.norm_eps)
-        self.mlp = MoE(config)
+        self.mlp = MoE(config, normalises)
 
     def forward(
         self, x_BTD: Tensor, branch_BTD: Tensor | None, cos_TC: Tensor, sin_TC: Tensor, drop: Tensor | None
@@ -70,13 +70,16 @@ class Transformer(nn.Module):
         config: Shape of the model.
         vocab_size: Tokens of the tokenizer; padded up to a multiple of 64.
         flash_attention: Whether attention may use the flash kernel.
+        normalises: As `Router` takes it.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, flash_attention: bool = True) -> None:
+    def __init__(
+        self, config: ModelConfig, vocab_size: int, flash_attention: bool = True, normalises: bool | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(padded_vocab_size(vocab_size), config.d_model)
-        self.layers = nn.ModuleList(Block(config, flash_attention) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, flash_attention, normalises) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
 
         cos_TC, sin_TC = rotary_tables(config.seq_len, config.head_dim, config.rope_theta)

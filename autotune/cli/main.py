@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ from autotune.cli.options import (
 from autotune.cli.studies import finish_report
 from autotune.core.errors import UserError
 from autotune.core.text import plain, say, seldom
+from autotune.machine.host import choose_thread_waiting
 from autotune.machine.nvml import NvmlError
 
 app = typer.Typer(
@@ -248,6 +250,7 @@ def train(
 
 def main() -> None:
     """Run the `autotune` command."""
+    choose_thread_waiting(os.environ)
     try:
         app()
     except UserError as error:

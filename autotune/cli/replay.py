@@ -59,9 +59,11 @@ def record(
     if rows:
         again = [row.params for row in table.read(rows).spread(trials)]
 
-    # Settings of a table are trained beside the baseline, which begins every study.
+    # Settings of a table are trained beside the baseline, which begins every study and may be one of them.
     as_written = load_study(study, out, changes)
-    changes += table.recording_changes(as_written, trials + bool(again), evaluations, again)
+    baseline = as_written.spec.space.baseline(as_written.spec.base)
+    again = [params for params in again if params != baseline]
+    changes += table.recording_changes(as_written, len(again) + 1 if rows else trials, evaluations, again)
     loaded = load_study(study, out, changes)
 
     session = Session(loaded, make_options(loaded, out, device, emulate, None, None))

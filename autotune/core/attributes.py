@@ -196,6 +196,9 @@ class TrialAttributes(_Attributes):
     budget_tokens: Stored[int | None] = Stored(None, int)
     """Its own token budget; None where all have the study's."""
 
+    passed_over = Stored(False, bool)
+    """Whether it was ended before it trained anything, since its settings had been tried; it counts as no trial."""
+
     curve: Stored[Mapping[int, float]] = Stored({}, _curve, lambda curve: {str(at): loss for at, loss in curve.items()})
     """In a study of several values, for which Optuna keeps no curve: losses by tokens."""
 

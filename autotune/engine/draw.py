@@ -17,9 +17,11 @@ from autotune.engine.assignment import Assignment, TrainingPlan
 from autotune.engine.recovery import attempts_before
 from autotune.engine.trial_store import TrialStore
 from autotune.search import ranges
+from autotune.search.untried import Proposals, Tried
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 MAX_ATTEMPTS = 4
 """Trials started per trial wanted, before the study gives up on ever getting them done."""
@@ -48,11 +50,14 @@ class Draw:
         Raises:
             UserError: If far more trials were started than are wanted, and too few of them ended.
         """
-        if not self._has_next():
-            return None
+        while self._has_next():
+            self._widen_ranges()
+            trial = self.store.optuna_study.ask()
+            if not self.plan.asks_sampler or self._settle(trial):
+                return trial
+            self.store.pass_over(trial)
 
-        self._widen_ranges()
-        return self.store.optuna_study.ask()
+        return None
 
     def assign(self, trial: optuna.Trial) -> Assignment:
         """Return what a trial trains, and write its configuration beside its other files."""
@@ -60,12 +65,14 @@ class Draw:
         attributes = TrialAttributes(trial)
         attributes.seed = seed = attributes.seed or spec.seed
 
-        params = self.store.space.suggest(trial, spec.base) if self.plan.asks_sampler else attributes.params
+        frozen = self.store.storage.get_trial(trial._trial_id)
+        params = attributes.params
+        if self.plan.asks_sampler:
+            params = {path: frozen.params[path] for path in spec.space if path in frozen.params}
         config = with_paths(spec.base, {**self.plan.overrides, **params, **self._seed_setting(seed)})
         folder = self._folder(trial.number)
         write_json(folder / "config.json", config)
 
-        frozen = self.store.storage.get_trial(trial._trial_id)
         attempts = [*attempts_before(frozen), trial.number]
         budget_tokens, probe_points = self._length(trial, params, config)
         return Assignment(
@@ -96,6 +103,54 @@ class Draw:
         with contextlib.suppress(UpdateFinishedTrialError):
             TrialAttributes(assignment.trial).budget_tokens = budget_tokens
         return replace(assignment, budget_tokens=budget_tokens, probe_points=None)
+
+    def _settle(self, trial: optuna.Trial) -> bool:
+        """Choose the settings of a trial of the search, and store them with it.
+
+        Returns:
+            False if everything that it may train was tried before.
+        """
+        study, space, spec = self.store.optuna_study, self.store.space, self.store.study.spec
+        trials = study.get_trials(deepcopy=False)
+        stored = trials[trial.number]
+
+        settings = self._untried(
+            Proposals(trial, study, space, spec.base), Tried(trials, spec.seed, trial.number), stored
+        )
+        if settings is None:
+            return False
+
+        for path, value in settings.items():
+            if path not in stored.params:
+                distribution = space[path].distribution()
+                internal = distribution.to_internal_repr(value)
+                self.store.storage.set_trial_param(trial._trial_id, path, internal, distribution)
+        return True
+
+    def _untried(self, proposals: Proposals, tried: Tried, stored: FrozenTrial) -> dict[str, Any] | None:
+        """Return settings for a trial that no other has tried; None if there are none."""
+        settings = proposals.first()
+        if attempts_before(stored) and stored.params:
+            return settings  # the very point is to train them again
+
+        seed = self.store.study.spec.seed + stored.number
+        if not proposals.given:
+            if settings not in tried:
+                return settings
+            other = proposals.untried(tried.__contains__, seed)
+            if other is None:
+                self.store.attributes.exhausted = True
+            return other
+
+        # Good settings of an earlier study are trained in this one too.
+        number = tried.number(settings)
+        if number is None:
+            return settings
+        other = proposals.untried(lambda each: tried.number(each) is not None, seed)
+        if other is None:
+            queued = ", ".join(f"{path}={value}" for path, value in settings.items())
+            self.note("search", f"the queued settings {queued} are those of trial {number}: they are not tried again")
+        return other
 
     def _has_next(self) -> bool:
         records = self.store.records()

@@ -96,7 +96,7 @@ class EventLoop:
                 queue.recover([trial.number for trial in work.trials])
             if self.backups.has_passed():
                 back_up(self.run_directory)
-            self.observer.tick()
+            self.observer.tick(self.pool.busy_pids)
 
     def close(self) -> None:
         """End every worker; trials that still run are left for the next run to take up."""

@@ -64,6 +64,8 @@ class Recovery:
             record = self._record(trial)
             if trial.number in repeated or record.role == PRIOR or record.status is not TrialStatus.INTERRUPTED:
                 continue
+            if TrialAttributes(trial).passed_over:
+                continue
             attempts = [self._record(trials[number]) for number in [*attempts_before(trial), trial.number]]
             # A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.
             if sum(not attempt.excused for attempt in attempts) <= self.store.study.spec.limits.retries:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from autotune.study.study_file import Study
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import RDBStorage
+    from optuna.trial import TrialState
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,17 @@ class TrialStore:
             return False
         return True
 
+    def pass_over(self, trial: optuna.Trial) -> None:
+        """End a trial that has trained nothing, so that it counts nowhere; the caller holds the lock.
+
+        Args:
+            trial: A running trial whose settings were tried before.
+        """
+        from optuna.trial import TrialState
+
+        TrialAttributes(trial).passed_over = True
+        self._tell(trial.number, state=TrialState.FAIL)
+
     def tell_optuna(self, number: int, result: TrialResult) -> None:
         """Tell Optuna how a trial ended: a fault of the machine as failed, all else so that it teaches.
 
@@ -141,12 +153,14 @@ class TrialStore:
         """
         from optuna.trial import TrialState
 
+        if result.status is TrialStatus.FINISHED:
+            self._tell(number, values(result, len(self.optuna_study.directions)))
+        else:
+            self._tell(number, state=TrialState.PRUNED if result.status.teaches else TrialState.FAIL)
+
+    def _tell(self, number: int, values: Sequence[float] | None = None, state: TrialState | None = None) -> None:
         try:
-            if result.status is TrialStatus.FINISHED:
-                self.optuna_study.tell(number, values(result, len(self.optuna_study.directions)))
-            else:
-                state = TrialState.PRUNED if result.status.teaches else TrialState.FAIL
-                self.optuna_study.tell(number, state=state)
+            self.optuna_study.tell(number, values, state)
         except RuntimeError as error:
             # A grid that is used up calls Study.stop, which exists only inside optimize(); the trial is told by then.
             if "Study.stop" not in str(error):

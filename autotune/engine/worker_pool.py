@@ -25,6 +25,11 @@ class WorkerPool:
         """Whether a worker has nothing to do."""
         return bool(self._idle)
 
+    @property
+    def busy_pids(self) -> list[int]:
+        """Process numbers of the workers that train."""
+        return [worker.pid for worker in self._busy]
+
     def take(self) -> Worker:
         """Return an idle worker, which is busy from now on."""
         worker = self._idle.pop()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from autotune.machine.nvml import STOPPED, load, reading, scaled, unavailable
+from autotune.machine.nvml import STOPPED, load, own_pids, reading, scaled, unavailable
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons. Source: nvml.h, nvmlClocksEventReason*; 0x200 and 0x400 are
 # the older nvmlClocksThrottleReason* board and reliability limits.
@@ -36,7 +36,8 @@ HARMFUL_REASONS = frozenset(
 class GpuSample:
     """One reading of a GPU's health; None stands for what this GPU or driver does not report.
 
-    `time` is Unix seconds; `energy_j` counts up from when the driver was loaded.
+    `time` is Unix seconds; `energy_j` counts up from when the driver was loaded; `other_processes` are the numbers and
+    the bytes (0 if unknown) of processes on it that are not ours.
     """
 
     time: float
@@ -48,6 +49,7 @@ class GpuSample:
     memory_used_bytes: int | None
     energy_j: float | None
     throttle_reasons: tuple[str, ...]
+    other_processes: tuple[tuple[int, int], ...] = ()
 
 
 def throttle_words(bits: int) -> tuple[str, ...]:
@@ -162,7 +164,20 @@ def _take_sample(nvml: Any, handle: Any) -> GpuSample:
         memory_used_bytes=None if memory is None else int(memory.used),
         energy_j=scaled(read("nvmlDeviceGetTotalEnergyConsumption"), 1e-3),
         throttle_reasons=_throttle_reasons(read),
+        other_processes=_other_processes(read),
     )
+
+
+def _other_processes(read: Callable[..., Any]) -> tuple[tuple[int, int], ...]:
+    """Return the processes on the GPU that are not ours, with their bytes.
+
+    Inside a container the driver may know ours by other numbers: only where it lists one of ours are the others told.
+    """
+    own = own_pids()
+    processes = read("nvmlDeviceGetComputeRunningProcesses") or []
+    if not any(process.pid in own for process in processes):
+        return ()
+    return tuple((int(process.pid), int(process.usedGpuMemory or 0)) for process in processes if process.pid not in own)
 
 
 def _throttle_reasons(read: Callable[..., Any]) -> tuple[str, ...]:

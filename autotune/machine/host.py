@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
+
+THREAD_WAITING: Mapping[str, str] = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
+"""How the threads of a pass wait for each other: rounds of spinning for GNU's OpenMP, milliseconds for LLVM's.
+
+By their own default they spin for so long that a thread which waits takes the core from the one it waits for, wherever
+another process is busy too: a training beside two of them took 22 times as long on two cores, with these values 5
+times, and on an idle machine as long as before (tests/benchmarks/bench_threads.py; LLVM's was not measured)."""
+
+
+def choose_thread_waiting(environment: MutableMapping[str, str]) -> None:
+    """Set how threads wait for each other, unless the user has; it must come before torch is imported.
+
+    Args:
+        environment: The variables of this process, which its children inherit.
+    """
+    if not environment.keys() & {*THREAD_WAITING, "OMP_WAIT_POLICY"}:
+        environment.update(THREAD_WAITING)
 
 
 def cpu_name() -> str:

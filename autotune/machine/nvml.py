@@ -272,20 +272,21 @@ def other_gpu_processes(nvml: Any = None) -> list[GpuProcess]:
     Raises:
         NvmlError: NVML cannot start or a GPU does not answer.
     """
-    own_pids = _own_pids()
+    ours = own_pids()
     others = []
 
     with session(nvml) as library:
         for index, _ in _visible(library):
             handle = library.nvmlDeviceGetHandleByIndex(index)
             for process in reading(library, "nvmlDeviceGetComputeRunningProcesses", handle) or []:
-                if process.pid not in own_pids:
+                if process.pid not in ours:
                     others.append(GpuProcess(index, int(process.pid), process.usedGpuMemory))
 
     return others
 
 
-def _own_pids() -> set[int]:
+def own_pids() -> set[int]:
+    """Return the numbers of this process and of its descendants."""
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
     return {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}

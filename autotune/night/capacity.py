@@ -163,20 +163,33 @@ def fitting(
         if dimension.choices is None and not dimension.is_integer:
             continue
 
-        values = dimension.grid()
-        kept = _kept(dimension, values, partial(fits, path))
+        kept = _kept(dimension, partial(fits, path))
+        is_cut = len(kept) < len(dimension.choices or ()) or kept[-1:] != dimension.ends()[-1:]
         # If what the baseline has is said not to fit, it is the model that errs.
-        if get_path(study.spec.base, path) in kept and len(kept) < len(values):
-            left[path] = tuple(kept) if dimension.choices is not None else (kept[0], kept[-1])
+        if is_cut and _is_among(get_path(study.spec.base, path), kept, dimension):
+            left[path] = kept
     return left
 
 
-def _kept(dimension: Dimension, values: list[Value], fits: Callable[[Value], bool]) -> list[Value]:
+def _is_among(value: Any, kept: tuple[Value, ...], dimension: Dimension) -> bool:
+    """Return whether a value is one of those that `_kept` returned, or lies between them."""
+    if dimension.choices is not None or not kept:
+        return value in kept
+    lowest, highest = kept
+    return bool(lowest <= value <= highest) and dimension.is_on_grid(value)
+
+
+def _kept(dimension: Dimension, fits: Callable[[Value], bool]) -> tuple[Value, ...]:
+    """Return the choices that fit, or the lowest and the highest value of a range that does; empty if none does."""
     if dimension.choices is not None:
-        return [value for value in values if fits(value)]
+        return tuple(value for value in dimension.choices if fits(value))
+
     # Larger whole numbers never take less, so that a search by halves has to ask about few of them.
-    too_large = bisect.bisect_left(values, True, key=lambda value: not fits(value))
-    return values[:too_large]
+    indices = range(dimension.num_values)
+    too_large = bisect.bisect_left(indices, True, key=lambda index: not fits(dimension.value(index)))
+    if not too_large:
+        return ()
+    return dimension.value(0), dimension.value(too_large - 1)
 
 
 def describe_left(spec: StudySpec, path: str, left: Sequence[Value], profile: HardwareProfile) -> str:

@@ -80,6 +80,13 @@ class SearchEnd:
         self._replan(done=sum(trial.status.teaches for trial in trials))
         return not self._is_enough(trials)
 
+    def say_if_exhausted(self) -> None:
+        """Say so if the search has ended because everything that its space holds was tried."""
+        wanted = self._queue.study.spec.budget.trials
+        begun = sum(trial.status is not TrialStatus.INTERRUPTED for trial in self._queue.records())
+        if self._queue.store.attributes.exhausted and begun < wanted:
+            self._say(f"every setting of the space was tried: the search ends after {begun} of {wanted} trials")
+
     def _say_no_time(self, trials: Sequence[TrialRecord]) -> None:
         wanted = self._queue.study.spec.budget.trials
         begun = sum(trial.status.teaches or trial.status is TrialStatus.RUNNING for trial in trials)

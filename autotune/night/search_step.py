@@ -97,6 +97,7 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     assert plan is not None, "a search begins after the night is planned"
     end = SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, plan.trials)
     night.loop.run(queue, end.may_start)
+    end.say_if_exhausted()
     if not night.is_stopped and not spec.storage:
         back_up(night.run)
 

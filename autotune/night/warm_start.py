@@ -42,11 +42,13 @@ class Prior:
         settings: By dotted path.
         loss: Its final loss, nats per token; the mean over its seeds.
         reported: Losses that it reported, under what this study's trials report them by: tokens, or counts of seeds.
+        seed: The seed that it trained with, the first of several.
     """
 
     settings: Mapping[str, Any]
     loss: float
     reported: Mapping[int, float]
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _priors(spec: StudySpec, record: StudyRecord) -> list[Prior]:
             continue
 
         active = spec.space.active(settings, spec.base)
-        priors.append(Prior(active, trial.loss, _reported(record, trial)))
+        priors.append(Prior(active, trial.loss, _reported(record, trial), trial.seed))
 
     return priors
 
@@ -226,7 +228,7 @@ def teach(study: optuna.Study, spec: StudySpec, earlier: Earlier) -> bool:
             params=dict(prior.settings),
             distributions={path: spec.space[path].distribution() for path in prior.settings},
             intermediate_values=dict(prior.reported),
-            user_attrs={"role": PRIOR, "study": earlier.name},
+            user_attrs={"role": PRIOR, "study": earlier.name, "seed": prior.seed},
         )
         study.add_trial(trial)
 

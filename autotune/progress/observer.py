@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from autotune.core.files import append_line
 from autotune.core.records import EvalPoint, TrainingKind, TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.core.text import seldom
+from autotune.machine.contention import Contention
 from autotune.progress.board import Board, title
 from autotune.progress.tracker_feed import Tracking
 from autotune.store.run_directory import RunDirectory, log_event
@@ -114,6 +115,7 @@ class RunObserver:
         self._monitor = monitor
         self._tracking = Tracking(trackers, run, run.root.name, self.note)
         self._sampled = 0.0
+        self._contention = Contention()
         self._refresh = refresh
         self._refresh_due = time.monotonic() + REFRESH_EVERY_S
         self._cannot_refresh = ""
@@ -227,10 +229,15 @@ class RunObserver:
             self._display.close()
         self._tracking.close()
 
-    def tick(self) -> None:
-        """Do what is due: sample the GPU's health, write the page, draw the board. Called often."""
+    def tick(self, pids: Sequence[int] = ()) -> None:
+        """Do what is due: sample the GPU's health and the CPU, write the page, draw the board. Called often.
+
+        Args:
+            pids: The processes that are training.
+        """
         if self._monitor is not None and time.monotonic() - self._sampled >= _SAMPLE_EVERY_S:
             self._sample(self._monitor)
+        self._note_news(self._contention.cpu_news(pids))
         if self._refresh is not None and time.monotonic() >= self._refresh_due:
             self._refresh_page(self._refresh)
 
@@ -245,6 +252,11 @@ class RunObserver:
         if sample is not None:
             append_line(self.run.gpu, asdict(sample))
             self.board.gpu = sample
+            self._note_news(self._contention.gpu_news(sample))
+
+    def _note_news(self, news: str) -> None:
+        if news:
+            self.note("machine", news)
 
     def _refresh_page(self, refresh: Callable[[Path], None]) -> None:
         began = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -30,6 +30,11 @@ def _number(value: object) -> object:
         raise refusal(f"must be a number, but it is {value!r}")
     if not math.isfinite(value):
         raise refusal(f"must be finite, but it is {value}")
+    if isinstance(value, int) and abs(value) > _MAX_WHOLE:
+        raise refusal(
+            f"is beyond {_MAX_WHOLE:,} (2^53), above which whole numbers cannot be told apart in storage; "
+            "choose a smaller range, or write it with decimal points"
+        )
     return value
 
 
@@ -47,8 +52,13 @@ Number = Annotated[int | float, BeforeValidator(_number)]
 Value = Annotated[bool | int | float | str, BeforeValidator(_plain)]
 _Condition = Annotated[bool | int | float | str | tuple[Value, ...], BeforeValidator(_condition)]
 
-# The most values of a range with a step. More are as good as continuous, and Optuna's decimals overflow on the finest.
+# The most values of a range with a fraction as step. More are as good as continuous, and Optuna's decimals overflow on
+# the finest.
 _MAX_VALUES = 1_000_000
+# The most choices: Optuna stores all of them with each trial.
+_MAX_CHOICES = 1_000
+# Optuna stores whole numbers as floating-point ones.
+_MAX_WHOLE = 2**53
 
 
 class Dimension(BaseModel):
@@ -87,6 +97,11 @@ class Dimension(BaseModel):
             raise refusal("has both choices and a range; keep one of them")
         if not choices:
             raise refusal("choices is empty; name at least one value", "choices")
+        if len(choices) > _MAX_CHOICES:
+            raise refusal(
+                f"choices lists {len(choices):,} values, more than {_MAX_CHOICES:,}; write a range with low and high",
+                "choices",
+            )
         if len(set(choices)) < len(choices):
             raise refusal(f"choices {list(choices)} lists a value twice; keep one of each", "choices")
 
@@ -104,7 +119,7 @@ class Dimension(BaseModel):
         if self.step <= 0:
             raise refusal(f"step must be above 0, but it is {self.step}", "step")
         num_values = _num_values(low, high, self.step)
-        if num_values > _MAX_VALUES:
+        if num_values > _MAX_VALUES and not self.is_integer:
             raise refusal(f"steps of {self.step} make more than {_MAX_VALUES:,} values; leave step out", "step")
 
         last = _on_grid(low, self.step, num_values - 1)
@@ -237,7 +252,26 @@ class Dimension(BaseModel):
             return list(self.choices)
 
         assert self.low is not None
-        return [_on_grid(self.low, self.step or 1, index) for index in range(self.num_values)]
+        return [self.value(index) for index in range(self.num_values)]
+
+    def value(self, index: int) -> Value:
+        """Return one of the values that `grid` would list, which may be too many to list.
+
+        Args:
+            index: From 0 to `num_values` - 1.
+        """
+        if self.choices is not None:
+            return self.choices[index]
+
+        assert self.low is not None
+        return _on_grid(self.low, self.step or 1, index)
+
+    def values(self) -> Iterable[Value]:
+        """Return every value, one after the other; of a continuous range its ends alone."""
+        is_continuous = self.choices is None and not self.is_integer and self.step is None
+        if is_continuous:
+            return self.ends()
+        return map(self.value, range(self.num_values))
 
     def describe(self) -> str:
         """Return the dimension in a few words, as a person would write it."""

@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.core.attributes import TrialAttributes
+from autotune.search.fine_ranges import as_continuous, on_grid
 from autotune.search.forecast import forecast
 from autotune.search.ranges import CurrentRanges
 from autotune.search.space import SearchSpace
@@ -49,10 +50,11 @@ class ForecastSampler(CurrentRanges):
         """See optuna.samplers.BaseSampler."""
         _use_one_thread()
 
+        continuous = as_continuous(search_space)
         if _has_several_values(study):
-            return super().sample_relative(study, trial, search_space)
+            return on_grid(super().sample_relative(study, trial, continuous), search_space)
 
-        trials = self._as_if_ended(study, search_space)
+        trials = self._as_if_ended(study, continuous)
         if not any(trial.state is TrialState.COMPLETE for trial in trials):
             return {}  # there is nothing to learn from yet, so each setting is drawn independently
 
@@ -60,7 +62,8 @@ class ForecastSampler(CurrentRanges):
         as_if.add_trials(trials)
         asked = as_if.ask()
 
-        return self._inner.sample_relative(as_if, as_if.trials[asked.number], search_space)
+        proposed = self._inner.sample_relative(as_if, as_if.trials[asked.number], continuous)
+        return on_grid(proposed, search_space)
 
     def _as_if_ended(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> list[FrozenTrial]:
         """Return the trials that teach something, with a value for each that no longer runs."""

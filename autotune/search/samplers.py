@@ -125,6 +125,14 @@ def _sampler_arguments(name: str, options: Mapping[str, Any], space: SearchSpace
         if combinations > _MAX_COMBINATIONS:
             raise ValueError(f"the space has {combinations:,} combinations, more than could be tried; narrow it")
 
+    if name == "cmaes" and options.get("with_margin"):
+        from autotune.search.fine_ranges import as_continuous
+
+        distributions = {path: space[path].distribution() for path in space}
+        listed = [path for path, fine in as_continuous(distributions).items() if fine != distributions[path]]
+        if listed:
+            raise ValueError(f"with_margin lists every value of {listed[0]}; leave it out, or narrow the range")
+
     if name == "grid":
         arguments["search_space"] = {path: space[path].grid() for path in space}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict, RootModel, model_validator
@@ -14,6 +14,7 @@ from autotune.search.dimension import Dimension, Value, refusal
 
 if TYPE_CHECKING:
     from optuna import Trial
+    from optuna.distributions import BaseDistribution
 
 MAX_CORNERS = 256
 """Corners to build, to catch configurations that the trainer refuses.
@@ -91,6 +92,45 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
             if _holds(dimension.when, values, base):
                 values[path] = dimension.suggest(trial, path)
         return values
+
+    def propose(self, value_of: Callable[[str, BaseDistribution], Value], base: Mapping[str, Any]) -> dict[str, Value]:
+        """Return a value of every dimension whose condition holds, as `suggest` does.
+
+        Args:
+            value_of: Takes a dotted path and Optuna's distribution, and returns a value.
+            base: The nested base config, for conditions on settings that are not searched.
+        """
+        values: dict[str, Value] = {}
+        for path, dimension in self.root.items():
+            if _holds(dimension.when, values, base):
+                values[path] = value_of(path, dimension.distribution())
+        return values
+
+    def every_setting(self, base: Mapping[str, Any], given: Mapping[str, Value]) -> Iterator[dict[str, Value]]:
+        """Yield everything that `suggest` may return, each once; of a continuous range its ends alone.
+
+        Args:
+            base: The nested base config, for conditions on settings that are not searched.
+            given: Settings by dotted path that have one value only.
+        """
+        paths = list(self.root)
+
+        def completed(values: dict[str, Value], place: int) -> Iterator[dict[str, Value]]:
+            if place == len(paths):
+                yield values
+                return
+
+            path = paths[place]
+            dimension = self.root[path]
+            if not _holds(dimension.when, values, base):
+                yield from completed(values, place + 1)
+                return
+
+            possible = (given[path],) if path in given else dimension.values()
+            for value in possible:
+                yield from completed({**values, path: value}, place + 1)
+
+        return completed({}, 0)
 
     def active(self, values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of the given values whose dimension's condition holds among them.

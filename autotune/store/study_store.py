@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from autotune.core import objectives
 from autotune.core.attributes import PRIOR, Snapshot, StudyAttributes, TrialAttributes
-from autotune.core.config_paths import flatten
+from autotune.core.config_paths import drop_unknown_paths, flatten, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, read_lines, write_json
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
@@ -122,7 +122,12 @@ def _completed(stored: Mapping[str, Any], study: Study) -> StudySpec:
     """Return a stored spec with the defaults of what its trainer, or the engine, has been given since."""
     spec = StudySpec.model_validate(stored)
     with contextlib.suppress(ValidationError):
-        return spec.model_copy(update={"base": study.trainer.complete(spec.base)})
+        base = study.trainer.complete(spec.base)
+        # An earlier version let a seed stand in the base, with which no trial trained.
+        seeds = {
+            path: value for path, value in flatten(study.spec.base).items() if path == study.trainer.path_of("seed")
+        }
+        return spec.model_copy(update={"base": with_paths(base, drop_unknown_paths(base, seeds))})
     return spec
 
 
@@ -265,7 +270,7 @@ def own_records(trials: Sequence[optuna.trial.FrozenTrial], budget: BudgetSpec) 
         trials: All trials of an Optuna study.
         budget: The budget of the search that they belong to.
     """
-    records = [record_of(trial, budget) for trial in trials]
+    records = [record_of(trial, budget) for trial in trials if not TrialAttributes(trial).passed_over]
     return [record for record in records if record.role != PRIOR]
 
 

@@ -47,6 +47,9 @@ def check_against_trainer(spec: StudySpec, trainer: Trainer, base: Mapping[str, 
     known = flatten(base)
 
     _check_base(spec, known, errors)
+    seed_path = trainer.path_of("seed")
+    if seed_path in known:
+        _check_seed(spec, seed_path, errors)
     sound = {}
     for path, dimension in spec.space.root.items():
         if _check_dimension(path, dimension, known, errors):
@@ -66,6 +69,27 @@ def _check_base(spec: StudySpec, known: Mapping[str, Any], errors: StudyFileErro
         # A config type that ignores what it does not know would train with its default instead.
         if path not in known and not errors.has(location):
             errors.add(location, no_setting(path, known))
+
+
+def _check_seed(spec: StudySpec, path: str, errors: StudyFileErrors) -> None:
+    """Check that nothing is said of the trainer's seed that would be ignored: the engine sets it in each config."""
+    with_own = f"every trial trains with the study's seed, {spec.seed}"
+
+    if path in spec.space.root:
+        errors.add(
+            ("space", path),
+            f"{with_own}, so that a seed cannot be searched; leave it out (budget.seeds trains several in each trial)",
+        )
+    for searched, dimension in spec.space.root.items():
+        if path in dimension.when:
+            errors.add(("space", searched, "when"), f"{with_own}, so that nothing can depend on {path}; leave it out")
+
+    value = flatten(spec.base).get(path, spec.seed)
+    if value != spec.seed and isinstance(value, int):
+        errors.add(
+            ("base", *path.split(".")),
+            f"{with_own}, and not with {value!r}; remove it, or write seed = {value!r} at the top of the study file",
+        )
 
 
 def _check_dimension(path: str, dimension: Dimension, known: Mapping[str, Any], errors: StudyFileErrors) -> bool:

@@ -87,7 +87,8 @@ class _Evaluator:
         dtype = choose_dtype(system, self.device)
 
         with self.device:
-            self._model = Transformer(config.model, trained.vocab_size, system.flash_attention).eval()
+            shape = config.model, trained.vocab_size, system.flash_attention, trained.normalises
+            self._model = Transformer(*shape).eval()
         masters = MasterWeights(self._model, dtype)
         with torch.no_grad():
             for name, weight in masters.weights.items():

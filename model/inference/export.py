@@ -24,7 +24,6 @@ WEIGHTS = "model.safetensors"
 _ALWAYS = (
     "model_type",
     "head_dim",
-    "norm_topk_prob",
     "decoder_sparse_step",
     "mlp_only_layers",
     "hidden_act",
@@ -42,6 +41,7 @@ def export(
     vocab_size: int,
     eos_id: int | None = None,
     tokenizer_path: Path | None = None,
+    normalises: bool | None = None,
 ) -> Path:
     """Write config.json, generation_config.json, model.safetensors and, if there is one, the tokenizer.
 
@@ -52,6 +52,7 @@ def export(
         vocab_size: Tokens of the tokenizer, before padding.
         eos_id: End-of-text token.
         tokenizer_path: A tokenizer.json to copy.
+        normalises: As `hf_config` takes it.
 
     Returns:
         The folder.
@@ -63,7 +64,7 @@ def export(
     _require_finite(stored_weights)
 
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", hf_config(config, vocab_size, eos_id))
+    _write_json(folder / "config.json", hf_config(config, vocab_size, eos_id, normalises))
     _write_json(folder / "generation_config.json", generation_config(vocab_size, eos_id))
     save_file(stored_weights, folder / WEIGHTS, metadata={"format": "pt"})
     as_readable_as_its_folder(folder / WEIGHTS)
@@ -72,8 +73,21 @@ def export(
     return folder
 
 
-def hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -> dict[str, Any]:
-    """Return the fields of transformers' Qwen3MoeConfig."""
+def hf_config(
+    config: ModelConfig, vocab_size: int, eos_id: int | None = None, normalises: bool | None = None
+) -> dict[str, Any]:
+    """Return the fields of transformers' Qwen3MoeConfig.
+
+    Args:
+        config: Shape of the model.
+        vocab_size: Tokens of the tokenizer, before padding.
+        eos_id: End-of-text token.
+        normalises: Whether weights of experts were divided by their sum in training; None for
+            `config.normalises_weights`.
+    """
+    if normalises is None:
+        normalises = config.normalises_weights
+
     return {
         "architectures": ["Qwen3MoeForCausalLM"],
         "model_type": "qwen3_moe",
@@ -87,7 +101,7 @@ def hf_config(config: ModelConfig, vocab_size: int, eos_id: int | None = None) -
         "head_dim": config.head_dim,
         "num_experts": config.num_experts,
         "num_experts_per_tok": config.top_k,
-        "norm_topk_prob": True,
+        "norm_topk_prob": normalises,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
         "hidden_act": "silu",
@@ -154,6 +168,8 @@ def _require_finite(weights: Mapping[str, Tensor]) -> None:
 def load_model(folder: Path) -> Transformer:
     """Return the model that `export` wrote, in fp32 on the CPU and in evaluation mode.
 
+    An earlier version gave the single expert of a token the weight 1. What it exported says so and is computed so.
+
     Args:
         folder: What `export` returned, or a folder from elsewhere that says to be the same.
 
@@ -166,13 +182,25 @@ def load_model(folder: Path) -> Transformer:
 
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    model = model_of_shape(config, vocab_size, shapes, _stored_parts)
+    model = model_of_shape(config, vocab_size, shapes, _stored_parts, stored_normalises(fields))
 
     stored = load_file(folder / WEIGHTS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(_stacked(f"model.{name}", stored, config.num_experts))
     return model.eval()
+
+
+def stored_normalises(fields: Mapping[str, Any]) -> bool:
+    """Return whether a config.json says that weights of experts are divided by their sum.
+
+    Raises:
+        ValueError: It says neither.
+    """
+    value = fields.get("norm_topk_prob")
+    if not isinstance(value, bool):
+        raise ValueError(f"config.json says norm_topk_prob = {value!r}; it is true or false")
+    return value
 
 
 def _model_config(fields: Mapping[str, Any]) -> ModelConfig:

@@ -155,7 +155,8 @@ def _for_transformers(trained: Trained) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    config = Qwen3MoeConfig.from_dict(hf_config(trained.config.model, trained.vocab_size, trained.eos_id))
+    fields = hf_config(trained.config.model, trained.vocab_size, trained.eos_id, trained.normalises)
+    config = Qwen3MoeConfig.from_dict(fields)
     model = Qwen3MoeForCausalLM.from_pretrained(None, config=config, state_dict=hf_weights(trained.weights))
     model.generation_config = GenerationConfig(**generation_config(trained.vocab_size, trained.eos_id))
     return model.eval()

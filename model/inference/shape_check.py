@@ -30,7 +30,11 @@ def as_they_are(name: str, weight: Tensor) -> Iterable[tuple[str, Tensor]]:
 
 
 def model_of_shape(
-    config: ModelConfig, vocab_size: int, stored: Mapping[str, Sequence[int]], names_on_disk: NamesOnDisk = as_they_are
+    config: ModelConfig,
+    vocab_size: int,
+    stored: Mapping[str, Sequence[int]],
+    names_on_disk: NamesOnDisk = as_they_are,
+    normalises: bool | None = None,
 ) -> Transformer:
     """Return a model, with any values, whose weights are those that are stored.
 
@@ -39,6 +43,7 @@ def model_of_shape(
         vocab_size: Tokens of its vocabulary, as the folder says it.
         stored: Shapes of what is stored, by name.
         names_on_disk: How the model's weights are named there.
+        normalises: As `Transformer` takes it.
 
     Raises:
         ValueError: They are another model's, or this machine cannot hold them.
@@ -61,7 +66,7 @@ def model_of_shape(
         )
 
     with torch.random.fork_rng([]):  # what is drawn here is overwritten
-        model = Transformer(config, vocab_size)
+        model = Transformer(config, vocab_size, normalises=normalises)
     expected = {}
     for name, weight in model.named_parameters():
         expected |= {stored_name: list(part.shape) for stored_name, part in names_on_disk(name, weight)}

@@ -15,7 +15,7 @@ from model.config import TrainConfig
 from model.data.errors import CorpusError
 from model.data.tokenizer import for_plain_text, vocabulary_size
 from model.inference.card import RESULTS
-from model.inference.export import WEIGHTS, load_model
+from model.inference.export import WEIGHTS, load_model, stored_normalises
 from model.inference.shape_check import model_of_shape
 from model.inference.training_tokens import training_data
 from model.training import checkpoint
@@ -42,6 +42,7 @@ class Trained:
         device: Kind of device that trained them, "" if not known.
         data_hash: Hash of the data, "" if not known.
         evaluation: What the training measured last, under the names of `evaluate_weights`; empty if not known.
+        normalises: Whether the weights of a token's experts are divided by their sum, as the weights were trained.
     """
 
     where: str
@@ -54,6 +55,7 @@ class Trained:
     device: str
     data_hash: str
     evaluation: Mapping[str, float]
+    normalises: bool
 
 
 def find_weights(path: Path) -> Path:
@@ -169,6 +171,7 @@ def _read_export(folder: Path) -> Trained:
         device=_device_kind(results.training.device),
         data_hash=results.training.data_hash,
         evaluation=evaluation if "loss" in evaluation else {},
+        normalises=stored_normalises(fields),
     )
 
 
@@ -249,4 +252,5 @@ def _read_checkpoint(path: Path) -> Trained:
         device=state["device"],
         data_hash=state["data_hash"],
         evaluation={},  # the last point may be of earlier weights
+        normalises=bool(state.get("normalises", True)),  # in an earlier version all were
     )

@@ -120,7 +120,7 @@ class _MoE(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         from model.ops.kernels import router, slots, swiglu
 
-        x_ND, router_ED, gate_up, down, top_k, block = inputs
+        x_ND, router_ED, gate_up, down, top_k, normalises, block = inputs
 
         # Routing needs fp32's digits: in half precision the router is split into several parts, whose products with x
         # are summed in fp32.
@@ -133,7 +133,7 @@ class _MoE(torch.autograd.Function):
             logits = torch.mm(x_ND, split.T, out_dtype=torch.float32)
 
         share_NK, chosen_NK, probs_NE, lse_N, count_EP, prob_sum_PE = router.route(
-            logits, parts, len(router_ED), top_k, block
+            logits, parts, len(router_ED), top_k, normalises, block
         )
         order_S, inverse_S, ends_E = slots.sort_slots(chosen_NK, count_EP)
 
@@ -147,7 +147,7 @@ class _MoE(torch.autograd.Function):
             x_ND, x_SD, gate_up_SF, share_NK, chosen_NK, probs_NE, order_S, inverse_S, ends_E, router_part
         )
         ctx.parameters = router_ED, gate_up, down
-        ctx.block = block
+        ctx.normalises, ctx.block = normalises, block
         ctx.mark_non_differentiable(count_EP)
         return slots.from_slots(y_SD, inverse_S, top_k), lse_N, prob_sum_PE, count_EP
 
@@ -176,7 +176,16 @@ class _MoE(torch.autograd.Function):
 
         dx_ND = slots.from_slots(F.grouped_mm(dgate_up_SF, gate_up, offs=ends_E), inverse_S, top_k)
         dlogits = router.route_backward(
-            probs_NE, chosen_NK, share_NK, dshare_NK, dprob_sum_PE, dlse_N, ctx.block, len(router_part), x_ND.dtype
+            probs_NE,
+            chosen_NK,
+            share_NK,
+            dshare_NK,
+            dprob_sum_PE,
+            dlse_N,
+            ctx.normalises,
+            ctx.block,
+            len(router_part),
+            x_ND.dtype,
         )
         dx_ND.addmm_(dlogits, router_part)
 
@@ -184,7 +193,7 @@ class _MoE(torch.autograd.Function):
             weight_grads["router"] = added_product(router_ED, dlogits[:, : len(router_ED)].T, x_ND)
 
         beside.run(router_gradient, dlogits, x_ND)
-        return dx_ND, weight_grads["router"], weight_grads["gate_up"], weight_grads["down"], None, None
+        return dx_ND, weight_grads["router"], weight_grads["gate_up"], weight_grads["down"], None, None, None
 
 
 class _Linear(torch.autograd.Function):
@@ -218,7 +227,7 @@ def linear(x_BTD: Tensor, *weights: Tensor) -> Tensor:
 
 
 def moe(
-    x_BTD: Tensor, router_ED: Tensor, gate_up: Tensor, down: Tensor, top_k: int
+    x_BTD: Tensor, router_ED: Tensor, gate_up: Tensor, down: Tensor, top_k: int, normalises: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Route tokens through their experts.
 
@@ -228,6 +237,7 @@ def moe(
         gate_up: [E, 2 x d_ff, D].
         down: [E, D, d_ff].
         top_k: Experts per token.
+        normalises: Whether a token's weights are divided by their sum.
 
     Returns:
         The output [B, T, D]; the log-sum-exp of each token's logits [B, T], fp32; and for each block of a sequence the
@@ -238,7 +248,8 @@ def moe(
     B, T, D = x_BTD.shape
     E = len(router_ED)
     block = router.router_block(T)
-    y_ND, lse_N, prob_sum_PE, count_EP = _MoE.apply(x_BTD.reshape(-1, D), router_ED, gate_up, down, top_k, block)
+    x_ND = x_BTD.reshape(-1, D)
+    y_ND, lse_N, prob_sum_PE, count_EP = _MoE.apply(x_ND, router_ED, gate_up, down, top_k, normalises, block)
 
     load_BPE = count_EP.view(E, B, -1).permute(1, 2, 0)
     prob_sum_BPE = prob_sum_PE.view(B, -1, E)

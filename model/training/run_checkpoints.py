@@ -14,6 +14,11 @@ from model.config import OutputConfig, TrainConfig
 from model.training import checkpoint
 from model.training.learner import Learner
 
+_OTHER_RUNS = (
+    "the checkpoints in {folder} are of another run, or of a version that gave the single expert of a token the "
+    "weight 1, where it is its probability now; the run begins anew"
+)
+
 
 def run_identity(
     config: TrainConfig, budget_tokens: int, data_hash: str, device: torch.device, dtype: torch.dtype
@@ -32,6 +37,8 @@ def run_identity(
     """
     fields = config.model_dump(mode="json", exclude={"output": True, "data": {"cache_dir", "expected_hash"}})
     fields["system"] |= {"memory_bytes": 0, "device": device.type, "dtype": str(dtype)}
+    if not config.model.normalises_weights:
+        fields["normalises"] = False  # unlike the runs of a version that normalised always
     text = json.dumps([fields, budget_tokens, data_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -82,6 +89,8 @@ class RunCheckpoints:
                 tensors[f"{part}/{name}"] = tensor
 
         state = {**state, "pending": learner.pending}
+        if not learner.config.model.normalises_weights:
+            state["normalises"] = False
         checkpoint.save(self._folder, self._identity, sequences, tensors, state, self._output.keep_checkpoints)
         self._saved_tokens = tokens_seen
         self._saved_s = time.perf_counter()
@@ -95,6 +104,8 @@ class RunCheckpoints:
         """
         newest, notices = checkpoint.load_newest(self._folder, self._identity)
         if newest is None:
+            if not learner.config.model.normalises_weights and any(self._folder.glob(f"*{checkpoint.SUFFIX}")):
+                notices.append(_OTHER_RUNS.format(folder=self._folder))
             return None, notices
 
         parts: dict[str, dict[str, Tensor]] = {}

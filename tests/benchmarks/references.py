@@ -124,7 +124,8 @@ class LoopMoE(nn.Module):
         logits_NE = self.router(x_ND).float()
         probs_NE = logits_NE.softmax(-1)
         weight_NK, expert_NK = probs_NE.topk(config.top_k, -1)
-        weight_NK = weight_NK / weight_NK.sum(-1, keepdim=True)
+        if config.normalises_weights:
+            weight_NK = weight_NK / weight_NK.sum(-1, keepdim=True)
         out_ND = torch.zeros_like(x_ND)
         for number, expert in enumerate(self.experts):
             token, place = torch.where(expert_NK == number)

@@ -155,13 +155,14 @@ def test_three_summands_keep_a_fp32_weight(kernels, draw, dtype, num_experts, wi
 CASES = [(1, 1), (5, 1), (5, 3), (16, 2), (16, 3), (32, 1), (32, 3)]
 
 
-def routing_by_hand(logits, top_k, block):
+def routing_by_hand(logits, top_k, normalises, block):
     """Of [N, E] logits: shares, choices, probabilities, log-sum-exps, and blocks' counts and sums."""
     probs = logits.softmax(-1)
     top, chosen = probs.topk(top_k, dim=-1)
     counts = F.one_hot(chosen, logits.shape[1]).sum(1).view(-1, block, logits.shape[1]).sum(1)
     sums = probs.view(-1, block, logits.shape[1]).sum(1)
-    return top / top.sum(-1, keepdim=True), chosen, probs, logits.logsumexp(-1), counts.T, sums
+    share = top / top.sum(-1, keepdim=True) if normalises else top
+    return share, chosen, probs, logits.logsumexp(-1), counts.T, sums
 
 
 def test_blocks_divide_sequences(kernels):
@@ -178,13 +179,14 @@ def test_blocks_divide_sequences(kernels):
 
 
 @pytest.mark.parametrize(("num_experts", "top_k"), CASES)
+@pytest.mark.parametrize("normalises", [True, False])
 @pytest.mark.parametrize(("num_tokens", "block", "parts"), [(21, 1, 3), (24, 4, 1), (64, 32, 3)])
-def test_route(kernels, draw, num_experts, top_k, num_tokens, block, parts):
+def test_route(kernels, draw, num_experts, top_k, normalises, num_tokens, block, parts):
     padded = num_experts if parts == 1 else -(-num_experts // 8) * 8
     summands = draw(num_tokens, parts, padded)
     logits = summands.double().sum(1)[:, :num_experts].requires_grad_()
-    given = kernels.router.route(summands.flatten(1), parts, num_experts, top_k, block)
-    expected = routing_by_hand(logits, top_k, block)
+    given = kernels.router.route(summands.flatten(1), parts, num_experts, top_k, normalises, block)
+    expected = routing_by_hand(logits, top_k, normalises, block)
 
     for one, other in zip(given, expected, strict=True):
         assert one.shape == other.shape
@@ -200,7 +202,7 @@ def test_route(kernels, draw, num_experts, top_k, num_tokens, block, parts):
     )
 
     for dtype in [torch.float32] if parts == 1 else HALVES:
-        dlogits = kernels.router.route_backward(probs, chosen, share, *directions, block, padded, dtype)
+        dlogits = kernels.router.route_backward(probs, chosen, share, *directions, normalises, block, padded, dtype)
         assert (dlogits.shape, dlogits.dtype) == ((num_tokens, padded), dtype)
         close(dlogits[:, :num_experts], grad, dtype, slack=10 if dtype == torch.float32 else 1)
         assert (dlogits[:, num_experts:] == 0).all()
@@ -457,7 +459,7 @@ def test_slots_lie_as_the_plain_router_lays_them(kernels, draw, device):
     router.weight.data = draw(5, 24)
     x = draw(2, 12, 24)
     routing = router(x)
-    share, chosen, _, _, counts, _ = kernels.router.route(x.flatten(0, 1) @ router.weight.T, 1, 5, 3, 4)
+    share, chosen, _, _, counts, _ = kernels.router.route(x.flatten(0, 1) @ router.weight.T, 1, 5, 3, True, 4)
     order, inverse, ends = kernels.slots.sort_slots(chosen, counts)
 
     assert torch.equal(order.long(), routing.order_S)

@@ -44,3 +44,27 @@ def test_fewer_trials_than_planned_are_said_to_fit(folder: StudyFolder) -> None:
     run = folder.run("--hours", str((REPORT_S + 8) / 3600))
     assert run.end() == 0, run.text
     assert "at the pace of the trials so far, " in run.text and "of them fit, not 400" in run.text
+
+
+def test_a_space_that_is_used_up_ends_the_search_and_says_so(folder: StudyFolder) -> None:
+    """Losses differ between trainings, and the default sampler would insist on the best of four settings."""
+    folder.write(
+        budget={"trials": 12, "ends_early": False},
+        base={"layers": 1, "heads": 1},
+        space={"layers": {"choices": [1, 2]}, "heads": {"low": 1, "high": 2}},
+        enqueue=[{"layers": 1, "heads": 1}, {"layers": 2}, {"layers": 2}],
+        sampler={"name": "gp"},
+        finals={"finalists": 0},
+    )
+    run = folder.run()
+    assert run.end() == 0, run.text
+    trials = folder.record().trials
+    assert sorted(str(trial.params) for trial in trials) == sorted(
+        f"{{'layers': {layers}, 'heads': {heads}}}" for layers in (1, 2) for heads in (1, 2)
+    )
+    assert "every setting of the space was tried: the search ends after 4 of 12 trials" in run.text
+    assert "the queued settings layers=1, heads=1 are those of trial 0" in run.text
+
+    again = folder.run()
+    assert again.end() == 0, again.text
+    assert len(folder.record().trials) == 4

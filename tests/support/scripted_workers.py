@@ -86,6 +86,11 @@ class ScriptedPool:
             worker.script = script
 
     @property
+    def busy_pids(self) -> list[int]:
+        """None: these workers are no processes."""
+        return []
+
+    @property
     def has_idle(self) -> bool:
         return bool(self.idle)
 

@@ -33,7 +33,8 @@ def _split_kernel(weight_ptr, parts_ptr, num_rows, width, padded, PARTS: tl.cons
 @triton.jit
 def _router_kernel(
     logits_ptr, probs_ptr, lse_ptr, chosen_ptr, share_ptr, count_ptr, prob_sum_ptr, num_tokens, num_blocks, padded,
-    PARTS: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, K: tl.constexpr, TOKENS: tl.constexpr,
+    PARTS: tl.constexpr, E: tl.constexpr, EXPERTS: tl.constexpr, K: tl.constexpr, NORMALISES: tl.constexpr,
+    TOKENS: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     rows = block * TOKENS + tl.arange(0, TOKENS)
@@ -72,14 +73,18 @@ def _router_kernel(
     for choice in tl.static_range(K):
         best = tl.argmax(left, 1)
         tl.store(chosen_ptr + rows * K + choice, best.to(tl.int32), live)
-        tl.store(share_ptr + rows * K + choice, tl.max(left, 1) / total, live)
+        if NORMALISES:
+            share = tl.max(left, 1) / total
+        else:
+            share = tl.sum(tl.where(experts[None, :] == best[:, None], probs, 0.0), 1)
+        tl.store(share_ptr + rows * K + choice, share, live)
         left = tl.where(experts[None, :] == best[:, None], -1.0, left)
 
 
 @triton.jit
 def _router_backward_kernel(
     probs_ptr, chosen_ptr, share_ptr, dshare_ptr, dprob_sum_ptr, dlse_ptr, dlogits_ptr, num_tokens, padded,
-    E: tl.constexpr, EXPERTS: tl.constexpr, K: tl.constexpr, TOKENS: tl.constexpr,
+    E: tl.constexpr, EXPERTS: tl.constexpr, K: tl.constexpr, NORMALISES: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
     rows = block * TOKENS + tl.arange(0, TOKENS)
@@ -90,7 +95,7 @@ def _router_backward_kernel(
     probs = tl.load(probs_ptr + rows[:, None] * E + experts[None, :], valid, other=0.0)
     dprobs = tl.load(dprob_sum_ptr + block * E + experts, experts < E, other=0.0)[None, :] + tl.zeros_like(probs)
 
-    # The shares are the chosen probabilities over their sum.
+    # The shares are the chosen probabilities, over their sum where they are normalised.
     mean = tl.zeros((TOKENS,), tl.float32)
     total = tl.zeros((TOKENS,), tl.float32)
     for choice in tl.static_range(K):
@@ -102,7 +107,9 @@ def _router_backward_kernel(
     for choice in tl.static_range(K):
         chosen = tl.load(chosen_ptr + rows * K + choice, live, other=0)
         dshare = tl.load(dshare_ptr + rows * K + choice, live, other=0.0)
-        dprob = tl.where(live, (dshare - mean) / total, 0.0)
+        if NORMALISES:
+            dshare = (dshare - mean) / total
+        dprob = tl.where(live, dshare, 0.0)
         dprobs += tl.where(experts[None, :] == chosen[:, None], dprob[:, None], 0.0)
 
     dlogits = probs * (dprobs - tl.sum(dprobs * probs, 1)[:, None])
@@ -137,7 +144,7 @@ def split_router(weight_ED: Tensor, dtype: torch.dtype) -> Tensor:
     return parts
 
 
-def route(logits: Tensor, parts: int, num_experts: int, top_k: int, block: int) -> tuple[Tensor, ...]:
+def route(logits: Tensor, parts: int, num_experts: int, top_k: int, normalises: bool, block: int) -> tuple[Tensor, ...]:
     """Choose each token's experts.
 
     Args:
@@ -145,6 +152,7 @@ def route(logits: Tensor, parts: int, num_experts: int, top_k: int, block: int) 
         parts: Number of summands beside each other.
         num_experts: Experts, without padding.
         top_k: Experts per token.
+        normalises: Whether a token's weights are divided by their sum.
         block: Tokens of one program, a divisor of N.
 
     Returns:
@@ -173,6 +181,7 @@ def route(logits: Tensor, parts: int, num_experts: int, top_k: int, block: int) 
         E=E,
         EXPERTS=pow2(max(E, 2)),
         K=top_k,
+        NORMALISES=normalises,
         TOKENS=block,
     )
     return share_NK, chosen_NK, probs_NE, lse_N, count_EP, prob_sum_PE
@@ -185,6 +194,7 @@ def route_backward(
     dshare_NK: Tensor,
     dprob_sum_PE: Tensor,
     dlse_N: Tensor,
+    normalises: bool,
     block: int,
     padded: int,
     dtype: torch.dtype,
@@ -198,7 +208,8 @@ def route_backward(
         dshare_NK: Gradient of the weights, fp32.
         dprob_sum_PE: Gradient of the blocks' sums of probabilities, fp32.
         dlse_N: Gradient of the log-sum-exps, fp32.
-        block: Tokens of one program, as for `route`.
+        normalises: As for `route`, like the next one.
+        block: Tokens of one program.
         padded: Experts, padding included.
         dtype: Number format of the result.
     """
@@ -218,6 +229,7 @@ def route_backward(
         E=E,
         EXPERTS=pow2(max(padded, 2)),
         K=chosen_NK.shape[1],
+        NORMALISES=normalises,
         TOKENS=block,
     )
     return dlogits

@@ -21,7 +21,7 @@ def test_sample_has_units() -> None:
         sample = monitor.sample()
         assert sample is not None
         assert monitor.reason == ""
-    assert dataclasses.astuple(sample)[1:] == (
+    assert dataclasses.astuple(sample)[1:-1] == (
         71.0,
         69.5,
         1.215e9,

@@ -67,3 +67,12 @@ def test_quotas_of_control_groups_bind(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_a_quota_of_minus_one_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_files(monkeypatch, tmp_path, CGROUP_V1 | {"sys/fs/cgroup/cpu/job/cpu.cfs_quota_us": "-1\n"})
     assert host._cgroup_cpus() >= 1
+
+
+@pytest.mark.parametrize(
+    ("before", "is_set"), [({}, True), ({"OMP_WAIT_POLICY": "ACTIVE"}, False), ({"GOMP_SPINCOUNT": "1"}, False)]
+)
+def test_how_threads_wait_is_set_unless_the_user_has(before: dict[str, str], is_set: bool) -> None:
+    environment = dict(before)
+    host.choose_thread_waiting(environment)
+    assert environment == (dict(host.THREAD_WAITING) if is_set else before)

@@ -20,7 +20,9 @@ def run_token_by_token(layer, x):
     for token in x.flatten(0, 1):
         probabilities = F.linear(token, layer.gate.weight).softmax(-1)
         top = torch.argsort(probabilities, descending=True)[: layer.gate.top_k]
-        total, row = sum(probabilities[expert] for expert in top), torch.zeros_like(token)
+        # A single expert's weight would be 1 whatever the router says.
+        total = sum(probabilities[expert] for expert in top) if len(top) > 1 else 1.0
+        row = torch.zeros_like(token)
         for expert in top:
             gate, up = (layer.experts.gate_up_proj[expert] @ token).chunk(2)
             row = row + probabilities[expert] / total * (layer.experts.down_proj[expert] @ (F.silu(gate) * up))
@@ -43,6 +45,28 @@ def test_output_and_gradients_equal_a_loop_over_tokens(num_experts, top_k):
     expected_grads = torch.autograd.grad((expected * direction).sum(), inputs, materialize_grads=True)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)  # the CPU's own operations, and torch's
+def test_the_output_teaches_the_router_of_a_single_expert(dtype):
+    norms = {}
+    for top_k in (1, 2):
+        layer = moe(num_experts=4, top_k=top_k)
+        layer.experts.to(dtype)
+        x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(4)).to(dtype)
+        layer(x)[0].square().sum().backward()
+        norms[top_k] = float(layer.gate.weight.grad.norm())
+
+    assert norms[1] > 0.1 * norms[2] > 0
+
+
+def test_weights_of_an_earlier_version_keep_the_weight_1():
+    layer = MoE(small_shape(num_experts=4, top_k=1), normalises=True)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(3))
+    routing = layer.gate(torch.randn(2, 7, 32))
+
+    assert (routing.weight_NK == 1).all()
 
 
 def test_an_expert_that_gets_no_token_gets_a_zero_gradient():

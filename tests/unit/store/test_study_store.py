@@ -80,6 +80,14 @@ def test_a_setting_that_the_trainer_has_been_given_since_is_no_change(tmp_path: 
         make_queue(tmp_path, make_study(tmp_path, "base.layers=3"))
 
 
+def test_a_seed_in_the_base_that_an_earlier_version_ignored_is_no_change(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    attributes = StudyAttributes(queue.optuna_study)
+    stored = dict(attributes.spec or {})
+    attributes.spec = {**stored, "base": {**stored["base"], "seed": 3}}
+    assert make_queue(tmp_path, queue.study).optuna_study.study_name == "night"
+
+
 # --- reading ---
 
 

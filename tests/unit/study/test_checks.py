@@ -28,6 +28,52 @@ def test_settings_to_try_first_lie_on_the_grid(tmp_path: Path, value: str, fault
         load(path)
 
 
+OWN_SEED = """
+from pydantic import BaseModel
+
+class Run(BaseModel):
+    rng: int = 0
+
+class Config(BaseModel):
+    run: Run = Run()
+    seed: int = 5
+    lr: float = 0.1
+
+def train(config: Config, budget_tokens, report):
+    pass
+
+setting_roles = {"seed": "run.rng"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("trainer", "content", "fault"),
+    [
+        ("fake_trainer", "[space]\nseed = {low = 0, high = 9}", r":6 space\.seed: .*study's seed, 1, .*be searched"),
+        ("fake_trainer", "[space]\nseed = {choices = [0, 1]}", "so that a seed cannot be searched"),
+        ("fake_trainer", "[base]\nseed = 3", r"base\.seed: .* not with 3; remove it, or write seed = 3 at the top"),
+        ("fake_trainer", "[base]\nseed = 1", ""),
+        ("fake_trainer", "[space]\nlayers = {low = 2, high = 3, when = {seed = 0}}", "nothing can depend on seed"),
+        ("seed_trainer", '[space]\n"run.rng" = {low = 0, high = 9}', "so that a seed cannot be searched"),
+        ("seed_trainer", "[base]\nrun.rng = 3", r"base\.run\.rng: .* not with 3; remove it"),
+        ("seed_trainer", "[space]\nseed = {low = 1, high = 9}", ""),  # a setting like any other here
+    ],
+)
+def test_a_seed_that_no_trial_would_train_with_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainer: str, content: str, fault: str
+) -> None:
+    (tmp_path / "seed_trainer.py").write_text(OWN_SEED)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "night.toml"
+    space = "" if "[space]" in content else "\n[space]\nlr = {low = 0.001, high = 0.1}"
+    path.write_text(f'name = "night"\ntrainer = "{trainer}:train"\n[budget]\ntokens = 1_000\n{content}{space}\n')
+    if not fault:
+        load(path)
+        return
+    with pytest.raises(StudyFileError, match=fault):
+        load(path)
+
+
 SPACE = SearchSpace.model_validate({"lr": {"low": 0.1, "high": 1.0}})
 BASE = {"lr": 0.5}
 

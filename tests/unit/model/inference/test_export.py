@@ -130,3 +130,20 @@ def test_an_end_token_that_no_list_of_added_tokens_has_is_named(tmp_path):
     export(tmp_path / "export", dict(model.named_parameters()), model.config, 280, end, tmp_path / "tokenizer.json")
     settings = json.loads((tmp_path / "export" / "tokenizer_config.json").read_text())
     assert settings["eos_token"] == settings["pad_token"] == "!"
+
+
+def test_weights_of_an_earlier_version_say_that_a_single_expert_weighs_1(tmp_path):
+    """What they compute is what they were trained as, here and in transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model = small_model(seed=5, top_k=1)
+    weights = dict(model.named_parameters())
+    folder = export(tmp_path / "before", weights, model.config, VOCAB_SIZE, eos_id=0, normalises=True)
+    tokens = random_tokens(3, 16)
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(folder).eval()(tokens).logits
+        before, now = load_model(folder).logits(tokens), model.logits(tokens)
+
+    torch.testing.assert_close(before, expected, atol=1e-4, rtol=0)
+    assert (now - before).abs().max() > 0.1
+    assert load_model(exported(model, tmp_path / "now")).logits(tokens).allclose(now, atol=1e-4)

@@ -50,6 +50,7 @@ def test_an_export_without_results_is_its_weights_and_their_shape(tmp_path):
     assert trained.config.optim == TrainConfig().optim
     assert (trained.vocab_size, trained.eos_id, trained.tokenizer_path) == (128, 0, None)
     assert (trained.device, trained.data_hash, trained.evaluation) == ("", "", {})
+    assert trained.normalises
 
     for name, weight in model.named_parameters():
         assert torch.equal(trained.weights[name], weight), name

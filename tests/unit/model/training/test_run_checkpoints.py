@@ -1,3 +1,6 @@
+import hashlib
+import json
+
 import pytest
 import torch
 from small_model import VOCAB_SIZE, random_tokens, small_config
@@ -96,3 +99,22 @@ def test_without_a_checkpoint_the_learner_is_left_alone(tmp_path):
     before = learner.weights.weights["embed_tokens.weight"].clone()
     assert checkpoints(str(tmp_path)).load_newest(learner) == (None, [])
     assert torch.equal(learner.weights.weights["embed_tokens.weight"], before)
+
+
+def test_a_run_does_not_go_on_from_weights_that_were_trained_with_the_weight_1(tmp_path):
+    """An earlier version gave a token's single expert the weight 1: the same config was another run then."""
+    single = {"model": {"top_k": 1}}
+    alone = {"model": {"top_k": 1, "num_experts": 1}}
+    learner = Learner(small_config(**single), VOCAB_SIZE, CPU, torch.float32)
+    checkpoints(str(tmp_path)).save(learner, 1, 16, {})
+    output = small_config(output={"dir": str(tmp_path)}).output
+    state, notices = RunCheckpoints(output, identity(**single)).load_newest(learner)
+
+    assert state is None
+    assert "gave the single expert of a token the weight 1" in notices[0]
+    assert RunCheckpoints(output, "abc").load_newest(learner)[0]["normalises"] is False
+    # The identities that the earlier version gave: with a single expert there is, its weight is 1 in both.
+    fields = small_config(**alone).model_dump(mode="json", exclude={"output": True, "data": {"cache_dir"}})
+    fields["system"] |= {"memory_bytes": 0, "device": "cpu", "dtype": "torch.float32"}
+    text = json.dumps([fields, 100, "abc"], sort_keys=True)
+    assert identity(**alone) == hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,155 @@
+"""Settings that no trial has tried yet.
+
+All trials of a search train with one seed, so that settings tried again give the same loss, and samplers do propose
+them again: the best of a few choices, or the end of a range.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.pruners import _filter_study
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
+
+from autotune.core.attributes import PRIOR, TrialAttributes
+from autotune.search.space import SearchSpace
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+_SAMPLER_DRAWS = 3
+# A space of which fewer than one draw in so many is untried is gone through one by one.
+_RANDOM_DRAWS = 50
+
+_Settings = Mapping[str, Any]
+
+
+class Tried:
+    """The settings that were tried with a seed, by this study and by those that it starts from.
+
+    Args:
+        trials: All trials of the search.
+        seed: Its seed.
+        but: Number of the trial that settings are wanted for.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial], seed: int, but: int) -> None:
+        self._own: dict[frozenset[tuple[str, Any]], int] = {}
+        self._earlier: set[frozenset[tuple[str, Any]]] = set()
+
+        for trial in trials:
+            attributes = TrialAttributes(trial)
+            key = frozenset(trial.params.items())
+            if attributes.role == PRIOR:
+                if attributes.seed == seed:
+                    self._earlier.add(key)
+            elif trial.params and trial.number != but and trial.state is not TrialState.WAITING:
+                self._own.setdefault(key, trial.number)
+
+    def number(self, settings: _Settings) -> int | None:
+        """Return the trial of this study that tried settings; None if none did."""
+        return self._own.get(frozenset(settings.items()))
+
+    def __contains__(self, settings: _Settings) -> bool:
+        key = frozenset(settings.items())
+        return key in self._own or key in self._earlier
+
+
+class Proposals:
+    """What may be proposed for one trial that is about to start; nothing is stored with it.
+
+    Args:
+        trial: The running trial. What was queued with it stays as it is.
+        study: Its Optuna study.
+        space: What is searched at present.
+        base: The nested base config.
+    """
+
+    def __init__(self, trial: optuna.Trial, study: optuna.Study, space: SearchSpace, base: Mapping[str, Any]) -> None:
+        self._trial = trial
+        self._space = space
+        self._base = base
+        self._frozen = copy.copy(study._storage.get_trial(trial._trial_id))
+        self._study = _filter_study(study, self._frozen)
+        self.given: dict[str, Any] = {**self._frozen.system_attrs.get("fixed_params", {}), **self._frozen.params}
+        """Settings that are not to be proposed: queued ones, and those of the attempt that the trial repeats."""
+
+    def first(self) -> dict[str, Any]:
+        """Return what the sampler proposes, as Optuna itself would ask it."""
+        return self._settings(self._study.sampler, lambda: self._trial.relative_params)
+
+    def untried(self, is_tried: Callable[[_Settings], bool], seed: int) -> dict[str, Any] | None:
+        """Return settings that are not tried: the sampler's next, or else random ones, or else the first that is left.
+
+        Args:
+            is_tried: Takes settings by dotted path.
+            seed: Of the random ones.
+
+        Returns:
+            None if all are tried.
+        """
+        for _ in range(_SAMPLER_DRAWS):
+            settings = self._settings(self._study.sampler, self._asked_again)
+            if not is_tried(settings):
+                return settings
+
+        random = RandomSampler(seed)
+        for _ in range(_RANDOM_DRAWS):
+            settings = self._settings(random, dict)
+            if not is_tried(settings):
+                return settings
+
+        everything = self._space.every_setting(self._base, self.given)
+        return next((settings for settings in everything if not is_tried(settings)), None)
+
+    def _asked_again(self) -> dict[str, Any]:
+        sampler = self._study.sampler
+        distributions = sampler.infer_relative_search_space(self._study, self._frozen)
+        return sampler.sample_relative(self._study, self._frozen, distributions)
+
+    def _settings(self, sampler: BaseSampler, relative: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Return a whole proposal.
+
+        Args:
+            sampler: Asked for what it proposes independently of the rest.
+            relative: Returns what is proposed together; called only if anything is to be proposed.
+        """
+        trial = self._frozen
+        trial.params = {}
+        trial.distributions = {}
+        together: Mapping[str, Any] | None = None
+
+        def value_of(path: str, distribution: BaseDistribution) -> Any:
+            nonlocal together
+            if path in self.given:
+                value = self.given[path]
+            elif distribution.single():
+                value = _only_value(distribution)
+            else:
+                if together is None:
+                    together = relative()
+                value = together.get(path)
+                if path not in together or not _allows(distribution, value):
+                    value = sampler.sample_independent(self._study, trial, path, distribution)
+
+            # Some samplers look at what is proposed so far.
+            trial.params[path] = value
+            trial.distributions[path] = distribution
+            return value
+
+        return self._space.propose(value_of, self._base)
+
+
+def _only_value(distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    return distribution.low  # type: ignore[attr-defined]  # all others are ranges
+
+
+def _allows(distribution: BaseDistribution, value: Any) -> bool:
+    return distribution._contains(distribution.to_internal_repr(value))
