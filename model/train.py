@@ -14,6 +14,7 @@ from model.ops import cpu
 from model.ops.precision import choose_device
 from model.training import distributed, learner_cache
 from model.training.distributed import Ranks
+from model.training.preparation import prepare_training as prepare_training  # part of the trainer's interface
 from model.training.training_run import Report, TrainingRun
 
 
@@ -29,7 +30,8 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
         budget_tokens: Training tokens, at least 1; the schedule ends exactly there.
         report: Called with each point (plain floats). False stops the training. A number of tokens, more than those of
             the point and less than the budget, asks the run to end there, with its learning rate brought down to the
-            floor by then.
+            floor by then. What `report.preparing` is, if anything, takes sentences that say how far the text is
+            prepared, before the first point.
 
     Returns:
         Facts about the run, all JSON values.
@@ -55,7 +57,7 @@ def _train(config: TrainConfig, budget_tokens: int, report: Report, ranks: Ranks
     # The caller's random state is restored afterwards: a training must not change what the caller draws.
     with cpu.fast_products(device), torch.random.fork_rng(cuda_devices):
         try:
-            corpus = load(config.data)
+            corpus = load(config.data, getattr(report, "preparing", None))
             return TrainingRun(config, budget_tokens, corpus, device, ranks).run(report)
         except torch.OutOfMemoryError:
             learner_cache.clear()

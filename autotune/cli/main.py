@@ -41,7 +41,7 @@ from autotune.cli.options import (
 from autotune.cli.streams import prepare_streams, restore_help
 from autotune.cli.studies import finish_report, try_to_report
 from autotune.core.errors import UserError
-from autotune.core.text import say
+from autotune.core.text import say, seldom
 from autotune.machine.host import choose_thread_waiting
 
 app = typer.Typer(
@@ -83,6 +83,7 @@ def plan(
     from autotune.core.config_paths import flatten
     from autotune.core.files import free_bytes
     from autotune.night import opening, planner
+    from autotune.night.preparation import prepare_study
 
     def tell(line: str) -> None:
         if not as_json:
@@ -90,12 +91,13 @@ def plan(
 
     loaded = load_study(study, out, change, trials=trials)
     deadline = deadline_of(loaded, hours, until)
+    prepare_study(loaded, tell, seldom(tell))
 
     tell("profiling the hardware ...")
     taken = measured_hardware(device, emulate, quick=True)
 
     tell("probing the baseline ...")
-    survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline)
+    survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline, preparing=seldom(tell))
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
 
     settings = flatten(loaded.spec.base)

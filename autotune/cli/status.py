@@ -5,15 +5,46 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from autotune.core.files import read_lines
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import INTERVAL
 from autotune.core.text import of_seeds, time_of_day
 from autotune.finals.verdict import ranked
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings, measured_gain
+from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
+
+
+def in_preparation(root: Path) -> dict[str, Any] | None:
+    """Return the state of a study whose data is being made ready for the first time, None of any other.
+
+    Args:
+        root: The run directory, in which no study is stored yet.
+    """
+    run = RunDirectory(root)
+    if run.spec.exists() or (pid := run.running_pid()) is None:
+        return None
+
+    events = read_lines(run.events)
+    last_event = None
+    if events:
+        last_event = events[-1]["message"]
+    return {"study": root.name, "running_pid": pid, "trials": {}, "last_event": last_event}
+
+
+def describe_preparation(state: Mapping[str, Any]) -> str:
+    """Return what `in_preparation` returned in a few lines for a person."""
+    lines = [
+        f"{state['study']}: running as PID {state['running_pid']}",
+        "trials: none yet; its data is being made ready",
+    ]
+    if state["last_event"]:
+        lines.append(f"last event: {state['last_event']}")
+    return "\n".join(lines)
 
 
 def summarize(record: StudyRecord) -> dict[str, Any]:
@@ -88,7 +119,7 @@ def _full_run(record: StudyRecord) -> dict[str, Any]:
     return dict(zip(names, values, strict=True))
 
 
-def describe(state: dict[str, Any]) -> str:
+def describe(state: Mapping[str, Any]) -> str:
     """Return the state of a study, in a few lines for a person.
 
     Args:

@@ -36,12 +36,17 @@ def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = F
     from autotune.cli import status
     from autotune.store.study_store import read_study
 
-    record = read_study(run_directory(study, out))
-    state = status.summarize(record)
+    root = run_directory(study, out)
+    state = status.in_preparation(root)
+    words = status.describe_preparation
+    if state is None:
+        state = status.summarize(read_study(root))
+        words = status.describe
+
     if as_json:
         typer.echo(json.dumps(state, indent=2, default=str))
     else:
-        say(status.describe(state))
+        say(words(state))
 
 
 @app.command()
@@ -59,9 +64,9 @@ def stop(
     from autotune.store.run_directory import RunDirectory
 
     run_dir = RunDirectory(run_directory(study, out))
-    require_begun(run_dir.root)
     pid = run_dir.running_pid()
     if pid is None:
+        require_begun(run_dir.root)
         raise UserError(f"{run_dir.root.name} is not running; {run_dir.command('status')} shows what it has done", 2)
 
     os.kill(pid, signal.SIGINT)

@@ -17,3 +17,14 @@ class UserError(Exception):
     def __init__(self, message: str, exit_code: int = 2) -> None:
         super().__init__(without_passwords(message))
         self.exit_code = exit_code
+
+
+def exit_code_of(error: BaseException, otherwise: int) -> int:
+    """Return what a command ends with for an error that a trainer raised.
+
+    Args:
+        error: It may have an attribute `exit_code`: 2 for what the study file says, 3 for the machine or the network.
+        otherwise: The exit code of one that has none.
+    """
+    code = getattr(error, "exit_code", otherwise)
+    return code if code in (2, 3) else otherwise

@@ -7,6 +7,8 @@ import os
 import re
 import reprlib
 import sys
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import typer
@@ -98,6 +100,24 @@ def _go_silent() -> None:
     except (OSError, ValueError):
         # A trainer has closed it.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for as long as the process
+
+
+def seldom(say: Callable[[str], None], every_s: float = 30.0) -> Callable[[str], None]:
+    """Return a `say` that passes on the first line, and later ones only if some time has passed since the last.
+
+    Args:
+        say: Takes a line.
+        every_s: That time, in seconds.
+    """
+    said_s = -math.inf
+
+    def now_and_then(line: str) -> None:
+        nonlocal said_s
+        if time.monotonic() - said_s >= every_s:
+            said_s = time.monotonic()
+            say(line)
+
+    return now_and_then
 
 
 def time_of_day(seconds: float, now: datetime | None = None) -> str:

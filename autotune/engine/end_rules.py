@@ -94,6 +94,10 @@ class EndRules:
         if self.deadline.seconds_left < REPORT_S / 2:
             return Ending(TrialStatus.INTERRUPTED, "stopped: the time was up")
 
+        if self.stop.level and running.is_preparing:
+            # There is no evaluation to wait for, and what was prepared is kept.
+            return Ending(TrialStatus.INTERRUPTED, "stopped by the user while its data was prepared")
+
         silent_s = time.monotonic() - running.heard
         if silent_s > self._patience_s(running):
             # One that was told to stop has its ending, however slowly it stops.

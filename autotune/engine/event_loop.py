@@ -17,7 +17,7 @@ from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.probes import RunningProbe
 from autotune.engine.queue import Queue
 from autotune.engine.running import Ending, Running
-from autotune.engine.worker import Done, Failed, Message, Progress, Worker
+from autotune.engine.worker import Done, Failed, Message, Preparing, Progress, Worker
 from autotune.engine.worker_pool import WorkerPool
 from autotune.progress.observer import RunObserver, TrainingInfo
 from autotune.store.backup import Backups
@@ -194,8 +194,12 @@ class QueueWork:
 
     def _handle(self, running: Running, message: Message | None) -> None:
         running.heard = time.monotonic()
+        running.is_preparing = False
 
-        if running.probe is not None and isinstance(message, Progress | Done):
+        if isinstance(message, Preparing):
+            running.prepare()
+            self._loop.observer.preparing(message.words)
+        elif running.probe is not None and isinstance(message, Progress | Done):
             self._handle_probe(running, running.probe, message)
         elif isinstance(message, Progress):
             running.worker.answer(self._answer(running, message.point))
@@ -208,11 +212,22 @@ class QueueWork:
             self._loop.pool.replace(running.worker)
             status = TrialStatus.OUT_OF_MEMORY if message.out_of_memory else TrialStatus.CRASHED
             # One that was told to stop has its ending, however clumsily it stops.
+            self._require_environment(running, message)
             self._end(running, running.ending or Ending(status, message.message))
         else:
             death = Ending(TrialStatus.INTERRUPTED, running.worker.cause_of_death())
             self._loop.pool.replace(running.worker)
             self._end(running, running.ending or death, worker_died=running.ending is None)
+
+    def _require_environment(self, running: Running, message: Failed) -> None:
+        """Park the study where a training says that not it, but the machine or the network, is at fault.
+
+        Raises:
+            UserError: With exit code 3; its settings come again.
+        """
+        if message.exit_code == 3 and running.ending is None:
+            self._end(running, Ending(TrialStatus.INTERRUPTED, message.message))
+            raise UserError(message.message.partition(": ")[2], 3)
 
     def _handle_probe(self, running: Running, probe: RunningProbe, message: Progress | Done) -> None:
         """Take the speed on which a trial's budget depends, whatever the losses; then the training itself begins."""

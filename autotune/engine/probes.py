@@ -71,6 +71,11 @@ class RunningProbe:
         """Whether there was an evaluation."""
         return bool(self._points)
 
+    def prepare(self) -> None:
+        """Begin to count from now on: what was done so far only prepared the training."""
+        if not self._points:
+            self._times = [time.monotonic()]
+
     def take(self, point: EvalPoint) -> bool:
         """Take an evaluation and return whether the training is to go on."""
         self._points.append(point)

@@ -40,6 +40,7 @@ class Running:
         probe: What it measures before the training itself, while it does so.
         curves: Evaluations of the seeds that were trained to their end.
         end_tokens: Tokens at which it was asked to end before its budget; None if it was not.
+        is_preparing: Whether the last that was heard of it is that its data is being prepared.
     """
 
     assignment: Assignment
@@ -52,6 +53,7 @@ class Running:
     probe: RunningProbe | None = None
     curves: list[list[EvalPoint]] = field(default_factory=list)
     end_tokens: int | None = None
+    is_preparing: bool = False
 
     @property
     def best_loss(self) -> float:
@@ -77,6 +79,13 @@ class Running:
         if self.curves:
             return sum(curve[-1].tokens_seen for curve in self.curves)
         return self.points[-1].tokens_seen if self.points else 0
+
+    def prepare(self) -> None:
+        """Begin to count from now on: what was done so far only prepared the training, and is done once."""
+        self.is_preparing = True
+        self.start = time.monotonic()
+        if self.probe is not None:
+            self.probe.prepare()
 
     def submit(self) -> None:
         """Hand the training, or the probe that comes first, to the worker."""

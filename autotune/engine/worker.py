@@ -1,7 +1,8 @@
 """One resident training process per device slot: warm between trials, replaced after any fault.
 
 The parent holds the Optuna study and no CUDA; the child holds the trainer. They speak over one pipe:
-a Job goes down; Progress, Done and Failed come up; each Progress is answered: go on, stop, or end at so many tokens.
+a Job goes down; Preparing, Progress, Done and Failed come up; each Progress is answered: go on, stop, or end at so many
+tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.disk_faults import disk_fault_of_training, explain_os_error
+from autotune.core.errors import exit_code_of
 from autotune.core.records import EvalPoint
 
 _PR_SET_PDEATHSIG = 1
@@ -60,6 +62,13 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Preparing:
+    """What is done before the first evaluation, in a sentence; there is no answer to it."""
+
+    words: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """An evaluation that waits for an answer."""
 
@@ -81,14 +90,16 @@ class Failed:
         out_of_memory: Whether the device or the machine had no memory left.
         message: Class and message of the error, one line.
         disk_fault: What a person is told of a disk that failed under it, which no setting is to blame for; or "".
+        exit_code: The error's own: 2 for what the study file says, 3 for the machine or the network; else 1.
     """
 
     out_of_memory: bool
     message: str
     disk_fault: str = ""
+    exit_code: int = 1
 
 
-Message = Progress | Done | Failed
+Message = Preparing | Progress | Done | Failed
 
 
 class Worker:
@@ -234,6 +245,9 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
         answer: bool | int = connection.recv()
         return answer
 
+    # An attribute, so that a trainer that has nothing to say before its first evaluation need not know of it.
+    report.preparing = lambda words: connection.send(Preparing(str(words)))  # type: ignore[attr-defined]
+
     try:
         facts = load_trainer(trainer_name).run(job.config, job.budget_tokens, report)
         # What JSON does not know becomes text here: a finished training must not be lost over it later.
@@ -247,7 +261,7 @@ def _failed(error: BaseException, disk_fault: str) -> Failed:
     # By name, since the engine does not import torch.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     in_one_line = " ".join(f"{type(error).__name__}: {error}".split())
-    return Failed(out_of_memory, in_one_line, disk_fault)
+    return Failed(out_of_memory, in_one_line, disk_fault, exit_code_of(error, 1))
 
 
 @contextlib.contextmanager

@@ -189,8 +189,8 @@ def check_hub(machine: Machine) -> list[Finding]:
         return [Finding("ok", "hub", f"{address} answers")]
 
     remedy = (
-        "studies that use the built-in text or your own files work offline; "
-        "for a study that names a data set of the hub, download it beforehand"
+        "studies that use the built-in text or your own files work offline; for a data set of the hub run "
+        "`hf download NAME --repo-type dataset` where there is a network, bring HF_HOME here and set HF_HUB_OFFLINE=1"
     )
     return [Finding("warn", "hub", f"{address} cannot be reached: {error}", remedy)]
 

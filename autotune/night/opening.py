@@ -24,6 +24,7 @@ from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.machine.measurement import profile, require_device
 from autotune.machine.nvml import visible_devices, visible_gpus
+from autotune.night.preparation import expected_data
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
@@ -143,7 +144,7 @@ class Night:
         if plan is not None and plan.max_pass_sequences:
             chosen = self.study.trainer.by_path({"max_pass_sequences": plan.max_pass_sequences})
             overrides |= drop_unknown_paths(self.spec.base, chosen)
-        return overrides
+        return overrides | expected_data(self.study, self.attributes)
 
 
 def open_search(study: Study, run: RunDirectory) -> StoredSearch:

@@ -204,6 +204,7 @@ def survey(
     slots: Sequence[Slot],
     deadline: Deadline,
     stopped: Callable[[], bool] = lambda: False,
+    preparing: Callable[[str], None] = lambda words: None,
 ) -> Survey:
     """Measure the trainer by short trainings, and plan the night.
 
@@ -213,12 +214,13 @@ def survey(
         slots: Devices that train at once.
         deadline: When everything must be done.
         stopped: Whether the user wants it to end.
+        preparing: Takes what the trainer says of the preparation of its data.
 
     Raises:
         UserError: If the baseline does not train or does not fit, or with exit code 130 if it was stopped.
     """
     require_memory(study, profile)
-    place = Place(study, profile, slots[0], stopped)
+    place = Place(study, profile, slots[0], stopped, preparing)
     baseline = probe(place)
     model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
 

@@ -17,7 +17,7 @@ from autotune.engine.assignment import hardware_overrides
 from autotune.engine.end_rules import FIRST_EVALUATION_ALLOWANCE
 from autotune.engine.event_loop import TICK_S
 from autotune.engine.probes import Probe, RunningProbe
-from autotune.engine.worker import Done, Failed, Job, Progress, Slot, Worker, ready
+from autotune.engine.worker import Done, Failed, Job, Preparing, Progress, Slot, Worker, ready
 from autotune.machine.hardware import HardwareProfile
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -41,12 +41,14 @@ class Place:
         profile: The hardware, which decides device and dtype.
         slot: The device.
         stopped: Whether the user wants it to end.
+        preparing: Takes what a trainer says of the preparation of its data.
     """
 
     study: Study
     profile: HardwareProfile
     slot: Slot
     stopped: Callable[[], bool] = lambda: False
+    preparing: Callable[[str], None] = lambda words: None
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -113,24 +115,30 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
         if not ready([worker], TICK_S):
             continue
         message = worker.receive()
-        if isinstance(message, Progress):
+        if isinstance(message, Preparing):
+            running.prepare()
+            place.preparing(message.words)
+        elif isinstance(message, Progress):
             worker.answer(running.take(message.point))
         elif isinstance(message, Done) and running.has_points:
             return running.result(message.facts)
         else:
             raise _failure(message, worker, job.log)
 
-    why = f"no evaluation within {patience_s:.0f} s"
+    why = f"neither an evaluation nor a word of its preparation within {patience_s:.0f} s"
     raise UserError(f"the baseline does not train: {why}; let it evaluate more often, or raise limits.hang_s", 1)
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserError:
-    """Return the error of a baseline that does not train: with exit code 3 where the disk is full."""
+    """Return the error of a baseline that does not train, with the exit code of its cause."""
     if isinstance(message, Failed) and message.disk_fault:
         return UserError(message.disk_fault, 3)
     if free_bytes(log.parent) < _NO_ROOM_BYTES:
         why = f": {message.message}" if isinstance(message, Failed) else ""
         return UserError(f"the disk is full{why}; nothing is lost: free some space and run again", 3)
+    if isinstance(message, Failed) and message.exit_code != 1:
+        # It says itself what is wrong with the study file, the machine or the network, and what to do.
+        return UserError(f"the baseline does not train: {message.message.partition(': ')[2]}", message.exit_code)
 
     if isinstance(message, Failed):
         why = message.message

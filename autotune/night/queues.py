@@ -45,7 +45,7 @@ def equal_seconds(night: Night) -> EqualSeconds | None:
     baseline = with_paths(study.spec.base, overrides)
     if stored is None:
         model = None
-        place = Place(study, night.profile, night.slots[0], lambda: night.is_stopped)
+        place = Place(study, night.profile, night.slots[0], lambda: night.is_stopped, night.observer.preparing)
         speed = probe(place, overrides).speed
     else:
         model = CostModel(**stored)

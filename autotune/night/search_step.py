@@ -45,7 +45,9 @@ def plan_night(night: Night) -> None:
         return
 
     night.options.say("probing the baseline ...")
-    survey = planner.survey(night.study, night.profile, night.slots, night.deadline, lambda: night.is_stopped)
+    survey = planner.survey(
+        night.study, night.profile, night.slots, night.deadline, lambda: night.is_stopped, night.observer.preparing
+    )
     night.loop.pace.expect(trial_tokens, survey.plan.trial_s)
     if survey.plan.refusal:
         raise UserError(survey.plan.refusal)
@@ -76,7 +78,7 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     """
     spec = night.spec
     queue = queues.search()
-    earlier = list(warm_start.read(night.study))
+    earlier = list(warm_start.read(night.study, str(night.attributes.probe_facts.get("data_hash", ""))))
     with exclusive(night.search.storage, spec.name):
         queue.enqueue(spec.space.baseline(spec.base), role="baseline")
         for study in earlier:

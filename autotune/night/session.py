@@ -6,15 +6,18 @@ Every step looks at what is stored and does what is missing, so that running aga
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from autotune.core import objectives
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
+from autotune.core.text import seldom
 from autotune.engine.deadline import REPORT_S, StopRequest
 from autotune.finals.runner import FinalsRunner
 from autotune.night.opening import Night, open_night, open_search
 from autotune.night.opening import Options as Options  # the command line makes them
+from autotune.night.preparation import prepare_study, require_same_data
 from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_step import plan_night, search
@@ -22,7 +25,7 @@ from autotune.night.signals import signals_raising
 from autotune.promotion import horizon
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.faults import explain_storage_errors
-from autotune.store.run_directory import RunDirectory
+from autotune.store.run_directory import RunDirectory, log_event
 from autotune.store.study_store import read_study
 from autotune.study.study_file import Study
 
@@ -125,11 +128,23 @@ class Session:
     def _opened(self) -> Iterator[Night]:
         # Peers share a storage; without one, the run directory belongs to one process at a time.
         held = contextlib.nullcontext() if self.study.spec.storage else self.run.held()
-        with explain_storage_errors(self.run.root), held, signals_raising(self.stop, self.options.say):
-            stored = open_search(self.study, self.run)
-            self.began = True
-            with open_night(self.options, self.run, stored, self.stop) as night:
+        with explain_storage_errors(self.run.root), held:
+            # Before the study is stored: one that cannot be trained leaves nothing that would have to be put back.
+            prepared = prepare_study(self.study, self.options.say, seldom(self._preparing))
+            with signals_raising(self.stop, self.options.say), self._night(prepared) as night:
                 yield night
+
+    def _preparing(self, words: str) -> None:
+        log_event(self.run, "preparing", words)
+        self.options.say(words)
+
+    @contextlib.contextmanager
+    def _night(self, prepared: Mapping[str, Any]) -> Iterator[Night]:
+        stored = open_search(self.study, self.run)
+        require_same_data(self.study, stored.attributes, prepared)
+        self.began = True
+        with open_night(self.options, self.run, stored, self.stop) as night:
+            yield night
 
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""

@@ -75,11 +75,12 @@ class Earlier:
         return f"warm start from {self.name}: tries {len(self.good)} of its best settings first; {taught}"
 
 
-def read(study: Study) -> Iterator[Earlier]:
+def read(study: Study, data_hash: str = "") -> Iterator[Earlier]:
     """Read the studies that a study starts from.
 
     Args:
         study: The study, with its base config resolved.
+        data_hash: Hash of its data; "" if that is not known.
 
     Raises:
         UserError: If one of them is not there.
@@ -87,15 +88,19 @@ def read(study: Study) -> Iterator[Earlier]:
     spec = study.spec
     for path in spec.warm_start:
         record = read_study(Path(path))
-        differs = difference(study, record)
+        differs = difference(study, record, data_hash)
         priors = [] if differs else _priors(spec, record)
         yield Earlier(record.spec.name, tuple(_good(spec, record)), tuple(priors), differs)
 
 
-def difference(study: Study, record: StudyRecord) -> str:
+def difference(study: Study, record: StudyRecord, data_hash: str = "") -> str:
     """Return the first thing that makes an earlier study's losses incomparable, or "" if nothing does."""
     spec = study.spec
     trainer = study.trainer
+
+    # Settings may name the same file when another text is in it.
+    if data_hash and record.attributes.probe_facts.get("data_hash", data_hash) != data_hash:
+        return "the data have changed since"
 
     must_agree = (
         ("trainer", spec.trainer, record.spec.trainer),

@@ -78,6 +78,7 @@ class Board:
         trial_seeds: Seeds that each trial of the search is trained with; its loss is their mean.
         running: What trains now, by kind and number.
         last: The lines of the trainings that ended last, newest last.
+        preparing: What is done before a training can begin, in a sentence, or "".
         gpu: The last sample of the GPU's health.
     """
 
@@ -90,6 +91,7 @@ class Board:
     running: dict[tuple[TrainingKind, int], Training] = field(default_factory=dict)
     last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST))
     gpu: GpuSample | None = None
+    preparing: str = ""
     _began: float = 0.0
     _ended: int = 0
 
@@ -213,7 +215,7 @@ class Board:
             return ""
 
         now = [f"{training.title} at {training.done_frac:.0%}" for training in self.running.values()]
-        parts = [self.headline(), *now, self.best_words(), self.gpu_words()]
+        parts = [self.headline(), self.preparing, *now, self.best_words(), self.gpu_words()]
         return "… " + "; ".join(part for part in parts if part)
 
 

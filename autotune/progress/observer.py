@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autotune.core.files import append_line
 from autotune.core.records import EvalPoint, TrainingKind, TrialRecord, TrialResult, TrialStatus, Verdict
+from autotune.core.text import seldom
 from autotune.machine.contention import Contention
 from autotune.progress.board import Board, title
 from autotune.progress.tracker_feed import Tracking
@@ -118,6 +119,7 @@ class RunObserver:
         self._refresh = refresh
         self._refresh_due = time.monotonic() + REFRESH_EVERY_S
         self._cannot_refresh = ""
+        self._note_preparation = seldom(self._preparation)
 
     def say(self, line: str) -> None:
         """Pass a line on to whatever was given as `say`."""
@@ -147,9 +149,27 @@ class RunObserver:
         total = len(lasting) if wanted is None else wanted
         self.board.enter(kind, done, total)
 
+    def preparing(self, words: str) -> None:
+        """Take notice of what is done before a training can begin, as its text is fetched.
+
+        Args:
+            words: How far it is, in a sentence.
+        """
+        self.board.preparing = words
+        if self._display is not None:
+            self._display.show(self.board)
+        self._note_preparation(words)
+
+    def _preparation(self, words: str) -> None:
+        log_event(self.run, "preparing", words)
+        # A terminal shows all of them on its board.
+        if self._display is None:
+            self.say(words)
+
     def started(self, training: TrainingInfo, slot: str) -> None:
         """Take notice that a training began on a device slot."""
         log_event(self.run, "started", training.title, slot=slot)
+        self.board.preparing = ""
         self.board.start(training.kind, training.number)
         if training.kind is TrainingKind.SEARCH:
             self.board.trial_seeds = training.seeds
@@ -162,6 +182,7 @@ class RunObserver:
     def progress(self, training: TrainingInfo, point: EvalPoint) -> None:
         """Take notice that a training was evaluated."""
         speed = point.metrics.get("tokens_per_s")
+        self.board.preparing = ""
         done_frac = training.done_frac(point.tokens_seen)
         self.board.progress(training.kind, training.number, done_frac, point.val_loss, speed)
 
@@ -180,6 +201,7 @@ class RunObserver:
         log_event(self.run, "ended", line, seconds=result.seconds)
 
         line = f"{line}  [{result.seconds:.0f} s]  {_settings(training.params)}"
+        self.board.preparing = ""
         self.board.end(training.kind, training.number, line, result.status is not TrialStatus.INTERRUPTED)
         # A board has the last lines on it; of the others a terminal keeps what is worth scrolling back to.
         if self._display is None or is_best or result.status is TrialStatus.CRASHED:

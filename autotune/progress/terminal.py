@@ -95,14 +95,14 @@ def draw(board: Board) -> RenderableType:
     bars.add_column(width=_BAR_WIDTH)
     bars.add_column()
 
-    if board.kind is not TrainingKind.FULL:
+    if board.kind not in (None, TrainingKind.FULL):
         done_frac = min(1.0, board.done / max(1, board.total))
         bars.add_row(_text("all"), _bar(done_frac), _text(board.headline()))
 
     for training in board.running.values():
         bars.add_row(_text(training.title), _bar(training.done_frac), _text(_words(training, board.clock())))
 
-    below = [_text(words) for words in (board.best_words(), board.gpu_words()) if words]
+    below = [_text(words) for words in (board.preparing, board.best_words(), board.gpu_words()) if words]
     last = [Text(plain(line), style="dim", no_wrap=True, overflow="ellipsis") for line in board.last]
     return Group(
         Rule(style="dim"),

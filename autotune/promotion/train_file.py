@@ -15,10 +15,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from autotune.core.config_paths import drop_unknown_paths, with_paths
-from autotune.core.errors import UserError
+from autotune.core.errors import UserError, exit_code_of
 from autotune.core.files import nearest_existing
+from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.best_config import card_lines
+from autotune.study.preparation import prepare
 from autotune.study.trainer import Trainer, load_trainer
 
 _MOST_TOKENS = 2**63 - 1
@@ -96,6 +98,14 @@ def _train(path: Path, tokens: int | None, folder: Path | None, stop: StopReques
     output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
     config = with_paths(config, drop_unknown_paths(config, output))
 
+    def preparing(words: str) -> None:
+        heard(words)
+        if stop.level:
+            raise KeyboardInterrupt
+
+    heard = seldom(say)
+    prepare(trainer, [config], length, say, preparing, lambda setting: f"{path}: config.{setting}")
+
     def report(point: Mapping[str, float]) -> bool:
         loss = point["val_loss"]
         say(f"{point['tokens_seen'] / length:5.0%}  loss {loss:.4f}")
@@ -107,13 +117,14 @@ def _train(path: Path, tokens: int | None, folder: Path | None, stop: StopReques
             )
         return stop.level == 0
 
+    report.preparing = preparing  # type: ignore[attr-defined]
     try:
         if not stop.level:
             trainer.run(config, length, report)
     except FloatingPointError as error:
         raise UserError(f"{path}: {error}", 1) from None
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}", exit_code_of(error, 2)) from error
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror or error}; run again to go on from the last checkpoint", 3

@@ -55,6 +55,9 @@ def open_study(
 ) -> optuna.Study:
     """Open or create the Optuna study, and refuse when the study file has changed since.
 
+    As long as nothing was ever evaluated there is nothing to compare, and a changed study begins anew: what did not
+    train may be mended in its file. Not in a shared storage, where a peer may be at its first training.
+
     Raises:
         UserError: Naming each setting that changed, and the ways out.
     """
@@ -62,6 +65,7 @@ def open_study(
 
     spec = study.spec
     with exclusive(storage, spec.name):
+        _require_unchanged(storage, study)
         optuna_study = optuna.create_study(
             study_name=spec.name,
             storage=storage,
@@ -74,11 +78,43 @@ def open_study(
 
         if attributes.spec is None:
             attributes.created_at = now_iso()
-        elif (before := completed(attributes.spec, study)).fingerprint() != spec.fingerprint():
-            raise UserError(changed(before, spec))
         attributes.spec = spec.model_dump(mode="json")
 
     return optuna_study
+
+
+def _require_unchanged(storage: RDBStorage, study: Study) -> None:
+    """Raise UserError if the study file has changed since the study began; forget a study that never trained."""
+    import optuna
+
+    spec = study.spec
+    names = optuna.get_all_study_names(storage)
+    if spec.name not in names:
+        return
+
+    stored = StudyAttributes(optuna.load_study(study_name=spec.name, storage=storage)).spec
+    if stored is None:
+        return
+    before = completed(stored, study)
+    if before.fingerprint() == spec.fingerprint():
+        return
+
+    own = [name for name in names if name == spec.name or name.startswith(f"{spec.name}.")]
+    if spec.storage or any(_has_evaluated(storage, name) for name in own):
+        raise UserError(changed(before, spec))
+    for name in own:
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def _has_evaluated(storage: RDBStorage, name: str) -> bool:
+    """Return whether a training of an Optuna study has ever reported a loss."""
+    study_id = storage.get_study_id_from_name(name)
+    for trial in storage.get_all_trials(study_id, deepcopy=False):
+        attributes = TrialAttributes(trial)
+        points = attributes.result.points if attributes.result else ()
+        if attributes.role != PRIOR and (trial.intermediate_values or attributes.curve or points):
+            return True
+    return False
 
 
 def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:

@@ -69,11 +69,15 @@ class StudyFileErrors:
 
     def add(self, location: Location, message: str) -> None:
         """Record an error; only the first one at a place is kept."""
-        order, place = self._place_of(location)
+        order, place = self._placed(location)
         key = shortened(".".join(location), _LONGEST_PLACE) or "file"
         self._lines.setdefault(location, (order, f"{place} {key}: {shortened(message, _LONGEST_MESSAGE)}"))
 
-    def _place_of(self, location: Location) -> tuple[int, str]:
+    def place_of(self, location: Location) -> str:
+        """Return the place of an entry, or of the innermost table around it: file and line, or the `--set`."""
+        return self._placed(location)[1]
+
+    def _placed(self, location: Location) -> tuple[int, str]:
         """Return the place of an entry, or of the innermost table around it that has one."""
         for depth in range(len(location), 0, -1):
             if location[:depth] in self._places:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,25 @@ class Study:
         trainer: The trainer that it names.
         explicit: Dotted paths that the file's base sets itself; the engine fills in none of these.
         text: The file as it was written, or as `--set` left it.
+        places: Knows the lines of the file; None for a study that was read from none.
     """
 
     spec: StudySpec
     trainer: Trainer
     explicit: frozenset[str]
     text: str
+    places: StudyFileErrors | None = field(default=None, compare=False, repr=False)
+
+    def place_of(self, setting: str) -> str:
+        """Return where a setting of the trainer stands, or has to be written: file, line and key.
+
+        Args:
+            setting: Its dotted path.
+        """
+        table = "space" if setting in self.spec.space.root and setting not in self.explicit else "base"
+        location = (table, setting) if table == "space" else ("base", *setting.split("."))
+        key = ".".join(location)
+        return key if self.places is None else f"{self.places.place_of(location)} {key}"
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Study:
@@ -78,7 +91,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
         raise StudyFileError("\n".join(errors.in_order()))
 
     explicit = frozenset(flatten(raw.get("base", {})))
-    return Study(spec, trainer, explicit, _as_text(raw, changes) if changes else text)
+    return Study(spec, trainer, explicit, _as_text(raw, changes) if changes else text, errors)
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,7 @@ import inspect
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +26,7 @@ from autotune.study.trainer_interface import (
     RULES,
     Counter,
     Evaluator,
+    Preparer,
     Report,
     Role,
     Rule,
@@ -43,6 +44,7 @@ class Trainer:
         function: The function itself.
         config_type: Validates a nested mapping into the function's first argument.
         counter: Counts a configuration's work; None if the trainer does not.
+        preparer: Gets ready what trainings need; None if the trainer does not.
         length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
         writer: Writes text with a trained model; None if the trainer does not.
         evaluator: Measures a trained model; None if the trainer does not.
@@ -60,6 +62,7 @@ class Trainer:
     evaluator: Evaluator | None = None
     setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
     untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
+    preparer: Preparer | None = None
 
     def path_of(self, role: Role) -> str | None:
         """Return the dotted path of the setting that has a role, None if the trainer has no such setting."""
@@ -93,6 +96,14 @@ class Trainer:
         with _faults_told(self.name, "its function counts fails"):
             return self.counter(self.config_type.validate_python(config), facts)
 
+    def prepare(
+        self, configs: Sequence[Mapping[str, Any]], budget_tokens: int, say: Callable[[str], None]
+    ) -> Mapping[str, Any]:
+        """Get ready what trainings of some configurations need, and return what is known of the first."""
+        if self.preparer is None:
+            return {}
+        return self.preparer([self.config_type.validate_python(config) for config in configs], budget_tokens, say)
+
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
         """Train a configuration and return the trainer's facts."""
         facts = self.function(self.config_type.validate_python(config), budget_tokens, report)
@@ -123,6 +134,7 @@ def load_trainer(name: str, from_here: bool = True) -> Trainer:
             function,
             config_type,
             counter=_callable_of(module, "counts"),
+            preparer=_callable_of(module, "prepare_training"),
             length_rules=_length_rules(name, getattr(module, "length_rules", {})),
             writer=_callable_of(module, "generate_text"),
             evaluator=_callable_of(module, "evaluate_weights"),

@@ -9,12 +9,13 @@ may have:
   rescaled for a full run (`promotion/horizon.py`);
 - `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
 - `untrained_settings` names the settings that change no loss;
+- `prepare_training` gets ready, and checks, what trainings need before the first of them (`Preparer`);
 - `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -34,6 +35,7 @@ Role = Literal[
     "num_evals",
     "output_dir",
     "provenance",
+    "expected_data",
 ]
 """What the engine uses a setting for, if the trainer has such a setting:
 
@@ -44,7 +46,8 @@ Role = Literal[
   micro-batches, and the most sequences of one pass (0 for a micro-batch), which the planner chooses;
 - `train_tokens`: how much of the training text is read, 0 for all of it;
 - `num_evals`: evaluations of a training;
-- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card.
+- `output_dir`, `provenance`: folder of a full run's checkpoints and weights, and lines for its model card;
+- `expected_data`: hash of the data that a training has to find, as the facts of a training name it ("data_hash").
 """
 ROLES: tuple[str, ...] = get_args(Role)
 CUSTOMARY_PATHS: Mapping[str, str] = {
@@ -60,9 +63,10 @@ CUSTOMARY_PATHS: Mapping[str, str] = {
     "num_evals": "data.num_evals",
     "output_dir": "output.dir",
     "provenance": "output.provenance",
+    "expected_data": "data.expected_hash",
 }
 """Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
-CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir")
+CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir", "data.expected_hash")
 """Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
 Report = Callable[[Mapping[str, float]], bool | int]
 """Takes an evaluation and answers what to do: see `TrainFunction`."""
@@ -79,9 +83,17 @@ class TrainFunction(Protocol):
             and less than the budget: end there. The trainer's own schedule then brings the run to that end, with a last
             evaluation whose `tokens_seen` is that number. A later number replaces an earlier one; a run that goes on
             from a checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
+            `report.preparing` takes a sentence that says how far the data is prepared, and answers nothing. Before the
+            first evaluation it may be called as often as there is something new; it counts as a sign of life, and the
+            training's time is counted from the last of them.
 
     Returns:
         Facts about the run, JSON-able, or None.
+
+    Raises:
+        Exception: Whatever it is, it ends this training. One with an attribute `exit_code` of 2 (the study file is
+            wrong) or 3 (the machine or the network is) says itself what to do, and a night that cannot begin for it
+            ends with that code.
     """
 
     def __call__(self, config: Any, budget_tokens: int, report: Report, /) -> Mapping[str, Any] | None: ...
@@ -101,6 +113,31 @@ class Counter(Protocol):
     """
 
     def __call__(self, config: Any, facts: Mapping[str, Any], /) -> Mapping[str, float]: ...
+
+
+class Preparer(Protocol):
+    """Gets ready what trainings need; beside the trainer, under the name `prepare_training`.
+
+    It is called in the engine's own process, before every start, and must neither train nor use a device.
+
+    Args:
+        configs: Configurations, as the trainer's: the baseline, then others that are going to be trained.
+        budget_tokens: Tokens of each training.
+        say: Takes a line for a person. `say.preparing` takes a sentence that says how far it is, as often as there is
+            something new; it is what `report.preparing` is to a training.
+
+    Returns:
+        What is known by then of a training of the first configuration; "data_hash", if the trainer's facts have it,
+        holds a study to the data that it was begun with.
+
+    Raises:
+        ValueError: No training can be made of a configuration. Its attribute `setting`, if there is one, is the dotted
+            path of what has to be mended, and `exit_code` what the command ends with.
+    """
+
+    def __call__(
+        self, configs: Sequence[Any], budget_tokens: int, say: Callable[[str], None], /
+    ) -> Mapping[str, Any]: ...
 
 
 class Writer(Protocol):

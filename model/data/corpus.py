@@ -4,31 +4,27 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import compress, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
-from tokenizers import Tokenizer
 
 from model.config import DataConfig
 from model.data.batches import num_windows
-from model.data.sources import BYTES_PER_TOKEN_BOUND, CorpusError, Documents, file_identity, find_files, open_documents
-from model.data.splits import Ids, check_ids, choose_validation, hash_ids, open_ids, split_ids
-from model.data.tokenizer import count_token_bytes, end_of_text_id, load_tokenizer, train_bpe, vocabulary_size
+from model.data.errors import CorpusError
+from model.data.files import file_identity
+from model.data.from_text import Meta, build_from_text
+from model.data.from_tokens import build_from_tokens, token_files
+from model.data.hub import corpus as hub_corpus
+from model.data.progress import Preparation, Say, locked
+from model.data.sources import Documents, open_documents
+from model.data.splits import Ids, hash_ids, open_ids
+from model.data.tokenizer import end_of_text_id, load_tokenizer, require_room_for_bytes, tokenizer_file
 
-_Meta = dict[str, Any]
-"""The content of a cache folder's meta.json."""
-
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 """Part of every cache's name; a change of what a cache holds must raise it."""
-_ENCODE_DOCUMENTS = 64
-"""Documents that the tokenizer encodes at once, in parallel."""
-_NOT_IN_KEY = {"train_tokens", "eval_tokens", "num_evals", "cache_dir", "bytes_per_token"}
+_NOT_IN_KEY = {"train_tokens", "eval_tokens", "num_evals", "cache_dir", "bytes_per_token", "expected_hash"}
 """Settings that change nothing of what a cache holds."""
 _verified: set[Path] = set()
 """Cache folders whose files this process has hashed."""
@@ -50,6 +46,8 @@ class Corpus:
         val_documents: Number of documents that are held out.
         notices: What the user should know about the data.
         known_bytes_per_token: Bytes of text per token as the configuration gives them; 0 if it does not.
+        bytes_factor: Bytes of text for each byte that held-out tokens spell: 1 where tokens tell the whole text, 0
+            where it is not known.
     """
 
     train_ids: Ids
@@ -63,6 +61,7 @@ class Corpus:
     val_documents: int
     notices: tuple[str, ...] = ()
     known_bytes_per_token: float = 0.0
+    bytes_factor: float = 1.0
 
     def eval_starts(self, eval_tokens: int, seq_len: int) -> tuple[npt.NDArray[np.int64], str]:
         """Choose the held-out windows to score, spread evenly over the validation split.
@@ -82,7 +81,8 @@ class Corpus:
                 raise CorpusError(
                     f"the {split} split has {len(ids)} tokens, not enough for one window of "
                     f"seq_len = {seq_len} and its last target; use more text, a shorter model.seq_len "
-                    "or another data.val_frac"
+                    "or another data.val_frac",
+                    "model.seq_len",
                 )
 
         available = num_windows(len(self.val_ids), seq_len)
@@ -104,32 +104,44 @@ class Corpus:
         """
         if self.known_bytes_per_token:
             return self.known_bytes_per_token
-        if self.token_bytes is None:
+        if self.token_bytes is None or not self.bytes_factor:
             return None
 
         targets = self.val_ids[starts[:, None] + np.arange(1, seq_len + 1)]
-        return float(self.token_bytes[targets].mean())
+        return float(self.token_bytes[targets].mean()) * self.bytes_factor
 
 
-def load(config: DataConfig) -> Corpus:
+def load(config: DataConfig, say: Say | None = None) -> Corpus:
     """Return the corpus, tokenised now or by an earlier run; several processes may call this at once.
 
     Args:
         config: Source, tokenizer, split and cache folder.
+        say: Takes sentences that say how far a long preparation is; None prints them.
 
     Raises:
         CorpusError: The data cannot be used; the message names the ways out.
     """
-    documents = _token_files(config) if config.source == "tokens" else open_documents(config)
+    documents = token_files(config) if config.source == "tokens" else open_documents(config)
     folder = Path(config.cache_dir) / _cache_key(config, documents.identity)
 
     meta = _read_meta(folder)
     if meta is None:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            # Another process may have built it meanwhile.
-            meta = _read_meta(folder) or _build(config, documents, folder)
+        _check_settings(config)
+        _make_cache_dir(config.cache_dir)
+        heard = Preparation(say)
+        try:
+            with locked(folder.with_suffix(".lock"), heard):
+                # Another process may have built it meanwhile.
+                meta = _read_meta(folder) or _build(config, documents, folder, heard)
+        finally:
+            heard.close()
 
+    if config.expected_hash not in ("", meta["data_hash"]):
+        raise CorpusError(
+            f"the data have changed: their hash is {meta['data_hash'][:12]}, and {config.expected_hash[:12]} is "
+            "expected (data.expected_hash); put them back, or begin a study of another name",
+            "data.path",
+        )
     return _open_cache(config, folder, meta)
 
 
@@ -158,7 +170,7 @@ def load_cached(config: DataConfig, cache: Path, data_hash: str) -> Corpus | Non
     return None
 
 
-def _open_cache(config: DataConfig, folder: Path, meta: _Meta) -> Corpus:
+def _open_cache(config: DataConfig, folder: Path, meta: Meta) -> Corpus:
     return Corpus(
         train_ids=open_ids(folder / meta["train"], meta["dtype"]),
         val_ids=open_ids(folder / meta["val"], meta["dtype"]),
@@ -171,23 +183,54 @@ def _open_cache(config: DataConfig, folder: Path, meta: _Meta) -> Corpus:
         val_documents=meta["documents"][1],
         notices=tuple(meta["notices"]),
         known_bytes_per_token=config.bytes_per_token,
+        bytes_factor=meta.get("bytes_factor", 1.0),
     )
+
+
+def _check_settings(config: DataConfig) -> None:
+    """Check what can be checked before a long text is read, or fetched.
+
+    Raises:
+        CorpusError: A setting cannot be used.
+    """
+    if config.source == "tokens":
+        return
+    if config.tokenizer:
+        end_of_text_id(load_tokenizer(config.tokenizer), config.eos_id, config.tokenizer)
+        return
+
+    require_room_for_bytes(config.vocab_size)
+    if config.eos_id not in (None, 0):
+        raise CorpusError(
+            f"data.eos_id = {config.eos_id}, but a tokenizer that is trained on the text ends texts with id 0; "
+            "leave it out, or set data.tokenizer",
+            "data.eos_id",
+        )
+
+
+def _make_cache_dir(path: str) -> None:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CorpusError(f'data.cache_dir = "{path}" cannot be made: {reason}', "data.cache_dir", 3) from None
 
 
 def _cache_key(config: DataConfig, identity: tuple[str, ...]) -> str:
     fields = config.model_dump(mode="json", exclude=_NOT_IN_KEY)
-    tokenizer = Path(config.tokenizer).expanduser()
-    if config.tokenizer and tokenizer.is_file():
-        identity += file_identity([tokenizer])
+    tokenizer = tokenizer_file(config.tokenizer)
+    if tokenizer is not None:
+        beside = tokenizer.with_name("tokenizer_config.json")
+        identity += file_identity([file for file in (tokenizer, beside) if file.is_file()])
 
     text = json.dumps([_CACHE_VERSION, fields, identity], sort_keys=True)
     return f"{config.source}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _read_meta(folder: Path) -> _Meta | None:
+def _read_meta(folder: Path) -> Meta | None:
     """Return what `_build` wrote, or None when it is absent or damaged."""
     try:
-        meta: _Meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta: Meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name, (size_bytes, digest) in meta["files"].items():
             is_ours = Path(name).name == name and (folder / name).is_file()
             if not is_ours or (folder / name).stat().st_size != size_bytes:
@@ -206,7 +249,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _build(config: DataConfig, documents: Documents, folder: Path) -> _Meta:
+def _build(config: DataConfig, documents: Documents, folder: Path, heard: Preparation) -> Meta:
     """Write ids, tokenizer and meta.json beside `folder`, then rename, so that nobody sees a half-written cache."""
     for stray in folder.parent.glob(f".{folder.name}.*"):
         shutil.rmtree(stray, ignore_errors=True)
@@ -215,135 +258,22 @@ def _build(config: DataConfig, documents: Documents, folder: Path) -> _Meta:
 
     try:
         if config.source == "tokens":
-            meta = _build_from_tokens(config, temporary)
+            meta = build_from_tokens(config, temporary)
+        elif config.source == "hub":
+            meta = hub_corpus.build_from_hub(config, documents, folder.name, temporary, heard)
         else:
-            meta = _build_from_text(config, documents, temporary)
+            meta = build_from_text(config, documents, temporary)
 
         splits = [open_ids(temporary / meta[split], meta["dtype"]) for split in ("train", "val")]
         files = {path.name: (path.stat().st_size, _digest(path)) for path in sorted(temporary.iterdir())}
-        meta |= {"data_hash": hash_ids(splits), "notices": documents.notices, "files": files}
+        notices = [*documents.notices, *documents.notices_of_reading(), *meta["notices"]]
+        meta |= {"data_hash": hash_ids(splits), "notices": notices, "files": files}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
+        if config.source == "hub":
+            hub_corpus.remove_pieces(config, folder.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
     return meta
-
-
-def _build_from_text(config: DataConfig, documents: Documents, folder: Path) -> _Meta:
-    """Tokenise documents into a folder, and return what meta.json says of them."""
-    is_val = choose_validation(_used_documents(config, documents), config.val_frac)
-    is_train = [not held_out for held_out in is_val]
-
-    def split(chosen: list[bool]) -> Iterator[str]:
-        return compress(_used_documents(config, documents), chosen)
-
-    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else train_bpe(split(is_train), config.vocab_size)
-    _save_tokenizer(tokenizer, folder)
-    vocab_size = vocabulary_size(tokenizer)
-    eos_id = end_of_text_id(tokenizer)
-    dtype = "uint16" if vocab_size <= 2**16 else "uint32"
-
-    val_limit = int(config.max_tokens * config.val_frac)
-    _write_ids(folder / "train.bin", tokenizer, split(is_train), eos_id, dtype, config.max_tokens - val_limit)
-    _write_ids(folder / "val.bin", tokenizer, split(is_val), eos_id, dtype, val_limit)
-
-    return {
-        "train": "train.bin",
-        "val": "val.bin",
-        "dtype": dtype,
-        "has_tokenizer": True,
-        "vocab_size": vocab_size,
-        "eos_id": eos_id,
-        "documents": [sum(is_train), sum(is_val)],
-    }
-
-
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    tokenizer.save(str(folder / "tokenizer.json"))
-    np.save(folder / "token_bytes.npy", count_token_bytes(tokenizer))
-
-
-def _used_documents(config: DataConfig, documents: Documents) -> Iterator[str]:
-    """Yield the documents that are not blank, up to a bound on the text that `max_tokens` can need."""
-    num_bytes = 0
-    for text in documents.read():
-        if not text.strip():
-            continue
-
-        yield text
-        num_bytes += len(text.encode())
-        if config.max_tokens and num_bytes >= config.max_tokens * BYTES_PER_TOKEN_BOUND:
-            return
-
-
-def _write_ids(path: Path, tokenizer: Tokenizer, documents: Iterator[str], eos_id: int, dtype: str, limit: int) -> None:
-    """Write each document's ids and an end-of-text id, at most `limit` of them (0: all)."""
-    num_written = 0
-    with path.open("wb") as file:
-        while batch := list(islice(documents, _ENCODE_DOCUMENTS)):
-            for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-                ids = np.array([*encoding.ids, eos_id], dtype=dtype)
-                ids = ids[: limit - num_written] if limit else ids
-                file.write(ids.tobytes())
-                num_written += len(ids)
-
-            if limit and num_written >= limit:
-                return
-
-
-def _token_files(config: DataConfig) -> Documents:
-    """Return what identifies the files of token ids; they hold no documents to read."""
-    files = _token_paths(config)
-    if len(files) != 1 + bool(config.val_path):
-        raise CorpusError(f'data.path = "{config.path}" must name one file of token ids, not {len(files)}')
-
-    notices: tuple[str, ...] = ()
-    if not config.val_path and config.eos_id is None and not config.tokenizer:
-        notices = (f"no data.val_path and no data.eos_id: the last {config.val_frac:.0%} of the tokens are held out",)
-    return Documents(lambda: iter(()), file_identity(files), notices)
-
-
-def _token_paths(config: DataConfig) -> list[Path]:
-    """Return the files of token ids: one to train on and, if there is one, one that is held out."""
-    paths = find_files(config.path)
-    if config.val_path:
-        paths += find_files(config.val_path)
-    return paths
-
-
-def _build_from_tokens(config: DataConfig, folder: Path) -> _Meta:
-    """Copy files of token ids into a folder, split, and return what meta.json says of them."""
-    tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
-    eos_id = config.eos_id
-    if tokenizer is not None:
-        _save_tokenizer(tokenizer, folder)
-        eos_id = end_of_text_id(tokenizer) if eos_id is None else eos_id
-    vocab_size = vocabulary_size(tokenizer) if tokenizer is not None else config.vocab_size
-
-    files = _token_paths(config)
-    splits = [open_ids(path, config.token_dtype) for path in files]
-    if config.max_tokens:
-        splits[0] = splits[0][: config.max_tokens]
-    for path, ids in zip(files, splits, strict=True):
-        check_ids(path, ids, vocab_size)
-
-    if len(splits) == 1:
-        splits = split_ids(splits[0], config.val_frac, eos_id)
-    for name, ids in zip(("train.bin", "val.bin"), splits, strict=True):
-        np.ascontiguousarray(ids).tofile(folder / name)
-
-    num_documents = [1, 1]
-    if eos_id is not None:
-        num_documents = [int(np.count_nonzero(ids == eos_id)) for ids in splits]
-
-    return {
-        "train": "train.bin",
-        "val": "val.bin",
-        "dtype": splits[0].dtype.name,
-        "has_tokenizer": bool(tokenizer),
-        "vocab_size": vocab_size,
-        "eos_id": eos_id,
-        "documents": num_documents,
-    }

@@ -3,6 +3,7 @@
 Shape suffixes: B windows, T seq_len, D d_model.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from model.config import DataConfig, SystemConfig
-from model.data.sources import CorpusError, find_files, open_documents
-from model.data.splits import Ids, check_ids, open_ids
-from model.data.tokenizer import count_token_bytes, vocabulary_size
+from model.data.errors import CorpusError
+from model.data.files import find_files
+from model.data.sources import kind_of, open_documents
+from model.data.splits import Ids
+from model.data.token_bytes import ByteCount, ByteMeasure, count_token_bytes, spells_spaces
+from model.data.token_files import open_token_file
+from model.data.tokenizer import encode, vocabulary_size
 from model.inference.training_tokens import training_data
 from model.inference.weights_reader import Trained, open_tokenizer, read_weights
 from model.loss import count_losses
@@ -26,8 +31,6 @@ from model.training.evaluate import Evaluation, evaluate
 from model.transformer import Transformer, padded_vocab_size
 from model.weights import MasterWeights
 
-_SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".bin": "tokens", ".npy": "tokens"}
-"""Kinds of data by the suffix of a file; every other suffix is text."""
 _MAX_PASS_TOKENS = 2**19
 """Most tokens of a pass, whatever the model's settings say of the training's."""
 
@@ -52,8 +55,9 @@ def evaluate_weights(path: Path, data: str = "", num_tokens: int = 0) -> dict[st
 
     Args:
         path: An export folder, a run's folder or a checkpoint.
-        data: A file, folder or glob of text, jsonl, parquet or token ids (.bin, .npy); "" for what the training
-            held out, on the very tokens of its own evaluations.
+        data: A file, folder or glob of text, jsonl, parquet or token ids (.bin, .npy), which its suffix tells in either
+            case and behind a suffix of compression; "" for what the training held out, on the very tokens of its own
+            evaluations.
         num_tokens: Tokens to predict at most; 0 for all, or for as many as the training's evaluations.
 
     Returns:
@@ -156,7 +160,7 @@ def _evaluate_on_data(trained: Trained, data: str, num_tokens: int) -> dict[str,
     except CorpusError:
         raise CorpusError(f'no file at "{data}" to measure on; give a file, a folder with files, or a glob') from None
 
-    kinds = {_SUFFIXES.get(file.suffix, "text") for file in files}
+    kinds = {kind_of(file) for file in files}
     if len(kinds) > 1:
         raise CorpusError(f"{data} holds files of several kinds ({', '.join(sorted(kinds))}); give files of one kind")
     (kind,) = kinds
@@ -178,29 +182,26 @@ def _read_documents(trained: Trained, source: DataConfig, num_tokens: int) -> _T
     if trained.tokenizer_path is None:
         raise CorpusError(f"{trained.where} has no tokenizer: measure it on a file of token ids (.bin or .npy)")
     tokenizer = open_tokenizer(trained)
-    token_bytes = count_token_bytes(tokenizer)
+    measure = ByteMeasure(tokenizer)
+    counted = ByteCount()
     eos_id = trained.eos_id
 
     pieces = [np.array([eos_id], dtype=np.uint32)]
     num_predicted = 0
-    num_bytes = 0.0
-    for text in open_documents(source, cut=False).read():
-        if not text.strip():  # blank documents are left out of a training as well
-            continue
+    # Blank documents are left out of a training as well.
+    documents = (text for text in open_documents(source, cut=False).read() if text.strip())
+    for text, text_ids in encode(tokenizer, documents):
+        ids = np.array([*text_ids, eos_id], dtype=np.uint32)
+        num_kept = min(len(ids), num_tokens - num_predicted) if num_tokens else len(ids)
+        pieces.append(ids[:num_kept])
+        num_predicted += num_kept
 
-        ids = np.array([*tokenizer.encode(text, add_special_tokens=False).ids, eos_id], dtype=np.uint32)
-        kept = ids[: num_tokens - num_predicted] if num_tokens else ids
-        pieces.append(kept)
-        num_predicted += len(kept)
-
-        # The share of the document's bytes that the kept tokens spell. What all of them spell may differ from the
-        # text, since a tokenizer may normalise it.
-        spelled_bytes = int(token_bytes[ids].sum())
-        kept_frac = int(token_bytes[kept].sum()) / spelled_bytes if spelled_bytes else 1.0
-        num_bytes += len(text.encode()) * kept_frac
+        # The real bytes: what tokens spell may differ from the text, since a tokenizer may normalise it.
+        counted.add(measure(text.encode(), ids, num_kept))
         if num_tokens and num_predicted >= num_tokens:
             break
 
+    num_bytes = None if counted.notice else counted.kept_bytes
     return _Text(source.path, np.concatenate(pieces), num_bytes)
 
 
@@ -208,17 +209,25 @@ def _read_token_ids(trained: Trained, source: DataConfig, files: list[Path], num
     tokenizer = open_tokenizer(trained) if trained.tokenizer_path else None
     vocab_size = vocabulary_size(tokenizer) if tokenizer else trained.vocab_size
 
-    parts = [open_ids(file, source.token_dtype) for file in files]
-    for file, ids in zip(files, parts, strict=True):
-        check_ids(file, ids, vocab_size)
-
+    parts = [_open_in_either_width(file, source.token_dtype, vocab_size) for file in files]
     ids = np.concatenate(parts)[: num_tokens + 1 if num_tokens else None]
     num_bytes: float | None = None
     if source.bytes_per_token:
         num_bytes = source.bytes_per_token * (len(ids) - 1)
-    elif tokenizer is not None:
+    elif tokenizer is not None and spells_spaces(tokenizer):
         num_bytes = float(count_token_bytes(tokenizer)[ids[1:]].sum())
     return _Text(source.path, ids, num_bytes)
+
+
+def _open_in_either_width(file: Path, dtype: str, vocab_size: int) -> Ids:
+    """Map a file of token ids, as wide as those of the training or, where that cannot be, as the others."""
+    try:
+        return open_token_file(file, dtype, vocab_size)
+    except CorpusError:
+        (other,) = {"uint16", "uint32"} - {dtype}
+        with contextlib.suppress(CorpusError):
+            return open_token_file(file, other, vocab_size)
+        raise
 
 
 def _results(what: str, evaluation: Evaluation, num_bytes: float | None) -> dict[str, Any]:

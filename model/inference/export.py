@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from model.config import ModelConfig
@@ -248,14 +249,20 @@ def _stacked(name: str, stored: Mapping[str, Tensor], num_experts: int) -> Tenso
 def _write_tokenizer(folder: Path, tokenizer_path: Path, seq_len: int, eos_id: int | None) -> None:
     shutil.copyfile(tokenizer_path, folder / "tokenizer.json")
 
-    vocabulary = json.loads(tokenizer_path.read_text(encoding="utf-8"))
-    added = {token["id"]: token["content"] for token in vocabulary.get("added_tokens", [])}
+    end_token = None
+    if eos_id is not None:
+        end_token = Tokenizer.from_file(str(tokenizer_path)).id_to_token(eos_id)
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": seq_len,
         # Without this generate() is given token types, which it refuses.
         "model_input_names": ["input_ids", "attention_mask"],
-        "eos_token": added.get(eos_id),
+        "eos_token": end_token,
+        # As in generation_config.json. Prompts of a batch are padded in front, so that what follows them is new text.
+        "pad_token": end_token,
+        "padding_side": "left",
+        # Without this spaces before punctuation may be lost from what is decoded.
+        "clean_up_tokenization_spaces": False,
     }
     _write_json(folder / "tokenizer_config.json", settings)
 

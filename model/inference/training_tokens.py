@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.config import DataConfig
 from model.data.corpus import Corpus, load, load_cached
-from model.data.sources import CorpusError
+from model.data.errors import CorpusError
 
 
 def training_data(

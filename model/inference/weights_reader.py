@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model.config import TrainConfig
-from model.data.sources import CorpusError
-from model.data.tokenizer import vocabulary_size
+from model.data.errors import CorpusError
+from model.data.tokenizer import for_plain_text, vocabulary_size
 from model.inference.card import RESULTS
 from model.inference.export import WEIGHTS, load_model, stored_normalises
 from model.inference.shape_check import model_of_shape
@@ -192,7 +192,7 @@ def _require_batch(config: TrainConfig) -> None:
 
 
 def open_tokenizer(trained: Trained) -> Tokenizer:
-    """Return the tokenizer of a trained model, which neither cuts nor pads a text.
+    """Return the tokenizer of a trained model, as its training read texts with it.
 
     Args:
         trained: A model that has one.
@@ -201,7 +201,7 @@ def open_tokenizer(trained: Trained) -> Tokenizer:
         ValueError: It cannot be read, or is another model's.
     """
     try:
-        tokenizer = Tokenizer.from_file(str(trained.tokenizer_path))
+        tokenizer = for_plain_text(Tokenizer.from_file(str(trained.tokenizer_path)))
         size = vocabulary_size(tokenizer)
     except Exception as error:  # tokenizers raises plain Exception
         raise ValueError(f"{trained.tokenizer_path} cannot be read: {_short(error)}") from error
@@ -212,9 +212,6 @@ def open_tokenizer(trained: Trained) -> Tokenizer:
             f"{trained.tokenizer_path} has tokens up to {size - 1}, and the weights know {padded_vocab}: "
             "it is another model's; put back the one that was exported with them"
         )
-
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return tokenizer
 
 

@@ -35,8 +35,10 @@ def run_identity(
     Returns:
         12 hexadecimal digits.
     """
-    fields = config.model_dump(mode="json", exclude={"output": True, "data": {"cache_dir"}})
+    fields = config.model_dump(mode="json", exclude={"output": True, "data": {"cache_dir", "expected_hash"}})
     fields["system"] |= {"memory_bytes": 0, "device": device.type, "dtype": str(dtype)}
+    if config.data.split == "train":
+        del fields["data"]["split"]  # runs of before that setting have none, and go on
     if not config.model.normalises_weights:
         fields["normalises"] = False  # unlike the runs of a version that normalised always
     text = json.dumps([fields, budget_tokens, data_hash], sort_keys=True)

@@ -39,6 +39,9 @@ class FakeConfig(BaseModel):
         sigma: Standard deviation of the loss between seeds.
         evaluations: Reports per training.
         seconds: Duration of 100,000 tokens.
+        prepares_s: Seconds before it begins, in which it says how far it is.
+        unreachable: Whether it needs a network, of which log_dir/network is the sign; to have none is a fault of the
+            environment.
         claimed_s: Duration that it claims for 100,000 tokens; 0 claims nothing.
         claimed_per_s: Tokens per second that it claims with one expert, in proportion less with more; 0 claims nothing.
         experts: Number of experts.
@@ -67,6 +70,8 @@ class FakeConfig(BaseModel):
     heads: int = 2
     evaluations: int = 5
     seconds: float = 0.0
+    prepares_s: float = 0.0
+    unreachable: bool = False
     claimed_s: float = 0.0
     claimed_per_s: float = 0.0
     experts: int = 1
@@ -97,6 +102,7 @@ def train(
     if config.log_dir:
         _write_line(config, "started.txt", f"{os.getpid()} {config.seed} {config.lr!r} {budget_tokens}")
     print(f"training with lr {config.lr}")
+    _prepare(config, report)
     length = budget_tokens / 100_000
     evaluations = config.data.num_evals or config.evaluations
     end_tokens, seen, number = budget_tokens, 0.0, 0
@@ -121,6 +127,16 @@ def train(
     return {"data_hash": "fake", "odd": object()} if config.fault == "odd-facts" else {"data_hash": "fake"}
 
 
+def _prepare(config: FakeConfig, report: Callable[[Mapping[str, float]], bool | int]) -> None:
+    """Says how far it is before the first evaluation, as a trainer that fetches its text does."""
+    if config.unreachable and not os.path.exists(os.path.join(config.log_dir, "network")):
+        raise UnreachableError("the hub cannot be reached: find a network, and run again")
+    end = time.monotonic() + config.prepares_s
+    while time.monotonic() < end:
+        report.preparing(f"fetching the text: {end - time.monotonic():.1f} s left")  # type: ignore[attr-defined]
+        time.sleep(0.05)
+
+
 def _is_faulty(config: FakeConfig, budget_tokens: int) -> bool:
     if not config.fault or config.lr <= config.fault_above or budget_tokens < config.fault_budget:
         return False
@@ -136,6 +152,12 @@ def _is_faulty(config: FakeConfig, budget_tokens: int) -> bool:
 def _write_line(config: FakeConfig, name: str, line: str) -> None:
     with open(os.path.join(config.log_dir, name), "a") as file:
         file.write(f"{line}\n")
+
+
+class UnreachableError(RuntimeError):
+    """Ends a command as what is wrong with the machine or the network does."""
+
+    exit_code = 3
 
 
 class OutOfMemoryError(RuntimeError):

@@ -178,14 +178,17 @@ def test_disk_that_fills_up_in_a_trial(folder: StudyFolder, small_disk: Path) ->
     [
         ("postgresql://nobody@127.0.0.1:1/none", 'storage = "postgresql://...": cannot connect: '),
         ("postgresql://127.0.0.1:port/none", 'storage = "postgresql://...": not a database URL: '),
-        ("sqlite:///shared.db", 'write it as "postgresql://user@host/database", or leave storage out'),
-        ("mysql://localhost/none", 'write it as "postgresql://user@host/database", or leave storage out'),
-        ("somewhere", 'write it as "postgresql://user@host/database", or leave storage out'),
     ],
 )
 def test_storage_that_cannot_be_opened(folder: StudyFolder, storage: str, message: str) -> None:
     run = folder.write(storage=storage).run()
     _assert_refused(run, 3, message)
+
+
+@pytest.mark.parametrize("storage", ["sqlite:///shared.db", "mysql://localhost/none", "somewhere"])
+def test_storage_of_another_kind_is_a_fault_of_the_study_file(folder: StudyFolder, storage: str) -> None:
+    run = folder.write(storage=storage).run()
+    _assert_refused(run, 2, 'storage: must be a URL such as "postgresql://user@host/database"; leave it out for')
 
 
 def test_stray_files_of_a_killed_writer_are_swept(copy: StudyFolder) -> None:

@@ -249,7 +249,8 @@ def test_the_settings_found_can_be_trained_and_promoted(folder: Path) -> None:
     promoted = tomllib.loads(path.read_text())
     for place in ("log_dir", "output"):
         del before["config"][place], promoted["config"][place]
-    assert promoted["config"] == before["config"]
+    # The trainer has gained settings since, which have their defaults.
+    assert {path: promoted["config"][path] for path in before["config"]} == before["config"]
     assert promoted["provenance"]["seeds"] == before["provenance"]["seeds"]
     full = report_now(folder, "finished")["full"]
     assert (full["status"], full["tokens_seen"]) == ("finished", 200_000)

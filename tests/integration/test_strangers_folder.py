@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from small_model import small_shape
 
 from model.config import TrainConfig
-from model.data.sources import CorpusError
+from model.data.errors import CorpusError
 from model.data.tokenizer import train_bpe
 from model.inference.export import export
 from model.train import evaluate_weights, generate_text

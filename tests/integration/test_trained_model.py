@@ -1,5 +1,6 @@
 """What a user does with a trained model: load it without this project, write text, measure it on text."""
 
+import gzip
 import json
 import math
 import subprocess
@@ -14,7 +15,7 @@ from short_training import small_config
 from tokenizers import Tokenizer
 
 from model.data.corpus import load
-from model.data.sources import CorpusError
+from model.data.errors import CorpusError
 from model.inference.export import export, load_model
 from model.inference.generate import generate
 from model.train import evaluate_weights, generate_text, train
@@ -217,6 +218,14 @@ def stored(folder: Path, kind: str) -> str:
     elif kind == "jsonl":
         lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
         (folder / "texts.jsonl").write_text(lines, encoding="utf-8")
+    elif kind == "JSONL":
+        (folder / "TEXTS.JSONL").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    elif kind == "jsonl.gz":
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+        (folder / "texts.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    elif kind == "marked":
+        for number, text in enumerate(TEXTS):
+            (folder / f"{number}.txt").write_text(text, encoding="utf-8-sig")
     else:
         import pyarrow
         from pyarrow import parquet
@@ -225,7 +234,7 @@ def stored(folder: Path, kind: str) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet", "JSONL", "jsonl.gz", "marked"])
 def test_own_text_is_measured_whole_and_in_its_real_bytes(trained, tmp_path, kind):
     losses, hits = by_hand(trained.export, TEXTS)
     found = evaluate_weights(trained.export, stored(tmp_path, kind))
@@ -258,6 +267,9 @@ def test_token_ids_are_measured_as_they_are(trained, tmp_path):
     found = evaluate_weights(trained.export, str(path))
     assert found["loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
     assert found["bytes"] == len(TEXTS[0].encode())
+    # No option says how wide they are: the width that fits is taken.
+    np.array([0, *tokenizer.encode(TEXTS[0]).ids, 0], dtype=np.uint32).tofile(path)
+    assert evaluate_weights(trained.export, str(path)) == found
     np.array([0, 5, 999], dtype=np.uint16).tofile(path)
     with pytest.raises(CorpusError, match="token id 999 at position 2"):
         evaluate_weights(trained.export, str(path))

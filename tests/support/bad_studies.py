@@ -216,7 +216,7 @@ def _ranges() -> Iterator[Fault]:
         "lr = {low = -1.7e308, high = 1.7e308}": "wider than numbers", "lr = true": "must be a table",
         "layers = {low = 1, high = 4, step = 0}": "step must be above 0", "lr = {}": "needs low and high",
         "lr = {low = 0.0, high = 0.1, step = 1e-320}": "leave step out", "lr = [0.1]": "must be a table",
-        f"layers = {{choices = {list(range(5000))}}}": "more than 1,000; write a range", '"" = {choices = [1, 2]}': "no setting",
+        f"layers = {{choices = {list(range(5000))}}}": "more than 1,000", '"" = {choices = [1, 2]}': "no setting",
         '"lr." = {choices = [0.1, 0.2]}': "no setting", '"{lr}" = {choices = [1, 2]}': 'no setting "{lr}"',
         '"l\\nr" = {choices = [1, 2]}': "no setting", f'"{"x" * 5000}" = {{choices = [1, 2]}}': "no setting",
         '"[b]lr[/b]" = {choices = [1, 2]}': 'no setting "[b]lr[/b]"', '"%s" = {choices = [1, 2]}': 'setting "%s"',

@@ -11,6 +11,7 @@ from study_case import make_queue, make_study, result
 from autotune.core.attributes import PRIOR, StudyAttributes
 from autotune.core.records import Verdict, VerdictWord
 from autotune.night.warm_start import Earlier, Prior, difference, read, teach
+from autotune.store.database import open_storage
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.study_file import Study
 
@@ -57,6 +58,18 @@ def test_finished_trials_teach_with_what_they_reported(tmp_path: Path) -> None:
     assert one.describe() == (
         "warm start from night: tries 2 of its best settings first; 3 of its trials teach the sampler"
     )
+
+
+def test_another_text_under_the_same_settings_teaches_nothing(tmp_path: Path) -> None:
+    record = earlier(tmp_path / "earlier")
+    study = later(tmp_path / "later", record)
+    storage = open_storage(record.run, "", 60)
+    StudyAttributes(optuna.load_study(study_name=record.spec.name, storage=storage)).probe_facts = {"data_hash": "a"}
+    record = read_study(record.run.root)
+
+    assert difference(study, record, "a") == ""
+    assert difference(study, record) == ""
+    assert difference(study, record, "b") == "the data have changed since"
 
 
 @pytest.mark.parametrize(

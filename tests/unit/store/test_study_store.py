@@ -6,6 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from study_case import make_queue, make_study, result
 
 from autotune.core.attributes import StudyAttributes, TrialAttributes
@@ -14,7 +15,7 @@ from autotune.core.records import TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import Plan
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import open_study, read_study, record_of, save_result
+from autotune.store.study_store import finals_name, open_fixed, open_study, read_study, record_of, save_result
 
 RANDOM, NONE = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
 
@@ -33,7 +34,7 @@ def test_the_same_file_opens_the_same_study(tmp_path: Path) -> None:
 
 
 def test_a_changed_study_is_refused_with_every_change(tmp_path: Path) -> None:
-    make_queue(tmp_path, make_study(tmp_path))
+    make_queue(tmp_path, make_study(tmp_path)).optuna_study.ask().report(3.0, 100)
     changed = make_study(tmp_path, "budget.tokens=2000", "space.lr.high=0.2", "base.layers=3", 'pruner.name="none"')
     with pytest.raises(UserError) as caught:
         open_study(open_storage(RunDirectory(tmp_path / "runs" / "night")), changed, RANDOM, NONE)
@@ -48,6 +49,24 @@ def test_a_changed_study_is_refused_with_every_change(tmp_path: Path) -> None:
     assert '--set name="..."' in lines[-1]
 
 
+def test_a_study_that_never_trained_may_be_mended(tmp_path: Path) -> None:
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    queue.optuna_study.tell(queue.optuna_study.ask(), state=TrialState.FAIL)
+    open_fixed(open_storage(RunDirectory(tmp_path / "runs" / "night")), finals_name("night"))
+
+    mended = make_queue(tmp_path, make_study(tmp_path, "base.layers=3", "space.lr.high=0.2")).optuna_study
+    assert mended.user_attrs["spec"]["base"]["layers"] == 3
+    assert mended.trials == []
+    assert optuna.get_all_study_names(open_storage(RunDirectory(tmp_path / "runs" / "night"))) == ["night"]
+
+
+def test_a_study_whose_default_was_trained_on_a_fresh_seed_is_not_begun_anew(tmp_path: Path) -> None:
+    make_queue(tmp_path, make_study(tmp_path))
+    open_fixed(open_storage(RunDirectory(tmp_path / "runs" / "night")), finals_name("night")).ask().report(3.0, 100)
+    with pytest.raises(UserError, match="begun with other settings"):
+        make_queue(tmp_path, make_study(tmp_path, "base.layers=3"))
+
+
 def test_a_setting_that_the_trainer_has_been_given_since_is_no_change(tmp_path: Path) -> None:
     study = make_study(tmp_path)
     opened = make_queue(tmp_path, study).optuna_study
@@ -56,6 +75,7 @@ def test_a_setting_that_the_trainer_has_been_given_since_is_no_change(tmp_path: 
     opened.set_user_attr("spec", stored)
     make_queue(tmp_path, study)
     opened.set_user_attr("spec", stored)
+    opened.ask().report(3.0, 100)
     with pytest.raises(UserError, match=r"base\.layers: was 2, is 3"):
         make_queue(tmp_path, make_study(tmp_path, "base.layers=3"))
 

@@ -4,7 +4,9 @@ import pytest
 
 from model.config import DataConfig
 from model.data import sources
-from model.data.sources import CorpusError, file_identity, find_files, open_documents
+from model.data.errors import CorpusError
+from model.data.files import file_identity, find_files
+from model.data.sources import open_documents
 
 
 def write(folder, *names):
@@ -53,7 +55,7 @@ def test_a_long_file_is_cut_at_blank_lines_unless_that_is_not_wanted(tmp_path):
     cut = open_documents(config)
     texts = list(cut.read())
 
-    assert "cut at blank lines" in cut.notices[0]
+    assert "cut at blank lines" in cut.notices_of_reading()[0]
     assert "\n\n".join(texts) == "\n\n".join(paragraphs)
 
     sizes = [len(text) for text in texts[:-1]]
@@ -61,7 +63,7 @@ def test_a_long_file_is_cut_at_blank_lines_unless_that_is_not_wanted(tmp_path):
     assert min(sizes) >= 50_000 // 20
 
     whole = open_documents(config, cut=False)
-    assert whole.notices == ()
+    assert whole.notices == whole.notices_of_reading() == ()
     assert list(whole.read()) == ["\n\n".join(paragraphs)]
 
 

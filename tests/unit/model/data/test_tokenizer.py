@@ -1,14 +1,9 @@
 import pytest
 from tokenizers import Tokenizer
 
-from model.data.sources import CorpusError
-from model.data.tokenizer import (
-    END_OF_TEXT,
-    count_token_bytes,
-    end_of_text_id,
-    load_tokenizer,
-    train_bpe,
-)
+from model.data.errors import CorpusError
+from model.data.token_bytes import count_token_bytes
+from model.data.tokenizer import END_OF_TEXT, end_of_text_id, load_tokenizer, train_bpe
 
 DOCUMENTS = ["the state of our union is strong", "the people of these united states", "a café ☕ in the union"] * 3
 

@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
-from small_model import VOCAB_SIZE, random_tokens, small_model
+from small_model import VOCAB_SIZE, random_tokens, small_model, small_shape
 
 from model.data.tokenizer import END_OF_TEXT, train_bpe
 from model.inference.export import export, load_model
 from model.inference.generate import generate
+from model.transformer import Transformer
 
 
 def exported(model, folder, **kwargs):
@@ -101,6 +102,34 @@ def test_tokenizer_files_load(tmp_path):
     assert loaded.eos_token == END_OF_TEXT
     assert set(loaded(text)) == {"input_ids", "attention_mask"}  # what generate() takes
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == 0
+
+
+def test_a_batch_of_prompts_is_padded_and_continued_as_each_alone(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = train_bpe(["the quick brown fox jumps over the lazy dog"] * 5, 280)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model = Transformer(small_shape(seq_len=64, init_std=0.2), 280)
+    model.init_weights(torch.Generator().manual_seed(0))
+    weights = dict(model.named_parameters())
+    folder = export(tmp_path / "export", weights, model.config, 280, 0, tmp_path / "tokenizer.json")
+    loaded, twin = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    prompts = ["the", "the quick brown fox"]
+    batch = twin.generate(**loaded(prompts, padding=True, return_tensors="pt"), max_new_tokens=5, do_sample=False)
+    for row, prompt in zip(batch, prompts, strict=True):
+        alone = twin.generate(**loaded(prompt, return_tensors="pt"), max_new_tokens=5, do_sample=False)
+        assert row[-5:].tolist() == alone[0, -5:].tolist()
+
+
+def test_an_end_token_that_no_list_of_added_tokens_has_is_named(tmp_path):
+    tokenizer = train_bpe(["the quick brown fox"] * 5, 280)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    end = tokenizer.token_to_id("!")
+    model = small_model()
+    export(tmp_path / "export", dict(model.named_parameters()), model.config, 280, end, tmp_path / "tokenizer.json")
+    settings = json.loads((tmp_path / "export" / "tokenizer_config.json").read_text())
+    assert settings["eos_token"] == settings["pad_token"] == "!"
 
 
 def test_weights_of_an_earlier_version_say_that_a_single_expert_weighs_1(tmp_path):
