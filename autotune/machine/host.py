@@ -11,8 +11,8 @@ THREAD_WAITING: Mapping[str, str] = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": 
 """How the threads of a pass wait for each other: rounds of spinning for GNU's OpenMP, milliseconds for LLVM's.
 
 By their own default they spin for so long that a thread which waits takes the core from the one it waits for, wherever
-another process is busy too: a training beside two of them took 22 times as long on two cores, with these values 5
-times, and on an idle machine as long as before (tests/benchmarks/bench_threads.py; LLVM's was not measured)."""
+another process is busy too: beside two of them a training on two cores took 13 times as long, with these values 5
+times, and on an idle machine about a tenth longer (tests/benchmarks/RESULTS.md; LLVM's was not measured)."""
 
 
 def choose_thread_waiting(environment: MutableMapping[str, str]) -> None:

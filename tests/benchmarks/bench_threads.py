@@ -22,7 +22,9 @@ from autotune.machine.host import THREAD_WAITING
 
 WAYS: Mapping[str, Mapping[str, str]] = {
     "the library's own": {},
-    **{f"spin {n}": {"GOMP_SPINCOUNT": str(n)} for n in (0, 1000, 10000, 100000)},
+    "spin 1,000": {"GOMP_SPINCOUNT": "1000"},
+    "spin 10,000": {"GOMP_SPINCOUNT": "10000"},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "ours": THREAD_WAITING,
 }
 """Environment variables by the name of a way of waiting."""
@@ -42,7 +44,9 @@ print(time.perf_counter() - began)
 
 def seconds_of(way: Mapping[str, str], tokens: int, threads: int) -> float:
     """Return the seconds of one training in a process of its own, its first compilation and reading left out."""
-    kept = {key: value for key, value in os.environ.items() if key not in {*THREAD_WAITING, "OMP_NUM_THREADS"}}
+    set_here = {*THREAD_WAITING, "OMP_NUM_THREADS", "OMP_WAIT_POLICY"}
+    kept = {key: value for key, value in os.environ.items() if key not in set_here}
+    kept["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-c", TRAINING, str(tokens), str(threads)]
     done = subprocess.run(command, env={**kept, **way}, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
