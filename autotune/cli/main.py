@@ -218,7 +218,7 @@ def promote(
     check_webhook(webhook)
 
     # A study that several machines share may have been begun on another of them.
-    is_shared = Path(study).is_file() and load_study(study, out, None).spec.storage
+    is_shared = os.path.isfile(study) and load_study(study, out, None).spec.storage
     if not is_shared:
         require_begun(run_directory(study, out))
     loaded = load_study(study, out, None)

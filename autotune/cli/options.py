@@ -141,13 +141,14 @@ def begun_folder(name: str, out: Path) -> Path | None:
     Returns:
         None where the name means a study file, or nothing.
     """
+    # os.path.isfile also answers for a name that is too long to be one.
     path = Path(name)
-    if path.is_file():
-        is_kept = path.name == "study.toml" and (path.parent / "spec.json").is_file()
+    if os.path.isfile(path):
+        is_kept = path.name == "study.toml" and os.path.isfile(path.parent / "spec.json")
         return _named(path.parent) if is_kept else None
 
     for folder in (path, out / name):
-        if any((folder / kept).is_file() for kept in ("spec.json", "study.toml")):
+        if any(os.path.isfile(folder / kept) for kept in ("spec.json", "study.toml")):
             return _named(folder)
     return None
 
@@ -222,7 +223,7 @@ def require_begun(root: Path) -> None:
     from autotune.store.run_directory import RunDirectory
     from autotune.store.study_store import read_study
 
-    if not RunDirectory(root).spec.is_file():
+    if not os.path.isfile(RunDirectory(root).spec):
         read_study(root)  # it raises, and names the studies that there are
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ def in_preparation(root: Path) -> dict[str, Any] | None:
         root: The run directory, in which no study is stored yet.
     """
     run = RunDirectory(root)
-    if run.spec.exists() or (pid := run.running_pid()) is None:
+    if os.path.exists(run.spec) or (pid := run.running_pid()) is None:
         return None
 
     events = read_lines(run.events)

@@ -215,7 +215,7 @@ class RunDirectory:
         """Return the process that runs the study now, or None."""
         from filelock import Timeout
 
-        if not (self.root / ".lock").exists():
+        if not os.path.exists(self.root / ".lock"):
             return None
 
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import drop_unknown_paths, flatten, with_paths
 from autotune.core.disk_faults import explain_os_error
 from autotune.core.errors import UserError
+from autotune.core.text import shortened
 from autotune.store.database import is_shared
 from autotune.store.run_directory import RunDirectory
 from autotune.study.spec import StudySpec
@@ -66,7 +68,9 @@ def read_spec(run: RunDirectory) -> StudySpec:
         if run.database.exists():
             raise UserError(f"{run.spec} is missing; {anew}", 3) from None
     except OSError as error:
-        raise explain_os_error(error) from None
+        # No folder has a name that is too long to be one.
+        if error.errno != errno.ENAMETOOLONG:
+            raise explain_os_error(error) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{run.spec} is damaged ({_first_fault(error)}); {anew}", 3) from None
 
@@ -74,7 +78,7 @@ def read_spec(run: RunDirectory) -> StudySpec:
     hint = "; start one with `autotune run studies/...`"
     if known:
         hint = f"; the studies there are {', '.join(known)}"
-    raise UserError(f"no study at {run.root}{hint}")
+    raise UserError(f"no study at {shortened(str(run.root), 200)}{hint}")
 
 
 def _first_fault(error: Exception) -> str:

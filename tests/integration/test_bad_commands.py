@@ -85,7 +85,7 @@ COMMANDS: dict[tuple[str, ...], tuple[int, str]] = {
     ("status", "begun", "--out", "a-file"): (2, "a-file is a file"),
     ("report", "nothing"): (2, "no study at runs/nothing"),
     ("stop", "begun"): (2, "is not running"),
-    ("compare", "begun"): (2, "name two studies or more"),
+    ("compare", "begun"): (2, "needs the names of two studies or more"),
     ("compare", "begun", "nothing"): (2, "no study at runs/nothing"),
     ("compare", "begun", "begun", "--folder", "a-file"): (2, "a-file is a file"),
     ("timeline", "--folder", "a-file/below"): (2, "a-file is a file"),
