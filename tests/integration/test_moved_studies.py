@@ -26,7 +26,7 @@ def test_renamed_and_copied_study(copy: StudyFolder) -> None:
     (runs / "fake").rename(runs / "old")
     for arguments in (["run", "old", "--device", "cpu"], ["run", "runs/old/study.toml", "--device", "cpu"]):
         run = copy.command(*arguments)
-        assert run.end() == 0 and "going on: 8 of 8 trials are done" in run.text, run.text
+        assert run.end() == 0 and "resuming: 8 of 8 trials are done" in run.text, run.text
     status = copy.command("status", "old")
     assert status.text.startswith("old: not running\n") and "next: autotune promote old" in status.text
     assert copy.command("stop", "old").text == "old is not running; autotune status old shows what it has done\n"

@@ -80,7 +80,7 @@ def test_a_night_with_every_stream_closed_and_without_docstrings(folder: Path) -
         assert again.returncode == 0, (shell, again.stderr)
         assert b"Traceback" not in again.stderr
     helped = _command(folder, "--help", PYTHONOPTIMIZE="2")
-    assert b"Runs a study to its report" in helped.stdout
+    assert b"Runs a study from its search to its report" in helped.stdout
 
 
 def test_folders_that_look_like_something_else(folder: Path) -> None:
