@@ -62,6 +62,11 @@ class RunningProbe:
     _times: list[float] = field(default_factory=lambda: [time.monotonic()])
 
     @property
+    def began(self) -> float:
+        """Time at which it began, by the monotonic clock; the preparation of its data left out."""
+        return self._times[0]
+
+    @property
     def heard(self) -> float:
         """Time of the last sign of progress, by the monotonic clock."""
         return self._times[-1]

@@ -220,7 +220,7 @@ def survey(
         UserError: If the baseline does not train or does not fit, or with exit code 130 if it was stopped.
     """
     require_memory(study, profile)
-    place = Place(study, profile, slots[0], stopped, preparing)
+    place = Place(study, profile, slots[0], stopped, preparing, deadline)
     baseline = probe(place)
     model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import free_bytes
+from autotune.core.text import duration
 from autotune.engine.assignment import hardware_overrides
+from autotune.engine.deadline import Deadline
 from autotune.engine.end_rules import FIRST_EVALUATION_ALLOWANCE
 from autotune.engine.event_loop import TICK_S
 from autotune.engine.probes import Probe, RunningProbe
 from autotune.engine.worker import Done, Failed, Job, Preparing, Progress, Slot, Worker, ready
+from autotune.finals.allotment import FEW_TRIALS
 from autotune.machine.hardware import HardwareProfile
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -42,6 +46,7 @@ class Place:
         slot: The device.
         stopped: Whether the user wants it to end.
         preparing: Takes what a trainer says of the preparation of its data.
+        deadline: When everything must be done.
     """
 
     study: Study
@@ -49,6 +54,7 @@ class Place:
     slot: Slot
     stopped: Callable[[], bool] = lambda: False
     preparing: Callable[[str], None] = lambda words: None
+    deadline: Deadline = field(default_factory=Deadline)
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -112,6 +118,8 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
     while time.monotonic() - running.heard < patience_s:
         if place.stopped():
             raise UserError("stopped while probing the baseline; nothing is lost: run again", 130)
+        if place.deadline.seconds_left <= 0:
+            raise _no_time_for(place, running)
         if not ready([worker], TICK_S):
             continue
         message = worker.receive()
@@ -127,6 +135,23 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
 
     why = f"neither an evaluation nor a word of its preparation within {patience_s:.0f} s"
     raise UserError(f"the baseline does not train: {why}; let it evaluate more often, or raise limits.hang_s", 1)
+
+
+def _no_time_for(place: Place, running: RunningProbe) -> UserError:
+    """Return the error of a probe that outlasted the night, with the least that the night would take."""
+    spec = place.study.spec
+    share = running.budget_tokens / spec.budget.tokens
+    proof = 2 * spec.finals.prove_seeds if spec.finals.finalists else 0
+    trainings = FEW_TRIALS * spec.budget.seeds + proof
+    needed_s = trainings * (time.monotonic() - running.began) / share
+
+    hours = math.ceil(needed_s / 360) / 10
+
+    return UserError(
+        f"the time was over before {share:.1%} of one trial was trained, so the study would take at least "
+        f"{duration(needed_s)}: make the trials shorter (budget.tokens), the model smaller or the evaluations cheaper, "
+        f"or give it --hours {hours:.1f} or more"
+    )
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserError:

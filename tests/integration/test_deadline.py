@@ -27,6 +27,15 @@ def test_nothing_starts_without_time(folder: StudyFolder) -> None:
     assert again.end() == 0, again.text
 
 
+def test_a_probe_that_outlasts_the_night_is_refused(folder: StudyFolder) -> None:
+    """It would take 20 s, and there are 4."""
+    run = folder.write(base={"seconds": 500}).run("--hours", str(4 / 3600))
+    assert run.end() == 2, run.text
+    assert "the time was over before 4.0% of one trial was trained, so the study would take at least " in run.text
+    assert "--hours 0.1 or more" in run.text
+    assert not folder.record().trials
+
+
 def test_finals_get_their_time(folder: StudyFolder) -> None:
     """Far more trials are wanted than fit; the search ends early enough for all of the finals."""
     folder.write(budget={"trials": 500}, base={"seconds": TRIAL_S})
