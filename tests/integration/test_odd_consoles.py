@@ -3,6 +3,7 @@ commands, each in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from bad_studies import text
 
@@ -119,5 +121,6 @@ def test_ctrl_c_while_the_hardware_is_measured(folder: Path, command: tuple[str,
 
 def _is_measuring(pid: int) -> bool:
     """Returns whether a process has a child that measures."""
-    listed = subprocess.run(["ps", "-o", "args=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return "torch_answers" in listed.stdout
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any("torch_answers" in " ".join(child.cmdline()) for child in psutil.Process(pid).children())
+    return False
