@@ -76,6 +76,11 @@ class RunningProbe:
         """Whether there was an evaluation."""
         return bool(self._points)
 
+    @property
+    def has_pace(self) -> bool:
+        """Whether there were two evaluations, whose distance tells the pace without the start of the process."""
+        return len(self._points) > 1
+
     def prepare(self) -> None:
         """Begin to count from now on: what was done so far only prepared the training."""
         if not self._points:
@@ -87,6 +92,16 @@ class RunningProbe:
         self._times.append(time.monotonic())
 
         return len(self._points) != self.last_point
+
+    def seconds_for(self, tokens: int) -> float:
+        """Return the seconds that a training of so many tokens takes at the pace so far; the least, before any pace.
+
+        Args:
+            tokens: Of the training.
+        """
+        if not self._points:
+            return (time.monotonic() - self.began) * tokens / self.budget_tokens
+        return self._wall_s() * tokens / self._points[-1].tokens_seen
 
     def result(self, facts: Mapping[str, Any]) -> Probe:
         """Return what was measured, at least one evaluation having been taken.

@@ -32,6 +32,9 @@ _PROBE_POINTS = 3
 """Evaluations after which a probe on a GPU ends: a small share would be over before clocks and caches are warm."""
 _NO_ROOM_BYTES = 65_536
 """Free disk below which a trainer that fails has most likely failed for lack of it."""
+_HOPELESS = 3
+"""How many times the time that is left the smallest study takes by a probe's pace, for the probe to end at once. The
+first evaluations of a training are the slowest."""
 PROBE_TOKENS = 4_000_000
 """Most tokens of the trial whose beginning a probe on a GPU is: a long trial's evaluations would cost the night."""
 
@@ -118,7 +121,7 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
     while time.monotonic() - running.heard < patience_s:
         if place.stopped():
             raise UserError("stopped while probing the baseline; nothing is lost: run again", 130)
-        if place.deadline.seconds_left <= 0:
+        if _is_hopeless(place, running):
             raise _no_time_for(place, running)
         if not ready([worker], TICK_S):
             continue
@@ -137,21 +140,33 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
     raise UserError(f"the baseline does not train: {why}; let it evaluate more often, or raise limits.hang_s", 1)
 
 
-def _no_time_for(place: Place, running: RunningProbe) -> UserError:
-    """Return the error of a probe that outlasted the night, with the least that the night would take."""
-    spec = place.study.spec
-    share = running.budget_tokens / spec.budget.tokens
-    proof = 2 * spec.finals.prove_seeds if spec.finals.finalists else 0
-    trainings = FEW_TRIALS * spec.budget.seeds + proof
-    needed_s = trainings * (time.monotonic() - running.began) / share
+def _is_hopeless(place: Place, running: RunningProbe) -> bool:
+    """Return whether the night is over, or has too little time for a study at `_HOPELESS` times the pace so far."""
+    left_s = place.deadline.seconds_left
+    return left_s <= 0 or (running.has_pace and _study_s(place, running) > _HOPELESS * left_s)
 
+
+def _no_time_for(place: Place, running: RunningProbe) -> UserError:
+    """Return the error of a study for which there is no time, with the least that it would take."""
+    needed_s = _study_s(place, running)
     hours = math.ceil(needed_s / 360) / 10
+    trial_s = running.seconds_for(place.study.spec.budget.tokens)
+    about = "about" if running.has_pace else "more than"
 
     return UserError(
-        f"the time was over before {share:.1%} of one trial was trained, so the study would take at least "
-        f"{duration(needed_s)}: make the trials shorter (budget.tokens), the model smaller or the evaluations cheaper, "
+        f"one trial takes {about} {duration(trial_s)} here, so the study would take at least {duration(needed_s)}: "
+        "make the trials shorter (budget.tokens), the model smaller or the evaluations cheaper, "
         f"or give it --hours {hours:.1f} or more"
     )
+
+
+def _study_s(place: Place, running: RunningProbe) -> float:
+    """Return the seconds of the smallest study: a few trials and the proof of the best."""
+    spec = place.study.spec
+    proof = 2 * spec.finals.prove_seeds if spec.finals.finalists else 0
+    trainings = FEW_TRIALS * spec.budget.seeds + proof
+
+    return trainings * running.seconds_for(spec.budget.tokens)
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserError:

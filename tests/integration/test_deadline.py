@@ -28,13 +28,28 @@ def test_nothing_starts_without_time(folder: StudyFolder) -> None:
 
 
 def test_a_probe_that_outlasts_the_night_is_refused(folder: StudyFolder) -> None:
-    """It would take 20 s, and there are 4."""
-    run = folder.write(base={"seconds": 500}).run("--hours", str(4 / 3600))
+    """Its one evaluation comes after 20 s, and there are 4."""
+    run = folder.write(base={"seconds": 500, "evaluations": 1}).run("--hours", str(4 / 3600))
     assert run.end() == 2, run.text
-    assert "the time was over before 4.0% of one trial was trained, so the study would take at least " in run.text
-    hours = re.search(r"--hours (\S+) or more", run.text)
-    assert hours is not None and float(hours[1]) >= 0.1
+    assert "one trial takes more than" in run.text
+    assert _hours_named(run.text) >= 0.1
     assert not folder.record().trials
+
+
+def test_a_probe_that_shows_a_night_too_short_ends_at_once(folder: StudyFolder) -> None:
+    """It would take 200 s; its first evaluations tell that the study takes 11 hours."""
+    start = time.monotonic()
+    run = folder.write(base={"seconds": 5_000, "evaluations": 100}).run("--hours", "0.05")
+    assert run.end() == 2, run.text
+    assert time.monotonic() - start < 60
+    assert "one trial takes about 8" in run.text
+    assert _hours_named(run.text) == pytest.approx(11.1, rel=0.1)
+
+
+def _hours_named(text: str) -> float:
+    named = re.search(r"--hours (\S+) or more", text)
+    assert named is not None, text
+    return float(named[1])
 
 
 def test_finals_get_their_time(folder: StudyFolder) -> None:
