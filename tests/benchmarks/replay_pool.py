@@ -2,6 +2,9 @@
 
 A proposal that becomes its nearest row is another one than the sampler meant, which costs a sampler with a model more
 than one that draws at random. Here nothing is lost on the way.
+
+TPE weighs all rows left, not 24 drawn by its good density as it does in a continuous space: on four tables with 20
+searches each, both took the same time within what seeds make of it.
 """
 
 from __future__ import annotations
