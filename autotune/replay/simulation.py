@@ -77,6 +77,19 @@ def simulate(
         seed: Of the sampler and of what is audited.
         budget_s: Device time after which no trial begins.
     """
+    study, spec = new_study(table, sampler, pruner, seed)
+    return search(study, spec, table, source, budget_s)
+
+
+def new_study(table: Table, sampler: SamplerSpec, pruner: PrunerSpec, seed: int) -> tuple[optuna.Study, StudySpec]:
+    """Return an Optuna study for a search on a table, and the spec that goes with it.
+
+    Args:
+        table: Gives the space and the base config.
+        sampler: As in a study file.
+        pruner: As in a study file.
+        seed: Of the sampler and of what is audited.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,7 +104,7 @@ def simulate(
             pruner=build_pruner(pruner.name, pruner.options, spec.budget.tokens),
         )
 
-    return search(study, spec, table, source, budget_s)
+    return study, spec
 
 
 def search(study: optuna.Study, spec: StudySpec, table: Table, source: Source, budget_s: float) -> Search:

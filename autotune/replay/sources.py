@@ -64,6 +64,11 @@ class Rows:
         self._points = np.array([self._positions.of(row.params) for row in table.rows])
         self.best = table.finished()[0].losses[-1]
 
+    @property
+    def left(self) -> list[Row]:
+        """The rows that were not yet taken, in the table's order."""
+        return list(self._left.values())
+
     def take(self, params: Mapping[str, Any]) -> Row | None:
         """Return the nearest row left and take it out, or return None when all are taken.
 

@@ -33,12 +33,16 @@ def row(
 
 
 def table(
-    rows: Sequence[Row], space: Mapping[str, Any] = LR, base: Mapping[str, Any] | None = None, name: str = "night"
+    rows: Sequence[Row],
+    space: Mapping[str, Any] = LR,
+    base: Mapping[str, Any] | None = None,
+    name: str = "night",
+    tokens: Sequence[int] = (500, 1_000),
 ) -> Table:
     spec = StudySpec.model_validate(
-        {"name": name, "budget": {"tokens": 1_000}, "base": base or {"lr": 0.01}, "space": space}
+        {"name": name, "budget": {"tokens": tokens[-1]}, "base": base or {"lr": 0.01}, "space": space}
     )
-    return Table(spec, {}, (500, 1_000), tuple(rows))
+    return Table(spec, {}, tuple(tokens), tuple(rows))
 
 
 def bowl_table(count: int, noise: float = 0.0) -> Table:

@@ -48,3 +48,10 @@ def test_each_row_is_taken_once_in_order_of_distance_until_none_is_left() -> Non
 def test_the_best_of_the_rows_is_of_those_that_finished() -> None:
     rows = [row({"lr": 0.1}, (4.0, 3.0)), row({"lr": 0.2}, (1.0,), TrialStatus.DIVERGED), row({"lr": 0.3}, (5.0, 2.5))]
     assert Rows(table(rows)).best == 2.5
+
+
+def test_the_rows_left_are_those_not_taken() -> None:
+    rows = [row({"lr": lr}) for lr in (0.5, 0.01, 0.003)]
+    source = Rows(table(rows))
+    source.take({"lr": 0.01})
+    assert source.left == [rows[0], rows[2]]
