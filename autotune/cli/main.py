@@ -168,7 +168,9 @@ def run(
         if session.began:
             lines, no_report = try_to_report(session.run.root)
             failure = failure or no_report
-            code = code if failure is None else failure.exit_code
+            if failure is not None:
+                code = failure.exit_code
+                lines = lines or str(failure).splitlines()
             announce(session.run.root, code, lines, on_finish, webhook)
 
     if failure is not None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from autotune.cli.options import (
 )
 from autotune.core.errors import UserError
 from autotune.core.text import say
+
+if TYPE_CHECKING:
+    from autotune.store.study_store import StudyRecord
 
 app = typer.Typer()
 
@@ -199,27 +202,22 @@ def finish_report(root: Path) -> list[str]:
         The lines that were said of the study, without the path.
     """
     from autotune.store.study_store import read_study
-    from reports.page import summary_lines, write_report
 
-    record = read_study(root)
-    path = write_report(record, root / "report")
-    lines = summary_lines(record)
-
-    for line in ["", *lines, f"report: {path}"]:
-        say(line)
-    return lines
+    return _report(read_study(root))
 
 
 def try_to_report(root: Path) -> tuple[list[str], UserError | None]:
-    """Write the report of a run that has ended, which may have ended because its disk is full.
+    """Write the report of a run that has ended, which may have ended before its first trial or as its disk is full.
 
     Returns:
-        The lines that were said of the study, and why there is no report, None if there is one.
+        The lines that were said of the study, and why there is no report, None if there is one or nothing to report.
     """
     from autotune.store.faults import explained
+    from autotune.store.study_store import read_study
 
     try:
-        return finish_report(root), None
+        record = read_study(root)
+        return (_report(record) if record.has_trained else []), None
     except UserError as error:
         return [], error
     except Exception as error:
@@ -227,3 +225,14 @@ def try_to_report(root: Path) -> tuple[list[str], UserError | None]:
         if told is None:
             raise
         return [], told
+
+
+def _report(record: StudyRecord) -> list[str]:
+    from reports.page import summary_lines, write_report
+
+    path = write_report(record, record.run.root / "report")
+    lines = summary_lines(record)
+
+    for line in ["", *lines, f"report: {path}"]:
+        say(line)
+    return lines

@@ -83,6 +83,8 @@ def next_step(record: StudyRecord) -> NextStep:
     full = record.attributes.full_run
     if is_at_work(record):
         return _while_at_work(record)
+    if verdict is None and not record.has_trained:
+        return NextStep("Nothing of the study has been trained yet; this begins it.", _run(record))
     if verdict is None:
         return NextStep("The study was stopped before its verdict; this resumes it.", _run(record))
     if full is not None:

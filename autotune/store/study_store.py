@@ -174,6 +174,11 @@ class StudyRecord:
         return self.run.name
 
     @property
+    def has_trained(self) -> bool:
+        """Whether any trial was ever begun: before that there is nothing to report, and nothing to resume."""
+        return any(trial.status is not TrialStatus.WAITING for trial in self.trials)
+
+    @property
     def baseline(self) -> TrialRecord | None:
         """The search trial that ran the base config; the last of its attempts."""
         return next((trial for trial in reversed(self.trials) if trial.role == "baseline"), None)
