@@ -41,11 +41,12 @@ class Timeline:
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_timeline(runs: Path) -> Timeline:
+def read_timeline(runs: Path, storage_url: str = "") -> Timeline:
     """Read every study of a folder; one that cannot be read costs only its own line.
 
     Args:
         runs: Folder of the run directories.
+        storage_url: The shared database of the studies that have one, as the user names it.
 
     Raises:
         UserError: If there is no study that can be read.
@@ -55,7 +56,7 @@ def read_timeline(runs: Path) -> Timeline:
 
     for root in sorted(path.parent for path in runs.glob("*/spec.json")):
         try:
-            records.append(read_study(root))
+            records.append(read_study(root, storage_url))
         except Exception as error:  # noqa: BLE001 - a damaged study must not hide the others
             unreadable[plain(root.name)] = plain(error) or type(error).__name__
 

@@ -260,7 +260,7 @@ class StudyFolder:
 
     def record(self, out: str = "runs") -> StudyRecord:
         """Reads what is stored."""
-        return read_study(self.directory(out).root)
+        return read_study(self.directory(out).root, self.url)
 
     def optuna_trials(self, out: str = "runs") -> dict[str, list[FrozenTrial]]:
         """Returns Optuna's own trials of every study in the storage (search, finals, full run), by its name."""
