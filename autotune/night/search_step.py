@@ -41,7 +41,7 @@ def plan_night(night: Night) -> None:
     if stored is not None:
         night.loop.pace.expect(trial_tokens, stored.trial_s)
         done = sum(trial.status.teaches for trial in read_study(night.run.root, night.spec.storage).trials)
-        night.observer.note("resumed", f"resuming: {done} of {spec.budget.trials} trials are done")
+        night.observer.note("resumed", f"resuming: {done} of {spec.most_trials} trials are done")
         return
 
     night.options.say("probing the baseline ...")

@@ -189,7 +189,7 @@ def _may_be_active(space: SearchSpace, path: str, settings: Mapping[str, Any], b
 
 
 def _enqueued_error(dimension: Dimension, value: Any) -> str:
-    if dimension.contains(value) and dimension.is_on_grid(value):
+    if dimension.is_one_of_its(value):
         return ""
 
     grid = ""
