@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 
@@ -158,7 +160,8 @@ def timeline_markdown(timeline: Timeline, pictures: Sequence[str] = ()) -> str:
         lines.append(f"- {markdown(name)} could not be read: {markdown(why)}")
 
     for path in pictures:
-        lines += ["", f"![{Path(path).stem}]({path})"]
+        # A folder's name may hold what ends a link, or a "#" or "?" that means something else in it.
+        lines += ["", f"![{Path(path).stem}]({quote(os.fsencode(path))})"]
 
     return "\n".join([*lines, END, ""])
 
