@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 import plotly.graph_objects as go
 
@@ -41,11 +43,12 @@ class Timeline:
     unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_timeline(runs: Path) -> Timeline:
+def read_timeline(runs: Path, storage_url: str = "") -> Timeline:
     """Read every study of a folder; one that cannot be read costs only its own line.
 
     Args:
         runs: Folder of the run directories.
+        storage_url: The shared database of the studies that have one, as the user names it.
 
     Raises:
         UserError: If there is no study that can be read.
@@ -55,7 +58,7 @@ def read_timeline(runs: Path) -> Timeline:
 
     for root in sorted(path.parent for path in runs.glob("*/spec.json")):
         try:
-            records.append(read_study(root))
+            records.append(read_study(root, storage_url))
         except Exception as error:  # noqa: BLE001 - a damaged study must not hide the others
             unreadable[plain(root.name)] = plain(error) or type(error).__name__
 
@@ -157,7 +160,8 @@ def timeline_markdown(timeline: Timeline, pictures: Sequence[str] = ()) -> str:
         lines.append(f"- {markdown(name)} could not be read: {markdown(why)}")
 
     for path in pictures:
-        lines += ["", f"![{Path(path).stem}]({path})"]
+        # A folder's name may hold what ends a link, or a "#" or "?" that means something else in it.
+        lines += ["", f"![{Path(path).stem}]({quote(os.fsencode(path))})"]
 
     return "\n".join([*lines, END, ""])
 

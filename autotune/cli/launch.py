@@ -8,23 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.cli.options import deadline_of
 from autotune.cli.studies import refresh_report
 from autotune.core.text import say
 
 if TYPE_CHECKING:
+    from autotune.engine.deadline import Deadline
     from autotune.night.session import Options
     from autotune.study.study_file import Study
 
 
-def make_options(
-    study: Study | None, out: Path, device: str, emulate: str, hours: float | None, until: str | None
-) -> Options:
-    """Return the options of one run; those that are not given come from the study file, if there is one."""
+def make_options(study: Study, out: Path, device: str, emulate: str, deadline: Deadline) -> Options:
+    """Return the options of one run of a study."""
     from autotune.night.session import Options
 
-    deadline = deadline_of(study, hours, until)
-    return Options(out, device, emulate, audience(), deadline, refresh_report)
+    def refresh(root: Path) -> None:
+        refresh_report(root, study.spec.storage)
+
+    return Options(out, device, emulate, audience(), deadline, refresh)
 
 
 def audience() -> Callable[[str], None]:

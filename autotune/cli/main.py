@@ -156,7 +156,7 @@ def run(
     study = study or default_study()
     loaded = load_study(study, out, change, trials=trials, seed=seed)
     root = folder_to_run(study, out, loaded, change)
-    session = Session(loaded, make_options(loaded, out, device, emulate, hours, until), root)
+    session = Session(loaded, make_options(loaded, out, device, emulate, deadline_of(loaded, hours, until)), root)
 
     failure: UserError | None = None
     code = 1  # of an end that nobody expected
@@ -166,9 +166,11 @@ def run(
         failure, code = error, error.exit_code
     finally:
         if session.began:
-            lines, no_report = try_to_report(session.run.root)
+            lines, no_report = try_to_report(session.run.root, loaded.spec.storage)
             failure = failure or no_report
-            code = code if failure is None else failure.exit_code
+            if failure is not None:
+                code = failure.exit_code
+                lines = lines or str(failure).splitlines()
             announce(session.run.root, code, lines, on_finish, webhook)
 
     if failure is not None:
@@ -224,7 +226,7 @@ def promote(
     loaded = load_study(study, out, None)
     # The hours of the study file are the night's; a full run has its own.
     root = folder_to_run(study, out, loaded)
-    session = Session(loaded, make_options(None, out, device, emulate, hours, until), root)
+    session = Session(loaded, make_options(loaded, out, device, emulate, deadline_of(None, hours, until)), root)
 
     if tokens is None and hours is None and until is None:
         tokens = horizon.full_tokens(loaded.spec)
@@ -234,7 +236,7 @@ def promote(
         return yes or not sys.stdin.isatty() or typer.confirm("start the full run?", default=True)
 
     code = session.promote(tokens, trial, as_is, agree)
-    lines = finish_report(session.run.root)
+    lines = finish_report(session.run.root, loaded.spec.storage)
     announce(session.run.root, code, lines, on_finish, webhook)
     raise typer.Exit(code)
 

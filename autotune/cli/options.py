@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,8 @@ from autotune.core.errors import UserError
 from autotune.core.text import say
 
 if TYPE_CHECKING:
+    from autotune.engine.deadline import Deadline
+    from autotune.store.study_store import StudyRecord
     from autotune.study.study_file import Study
 
 RUNS = Path("runs")
@@ -94,6 +96,14 @@ WebhookOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
 RunsOption = Annotated[
     Path, typer.Option("--out", help="Folder that holds one run directory for each study.", callback=usable_folder)
+]
+StorageOption = Annotated[
+    str,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="The shared database of the study, if it has one; by default that of the study file, or OPTUNA_STORAGE.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
@@ -211,6 +221,31 @@ def run_directory(name: str, out: Path) -> Path:
     return out / name
 
 
+def named_storage(study: str, out: Path, storage: str) -> str:
+    """Return the shared database that a command line names for a study, "" if none.
+
+    A study file that is kept in a run directory is that folder's word, and not the user's.
+
+    Args:
+        study: What the command line says: a name, a folder or a study file.
+        out: Folder of the run directories.
+        storage: `--storage`, or "".
+    """
+    from autotune.study.errors import parse
+
+    path = Path(study)
+    if storage or path.suffix != ".toml" or not os.path.isfile(path) or begun_folder(study, out) is not None:
+        return storage
+    return str(parse(path.read_text(encoding="utf-8-sig"), study).get("storage", ""))
+
+
+def read_named(study: str, out: Path, storage: str) -> StudyRecord:
+    """Read the study that a command line names, from the database that it names if the study has a shared one."""
+    from autotune.store.study_store import read_study
+
+    return read_study(run_directory(study, out), named_storage(study, out, storage))
+
+
 def require_begun(root: Path) -> None:
     """Refuse a run directory in which no study was begun.
 
@@ -227,7 +262,7 @@ def require_begun(root: Path) -> None:
         read_study(root)  # it raises, and names the studies that there are
 
 
-def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Any:
+def deadline_of(study: Study | None, hours: float | None, until: str | None) -> Deadline:
     """Return the deadline: the command line's, or else the study file's if there is one."""
     from pydantic import ValidationError
 

@@ -17,9 +17,11 @@ from autotune.cli.options import (
     JsonOption,
     RunsOption,
     SetOption,
+    StorageOption,
     StudyArgument,
+    deadline_of,
     load_study,
-    run_directory,
+    read_named,
 )
 from autotune.core.text import say
 
@@ -66,10 +68,10 @@ def record(
     changes += table.recording_changes(as_written, len(again) + 1 if rows else trials, evaluations, again)
     loaded = load_study(study, out, changes)
 
-    session = Session(loaded, make_options(loaded, out, device, emulate, None, None))
+    session = Session(loaded, make_options(loaded, out, device, emulate, deadline_of(loaded, None, None)))
     code = session.work()
 
-    trained = read_study(session.run.root)
+    trained = read_study(session.run.root, loaded.spec.storage)
     if any(trial.loss is not None for trial in trained.trials):
         path = session.run.root / "table.json"
         recorded = table.from_record(trained)
@@ -105,6 +107,7 @@ def replay(
         bool, typer.Option("--surrogate", help="Estimate the losses of settings between the recorded ones.")
     ] = False,
     out: RunsOption = RUNS,
+    storage: StorageOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Tries samplers and pruners on recorded trials, without training."""
@@ -113,7 +116,7 @@ def replay(
     from autotune.replay.surrogate import Surrogate
     from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 
-    recorded = _recorded_table(study, out)
+    recorded = _recorded_table(study, out, storage)
     samplers = [algorithms.parse_sampler(text) for text in sampler or [SamplerSpec().name]]
     pruners = [algorithms.parse_pruner(text) for text in pruner or [PrunerSpec().name]]
     pairs = list(itertools.product(samplers, pruners))
@@ -147,12 +150,10 @@ def replay(
         typer.echo(json.dumps([arms.to_json(arm) for arm in tried], indent=2))
 
 
-def _recorded_table(study: str, out: Path) -> Table:
+def _recorded_table(study: str, out: Path, storage: str) -> Table:
     """Return a table file's content, or the table of a study's trials that were trained to the end."""
     from autotune.replay import table
-    from autotune.store.study_store import read_study
 
-    path = Path(study)
-    if path.suffix == ".json":
-        return table.read(path)
-    return table.from_record(read_study(run_directory(study, out)))
+    if Path(study).suffix == ".json":
+        return table.read(Path(study))
+    return table.from_record(read_named(study, out, storage))

@@ -61,7 +61,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
     return {
         "study": record.name,
         "running_pid": record.run.running_pid(),
-        "trials_wanted": record.spec.budget.trials,
+        "trials_wanted": record.spec.most_trials,
         "trials": dict(counts),
         "seeds_per_trial": record.spec.budget.seeds,
         **_best_trial(record),

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,14 +15,20 @@ from autotune.cli.options import (
     RUNS,
     JsonOption,
     RunsOption,
+    StorageOption,
     StudyArgument,
     known_studies,
+    named_storage,
+    read_named,
     require_begun,
     run_directory,
     usable_folder,
 )
 from autotune.core.errors import UserError
 from autotune.core.text import say
+
+if TYPE_CHECKING:
+    from autotune.store.study_store import StudyRecord
 
 app = typer.Typer()
 
@@ -31,16 +37,17 @@ _WATCHED_S = 15
 
 
 @app.command()
-def status(study: StudyArgument, out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
+def status(
+    study: StudyArgument, out: RunsOption = RUNS, storage: StorageOption = "", as_json: JsonOption = False
+) -> None:
     """Shows the progress and the results of a study."""
     from autotune.cli import status
-    from autotune.store.study_store import read_study
 
     root = run_directory(study, out)
     state = status.in_preparation(root)
     words = status.describe_preparation
     if state is None:
-        state = status.summarize(read_study(root))
+        state = status.summarize(read_named(study, out, storage))
         words = status.describe
 
     if as_json:
@@ -79,23 +86,29 @@ def stop(
 
 
 @app.command()
-def report(study: StudyArgument, out: RunsOption = RUNS) -> None:
+def report(study: StudyArgument, out: RunsOption = RUNS, storage: StorageOption = "") -> None:
     """Writes a study's report again, from its stored records.
 
     If Chromium or Chrome is installed, it also saves the figures as PNG files.
     """
-    from autotune.store.study_store import read_study
     from reports.page import add_pictures
 
-    root = run_directory(study, out)
-    finish_report(root)
-    say(add_pictures(read_study(root), root / "report") or f"pictures: {root / 'report'}/*.png")
+    record = read_named(study, out, storage)
+    folder = record.run.report
+    if folder.is_symlink():
+        raise UserError(
+            f"{folder} is a link to {os.readlink(folder)}: remove it, and the report is written in its place"
+        )
+
+    _report(record)
+    say(add_pictures(record, folder) or f"pictures: {folder}/*.png")
 
 
 @app.command()
 def watch(
     study: StudyArgument,
     out: RunsOption = RUNS,
+    storage: StorageOption = "",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 8642,
 ) -> None:
     """Serves a study's page on 127.0.0.1, for this machine's browser.
@@ -107,12 +120,13 @@ def watch(
     from reports.page import study_page
 
     root = run_directory(study, out)
-    read_study(root)  # it raises if there is none, before anything is served
+    url = named_storage(study, out, storage)
+    read_study(root, url)  # it raises if there is none, before anything is served
 
     for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
         signal.signal(name, signal.default_int_handler)
 
-    with PageServer(lambda: study_page(read_study(root), _WATCHED_S), port) as server:
+    with PageServer(lambda: study_page(read_study(root, url), _WATCHED_S), port) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C stops this server and not the study)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
@@ -125,17 +139,17 @@ def compare(
         typer.Argument(metavar="STUDY", help="Two studies or more.", autocompletion=known_studies),
     ],
     out: RunsOption = RUNS,
+    storage: StorageOption = "",
     folder: Annotated[Path, typer.Option(help="Folder for the page.", callback=usable_folder)] = RUNS / "compare",
 ) -> None:
     """Compares studies side by side."""
-    from autotune.store.study_store import read_study
     from reports.compare import compare_table, write_compare
     from reports.formats import count, duration
 
     if len(studies) < 2:
         raise UserError("compare needs the names of two studies or more")
 
-    records = [read_study(run_directory(study, out)) for study in studies]
+    records = [read_named(study, out, storage) for study in studies]
     path = write_compare(records, folder)
 
     for row in compare_table(records):
@@ -146,6 +160,7 @@ def compare(
 @app.command()
 def timeline(
     out: RunsOption = RUNS,
+    storage: StorageOption = "",
     folder: Annotated[
         Path, typer.Option(help="Folder for the page, timeline.md and the pictures.", callback=usable_folder)
     ] = RUNS / "timeline",
@@ -161,7 +176,7 @@ def timeline(
 
     if into is not None and into.is_dir():
         raise UserError(f"--into {into} is a folder; name a Markdown file")
-    studies = history.read_timeline(out)
+    studies = history.read_timeline(out, storage)
     figures = history.write_timeline(studies, folder)
 
     skipped = pictures.write_pictures(figures, folder)
@@ -183,43 +198,38 @@ def timeline(
     say(f"page: {folder / 'index.html'}")
 
 
-def refresh_report(root: Path) -> None:
+def refresh_report(root: Path, storage: str) -> None:
     """Write the report of a study that is running."""
     from autotune.progress.observer import REFRESH_EVERY_S
     from autotune.store.study_store import read_study
     from reports.page import write_report
 
-    write_report(read_study(root), root / "report", round(REFRESH_EVERY_S))
+    write_report(read_study(root, storage), root / "report", round(REFRESH_EVERY_S))
 
 
-def finish_report(root: Path) -> list[str]:
+def finish_report(root: Path, storage: str) -> list[str]:
     """Write a study's report, and say the verdict, the next command and the page's path.
 
     Returns:
         The lines that were said of the study, without the path.
     """
     from autotune.store.study_store import read_study
-    from reports.page import summary_lines, write_report
 
-    record = read_study(root)
-    path = write_report(record, root / "report")
-    lines = summary_lines(record)
-
-    for line in ["", *lines, f"report: {path}"]:
-        say(line)
-    return lines
+    return _report(read_study(root, storage))
 
 
-def try_to_report(root: Path) -> tuple[list[str], UserError | None]:
-    """Write the report of a run that has ended, which may have ended because its disk is full.
+def try_to_report(root: Path, storage: str) -> tuple[list[str], UserError | None]:
+    """Write the report of a run that has ended, which may have ended before its first trial or as its disk is full.
 
     Returns:
-        The lines that were said of the study, and why there is no report, None if there is one.
+        The lines that were said of the study, and why there is no report, None if there is one or nothing to report.
     """
     from autotune.store.faults import explained
+    from autotune.store.study_store import read_study
 
     try:
-        return finish_report(root), None
+        record = read_study(root, storage)
+        return (_report(record) if record.has_trained else []), None
     except UserError as error:
         return [], error
     except Exception as error:
@@ -227,3 +237,14 @@ def try_to_report(root: Path) -> tuple[list[str], UserError | None]:
         if told is None:
             raise
         return [], told
+
+
+def _report(record: StudyRecord) -> list[str]:
+    from reports.page import summary_lines, write_report
+
+    path = write_report(record, record.run.report)
+    lines = summary_lines(record)
+
+    for line in ["", *lines, f"report: {path}"]:
+        say(line)
+    return lines

@@ -175,7 +175,7 @@ class QueueWork:
 
         may_have_grown = plan.target is None
         if may_have_grown or observer.board.kind is not plan.kind:
-            wanted = self._queue.study.spec.budget.trials if plan.asks_sampler else None
+            wanted = self._queue.study.spec.most_trials if plan.asks_sampler else None
             observer.entered(plan.kind, self._queue.records(), wanted)
 
         observer.started(self._info(running.assignment), running.worker.slot.name)

@@ -92,7 +92,7 @@ class Allotment:
 
     @property
     def _few_trials(self) -> int:
-        return min(FEW_TRIALS, self.spec.budget.trials)
+        return min(FEW_TRIALS, self.spec.most_trials)
 
     @property
     def _few_trials_s(self) -> float:
@@ -136,7 +136,7 @@ def allot(spec: StudySpec, seconds: float, training_s: float, slots: int, later_
         slots: Devices that train at once, >= 1.
         later_s: Seconds of the full run and its brackets, if the night trains them, and of the report.
     """
-    whole_search_s = MARGIN * math.ceil(spec.budget.trials / slots) * spec.budget.seeds * training_s
+    whole_search_s = MARGIN * math.ceil(spec.most_trials / slots) * spec.budget.seeds * training_s
     enough_s = min(whole_search_s, _SEARCH_FRAC * (seconds - later_s))
 
     for finalists, attributes in _choices(spec):

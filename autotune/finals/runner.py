@@ -37,7 +37,7 @@ from autotune.finals.verdict import (
     selection_runs,
 )
 from autotune.store.database import exclusive
-from autotune.store.study_store import read_study
+from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.spec import StudySpec
 
 _PURPOSES = {
@@ -81,6 +81,9 @@ class FinalsRunner:
         """The queue of the finals, opened when it is first asked for."""
         return self.open_queue()
 
+    def _record(self) -> StudyRecord:
+        return read_study(self.loop.run_directory.root, self.spec.storage)
+
     def reserve_s(self) -> float:
         """Return the seconds to keep for everything that follows the search."""
         done_s = MARGIN * self._seconds(self._proved)
@@ -100,7 +103,7 @@ class FinalsRunner:
         The search has trained it on one seed. A peer that sees another one do this goes on to the search.
         """
         spec = self.spec.finals
-        baseline = read_study(self.loop.run_directory.root).baseline
+        baseline = self._record().baseline
         if self.loop.stop.level or not spec.runs or baseline is None or baseline.loss is None:
             return
 
@@ -130,7 +133,7 @@ class FinalsRunner:
 
     def verdict(self) -> Verdict:
         """Train the finalists again, prove the winner, and return the verdict."""
-        trials = read_study(self.loop.run_directory.root).trials
+        trials = self._record().trials
         baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
         best = ranked(trials)
         if not best:
@@ -192,7 +195,7 @@ class FinalsRunner:
 
     def attribute(self, verdict: Verdict) -> None:
         """Find out which of a better winner's changes gave what, if there is time, and store it."""
-        record = read_study(self.loop.run_directory.root)
+        record = self._record()
         winner = next((trial for trial in record.trials if trial.number == verdict.winner), None)
         seeds = verdict.seeds[: self.spec.finals.attribute_seeds]
         if verdict.word is not VerdictWord.BETTER or winner is None or record.baseline is None or len(seeds) < 2:

@@ -109,12 +109,12 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
 
     # How many trials fit, if none is stopped early and if as many are as usual.
     whole = allotment.whole_trials
-    trials = int(min(spec.budget.trials, whole))
+    trials = int(min(spec.most_trials, whole))
     share = 1.0 if spec.pruner.name == "none" else _STOPPED_SHARE
     fitting = whole
     if whole > WHOLE_TRIALS:
         fitting = WHOLE_TRIALS + (whole - WHOLE_TRIALS) / share
-    most_trials = int(min(spec.budget.trials, fitting))
+    most_trials = int(min(spec.most_trials, fitting))
 
     search_s = trials * trial_s / slots
     total_s = search_s + reserve_s
@@ -170,7 +170,7 @@ class Survey:
         """
         lines = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
         lines.append(("plan", describe(self.plan, spec)))
-        for words in (self.plan.cuts, self._repetition(spec), self._lack_of_disk(spec, free_bytes)):
+        for words in (_small_space(spec), self.plan.cuts, self._repetition(spec), self._lack_of_disk(spec, free_bytes)):
             if words:
                 lines.append(("plan", words))
         lines.append(("plan", done_by(self.plan.total_s, now, self.plan.likely_s)))
@@ -239,6 +239,13 @@ def survey(
         left = capacity.fitting(study, model, profile, baseline.facts)
     size = capacity.choose_pass(study, model, profile, baseline.facts, left)
     return Survey(replace(plan, max_pass_sequences=size), baseline, model, left)
+
+
+def _small_space(spec: StudySpec) -> str:
+    """Return why there are fewer trials than the study file asks for, "" if there are not."""
+    if spec.most_trials == spec.budget.trials:
+        return ""
+    return f"the space has {spec.most_trials} settings, so there are no more than as many trials (budget.trials)"
 
 
 def describe(plan: Plan, spec: StudySpec) -> str:

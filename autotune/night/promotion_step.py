@@ -107,7 +107,7 @@ class PromotionStep:
     def _choose(self, order: Order, has_time: Callable[[float], bool]) -> Chosen:
         """Choose the trial, find out what its settings become in a run of that length, and store and say it."""
         night = self.night
-        trial, why = select_trial_to_promote(read_study(night.run.root), order.number)
+        trial, why = select_trial_to_promote(read_study(night.run.root, night.spec.storage), order.number)
         promotion = self.brackets.promotion(trial, order.tokens, order.as_is, has_time)
 
         # What the trainer said of its text, in tokens: of the whole of it and of what the trial was given.
@@ -125,7 +125,7 @@ class PromotionStep:
 
     def _write_best_config(self, chosen: Chosen) -> BestConfig:
         night = self.night
-        record = read_study(night.run.root)
+        record = read_study(night.run.root, night.spec.storage)
         best_config = best_config_of(night.study.trainer, record, chosen.trial, chosen.why, chosen.promotion)
         best_config.write(night.run.best_config)
         night.observer.note(

@@ -88,7 +88,7 @@ class SearchEnd:
             self._say(f"every setting of the space was tried: the search ends after {begun} of {wanted} trials")
 
     def _say_no_time(self, trials: Sequence[TrialRecord]) -> None:
-        wanted = self._queue.study.spec.budget.trials
+        wanted = self._queue.study.spec.most_trials
         begun = sum(trial.status.teaches or trial.status is TrialStatus.RUNNING for trial in trials)
         if begun >= wanted:
             return
@@ -119,7 +119,7 @@ class SearchEnd:
 
     def _replan(self, done: int) -> None:
         """Says how many trials fit by what they took since this process began, if that is news."""
-        wanted = self._queue.study.spec.budget.trials
+        wanted = self._queue.study.spec.most_trials
         if self._began is None or self._deadline.seconds_left == float("inf"):
             self._began = time.monotonic(), done
             return

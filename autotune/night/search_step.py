@@ -40,8 +40,8 @@ def plan_night(night: Night) -> None:
     stored = night.attributes.plan
     if stored is not None:
         night.loop.pace.expect(trial_tokens, stored.trial_s)
-        done = sum(trial.status.teaches for trial in read_study(night.run.root).trials)
-        night.observer.note("resumed", f"resuming: {done} of {spec.budget.trials} trials are done")
+        done = sum(trial.status.teaches for trial in read_study(night.run.root, night.spec.storage).trials)
+        night.observer.note("resumed", f"resuming: {done} of {spec.most_trials} trials are done")
         return
 
     night.options.say("probing the baseline ...")
@@ -109,7 +109,7 @@ def _train_baseline(night: Night, queue: Queue, finals: FinalsRunner) -> None:
     Raises:
         UserError: If there is no time for a search and its proof, or if the default settings do not train.
     """
-    record = read_study(night.run.root)
+    record = read_study(night.run.root, night.spec.storage)
     allotment = finals.allotment()
     done = sum(trial.status.teaches for trial in record.trials)
     if done < FEW_TRIALS and allotment.is_too_short:
@@ -124,11 +124,11 @@ def _train_baseline(night: Night, queue: Queue, finals: FinalsRunner) -> None:
     night.loop.run(queue, has_time, awaits_peers=False)
 
     # What crashed once may have been a fault of the machine.
-    baseline = read_study(night.run.root).baseline
+    baseline = read_study(night.run.root, night.spec.storage).baseline
     if baseline is not None and baseline.status is TrialStatus.CRASHED and not night.is_stopped:
         queue.try_again(baseline.number)
         night.loop.run(queue, has_time, awaits_peers=False)
-        baseline = read_study(night.run.root).baseline
+        baseline = read_study(night.run.root, night.spec.storage).baseline
 
     if night.is_stopped or baseline is None or baseline.status not in _CAME_TO_NOTHING:
         return

@@ -109,7 +109,7 @@ class Session:
             UserError: If nothing can be promoted, or the run cannot go on.
         """
         with self._opened() as night:
-            trial, _ = select_trial_to_promote(read_study(self.run.root), number)
+            trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
 
             promotion = PromotionStep(night, Queues(night))

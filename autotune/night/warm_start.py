@@ -87,7 +87,7 @@ def read(study: Study, data_hash: str = "") -> Iterator[Earlier]:
     """
     spec = study.spec
     for path in spec.warm_start:
-        record = read_study(Path(path))
+        record = read_study(Path(path), spec.storage)
         differs = difference(study, record, data_hash)
         priors = [] if differs else _priors(spec, record)
         yield Earlier(record.spec.name, tuple(_good(spec, record)), tuple(priors), differs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,7 +103,8 @@ class BestConfig:
             "promotion": self.promotion.to_json(),
         }
 
-        comments = [*self.comments, f"Train them with: autotune train {path}"]
+        command = shlex.join(["autotune", "train", str(path)])
+        comments = [*self.comments, f"Train them with: {command}"]
         header = "".join(f"# {line}\n" for line in comments)
         write_text(path, f"{header}\n{tomli_w.dumps(_without_none(content))}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ _MAX_PAIRS = 32
 """Largest number of pairs that is proposed; beyond it another search costs less."""
 _MORE_SELECT_SEEDS = 2
 """Number of selection seeds that are added after a winner has failed on a proving seed."""
+_COPY = "lower_rate.toml"
+"""Copy of best_config.toml that a person edits where the settings diverged."""
 _MAX_NAME = 64
 """Longest name of a study, in characters."""
 
@@ -83,6 +86,8 @@ def next_step(record: StudyRecord) -> NextStep:
     full = record.attributes.full_run
     if is_at_work(record):
         return _while_at_work(record)
+    if verdict is None and not record.has_trained:
+        return NextStep("Nothing of the study has been trained yet; this begins it.", _run(record))
     if verdict is None:
         return NextStep("The study was stopped before its verdict; this resumes it.", _run(record))
     if full is not None:
@@ -172,11 +177,17 @@ def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> N
         )
         return NextStep(what, command, _of_full_run(record, tokens or full_tokens(record.spec)))
 
+    copy = record.run.root / _COPY
+    train = shlex.join(["autotune", "train", str(copy)])
+    if copy.exists():
+        what = f"The full run diverged, and would do so again. This trains what is in {copy} now instead."
+        return NextStep(what, train)
+
     what = (
-        f"The full run diverged, and would do so again. Lower the learning rate in a copy of {record.run.best_config} "
-        "and train the copy instead."
+        "The full run diverged, and would do so again. This copies its settings: lower the learning rates in the copy, "
+        f"then train it with {train}."
     )
-    return NextStep(what, f"autotune train {record.run.best_config}")
+    return NextStep(what, shlex.join(["cp", str(record.run.best_config), str(copy)]))
 
 
 def _promote(record: StudyRecord, full: FullRunRecord, tokens: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from typing import TypeVar
 
 from autotune.core.errors import UserError
@@ -83,4 +84,9 @@ def check(table: Table, sampler: SamplerSpec, pruner: PrunerSpec) -> None:
 
     faults = algorithm_errors(sampler, pruner, spec.space, spec.base, spec.budget.tokens)
     if faults:
-        raise UserError("\n".join(fault for _, fault in faults))
+        raise UserError("\n".join(_told(location, fault) for location, fault in faults))
+
+
+def _told(location: Sequence[str], fault: str) -> str:
+    # What is said of a whole sampler or pruner begins with its name.
+    return fault if len(location) == 1 else f"{'.'.join(location)}: {fault}"

@@ -251,6 +251,17 @@ class Dimension(BaseModel):
             raise ValueError(f"a grid needs choices or a step, but the range is {self.describe()}")
         return _num_values(self.low, self.high, self.step or 1)
 
+    @property
+    def size(self) -> float:
+        """The number of different values; infinite for a continuous range."""
+        if self.choices is None and not self.is_integer and self.step is None:
+            return math.inf
+        return self.num_values
+
+    def is_one_of_its(self, value: Any) -> bool:
+        """Return whether this dimension could propose a value."""
+        return self.contains(value) and self.is_on_grid(value)
+
     def grid(self) -> list[Value]:
         """Return every value of a list of choices, or of a range of whole numbers or with a step.
 
@@ -277,8 +288,7 @@ class Dimension(BaseModel):
 
     def values(self) -> Iterable[Value]:
         """Return every value, one after the other; of a continuous range its ends alone."""
-        is_continuous = self.choices is None and not self.is_integer and self.step is None
-        if is_continuous:
+        if math.isinf(self.size):
             return self.ends()
         return map(self.value, range(self.num_values))
 

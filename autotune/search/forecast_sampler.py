@@ -52,6 +52,8 @@ class ForecastSampler(CurrentRanges):
 
         continuous = as_continuous(search_space)
         if _has_several_values(study):
+            if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                return {}  # there is nothing to learn from yet, as below
             return on_grid(super().sample_relative(study, trial, continuous), search_space)
 
         trials = self._as_if_ended(study, continuous)

@@ -22,6 +22,11 @@ MAX_CORNERS = 256
 Where a space has more, only the corners of all lowest and of all highest ends are built: the product of all ends would
 take longer to build than it is worth."""
 
+_MAX_PARTS = 10_000
+"""Parts of a space whose settings are counted one part after the other."""
+_ANY_OTHER = object()
+"""Stands for all values of a setting that no condition names."""
+
 
 class SearchSpace(RootModel[dict[str, Dimension]]):
     """All dimensions of a study, by dotted config path, in the order of the study file."""
@@ -132,6 +137,49 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
 
         return completed({}, 0)
 
+    def num_settings(self, base: Mapping[str, Any], most: int) -> int:
+        """Return how many different settings `suggest` may return, at most a given number.
+
+        Args:
+            base: The nested base config, for conditions on settings that are not searched.
+            most: Counting ends there; it also ends, with this answer, where conditions cut the space into many parts.
+        """
+        total = 0.0
+        for seen, size in enumerate(self._part_sizes(base)):
+            total += size
+            if total >= most or seen == _MAX_PARTS:
+                return most
+        return int(total)
+
+    def _part_sizes(self, base: Mapping[str, Any]) -> Iterator[float]:
+        """Yield how many settings there are for each combination of values that conditions tell apart."""
+        paths = list(self.root)
+        named: dict[str, list[Any]] = {}
+        for dimension in self.root.values():
+            for path, wanted in dimension.when.items():
+                named.setdefault(path, []).extend(_accepted(wanted))
+
+        def parts(values: dict[str, Any], place: int, size: float) -> Iterator[float]:
+            for after, path in enumerate(paths[place:], start=place + 1):
+                dimension = self.root[path]
+                if not _holds(dimension.when, values, base):
+                    continue
+                if path not in named:
+                    size *= dimension.size
+                    continue
+
+                own = [value for value in dict.fromkeys(named[path]) if dimension.is_one_of_its(value)]
+                for value in own:
+                    yield from parts({**values, path: value}, after, size)
+                # No condition names the other values, so that they are alike.
+                others = dimension.size - len(own)
+                if others:
+                    yield from parts({**values, path: _ANY_OTHER}, after, size * others)
+                return
+            yield size
+
+        return parts({}, 0, 1.0)
+
     def active(self, values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
         """Return those of the given values whose dimension's condition holds among them.
 
@@ -184,7 +232,11 @@ def _holds(when: Mapping[str, Any], values: Mapping[str, Any], base: Mapping[str
     """Return whether a condition holds: each named setting has the wanted value, or one of the wanted values."""
     for path, wanted in when.items():
         actual = values[path] if path in values else get_path(base, path)
-        accepted = wanted if isinstance(wanted, tuple) else (wanted,)
-        if actual not in accepted:
+        if actual not in _accepted(wanted):
             return False
     return True
+
+
+def _accepted(wanted: Any) -> tuple[Any, ...]:
+    """Return the values that a condition accepts of one setting."""
+    return wanted if isinstance(wanted, tuple) else (wanted,)

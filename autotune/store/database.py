@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
+from autotune.core.text import shortened
 from autotune.store.run_directory import RunDirectory
 from autotune.store.sqlite_file import (
     Connect,
@@ -23,11 +24,14 @@ from autotune.store.sqlite_file import (
     require_sound,
     require_there,
 )
+from autotune.study.spec import STORAGE_SCHEMES
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from sqlalchemy import Engine
 
+_STORAGE_VARIABLE = "OPTUNA_STORAGE"
+"""Names a shared database, for Optuna's own commands too."""
 MISSED_HEARTBEATS = 3
 """Heartbeats without a sign of life after which a peer counts as dead."""
 _AS_URL = 'write it as "postgresql://user@host/database"'
@@ -55,6 +59,33 @@ def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 2
         if spec_storage:
             return _open_shared(spec_storage, heartbeat_s)
         return _open_sqlite(run)
+
+
+def named_storage(run: RunDirectory, folder_url: str, named_url: str = "") -> str:
+    """Return the database to read a study from: where its folder names a shared one, the one that the user names.
+
+    A folder may be somebody else's, and connecting tells a server of its choice who reads it, and may send a password.
+
+    Args:
+        run: The study's run directory.
+        folder_url: What the folder says: the URL of a shared database, or "" for the file in the folder.
+        named_url: What the user says; by default the environment's word counts.
+
+    Raises:
+        UserError: If the user names none.
+    """
+    if not folder_url:
+        return ""
+    if url := named_url or os.environ.get(_STORAGE_VARIABLE, ""):
+        return url
+
+    # Of a password, nothing; of what is no URL, which may be one, nothing either.
+    scheme, mark, _ = folder_url.partition("://")
+    where = shortened(folder_url, 200) if mark and scheme in STORAGE_SCHEMES else "a database"
+    raise UserError(
+        f"{run.root}: its records are in {where}, and a folder's word connects to nothing but itself: if you know "
+        f"that database, give its URL as --storage or {_STORAGE_VARIABLE}, or name the study file instead of the folder"
+    )
 
 
 def is_shared(storage: RDBStorage) -> bool:
@@ -138,7 +169,7 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
     scheme, mark, rest = url.partition("://")
     if not mark:
         scheme = ""  # what stands there instead may be a password
-    if scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
+    if scheme not in STORAGE_SCHEMES:
         raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave storage out', 3)
 
     try:

@@ -6,6 +6,7 @@ SQLite in WAL mode survives a kill at any moment. It does not survive a damaged 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -97,7 +98,9 @@ def _beside(database: Path, ending: str) -> Path:
 
 
 def require_there(run: RunDirectory, is_read: bool = False) -> None:
-    """Refuse a lost database: the study would silently start from zero, into the files of its former trials.
+    """Refuse a database that is lost, or that lies elsewhere.
+
+    Of a lost one, the study would silently start from zero, into the files of its former trials.
 
     Args:
         run: The run directory.
@@ -106,6 +109,12 @@ def require_there(run: RunDirectory, is_read: bool = False) -> None:
     Raises:
         UserError: With exit code 3.
     """
+    if run.database.is_symlink():
+        raise UserError(
+            f"{run.database} is a link to {os.readlink(run.database)}, whose content is not this folder's to change: "
+            "put the file itself there",
+            3,
+        )
     if _has_content(run.database):
         return
     if run.backup.exists() or run.has_trial_files() or is_read:

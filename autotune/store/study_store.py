@@ -8,7 +8,7 @@ The files in `trials/` are copies of it for people and other programs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, read_lines, write_json
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.machine.hardware import HardwareError, HardwareProfile
-from autotune.store.database import exclusive, storage_to_read
+from autotune.store.database import exclusive, named_storage, storage_to_read
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import changed, completed, read_spec, require_unchanged, stored_name
@@ -155,6 +155,7 @@ class StudyRecord:
         events: What happened, oldest first.
         gpu: Samples of the GPU's health, oldest first.
         attributes: What else is stored with the study.
+        storage_url: The shared database that it was read from; "" for the file in its folder.
     """
 
     run: RunDirectory
@@ -167,6 +168,7 @@ class StudyRecord:
     events: tuple[Mapping[str, Any], ...] = ()
     gpu: tuple[Mapping[str, Any], ...] = ()
     attributes: StudyAttributes = field(default_factory=lambda: StudyAttributes(Snapshot()))
+    storage_url: str = field(default="", repr=False)
 
     @property
     def name(self) -> str:
@@ -174,27 +176,35 @@ class StudyRecord:
         return self.run.name
 
     @property
+    def has_trained(self) -> bool:
+        """Whether any trial was ever begun: before that there is nothing to report, and nothing to resume."""
+        return any(trial.status is not TrialStatus.WAITING for trial in self.trials)
+
+    @property
     def baseline(self) -> TrialRecord | None:
         """The search trial that ran the base config; the last of its attempts."""
         return next((trial for trial in reversed(self.trials) if trial.role == "baseline"), None)
 
 
-def read_study(root: Path) -> StudyRecord:
+def read_study(root: Path, storage_url: str = "") -> StudyRecord:
     """Read a study's stored records; the study may be running meanwhile.
 
     Args:
         root: The run directory, `runs/<study>`.
+        storage_url: The shared database of a study that has one, as the user names it; by default that of the
+            environment. What the folder says of it is somebody's word, and connects to nothing.
 
     Raises:
         UserError: If there is no study there, or what is there cannot be read.
     """
     run = RunDirectory(root)
     spec = read_spec(run)
+    named_url = named_storage(run, spec.storage, storage_url)
     with (
         explain_storage_errors(root),
-        storage_to_read(run, spec.storage, spec.limits.heartbeat_s) as storage,
+        storage_to_read(run, named_url, spec.limits.heartbeat_s) as storage,
     ):
-        return _read(run, spec, storage)
+        return replace(_read(run, spec, storage), storage_url=named_url)
 
 
 def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecord:

@@ -13,6 +13,8 @@ from autotune.search.dimension import refusal
 from autotune.study.errors import did_you_mean
 from autotune.study.plain_types import Real
 
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
 
 class SamplerSpec(BaseModel):
     """Which Optuna sampler proposes settings; further keys are its parameters under Optuna's names."""
@@ -76,4 +78,5 @@ def _check_named(
                 option,
             )
         if not samplers.is_of_type(value, accepted[option]):
-            raise refusal(f"must be {' or '.join(accepted[option])}, but it is {shown(value)}", option)
+            wanted = " or ".join(_WORDS[kind] for kind in accepted[option])
+            raise refusal(f"must be {wanted}, but it is {shown(value)}", option)

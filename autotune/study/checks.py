@@ -15,10 +15,12 @@ from autotune.core.errors import UserError
 from autotune.core.text import shortened, shown
 from autotune.search import pruners, samplers
 from autotune.search.dimension import Dimension
+from autotune.search.option_ranges import faults_of
 from autotune.search.space import SearchSpace
 from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.conditions import never_searched
 from autotune.study.errors import StudyFileErrors, did_you_mean, no_setting
+from autotune.study.key_lines import Location
 from autotune.study.spec import STORAGE_SCHEMES, TRACKERS, StudySpec, is_installed
 from autotune.study.trainer import Trainer
 
@@ -187,7 +189,7 @@ def _may_be_active(space: SearchSpace, path: str, settings: Mapping[str, Any], b
 
 
 def _enqueued_error(dimension: Dimension, value: Any) -> str:
-    if dimension.contains(value) and dimension.is_on_grid(value):
+    if dimension.is_one_of_its(value):
         return ""
 
     grid = ""
@@ -213,8 +215,8 @@ def _check_warm_start(spec: StudySpec, errors: StudyFileErrors) -> None:
 
 def _check_algorithms(spec: StudySpec, space: SearchSpace, base: Mapping[str, Any], errors: StudyFileErrors) -> None:
     num_values = objectives.num_values(spec.objective)
-    for table, error in algorithm_errors(spec.sampler, spec.pruner, space, base, spec.budget.tokens, num_values):
-        errors.add((table,), error)
+    for location, error in algorithm_errors(spec.sampler, spec.pruner, space, base, spec.budget.tokens, num_values):
+        errors.add(location, error)
 
 
 def algorithm_errors(
@@ -224,8 +226,10 @@ def algorithm_errors(
     base: Mapping[str, Any],
     budget_tokens: int,
     num_values: int = 1,
-) -> list[tuple[str, str]]:
+) -> list[tuple[Location, str]]:
     """Build a sampler and a pruner, try them out, and return what they object to.
+
+    With a number out of its range, they are not tried: it might never end.
 
     Args:
         sampler: As in a study file.
@@ -236,14 +240,21 @@ def algorithm_errors(
         num_values: How many values of a trial are minimised.
 
     Returns:
-        "sampler" or "pruner" with an error of it; empty if all is well.
+        "sampler" or "pruner", and the parameter where it is one, with an error of it; empty if all is well.
     """
-    errors = {}
-    if len(space):
-        errors["sampler"] = _sampler_error(sampler, space, base, num_values)
-    errors["pruner"] = _pruner_error(pruner, budget_tokens, num_values)
+    errors: list[tuple[Location, str]] = []
+    for option, error in faults_of(sampler.options):
+        errors.append((("sampler", option), error))
+    if len(space) and not errors:
+        errors.append((("sampler",), _sampler_error(sampler, space, base, num_values)))
 
-    return [(table, error) for table, error in errors.items() if error]
+    of_pruner = list(faults_of(pruner.options))
+    for option, error in of_pruner:
+        errors.append((("pruner", option), error))
+    if not of_pruner:
+        errors.append((("pruner",), _pruner_error(pruner, budget_tokens, num_values)))
+
+    return [(location, error) for location, error in errors if error]
 
 
 def _sampler_error(sampler: SamplerSpec, space: SearchSpace, base: Mapping[str, Any], num_values: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from autotune.core import objectives
+from autotune.core.config_paths import flatten
 from autotune.core.objectives import Objective
 from autotune.search.dimension import Value, refusal
 from autotune.search.space import SearchSpace
@@ -246,6 +247,17 @@ class StudySpec(_Table):
                 "seeds",
             )
         return self
+
+    @property
+    def most_trials(self) -> int:
+        """Trials that the search can have: no more than there are settings, as none is tried twice."""
+        space = self.space.at_limits()
+        most = space.num_settings(self.base, self.budget.trials)
+
+        # The baseline may lie between the steps of a range.
+        default = flatten(self.base)
+        is_between = any(path in default and not space[path].is_on_grid(default[path]) for path in space)
+        return min(self.budget.trials, most + is_between)
 
     def attributing_runs(self, changes: int | None = None) -> int:
         """Return the most trainings that it takes to tell how much each change of the winner gained.

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from autotune.core.errors import UserError
-from autotune.core.text import reason, shortened, shown
+from autotune.core.text import shortened, shown
 from autotune.study.errors import did_you_mean
 from autotune.study.trainer_interface import (
     CUSTOMARY_PATHS,
@@ -33,6 +31,7 @@ from autotune.study.trainer_interface import (
     TrainFunction,
     Writer,
 )
+from autotune.study.trainers_code import end_told, faults_told
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Trainer:
             pydantic.ValidationError: If the trainer's config type refuses it.
             UserError: If the config type fails in another way.
         """
-        with _faults_told(self.name, "the type of its config fails"):
+        with faults_told(self.name, "the type of its config fails"):
             completed = self.config_type.dump_python(self.config_type.validate_python(config), mode="json")
             if not isinstance(completed, Mapping):
                 raise TypeError(f"it makes {shown(completed)} of a table of settings")
@@ -93,7 +92,7 @@ class Trainer:
         """Return the counted work of a configuration, None if the trainer counts nothing."""
         if self.counter is None:
             return None
-        with _faults_told(self.name, "its function counts fails"):
+        with faults_told(self.name, "its function counts fails"):
             return self.counter(self.config_type.validate_python(config), facts)
 
     def prepare(
@@ -102,7 +101,9 @@ class Trainer:
         """Get ready what trainings of some configurations need, and return what is known of the first."""
         if self.preparer is None:
             return {}
-        return self.preparer([self.config_type.validate_python(config) for config in configs], budget_tokens, say)
+        checked = [self.config_type.validate_python(config) for config in configs]
+        with end_told(self.name, "its function prepare_training fails"):
+            return self.preparer(checked, budget_tokens, say)
 
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
         """Train a configuration and return the trainer's facts."""
@@ -125,7 +126,7 @@ def load_trainer(name: str, from_here: bool = True) -> Trainer:
         raise UserError(f'trainer = "{shortened(name, 120)}": write it as "package.module:function"')
 
     module = _import_module(name, module_name, from_here)
-    with _faults_told(name, f"{module_name} cannot be looked at"):
+    with faults_told(name, f"{module_name} cannot be looked at"):
         function = _function_of(name, module, function_name)
         config_type = _config_type(name, function)
 
@@ -151,7 +152,7 @@ def _import_module(name: str, module_name: str, from_here: bool) -> ModuleType:
 
     hint = "; run autotune in the folder that holds it"
     # What a module prints must not get into the output of --json, nor may it take us to another folder.
-    with _faults_told(name, f"cannot import {module_name}", hint), _folder_kept(), _prints_to_stderr():
+    with faults_told(name, f"cannot import {module_name}", hint), _folder_kept(), _prints_to_stderr():
         return importlib.import_module(module_name)
 
 
@@ -174,54 +175,6 @@ def _prints_to_stderr() -> Iterator[None]:
         return
     with contextlib.redirect_stdout(sys.stderr):
         yield
-
-
-@contextlib.contextmanager
-def _faults_told(name: str, what: str, hint: str = "") -> Iterator[None]:
-    """Turn whatever the code of a trainer raises into a `UserError`: it may even ask for the end of the process.
-
-    Args:
-        name: The trainer's name.
-        what: What of it fails.
-        hint: What may be done about it.
-    """
-    asked = _Asked()
-    try:
-        with asked:
-            yield
-    except (UserError, ValidationError):
-        raise
-    except BaseException as error:
-        # Ctrl-C is for the whole command. A KeyboardInterrupt that nobody asked for is the trainer's own.
-        if isinstance(error, KeyboardInterrupt) and asked.by_signal:
-            raise
-        if isinstance(error, GeneratorExit) and not hint:
-            raise
-        why = str(error) if isinstance(error, ImportError) else reason(error)
-        if isinstance(error, SystemExit):
-            why = f"it ends the process ({reason(error)})"
-        raise UserError(f'trainer = "{shortened(name, 120)}": {what}: {shortened(why, 400)}{hint}') from error
-
-
-class _Asked:
-    """Notes whether a KeyboardInterrupt came from a signal, as long as it is entered."""
-
-    def __init__(self) -> None:
-        self.by_signal = False
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if is_usual and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, *_: object) -> None:
-        self.by_signal = True
-        raise KeyboardInterrupt
 
 
 def _function_of(name: str, module: ModuleType, function_name: str) -> Callable[..., Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from autotune.core.config_paths import flatten
+from autotune.core.errors import UserError
 from autotune.core.files import read_lines
 from autotune.core.records import TrialStatus
 from autotune.promotion.selection import contender
@@ -289,7 +291,7 @@ def _last_study(name: str, record: StudyRecord) -> Check:
 
 
 def _study_before(record: StudyRecord) -> StudyRecord | None:
-    """Return the study that was begun last before this one in the same folder, or None."""
+    """Return the study that was begun last before this one in the same folder and can be read, or None."""
     own = record.run.root
     # By what happened first: reading each database for its date would take seconds where there are many.
     began = {}
@@ -299,9 +301,11 @@ def _study_before(record: StudyRecord) -> StudyRecord | None:
             began[path.parent] = float(events[0]["time"])
 
     earlier = [root for root, time in began.items() if time < began.get(own, 0.0)]
-    if not earlier:
-        return None
-    return read_study(max(earlier, key=began.__getitem__))
+    for root in sorted(earlier, key=began.__getitem__, reverse=True):
+        # A damaged study, or somebody else's with a database elsewhere, is none that this one builds upon.
+        with contextlib.suppress(UserError):
+            return read_study(root, record.storage_url)
+    return None
 
 
 CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {

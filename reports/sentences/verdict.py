@@ -73,7 +73,7 @@ def failed_on(record: StudyRecord) -> int:
 
 def _unfinished(record: StudyRecord) -> VerdictSummary:
     ended = sum(trial.status not in (TrialStatus.WAITING, TrialStatus.RUNNING) for trial in record.trials)
-    planned = max(record.spec.budget.trials, len(record.trials))
+    planned = max(record.spec.most_trials, len(record.trials))
     sentence = f"No verdict yet: {ended} of up to {count(planned, 'trial')} done"
     if record.finals:
         num_runs = sum(run.status is not TrialStatus.INTERRUPTED for run in record.finals)

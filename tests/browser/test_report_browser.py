@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from reports import timeline
 from reports.compare import write_compare
+from reports.figures import pictures
 from reports.page import write_report
 
+ODD_NAME = "a?b#c%20d (x) 'q\" ü"
 DARK_INK, LIGHT_INK = "rgb(230, 234, 240)", "rgb(28, 36, 48)"
 
 
@@ -299,3 +302,32 @@ def test_every_control_is_reached_by_tab(visit: Visit, tmp_path: Path) -> None:
         seen.add(visit.page.evaluate(f"((e) => {place})(document.activeElement)"))
 
     assert set(controls) <= seen
+
+
+# --- folders of any name ---
+
+
+def test_pages_in_a_folder_of_any_name_open_and_their_anchors_lead(visit: Visit, tmp_path: Path) -> None:
+    folder = tmp_path / ODD_NAME
+    visit.open(write_report(study_builder.study(), folder))
+    assert visit.quiet(), visit
+
+    anchors = visit.page.locator("a[href]").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert anchors and all(anchor.startswith("#") for anchor in anchors)
+    visit.page.locator("a[href='#glossary']").first.click()
+    assert visit.page.url == f"{(folder / 'index.html').as_uri()}#glossary"
+    assert visit.page.locator("#glossary").is_visible()
+
+
+def test_pictures_of_a_timeline_in_a_folder_of_any_name_are_found(visit: Visit, tmp_path: Path) -> None:
+    """By the links of the README beside it, which a browser is given as they are written."""
+    figures = timeline.write_timeline(timeline.timeline([study_builder.study()]), tmp_path / ODD_NAME)
+    assert pictures.write_pictures(figures, tmp_path / ODD_NAME) == ""
+    paths = [f"{ODD_NAME}/{name}" for name in figures]
+    links = re.findall(r"^!\[\S+\]\((\S+)\)$", timeline.timeline_markdown(timeline.timeline([]), paths), re.MULTILINE)
+    assert len(links) == len(paths) > 0
+
+    (tmp_path / "readme.html").write_text("".join(f'<img src="{link}">' for link in links))
+    visit.page.goto((tmp_path / "readme.html").as_uri())
+    widths = visit.page.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+    assert len(widths) == len(links) and all(width > 0 for width in widths)

@@ -29,3 +29,36 @@ def test_a_wrong_webhook_is_refused_before_anything_begins(folder: StudyFolder) 
 
     assert run.process.returncode == 2 and "--webhook 'example.org' is not a web address" in run.text
     assert not folder.directory().database.exists()
+
+
+def test_a_night_that_is_refused_leaves_nothing_to_resume(folder: StudyFolder) -> None:
+    """Neither the time nor the baseline does: nothing was parked, and the refusal is all that is said and sent."""
+    told = folder.root / "told"
+    folder.write().place_hardware()
+    short = folder.whole_command(
+        "run", "fake.toml", "--hours", "0.001", "--on-finish", f'echo "$AUTOTUNE_TEXT" > {told}'
+    )
+    assert short.returncode == 2 and "give it --hours 0.05 or more" in short.stderr
+    assert short.stdout == "probing the baseline ...\n"
+    assert told.read_text() == f"autotune: fake ended with exit code 2\n{short.stderr}"
+    assert not folder.directory().report.exists()
+
+    state = folder.whole_command("status", "fake")
+    assert "Nothing of the study has been trained yet; this begins it.\nnext: autotune run fake\n" in state.stdout
+
+    folder.write(base={"fault": "crash", "fault_budget": 4_000})
+    crashed = folder.whole_command("run", "fake.toml")
+    assert crashed.returncode != 0 and "parked" not in crashed.stdout + crashed.stderr, crashed.stdout
+    assert not folder.directory().report.exists()
+
+
+def test_a_night_that_is_refused_later_tells_of_the_trials_before(folder: StudyFolder) -> None:
+    """It was killed at its first trial, and is given too little time to go on."""
+    folder.write(base={"fault": "gate", "fault_budget": 100_000, "strikes": 1}).place_hardware()
+    begun = folder.start()
+    folder.wait_at_gate()
+    begun.kill()
+
+    refused = folder.whole_command("run", "fake.toml", "--hours", "0.001")
+    assert refused.returncode == 2 and "too short for this study" in refused.stderr
+    assert "No verdict yet: 0 of up to 8 trials" in refused.stdout and folder.directory().report.exists()

@@ -294,12 +294,14 @@ def _algorithms() -> Iterator[Fault]:
         'sampler name = "TPE"': "no sampler", 'sampler name = ""': "no sampler", "sampler seed = 3": "no parameter",
         "sampler self = 1": "no parameter", 'sampler "{x}" = 1': "{x}", 'sampler name = "grid"': "sampler: grid",
         'sampler name = "brute_force"': "sampler: brute_force", 'pruner name = "percentile"': "pruner",
-        'sampler name = "nsga2"\npopulation_size = 0': "sampler: nsga2", 'sampler name = "qmc"\nqmc_type = "x"': "qmc",
+        'sampler name = "nsga2"\npopulation_size = 0': "sampler.population_size",
+        'sampler name = "qmc"\nqmc_type = "x"': "qmc",
         'pruner name = "threshold"\nupper = "a"': "pruner.upper", "pruner audit_frac = 2.0": "pruner.audit_frac",
-        'pruner name = "hyperband"\nmin_resource = 0': "pruner: hyperband", 'pruner name = "wilcoxon"': "wilcoxon",
+        'pruner name = "hyperband"\nmin_resource = 0': "pruner.min_resource", 'pruner name = "wilcoxon"': "wilcoxon",
         'pruner name = "hyperband"\nmax_resource = "lots"': "pruner",
         'pruner name = "patient"\npatience = -1': "pruner",
-        'pruner name = "median"\nn_startup_trials = -1': "pruner: median", "pruner warmup_frac = 2.0": "pruner",
+        'pruner name = "median"\nn_startup_trials = -1': "pruner.n_startup_trials",
+        "pruner warmup_frac = 2.0": "pruner",
     }  # fmt: skip
     for entry, wanted in entries.items():
         table, _, body = entry.partition(" ")

@@ -3,7 +3,7 @@
 import sys
 
 
-def _no_report(_: object) -> list[str]:
+def _no_report(*_: object) -> list[str]:
     """Takes the place of the report."""
     return []
 
@@ -12,7 +12,7 @@ if __name__ == "__main__":
     from autotune.cli import launch, main  # here, as workers import this file as well
 
     main.finish_report = launch.refresh_report = _no_report
-    main.try_to_report = lambda root: ([], None)
+    main.try_to_report = lambda root, storage: ([], None)
     if sys.argv[1:2] == ["--serve"]:
         import prepared
 

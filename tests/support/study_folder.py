@@ -222,6 +222,19 @@ class StudyFolder:
         run.end()
         return run
 
+    def whole_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command as users have it, its report included, to its end; the streams are kept apart."""
+        return subprocess.run(
+            [sys.executable, "-m", "autotune", *arguments],
+            cwd=self.root,
+            env={**_environment(), MARK: str(self.root)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
     def run(self, *options: str, out: str = "runs", plainly: bool = False) -> Run:
         """Runs a command to its end."""
         run = self.start(*options, out=out, plainly=plainly)
@@ -247,7 +260,7 @@ class StudyFolder:
 
     def record(self, out: str = "runs") -> StudyRecord:
         """Reads what is stored."""
-        return read_study(self.directory(out).root)
+        return read_study(self.directory(out).root, self.url)
 
     def optuna_trials(self, out: str = "runs") -> dict[str, list[FrozenTrial]]:
         """Returns Optuna's own trials of every study in the storage (search, finals, full run), by its name."""

@@ -23,7 +23,7 @@ def test_before_the_first_trial(tmp_path: Path) -> None:
     assert status.describe(status.summarize(read_study(queue.run.root))).splitlines() == [
         "night: not running",
         "trials: none yet; 3 at most",
-        "The study was stopped before its verdict; this resumes it.",
+        "Nothing of the study has been trained yet; this begins it.",
         "next: autotune run night",
     ]
 

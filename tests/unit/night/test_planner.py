@@ -266,3 +266,17 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
     assert {trial.params["model.slowness"] for trial in record.trials} == {1, 10}
     line = next(event["message"] for event in record.events if event["kind"] == "plan")
     assert line.startswith("plan: up to 8 trials of the time that the default takes for 100,000 tokens (")
+
+
+def test_no_more_trials_are_promised_than_there_are_settings() -> None:
+    small = spec(space={"layers": {"low": 1, "high": 3}}, base={"layers": 2})
+    assert (plan(small).trials, plan(small).most_trials) == (3, 3)
+    assert plan(small, seconds_left=176 + REPORT_S + 73).refusal == ""
+    told = [line for _, line in Survey(plan(small), PROBE).lines(small, Machine(0.0), 10**12, datetime.now())]  # type: ignore[arg-type]
+    assert "the space has 3 settings, so there are no more than as many trials (budget.trials)" in told
+
+    widens = spec(space={"layers": {"low": 1, "high": 3, "limits": [1, 5]}}, base={"layers": 2})
+    assert plan(widens).trials == 5
+    between = spec(space={"lr": {"low": 0.1, "high": 0.3, "step": 0.1}}, base={"lr": 0.15})
+    assert plan(between).trials == 4
+    assert plan(spec(budget={"tokens": 1_000, "trials": 2}, space={"layers": {"low": 1, "high": 3}})).trials == 2

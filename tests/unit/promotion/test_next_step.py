@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,5 +161,20 @@ def test_a_full_run_that_diverged_is_not_begun_again() -> None:
     assert next_step(after_full_run(status="diverged", trial=9)).command == "autotune promote night --trial 1"
     longer = after_full_run(status="diverged", tokens=9000)
     assert next_step(longer).command == "autotune promote night --trial 9 --tokens 9000"
-    last = next_step(after_full_run(status="diverged", trial=3))
-    assert last.command == f"autotune train {record.run.best_config}" and "Lower the learning rate" in last.what
+
+
+def test_after_the_last_of_them_its_settings_are_copied_and_the_copy_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = after_full_run(status="diverged", trial=3)
+    record = replace(record, run=RunDirectory(Path("my runs/night")))
+    record.run.root.mkdir(parents=True)
+    record.run.best_config.write_text("tokens = 1")
+
+    step = next_step(record)
+    train = "autotune train 'my runs/night/lower_rate.toml'"
+    assert f"lower the learning rates in the copy, then train it with {train}." in step.what
+    subprocess.run(step.command, shell=True, check=True)
+    assert Path("my runs/night/lower_rate.toml").read_text() == "tokens = 1"
+    assert next_step(record).command == train

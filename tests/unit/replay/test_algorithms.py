@@ -51,7 +51,7 @@ def test_pruners_that_can_be_written() -> None:
             "{n_startup = 5}: sampler 'gp' has no parameter 'n_startup' (did you mean \"n_startup_trials\"?); it ",
         ),
         ("{seed = 5}", "{seed = 5}: sampler 'gp' has no parameter 'seed'; it takes "),
-        ('{n_startup_trials = "5"}', "{n_startup_trials = \"5\"}: must be int, but it is '5'"),
+        ('{n_startup_trials = "5"}', "{n_startup_trials = \"5\"}: must be a whole number, but it is '5'"),
         ("{name = 5}", "{name = 5}: Input should be a valid string"),
         ('{name = "tpe"', '{name = "tpe": Unclosed inline table'),
         ("{name: tpe}", "{name: tpe}: "),
@@ -84,7 +84,7 @@ def test_what_is_no_toml_is_told_how_to_write_it(text: str) -> None:
             "{n_warmup = 3}: pruner 'median' has no parameter 'n_warmup' (did you mean \"n_warmup_steps\"?); it takes ",
         ),
         ('{name = "none", upper = 3}', "{name = \"none\", upper = 3}: pruner 'none' has no parameter 'upper'; "),
-        ("{n_startup_trials = 1.5}", "{n_startup_trials = 1.5}: must be int, but it is 1.5"),
+        ("{n_startup_trials = 1.5}", "{n_startup_trials = 1.5}: must be a whole number, but it is 1.5"),
     ],
 )
 def test_pruners_that_are_refused(text: str, message: str) -> None:

@@ -107,3 +107,56 @@ def test_the_baseline_is_the_defaults_less_those_whose_condition_fails() -> None
 def test_a_base_that_lacks_a_searched_setting_has_no_defaults() -> None:
     with pytest.raises(KeyError, match=r"model\.layers"):
         DEFAULTS_SPACE.defaults({**DEFAULTS_BASE, "model": {"width": 64}})
+
+
+# --- how many settings there are ---
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "number"),
+    [
+        ({"model__layers": {"low": 1, "high": 9, "step": 2}, "model__width": {"choices": [32, 64]}}, 10),
+        ({"model__layers": {"low": 1, "high": 9, "log": True}}, 9),
+        ({"optim__lr": {"low": 0.1, "high": 1.0}}, 1_000),
+        ({"optim__lr": {"low": 0.1, "high": 0.5, "step": 0.1}}, 5),
+        # With adam and muon there are two values of beta; with sgd there are four of the layers.
+        (
+            {
+                "optim__name": {"choices": ["adam", "muon", "sgd", "lion"]},
+                "optim__beta": {"choices": [0.9, 0.99], "when": {"optim.name": ["adam", "muon"]}},
+                "model__layers": {"low": 1, "high": 4, "when": {"optim.name": "sgd", "model.width": 64}},
+            },
+            2 + 2 + 4 + 1,
+        ),
+        # A continuous range that is searched nowhere, as the width is 64.
+        (
+            {"model__layers": {"low": 1, "high": 3}, "optim__lr": {"low": 0.1, "high": 1, "when": {"model.width": 1}}},
+            3,
+        ),
+        # A condition on one value of a continuous range.
+        (
+            {"optim__lr": {"low": 0.1, "high": 1.0}, "model__layers": {"low": 1, "high": 3, "when": {"optim.lr": 0.5}}},
+            1_000,
+        ),
+    ],
+)  # fmt: skip
+def test_settings_are_counted(dimensions: dict[str, Any], number: int) -> None:
+    counted = space(**dimensions)
+    assert counted.num_settings(BASE, 1_000) == number
+    assert counted.num_settings(BASE, 2) == 2
+    if number < 1_000:
+        assert len(list(counted.every_setting(BASE, {}))) == number
+
+
+def test_counting_ends_however_large_the_space_is() -> None:
+    """20 settings of 1,000 choices, each of which is named by a condition."""
+    base = {f"s{index}": 0 for index in range(21)}
+    dimensions: dict[str, Any] = {"s0": {"choices": list(range(1_000))}}
+    for index in range(1, 21):
+        named = {f"s{index - 1}": list(range(1_000))}
+        dimensions[f"s{index}"] = {"choices": list(range(1_000)), "when": named}
+    assert SearchSpace.model_validate(dimensions).num_settings(base, 10_000_000) == 10_000_000
+    many: dict[str, Any] = {f"s{index}": {"choices": [0, 1]} for index in range(5_000)}
+    many["last"] = {"low": 0.0, "high": 1.0}
+    assert SearchSpace.model_validate(many).num_settings({}, 10_000_000) == 10_000_000
+    assert space(model__layers={"low": 1, "high": 2**53}).num_settings(BASE, 10_000_000) == 10_000_000

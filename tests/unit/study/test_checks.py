@@ -11,6 +11,7 @@ from autotune.search.space import SearchSpace
 from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.checks import algorithm_errors
 from autotune.study.errors import StudyFileError
+from autotune.study.key_lines import Location
 from autotune.study.study_file import load
 
 
@@ -78,7 +79,7 @@ SPACE = SearchSpace.model_validate({"lr": {"low": 0.1, "high": 1.0}})
 BASE = {"lr": 0.5}
 
 
-def errors_of(sampler: dict[str, Any], pruner: dict[str, Any], num_values: int = 1) -> list[tuple[str, str]]:
+def errors_of(sampler: dict[str, Any], pruner: dict[str, Any], num_values: int = 1) -> list[tuple[Location, str]]:
     return algorithm_errors(
         SamplerSpec.model_validate(sampler), PrunerSpec.model_validate(pruner), SPACE, BASE, 1_000, num_values
     )
@@ -92,17 +93,18 @@ def test_algorithms_that_work_have_no_errors() -> None:
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_gaussian_process_may_begin_without_random_trials() -> None:
     assert errors_of({"name": "gp", "n_startup_trials": 0}, {"name": "median"}) == []
+    assert errors_of({"name": "gp", "n_startup_trials": 0}, {"name": "none"}, num_values=2) == []
 
 
 def test_what_a_sampler_and_a_pruner_object_to_is_told_of_both() -> None:
     assert errors_of({"name": "grid"}, {"name": "percentile"}) == [
-        ("sampler", "grid: a grid needs choices or a step, but the range is 0.1 to 1.0"),
-        ("pruner", "percentile: it needs percentile; add percentile = ... to [pruner]"),
+        (("sampler",), "grid: a grid needs choices or a step, but the range is 0.1 to 1.0"),
+        (("pruner",), "percentile: it needs percentile; add percentile = ... to [pruner]"),
     ]
 
 
 def test_several_values_refuse_a_pruner() -> None:
-    ((table, error),) = errors_of({"name": "tpe"}, {"name": "median"}, num_values=2)
-    assert table == "pruner"
+    ((location, error),) = errors_of({"name": "tpe"}, {"name": "median"}, num_values=2)
+    assert location == ("pruner",)
     assert error.startswith("median compares only losses, but this study judges both loss and seconds")
     assert error.endswith('write pruner = {name = "none"}')
