@@ -15,11 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from autotune.core.config_paths import drop_unknown_paths, with_paths
+from autotune.core.disk_faults import is_full
 from autotune.core.errors import UserError, exit_code_of
 from autotune.core.files import nearest_existing
 from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.best_config import card_lines
+from autotune.store.faults import explained
 from autotune.study.preparation import prepare
 from autotune.study.trainer import Trainer, load_trainer
 
@@ -118,18 +120,35 @@ def _train(path: Path, tokens: int | None, folder: Path | None, stop: StopReques
         return stop.level == 0
 
     report.preparing = preparing  # type: ignore[attr-defined]
-    try:
+    with _faults_told(path, folder):
         if not stop.level:
             trainer.run(config, length, report)
+    return folder
+
+
+@contextlib.contextmanager
+def _faults_told(path: Path, folder: Path) -> Iterator[None]:
+    """Turn what a training raises for its user into a `UserError`.
+
+    Args:
+        path: The configuration file.
+        folder: Where checkpoints and weights go.
+    """
+    try:
+        yield
     except FloatingPointError as error:
         raise UserError(f"{path}: {error}", 1) from None
     except ValueError as error:
         raise UserError(f"{path}: {error}", exit_code_of(error, 2)) from error
-    except OSError as error:
+    except Exception as error:
+        # Safetensors tells of a full disk in an error of its own.
+        if is_full(error):
+            raise UserError(f"{explained(error, folder)}, which goes on from the last checkpoint", 3) from error
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
             f"{folder}: {error.strerror or error}; run again to go on from the last checkpoint", 3
         ) from error
-    return folder
 
 
 def _require_folder(folder: Path) -> None:
