@@ -214,6 +214,17 @@ def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
     return heads, rows, num_left_out
 
 
+def preparation_page(name: str, progress: str, renewed_s: int = 0) -> str:
+    """Return the page of a study whose data is being made ready for the first time, as HTML.
+
+    Args:
+        name: The study's name.
+        progress: How far that is, in a sentence; "" if it is not known yet.
+        renewed_s: Seconds after which an open page loads itself anew; 0 for never.
+    """
+    return render("preparation.html.j2", [], renewed_s, name=plain(name), progress=plain(progress))
+
+
 def render(template: str, cards: list[Card], renewed_s: int = 0, **content: Any) -> str:
     """Render a page of the house: style and scripts inlined, everything else escaped.
 

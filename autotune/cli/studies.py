@@ -115,18 +115,27 @@ def watch(
 
     While the study runs, the page shows its progress. Ctrl-C stops the server and not the study.
     """
+    from autotune.cli import status
     from autotune.cli.page_server import PageServer
     from autotune.store.study_store import read_study
-    from reports.page import study_page
+    from reports.page import preparation_page, study_page
 
     root = run_directory(study, out)
     url = named_storage(study, out, storage)
-    read_study(root, url)  # it raises if there is none, before anything is served
+
+    def draw() -> str:
+        state = status.in_preparation(root)
+        if state is not None:
+            return preparation_page(root.name, state["last_event"] or "", _WATCHED_S)
+        return study_page(read_study(root, url), _WATCHED_S)
+
+    if status.in_preparation(root) is None:
+        read_study(root, url)  # it raises if there is none, before anything is served
 
     for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
         signal.signal(name, signal.default_int_handler)
 
-    with PageServer(lambda: study_page(read_study(root, url), _WATCHED_S), port) as server:
+    with PageServer(draw, port) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C stops this server and not the study)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

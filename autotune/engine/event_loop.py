@@ -207,7 +207,7 @@ class QueueWork:
             self._handle_done(running, message)
         elif isinstance(message, Failed) and message.disk_fault and running.ending is None:
             # The trial stays as it is: the next run finds it unfinished and trains it again.
-            raise UserError(message.disk_fault, 3)
+            raise UserError(f"{running.assignment.folder}: {message.disk_fault}", 3)
         elif isinstance(message, Failed):
             self._loop.pool.replace(running.worker)
             status = TrialStatus.OUT_OF_MEMORY if message.out_of_memory else TrialStatus.CRASHED

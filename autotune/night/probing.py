@@ -175,7 +175,8 @@ def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserEr
         return UserError(message.disk_fault, 3)
     if free_bytes(log.parent) < _NO_ROOM_BYTES:
         why = f": {message.message}" if isinstance(message, Failed) else ""
-        return UserError(f"the disk is full{why}; nothing is lost: free some space and run again", 3)
+        place = log.parent.parent
+        return UserError(f"{place}: no space left on the disk{why}; nothing is lost: free some space and run again", 3)
     if isinstance(message, Failed) and message.exit_code != 1:
         # It says itself what is wrong with the study file, the machine or the network, and what to do.
         return UserError(f"the baseline does not train: {message.message.partition(': ')[2]}", message.exit_code)

@@ -9,17 +9,20 @@ import shlex
 import signal
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from autotune.core.config_paths import drop_unknown_paths, with_paths
+from autotune.core.disk_faults import is_full
 from autotune.core.errors import UserError, exit_code_of
 from autotune.core.files import nearest_existing
 from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.best_config import card_lines
+from autotune.store.faults import explained
 from autotune.study.preparation import prepare
 from autotune.study.trainer import Trainer, load_trainer
 
@@ -47,15 +50,16 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         say = _nothing
 
     go_on = _command(path, tokens, folder)
+    training = _prepared(path, tokens, folder, say)
     stop = StopRequest()
     with _ctrl_c_raising(stop, say):
         try:
-            done = _train(path, tokens, folder, stop, say)
+            _train(training, stop, say)
         except KeyboardInterrupt:
             say(f"stopped at once; what came after the last checkpoint is trained again by: {go_on}")
             return 130
 
-    say(f"stopped; go on with: {go_on}" if stop.level else f"done: {done}")
+    say(f"stopped; go on with: {go_on}" if stop.level else f"done: {training.folder}")
     return 130 if stop.level else 0
 
 
@@ -88,8 +92,27 @@ def _ctrl_c_raising(stop: StopRequest, say: Callable[[str], None]) -> Iterator[N
         signal.signal(signal.SIGINT, before)
 
 
-def _train(path: Path, tokens: int | None, folder: Path | None, stop: StopRequest, say: Callable[[str], None]) -> Path:
-    """Train the file, until its end or until somebody asks to stop, and return the folder of the training."""
+@dataclass(frozen=True)
+class _Training:
+    """What one configuration file asks for.
+
+    Args:
+        path: The file.
+        trainer: What trains it.
+        config: The settings, with the folder in them.
+        tokens: For how long.
+        folder: Where checkpoints and weights go.
+    """
+
+    path: Path
+    trainer: Trainer
+    config: Mapping[str, Any]
+    tokens: int
+    folder: Path
+
+
+def _prepared(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> _Training:
+    """Read the file and make its data ready; Ctrl-C ends this at once, since what is ready of them is kept."""
     trainer, config, length, provenance = _read_config(path, tokens)
     folder = folder or path.parent / "full" / f"{path.stem}-{length}-tokens"
     _require_folder(folder)
@@ -98,17 +121,22 @@ def _train(path: Path, tokens: int | None, folder: Path | None, stop: StopReques
     output = trainer.by_path({"output_dir": str(folder), "provenance": lines})
     config = with_paths(config, drop_unknown_paths(config, output))
 
+    prepare(trainer, [config], length, say, seldom(say), lambda setting: f"{path}: config.{setting}")
+    return _Training(path, trainer, config, length, folder)
+
+
+def _train(training: _Training, stop: StopRequest, say: Callable[[str], None]) -> None:
+    """Train until the end, or until somebody asks to stop."""
+    heard = seldom(say)
+
     def preparing(words: str) -> None:
         heard(words)
         if stop.level:
             raise KeyboardInterrupt
 
-    heard = seldom(say)
-    prepare(trainer, [config], length, say, preparing, lambda setting: f"{path}: config.{setting}")
-
     def report(point: Mapping[str, float]) -> bool:
         loss = point["val_loss"]
-        say(f"{point['tokens_seen'] / length:5.0%}  loss {loss:.4f}")
+        say(f"{point['tokens_seen'] / training.tokens:5.0%}  loss {loss:.4f}")
         if not math.isfinite(loss):
             # Raised here, so that nothing of it is kept: the checkpoints before it stay.
             raise FloatingPointError(
@@ -118,18 +146,33 @@ def _train(path: Path, tokens: int | None, folder: Path | None, stop: StopReques
         return stop.level == 0
 
     report.preparing = preparing  # type: ignore[attr-defined]
+    with _faults_told(training.path, training.folder):
+        training.trainer.run(training.config, training.tokens, report)
+
+
+@contextlib.contextmanager
+def _faults_told(path: Path, folder: Path) -> Iterator[None]:
+    """Turn what a training raises for its user into a `UserError`.
+
+    Args:
+        path: The configuration file.
+        folder: Where checkpoints and weights go.
+    """
     try:
-        if not stop.level:
-            trainer.run(config, length, report)
+        yield
     except FloatingPointError as error:
         raise UserError(f"{path}: {error}", 1) from None
     except ValueError as error:
         raise UserError(f"{path}: {error}", exit_code_of(error, 2)) from error
-    except OSError as error:
+    except Exception as error:
+        # Safetensors tells of a full disk in an error of its own.
+        if is_full(error):
+            raise UserError(f"{explained(error, folder)}, which goes on from the last checkpoint", 3) from error
+        if not isinstance(error, OSError):
+            raise
         raise UserError(
             f"{folder}: {error.strerror or error}; run again to go on from the last checkpoint", 3
         ) from error
-    return folder
 
 
 def _require_folder(folder: Path) -> None:

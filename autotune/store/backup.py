@@ -53,7 +53,7 @@ def back_up(run: RunDirectory) -> None:
 
     temporary = run.root / f".{run.backup.name}.tmp"
     try:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         with (
             contextlib.closing(sqlite3.connect(run.database, timeout=BUSY_TIMEOUT_S)) as source,
             contextlib.closing(sqlite3.connect(temporary)) as target,
@@ -64,10 +64,16 @@ def back_up(run: RunDirectory) -> None:
         if is_good:
             _replace(run, temporary)
         else:
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
     except (OSError, sqlite3.Error, UserError):
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            _remove(temporary)
+
+
+def _remove(copy: Path) -> None:
+    """Remove a copy with its journal, which stays behind, as large as the copy, where the disk is full."""
+    for suffix in ("", "-wal", "-shm"):
+        copy.with_name(copy.name + suffix).unlink(missing_ok=True)
 
 
 def _replace(run: RunDirectory, copy: Path) -> None:
@@ -82,7 +88,8 @@ def _trials(database: Path) -> int:
         return 0
     with (
         contextlib.suppress(sqlite3.Error),
-        contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection,
+        # Nobody writes it: without a lock no journal is made beside it.
+        contextlib.closing(sqlite3.connect(f"{database.absolute().as_uri()}?immutable=1", uri=True)) as connection,
     ):
         return int(connection.execute("SELECT COUNT(*) FROM trials").fetchone()[0])
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from autotune.core.disk_faults import explain_os_error, full_disk, is_full
 from autotune.core.errors import UserError, exit_code_of
 from autotune.study.trainer import Trainer
 
@@ -52,8 +53,10 @@ def prepare(
     except (ValidationError, UserError):
         raise
     except OSError as error:
-        raise UserError(f"the data cannot be made ready: {error}", 3) from error
+        raise UserError(f"the data cannot be made ready: {explain_os_error(error)}", 3) from error
     except Exception as error:
+        if is_full(error) and not isinstance(error, ValueError):
+            raise UserError(f"the data cannot be made ready: {full_disk()}", 3) from error
         raise _explained(error, place_of) from error
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from model.config import DataConfig
 from model.data.batches import num_windows
-from model.data.errors import CorpusError
+from model.data.errors import CorpusError, is_full_disk
 from model.data.files import file_identity
 from model.data.from_text import Meta, build_from_text
 from model.data.from_tokens import build_from_tokens, token_files
@@ -133,6 +133,15 @@ def load(config: DataConfig, say: Say | None = None) -> Corpus:
             with locked(folder.with_suffix(".lock"), heard):
                 # Another process may have built it meanwhile.
                 meta = _read_meta(folder) or _build(config, documents, folder, heard)
+        except Exception as error:
+            if not is_full_disk(error):
+                raise
+            raise CorpusError(
+                f'data.cache_dir = "{config.cache_dir}": no space left on its disk for the tokenised text; what was '
+                "fetched is kept: free some space and run again, or name another folder",
+                "data.cache_dir",
+                3,
+            ) from error
         finally:
             heard.close()
 

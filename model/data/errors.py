@@ -1,5 +1,12 @@
 """What is raised where data cannot be used."""
 
+import errno
+from collections.abc import Iterator
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXT = "os error 28"
+"""What libraries in Rust (tokenizers) say of a disk that is full, in a bare Exception."""
+
 
 class CorpusError(ValueError):
     """The data cannot be used as configured; the message says what is wrong and the ways out.
@@ -14,3 +21,17 @@ class CorpusError(ValueError):
         super().__init__(message)
         self.setting = setting
         self.exit_code = exit_code
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error, or one from which it came, says that a disk or a quota is full."""
+    return any((isinstance(link, OSError) and link.errno in _FULL) or _FULL_TEXT in str(link) for link in chain(error))

@@ -29,7 +29,10 @@ def train(
         if point["tokens_seen"] <= begun_at_tokens:
             return True
 
-        checkpoint.write_text(str(point["tokens_seen"]))
+        # As large as a page, and whole or not there, as checkpoints are.
+        written = checkpoint.with_suffix(".new")
+        written.write_text(str(point["tokens_seen"]).ljust(4096))
+        written.replace(checkpoint)
         return report(point)
 
     return fake_trainer.train(config, budget_tokens, report_what_is_new)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import urllib.request
 
 from study_folder import StudyFolder
 
@@ -50,6 +52,18 @@ def test_what_is_made_ready_before_the_study_is_stored_is_told_and_can_be_stoppe
     status = folder.run("status")
     assert status.end() == 0, status.text
     assert "its data is being made ready\nlast event: fetching the text: 3600" in status.text
+    watching = folder.begin("watch", "fake.toml", "--port", "0")
+    assert watching.says("Ctrl-C stops this server"), watching.text
+    address = re.search(r"http://127\.0\.0\.1:\d+/", watching.text)
+    assert address is not None
+    with urllib.request.urlopen(address[0], timeout=60) as answer:
+        page = answer.read().decode()
+    assert (
+        "Its data is being made ready" in page and "Fetching the text: 3600" in page and 'data-renewed-s="15"' in page
+    )
+    watching.signal(signal.SIGINT)
+    assert watching.end() == 0, watching.text
+
     assert folder.run("stop").end() == 0
     assert run.end() == 130, run.text
     assert run.text.splitlines()[-1] == "stopped while the data were made ready; nothing is lost: run again"

@@ -1,7 +1,8 @@
 """Loads corpora from the hub that HF_ENDPOINT names, in a process of its own: one JSON line in, one out, for each.
 
-A line in holds the fields of a `DataConfig`, and under "piece_tokens" how many tokens a piece holds. A line out holds
-what came of it, or the error with its exit code, and the sentences that were said meanwhile.
+A line in holds the fields of a `DataConfig`, and under "piece_tokens" and "batch_bytes" how many tokens a piece and how
+much text a batch holds. A line out holds what came of it, or the error with its exit code, and the sentences that were
+said meanwhile.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def _main() -> None:
     from model.config import DataConfig
     from model.data import progress
     from model.data.corpus import load
+    from model.data.hub import rows
     from model.data.hub.writers import IdsWriter
 
     progress._EVERY_S = 0.0
@@ -80,6 +82,7 @@ def _main() -> None:
     for line in sys.stdin:
         fields = json.loads(line)
         IdsWriter.piece_amount = fields.pop("piece_tokens", 2**21)
+        rows._BATCH_BYTES = fields.pop("batch_bytes", 2**22)
         config = DataConfig.model_validate({"source": "hub"} | fields)
         try:
             corpus = load(config, lambda sentence: tell({"says": sentence}))

@@ -212,15 +212,19 @@ class StudyFolder:
 
     def command(self, *arguments: str) -> Run:
         """Runs any `autotune` command to its end, in this folder."""
+        run = self.begin(*arguments)
+        run.end()
+        return run
+
+    def begin(self, *arguments: str) -> Run:
+        """Starts any `autotune` command in this folder."""
         self._runs += 1
         output = self.root / f"output-{self._runs}.txt"
         environment = {**_environment(), MARK: str(self.root)}
         with output.open("wb") as file:
             forked = _server().start(list(arguments), self.root, environment, file.fileno())
         self._forked.append(forked)
-        run = Run(forked, output)
-        run.end()
-        return run
+        return Run(forked, output)
 
     def whole_command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs a command as users have it, its report included, to its end; the streams are kept apart."""

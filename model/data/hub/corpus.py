@@ -210,18 +210,16 @@ def _keep_batches(
     batches: Iterator[Batch], pieces: Pieces, wanted: int, writer: IdsWriter | TextWriter, heard: Preparation
 ) -> None:
     there = pieces.amount
-    following = pieces.next
     try:
         for batch in batches:
             gained = writer.take(batch)
             there += gained
-            following = batch.next
             heard.prepared(gained)
 
             is_late = time.monotonic() - pieces.kept_s > _PIECE_S
             if is_late or there - pieces.amount >= writer.piece_amount:
-                writer.keep(following)
+                writer.keep()
             if there >= wanted:
                 break
     finally:
-        writer.keep(following)
+        writer.keep()

@@ -1,10 +1,8 @@
 """What went wrong with the hub, as a sentence with the way out."""
 
-import errno
 import os
-from collections.abc import Iterator
 
-from model.data.errors import CorpusError
+from model.data.errors import CorpusError, chain, is_full_disk
 
 _STUDY_FILE, _ENVIRONMENT = 2, 3
 """Exit codes: of what the study file says, and of the machine and the network."""
@@ -43,7 +41,7 @@ def passes_by_itself(error: BaseException) -> bool:
 
 def is_gone(error: BaseException) -> bool:
     """Return whether a file, or the commit that it is of, is no longer there."""
-    names = set().union(*map(_class_names, _chain(error)))
+    names = set().union(*map(_class_names, chain(error)))
     return bool({"RevisionNotFoundError", "RemoteEntryNotFoundError"} & names)
 
 
@@ -67,25 +65,25 @@ def explain(error: BaseException, name: str, kind: str = "dataset") -> CorpusErr
         return error
 
     what = f'{kind} "{name}"'
-    chain = list(_chain(error))
-    names = set().union(*map(_class_names, chain))
-    status = next(filter(None, map(_status, chain)), 0)
+    links = list(chain(error))
+    names = set().union(*map(_class_names, links))
+    status = next(filter(None, map(_status, links)), 0)
 
-    message = _of_the_disk(chain, what) or _of_access(names, status, what, name, kind)
+    message = _of_the_disk(links, what) or _of_access(names, status, what, name, kind)
     if not message and is_gone(error):
         message = f"{what} has changed on the hub while it was fetched; run again, which begins it anew"
     if not message and (names & _ABSENT_NAMES or status == 404):
         message = f"the hub has no {what} (or it is private: then {_LOG_IN}); check the name at {_page(name, kind)}"
     if not message and names & (_UNREACHABLE_NAMES | _PASSING_NAMES):
-        message = _unreachable(what, name, kind, _words(chain[-1]))
+        message = _unreachable(what, name, kind, _words(links[-1]))
     return HubError(message or f"cannot read {what} from the hub: {_words(error)}; {_without_network(name, kind)}")
 
 
-def _of_the_disk(chain: list[BaseException], what: str) -> str:
+def _of_the_disk(links: list[BaseException], what: str) -> str:
     """Return what is wrong with the disk, "" if nothing is."""
-    for error in chain:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"the disk is full while {what} is prepared: make room and run again; what is done is kept"
+    if is_full_disk(links[0]):
+        return f"the disk is full while {what} is prepared: make room and run again; what is done is kept"
+    for error in links:
         if isinstance(error, PermissionError) and error.filename:
             return f"{error.filename} may not be written while {what} is prepared; see to it and run again"
     return ""
@@ -143,15 +141,6 @@ def _page(name: str, kind: str) -> str:
 def _words(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, what it was raised from, and so on."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _class_names(error: BaseException) -> set[str]:

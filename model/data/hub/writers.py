@@ -1,6 +1,6 @@
 """From batches of texts to pieces: as token ids, or as they are where a tokenizer is yet to be trained."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -15,6 +15,15 @@ _PIECE_TOKENS = 2**21
 """Tokens of a piece, about: a few seconds of tokenising, which is what a kill costs."""
 _PIECE_TEXT_BYTES = 2**25
 """Bytes of text of a piece, about, where no tokenizer is there yet."""
+
+
+class _Tokenised(NamedTuple):
+    """A batch as token ids, with a row for each document and the row of the dataset that follows."""
+
+    ids: list[np.ndarray[Any, Any]]
+    rows: list[DocumentRow]
+    nulls: int
+    next: Place
 
 
 class IdsWriter:
@@ -38,39 +47,44 @@ class IdsWriter:
         self._eos_id = eos_id
         self._dtype = dtype
         self._left = max_tokens - pieces.amount
-        self._clear()
+        self._taken: list[_Tokenised] = []
 
     def take(self, batch: Batch) -> int:
-        """Take a batch, and return how many tokens were made of it."""
-        before = self._left
+        """Take a batch, as a whole even where Ctrl-C comes meanwhile, and return how many tokens were made of it."""
+        left = self._left
         encoded = encode_batch(self._tokenizer, batch.texts)
 
+        all_ids: list[np.ndarray[Any, Any]] = []
+        rows: list[DocumentRow] = []
         for text, text_ids in zip(batch.texts, encoded, strict=True):
-            if not self._left:
+            if not left:
                 break
             ids = np.array([*text_ids, self._eos_id], dtype=self._dtype)
-            kept = ids[: self._left]
-            self._ids.append(kept)
-            self._left -= len(kept)
+            kept = ids[:left]
+            all_ids.append(kept)
+            left -= len(kept)
 
             data = text.encode()
             counted = self._measure(data, ids, len(kept))
-            self._rows.append((hash_document(data), len(data), len(kept), self.end_mark in text, counted))
+            rows.append((hash_document(data), len(data), len(kept), self.end_mark in text, counted))
 
-        self._nulls += batch.nulls
-        return before - self._left
+        gained = self._left - left
+        # Half of it with the row before it, or twice the whole, would double documents at the next attempt.
+        self._taken.append(_Tokenised(all_ids, rows, batch.nulls, batch.next))
+        self._left = left
+        return gained
 
-    def keep(self, following: Place) -> None:
+    def keep(self) -> None:
         """Keep what was taken as a piece."""
-        if self._rows or self._nulls:
-            ids = np.concatenate(self._ids) if self._ids else np.empty(0, self._dtype)
-            self._pieces.add_ids(ids, document_table(self._rows), self._nulls, following)
-        self._clear()
+        taken, self._taken = self._taken, []
+        rows = [row for part in taken for row in part.rows]
+        nulls = sum(part.nulls for part in taken)
+        if not rows and not nulls:
+            return
 
-    def _clear(self) -> None:
-        self._ids: list[np.ndarray[Any, Any]] = []
-        self._rows: list[DocumentRow] = []
-        self._nulls = 0
+        all_ids = [ids for part in taken for ids in part.ids]
+        joined = np.concatenate(all_ids) if all_ids else np.empty(0, self._dtype)
+        self._pieces.add_ids(joined, document_table(rows), nulls, taken[-1].next)
 
 
 class TextWriter:
@@ -84,17 +98,17 @@ class TextWriter:
 
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
-        self._texts: list[str] = []
-        self._nulls = 0
+        self._taken: list[Batch] = []
 
     def take(self, batch: Batch) -> int:
         """Take a batch, and return its bytes of text."""
-        self._texts += batch.texts
-        self._nulls += batch.nulls
+        self._taken.append(batch)
         return sum(len(text.encode()) for text in batch.texts)
 
-    def keep(self, following: Place) -> None:
+    def keep(self) -> None:
         """Keep what was taken as a piece."""
-        if self._texts or self._nulls:
-            self._pieces.add_texts(self._texts, self._nulls, following)
-        self._texts, self._nulls = [], 0
+        taken, self._taken = self._taken, []
+        texts = [text for batch in taken for text in batch.texts]
+        nulls = sum(batch.nulls for batch in taken)
+        if texts or nulls:
+            self._pieces.add_texts(texts, nulls, taken[-1].next)

@@ -56,6 +56,14 @@ def test_the_trainer_is_told_where_its_settings_come_from(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "config.json").read_text()) == {"output": output}
 
 
+def test_a_full_disk_is_told_with_its_folder_and_the_way_out(path: Path) -> None:
+    path.write_text(path.read_text().replace("layers = 2", 'fault = "full-disk"'))
+    with pytest.raises(UserError, match="free some space and run again, which goes on from the last") as told:
+        trained(path)
+    assert str(told.value).startswith(f"{path.parent}/full/best_config-8000-tokens: no space left on the disk; ")
+    assert told.value.exit_code == 3
+
+
 def test_an_edited_file_trains_with_the_edit_and_in_the_folder_given(path: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("evaluations = 5", "evaluations = 2"))
     code, said = trained(path, tokens=50, folder=tmp_path / "elsewhere")

@@ -19,6 +19,7 @@ class ReadTimeoutError(TimeoutError):
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full while"),
+        (Exception("No space left on device (os error 28)"), "the disk is full while"),
         (PermissionError(errno.EACCES, "Permission denied", "/cache/x"), "/cache/x may not be written while"),
         (ProxyError("407 Proxy Authentication Required"), "set HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT"),
         (ReadTimeoutError("no answer"), "cannot be reached for"),
