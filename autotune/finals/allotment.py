@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from autotune.core.errors import UserError
 from autotune.core.text import duration
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.study.spec import StudySpec
@@ -145,6 +146,37 @@ def allot(spec: StudySpec, seconds: float, training_s: float, slots: int, later_
             break
 
     return allotment
+
+
+def least_study_s(spec: StudySpec, training_s: float, slots: int) -> float:
+    """Return the seconds of the smallest study: a few trials and the proof of the best.
+
+    Args:
+        spec: The study.
+        training_s: Seconds of one training of a trial's length.
+        slots: Devices that train at once, >= 1.
+    """
+    least = Allotment(spec, 0.0, training_s, slots, 0.0, min(1, spec.finals.finalists), False)
+    return least.finals_s + least._few_trials_s
+
+
+def refuse_trials_of(spec: StudySpec, training_s: float, slots: int, about: str) -> UserError:
+    """Return the error of a study whose trials are far too long for its night.
+
+    Args:
+        spec: The study.
+        training_s: Seconds of one training of a trial's length.
+        slots: Devices that train at once, >= 1.
+        about: How well that is known: "about" or "more than".
+    """
+    needed_s = least_study_s(spec, training_s, slots)
+    hours = math.ceil(needed_s / 360) / 10
+
+    return UserError(
+        f"one trial takes {about} {duration(training_s)} here, so the study would take at least {duration(needed_s)}: "
+        "make the trials shorter (budget.tokens), the model smaller or the evaluations cheaper, "
+        f"or give it --hours {hours:.1f} or more"
+    )
 
 
 def _choices(spec: StudySpec) -> Iterator[tuple[int, bool]]:

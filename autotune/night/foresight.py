@@ -1,4 +1,4 @@
-"""Models that are too large for this machine, told from the counts of their trainer before anything is trained."""
+"""Models too large for this machine or this night, told from the counts of their trainer before anything is trained."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from autotune.core.errors import UserError
 from autotune.core.text import in_bytes, shown
+from autotune.finals.allotment import least_study_s, refuse_trials_of
 from autotune.machine.hardware import HardwareProfile
-from autotune.night.probing import config_on
+from autotune.night.probing import HOPELESS, config_on
 from autotune.study.study_file import Study
 
 _PASS_SHARE = 0.5
@@ -65,3 +66,41 @@ def least_bytes(study: Study, profile: HardwareProfile, changes: Mapping[str, An
     # Passes are made smaller on a GPU, if the study file leaves that open.
     pass_share = 0.0 if profile.device == "cuda" else _PASS_SHARE
     return counted.get("fixed_bytes", 0.0) + pass_share * counted.get("pass_bytes", 0.0)
+
+
+def require_time(study: Study, profile: HardwareProfile, left_s: float, slots: int) -> None:
+    """Refuse a study that would be far too long even if its trials were nothing but the fastest matrix products.
+
+    Args:
+        study: The study.
+        profile: The hardware with its speeds.
+        left_s: Seconds to the deadline; infinite without one.
+        slots: Devices that train at once, >= 1.
+
+    Raises:
+        UserError: With the hours that would be needed at least.
+    """
+    trial_s = least_trial_s(study, profile)
+    if least_study_s(study.spec, trial_s, slots) > HOPELESS * left_s:
+        raise refuse_trials_of(study.spec, trial_s, slots, "more than")
+
+
+def least_trial_s(study: Study, profile: HardwareProfile) -> float:
+    """Return the least seconds of a trial of the baseline; 0 if the trainer does not count without a run before.
+
+    Args:
+        study: The study.
+        profile: The hardware with its speeds.
+    """
+    try:
+        counted = study.trainer.counts(config_on(study, profile, {}), {}) or {}
+    except UserError:
+        return 0.0
+
+    flops_per_s = max(profile.matmul_flops.values(), default=0.0)
+    step_tokens = counted.get("step_tokens", 0.0)
+    if not flops_per_s or not step_tokens:
+        return 0.0
+
+    steps = study.spec.budget.tokens / step_tokens
+    return steps * counted.get("passes", 0.0) * counted.get("pass_flops", 0.0) / flops_per_s

@@ -17,7 +17,7 @@ from autotune.engine.worker import Slot
 from autotune.finals.allotment import allot
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
-from autotune.night.foresight import require_memory
+from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
 from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
@@ -220,7 +220,8 @@ def survey(
         UserError: If the baseline does not train or does not fit, or with exit code 130 if it was stopped.
     """
     require_memory(study, profile)
-    place = Place(study, profile, slots[0], stopped, preparing, deadline)
+    require_time(study, profile, deadline.seconds_left, len(slots))
+    place = Place(study, profile, slots[0], stopped, preparing, deadline, len(slots))
     baseline = probe(place)
     model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,14 +13,13 @@ from typing import Any
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import free_bytes
-from autotune.core.text import duration
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline
 from autotune.engine.end_rules import FIRST_EVALUATION_ALLOWANCE
 from autotune.engine.event_loop import TICK_S
 from autotune.engine.probes import Probe, RunningProbe
 from autotune.engine.worker import Done, Failed, Job, Preparing, Progress, Slot, Worker, ready
-from autotune.finals.allotment import FEW_TRIALS
+from autotune.finals.allotment import least_study_s, refuse_trials_of
 from autotune.machine.hardware import HardwareProfile
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -32,9 +30,9 @@ _PROBE_POINTS = 3
 """Evaluations after which a probe on a GPU ends: a small share would be over before clocks and caches are warm."""
 _NO_ROOM_BYTES = 65_536
 """Free disk below which a trainer that fails has most likely failed for lack of it."""
-_HOPELESS = 3
-"""How many times the time that is left the smallest study takes by a probe's pace, for the probe to end at once. The
-first evaluations of a training are the slowest."""
+HOPELESS = 3
+"""How many times the time that is left the smallest study must take for a night to be refused by a first guess: the
+first evaluations of a training are the slowest, and other processes may have held up what was measured."""
 PROBE_TOKENS = 4_000_000
 """Most tokens of the trial whose beginning a probe on a GPU is: a long trial's evaluations would cost the night."""
 
@@ -50,6 +48,7 @@ class Place:
         stopped: Whether the user wants it to end.
         preparing: Takes what a trainer says of the preparation of its data.
         deadline: When everything must be done.
+        slots: Devices that train at once.
     """
 
     study: Study
@@ -58,6 +57,7 @@ class Place:
     stopped: Callable[[], bool] = lambda: False
     preparing: Callable[[str], None] = lambda words: None
     deadline: Deadline = field(default_factory=Deadline)
+    slots: int = 1
 
     @contextlib.contextmanager
     def worker(self) -> Iterator[Worker]:
@@ -122,7 +122,9 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
         if place.stopped():
             raise UserError("stopped while probing the baseline; nothing is lost: run again", 130)
         if _is_hopeless(place, running):
-            raise _no_time_for(place, running)
+            about = "about" if running.has_pace else "more than"
+            trial_s = running.seconds_for(place.study.spec.budget.tokens)
+            raise refuse_trials_of(place.study.spec, trial_s, place.slots, about)
         if not ready([worker], TICK_S):
             continue
         message = worker.receive()
@@ -141,32 +143,13 @@ def _train_briefly(place: Place, worker: Worker, job: Job, last_point: int) -> P
 
 
 def _is_hopeless(place: Place, running: RunningProbe) -> bool:
-    """Return whether the night is over, or has too little time for a study at `_HOPELESS` times the pace so far."""
+    """Return whether the night is over, or far too short for the study at the pace so far."""
     left_s = place.deadline.seconds_left
-    return left_s <= 0 or (running.has_pace and _study_s(place, running) > _HOPELESS * left_s)
+    if left_s <= 0:
+        return True
 
-
-def _no_time_for(place: Place, running: RunningProbe) -> UserError:
-    """Return the error of a study for which there is no time, with the least that it would take."""
-    needed_s = _study_s(place, running)
-    hours = math.ceil(needed_s / 360) / 10
     trial_s = running.seconds_for(place.study.spec.budget.tokens)
-    about = "about" if running.has_pace else "more than"
-
-    return UserError(
-        f"one trial takes {about} {duration(trial_s)} here, so the study would take at least {duration(needed_s)}: "
-        "make the trials shorter (budget.tokens), the model smaller or the evaluations cheaper, "
-        f"or give it --hours {hours:.1f} or more"
-    )
-
-
-def _study_s(place: Place, running: RunningProbe) -> float:
-    """Return the seconds of the smallest study: a few trials and the proof of the best."""
-    spec = place.study.spec
-    proof = 2 * spec.finals.prove_seeds if spec.finals.finalists else 0
-    trainings = FEW_TRIALS * spec.budget.seeds + proof
-
-    return trainings * running.seconds_for(spec.budget.tokens)
+    return running.has_pace and least_study_s(place.study.spec, trial_s, place.slots) > HOPELESS * left_s
 
 
 def _failure(message: Failed | Done | None, worker: Worker, log: Path) -> UserError:

@@ -15,6 +15,7 @@ class Machine:
         self.power_limit_w = power_limit_w
         self.device = device
         self.memory_bytes = memory_bytes
+        self.matmul_flops: dict[str, float] = {}
 
     def overrides(self) -> dict[str, Any]:
         return {}

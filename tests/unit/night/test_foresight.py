@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from capacity_case import Machine, counting_study
 
 from autotune.core.errors import UserError
 from autotune.machine.hardware import HardwareProfile
-from autotune.night.foresight import least_bytes, require_memory
+from autotune.night.foresight import least_bytes, least_trial_s, require_memory, require_time
 from autotune.study.study_file import Study, load
 
 
@@ -64,3 +65,24 @@ def test_a_trainer_that_counts_only_after_a_run_or_not_at_all_is_asked_nothing(t
         "[space]\nlr = {low = 0.0001, high = 0.1}\n"
     )
     assert least_bytes(load(path), machine(), {}) == 0
+
+
+def test_a_night_is_refused_before_anything_is_trained_if_the_fastest_products_are_too_slow(tmp_path: Path) -> None:
+    """Four trials and two runs for each of four seeds: twelve trainings, of 5 s at least each."""
+    study = counting_study(tmp_path)
+    counted = study.trainer.counts(study.spec.base, {})
+    assert counted is not None
+    slow = machine()
+    steps = 100_000 / counted["step_tokens"]
+    slow.matmul_flops["fp32"] = steps * counted["passes"] * counted["pass_flops"] / 5
+
+    assert least_trial_s(study, slow) == pytest.approx(5)
+    require_time(study, slow, math.inf, 1)
+    require_time(study, slow, 30, 1)
+    with pytest.raises(UserError, match=r"one trial takes more than 5 s here, .* --hours 0.1 or more"):
+        require_time(study, slow, 15, 1)
+    require_time(study, slow, 15, 4)
+
+
+def test_a_machine_without_speeds_refuses_no_night(tmp_path: Path) -> None:
+    require_time(counting_study(tmp_path), machine(), 1, 1)
