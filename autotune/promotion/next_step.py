@@ -21,8 +21,6 @@ _MAX_PAIRS = 32
 """Largest number of pairs that is proposed; beyond it another search costs less."""
 _MORE_SELECT_SEEDS = 2
 """Number of selection seeds that are added after a winner has failed on a proving seed."""
-_COPY = "lower_rate.toml"
-"""Copy of best_config.toml that a person edits where the settings diverged."""
 _MAX_NAME = 64
 """Longest name of a study, in characters."""
 
@@ -177,17 +175,11 @@ def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> N
         )
         return NextStep(what, command, _of_full_run(record, tokens or full_tokens(record.spec)))
 
-    copy = record.run.root / _COPY
-    train = shlex.join(["autotune", "train", str(copy)])
-    if copy.exists():
-        what = f"The full run diverged, and would do so again. This trains what is in {copy} now instead."
-        return NextStep(what, train)
-
     what = (
-        "The full run diverged, and would do so again. This copies its settings: lower the learning rates in the copy, "
-        f"then train it with {train}."
+        f"The full run diverged, and would do so again. Lower the learning rates in {record.run.best_config} first; "
+        "this then trains what is in it."
     )
-    return NextStep(what, shlex.join(["cp", str(record.run.best_config), str(copy)]))
+    return NextStep(what, shlex.join(["autotune", "train", str(record.run.best_config)]))
 
 
 def _promote(record: StudyRecord, full: FullRunRecord, tokens: int) -> str:
