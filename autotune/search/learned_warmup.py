@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +30,7 @@ class LearnedWarmup(BasePruner):
     def __init__(self, inner: BasePruner, default_tokens: int) -> None:
         self.inner = inner
         self._default_tokens = default_tokens
-        self._measured_trials = 0
+        self._measured_curves: list[Mapping[int, float]] = []
         self._measured_tokens = default_tokens
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -50,8 +52,9 @@ class LearnedWarmup(BasePruner):
         if len(curves) < MIN_UNBIASED_TRIALS:
             return self._default_tokens
 
-        if len(curves) != self._measured_trials:
-            self._measured_trials = len(curves)
+        # Their number would not do: another study may have as many.
+        if curves != self._measured_curves:
+            self._measured_curves = curves
             self._measured_tokens = self._default_tokens
 
             warm_up = measure_warm_up(curves)

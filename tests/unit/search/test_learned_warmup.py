@@ -82,3 +82,17 @@ def test_a_diverged_trial_does_not_end_the_learning() -> None:
     for curve in CURVES[1:]:
         finish(study, curve)
     assert judged(study) == [False, True, True]
+
+
+def test_a_second_study_is_not_judged_by_the_first_ones_curves() -> None:
+    """It has as many, whose ranks agree from the first evaluation on."""
+    study = learning()
+    for curve in CURVES:
+        finish(study, curve)
+    assert judged(study) == [False, True, True]
+
+    other = optuna.create_study(pruner=study.pruner)
+    for curve in curves_of(*([*(start + ORDER)] for start in (4, 3, 2, 1))):
+        finish(other, curve)
+    assert judged(other) == [True, True, True]
+    assert judged(study) == [False, True, True]
