@@ -78,8 +78,8 @@ class RunningProbe:
 
     @property
     def has_pace(self) -> bool:
-        """Whether there were two evaluations, whose distance tells the pace without the start of the process."""
-        return len(self._points) > 1
+        """Whether two evaluations lie apart, so that they tell the pace without the start of the process."""
+        return bool(self._points) and self._points[-1].tokens_seen > self._points[0].tokens_seen
 
     def prepare(self) -> None:
         """Begin to count from now on: what was done so far only prepared the training."""
@@ -99,7 +99,7 @@ class RunningProbe:
         Args:
             tokens: Of the training.
         """
-        if not self._points:
+        if not self.has_pace:
             return (time.monotonic() - self.began) * tokens / self.budget_tokens
         return self._wall_s() * tokens / self._points[-1].tokens_seen
 

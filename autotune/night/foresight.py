@@ -58,10 +58,7 @@ def least_bytes(study: Study, profile: HardwareProfile, changes: Mapping[str, An
         profile: The hardware.
         changes: Settings other than the baseline's, by dotted path.
     """
-    try:
-        counted = study.trainer.counts(config_on(study, profile, changes), {}) or {}
-    except UserError:
-        return 0.0
+    counted = _counted(study, profile, changes)
 
     # Passes are made smaller on a GPU, if the study file leaves that open.
     pass_share = 0.0 if profile.device == "cuda" else _PASS_SHARE
@@ -92,11 +89,7 @@ def least_trial_s(study: Study, profile: HardwareProfile) -> float:
         study: The study.
         profile: The hardware with its speeds.
     """
-    try:
-        counted = study.trainer.counts(config_on(study, profile, {}), {}) or {}
-    except UserError:
-        return 0.0
-
+    counted = _counted(study, profile, {})
     flops_per_s = max(profile.matmul_flops.values(), default=0.0)
     step_tokens = counted.get("step_tokens", 0.0)
     if not flops_per_s or not step_tokens:
@@ -104,3 +97,11 @@ def least_trial_s(study: Study, profile: HardwareProfile) -> float:
 
     steps = study.spec.budget.tokens / step_tokens
     return steps * counted.get("passes", 0.0) * counted.get("pass_flops", 0.0) / flops_per_s
+
+
+def _counted(study: Study, profile: HardwareProfile, changes: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return what a trainer counts of a training, nothing if it cannot without a run before."""
+    try:
+        return study.trainer.counts(config_on(study, profile, changes), {}) or {}
+    except UserError:
+        return {}

@@ -33,3 +33,13 @@ def test_the_pace_leaves_out_the_start_of_the_process(monkeypatch: pytest.Monkey
 
     assert running.has_pace
     assert running.seconds_for(100_000) == pytest.approx(200)
+
+
+def test_a_first_evaluation_before_any_training_tells_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is of no token; 8 s after the begin of a probe of 4,000 tokens, 100,000 take 200 s at least."""
+    _clock(monkeypatch, 100.0, 105.0, 108.0)
+    running = RunningProbe(budget_tokens=4_000, last_point=0)
+    running.take(EvalPoint(tokens_seen=0, val_loss=5.0, metrics={}))
+
+    assert not running.has_pace
+    assert running.seconds_for(100_000) == pytest.approx(200)
