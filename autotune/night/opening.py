@@ -32,7 +32,7 @@ from autotune.store.backup import back_up
 from autotune.store.database import open_storage
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
-from autotune.store.stored_spec import named_as_stored
+from autotune.store.stored_spec import as_stored
 from autotune.store.study_store import open_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -158,7 +158,7 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
         UserError: If the storage cannot be used, or holds another study of that name.
     """
     storage = open_storage(run, study.spec.storage, study.spec.limits.heartbeat_s)
-    study = named_as_stored(study, storage)
+    study = as_stored(study, storage)
     spec = study.spec
     seed = _sampler_seed(spec, storage)
     sampler = build_sampler(spec.sampler.name, spec.sampler.options, spec.space, spec.base, seed)

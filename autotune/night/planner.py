@@ -29,7 +29,7 @@ from autotune.study.trainer import Trainer
 
 WHOLE_TRIALS = 8
 """Trials that end before any is stopped, about: in searches replayed on the two recorded tables with the default
-pruner, where 32 trials took as long as 19 whole ones and 80 as long as 40."""
+pruner, where 32 trials took as long as 15 to 21 whole ones and 80 as long as 40."""
 _STOPPED_SHARE = 0.45
 """Share of a whole trial that each later one takes, in the same replays."""
 _STUDY_BYTES = 6e6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,7 @@ NEWS_FRAC = 0.2
 
 
 def late_gain(trials: Sequence[TrialRecord]) -> float | None:
-    """Return by how much the later half of a search has lowered the best loss, nats per token.
+    """Return by how much the later half of a search, by what was trained, has lowered the best loss, nats per token.
 
     The best of 2n independent trials is expected to gain no more over the best of n than that did over the best of
     n/2 if their losses have a lower bound or a tail that falls as fast as an exponential one, and a sampler that
@@ -32,12 +33,22 @@ def late_gain(trials: Sequence[TrialRecord]) -> float | None:
         None while fewer than `MIN_TRIALS` have ended, or none of the first half finished.
     """
     ended = [trial for trial in trials if trial.status.teaches]
-    losses = [trial.loss for trial in ended[: len(ended) // 2] if trial.loss is not None]
+    losses = [trial.loss for trial in _first_half(ended) if trial.loss is not None]
     if len(ended) < MIN_TRIALS or not losses:
         return None
 
     best_of_all = min(trial.loss for trial in ended if trial.loss is not None)
     return min(losses) - best_of_all
+
+
+def _first_half(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials of the first half of a search, by what was trained: later ones are stopped earlier and earlier.
+
+    By their number the first half would have most of the training, and the later half little chance to gain.
+    """
+    trained = [trial.result.points[-1].tokens_seen if trial.result and trial.result.points else 0 for trial in trials]
+    ends = itertools.accumulate(trained)
+    return [trial for trial, end in zip(trials, ends, strict=True) if 2 * end <= sum(trained)]
 
 
 class SearchEnd:

@@ -1,41 +1,71 @@
-"""A sampler that learns from stopped trials too, by the loss that they would have ended with."""
+"""The default sampler: a Gaussian process that learns from stopped trials too, by what they would have ended with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from autotune.core.attributes import TrialAttributes
 from autotune.search.fine_ranges import as_continuous, on_grid
-from autotune.search.forecast import forecast
+from autotune.search.forecast import Forecaster
+from autotune.search.gaussian_process import GaussianProcess
 from autotune.search.ranges import CurrentRanges
 from autotune.search.space import SearchSpace
+from autotune.search.unit_cube import UnitCube
 
-# Losses in nats per token, by training tokens.
-_Curve = Mapping[int, float]
+N_STARTUP_TRIALS = 2
+"""Trials before the first proposal that is not random: the baseline and a random one, unless a study file says."""
+_EVERYWHERE = 1_000
+_NEAR_EACH = 60
+_BEST = 5
+_DISTANCES = (0.02, 0.1, 0.3)
+"""A proposal is the best of so many positions drawn anywhere, and of so many around each of the best trials: at each of
+these distances, in units of a range."""
+_MOVED_FRAC = 0.3
+"""Share of the settings in which a position around a trial differs from it; at least one is expected to."""
 
 
 class ForecastSampler(CurrentRanges):
-    """Shows another sampler the study as if every trial had ended, those that were stopped with their forecast.
+    """Proposes where the loss is expected to fall furthest below the best one (expected improvement).
 
-    Gaussian processes learn from finished trials alone, but most trials of a good search are stopped. One that
-    diverged or ran out of memory counts as the worst of all. A setting whose condition does not hold counts with its
-    base value, so that all are proposed together.
+    Most trials of a good search are stopped, so each counts with the loss that it is forecast to have ended with. One
+    that diverged or ran out of memory counts as the worst of all. A setting whose condition does not hold counts with
+    its base value, so that all are proposed together.
+
+    Source: Jones, Schonlau and Welch (1998) for the expected improvement.
 
     Args:
-        inner: The sampler to ask.
+        inner: Optuna's Gaussian process, which is asked where trials are judged by several values.
         space: What the study file searches.
         base: The nested base config.
+        n_startup_trials: Trials before the first proposal that is not random.
+        is_exact: Whether a setting's loss is taken to be free of noise.
+        seed: Of the positions that are weighed.
     """
 
-    def __init__(self, inner: BaseSampler, space: SearchSpace, base: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        inner: BaseSampler,
+        space: SearchSpace,
+        base: Mapping[str, Any],
+        *,
+        n_startup_trials: int = N_STARTUP_TRIALS,
+        is_exact: bool = False,
+        seed: int,
+    ) -> None:
         super().__init__(inner, space)
         self._defaults = space.defaults(base)
+        self._n_startup_trials = n_startup_trials
+        self._is_exact = is_exact
+        self._rng = np.random.default_rng(seed)
+        self._process: GaussianProcess | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See optuna.samplers.BaseSampler."""
@@ -46,60 +76,204 @@ class ForecastSampler(CurrentRanges):
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> Any:
+    ) -> dict[str, Any]:
         """See optuna.samplers.BaseSampler."""
-        _use_one_thread()
-
-        continuous = as_continuous(search_space)
         if _has_several_values(study):
-            if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-                return {}  # there is nothing to learn from yet, as below
-            return on_grid(super().sample_relative(study, trial, continuous), search_space)
+            return self._by_several_values(study, trial, search_space)
+        if not search_space:
+            return {}
 
-        trials = self._as_if_ended(study, continuous)
-        if not any(trial.state is TrialState.COMPLETE for trial in trials):
+        cube = UnitCube(search_space)
+        known = self._known(study, trial, cube, search_space)
+        if known is None:
             return {}  # there is nothing to learn from yet, so each setting is drawn independently
 
-        as_if = optuna.create_study(sampler=optuna.samplers.RandomSampler())
-        as_if.add_trials(trials)
-        asked = as_if.ask()
+        positions, losses = known
+        drawn = cube.snapped(self._drawn(positions[np.argsort(losses)[:_BEST]]))
+        improvement = self._log_improvement(cube, positions, losses, drawn)
+        return cube.params(drawn[_first_untried(improvement, drawn, positions)])
 
-        proposed = self._inner.sample_relative(as_if, as_if.trials[asked.number], continuous)
+    def choose(self, study: optuna.Study, trial: FrozenTrial, candidates: Sequence[Mapping[str, Any]]) -> int:
+        """Return which of some settings to try next, by its place; 0 while there is nothing to learn from.
+
+        Args:
+            study: With one value for each trial.
+            trial: The one to propose for.
+            candidates: Settings by dotted path.
+        """
+        search_space = self.infer_relative_search_space(study, trial)
+        cube = UnitCube(search_space)
+        known = self._known(study, trial, cube, search_space)
+        if known is None:
+            return 0
+
+        positions = cube.positions([{**self._defaults, **settings} for settings in candidates])
+        return int(self._log_improvement(cube, *known, positions).argmax())
+
+    def reseed_rng(self) -> None:
+        """See optuna.samplers.BaseSampler."""
+        super().reseed_rng()
+        self._rng = np.random.default_rng()
+
+    def _by_several_values(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return what Optuna's Gaussian process proposes; then no trial is stopped, so there is nothing to forecast."""
+        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            return {}
+
+        _use_one_thread()
+        proposed = self._inner.sample_relative(study, trial, as_continuous(search_space))
         return on_grid(proposed, search_space)
 
-    def _as_if_ended(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> list[FrozenTrial]:
-        """Return the trials that teach something, with a value for each that no longer runs."""
+    def _known(
+        self, study: optuna.Study, trial: FrozenTrial, cube: UnitCube, search_space: Mapping[str, BaseDistribution]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the positions and expected losses of what was tried; None if that is too little to learn from.
+
+        A running trial has no loss yet, which is NaN. All losses are to be lowered, whatever the study's direction.
+        """
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-        trials = [trial for trial in study.get_trials(deepcopy=False, states=states) if trial.params]
+        trials = [each for each in study.get_trials(deepcopy=False, states=states) if each.number != trial.number]
 
-        expected_losses = _expected_losses(trials)
-        known_losses = [loss for loss in expected_losses.values() if loss is not None]
-        worst_loss = max(known_losses, default=0.0)
+        settings = {each.number: {**self._defaults, **each.params} for each in trials if each.params}
+        # An earlier range may have held what the present one does not.
+        shown = [
+            each
+            for each in trials
+            if each.params and all(_allows(search_space[path], settings[each.number][path]) for path in search_space)
+        ]
+        ended = [each for each in shown if each.state is not TrialState.RUNNING]
+        if not any(each.state is TrialState.COMPLETE for each in ended) or len(ended) < self._n_startup_trials:
+            return None
 
-        shown = []
-        for trial in trials:
-            settings = {**self._defaults, **trial.params}
-            params = {path: settings[path] for path in search_space}
-            if not all(_allows(search_space[path], value) for path, value in params.items()):
-                continue  # an earlier range held it, and the present one does not
+        sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
+        expected = expected_losses(trials, sign)
+        losses = np.array([expected[each.number] if each in ended else np.nan for each in shown], dtype=float)
+        return cube.positions([settings[each.number] for each in shown]), losses
 
-            state, loss = TrialState.COMPLETE, expected_losses[trial.number]
-            if loss is None:
-                loss = worst_loss
-            if trial.state is TrialState.RUNNING:
-                state, loss = TrialState.RUNNING, None
+    def _drawn(self, best: np.ndarray) -> np.ndarray:
+        """Return positions to weigh, shape (n, settings)."""
+        num_settings = best.shape[1]
+        moved_frac = max(_MOVED_FRAC, 1 / num_settings)
+        drawn = [self._rng.random((_EVERYWHERE, num_settings))]
 
-            shown.append(create_trial(state=state, params=params, distributions=search_space, value=loss))
-        return shown
+        for position in best:
+            for distance in _DISTANCES:
+                steps = self._rng.normal(0.0, distance, (_NEAR_EACH, num_settings))
+                drawn.append(position + steps * (self._rng.random(steps.shape) < moved_frac))
+        return np.concatenate(drawn)
+
+    def _log_improvement(
+        self, cube: UnitCube, positions: np.ndarray, losses: np.ndarray, candidates: np.ndarray
+    ) -> np.ndarray:
+        """Return the logarithm of the expected improvement at candidates, shape (n,)."""
+        if self._process is None or self._process.dimensions != cube.dimensions:
+            self._process = GaussianProcess(cube.dimensions, self._is_exact)
+
+        points = cube.points(positions)
+        is_running = np.isnan(losses)
+        values = np.full(len(losses), np.nan)
+        values[~is_running] = flattened(losses[~is_running])
+        self._process.fit(points[~is_running], values[~is_running])
+
+        # A running trial is believed to end as expected, so that the next one goes elsewhere (Ginsbourger et al. 2010).
+        if is_running.any():
+            values[is_running] = self._process.predict(points[is_running])[0]
+            self._process.fit(points, values)
+
+        mean, sigma = self._process.predict(cube.points(candidates))
+        return log_expected_improvement(mean, sigma, float(values.min()))
+
+
+def expected_losses(trials: Sequence[FrozenTrial], sign: float = 1.0) -> dict[int, float]:
+    """Return the final loss of each trial by its number, measured or forecast.
+
+    Args:
+        trials: Of one study.
+        sign: -1 where what is called a loss here is to be raised.
+
+    Returns:
+        The worst of all for a trial that tells nothing else, as one that diverged or ran out of memory.
+    """
+    curves = {
+        each.number: {tokens: sign * loss for tokens, loss in each.intermediate_values.items()} for each in trials
+    }
+    finished = [each for each in trials if each.state is TrialState.COMPLETE and each.value is not None]
+    finals = [sign * float(each.value or 0.0) for each in finished]
+    forecaster = Forecaster([curves[each.number] for each in finished if each.intermediate_values])
+    best_loss = min(finals, default=0.0)
+
+    expected: dict[int, float | None] = {each.number: None for each in trials}
+    for trial in trials:
+        if trial.state is TrialState.PRUNED and TrialAttributes(trial).stopped_at is not None and trial.last_step:
+            forecast = forecaster.final_loss(trial.last_step, curves[trial.number][trial.last_step])
+            # A stopped trial never counts as better than the best one that was trained to its end.
+            expected[trial.number] = None if forecast is None else max(forecast, best_loss)
+    expected.update(zip((each.number for each in finished), finals, strict=True))
+
+    worst = max((loss for loss in expected.values() if loss is not None), default=0.0)
+    return {number: worst if loss is None else loss for number, loss in expected.items()}
+
+
+def flattened(losses: np.ndarray) -> np.ndarray:
+    """Return losses on a scale without their long upper tail, with standard deviation 1.
+
+    How bad a bad setting is does not matter, and a few losses of 10 would make all good ones look alike. So it is the
+    mean of two scales: losses of which none is above the median, and the normal scores of their ranks (Blom 1958).
+
+    Args:
+        losses: Finite, shape (n,).
+    """
+    from scipy.special import ndtri
+
+    clipped = np.minimum(losses, np.median(losses))
+    ranks = (losses[:, None] > losses).sum(axis=1) + ((losses[:, None] == losses).sum(axis=1) + 1) / 2
+    scores = ndtri((ranks - 0.375) / (len(losses) + 0.25))
+
+    return _standardised(_standardised(clipped) + scores)
+
+
+def _standardised(values: np.ndarray) -> np.ndarray:
+    sigma = float(values.std())
+    return np.asarray((values - values.mean()) / (sigma if sigma > 0 else 1.0))
+
+
+def log_expected_improvement(mean: np.ndarray, sigma: np.ndarray, best: float) -> np.ndarray:
+    """Return the logarithm of the expected improvement of normal values below the best one.
+
+    Args:
+        mean: Of each, shape (n,).
+        sigma: Standard deviation of each, above 0, shape (n,).
+        best: The lowest value so far.
+
+    Source: Ament et al. (2023) for why it is the logarithm, with their asymptote where the improvement vanishes.
+    """
+    from scipy.special import ndtr
+
+    z = (best - mean) / sigma
+    log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+
+    likely = np.maximum(z, -5.0)
+    improvement = likely * ndtr(likely) + np.exp(-0.5 * likely**2) / np.sqrt(2 * np.pi)
+    log_improvement = np.where(z > -5.0, np.log(improvement), log_density - 2 * np.log(np.maximum(-z, 1.0)))
+    return np.asarray(log_improvement + np.log(sigma))
+
+
+def _first_untried(improvement: np.ndarray, candidates: np.ndarray, tried: np.ndarray) -> int:
+    """Return the place of the best candidate that is not among the positions tried, or of the best one of all."""
+    known = {position.tobytes() for position in tried}
+    order = np.argsort(-improvement)
+    return int(next((place for place in order if candidates[place].tobytes() not in known), order[0]))
 
 
 def _has_several_values(study: optuna.Study) -> bool:
-    """Return whether trials are judged by several values; then none is stopped, so there is nothing to forecast."""
+    """Return whether trials are judged by several values."""
     return len(study.directions) > 1
 
 
 def _use_one_thread() -> None:
-    """Keep the Gaussian process, which Optuna computes with torch, off the other cores.
+    """Keep the Gaussian process that Optuna computes with torch off the other cores.
 
     Its matrices are tiny, and threads may cost more than they compute: on a host of 32 cores 0.8 s passed between two
     trials, where two cores take 0.1 s for a proposal.
@@ -111,29 +285,3 @@ def _use_one_thread() -> None:
 
 def _allows(distribution: BaseDistribution, value: Any) -> bool:
     return distribution._contains(distribution.to_internal_repr(value))
-
-
-def _expected_losses(trials: Sequence[FrozenTrial]) -> dict[int, float | None]:
-    """Return the final loss of each trial by its number, measured or forecast; see `_expected_loss`."""
-    finished: list[_Curve] = [
-        trial.intermediate_values
-        for trial in trials
-        if trial.state is TrialState.COMPLETE and trial.intermediate_values
-    ]
-    return {trial.number: _expected_loss(trial, finished) for trial in trials}
-
-
-def _expected_loss(trial: FrozenTrial, finished: Sequence[_Curve]) -> float | None:
-    """Return the loss that a trial ended with or would have; None for one that diverged or ran out of memory."""
-    if trial.state is TrialState.COMPLETE:
-        return trial.value
-    if TrialAttributes(trial).stopped_at is None or trial.last_step is None:
-        return None
-
-    expected = forecast(trial.last_step, trial.intermediate_values[trial.last_step], finished)
-    if expected is None:
-        return None
-
-    # A stopped trial never counts as better than the best one that was trained to its end.
-    best_loss = min(curve[max(curve)] for curve in finished)
-    return max(expected, best_loss)

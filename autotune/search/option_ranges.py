@@ -28,6 +28,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "min_early_stopping_rate": (0, 64),  # an exponent of the reduction factor
     "percentile": (0, 100),
     "p_threshold": (0, 1),
+    "lost_frac": (0.001, 0.999),
     "mutation_prob": (0, 1),
     "crossover_prob": (0, 1),
     "swapping_prob": (0, 1),

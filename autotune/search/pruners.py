@@ -1,4 +1,4 @@
-"""Pruners by name: a study file's `[pruner]` table -> an Optuna pruner whose steps are tokens."""
+"""Pruners by name: a study file's `[pruner]` table -> a pruner of ours or of Optuna, whose steps are tokens."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 PRUNERS = {
+    "rank": "RankPruner",
     "median": "MedianPruner",
     "percentile": "PercentilePruner",
     "successive_halving": "SuccessiveHalvingPruner",
@@ -29,7 +30,7 @@ _LEARN_THEIR_WARMUP = ("median", "percentile")
 _DEFAULT_WARMUP_FRAC = 0.3
 # Finished trials before one is stopped: more than one only cost time on the recorded table.
 _N_STARTUP_TRIALS = 1
-_RESERVED = ("self", "interval_steps")
+_RESERVED = ("self", "interval_steps", "budget_tokens")
 
 
 def parameters(name: str) -> dict[str, list[str]]:
@@ -55,7 +56,7 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
         budget_tokens: Tokens of a whole trial; the largest resource of a bandit.
 
     Returns:
-        Optuna's pruner, or `LearnedWarmup` around it.
+        Our `RankPruner`, or Optuna's pruner, or `LearnedWarmup` around it.
 
     Raises:
         ValueError: If Optuna refuses the options.
@@ -82,6 +83,9 @@ def build_pruner(name: str, options: Mapping[str, Any], budget_tokens: int) -> B
 def _pruner_arguments(name: str, options: Mapping[str, Any], budget_tokens: int) -> dict[str, Any]:
     """Return the arguments of Optuna's class: the study file's options in tokens, and defaults of ours."""
     arguments = dict(options)
+
+    if name == "rank":
+        arguments["budget_tokens"] = budget_tokens
 
     if _WARMUP_FRAC in arguments:
         arguments["n_warmup_steps"] = _warmup_tokens(arguments.pop(_WARMUP_FRAC), budget_tokens)
@@ -136,5 +140,9 @@ def rehearse(pruner: BasePruner) -> None:
 def _class(name: str) -> Callable[..., BasePruner]:
     from optuna import pruners
 
+    from autotune.search.rank_pruner import RankPruner
+
+    if name == "rank":
+        return RankPruner
     pruner_class: Callable[..., BasePruner] = getattr(pruners, PRUNERS[name])
     return pruner_class

@@ -95,9 +95,16 @@ def build_sampler(
         sampler = _class(name)(**arguments)
 
     if name == "gp":
-        from autotune.search.forecast_sampler import ForecastSampler
+        from autotune.search.forecast_sampler import N_STARTUP_TRIALS, ForecastSampler
 
-        return ForecastSampler(sampler, space, base)
+        return ForecastSampler(
+            sampler,
+            space,
+            base,
+            n_startup_trials=options.get("n_startup_trials", N_STARTUP_TRIALS),
+            is_exact=options.get("deterministic_objective", False),
+            seed=seed,
+        )
 
     may_widen = not space.is_conditional and space.at_limits() != space
     if name == "tpe" and may_widen:
@@ -115,10 +122,6 @@ def _sampler_arguments(name: str, options: Mapping[str, Any], space: SearchSpace
     if name == "tpe":
         # Groups let the multivariate model cope with settings that exist only under a condition.
         arguments |= {"group": space.is_conditional, "multivariate": True, "constant_liar": True}
-
-    if name == "gp":
-        # The baseline and one random trial; on recorded tables more random ones only cost time.
-        arguments.setdefault("n_startup_trials", 2)
 
     if name in ("grid", "brute_force"):
         combinations = math.prod(space[path].num_values for path in space)

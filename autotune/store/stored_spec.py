@@ -17,6 +17,7 @@ from autotune.core.errors import UserError
 from autotune.core.text import shortened
 from autotune.store.database import is_shared
 from autotune.store.run_directory import RunDirectory
+from autotune.study.algorithm_spec import PrunerSpec
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
@@ -24,15 +25,32 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 
-def named_as_stored(study: Study, storage: RDBStorage) -> Study:
-    """Return a study under the name that it has in its storage: its folder, or its file, may be renamed since.
+def as_stored(study: Study, storage: RDBStorage) -> Study:
+    """Return a study as its storage has it: its folder, or its file, may be renamed since, and a default be another.
 
     Args:
         study: The study file and its trainer.
         storage: Its storage.
     """
     name = stored_name(storage, study.spec.name)
-    return replace(study, spec=study.spec.model_copy(update={"name": name}))
+    pruner = _stored_pruner(storage, name, study.spec.pruner)
+    return replace(study, spec=study.spec.model_copy(update={"name": name, "pruner": pruner}))
+
+
+def _stored_pruner(storage: RDBStorage, name: str, pruner: PrunerSpec) -> PrunerSpec:
+    """Return a pruner in which what a study file leaves out is as the study was begun with."""
+    import optuna
+
+    if name not in optuna.get_all_study_names(storage):
+        return pruner
+    stored = StudyAttributes(optuna.load_study(study_name=name, storage=storage)).spec
+    if stored is None:
+        return pruner
+
+    given = {key: getattr(pruner, key) for key in pruner.model_fields_set}
+    begun_with = StudySpec.model_validate(stored).pruner
+    kept = {"audit_frac": begun_with.audit_frac} if "name" in given else begun_with.model_dump()
+    return PrunerSpec.model_validate({**kept, **given})
 
 
 def stored_name(storage: RDBStorage, name: str) -> str:

@@ -42,8 +42,8 @@ class PrunerSpec(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = "median"
-    audit_frac: Real = Field(default=0.1, ge=0, le=1)
+    name: str = "rank"
+    audit_frac: Real = Field(default=0.03, ge=0, le=1)
 
     @model_validator(mode="after")
     def _known(self) -> PrunerSpec:

@@ -142,6 +142,8 @@ def _widened(record: StudyRecord, path: str, side: str) -> str:
 
 
 def _prune_later(record: StudyRecord) -> str:
+    if record.spec.pruner.name == "rank":
+        return "prune less (a smaller pruner.lost_frac)"
     key = "n_startup_steps" if record.spec.budget.seeds > 1 else "warmup_frac"
     return f"prune later (pruner.{key})"
 

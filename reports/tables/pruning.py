@@ -16,7 +16,7 @@ from reports.tables.curves import at_equal_shares
 
 _MIN_AUDIT_TRIALS = 4
 
-# Where no trial was pruned: the share of the budget at which the default pruner starts to judge.
+# Where no trial was pruned: a share of the budget at which early losses mostly tell something.
 FIRST_RUNG_FRAC = 0.3
 
 
@@ -170,7 +170,7 @@ def _trial_at_seeds(trial: TrialRecord) -> TrialRecord:
 
 
 def _first_rung(record: StudyRecord, whole: int) -> int | None:
-    """Return where the first trial was pruned, or the first evaluation that the default pruner would judge."""
+    """Return where the first trial was pruned, or the first evaluation at which losses mostly tell something."""
     stopped = []
     for trial in record.trials:
         if trial.status is TrialStatus.PRUNED and trial.result and trial.result.points:

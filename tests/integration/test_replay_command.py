@@ -93,7 +93,7 @@ def test_without_options_it_is_the_defaults_on_60_trials(tabled: StudyFolder) ->
     head, *arms = _lines(tabled.run("replay", "--repeats", "2"))
     assert head.endswith("; 12 min of device time per search")  # 60 * 12.5 s
     assert len(arms) == 1
-    assert arms[0].startswith("gp + median: good settings found in ") and " of 2 searches" in arms[0]
+    assert arms[0].startswith("gp + rank: good settings found in ") and " of 2 searches" in arms[0]
 
 
 def test_json_is_all_that_is_printed(tabled: StudyFolder) -> None:

@@ -99,7 +99,7 @@ def test_the_reference_and_random_search_are_always_run() -> None:
 
 def test_a_variant_is_the_engines_search() -> None:
     recorded = bowl_table(30)
-    plain = bench_replay.parse_variant("x: sampler=gp pruner=median", [])
+    plain = bench_replay.parse_variant("x: sampler=gp pruner=rank", [])
     assert plain.search(Task(recorded, 2, 300.0)) == peers.OURS.search(Task(recorded, 2, 300.0))
 
 

@@ -11,8 +11,8 @@ from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStat
 from autotune.night.search_end import MIN_TRIALS, late_gain
 
 
-def trial(number: int, loss: float, status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:
-    return TrialRecord(number, {}, status, TrialResult(status, points=(EvalPoint(100, loss),)))
+def trial(number: int, loss: float, status: TrialStatus = TrialStatus.FINISHED, tokens: int = 100) -> TrialRecord:
+    return TrialRecord(number, {}, status, TrialResult(status, points=(EvalPoint(tokens, loss),)))
 
 
 def trials_of(*losses: float) -> list[TrialRecord]:
@@ -38,6 +38,16 @@ def test_stopped_trials_count_as_tried_and_interrupted_ones_do_not() -> None:
     cut = [trial(number, 2.8, TrialStatus.INTERRUPTED) for number in range(half)]
     assert late_gain([trial(0, 3.0), *stopped, *cut]) is None
     assert late_gain([*stopped, *stopped[:1], *later]) is None, "nothing of the first half finished"
+
+
+def test_halves_are_those_of_the_training_not_of_the_count() -> None:
+    """Four whole trials, and 30 stopped ones that together trained nearly as long."""
+    whole = [trial(number, loss) for number, loss in enumerate((3.0, 2.9, 2.95, 2.97))]
+    stopped = [trial(4 + number, 5.0, TrialStatus.PRUNED, tokens=10) for number in range(30)]
+    better = trial(34, 2.7)
+    assert late_gain([*whole, *stopped, better]) == pytest.approx(0.2)
+    assert late_gain([*whole, better, *stopped]) == pytest.approx(0.2)
+    assert late_gain([whole[0], better, *whole[1:3], *stopped]) == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("draw", [lambda: random.uniform(3, 4), lambda: 3 + random.expovariate(1) ** 2])

@@ -33,7 +33,7 @@ def test_samplers_that_can_be_written(text: str, name: str, options: dict[str, A
 
 def test_pruners_that_can_be_written() -> None:
     assert parse_pruner("none") == NONE
-    assert parse_pruner("median") == PrunerSpec()
+    assert parse_pruner("rank") == PrunerSpec()
     pruner = parse_pruner('{name = "percentile", percentile = 25.0, audit_frac = 0.5}')
     assert (pruner.name, pruner.options, pruner.audit_frac) == ("percentile", {"percentile": 25.0}, 0.5)
 
@@ -75,16 +75,19 @@ def test_what_is_no_toml_is_told_how_to_write_it(text: str) -> None:
     [
         (
             "medain",
-            "medain: there is no pruner 'medain' (did you mean \"median\"?); the pruners are median, percentile, ",
+            "medain: there is no pruner 'medain' (did you mean \"median\"?); the pruners are rank, median, ",
         ),
-        ("tpe", "tpe: there is no pruner 'tpe'; the pruners are median, "),
+        ("tpe", "tpe: there is no pruner 'tpe'; the pruners are rank, median, "),
         ("{audit_frac = 2}", "{audit_frac = 2}: Input should be less than or equal to 1"),
         (
-            "{n_warmup = 3}",
-            "{n_warmup = 3}: pruner 'median' has no parameter 'n_warmup' (did you mean \"n_warmup_steps\"?); it takes ",
+            "{lost = 0.1}",
+            "{lost = 0.1}: pruner 'rank' has no parameter 'lost' (did you mean \"lost_frac\"?); it takes lost_frac",
         ),
         ('{name = "none", upper = 3}', "{name = \"none\", upper = 3}: pruner 'none' has no parameter 'upper'; "),
-        ("{n_startup_trials = 1.5}", "{n_startup_trials = 1.5}: must be a whole number, but it is 1.5"),
+        (
+            '{name = "median", n_startup_trials = 1.5}',
+            '{name = "median", n_startup_trials = 1.5}: must be a whole number, but it is 1.5',
+        ),
     ],
 )
 def test_pruners_that_are_refused(text: str, message: str) -> None:

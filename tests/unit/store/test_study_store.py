@@ -43,7 +43,7 @@ def test_a_changed_study_is_refused_with_every_change(tmp_path: Path) -> None:
     assert lines[1:-1] == [
         "  base.layers: was 2, is 3",
         "  budget.tokens: was 1000, is 2000",
-        "  pruner.name: was 'median', is 'none'",
+        "  pruner.name: was 'rank', is 'none'",
         "  space.lr.high: was 0.1, is 0.2",
     ]
     assert '--set name="..."' in lines[-1]

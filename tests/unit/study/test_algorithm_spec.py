@@ -8,4 +8,4 @@ from autotune.study.algorithm_spec import PrunerSpec
 def test_what_the_engine_does_with_a_pruner_is_none_of_its_own_parameters() -> None:
     given = PrunerSpec.model_validate({"name": "median", "n_startup_trials": 4, "audit_frac": 0.25})
     assert (given.options, given.audit_frac) == ({"n_startup_trials": 4}, 0.25)
-    assert (PrunerSpec().options, PrunerSpec().audit_frac) == ({}, 0.1)
+    assert (PrunerSpec().options, PrunerSpec().audit_frac) == ({}, 0.03)

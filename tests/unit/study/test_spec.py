@@ -44,7 +44,7 @@ def test_the_fingerprint_is_stable() -> None:
         {"sampler": {"name": "random"}},
         {"sampler": {"n_startup_trials": 3}},
         {"pruner": {"name": "none"}},
-        {"pruner": {"n_startup_trials": 3}},
+        {"pruner": {"lost_frac": 0.1}},
         {"finals": {"finalists": 3}},
         {"finals": {"select_seeds": 2}},
         {"finals": {"prove_seeds": 5}},

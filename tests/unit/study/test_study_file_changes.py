@@ -92,9 +92,9 @@ def test_another_algorithm_does_not_inherit_the_parameters_of_the_files_own(tmp_
     path.write_text(
         'name = "night"\ntrainer = "fake_trainer:train"\n[budget]\ntokens = 1_000\n[space]\n'
         "lr = {low = 0.0001, high = 0.1}\n"
-        "[sampler]\nn_startup_trials = 3\n[pruner]\nn_startup_trials = 4\naudit_frac = 0.5\n"
+        "[sampler]\nn_startup_trials = 3\n[pruner]\nlost_frac = 0.1\naudit_frac = 0.5\n"
     )
     other = load(path, ['sampler={name="random"}', 'pruner.name="successive_halving"']).spec
-    assert (other.sampler.options, other.pruner.options, other.pruner.audit_frac) == ({}, {}, 0.1)
+    assert (other.sampler.options, other.pruner.options, other.pruner.audit_frac) == ({}, {}, 0.03)
     same = load(path, ["sampler.n_startup_trials=5", "pruner.audit_frac=0"]).spec
-    assert (same.sampler.options, same.pruner.options) == ({"n_startup_trials": 5}, {"n_startup_trials": 4})
+    assert (same.sampler.options, same.pruner.options) == ({"n_startup_trials": 5}, {"lost_frac": 0.1})
