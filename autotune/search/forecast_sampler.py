@@ -149,7 +149,8 @@ class ForecastSampler(CurrentRanges):
 
         sign = -1.0 if study.direction is StudyDirection.MAXIMIZE else 1.0
         expected = expected_losses(trials, sign)
-        losses = np.array([expected[each.number] if each in ended else np.nan for each in shown], dtype=float)
+        is_running = np.array([each.state is TrialState.RUNNING for each in shown])
+        losses = np.where(is_running, np.nan, [expected[each.number] for each in shown])
         return cube.positions([settings[each.number] for each in shown]), losses
 
     def _drawn(self, best: np.ndarray) -> np.ndarray:
