@@ -171,19 +171,20 @@ class ForecastSampler(CurrentRanges):
         """Return the logarithm of the expected improvement at candidates, shape (n,)."""
         if self._process is None or self._process.dimensions != cube.dimensions:
             self._process = GaussianProcess(cube.dimensions, self._is_exact)
+        process = self._process
 
         points = cube.points(positions)
         is_running = np.isnan(losses)
         values = np.full(len(losses), np.nan)
         values[~is_running] = flattened(losses[~is_running])
-        self._process.fit(points[~is_running], values[~is_running])
+        posterior = process.fit(points[~is_running], values[~is_running])
 
         # A running trial is believed to end as expected, so that the next one goes elsewhere (Ginsbourger et al. 2010).
         if is_running.any():
-            values[is_running] = self._process.predict(points[is_running])[0]
-            self._process.fit(points, values)
+            values[is_running] = posterior.predict(points[is_running])[0]
+            posterior = process.fit(points, values)
 
-        mean, sigma = self._process.predict(cube.points(candidates))
+        mean, sigma = posterior.predict(cube.points(candidates))
         return log_expected_improvement(mean, sigma, float(values.min()))
 
 

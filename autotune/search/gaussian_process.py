@@ -29,7 +29,7 @@ _MAX_ITERATIONS = 30
 
 
 class GaussianProcess:
-    """Values at points of the unit cube, and what they make likely elsewhere.
+    """Learns how values depend on points of the unit cube; several threads may ask it at once.
 
     Args:
         dimensions: Coordinates of a point.
@@ -50,8 +50,8 @@ class GaussianProcess:
         """Logarithms of the lengths, the scale and the noise."""
         self._fitted_points = 0
 
-    def fit(self, points: np.ndarray, values: np.ndarray) -> None:
-        """Take the values that are known.
+    def fit(self, points: np.ndarray, values: np.ndarray) -> Posterior:
+        """Return what the values that are known make likely elsewhere.
 
         Args:
             points: Within the unit cube, shape (n, dimensions), float64.
@@ -71,32 +71,7 @@ class GaussianProcess:
             self._parameters = found.x
             self._fitted_points = len(values)
 
-        noise = float(np.exp(self._parameters[-1])) + _JITTER
-        covariance = self._kernel(points, points)[0] + noise * np.eye(len(values))
-        self._points = points
-        self._factor = cho_factor(covariance, lower=True, check_finite=False)
-        self._weights = cho_solve(self._factor, values, check_finite=False)
-
-    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean and the standard deviation of the values at points, without the noise.
-
-        Args:
-            points: Within the unit cube, shape (m, dimensions), float64.
-
-        Returns:
-            Two arrays of shape (m,), float64.
-        """
-        covariance, _ = self._kernel(points, self._points)
-        explained = solve_triangular(self._factor[0], covariance.T, lower=True, check_finite=False)
-        variance = np.exp(self._parameters[-2]) - (explained**2).sum(axis=0)
-
-        return covariance @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
-
-    def _kernel(self, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the kernel between points, and its part in the derivative by a length; both (n, m)."""
-        scaled_first = first / np.exp(self._parameters[: self.dimensions])
-        scaled_second = second / np.exp(self._parameters[: self.dimensions])
-        return _matern(scaled_first, scaled_second, float(np.exp(self._parameters[-2])))
+        return Posterior(points, values, self._parameters)
 
     def _loss(self, parameters: np.ndarray, points: np.ndarray, values: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the negative logarithm of the posterior density of parameters, up to a constant, and its gradient."""
@@ -122,6 +97,41 @@ class GaussianProcess:
         by_noise = np.trace(gradient_of) * noise
 
         return float(loss), np.concatenate([by_lengths, [by_scale, by_noise]]) + from_prior / self._prior_sigma
+
+
+class Posterior:
+    """Values that are known, and what they make likely elsewhere.
+
+    Args:
+        points: Where they are known, shape (n, dimensions), float64.
+        values: Shape (n,), float64.
+        parameters: Logarithms of the lengths, the scale and the noise.
+    """
+
+    def __init__(self, points: np.ndarray, values: np.ndarray, parameters: np.ndarray) -> None:
+        self._lengths = np.exp(parameters[:-2])
+        self._scale = float(np.exp(parameters[-2]))
+        noise = float(np.exp(parameters[-1])) + _JITTER
+
+        self._points = points / self._lengths
+        covariance = _matern(self._points, self._points, self._scale)[0] + noise * np.eye(len(values))
+        self._factor = cho_factor(covariance, lower=True, check_finite=False)
+        self._weights = cho_solve(self._factor, values, check_finite=False)
+
+    def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean and the standard deviation of the values at points, without the noise.
+
+        Args:
+            points: Within the unit cube, shape (m, dimensions), float64.
+
+        Returns:
+            Two arrays of shape (m,), float64.
+        """
+        covariance, _ = _matern(points / self._lengths, self._points, self._scale)
+        explained = solve_triangular(self._factor[0], covariance.T, lower=True, check_finite=False)
+        variance = self._scale - (explained**2).sum(axis=0)
+
+        return covariance @ self._weights, np.sqrt(np.maximum(variance, 1e-10))
 
 
 def _matern(first: np.ndarray, second: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:

@@ -33,13 +33,13 @@ def _textbook(process: GaussianProcess, first: np.ndarray, second: np.ndarray) -
 def test_it_predicts_by_the_textbook() -> None:
     points, values = _data(20)
     process = GaussianProcess(3)
-    process.fit(points, values)
+    posterior = process.fit(points, values)
     elsewhere = np.random.default_rng(1).random((5, 3))
 
     covariance = _textbook(process, points, points) + math.exp(process._parameters[-1]) * np.eye(20)
     between = _textbook(process, elsewhere, points)
     inverse = np.linalg.inv(covariance)
-    mean, sigma = process.predict(elsewhere)
+    mean, sigma = posterior.predict(elsewhere)
 
     assert mean == pytest.approx(between @ inverse @ values, abs=1e-5)
     variance = math.exp(process._parameters[-2]) - np.diag(between @ inverse @ between.T)
@@ -60,11 +60,11 @@ def test_its_gradient_is_that_of_finite_differences() -> None:
 def test_it_finds_which_settings_matter() -> None:
     points, values = _data(60)
     process = GaussianProcess(3)
-    process.fit(points, values)
+    posterior = process.fit(points, values)
 
     first, _, third = process._parameters[:3]
     assert first < third - 1
-    mean, sigma = process.predict(points)
+    mean, sigma = posterior.predict(points)
     assert np.abs(mean - values).mean() < 0.2
     assert sigma.mean() < 0.3
 
@@ -72,20 +72,20 @@ def test_it_finds_which_settings_matter() -> None:
 def test_values_without_noise_are_met() -> None:
     points, values = _data(30)
     process = GaussianProcess(3, is_exact=True)
-    process.fit(points, values)
-    assert process.predict(points)[0] == pytest.approx(values, abs=0.02)
+    posterior = process.fit(points, values)
+    assert posterior.predict(points)[0] == pytest.approx(values, abs=0.02)
 
 
 def test_lengths_are_found_by_some_of_many_points_and_values_known_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autotune.search.gaussian_process._MOST_FITTED", 20)
     points, values = _data(60)
     process = GaussianProcess(3)
-    process.fit(points, values)
-    assert np.abs(process.predict(points)[0] - values).mean() < 0.3
+    posterior = process.fit(points, values)
+    assert np.abs(posterior.predict(points)[0] - values).mean() < 0.3
 
 
 def test_points_on_top_of_each_other_do_no_harm() -> None:
     points, values = _data(10)
     process = GaussianProcess(3)
-    process.fit(np.concatenate([points, points]), np.concatenate([values, values]))
-    assert np.isfinite(process.predict(points)[0]).all()
+    posterior = process.fit(np.concatenate([points, points]), np.concatenate([values, values]))
+    assert np.isfinite(posterior.predict(points)[0]).all()
