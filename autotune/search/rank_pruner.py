@@ -19,7 +19,9 @@ from autotune.search.pruning import rank_correlations
 FIRST_CHECK_FRAC = 1 / 32
 """Share of a whole trial at which it is judged first; then whenever it has trained twice as long."""
 LOST_FRAC = 0.02
-"""Share of the trials of the best tenth that each check may stop, so that all five lose a tenth of them at most."""
+"""Share of the trials of the best tenth that each check may stop, so that all five lose a tenth of them at most.
+
+Of the best that a good sampler proposes they lose more (tests/benchmarks/RESULTS.md)."""
 _CHECK_FRACS = tuple(FIRST_CHECK_FRAC * 2**doubling for doubling in range(5))
 _BEST_FRAC = 0.1
 # Fisher's z of the rank correlation at the end of a trial, and how much each e-fold of training adds to it: the line of
