@@ -15,6 +15,7 @@ from typing import Any
 
 import optuna
 from replay_device import Device, Training, first_rung
+from replay_prior import search_with_prior
 from replay_task import Task, Way
 
 from autotune.replay import simulation
@@ -135,6 +136,7 @@ REFERENCE = Method(
 OTHERS = (
     ours("ours, TPE instead", sampler="tpe"),
     ours("ours, nothing pruned", pruner="none"),
+    Method("ours, a prior around the default", search_with_prior),
     Method("TPE, no pruner", partial(optuna_search, sampler="TPESampler", pruner="none")),
     Method("TPE + Hyperband", partial(optuna_search, sampler="TPESampler", pruner="hyperband")),
     Method("TPE + successive halving", partial(optuna_search, sampler="TPESampler", pruner="successive_halving")),

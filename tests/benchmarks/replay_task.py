@@ -18,8 +18,11 @@ from autotune.replay.table import Table
 
 Way = Literal["nearest", "pool"]
 """A proposal becomes the nearest row not yet taken, or proposals are rows that are left."""
-Default = Literal["middle", "random"]
-"""The table's own default, near the middle of most spaces, or a row drawn at random."""
+Default = Literal["middle", "random", "good", "poor", "wrong"]
+"""The table's own default, near the middle of most spaces, or a row drawn at random: of all, or of those whose final
+losses have ranks in the shares of `RANKS`."""
+RANKS = {"random": (0.0, 1.0), "good": (0.02, 0.1), "poor": (0.4, 0.6), "wrong": (0.9, 1.0)}
+"""With the very best as a good default there would be nothing left to find."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,8 @@ class Task:
 def with_default(table: Table, default: Default, seed: int) -> Table:
     """Return a table with its rows in an order drawn by a seed, and with a default.
 
-    The order decides which of several rows at the same distance a proposal becomes. A default drawn at random is a
-    row that was trained to its end, since no study is begun with a default that cannot be trained.
+    The order decides which of several rows at the same distance a proposal becomes. A default that is drawn is a row
+    that was trained to its end, since no study is begun with a default that cannot be trained.
 
     Args:
         table: At least one of its rows finished.
@@ -89,7 +92,9 @@ def with_default(table: Table, default: Default, seed: int) -> Table:
     rng = np.random.default_rng(seed)
     rows = tuple(table.rows[place] for place in rng.permutation(len(table.rows)))
     spec = table.spec
-    if default == "random":
-        drawn = random.Random(seed).choice(table.finished())
+    if default != "middle":
+        finished = table.finished()
+        first, last = (round(share * (len(finished) - 1)) for share in RANKS[default])
+        drawn = random.Random(seed).choice(finished[first : last + 1])
         spec = spec.model_copy(update={"base": with_paths(spec.base, drawn.params)})
     return replace(table, spec=spec, rows=rows)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from recorded_tables import CONDITIONAL, CONDITIONAL_BASE, row, table
-from replay_task import Task, with_default
+from replay_task import Default, Task, with_default
 
 from autotune.core.records import TrialStatus
 
@@ -29,6 +29,24 @@ def test_a_default_drawn_at_random_is_a_finished_row_and_the_seeds_own() -> None
     assert drawn == [with_default(recorded, "random", seed).spec.base["lr"] for seed in range(40)]
     assert len(set(drawn)) > 15 and 0.001 not in drawn
     assert recorded.spec.base == {"lr": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("default", "lowest", "highest"), [("good", 5.0, 7.0), ("poor", 15.0, 21.0), ("wrong", 29.0, 32.0)]
+)
+def test_a_good_a_poor_and_a_wrong_default_are_drawn_by_their_ranks(
+    default: Default, lowest: float, highest: float
+) -> None:
+    """29 finished rows whose losses are 4 to 32 in steps of 1: of 28 steps the tenth is 2.8, the fiftieth 0.56."""
+    recorded = table(ROWS)
+    losses = {entry.params["lr"]: entry.losses[-1] for entry in recorded.rows}
+    drawn = {losses[with_default(recorded, default, seed).spec.base["lr"]] for seed in range(60)}
+    assert min(drawn) == lowest and max(drawn) == highest
+
+
+def test_the_best_of_a_few_rows_is_a_good_default() -> None:
+    recorded = table([row({"lr": 0.01 * index}, (4.0, 3.0 + index)) for index in range(1, 4)])
+    assert with_default(recorded, "good", 0).spec.base == {"lr": 0.01}
 
 
 def test_a_default_of_which_a_condition_does_not_hold_keeps_the_base_value() -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from replay_finals import verdict_of
 
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
-from autotune.finals.verdict import FinalRun, choose_winner, finalists, judge, noise_runs, proving_runs, selection_runs
+from autotune.finals.verdict import FinalRun
 from autotune.replay import table
 from autotune.study.spec import FinalsSpec
 
 TABLE = Path(__file__).parents[2] / "benchmarks" / "overnight_h100.json"
-SIGMA, TRIALS, SEED = 0.01, 40, 1
+SIGMA, TRIALS = 0.01, 40
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +39,11 @@ def study(random: np.random.Generator, truth: Sequence[float], spec: FinalsSpec)
     def noisy(row: int) -> float:
         return truth[row] + SIGMA * random.standard_normal()
 
+    def final(run: FinalRun) -> TrialRecord:
+        return trained(run.arm, run.params, noisy(run.arm), arm=run.arm, seed=run.seed, stage=run.stage)
+
     search = [trained(row, {"row": row}, noisy(row)) for row in range(len(truth))]
-    baseline, runs = search[0], []
-
-    def train(wanted: Sequence[FinalRun]) -> None:
-        there = {(each.arm, each.seed) for each in runs}
-        for each in wanted:
-            if (each.arm, each.seed) not in there:
-                loss = noisy(each.arm)
-                runs.append(trained(each.arm, each.params, loss, arm=each.arm, seed=each.seed, stage=each.stage))
-
-    train(noise_runs(baseline, spec, SEED, spec.prove_seeds))
-    arms = finalists(search, baseline, spec.finalists)
-    train(selection_runs(arms, spec, SEED))
-    winner = choose_winner(arms, runs)
-    for look, pairs in enumerate(spec.looks):
-        train(proving_runs(baseline, winner, spec, SEED, pairs))
-        verdict = judge(baseline, winner, runs, spec, look)
-        if verdict.word is not VerdictWord.INCONCLUSIVE:
-            break
-    return verdict
+    return verdict_of(search, search[0], spec, final)
 
 
 def test_studies_without_any_real_difference_announce_a_win_in_five_of_a_hundred_at_most(losses: list[float]) -> None:
