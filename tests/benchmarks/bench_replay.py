@@ -55,6 +55,7 @@ import peers
 import replay_report
 from replay_run import get_ready, run, table_at
 from replay_task import Default, Task, Way
+from results import publish
 
 from autotune.core.errors import UserError
 from autotune.replay import algorithms
@@ -246,11 +247,7 @@ def main() -> None:
         parser.exit(error.exit_code, f"{parser.prog}: {error}\n")
 
     heading = f"## {datetime.now(UTC):%Y-%m-%d}: device time to good settings, on recorded tables"
-    text = "\n".join([heading, "", *lines])
-    print(text)
-    if args.append:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n{text}\n")
+    publish([heading, "", *lines], append=args.append)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from results import publish
+
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "browser"), str(HERE.parent / "support")]
-
 import study_builder  # noqa: E402
 
 from reports.exports import report_json  # noqa: E402
@@ -119,10 +120,7 @@ def main() -> None:
         "|---|---|",
         *(f"| {name} | {figure} |" for name, figure in rows),
     ]
-    print("\n".join(lines))
-    if options.append:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as results:
-            results.write("\n" + "\n".join(lines) + "\n")
+    publish(lines, append=options.append)
 
 
 if __name__ == "__main__":

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import publish
 
 from autotune.core.records import TrialRecord, TrialResult
 from autotune.night.session import Options, Session
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.study_file import load
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -117,11 +117,7 @@ def main() -> None:
     lines[-1] += (
         f"{len(trials)} trials{f', --emulate {args.emulate}' if args.emulate else ''}; `make bench BENCH=search`"
     )
-    text = "\n".join([*lines, "", *table(times_of(trials), between(record.events))])
-    print(text)
-    if args.append:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n{text}\n")
+    publish([*lines, "", *table(times_of(trials), between(record.events))], append=args.append)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from results import publish
 
 from autotune.machine.measurement import profile
 from autotune.night.session import Options, Session
@@ -23,8 +24,7 @@ from autotune.study.study_file import load
 from model.config import TrainConfig
 from model.train import train
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 FAKE_STUDY = """
 name = "overhead"
 trainer = "fake_trainer:train"
@@ -101,11 +101,7 @@ def main() -> None:
         for name, speed in trainer_speed().items()
     ]
     lines.append(f"| engine around an instant trainer | {1000 * overhead_per_trial():.0f} ms per trial |")
-    text = "\n".join(lines)
-    print(text)
-    if append:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n{text}\n")
+    publish(lines, append=append)
 
 
 if __name__ == "__main__":

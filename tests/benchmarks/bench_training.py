@@ -38,13 +38,13 @@ import numpy as np
 import psutil
 import torch
 from references import Batch, DenseTrainer, PlainTrainer, TokenIds, flops_per_token
+from results import publish
 from torch.utils.data import DataLoader
 
 from autotune.machine.host import cpu_name
 from model.config import TrainConfig
 from model.train import train
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
 CONTENDERS = ("ours", "merged", "plain", "dense", "seed")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOWS = 4
@@ -428,10 +428,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|---|---|",
         *rows,
     ]
-    print("\n".join(lines))
-    if args.append:
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write("\n" + "\n".join(lines) + "\n")
+    publish(lines, append=args.append)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from results import publish
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from autotune.promotion import horizon
 from autotune.study.trainer_interface import Rule
 
-HERE = Path(__file__).parent
 BATCH_POWERS = tuple(np.round(np.arange(0.0, 1.01, 0.05), 2))
 RATE_POWERS = tuple(np.round(np.arange(-0.5, 0.71, 0.05), 2))
 RULES: dict[str, Rule] = {"lr": "learning_rate"}
@@ -204,11 +204,7 @@ def main() -> None:
         *measured(pairs),
     ]
 
-    text = "\n".join(lines)
-    print(text)
-    if args.append:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n{text}\n")
+    publish(lines, append=args.append)
 
 
 if __name__ == "__main__":

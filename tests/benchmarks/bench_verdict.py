@@ -33,6 +33,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from replay_finals import SEED, verdict_of
+from results import publish
 from scipy.stats import binomtest
 
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
@@ -43,8 +44,7 @@ from autotune.replay.table import Row, Table, read
 from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.spec import FinalsSpec
 
-HERE = Path(__file__).parent
-OWN_TABLE = HERE / "overnight_h100.json"
+OWN_TABLE = Path(__file__).parent / "overnight_h100.json"
 
 
 @dataclass(frozen=True)
@@ -176,11 +176,7 @@ def main() -> None:
             one = partial(simulated, shown, args.trainings, args.sigma)
             lines.append(line(name, list(executor.map(one, range(args.studies), chunksize=4))))
 
-    text = "\n".join(lines)
-    print(text)
-    if args.append:
-        with (HERE / "RESULTS.md").open("a", encoding="utf-8") as file:
-            file.write(f"\n{text}\n")
+    publish(lines, append=args.append)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def verdict_of(
     """Run the finals of a study as the engine does, and return its verdict.
 
     Args:
-        search: The finished trials of the search; their seed is `SEED`.
+        search: The finished trials of the search.
         baseline: The one of them that has the default.
         spec: As in a study file.
         trained: Gives the record of a run of the finals.

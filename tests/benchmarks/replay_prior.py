@@ -21,13 +21,13 @@ WEIGHT = 10.0
 """How much the prior counts at the first trial; at the n-th, the n-th part of that. Hvarfner et al. use a tenth of all
 trials, which is as much where a search has 100."""
 SIGMA = 0.25
-"""Standard deviation of the prior in each coordinate, in units of a range; theirs."""
+"""Standard deviation of the prior in each coordinate, in units of a range."""
 
 
 class PriorSampler(ForecastSampler):
     """Weighs the expected improvement by a normal density around the default, whose weight fades with trials.
 
-    Source: Hvarfner et al. (2022), "piBO", equation 6.
+    Source: Hvarfner et al. (2022), "piBO".
 
     Args:
         inner: Asked where trials are judged by several values, which they are not here.
