@@ -219,6 +219,7 @@ class OutputConfig(_Section):
 
 
 length_rules = {
+    "optim.grad_accum_steps": "batch",
     "optim.muon_lr": "learning_rate",
     "optim.adamw_lr": "learning_rate",
     "optim.weight_decay": "weight_decay",

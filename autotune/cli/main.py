@@ -215,7 +215,7 @@ def promote(
     """
     from autotune.cli.notify import check_webhook
     from autotune.night.session import Session
-    from autotune.promotion import horizon
+    from autotune.promotion.run_length import full_tokens
 
     check_webhook(webhook)
 
@@ -229,7 +229,7 @@ def promote(
     session = Session(loaded, make_options(loaded, out, device, emulate, deadline_of(None, hours, until)), root)
 
     if tokens is None and hours is None and until is None:
-        tokens = horizon.full_tokens(loaded.spec)
+        tokens = full_tokens(loaded.spec)
 
     def agree(cost: str) -> bool:
         say(cost)

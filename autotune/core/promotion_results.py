@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from autotune.core.records import EvalPoint
 from autotune.core.statistics import INTERVAL
@@ -29,27 +29,31 @@ class LengthChange:
 
 @dataclass(frozen=True)
 class Bracket:
-    """The losses of one length with the learning rates multiplied by several factors.
+    """The losses of one length with one kind of setting multiplied by several factors.
 
     Args:
         tokens: Length of each training.
-        factors: Multiples of the trial's learning rates, rising.
+        factors: Multiples of the trial's, rising.
         losses: Final losses in nats per token; None where a training did not finish.
+        setting: What is multiplied: "learning_rate", or "batch", whose learning rates follow it.
+        batch: Multiple of the trial's batch beside which learning rates were tried.
     """
 
     tokens: int
     factors: tuple[float, ...]
     losses: tuple[float | None, ...]
+    setting: Literal["learning_rate", "batch"] = "learning_rate"
+    batch: float = 1.0
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How a trial's learning rates are multiplied for a longer run.
+    """How one kind of a trial's settings is multiplied for a longer run.
 
     Args:
-        factor: What they are multiplied by.
+        factor: What it is multiplied by.
         low, high: Its 95 % interval.
-        exponent: By which the best learning rate falls with the tokens, as the study's brackets leave it.
+        exponent: Power of the tokens by which its best value grows; that of learning rates is for a batch that stays.
         exponent_sd: Its standard deviation.
     """
 
@@ -69,6 +73,8 @@ class Promotion:
         trial_tokens: Its length.
         tokens: The run's length.
         scaling: How its learning rates are multiplied; None if they are copied as they are.
+        batch: How its batch is multiplied; None if it stays.
+        batch_worth: What another batch is worth, as shares of the loss: of flat and of steep valleys.
         changes: The settings that are changed.
         brackets: What was trained to find out.
         note: Why nothing was measured, or is changed; else "".
@@ -83,6 +89,8 @@ class Promotion:
     brackets: tuple[Bracket, ...] = ()
     note: str = ""
     repeats: str = ""
+    batch: Scaling | None = None
+    batch_worth: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -91,23 +99,21 @@ class Promotion:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Promotion:
         """Read what `to_json` wrote."""
-        scaling = None
-        if stored["scaling"] is not None:
-            scaling = Scaling(**stored["scaling"])
-
-        brackets = []
-        for each in stored["brackets"]:
-            brackets.append(Bracket(each["tokens"], tuple(each["factors"]), tuple(each["losses"])))
-
+        scalings = {name: stored.get(name) and Scaling(**stored[name]) for name in ("scaling", "batch")}
+        brackets = [
+            Bracket(**{**each, "factors": tuple(each["factors"]), "losses": tuple(each["losses"])})
+            for each in stored["brackets"]
+        ]
         return cls(
             trial=stored["trial"],
             trial_tokens=stored["trial_tokens"],
             tokens=stored["tokens"],
-            scaling=scaling,
             changes=tuple(LengthChange(**change) for change in stored["changes"]),
             brackets=tuple(brackets),
             note=stored["note"],
             repeats=stored["repeats"],
+            batch_worth=tuple(stored["batch_worth"]) if stored.get("batch_worth") else None,
+            **scalings,
         )
 
     def describe(self) -> str:
@@ -118,13 +124,18 @@ class Promotion:
 
         grown = self.tokens / self.trial_tokens
         words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
-        basis = f"by the published rule; {self.note}"
+        basis = f"by what is known of other runs; {self.note}"
         if self.brackets:
             basis = "by this study's own runs at two lengths"
-        return (
-            f"for a run {grown:.3g} times as long as a trial: {words} (learning rates x {self.scaling.factor:.2f}, "
-            f"{INTERVAL} {self.scaling.low:.2f} to {self.scaling.high:.2f}, {basis})"
-        )
+
+        multiples = [f"learning rates x {_interval(self.scaling)}"]
+        if self.batch is not None:
+            multiples.insert(0, f"batch x {_interval(self.batch)}")
+        return f"for a run {grown:.3g} times as long as a trial: {words} ({', '.join(multiples)}, {basis})"
+
+
+def _interval(scaling: Scaling) -> str:
+    return f"{scaling.factor:.2f}, {INTERVAL} {scaling.low:.2f} to {scaling.high:.2f}"
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
 from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
-from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
+from autotune.promotion.repetition import repeats, repetition
+from autotune.promotion.run_length import Check, full_tokens
 from autotune.search.dimension import Value
 from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
 from autotune.study.spec import StudySpec
@@ -102,7 +103,9 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     spec = study.spec
     training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     trial_s = spec.budget.seeds * training_s
-    run_s = horizon.full_run_s(spec, probe.seconds_for, bool(study.trainer.length_rules), slots)
+    tokens = full_tokens(spec)
+    check = Check.of(study, repeats(probe.facts.get("train_tokens", 0), tokens))
+    run_s = check.full_run_s(spec, probe.seconds_for, slots)
     full_s = run_s + EXPORT_S if run_s else 0.0
     allotment = allot(spec, seconds_left, training_s, slots, later_s=MARGIN * run_s + (full_s - run_s) + REPORT_S)
     reserve_s = allotment.finals_s + full_s + REPORT_S
@@ -134,7 +137,7 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
         energy_kwh=profile.power_limit_w * slots * total_s / _JOULES_PER_KWH,
-        epochs=matched_epochs(spec, study.trainer, probe.facts, horizon.full_tokens(spec)),
+        epochs=matched_epochs(spec, study.trainer, probe.facts, tokens),
         disk_bytes=_STUDY_BYTES + trainings * probe.evaluations * _EVALUATION_BYTES,
         final_runs=allotment.final_runs,
         attributing_runs=allotment.attributing_runs,
@@ -182,9 +185,9 @@ class Survey:
         if not train_tokens:
             return ""
 
-        tokens = horizon.full_tokens(spec)
+        tokens = full_tokens(spec)
         trial_epochs = self.plan.epochs or spec.budget.tokens / train_tokens
-        repeats = horizon.repetition(train_tokens, tokens, trial_epochs)
+        repeats = repetition(train_tokens, tokens, trial_epochs)
         return f"full run of {tokens:,} tokens: {repeats}" if repeats else ""
 
     def _lack_of_disk(self, spec: StudySpec, free_bytes: int) -> str:
@@ -265,7 +268,7 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         attributing = f" and up to {runs} to tell which change gave what" if runs else ""
         parts.append(f"{plan.final_runs} final runs{attributing}")
     if plan.full_s:
-        parts.append(f"a full run of {horizon.full_tokens(spec):,} tokens")
+        parts.append(f"a full run of {full_tokens(spec):,} tokens")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
 
     if plan.energy_kwh:

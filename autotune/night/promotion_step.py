@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,11 +11,12 @@ from autotune.core.records import TrialRecord, TrialStatus
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.night.opening import Night
 from autotune.night.queues import Queues
-from autotune.promotion import horizon
 from autotune.promotion.best_config import BestConfig, best_config_of
 from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.full_run import FullRun
+from autotune.promotion.repetition import repeats, repetition
+from autotune.promotion.run_length import Check, full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.database import exclusive
 from autotune.store.study_store import read_study
@@ -59,7 +61,13 @@ class PromotionStep:
     @property
     def brackets(self) -> BracketRunner:
         """What finds the settings of a full run."""
-        return BracketRunner(self.night.study, self.night.loop, self.queues.bracket, self.night.sigma)
+        night = self.night
+        return BracketRunner(night.study, night.loop, self.queues.bracket, night.sigma, self._train_tokens)
+
+    @property
+    def _train_tokens(self) -> int:
+        """Tokens of the whole training text, by what the trainer said of its probe; 0 if it said nothing."""
+        return int(self.night.attributes.probe_facts.get("train_tokens", 0))
 
     def seconds(self) -> float:
         """Return the seconds that an automatic full run takes with the shorter ones before it; 0 without one."""
@@ -68,14 +76,14 @@ class PromotionStep:
 
         equal_seconds = self.queues.equal_seconds
         slowest = 1.0 if equal_seconds is None else equal_seconds.slowest
-        has_rules = bool(self.night.study.trainer.length_rules)
         usual_seconds = self.night.loop.pace.usual_seconds
-        run_s = horizon.full_run_s(self.night.spec, usual_seconds, has_rules, len(self.night.slots))
+        check = Check.of(self.night.study, repeats(self._train_tokens, full_tokens(self.night.spec)))
+        run_s = check.full_run_s(self.night.spec, usual_seconds, len(self.night.slots))
         return MARGIN * slowest * run_s + EXPORT_S
 
     def write(self, order: Order) -> None:
         """Write the configuration of a full run without training anything."""
-        self._write_best_config(self._choose(order, has_time=lambda _: False))
+        self._write_best_config(self._choose(order, has_time=lambda _: False, most_batch=math.inf))
 
     def train(self, order: Order) -> TrialStatus | None:
         """Train the chosen settings for longer, with checkpoints, and store what came of it.
@@ -85,10 +93,25 @@ class PromotionStep:
         """
         night = self.night
         later_s = MARGIN * night.loop.pace.usual_seconds(order.tokens) + EXPORT_S + REPORT_S
-        chosen = self._choose(order, night.deadline.has_time(lambda: later_s))
-        if night.is_stopped:
-            return None
+        has_time = night.deadline.has_time(lambda: later_s)
 
+        most_batch = math.inf
+        while True:
+            chosen = self._choose(order, has_time, most_batch)
+            if night.is_stopped:
+                return None
+
+            status = self._train(order, chosen)
+            batch = chosen.promotion.batch
+            if status is not TrialStatus.OUT_OF_MEMORY or batch is None or batch.factor <= 1 or night.is_stopped:
+                return status
+
+            # The trial's own batch fitted; nobody has trained the larger one before.
+            most_batch = max(1.0, batch.factor / 2)
+            night.observer.note("full", f"{batch.factor:.3g} times the trial's batch does not fit; trying less")
+
+    def _train(self, order: Order, chosen: Chosen) -> TrialStatus:
+        night = self.night
         best_config = self._write_best_config(chosen)
         trial = chosen.trial
         queue = self.queues.full(trial, order.tokens, order.as_is, best_config.card_lines())
@@ -104,18 +127,17 @@ class PromotionStep:
     def _keep(self, shown: FullRunRecord) -> None:
         self.night.attributes.full_run = shown
 
-    def _choose(self, order: Order, has_time: Callable[[float], bool]) -> Chosen:
+    def _choose(self, order: Order, has_time: Callable[[float], bool], most_batch: float) -> Chosen:
         """Choose the trial, find out what its settings become in a run of that length, and store and say it."""
         night = self.night
         trial, why = select_trial_to_promote(read_study(night.run.root, night.spec.storage), order.number)
-        promotion = self.brackets.promotion(trial, order.tokens, order.as_is, has_time)
+        promotion = self.brackets.promotion(trial, order.tokens, order.as_is, has_time, most_batch)
 
         # What the trainer said of its text, in tokens: of the whole of it and of what the trial was given.
-        whole = night.attributes.probe_facts.get("train_tokens", 0)
         own = trial.result.facts.get("train_tokens", 0) if trial.result else 0
         if own:
-            repeats = horizon.repetition(whole, order.tokens, promotion.trial_tokens / own)
-            promotion = replace(promotion, repeats=repeats)
+            words = repetition(self._train_tokens, order.tokens, promotion.trial_tokens / own)
+            promotion = replace(promotion, repeats=words)
 
         night.attributes.promotion = promotion
         night.observer.note("promotion", promotion.describe())

@@ -16,8 +16,8 @@ from autotune.engine.trial_store import TrialStore
 from autotune.night import planner
 from autotune.night.opening import Night
 from autotune.night.probing import Place, probe, probe_length
-from autotune.promotion import horizon
 from autotune.promotion.full_run import evaluations
+from autotune.promotion.run_length import AS_IS_SUFFIX
 from autotune.store.study_store import finals_name, long_name, open_fixed
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Queues:
             card: Lines of the model card that say where the settings come from.
         """
         study = self.night.study
-        suffix = horizon.AS_IS_SUFFIX if as_is else ""
+        suffix = AS_IS_SUFFIX if as_is else ""
         plan = self._long_plan(TrainingKind.FULL, trial, tokens, suffix, evaluations(study, tokens))
         folder = str(self.night.run.root / plan.folder)
         output = study.trainer.by_path({"output_dir": folder, "provenance": list(card)})

@@ -22,7 +22,7 @@ from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
-from autotune.promotion import horizon
+from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory, log_event
@@ -79,7 +79,7 @@ class Session:
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
 
-            order = Order(horizon.full_tokens(night.spec))
+            order = Order(full_tokens(night.spec))
             ended = None
             if night.spec.promote.automatic:
                 ended = promotion.train(order)

@@ -20,7 +20,7 @@ from autotune.core.objectives import comparable_tokens
 from autotune.core.records import TrialRecord
 from autotune.finals.verdict import ranked
 from autotune.night import planner
-from autotune.promotion import horizon
+from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.spec import StudySpec
@@ -138,7 +138,7 @@ def difference(study: Study, record: StudyRecord, data_hash: str = "") -> str:
 
 def _epochs(spec: StudySpec, trainer: Trainer, record: StudyRecord) -> float:
     """Return how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
-    return planner.matched_epochs(spec, trainer, record.attributes.probe_facts, horizon.full_tokens(spec))
+    return planner.matched_epochs(spec, trainer, record.attributes.probe_facts, full_tokens(spec))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:

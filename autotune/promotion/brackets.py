@@ -1,26 +1,29 @@
-"""What is trained before a full run: the settings with other learning rates, at two lengths between trial and run.
+"""What is trained before a full run: other learning rates and batches, at two lengths between trial and run.
 
 Each method looks at what is stored and trains what is missing.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
 from autotune.core.promotion_results import Bracket, Promotion
-from autotune.core.records import TrialRecord
+from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.text import done_by, duration
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Queue
-from autotune.promotion import horizon
 from autotune.promotion.early_end import EXPORT_S
-from autotune.promotion.horizon import FACTORS
+from autotune.promotion.horizon import ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
+from autotune.promotion.repetition import repeats
+from autotune.promotion.run_length import Check, length_rules
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
 
@@ -37,14 +40,23 @@ class BracketRunner:
         loop: What trains.
         open_queue: Opens the queue of the bracket of a trial at so many tokens, before a run of so many.
         sigma: Standard deviation of a loss between seeds, nats per token; None if the study has not measured it.
+        train_tokens: Tokens of the whole training text; 0 if that is not known.
     """
 
     study: Study
     loop: EventLoop
     open_queue: Callable[[TrialRecord, int, int], Queue]
     sigma: float | None
+    train_tokens: int
 
-    def promotion(self, trial: TrialRecord, tokens: int, as_is: bool, has_time: Callable[[float], bool]) -> Promotion:
+    def promotion(
+        self,
+        trial: TrialRecord,
+        tokens: int,
+        as_is: bool,
+        has_time: Callable[[float], bool],
+        most_batch: float = math.inf,
+    ) -> Promotion:
         """Return what changes on the way to a longer run; train the brackets that tell it if there is time.
 
         Args:
@@ -52,22 +64,37 @@ class BracketRunner:
             tokens: Length of the run.
             as_is: Whether to copy the settings.
             has_time: Takes seconds; whether there is time for so many more before the run.
+            most_batch: Highest multiple of the trial's batch that fits into memory.
         """
         length = self._length(trial)
-        rules = self.study.trainer.length_rules
         if tokens == length:
             return Promotion(trial.number, length, tokens, None, note="")
         if as_is:
             return Promotion(trial.number, length, tokens, None, note="as requested")
-        if not rules:
+        if not self.study.trainer.length_rules:
             why = "the trainer names no settings that depend on a run's length"
             return Promotion(trial.number, length, tokens, None, note=why)
 
         brackets, note = self._brackets(trial, tokens, has_time)
-        scaling = horizon.scaling(length, tokens, brackets, self._sigma(trial))
-        changes = horizon.changes(self._config(trial), rules, length, tokens, scaling.factor)
+        settings = self._horizon(trial, tokens, min(most_batch, self._fitting_batch(trial, tokens)))
+        sigma = self._sigma(trial)
 
-        return Promotion(trial.number, length, tokens, scaling, tuple(changes), brackets, note)
+        batch = settings.batch(tokens, brackets, sigma)
+        multiple = 1.0 if batch is None else settings.whole_batch(batch.factor)
+        scaling = settings.rate(tokens, multiple, brackets, sigma)
+        changes = settings.changes(tokens, Multiples(multiple, scaling.factor))
+
+        return Promotion(
+            trial=trial.number,
+            trial_tokens=length,
+            tokens=tokens,
+            scaling=scaling,
+            changes=tuple(changes),
+            brackets=brackets,
+            note=note,
+            batch=batch and replace(batch, factor=multiple),
+            batch_worth=batch_worth(multiple) if multiple != 1 else None,
+        )
 
     def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
         """Return how long the brackets before a run take, at a trial's pace.
@@ -77,9 +104,10 @@ class BracketRunner:
             tokens: Length of the run.
             as_is: Whether the settings are to be copied.
         """
-        if not self._is_checked(as_is):
+        if as_is:
             return 0.0
-        return len(FACTORS) * self.loop.pace.usual_seconds(sum(horizon.bracket_tokens(length, tokens)))
+        check = self._check(tokens)
+        return check.trainings * self.loop.pace.usual_seconds(sum(check.lengths(length, tokens)))
 
     def fitting_tokens(self, trial: TrialRecord, seconds_left: float, as_is: bool) -> int:
         """Return the length of the run that fits into some time, with its brackets.
@@ -95,7 +123,7 @@ class BracketRunner:
         length = self._length(trial)
         training_s = max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN
         fit = int(training_s / self.loop.pace.usual_seconds(1))
-        tokens = horizon.longest(length, fit) if self._is_checked(as_is) else fit
+        tokens = fit if as_is else self._check(fit).longest(length, fit)
 
         if tokens < length:
             minutes = seconds_left / 60
@@ -127,11 +155,22 @@ class BracketRunner:
 
         words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times as long as a trial"
         if bracket_s:
-            words += f", after shorter ones for its learning rate ({bracket_s / seconds:.0%} of the time)"
+            words += f", after shorter ones for its settings ({bracket_s / seconds:.0%} of the time)"
         return f"{words}: about {duration(seconds)}, {done_by(seconds, datetime.now())}"
 
-    def _is_checked(self, as_is: bool) -> bool:
-        return not as_is and bool(self.study.trainer.length_rules) and self.study.spec.promote.bracket
+    def _check(self, tokens: int) -> Check:
+        """Return which brackets precede a run of so many tokens."""
+        return Check.of(self.study, repeats(self.train_tokens, tokens))
+
+    def _horizon(self, trial: TrialRecord, tokens: int, most_batch: float = math.inf) -> Horizon:
+        """Return how the settings of a trial move on the way to a run of so many tokens."""
+        return Horizon(
+            config=with_paths(self.study.spec.base, trial.params),
+            rules=length_rules(self.study),
+            trial_tokens=self._length(trial),
+            repeats=repeats(self.train_tokens, tokens),
+            most_batch=most_batch,
+        )
 
     def _length(self, trial: TrialRecord) -> int:
         return trial.budget_tokens or self.study.spec.budget.tokens
@@ -140,65 +179,76 @@ class BracketRunner:
         self, trial: TrialRecord, tokens: int, has_time: Callable[[float], bool]
     ) -> tuple[tuple[Bracket, ...], str]:
         """Return the brackets, trained if there is time, and why there are none."""
-        length = self._length(trial)
-        if not self._is_checked(as_is=False):
-            return (), "promote.bracket is off"
+        check = self._check(tokens)
+        if not check.num_settings:
+            return (), "not checked by shorter runs, as the study file says"
 
-        queues = {at: self.open_queue(trial, at, tokens) for at in horizon.bracket_tokens(length, tokens)}
+        queues = self._queues(trial, tokens)
         if not queues:
-            return (), f"below {horizon.MIN_LENGTHENING} times a trial's length a check would cost more than the run"
+            return (), "a check by shorter runs would cost more than it is worth"
 
-        missing = [at for at, queue in queues.items() if self._trained(trial, at, queue) is None]
-        if missing and not has_time(self.seconds(length, tokens)):
+        missing = [at for at, queue in queues.items() if not self._trained(trial, tokens, at, queue)]
+        if missing and not has_time(self.seconds(self._length(trial), tokens)):
             return (), "not checked by shorter runs"
         for at in missing:
-            self._train(trial, at, queues[at], has_time)
+            self._train(trial, tokens, at, queues[at], has_time)
 
-        brackets = [self._trained(trial, at, queue) for at, queue in queues.items()]
-        return tuple(each for each in brackets if each is not None), ""
+        found = [self._trained(trial, tokens, at, queue) for at, queue in queues.items()]
+        return tuple(bracket for brackets in found for bracket in brackets), ""
 
-    def _arms(self, trial: TrialRecord, at: int) -> dict[float, dict[str, Any]]:
-        """Return the settings of one length by their multiple of the trial's learning rates, about the expected."""
-        length = self._length(trial)
-        rules = self.study.trainer.length_rules
-        config = self._config(trial)
-        expected = horizon.scaling(length, at).factor
+    def _queues(self, trial: TrialRecord, tokens: int) -> dict[int, Queue]:
+        """Open the queues of the brackets before a run of so many tokens, by their length."""
+        lengths = self._check(tokens).lengths(self._length(trial), tokens)
+        return {at: self.open_queue(trial, at, tokens) for at in lengths}
 
-        arms = {}
-        for multiple in FACTORS:
-            factor = expected * multiple
-            changes = horizon.changes(config, rules, length, at, factor)
-            arms[factor] = {**trial.params, **{change.path: change.after for change in changes}}
+    def _params(self, trial: TrialRecord, tokens: int, at: int, multiples: Multiples) -> dict[str, Any]:
+        """Return the settings of one training of a bracket."""
+        changes = self._horizon(trial, tokens).changes(at, multiples)
+        return {**trial.params, **{change.path: change.after for change in changes}}
 
-        return arms
-
-    def _train(self, trial: TrialRecord, at: int, queue: Queue, has_time: Callable[[float], bool]) -> None:
+    def _train(self, trial: TrialRecord, tokens: int, at: int, queue: Queue, has_time: Callable[[float], bool]) -> None:
         if self.loop.stop.level:
             return
 
+        arms = self._horizon(trial, tokens).arms(at).values()
         with exclusive(queue.storage, self.study.spec.name):
-            for params in self._arms(trial, at).values():
+            for multiples in itertools.chain(*arms):  # what is queued already is not queued again
+                params = self._params(trial, tokens, at, multiples)
                 queue.enqueue(params, role="bracket", arm=trial.number, seed=self.study.spec.seed)
         self.loop.run(queue, has_time)
 
-    def _trained(self, trial: TrialRecord, at: int, queue: Queue) -> Bracket | None:
-        """Return the losses of one length, or None until each of its trainings has come to an end."""
+    def _trained(self, trial: TrialRecord, tokens: int, at: int, queue: Queue) -> list[Bracket]:
+        """Return the losses of one length, of each kind of setting; none until all its trainings have ended."""
         ended = [record for record in queue.records() if record.result is not None]
-        arms = self._arms(trial, at)
 
-        losses: list[float | None] = []
-        for params in arms.values():
-            runs = [record for record in ended if dict(record.params) == params]
-            if not runs or not runs[-1].status.teaches:
-                return None
-            losses.append(runs[-1].loss)
+        brackets = []
+        for setting, arms in self._horizon(trial, tokens).arms(at).items():
+            losses: list[float | None] = []
+            for multiples in arms:
+                params = self._params(trial, tokens, at, multiples)
+                runs = [record for record in ended if dict(record.params) == params]
+                if not runs or not runs[-1].status.teaches:
+                    return []
+                losses.append(runs[-1].loss)
 
-        return Bracket(at, tuple(arms), tuple(losses))
+            if setting == "batch":
+                brackets.append(Bracket(at, tuple(each.batch for each in arms), tuple(losses), "batch"))
+            else:
+                factors = tuple(each.rate for each in arms)
+                brackets.append(Bracket(at, factors, tuple(losses), "learning_rate", arms[0].batch))
+        return brackets
 
-    def _config(self, trial: TrialRecord) -> dict[str, Any]:
-        return with_paths(self.study.spec.base, trial.params)
+    def _fitting_batch(self, trial: TrialRecord, tokens: int) -> float:
+        """Return the highest multiple of a trial's batch that no bracket found too large for the memory."""
+        too_large = math.inf
+        for at, queue in self._queues(trial, tokens).items():
+            full = [dict(each.params) for each in queue.records() if each.status is TrialStatus.OUT_OF_MEMORY]
+            for multiples in self._horizon(trial, tokens).arms(at).get("batch", ()):
+                if self._params(trial, tokens, at, multiples) in full:
+                    too_large = min(too_large, multiples.batch)
+        return max(1.0, too_large / 2)
 
     def _sigma(self, trial: TrialRecord) -> float:
         if self.sigma is not None:
             return self.sigma
-        return horizon.ONE_SEED_SIGMA * (trial.loss or 0.0)
+        return ONE_SEED_SIGMA * (trial.loss or 0.0)

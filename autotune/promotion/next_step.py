@@ -13,7 +13,7 @@ from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.finals.power import pairs_to_settle
 from autotune.finals.verdict import failed_seeds, ranked
-from autotune.promotion.horizon import AS_IS_SUFFIX, full_tokens
+from autotune.promotion.run_length import AS_IS_SUFFIX, full_tokens
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 

@@ -213,6 +213,12 @@ def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
                 f'trainer = "{name}": its length_rules call {path} a "{rule}"; the rules are {", ".join(RULES)}'
             )
 
+    batches = [path for path, rule in rules.items() if rule == "batch"]
+    if len(batches) > 1:
+        raise UserError(
+            f'trainer = "{name}": its length_rules call {" and ".join(batches)} a "batch"; name one of them, since a '
+            "batch that is their product would grow twice"
+        )
     return dict(rules)
 
 

@@ -5,8 +5,8 @@ what a config is: a pydantic model, a dataclass or a plain dict. Nothing else is
 may have:
 
 - `counts(config, facts)` lets the planner predict cost and memory of any config (`Counter`);
-- `length_rules`, a mapping of dotted paths to "learning_rate", "weight_decay" or "warmup_frac", lets these settings be
-  rescaled for a full run (`promotion/horizon.py`);
+- `length_rules`, a mapping of dotted paths to a `Rule`, lets these settings be rescaled for a full run
+  (`promotion/horizon.py`);
 - `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
 - `untrained_settings` names the settings that change no loss;
 - `prepare_training` gets ready, and checks, what trainings need before the first of them (`Preparer`);
@@ -19,8 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-Rule = Literal["learning_rate", "weight_decay", "warmup_frac"]
-"""What a setting is, as far as it depends on the length of a run."""
+Rule = Literal["batch", "learning_rate", "weight_decay", "beta2", "warmup_frac"]
+"""What a setting is, as far as it depends on the length of a run:
+
+- `batch`: what the tokens of an optimizer step are a multiple of, of one setting at most. A whole number stays one.
+  Best is gradient accumulation, which needs no more memory;
+- `learning_rate`: a peak learning rate;
+- `weight_decay`: decoupled decay, which is multiplied by the learning rate;
+- `beta2`: the decay of the second moment, a step;
+- `warmup_frac`: warm-up as a share of the run.
+"""
 RULES: tuple[str, ...] = get_args(Rule)
 Role = Literal[
     "seed",

@@ -9,8 +9,8 @@ from typing import Any
 from autotune.promotion.selection import attribution_of, best_settings
 from autotune.store.study_store import StudyRecord
 from reports.figures import changes, settings
+from reports.figures.brackets import brackets
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
-from reports.figures.learning_rates import learning_rates
 from reports.figures.settings import SearchedSetting
 from reports.figures.study_tables import StudyTables
 from reports.sentences import attribution, promotion
@@ -141,4 +141,4 @@ def long_run(study: StudyTables) -> Drawn:
     sentence = " ".join(promotion.sentences(promoted))
     if not promoted.brackets:
         return sentence, [], promotion_table(promoted)
-    return sentence, [learning_rates(promoted)], bracket_table(promoted)
+    return sentence, brackets(promoted), bracket_table(promoted)

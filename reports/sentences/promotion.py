@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autotune.core.promotion_results import Promotion
+from autotune.core.promotion_results import Promotion, Scaling
 from autotune.core.statistics import INTERVAL
 from reports.formats import as_sentence, number, plain
 
@@ -15,39 +15,71 @@ def sentences(promotion: Promotion) -> list[str]:
     Args:
         promotion: As it is stored with the study.
     """
-    said = _on_learning_rates(promotion)
+    note = f" ({promotion.note})" if promotion.note else ""
+    if promotion.scaling is None:
+        said = [f"The long run takes the settings of trial {promotion.trial} as they are{note}."]
+    else:
+        said = [*_on_the_batch(promotion), *_on_learning_rates(promotion), *_on_the_evidence(promotion, note)]
+
     if promotion.repeats:
         said.append(as_sentence(promotion.repeats))
 
     return said
 
 
-def _on_learning_rates(promotion: Promotion) -> list[str]:
-    note = f" ({promotion.note})" if promotion.note else ""
-    scaling = promotion.scaling
-    if scaling is None:
-        return [f"The long run takes the settings of trial {promotion.trial} as they are{note}."]
+def _on_the_batch(promotion: Promotion) -> list[str]:
+    """Return why the batch is changed and what that is worth; nothing where it stays."""
+    batch = promotion.batch
+    if batch is None or promotion.batch_worth is None:
+        return []
 
-    grown = number(promotion.tokens / promotion.trial_tokens, 1)
-    interval = f"{INTERVAL} {number(scaling.low, 2)} to {number(scaling.high, 2)}"
-    said = [
-        f"The longer a model trains, the lower its best learning rate. For a run {grown} times as long as a trial, the "
-        f"learning rates of trial {promotion.trial} are multiplied by {number(scaling.factor, 2)} ({interval})."
+    if batch.factor < 1:
+        return [f"A shorter run has a smaller best batch, so it is multiplied by {number(batch.factor, 2)}."]
+
+    flat, steep = (f"{100 * share:.2g}" for share in promotion.batch_worth)
+    return [
+        "Each step of the training averages over a batch of text. A short trial learns most from many steps on small "
+        "batches, a long run from larger ones that show the way more exactly. So the batch is multiplied by "
+        f"{number(batch.factor, 2)} ({_interval(batch)}). Keeping the trial's would cost about {flat} to {steep} % of "
+        "the loss, by what was measured in other runs."
     ]
 
+
+def _on_learning_rates(promotion: Promotion) -> list[str]:
+    scaling = promotion.scaling
+    assert scaling is not None, "settings that are copied have no scaling"
+
+    grown = number(promotion.tokens / promotion.trial_tokens, 1)
+    why = "The longer a model trains, the lower its best learning rate"
+    if promotion.batch is not None:
+        why += ", and the larger its batch, the higher"
+    return [
+        f"{why}. For a run {grown} times as long as a trial, the learning rates of trial {promotion.trial} are "
+        f"multiplied by {number(scaling.factor, 2)} ({_interval(scaling)})."
+    ]
+
+
+def _on_the_evidence(promotion: Promotion, note: str) -> list[str]:
+    """Return where the multiples come from, and what they change."""
+    said = [
+        f"This comes from what is known of other runs{note}; the interval says how far off it may be.",
+    ]
     if promotion.brackets:
-        said.append(
-            "This comes from the published rule together with shorter runs at two lengths, whose losses at lower and "
-            f"higher learning rates are shown below. The exponent is {number(scaling.exponent, 2)} "
-            f"± {number(scaling.exponent_sd, 2)}."
-        )
-    else:
-        said.append(f"This comes from the published rule alone{note}; the interval says how far off it may be.")
+        what = "learning rates"
+        if promotion.batch is not None:
+            what = "batches and learning rates"
+        said = [
+            "This comes from what is known of other runs together with this study's own at two lengths, whose losses "
+            f"at lower and higher {what} are shown below."
+        ]
 
     changed = [
         f"{plain(change.path)} {change.before:.3g} → {change.after:.3g} ({change.why})" for change in promotion.changes
     ]
     if changed:
         said.append(f"So: {'; '.join(changed)}.")
-
     return said
+
+
+def _interval(scaling: Scaling) -> str:
+    return f"{INTERVAL} {number(scaling.low, 2)} to {number(scaling.high, 2)}"

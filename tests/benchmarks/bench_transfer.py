@@ -28,12 +28,12 @@ import pandas as pd
 from results import publish
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
-from autotune.promotion import horizon
+from autotune.promotion.horizon import Horizon
 from autotune.study.trainer_interface import Rule
 
 BATCH_POWERS = tuple(np.round(np.arange(0.0, 1.01, 0.05), 2))
 RATE_POWERS = tuple(np.round(np.arange(-0.5, 0.71, 0.05), 2))
-RULES: dict[str, Rule] = {"lr": "learning_rate"}
+RULES: dict[str, Rule] = {"lr": "learning_rate", "bs": "batch"}
 """What the engine is told of the two settings."""
 Settings = tuple[float, float]
 """Learning rate and batch."""
@@ -120,8 +120,8 @@ def as_it_is(settings: Settings, short: float, long: float) -> Settings:
 def by_engine(settings: Settings, short: float, long: float) -> Settings:
     """Change what the engine changes for a full run without brackets."""
     config = dict(zip(("lr", "bs"), settings, strict=True))
-    factor = horizon.scaling(int(short), int(long)).factor
-    for change in horizon.changes(config, RULES, int(short), int(long), factor):
+    carried = Horizon(config, RULES, int(short))
+    for change in carried.changes(int(long), carried.expected(int(long))):
         config[change.path] = change.after
     return config["lr"], config["bs"]
 

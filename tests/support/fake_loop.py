@@ -11,8 +11,9 @@ from autotune.engine.deadline import Deadline, Pace, StopRequest
 from autotune.engine.queue import Queue
 from autotune.store.run_directory import RunDirectory
 
-Loss = Callable[[Mapping[str, Any], int, int], float]
-"""Takes settings, seed and tokens, and returns the final loss; a loss that is not finite diverges."""
+Loss = Callable[[Mapping[str, Any], int, int], float | TrialStatus]
+"""Takes settings, seed and tokens, and returns the final loss, or how it ends otherwise; one that is not finite
+diverges."""
 
 
 class FixedDeadline(Deadline):
@@ -73,6 +74,10 @@ class FakeLoop:
             seed = int(assignment.config["seed"])
             self.trained.append((dict(assignment.params), seed))
             loss = self.loss(assignment.params, seed, assignment.budget_tokens)
+            if isinstance(loss, TrialStatus):
+                queue.tell(assignment.trial, TrialResult(loss, "planned"), assignment.folder)
+                continue
+
             finite = math.isfinite(loss)
             status = TrialStatus.FINISHED if finite else TrialStatus.DIVERGED
             points = (EvalPoint(assignment.budget_tokens, loss),)

@@ -20,7 +20,6 @@ from autotune.engine.worker import Slot
 from autotune.machine import measurement
 from autotune.night import opening, session
 from autotune.night.planner import Survey, describe, make_plan, survey, train_tokens_override
-from autotune.promotion import horizon
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study, load
@@ -108,23 +107,20 @@ def test_shorter_runs_before_the_full_run_are_planned_for() -> None:
     """Three of a trial's length and three of the root of 8 times that, 2,828 tokens; each has five evaluations."""
     machine: Any = Machine()
 
-    def full_s(tokens: int, **promote: Any) -> float:
+    def full_s(tokens: int, train_tokens: int = 1_000, **promote: Any) -> float:
         study = spec(promote={"automatic": True, "tokens": tokens} | promote)
         rescaled = of_a_trainer(study, length_rules={"lr": "learning_rate"})
-        return make_plan(rescaled, PROBE, 1, float("inf"), machine).full_s
+        probe = replace(PROBE, facts={"train_tokens": train_tokens})
+        return make_plan(rescaled, probe, 1, float("inf"), machine).full_s
 
     assert full_s(8_000) == pytest.approx(3 * (20 + 28.28 + 10) + 90 + 15)
     assert full_s(4_000) == 50 + 15 and full_s(8_000, bracket=False) == 90 + 15
+    assert full_s(8_000, train_tokens=8_000) == 90 + 15
 
 
 def test_energy_is_power_times_time() -> None:
     planned = plan(spec(), slots=2, power_w=70.0)
     assert planned.energy_kwh == pytest.approx(70 * 2 * (200 + REPORT_S) / 3_600_000)
-
-
-def test_the_full_run_is_eight_trials_long_unless_the_study_says() -> None:
-    assert horizon.full_tokens(spec()) == 8_000
-    assert horizon.full_tokens(spec(promote={"tokens": 123})) == 123
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from autotune.core.promotion_results import LengthChange, Promotion
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.promotion import best_config
 from autotune.promotion.best_config import best_config_of, git_commit, provenance
-from autotune.promotion.horizon import scaling
+from autotune.promotion.horizon import Horizon
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 from autotune.study.trainer import load_trainer
@@ -60,13 +60,14 @@ def write(record: StudyRecord, trial: TrialRecord = WINNER, promotion: Promotion
 
 def test_what_changes_for_the_longer_run_is_in_the_file_with_its_reason(record: StudyRecord) -> None:
     change = LengthChange("lr", 0.01, 0.005, "learning rate x 0.5")
-    path = write(record, promotion=Promotion(4, 1_000, 8_000, scaling(1_000, 8_000), (change,)))
+    scaling = Horizon({"lr": 0.1}, {"lr": "learning_rate"}, 1_000).rate(8_000, batch=1.0)
+    path = write(record, promotion=Promotion(4, 1_000, 8_000, scaling, (change,)))
     content = tomllib.loads(path.read_text())
     assert content["config"]["lr"] == 0.005
     assert content["promotion"]["changes"] == [
         {"path": "lr", "before": 0.01, "after": 0.005, "why": "learning rate x 0.5"}
     ]
-    assert content["promotion"]["scaling"]["exponent"] == pytest.approx(0.32)
+    assert content["promotion"]["scaling"]["exponent"] == pytest.approx(-0.25)
     assert "# lr: 0.01 in the trial; learning rate x 0.5\n" in path.read_text()
 
 

@@ -1,4 +1,4 @@
-"""What is trained before a long run: which learning rates at which lengths, and what becomes of their losses."""
+"""What is trained before a long run: which learning rates and batches at which lengths, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import pytest
 from fake_loop import FakeLoop
 from study_case import make_queue, make_study, result
 
+from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
+from autotune.core.promotion_results import Scaling
 from autotune.core.records import TrainingKind, TrialRecord, TrialStatus
 from autotune.engine.assignment import TrainingPlan
 from autotune.engine.queue import Queue
 from autotune.engine.trial_store import TrialStore
-from autotune.promotion import horizon
 from autotune.promotion.brackets import BracketRunner
+from autotune.promotion.horizon import FACTORS, Horizon
+from autotune.promotion.run_length import Check
 from autotune.store.study_store import long_name, open_fixed
 
 TRIAL = TrialRecord(3, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.8))
 TOKENS = 16_000
 LENGTHS = (1_000, 4_000)
+RULES: Any = {"lr": "learning_rate"}
 
 
 def valley(params: Mapping[str, Any], seed: int, tokens: int) -> float:
@@ -43,11 +47,17 @@ class Case:
         store = TrialStore(optuna_study, self.search.storage, self.search.run, self.study)
         return Queue(TrainingPlan(TrainingKind.BRACKET, tokens), store)
 
-    def runner(self, loop: FakeLoop, sigma: float | None = 0.001) -> BracketRunner:
-        return BracketRunner(self.study, loop, self.open_queue, sigma)  # type: ignore[arg-type]
+    def runner(self, loop: FakeLoop, sigma: float | None = 0.001, train_tokens: int = 1_000) -> BracketRunner:
+        """One whose runs read their text more than once, unless there is more of it."""
+        return BracketRunner(self.study, loop, self.open_queue, sigma, train_tokens)  # type: ignore[arg-type]
 
-    def loop(self, **more: Any) -> FakeLoop:
-        return FakeLoop(self.search.run, valley, **more)
+    def loop(self, loss: Any = valley, **more: Any) -> FakeLoop:
+        return FakeLoop(self.search.run, loss, **more)
+
+    def law(self, tokens: int, batch: float = 1.0) -> Scaling:
+        """What is known of learning rates before anything is trained."""
+        horizon = Horizon(with_paths(self.study.spec.base, TRIAL.params), RULES, 1_000, repeats=True)
+        return horizon.rate(tokens, batch)
 
 
 @pytest.fixture
@@ -68,10 +78,10 @@ def test_three_learning_rates_are_trained_at_two_lengths_and_correct_the_rule(ca
     promotion = case.runner(loop).promotion(TRIAL, TOKENS, False, always)
 
     assert [bracket.tokens for bracket in promotion.brackets] == list(LENGTHS)
-    assert len(loop.trained) == len(LENGTHS) * len(horizon.FACTORS)
+    assert len(loop.trained) == len(LENGTHS) * len(FACTORS)
     assert all(loss is not None for bracket in promotion.brackets for loss in bracket.losses)
-    # The root of 16 is 4; the published rule alone would divide by 2.4.
-    rule = horizon.scaling(1_000, TOKENS).factor
+    # The root of 16 is 4; what is known beforehand would divide by 2.3.
+    rule = case.law(TOKENS).factor
     assert promotion.scaling is not None
     assert promotion.scaling.factor == pytest.approx(0.25, rel=0.1) and promotion.scaling.factor < rule
     (change,) = promotion.changes
@@ -109,7 +119,7 @@ def test_a_training_that_diverged_has_no_loss_but_ends_its_bracket(case: Case) -
     [
         (TOKENS, True, "as requested"),
         (1_000, False, ""),
-        (4_000, False, "below 8 times a trial's length a check would cost more than the run"),
+        (4_000, False, "a check by shorter runs would cost more than it is worth"),
     ],
 )
 def test_where_brackets_say_nothing_none_is_trained(case: Case, tokens: int, as_is: bool, note: str) -> None:
@@ -123,7 +133,7 @@ def test_without_time_the_published_rule_holds(case: Case) -> None:
     loop = case.loop()
     promotion = case.runner(loop).promotion(TRIAL, TOKENS, False, never)
     assert (promotion.note, loop.trained) == ("not checked by shorter runs", [])
-    assert promotion.scaling == horizon.scaling(1_000, TOKENS)
+    assert promotion.scaling == case.law(TOKENS)
 
 
 def test_after_a_stop_nothing_is_trained(case: Case) -> None:
@@ -136,7 +146,7 @@ def test_after_a_stop_nothing_is_trained(case: Case) -> None:
 def test_a_study_may_leave_them_out_and_a_trainer_may_have_no_rules(tmp_path: Path) -> None:
     off = Case(_folder(tmp_path, "off"), "promote.bracket=false")
     promotion = off.runner(off.loop()).promotion(TRIAL, TOKENS, False, always)
-    assert promotion.note == "promote.bracket is off" and promotion.scaling is not None
+    assert promotion.note == "not checked by shorter runs, as the study file says" and promotion.scaling is not None
 
     plain = Case(_folder(tmp_path, "plain"), trainer="fake_trainer")
     promotion = plain.runner(plain.loop()).promotion(TRIAL, TOKENS, False, always)
@@ -149,9 +159,74 @@ def test_what_fits_into_some_time_keeps_room_for_the_brackets(case: Case) -> Non
     as_it_is = runner.fitting_tokens(TRIAL, 200.0, as_is=True)
     checked = runner.fitting_tokens(TRIAL, 200.0, as_is=False)
     assert 8_000 < checked < as_it_is
-    assert runner.seconds(1_000, checked) == pytest.approx(3 * sum(horizon.bracket_tokens(1_000, checked)) / 1_000)
+    lengths = Check(1, repeats=True).lengths(1_000, checked)
+    assert runner.seconds(1_000, checked) == pytest.approx(3 * sum(lengths) / 1_000)
     with pytest.raises(UserError, match="fewer than a trial's 1,000; give more --hours"):
         runner.fitting_tokens(TRIAL, 0.0, as_is=False)
+
+
+# --- the batch ---
+
+BATCH_TRIAL = TrialRecord(3, {"lr": 0.01, "batch": 4}, TrialStatus.FINISHED, result(loss=2.8))
+
+
+def two_valleys(params: Mapping[str, Any], seed: int, tokens: int) -> float:
+    """A loss whose best batch is 4 at 1,000 tokens and stays, while its best learning rate follows it and falls."""
+    batch, longer = params["batch"] / 4, tokens / 1_000
+    best = 0.01 * batch**0.7 * longer**-0.5
+    return 2.8 + 0.1 * math.log(params["lr"] / best) ** 2 + 0.1 * math.log(batch) ** 2
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Case:
+    return Case(tmp_path, "space.batch={low = 1, high = 16, log = true}", trainer="batch_fake_trainer")
+
+
+def test_batch_and_learning_rate_are_both_tried_and_both_corrected(both: Case) -> None:
+    loop = both.loop(two_valleys)
+    promotion = both.runner(loop).promotion(BATCH_TRIAL, TOKENS, False, always)
+
+    assert len(loop.trained) == len(LENGTHS) * 5
+    assert [(each.tokens, each.setting) for each in promotion.brackets] == [
+        (length, setting) for length in LENGTHS for setting in ("learning_rate", "batch")
+    ]
+    # Before anything is trained 16 to the power of 0.3 is expected, which is 2.3.
+    assert promotion.batch is not None and promotion.batch.factor == pytest.approx(1.0, abs=0.3)
+    assert promotion.scaling is not None and promotion.scaling.factor == pytest.approx(0.25, rel=0.25)
+
+
+def test_where_text_is_read_once_the_laws_are_trusted(both: Case) -> None:
+    loop = both.loop(two_valleys)
+    promotion = both.runner(loop, train_tokens=10**6).promotion(BATCH_TRIAL, TOKENS, False, always)
+    assert (promotion.brackets, loop.trained) == ((), [])
+    assert promotion.note == "a check by shorter runs would cost more than it is worth"
+    # 16 to the power of 0.55 is 4.59; of whole sequences it is 18 instead of 4.
+    changed = {change.path: change.after for change in promotion.changes}
+    assert changed["batch"] == 18 and promotion.batch is not None and promotion.batch.factor == 4.5
+    assert promotion.batch_worth == (pytest.approx(0.011, abs=1e-3), pytest.approx(0.059, abs=1e-3))
+
+
+def test_a_batch_that_was_not_searched_stays(tmp_path: Path) -> None:
+    case = Case(tmp_path, trainer="batch_fake_trainer")
+    promotion = case.runner(case.loop()).promotion(TRIAL, 4_000, False, always)
+    assert promotion.batch is None and [change.path for change in promotion.changes] == ["lr"]
+
+
+def test_what_did_not_fit_in_a_bracket_is_not_chosen(both: Case) -> None:
+    """At 4,000 tokens 1.5 times the batch is expected, so that 3 times is tried."""
+
+    def loss(params: Mapping[str, Any], seed: int, tokens: int) -> float | TrialStatus:
+        return TrialStatus.OUT_OF_MEMORY if params["batch"] > 6 else two_valleys(params, seed, tokens)
+
+    promotion = both.runner(both.loop(loss)).promotion(BATCH_TRIAL, TOKENS, False, always)
+    assert promotion.brackets[1].losses[-1] is None
+    assert {change.path: change.after for change in promotion.changes}.get("batch", 4) <= 6
+
+
+def test_a_full_run_that_did_not_fit_is_given_less(both: Case) -> None:
+    runner = both.runner(both.loop(two_valleys), train_tokens=10**6)
+    promotion = runner.promotion(BATCH_TRIAL, TOKENS, False, always, most_batch=2.25)
+    assert {change.path: change.after for change in promotion.changes}["batch"] == 9
 
 
 def _folder(parent: Path, name: str) -> Path:

@@ -1,150 +1,175 @@
-"""From a trial's settings to a longer run's: the power law, what brackets say of it, and what follows."""
+"""From a trial's settings to a longer run's: how batch and learning rates move, and what follows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.core.promotion_results import Bracket, LengthChange, Promotion
-from autotune.promotion import horizon
-from autotune.promotion.horizon import bracket_tokens, changes, longest, scaling
+from autotune.core.promotion_results import Bracket, LengthChange, Promotion, Scaling
+from autotune.promotion.horizon import FACTORS, Horizon, Multiples, batch_worth
 
-FACTORS = (0.5, 1.0, 2.0)
-LOG2 = math.log(2)
-
-
-def valley(best: float, tokens: int, curvature: float = 0.04, factors: tuple[float, ...] = FACTORS) -> Bracket:
-    """Losses of a parabola over the logarithm of the factor."""
-    losses = tuple(4.0 + curvature * (math.log(factor) - math.log(best)) ** 2 for factor in factors)
-    return Bracket(tokens, factors, losses)
+CONFIG = {"lr": 0.02, "steps": 3, "more": {"wd": 0.1, "warmup": 0.1, "beta2": 0.95}, "decay": 0.2}
+RATE: Any = {"lr": "learning_rate"}
+BOTH: Any = {"lr": "learning_rate", "steps": "batch"}
 
 
-# --- what a bracket says ---
+def horizon(rules: Any = BOTH, **more: Any) -> Horizon:
+    return Horizon(CONFIG, rules, 1_000, **more)
 
 
-def at_own_length(bracket: Bracket, sigma: float) -> horizon.Scaling:
-    """The best factor at the trial's length, where the exponent does not matter."""
-    return scaling(1_000, 1_000, (bracket,), sigma)
+def bracket(setting: Any, best: float, tokens: int, factors: Sequence[float], batch: float = 1.0) -> Bracket:
+    """Losses of a sharp parabola over the logarithm of the factor."""
+    losses = tuple(4.0 + (math.log(factor) - math.log(best)) ** 2 for factor in factors)
+    return Bracket(tokens, tuple(factors), losses, setting, batch)
 
 
-@pytest.mark.parametrize("best", [0.4, 0.8, 1.0, 1.7])
-def test_the_lowest_point_of_a_sharp_valley(best: float) -> None:
-    assert at_own_length(valley(best, 1_000), 1e-4).factor == pytest.approx(best, rel=0.02)
+# --- the laws ---
 
 
-def test_losses_within_noise_leave_what_was_known() -> None:
-    before, after = scaling(1_000, 1_000), at_own_length(valley(1.5, 1_000), sigma=1.0)
-    assert after.factor == pytest.approx(before.factor, rel=0.02)
-    assert after.high / after.low == pytest.approx(before.high / before.low, rel=0.02)
+def test_a_batch_that_stays_lowers_the_learning_rate() -> None:
+    assert horizon(RATE).batch(16_000) is None
+    assert horizon(RATE).expected(16_000) == Multiples(1.0, pytest.approx(16**-0.25))
 
 
-def test_losses_that_still_fall_at_the_end_say_that_the_best_lies_beyond_it() -> None:
-    assert at_own_length(Bracket(1_000, FACTORS, (4.0, 4.3, 4.9)), 0.003).factor < 0.6
+def test_the_batch_grows_and_the_learning_rate_follows_it() -> None:
+    """16 to the power of 0.55 is 4.59; three steps become fourteen, which are 4.67 times as many."""
+    scaled = horizon().batch(16_000)
+    assert scaled is not None
+    assert (scaled.factor, scaled.exponent) == (pytest.approx(16**0.55), pytest.approx(0.55))
+    moved = horizon().expected(16_000)
+    assert moved.batch == 14 / 3
+    assert moved.rate == pytest.approx((14 / 3) ** 0.7 * 16**-0.25)
 
 
-def test_one_that_did_not_finish_leaves_what_the_others_say() -> None:
-    assert at_own_length(Bracket(1_000, FACTORS, (4.1, 4.0, None)), 0.003).factor > 1.0
-    assert at_own_length(Bracket(1_000, FACTORS, (4.1, None, None)), 0.003) == scaling(1_000, 1_000)
-
-
-def test_a_bracket_counts_for_as_much_as_it_is_sure() -> None:
-    """Against the lowest points of ten thousand draws of the three losses, weighed by the normal's own conditioning."""
-    import numpy as np
-
-    sigma, exact = 0.002, valley(0.8, 1_000)
-    losses = np.array(exact.losses, dtype=float) + np.random.default_rng(0).normal(0, sigma, (10_000, 3))
-    # The vertex through three points at equal distances h: h / 2 (l- - l+) / (l- - 2 l0 + l+).
-    low, middle, high = losses.T
-    variance = (LOG2 / 2 * (low - high) / (low - 2 * middle + high)).var()
-    scaled = at_own_length(exact, sigma)
-    assert math.log(scaled.factor) == pytest.approx(math.log(0.8) * 0.4**2 / (0.4**2 + variance), abs=0.02)
-    spread = math.sqrt(variance * 0.4**2 / (variance + 0.4**2))
-    assert math.log(scaled.high / scaled.low) == pytest.approx(2 * 1.96 * spread, rel=0.1)
-
-
-# --- the factor ---
-
-
-def test_without_brackets_it_is_the_published_power() -> None:
-    scaled = scaling(1_000, 8_000)
-    assert scaled.factor == pytest.approx(8**-0.32)
-    assert (scaled.exponent, scaled.exponent_sd) == (pytest.approx(0.32), pytest.approx(0.25, rel=0.01))
-    spread = 1.96 * math.hypot(0.4, 0.25 * math.log(8))
+def test_the_interval_is_as_wide_as_what_is_not_known() -> None:
+    scaled = horizon().batch(16_000)
+    assert scaled is not None
+    spread = 1.96 * math.hypot(0.4, 0.12 * math.log(16))
     assert scaled.high / scaled.factor == pytest.approx(math.exp(spread), rel=0.01)
-    assert scaled.factor / scaled.low == pytest.approx(math.exp(spread), rel=0.01)
 
 
-def test_two_sharp_brackets_say_it_all() -> None:
-    """The best is 0.9 of the trial's at its length and 0.6 at three times that: so 0.4 at nine times."""
-    brackets = (valley(0.9, 1_000, 40.0), valley(0.6, 3_000, 40.0))
-    scaled = scaling(1_000, 9_000, brackets, sigma=1e-4)
-    assert scaled.factor == pytest.approx(0.9 * (0.6 / 0.9) ** 2, rel=0.01)
-    assert scaled.exponent == pytest.approx(math.log(0.9 / 0.6) / math.log(3), rel=0.01)
-    assert scaled.exponent_sd < 0.01
+def test_repeated_text_has_laws_of_its_own_which_are_less_sure() -> None:
+    once, repeated = horizon().batch(16_000), horizon(repeats=True).batch(16_000)
+    assert once is not None and repeated is not None
+    assert repeated.factor == pytest.approx(16**0.3) and repeated.exponent_sd > 2 * once.exponent_sd
 
 
-@given(
-    best=st.floats(0.1, 9.0), tokens=st.integers(2_000, 100_000), sigma=st.floats(0.0, 9.0), scale=st.floats(0.001, 9.0)
-)
-def test_whatever_was_measured_there_is_an_answer(best: float, tokens: int, sigma: float, scale: float) -> None:
-    scaled = scaling(1_000, tokens, (valley(best, 1_000, scale), valley(best, 2_000, scale)), sigma)
-    assert 0 < scaled.low <= scaled.factor <= scaled.high < math.inf
-    assert abs(scaled.exponent - 0.32) <= 4 * 0.25 + 1e-9
+def test_a_shorter_run_has_a_smaller_batch_and_never_none() -> None:
+    assert horizon().expected(100).batch == 1 / 3
+    assert horizon().expected(1).batch == 1 / 3
 
 
-def test_brackets_lie_at_the_trials_length_and_half_way_to_the_run() -> None:
-    assert bracket_tokens(1_000, 7_999) == ()
-    assert bracket_tokens(1_000, 9_000) == (1_000, 3_000)
-    assert bracket_tokens(1_000, 100_000) == (1_000, 10_000)
+def test_a_batch_of_no_whole_number_moves_freely() -> None:
+    moved = Horizon({"lr": 1.0, "steps": 3.0}, BOTH, 1_000).expected(16_000)
+    assert moved.batch == pytest.approx(16**0.55)
 
 
-def test_the_longest_run_leaves_time_for_its_brackets() -> None:
-    assert longest(1_000, 9_000 + 3 * 3_000 + 3 * 1_000) == pytest.approx(9_000, abs=1)
-    assert longest(1_000, 15_000) == 15_000  # 8 trials' length with brackets would take 19.5
-    assert longest(1_000, 500) == 500
+@given(most=st.floats(1.0, 6.0), multiple=st.floats(0.01, 100.0))
+def test_what_does_not_fit_is_never_chosen(most: float, multiple: float) -> None:
+    whole = horizon(most_batch=most).whole_batch(multiple)
+    assert 1 / 3 <= whole <= most and round(whole * 3) == pytest.approx(whole * 3)
 
 
-@given(trial=st.integers(100, 10_000), times=st.floats(0.1, 1000))
-def test_a_longest_run_with_its_brackets_fits(trial: int, times: float) -> None:
-    tokens = int(trial * times)
-    run = longest(trial, tokens)
-    assert run <= tokens
-    if run < tokens:
-        assert run + 3 * sum(bracket_tokens(trial, run)) <= tokens + 3
+# --- what brackets say ---
+
+
+def test_brackets_of_the_batch_move_it() -> None:
+    """The best batch is 1.2 times the trial's at its length, and 3 times at four times that: 7.5 at sixteen times."""
+    brackets = (bracket("batch", 1.2, 1_000, (2 / 3, 1.0, 2.0)), bracket("batch", 3.0, 4_000, (1.0, 2.0, 4.0)))
+    scaled = horizon(repeats=True).batch(16_000, brackets, sigma=1e-4)
+    assert scaled is not None and scaled.factor == pytest.approx(1.2 * 2.5**2, rel=0.03)
+
+
+def test_brackets_of_the_learning_rate_are_read_beside_their_batch() -> None:
+    """Beside 2 and 4 times the batch 1.1 and 1.6 are best: without what follows the batch, 0.677 and 0.606."""
+    factors = (0.8, 1.6, 3.2)
+    brackets = (
+        bracket("learning_rate", 1.1, 1_000, factors, batch=2.0),
+        bracket("learning_rate", 1.6, 4_000, factors, batch=4.0),
+    )
+    scaled = horizon(repeats=True).rate(16_000, 8.0, brackets, sigma=1e-4)
+    kept = [1.1 / 2**0.7, 1.6 / 4**0.7]
+    assert scaled.factor == pytest.approx(8**0.7 * kept[0] * (kept[1] / kept[0]) ** 2, rel=0.03)
+
+
+def test_neither_is_moved_by_the_others_brackets() -> None:
+    of_batch = (bracket("batch", 3.0, 1_000, (1.0, 2.0, 4.0)),)
+    of_rate = (bracket("learning_rate", 3.0, 1_000, FACTORS),)
+    assert horizon().rate(16_000, 2.0, of_batch) == horizon().rate(16_000, 2.0)
+    assert horizon().batch(16_000, of_rate) == horizon().batch(16_000)
+
+
+def test_a_bracket_trains_a_cross_about_what_is_expected() -> None:
+    arms = horizon().arms(4_000)
+    middle = horizon().expected(4_000)
+    assert middle.batch == 2.0  # the power says 2.14, which is 6.4 steps
+    assert [each.rate / middle.rate for each in arms["learning_rate"]] == pytest.approx([0.5, 1.0, 2.0])
+    assert {each.batch for each in arms["learning_rate"]} == {2.0}
+    assert [each.batch for each in arms["batch"]] == [1.0, 2.0, 4.0]
+    assert [each.rate / middle.rate for each in arms["batch"]] == pytest.approx([0.5**0.7, 1.0, 2.0**0.7])
+
+
+def test_of_whole_steps_the_same_ones_are_trained_once() -> None:
+    small = Horizon({"lr": 0.02, "steps": 1}, BOTH, 1_000)
+    assert [each.batch for each in small.arms(1_000)["batch"]] == [1.0, 2.0]
+    assert [*horizon(RATE).arms(1_000)] == ["learning_rate"]
 
 
 # --- what changes ---
 
-CONFIG = {"lr": 0.02, "more": {"wd": 0.1, "warmup": 0.1}, "decay": 0.2}
-RULES = {"lr": "learning_rate", "more.wd": "weight_decay", "more.warmup": "warmup_frac"}
+RULES: Any = {
+    "lr": "learning_rate",
+    "steps": "batch",
+    "more.wd": "weight_decay",
+    "more.warmup": "warmup_frac",
+    "more.beta2": "beta2",
+}
 
 
 def test_the_rules() -> None:
-    changed = changes(CONFIG, RULES, 1_000, 8_000, 0.5)  # type: ignore[arg-type]
+    """Decay: 0.1 * 2 / 0.5 over 8 ** 0.473 = 2.674. Half-life in steps: half as many for twice the batch."""
+    changed = horizon(RULES).changes(8_000, Multiples(batch=2.0, rate=0.5))
     assert [(each.path, each.before, each.after) for each in changed] == [
         ("lr", 0.02, 0.01),
-        ("more.wd", 0.1, 0.2),
+        ("steps", 3, 6),
+        ("more.wd", 0.1, 0.15),
         ("more.warmup", 0.1, 0.0125),
+        ("more.beta2", 0.95, 0.902),
     ]
+    assert isinstance(changed[1].after, int)
     assert changed[0].why == "learning rate x 0.50"
 
 
 def test_warm_up_has_a_floor_and_is_never_lengthened_by_it() -> None:
-    long = changes(CONFIG, {"more.warmup": "warmup_frac"}, 1_000, 100_000, 0.5)
-    assert [each.after for each in long] == [0.01]
-    short = changes({"warmup": 0.004}, {"warmup": "warmup_frac"}, 1_000, 100_000, 0.5)
-    assert short == []
+    rules: Any = {"warmup": "warmup_frac"}
+    (change,) = Horizon({"warmup": 0.1}, rules, 1_000).changes(100_000, Multiples())
+    assert change.after == 0.01
+    assert Horizon({"warmup": 0.004}, rules, 1_000).changes(100_000, Multiples()) == []
 
 
 def test_nothing_changes_at_the_same_length() -> None:
-    assert changes(CONFIG, RULES, 1_000, 1_000, 1.0) == []  # type: ignore[arg-type]
+    assert horizon(RULES).changes(1_000, Multiples()) == []
+    assert horizon(RULES).expected(1_000) == Multiples(1.0, pytest.approx(1.0))
 
 
 def test_no_weight_decay_stays_none() -> None:
-    assert changes({"wd": 0.0}, {"wd": "weight_decay"}, 1_000, 8_000, 0.5) == []
+    assert Horizon({"wd": 0.0}, {"wd": "weight_decay"}, 1_000).changes(8_000, Multiples(1.0, 0.5)) == []
+
+
+def test_a_learning_rate_of_a_whole_number_stays_a_fraction() -> None:
+    (change,) = Horizon({"lr": 1}, RATE, 1_000).changes(8_000, Multiples(1.0, 0.5))
+    assert change.after == 0.5
+
+
+def test_what_another_batch_is_worth() -> None:
+    """A factor of e: half a per cent in a flat valley, 2.6 % in a steep one."""
+    assert batch_worth(math.e) == (pytest.approx(0.005), pytest.approx(0.026))
+    assert batch_worth(1.0) == (0.0, 0.0)
 
 
 # --- what is stored and said ---
@@ -153,9 +178,11 @@ PROMOTED = Promotion(
     4,
     1_000,
     8_000,
-    scaling(1_000, 8_000),
+    Scaling(0.51, 0.14, 1.86, -0.25, 0.2),
     (LengthChange("lr", 0.02, 0.0103, "learning rate x 0.514"),),
-    (valley(0.8, 1_000), Bracket(2_828, FACTORS, (4.0, 3.9, None))),
+    (bracket("learning_rate", 0.8, 1_000, FACTORS), Bracket(2_828, FACTORS, (4.0, 3.9, None), "batch")),
+    batch=Scaling(3.0, 1.2, 8.0, 0.55, 0.12),
+    batch_worth=(0.006, 0.03),
 )
 
 
@@ -167,38 +194,20 @@ def test_a_promotion_survives_storage() -> None:
     assert Promotion.from_json(json.loads(json.dumps(as_is.to_json()))) == as_is
 
 
+def test_one_that_was_stored_before_batches_moved_can_be_read() -> None:
+    stored = PROMOTED.to_json()
+    del stored["batch"], stored["batch_worth"]
+    for each in stored["brackets"]:
+        del each["setting"], each["batch"]
+    found = Promotion.from_json(stored)
+    assert (found.batch, found.batch_worth, found.brackets[1].setting) == (None, None, "learning_rate")
+
+
 def test_its_words() -> None:
     assert PROMOTED.describe() == (
-        "for a run 8 times as long as a trial: lr 0.02 -> 0.0103 (learning rates x 0.51, 95 % interval 0.14 to 1.86, "
-        "by this study's own runs at two lengths)"
+        "for a run 8 times as long as a trial: lr 0.02 -> 0.0103 (batch x 3.00, 95 % interval 1.20 to 8.00, learning "
+        "rates x 0.51, 95 % interval 0.14 to 1.86, by this study's own runs at two lengths)"
     )
     assert Promotion(4, 1_000, 8_000, None, note="as requested").describe() == (
         "the settings are those of trial 4: as requested"
     )
-
-
-# --- text that is read more than once ---
-
-
-def test_text_read_once_needs_no_word() -> None:
-    assert horizon.repetition(10_000, 10_000, 0.1) == ""
-    assert horizon.repetition(0, 10_000, 2.0) == ""  # nobody knows how long the text is
-
-
-def test_repeated_text_is_said_with_what_it_is_worth() -> None:
-    """15.39 (1 - exp(-7 / 15.39)) = 5.62: eight times the same is worth 6.6 times as much fresh text."""
-    words = horizon.repetition(1_000, 8_000, 0.5)
-    assert "reads its text 8.0 times, and a trial 0.5 times" in words
-    assert "worth about 6.6 times as much fresh text" in words
-    assert "--tokens 4000" in words
-
-
-def test_trials_that_read_theirs_as_often_tell_what_wins() -> None:
-    words = horizon.repetition(1_000, 3_000, 2.9)
-    assert words.startswith("the run reads its text 3.0 times, and so do the trials")
-    assert "need not win" not in words and "--tokens" not in words
-
-
-def test_trials_that_repeated_theirs_say_little_of_a_run_that_does_not() -> None:
-    words = horizon.repetition(10_000, 5_000, 4.0)
-    assert "0.5 times, and a trial 4.0 times" in words and "worth" not in words

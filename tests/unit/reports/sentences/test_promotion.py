@@ -8,7 +8,7 @@ import study_builder
 
 from autotune.core.promotion_results import Bracket, LengthChange, Promotion, Scaling
 from autotune.store.study_store import StudyRecord
-from reports.figures.learning_rates import learning_rates
+from reports.figures.brackets import brackets
 from reports.figures.study_cards import draw_cards
 from reports.markdown import report_markdown
 from reports.sentences import promotion
@@ -23,7 +23,10 @@ FOUND = Promotion(
     brackets=(
         Bracket(1_000, (0.5, 1.0, 2.0), (4.1, 4.0, 4.2)),
         Bracket(3_000, (0.35, 0.7, 1.4), (3.8, 3.7, None)),
+        Bracket(3_000, (1.0, 2.0), (3.7, 3.6), "batch"),
     ),
+    batch=Scaling(3.0, 1.5, 6.0, 0.5, 0.1),
+    batch_worth=(0.006, 0.0314),
     repeats="the run reads its text 9.0 times, a trial 1.0 times",
 )
 
@@ -36,7 +39,8 @@ def with_promotion(found: Promotion) -> StudyRecord:
 def test_rows_and_losses() -> None:
     assert promotion_table(FOUND).to_numpy().tolist() == [["optim.muon_lr", 0.02, 0.01, "learning rate x 0.5"]]
     table = bracket_table(FOUND)
-    assert table["factor"].tolist() == [0.5, 1.0, 2.0, 0.35, 0.7, 1.4]
+    assert table["factor"].tolist() == [0.5, 1.0, 2.0, 0.35, 0.7, 1.4, 1.0, 2.0]
+    assert table["multiplied"].tolist() == 6 * ["learning rates"] + 2 * ["batch"]
     assert table["loss"].tolist()[:5] == [4.1, 4.0, 4.2, 3.8, 3.7] and table["loss"].isna().tolist()[5]
 
 
@@ -44,17 +48,24 @@ def test_words_say_what_changes_by_what_evidence() -> None:
     said = " ".join(promotion.sentences(FOUND))
     assert "For a run 9.0 times as long as a trial" in said
     assert "multiplied by 0.50 (95 % interval 0.40 to 0.60)" in said
-    assert "The exponent is 0.30 ± 0.10." in said
+    assert "So the batch is multiplied by 3.00 (95 % interval 1.50 to 6.00)" in said
+    assert "Keeping the trial's would cost about 0.6 to 3.1 % of the loss" in said
+    assert "at lower and higher batches and learning rates are shown below" in said
     assert "optim.muon_lr 0.02 → 0.01 (learning rate x 0.5)" in said
     assert said.endswith("The run reads its text 9.0 times, a trial 1.0 times.")
     unchecked = " ".join(promotion.sentences(replace(FOUND, brackets=(), note="not checked by shorter runs")))
-    assert "the published rule alone (not checked by shorter runs)" in unchecked
+    assert "what is known of other runs (not checked by shorter runs)" in unchecked
+    kept = " ".join(promotion.sentences(replace(FOUND, batch=None, batch_worth=None)))
+    assert "batch" not in kept and "its best learning rate. For a run" in kept
+    shorter = promotion.sentences(replace(FOUND, batch=Scaling(0.5, 0.2, 0.9, 0.5, 0.1)))
+    assert shorter[0] == "A shorter run has a smaller best batch, so it is multiplied by 0.50."
     as_is = promotion.sentences(Promotion(3, 1_000, 9_000, None, note="as requested"))
     assert as_is == ["The long run takes the settings of trial 3 as they are (as requested)."]
 
 
-def test_the_figure_has_a_line_for_each_length_and_marks_the_choice() -> None:
-    figure = learning_rates(FOUND)
+def test_a_figure_has_a_line_for_each_length_and_marks_the_choice() -> None:
+    figure, of_batch = brackets(FOUND)
+    assert (list(of_batch.data[0].x), of_batch.layout.shapes[0].x0) == ([1.0, 2.0], 3.0)
     assert [trace.name for trace in figure.data] == ["1K tokens", "3K tokens"]
     assert list(figure.data[0].x) == [0.5, 1.0, 2.0] and list(figure.data[0].y) == [4.1, 4.0, 4.2]
     assert figure.layout.xaxis.type == "log"
@@ -64,9 +75,9 @@ def test_the_figure_has_a_line_for_each_length_and_marks_the_choice() -> None:
 def test_page_and_markdown_show_it_once_there_is_something() -> None:
     record = with_promotion(FOUND)
     card = next(card for card in draw_cards(record) if card.key == "promotion")
-    assert (card.problem, len(card.plots), len(card.rows)) == ("", 1, 6)
+    assert (card.problem, len(card.plots), len(card.rows)) == ("", 2, 8)
     text = report_markdown(record)
-    assert "## Settings for the long run" in text and "| 3000 | 0.35 | 3.8 |" in text
+    assert "## Settings for the long run" in text and "| 3000 | learning rates | 0.35 | 3.8 |" in text
     unchecked = with_promotion(replace(FOUND, brackets=()))
     card = next(card for card in draw_cards(unchecked) if card.key == "promotion")
     assert (card.problem, len(card.plots), len(card.rows)) == ("", 0, 1)

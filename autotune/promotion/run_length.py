@@ -1,0 +1,109 @@
+"""How long a full run is, and whether shorter ones precede it to find its settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autotune.study.spec import StudySpec
+from autotune.study.study_file import Study
+from autotune.study.trainer_interface import Rule
+
+AS_IS_SUFFIX = "-as-is"
+"""Ending of the folder of a full run whose settings are copied from the trial unchanged."""
+_MOST_SHARE = 0.5
+"""Most that brackets may cost where text is read once, in costs of the run. There the laws give 0.1 to 0.3 % of the
+loss away, and a run that is half as long again gains more than that."""
+_MOST_SHARE_REPEATED = 1.6
+"""The same where text repeats. There a longer run gains little, and the trial's own learning rate cost 6.8 % at eight
+times its length (tests/benchmarks/RESULTS.md)."""
+_DEFAULT_FULL_FACTOR = 8
+"""Length of a full run, in lengths of a trial, where the study file names none."""
+
+
+def full_tokens(spec: StudySpec) -> int:
+    """Return the training tokens of the full run that a study file asks for."""
+    return spec.promote.tokens or _DEFAULT_FULL_FACTOR * spec.budget.tokens
+
+
+def length_rules(study: Study) -> dict[str, Rule]:
+    """Return which settings of a study move with the length, by dotted path.
+
+    A batch moves only where the search has found the best one of its length: nobody knows what another one was meant
+    for.
+    """
+    rules = study.trainer.length_rules
+    return {path: rule for path, rule in rules.items() if rule != "batch" or path in study.spec.space}
+
+
+@dataclass(frozen=True)
+class Check:
+    """The brackets that precede a full run.
+
+    Args:
+        num_settings: How many kinds of settings they move, one after the other: learning rates, and the batch.
+        repeats: Whether the full run reads its text more than once.
+    """
+
+    num_settings: int
+    repeats: bool
+
+    @classmethod
+    def of(cls, study: Study, repeats: bool) -> Check:
+        """Return that of a study."""
+        if not study.spec.promote.bracket:
+            return cls(0, repeats)
+        return cls(len({"learning_rate", "batch"} & set(length_rules(study).values())), repeats)
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings a bracket has: one as expected, and a lower and a higher one of each kind."""
+        return 1 + 2 * self.num_settings if self.num_settings else 0
+
+    def lengths(self, trial_tokens: int, tokens: int) -> tuple[int, ...]:
+        """Return the lengths of brackets before a run: the trial's, and half of the way in factors.
+
+        Args:
+            trial_tokens: Length of the trial.
+            tokens: Length of the run.
+
+        Returns:
+            Two lengths in tokens; none where they would cost more than they are worth.
+        """
+        lengths = (trial_tokens, round(math.sqrt(trial_tokens * tokens)))
+        most_share = _MOST_SHARE_REPEATED if self.repeats else _MOST_SHARE
+        is_worth_it = self.trainings * sum(lengths) <= most_share * tokens
+        return lengths if self.num_settings and is_worth_it else ()
+
+    def longest(self, trial_tokens: int, tokens: int) -> int:
+        """Return the longest run that is trained on so many tokens with its brackets, or all where none fit.
+
+        Args:
+            trial_tokens: Length of the trial.
+            tokens: Tokens in all.
+        """
+        # A run of u^2 trials has brackets of one trial and of u trials, with n trainings each. Together that is
+        # u^2 + n u + n trials, and u is the positive root where this equals the tokens in all.
+        count = self.trainings
+        square = count**2 - 4 * (count - tokens / trial_tokens)
+        if square <= count**2:
+            return tokens
+
+        run_tokens = int(trial_tokens * ((math.sqrt(square) - count) / 2) ** 2)
+        return run_tokens if self.lengths(trial_tokens, run_tokens) else tokens
+
+    def full_run_s(self, spec: StudySpec, seconds_for: Callable[[int], float], slots: int) -> float:
+        """Return the seconds that an automatic full run trains, with the shorter ones before it; 0 without one.
+
+        Args:
+            spec: The study.
+            seconds_for: Takes a number of tokens and returns the seconds of a training of that length.
+            slots: Devices that train at once, >= 1.
+        """
+        if not spec.promote.automatic:
+            return 0.0
+
+        tokens = full_tokens(spec)
+        lengths = self.lengths(spec.budget.tokens, tokens)
+        return self.trainings * sum(map(seconds_for, lengths)) / slots + seconds_for(tokens)

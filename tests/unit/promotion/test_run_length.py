@@ -1,0 +1,83 @@
+"""How long a full run is, and which shorter ones precede it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from study_case import make_study
+
+from autotune.promotion.run_length import Check, full_tokens, length_rules
+
+RATES, BOTH = Check(1, repeats=True), Check(2, repeats=True)
+
+
+def test_three_trainings_for_one_kind_of_setting_and_five_for_two() -> None:
+    assert [Check(number, repeats=True).trainings for number in range(3)] == [0, 3, 5]
+
+
+def test_brackets_lie_at_the_trials_length_and_half_way_to_the_run() -> None:
+    assert RATES.lengths(1_000, 9_000) == (1_000, 3_000)
+    assert BOTH.lengths(1_000, 100_000) == (1_000, 10_000)
+    assert Check(0, repeats=True).lengths(1_000, 100_000) == ()
+
+
+def test_they_cost_no_more_than_they_are_worth() -> None:
+    """Of 16 trials' length: 5 trainings of 1 and of 4 are 25 trials; of 121 lengths, 5 of 1 and of 11 are 60."""
+    assert BOTH.lengths(1_000, 16_000) and not BOTH.lengths(1_000, 15_000)
+    once = Check(2, repeats=False)
+    assert once.lengths(1_000, 121_000) and not once.lengths(1_000, 100_000)
+    assert not RATES.lengths(1_000, 6_000)
+
+
+def test_the_longest_run_leaves_time_for_its_brackets() -> None:
+    assert RATES.longest(1_000, 9_000 + 3 * 3_000 + 3 * 1_000) == pytest.approx(9_000, abs=1)
+    assert RATES.longest(1_000, 13_000) == 13_000  # with brackets no more than 5 trials' length would be left
+    assert RATES.longest(1_000, 500) == 500
+    assert Check(2, repeats=False).longest(1_000, 41_000) == 41_000
+
+
+@given(trial=st.integers(100, 10_000), times=st.floats(0.1, 1000), number=st.integers(0, 2), repeats=st.booleans())
+def test_a_longest_run_with_its_brackets_fits(trial: int, times: float, number: int, repeats: bool) -> None:
+    check, tokens = Check(number, repeats), int(trial * times)
+    run = check.longest(trial, tokens)
+    assert run <= tokens
+    if run < tokens:
+        assert run + check.trainings * sum(check.lengths(trial, run)) <= tokens + check.trainings
+
+
+def test_an_automatic_run_is_planned_with_what_precedes_it(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "promote={tokens = 16000, automatic = true}")
+
+    def seconds(tokens: int) -> float:
+        return tokens / 1_000
+
+    assert BOTH.full_run_s(study.spec, seconds, slots=1) == pytest.approx(16 + 5 * (1 + 4))
+    assert BOTH.full_run_s(study.spec, seconds, slots=2) == pytest.approx(16 + 5 * (1 + 4) / 2)
+    by_hand = make_study(tmp_path, "promote={tokens = 16000}")
+    assert BOTH.full_run_s(by_hand.spec, seconds, slots=1) == 0.0
+
+
+def test_the_batch_moves_only_where_it_was_searched(tmp_path: Path) -> None:
+    kept = make_study(tmp_path, 'trainer="batch_fake_trainer:train"')
+    assert length_rules(kept) == {"lr": "learning_rate"} and Check.of(kept, repeats=True) == RATES
+    searched = make_study(tmp_path, 'trainer="batch_fake_trainer:train"', "space.batch={low = 1, high = 8}")
+    assert length_rules(searched) == {"lr": "learning_rate", "batch": "batch"}
+    assert Check.of(searched, repeats=True) == BOTH
+
+
+def test_a_study_may_leave_them_out(tmp_path: Path) -> None:
+    off = make_study(tmp_path, 'trainer="length_fake_trainer:train"', "promote.bracket=false")
+    assert Check.of(off, repeats=True).lengths(1_000, 10**6) == ()
+
+
+def test_a_trainer_whose_warm_up_alone_moves_has_none(tmp_path: Path) -> None:
+    study = make_study(tmp_path, 'trainer="fake_trainer:train"')
+    assert Check.of(study, repeats=True) == Check(0, repeats=True)
+
+
+def test_the_full_run_is_eight_trials_long_unless_the_study_says(tmp_path: Path) -> None:
+    assert full_tokens(make_study(tmp_path).spec) == 8_000
+    assert full_tokens(make_study(tmp_path, "promote={tokens = 123}").spec) == 123
