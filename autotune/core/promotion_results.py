@@ -75,6 +75,7 @@ class Promotion:
         scaling: How its learning rates are multiplied; None if they are copied as they are.
         batch: How its batch is multiplied; None if it stays.
         batch_worth: What another batch is worth, as shares of the loss: of flat and of steep valleys.
+        has_least_batch: Whether the trial's batch is the smallest that was searched.
         changes: The settings that are changed.
         brackets: What was trained to find out.
         note: Why nothing was measured, or is changed; else "".
@@ -91,6 +92,7 @@ class Promotion:
     repeats: str = ""
     batch: Scaling | None = None
     batch_worth: tuple[float, float] | None = None
+    has_least_batch: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -112,6 +114,7 @@ class Promotion:
             brackets=tuple(brackets),
             note=stored["note"],
             repeats=stored["repeats"],
+            has_least_batch=stored.get("has_least_batch", False),
             batch_worth=tuple(stored["batch_worth"]) if stored.get("batch_worth") else None,
             **scalings,
         )

@@ -23,7 +23,7 @@ from autotune.engine.queue import Queue
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.horizon import ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
 from autotune.promotion.repetition import repeats
-from autotune.promotion.run_length import Check, length_rules
+from autotune.promotion.run_length import Check, has_least_batch, length_rules
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
 
@@ -94,6 +94,7 @@ class BracketRunner:
             note=note,
             batch=batch and replace(batch, factor=multiple),
             batch_worth=batch_worth(multiple) if multiple != 1 else None,
+            has_least_batch=settings.has_least_batch,
         )
 
     def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
@@ -164,11 +165,13 @@ class BracketRunner:
 
     def _horizon(self, trial: TrialRecord, tokens: int, most_batch: float = math.inf) -> Horizon:
         """Return how the settings of a trial move on the way to a run of so many tokens."""
+        config = with_paths(self.study.spec.base, trial.params)
         return Horizon(
-            config=with_paths(self.study.spec.base, trial.params),
+            config=config,
             rules=length_rules(self.study),
             trial_tokens=self._length(trial),
             repeats=repeats(self.train_tokens, tokens),
+            has_least_batch=has_least_batch(self.study, config),
             most_batch=most_batch,
         )
 

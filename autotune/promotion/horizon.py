@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.core.config_paths import flatten
@@ -31,6 +31,10 @@ _BATCH_REPEATED = Law(0.3, 0.3, 0.4)
 depends on the text, so that the prior is wide; its mean is half of what it is for text that is read once."""
 _RATE_REPEATED = Law(-0.3, 0.35, 0.4)
 """The same for learning rates; from 1 to 8 million tokens of prose, read eight times, it was -0.67."""
+_LEAST_OWN, _LEAST_OWN_SD = -0.8, 0.7
+"""Distance from a winner's batch to the best one of the trial's length where it is the smallest that was searched, as a
+natural logarithm: mean and standard deviation. In the two studies whose smallest batch won, the best one was a sixth of
+it and about all of it (tests/benchmarks/RESULTS.md)."""
 _FOLLOWING = 0.7
 """Power of the batch by which the best learning rate follows it. On the same published runs it takes the best rate of a
 batch that stays to the best one beside the best batch. Between neighbouring batches of one length it is 0.4 there, and
@@ -71,6 +75,7 @@ class Horizon:
         rules: Which settings depend on the length, by dotted path; at most one of them is the batch.
         trial_tokens: Length of the trial.
         repeats: Whether the full run reads its text more than once.
+        has_least_batch: Whether the trial's batch is the smallest that was searched, so that the best may be smaller.
         most_batch: Highest multiple of the trial's batch that fits into memory.
     """
 
@@ -78,6 +83,7 @@ class Horizon:
     rules: Mapping[str, Rule]
     trial_tokens: int
     repeats: bool = False
+    has_least_batch: bool = False
     most_batch: float = math.inf
 
     def batch(self, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling | None:
@@ -93,6 +99,8 @@ class Horizon:
 
         valleys = [Valley(each.tokens, each.factors, each.losses) for each in brackets if each.setting == "batch"]
         law = _BATCH_REPEATED if self.repeats else _BATCH
+        if self.has_least_batch:
+            law = replace(law, own=_LEAST_OWN, own_sd=_LEAST_OWN_SD)
         return posterior(law, self.trial_tokens, tokens, valleys, sigma)
 
     def rate(self, tokens: int, batch: float, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling:

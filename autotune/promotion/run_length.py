@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from autotune.core.config_paths import flatten
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 from autotune.study.trainer_interface import Rule
@@ -35,6 +37,18 @@ def length_rules(study: Study) -> dict[str, Rule]:
     """
     rules = study.trainer.length_rules
     return {path: rule for path, rule in rules.items() if rule != "batch" or path in study.spec.space}
+
+
+def has_least_batch(study: Study, config: Mapping[str, Any]) -> bool:
+    """Return whether a config's batch is the smallest that a study searches.
+
+    Args:
+        study: The study.
+        config: A nested config.
+    """
+    values = flatten(config)
+    batches = [path for path, rule in length_rules(study).items() if rule == "batch"]
+    return any(values[path] <= min(study.spec.space[path].ends()) for path in batches)
 
 
 @dataclass(frozen=True)

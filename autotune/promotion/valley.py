@@ -38,13 +38,15 @@ class Law:
     Args:
         exponent: Power of the length by which the best value grows; below 0 where it falls.
         exponent_sd: Its standard deviation.
-        own_sd: Standard deviation of the distance between a winner's value and the best one of the trial's length, as a
+        own_sd: Standard deviation of the distance from a winner's value to the best one of the trial's length, as a
             natural logarithm.
+        own: Mean of that distance.
     """
 
     exponent: float
     exponent_sd: float
     own_sd: float
+    own: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def posterior(law: Law, trial_tokens: int, tokens: int, valleys: Sequence[Valley
     import numpy as np
 
     deviations = np.linspace(-_GRID_SDS, _GRID_SDS, _GRID_POINTS)
-    own, exponent = np.meshgrid(law.own_sd * deviations, law.exponent + law.exponent_sd * deviations)
+    own, exponent = np.meshgrid(law.own + law.own_sd * deviations, law.exponent + law.exponent_sd * deviations)
 
     log_posterior = -(deviations[:, None] ** 2 + deviations**2) / 2
     for valley in valleys:

@@ -30,18 +30,27 @@ def sentences(promotion: Promotion) -> list[str]:
 def _on_the_batch(promotion: Promotion) -> list[str]:
     """Return why the batch is changed and what that is worth; nothing where it stays."""
     batch = promotion.batch
-    if batch is None or promotion.batch_worth is None:
+    if batch is None:
         return []
 
+    said = []
+    if promotion.has_least_batch:
+        said.append(
+            "The smallest batch that was searched won, so a still smaller one may be better for trials: let the search "
+            "try smaller ones next time. For the long run it is therefore raised with care."
+        )
+    if promotion.batch_worth is None:
+        return said
     if batch.factor < 1:
-        return [f"A shorter run has a smaller best batch, so it is multiplied by {number(batch.factor, 2)}."]
+        return [*said, f"A shorter run has a smaller best batch, so it is multiplied by {number(batch.factor, 2)}."]
 
     flat, steep = (f"{100 * share:.2g}" for share in promotion.batch_worth)
     return [
+        *said,
         "Each step of the training averages over a batch of text. A short trial learns most from many steps on small "
         "batches, a long run from larger ones that show the way more exactly. So the batch is multiplied by "
         f"{number(batch.factor, 2)} ({_interval(batch)}). Keeping the trial's would cost about {flat} to {steep} % of "
-        "the loss, by what was measured in other runs."
+        "the loss, by what was measured in other runs.",
     ]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_case import make_study
 
-from autotune.promotion.run_length import Check, full_tokens, length_rules
+from autotune.promotion.run_length import Check, full_tokens, has_least_batch, length_rules
 
 RATES, BOTH = Check(1, repeats=True), Check(2, repeats=True)
 
@@ -66,6 +66,13 @@ def test_the_batch_moves_only_where_it_was_searched(tmp_path: Path) -> None:
     searched = make_study(tmp_path, 'trainer="batch_fake_trainer:train"', "space.batch={low = 1, high = 8}")
     assert length_rules(searched) == {"lr": "learning_rate", "batch": "batch"}
     assert Check.of(searched, repeats=True) == BOTH
+
+
+def test_a_trial_knows_whether_its_batch_is_the_smallest(tmp_path: Path) -> None:
+    study = make_study(tmp_path, 'trainer="batch_fake_trainer:train"', "space.batch={low = 2, high = 8}")
+    assert [has_least_batch(study, {"lr": 0.1, "batch": batch}) for batch in (1, 2, 3)] == [True, True, False]
+    kept = make_study(tmp_path, 'trainer="batch_fake_trainer:train"')
+    assert not has_least_batch(kept, {"lr": 0.1, "batch": 1})
 
 
 def test_a_study_may_leave_them_out(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def test_without_losses_it_is_the_published_power() -> None:
     assert scaled.factor / scaled.low == pytest.approx(math.exp(spread), rel=0.01)
 
 
+def test_where_the_own_value_is_known_to_be_off_all_are() -> None:
+    scaled = posterior(Law(0.5, 0.1, 0.4, own=-0.7), 1_000, 16_000)
+    assert scaled.factor == pytest.approx(math.exp(-0.7) * 4)
+
+
 def test_two_sharp_valleys_say_it_all() -> None:
     """The best is 0.9 of the trial's at its length and 0.6 at three times that: so 0.4 at nine times."""
     valleys = (valley(0.9, 1_000, 40.0), valley(0.6, 3_000, 40.0))
