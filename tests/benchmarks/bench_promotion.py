@@ -1,15 +1,16 @@
-"""Is the learning rate that a promotion chooses the best one of the longer run?
+"""Are the batch and the learning rate that a promotion chooses the best ones of the longer run?
 
-usage: python tests/benchmarks/bench_promotion.py FOLDER [--seeds 2] [--device auto]
+usage: python tests/benchmarks/bench_promotion.py FOLDER [--seeds 1] [--device auto]
 
 FOLDER is the run directory of a study that was promoted. Its winner is trained at the length of the full run as it is,
-as promoted, and with each of seven learning rates, half an octave apart, whose other settings follow the promotion's
-rules. A loss is the mean over seeds, none of them the study's own.
+as promoted, and with every pair of a batch and a learning rate that are multiples of the trial's, whose other settings
+follow the promotion's rules. A loss is the mean over seeds, none of them the study's own.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tempfile
 from collections.abc import Mapping
@@ -22,19 +23,26 @@ import tomli_w
 from autotune.core.config_paths import flatten, with_paths
 from autotune.core.promotion_results import Promotion
 from autotune.night.session import Options, Session
-from autotune.promotion import horizon
+from autotune.promotion.horizon import Horizon, Multiples
+from autotune.promotion.run_length import length_rules
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.study_file import load
 
-FACTORS = [2.0 ** (step / 2) for step in range(-5, 2)]
-"""Of the trial's learning rates: from a sixth to one and a half."""
+BATCHES = (1.0, 2.0, 4.0, 8.0, 16.0)
+RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Multiples of the trial's."""
 FIRST_SEED = 900
 PROMOTED, AS_IS = "as promoted", "as it is"
 
 
+def name_of(batch: float, rate: float) -> str:
+    """Return the name of a pair."""
+    return f"{batch:g} {rate:g}"
+
+
 def candidates(record: StudyRecord, promotion: Promotion) -> dict[str, dict[str, Any]]:
-    """Returns the settings of each candidate by its name.
+    """Return the settings of each candidate by its name.
 
     Args:
         record: The study.
@@ -42,18 +50,23 @@ def candidates(record: StudyRecord, promotion: Promotion) -> dict[str, dict[str,
     """
     study = load(record.run.study_file)
     trial, _ = select_trial_to_promote(record)
-    config, rules = with_paths(study.spec.base, trial.params), study.trainer.length_rules
+    config, rules = with_paths(study.spec.base, trial.params), length_rules(study)
+    horizon = Horizon(config, rules, promotion.trial_tokens)
+
     changes = {PROMOTED: promotion.changes, AS_IS: ()}
-    for factor in FACTORS:
-        found = horizon.changes(config, rules, promotion.trial_tokens, promotion.tokens, factor)
-        changes[f"x {factor:.3g}"] = tuple(found)
+    batches = BATCHES if "batch" in rules.values() else (1.0,)
+    for batch, rate in itertools.product(batches, RATES):
+        changes[name_of(batch, rate)] = tuple(horizon.changes(promotion.tokens, Multiples(batch, rate)))
+
     moved = {change.path for each in changes.values() for change in each}
     start = {path: flatten(config)[path] for path in sorted(moved | set(trial.params))}
     return {name: {**start, **{one.path: one.after for one in each}} for name, each in changes.items()}
 
 
-def trained(record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str, Any]], seeds: int, options: Options):
-    """Trains all candidates as the trials of a study and returns their losses by name."""
+def trained(
+    record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str, Any]], seeds: int, options: Options
+) -> dict[str, float | None]:
+    """Train all candidates as the trials of a study and return their losses by name."""
     spec = load(record.run.study_file).spec
     changes = [
         f'name="{spec.name}-sweep"',
@@ -69,49 +82,69 @@ def trained(record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str
     for path in next(iter(settings.values())):
         values = [one[path] for one in settings.values()]
         if min(values) < max(values):  # whatever the study's range is
-            ends = min(0.0, *values), max(*values, flatten(spec.base)[path])
+            ends = min(*values, flatten(spec.base)[path]), max(*values, flatten(spec.base)[path])
             changes.append(f'space."{path}"={{low = {ends[0]}, high = {ends[1]}, log = false, limits = {list(ends)}}}')
+
     study = load(record.run.study_file, changes)
     Session(study, options).work()
     found = read_study(options.out / study.spec.name).trials
-    losses = {}
-    for name, wanted in settings.items():
-        losses[name] = next(trial.loss for trial in found if dict(trial.params) == dict(wanted))
-    return losses
+    return {
+        name: next(trial.loss for trial in found if dict(trial.params) == dict(wanted))
+        for name, wanted in settings.items()
+    }
 
 
-def vertex(losses: Mapping[str, float | None]) -> tuple[float, float]:
-    """Returns the best factor and its loss: of the parabola through the best of the sweep and its two neighbours."""
-    swept = [losses[f"x {factor:.3g}"] for factor in FACTORS]
-    best = min(range(len(FACTORS)), key=lambda index: swept[index] or math.inf)
-    near = slice(max(0, best - 1), best + 2)
-    if len(FACTORS[near]) < 3 or None in swept[near]:
-        return FACTORS[best], float(swept[best] or math.nan)
-    curve = np.polynomial.Polynomial.fit(np.log(FACTORS[near]), swept[near], 2)
-    at = float(curve.deriv().roots()[0])
-    return math.exp(at), float(curve(at))
+def lowest(losses: Mapping[str, float | None]) -> tuple[float, float, float]:
+    """Return batch, learning rate and loss of the lowest point of a bowl through what is within 3 % of the best pair.
+
+    Args:
+        losses: By name; of at least one pair.
+    """
+    swept = {tuple(map(float, name.split())): loss for name, loss in losses.items() if loss and name[0].isdigit()}
+    best = min(swept, key=lambda pair: swept[pair])
+    near = [pair for pair, loss in swept.items() if loss <= 1.03 * swept[best]]
+
+    x, y = np.log(np.array(near)).T
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+    if len(near) < 7:
+        return *best, swept[best]
+    _, a, b, aa, ab, bb = np.linalg.lstsq(terms, np.array([swept[pair] for pair in near]), rcond=None)[0]
+    bowl = np.array([[2 * aa, ab], [ab, 2 * bb]])
+    if np.linalg.eigvalsh(bowl).min() <= 0:
+        return *best, swept[best]
+
+    at = np.linalg.solve(bowl, [-a, -b])
+    seen = np.stack([x, y], axis=1)
+    if (at < seen.min(0)).any() or (at > seen.max(0)).any():
+        return *best, swept[best]
+    return math.exp(at[0]), math.exp(at[1]), swept[best]
 
 
 def main() -> None:
-    """Prints the comparison as a Markdown table."""
+    """Print the comparison as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+
     record = read_study(args.folder)
     promotion = record.attributes.promotion
     settings = candidates(record, promotion)
     with tempfile.TemporaryDirectory() as folder:
         options = Options(out=Path(folder), device=args.device)
         losses = trained(record, promotion.tokens, settings, args.seeds, options)
-    factor, least = vertex(losses)
+
+    batch, rate, least = lowest(losses)
     print(promotion.describe())
-    print(f"{promotion.brackets}\n\n| learning rate | loss | above the best |\n|---|---|---|")
+    print(f"{promotion.brackets}\n\n| batch x, learning rate x | loss | above the best pair |\n|---|---|---|")
     for name, loss in losses.items():
         print(f"| {name} | {loss:.4f} | {loss / least - 1:+.2%} |" if loss else f"| {name} | - | - |")
-    print(f"\nbest x {factor:.3g}, loss {least:.4f}", end="")
-    print(f"; promoted x {promotion.scaling.factor:.3g}" if promotion.scaling else "")
+
+    print(f"\nlowest at batch x {batch:.3g}, learning rate x {rate:.3g}; best pair {least:.4f}", end="")
+    if promotion.scaling:
+        chosen = promotion.batch.factor if promotion.batch else 1.0
+        print(f"; promoted x {chosen:.3g} and x {promotion.scaling.factor:.3g}")
 
 
 if __name__ == "__main__":

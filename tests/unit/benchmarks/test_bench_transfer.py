@@ -45,9 +45,10 @@ def test_outside_of_the_runs_the_nearest_one_counts() -> None:
     assert pair.given_away(lambda *_: (1e-6, 8.0)) == pytest.approx(loss(0.005, 8.0, 16_000) / 2 - 1)
 
 
-def test_the_engine_lowers_the_rate_by_its_power_of_the_length_alone() -> None:
+def test_the_engine_raises_the_batch_and_the_rate_with_it() -> None:
     rate, batch = by_engine((0.01, 8.0), 1_000, 16_000)
-    assert rate == pytest.approx(0.01 * 16**-0.32, rel=0.01) and batch == 8.0
+    assert batch == pytest.approx(8 * 16**0.55, rel=0.01)
+    assert rate == pytest.approx(0.01 * (16**0.55) ** 0.7 * 16**-0.25, rel=0.01)
 
 
 def test_the_best_powers_are_those_of_the_valley() -> None:
