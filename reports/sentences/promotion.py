@@ -37,12 +37,12 @@ def _on_the_batch(promotion: Promotion) -> list[str]:
     if promotion.has_least_batch:
         said.append(
             "The smallest batch that was searched won, so a still smaller one may be better for trials: let the search "
-            "try smaller ones next time. For the long run it is therefore raised with care."
+            "try smaller ones next time. The long run's batch is chosen with that in mind."
         )
     if promotion.batch_worth is None:
         return said
     if batch.factor < 1:
-        return [*said, f"A shorter run has a smaller best batch, so it is multiplied by {number(batch.factor, 2)}."]
+        return [*said, f"The batch is multiplied by {number(batch.factor, 2)} ({_interval(batch)})."]
 
     flat, steep = (f"{100 * share:.2g}" for share in promotion.batch_worth)
     return [

@@ -60,7 +60,7 @@ def test_words_say_what_changes_by_what_evidence() -> None:
     least = " ".join(promotion.sentences(replace(FOUND, has_least_batch=True, batch_worth=None)))
     assert least.startswith("The smallest batch that was searched won") and "a batch of text" not in least
     shorter = promotion.sentences(replace(FOUND, batch=Scaling(0.5, 0.2, 0.9, 0.5, 0.1)))
-    assert shorter[0] == "A shorter run has a smaller best batch, so it is multiplied by 0.50."
+    assert shorter[0] == "The batch is multiplied by 0.50 (95 % interval 0.20 to 0.90)."
     as_is = promotion.sentences(Promotion(3, 1_000, 9_000, None, note="as requested"))
     assert as_is == ["The long run takes the settings of trial 3 as they are (as requested)."]
 
