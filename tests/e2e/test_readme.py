@@ -19,7 +19,7 @@ AUTOTUNE = Path(sys.executable).with_name("autotune")
 SMALL = [
     "--trials=5",
     "--set=budget.tokens=16384",
-    "--set=finals={finalists=2,select_seeds=1,prove_seeds=2,max_seeds=2}",
+    "--set=finals={finalists=2,select_seeds=1,prove_seeds=2,max_seeds=2,attribute_seeds=0}",
     "--set=promote.tokens=32768",
     "--set=base.data.eval_tokens=4096",
     "--set=pruner={name='median',n_startup_trials=2,warmup_frac=0.3}",
