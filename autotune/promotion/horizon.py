@@ -33,8 +33,8 @@ _RATE_REPEATED = Law(-0.3, 0.35, 0.4)
 """The same for learning rates; from 1 to 8 million tokens of prose, read eight times, it was -0.67."""
 _LEAST_OWN, _LEAST_OWN_SD = -1.0, 0.8
 """Distance from a winner's batch to the best one of the trial's length where it is the smallest that was searched, as a
-natural logarithm: mean and standard deviation. In two studies whose smallest batch won, the best one was about an eighth
-and two thirds of it (tests/benchmarks/RESULTS.md)."""
+natural logarithm: mean and standard deviation. In two studies whose smallest batch won, the best one was about an
+eighth and two thirds of it (tests/benchmarks/RESULTS.md)."""
 _FOLLOWING = 0.7
 """Power of the batch by which the best learning rate follows it. On the same published runs it takes the best rate of a
 batch that stays to the best one beside the best batch. Between neighbouring batches of one length it is 0.4 there, and
