@@ -28,7 +28,7 @@ from model.data.errors import CorpusError
 
 Mount = Callable[[str], Path]
 NO_SPACE = "no space left on the disk"
-FULL_TOKENS = 800_000
+FULL_TOKENS = 1_600_000
 PHASES = {
     "search": "trials/0002",
     "noise": "finals/0001",
@@ -218,7 +218,7 @@ def test_full_disk_while_a_checkpoint_of_the_full_run_is_written(folder: StudyFo
     assert again.end() == 0, again.text
     full = folder.record("disk").attributes.full_run
     assert (full.status, full.tokens_seen) == ("finished", FULL_TOKENS)
-    assert (folder.log / "begun_at.txt").read_text().split() == ["0", "320000"]
+    assert (folder.log / "begun_at.txt").read_text().split() == ["0", str(2 * FULL_TOKENS // 5)]
 
 
 @pytest.mark.usefixtures("one_thread")
