@@ -27,7 +27,7 @@ et al. 2024, arXiv 2409.19913, publish -0.32. From 1 to 16 million tokens of pro
 power below. Among the best 16 of 320 settings of tests/benchmarks/overnight_h100.json the spread is 0.45 for Muon's
 learning rate and 0.57 for AdamW's."""
 _BATCH_REPEATED = Law(0.3, 0.3, 0.4)
-"""The same where the run reads its text more than once: overfitting moves the best settings as well, and by how much
+"""The same where the run reads its text many times: overfitting moves the best settings as well, and by how much
 depends on the text, so that the prior is wide; its mean is half of what it is for text that is read once."""
 _RATE_REPEATED = Law(-0.3, 0.35, 0.4)
 """The same for learning rates; from 1 to 8 million tokens of prose, read eight times, it was -0.67."""
@@ -74,7 +74,7 @@ class Horizon:
         config: The trial's nested config.
         rules: Which settings depend on the length, by dotted path; at most one of them is the batch.
         trial_tokens: Length of the trial.
-        repeats: Whether the full run reads its text more than once.
+        repeats: Whether the full run reads its text so often that overfitting counts.
         has_least_batch: Whether the trial's batch is the smallest that was searched, so that the best may be smaller.
         most_batch: Highest multiple of the trial's batch that fits into memory.
     """

@@ -57,7 +57,7 @@ class Check:
 
     Args:
         num_settings: How many kinds of settings they move, one after the other: learning rates, and the batch.
-        repeats: Whether the full run reads its text more than once.
+        repeats: Whether the full run reads its text so often that overfitting counts.
     """
 
     num_settings: int

@@ -135,8 +135,8 @@ class PromoteSpec(_Table):
     Args:
         tokens: Its training tokens; 0 means 8 times a trial's.
         automatic: Whether `autotune run` goes on into it when the finals are done.
-        bracket: Whether other learning rates are tried at two lengths before a run of 8 times a trial's length or more,
-            if there is time.
+        bracket: Whether other batches and learning rates are tried at two lengths before the run, where that is worth
+            its time and there is time.
         num_evals: Evaluations of it, if the trainer has `data.num_evals`; 0 means as dense as the trials', 100 at most.
     """
 
