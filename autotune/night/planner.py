@@ -20,7 +20,7 @@ from autotune.night import capacity
 from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
 from autotune.promotion.early_end import EXPORT_S
-from autotune.promotion.repetition import repeats, repetition
+from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import Check, full_tokens
 from autotune.search.dimension import Value
 from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
@@ -104,7 +104,7 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     trial_s = spec.budget.seeds * training_s
     tokens = full_tokens(spec)
-    check = Check.of(study, repeats(probe.facts.get("train_tokens", 0), tokens))
+    check = Check.of(study, probe.facts.get("train_tokens", 0), tokens)
     run_s = check.full_run_s(spec, probe.seconds_for, slots)
     full_s = run_s + EXPORT_S if run_s else 0.0
     allotment = allot(spec, seconds_left, training_s, slots, later_s=MARGIN * run_s + (full_s - run_s) + REPORT_S)

@@ -15,7 +15,7 @@ from autotune.promotion.best_config import BestConfig, best_config_of
 from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.full_run import FullRun
-from autotune.promotion.repetition import repeats, repetition
+from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import Check, full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.database import exclusive
@@ -77,7 +77,7 @@ class PromotionStep:
         equal_seconds = self.queues.equal_seconds
         slowest = 1.0 if equal_seconds is None else equal_seconds.slowest
         usual_seconds = self.night.loop.pace.usual_seconds
-        check = Check.of(self.night.study, repeats(self._train_tokens, full_tokens(self.night.spec)))
+        check = Check.of(self.night.study, self._train_tokens, full_tokens(self.night.spec))
         run_s = check.full_run_s(self.night.spec, usual_seconds, len(self.night.slots))
         return MARGIN * slowest * run_s + EXPORT_S
 

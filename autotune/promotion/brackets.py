@@ -161,7 +161,7 @@ class BracketRunner:
 
     def _check(self, tokens: int) -> Check:
         """Return which brackets precede a run of so many tokens."""
-        return Check.of(self.study, repeats(self.train_tokens, tokens))
+        return Check.of(self.study, self.train_tokens, tokens)
 
     def _horizon(self, trial: TrialRecord, tokens: int, most_batch: float = math.inf) -> Horizon:
         """Return how the settings of a trial move on the way to a run of so many tokens."""

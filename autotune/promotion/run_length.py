@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.config_paths import flatten
+from autotune.promotion.repetition import repeats
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 from autotune.study.trainer_interface import Rule
@@ -64,11 +65,16 @@ class Check:
     repeats: bool
 
     @classmethod
-    def of(cls, study: Study, repeats: bool) -> Check:
-        """Return that of a study."""
-        if not study.spec.promote.bracket:
-            return cls(0, repeats)
-        return cls(len({"learning_rate", "batch"} & set(length_rules(study).values())), repeats)
+    def of(cls, study: Study, train_tokens: int, tokens: int) -> Check:
+        """Return that of a study.
+
+        Args:
+            study: The study.
+            train_tokens: Tokens of the whole training text; 0 if that is not known.
+            tokens: Length of the run.
+        """
+        num_settings = len({"learning_rate", "batch"} & set(length_rules(study).values()))
+        return cls(num_settings if study.spec.promote.bracket else 0, repeats(train_tokens, tokens))
 
     @property
     def trainings(self) -> int:

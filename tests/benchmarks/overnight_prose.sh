@@ -4,8 +4,8 @@
 #          (of it, 64 rows at an eighth of the length are overnight_h100_eighth.json, and 16 on an eighth of the text, which
 #          they read as often as the rows of 8 times the length do theirs, are overnight_h100_cut.json)
 #   rows:  16 of that table's rows, evenly spread over its ranks, at 8 and 4 times the length
-#   once, often: a study whose winner is promoted to 8 times a trial's length, and 7 learning rates at that length: the run
-#          reads its text once, or 8 times what is an eighth of it
+#   once, often: a study whose winner is promoted to 8 times a trial's length, and pairs of a batch and a learning rate at
+#          that length: the run reads its text once, or 8 times what is an eighth of it
 #   live:  a whole study whose default is the seed's hand-tuned configuration, in our trainer: 100 trials at most, finals
 #          on 5 pairs or more, attribution
 # Each goes on where it was left.
@@ -21,11 +21,14 @@ prose() {
     --set "base.data={path = \"$train\", val_path = \"$val\", vocab_size = 50304, eos_id = 50256}" \
     --set 'base.data={bytes_per_token = 4.05, eval_tokens = 102400}' "$@"
 }
+# The study searched 1 to 4 times 24 sequences a step when the tables were recorded.
+recorded=(--set base.system.micro_batch_size=24 --set base.optim.grad_accum_steps=1
+  --set 'space."optim.grad_accum_steps"={low = 1, high = 4, log = true}')
 case $what in
-table) prose record --evaluations 20 --trials 320 ;;
+table) prose record --evaluations 20 --trials 320 "${recorded[@]}" ;;
 rows)
   for tokens in 49152000 24576000; do
-    prose record --evaluations 20 --rows "$here/overnight_h100.json" --trials 16 --tokens $tokens
+    prose record --evaluations 20 --rows "$here/overnight_h100.json" --trials 16 --tokens $tokens "${recorded[@]}"
   done
   ;;
 once | often)
@@ -41,7 +44,7 @@ once | often)
   ;;
 live)
   # Its learning rate is Muon's and a tenth of it AdamW's; 5 % warm-up, cosine to 5 %, 16 experts, dropout 0.05.
-  prose run --set 'name="overnight-live"' --set 'budget={trials = 100, ends_early = false}' \
+  prose run "${recorded[@]}" --set 'name="overnight-live"' --set 'budget={trials = 100, ends_early = false}' \
     --set 'base.optim={muon_lr = 0.065, adamw_lr = 0.0065, grad_accum_steps = 2, warmup_frac = 0.05}' \
     --set 'base.optim={schedule = "cosine", final_lr_frac = 0.05}' \
     --set 'base.model={num_experts = 16, dropout = 0.05}' \

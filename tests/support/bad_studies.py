@@ -156,6 +156,10 @@ MODULES = {
     ),
     "rules_of_lists": ("length_rules = {'lr': ['learning_rate']}\n" + _TRAIN % "dict", "length_rules"),
     "rules_of_numbers": ("length_rules = {3: 'learning_rate'}\n" + _TRAIN % "dict", "length_rules"),
+    "rules_of_two_batches": (
+        "length_rules = {'lr': 'batch', 'seed': 'batch'}\n" + _TRAIN % "dict",
+        'call lr and seed a "batch"; name one of them',
+    ),
     "untrained_number": ("untrained_settings = 3\n" + _TRAIN % "dict", "untrained_settings"),
     "untrained_numbers": ("untrained_settings = [1, 2]\n" + _TRAIN % "dict", "untrained_settings"),
     "config_is_a_list": (_TRAIN % "list", "base: must be a valid list"),

@@ -62,10 +62,10 @@ def test_an_automatic_run_is_planned_with_what_precedes_it(tmp_path: Path) -> No
 
 def test_the_batch_moves_only_where_it_was_searched(tmp_path: Path) -> None:
     kept = make_study(tmp_path, 'trainer="batch_fake_trainer:train"')
-    assert length_rules(kept) == {"lr": "learning_rate"} and Check.of(kept, repeats=True) == RATES
+    assert length_rules(kept) == {"lr": "learning_rate"} and Check.of(kept, 1, 100) == RATES
     searched = make_study(tmp_path, 'trainer="batch_fake_trainer:train"', "space.batch={low = 1, high = 8}")
     assert length_rules(searched) == {"lr": "learning_rate", "batch": "batch"}
-    assert Check.of(searched, repeats=True) == BOTH
+    assert Check.of(searched, 1, 100) == BOTH
 
 
 def test_a_trial_knows_whether_its_batch_is_the_smallest(tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_a_trial_knows_whether_its_batch_is_the_smallest(tmp_path: Path) -> None
 
 def test_a_study_may_leave_them_out(tmp_path: Path) -> None:
     off = make_study(tmp_path, 'trainer="length_fake_trainer:train"', "promote.bracket=false")
-    assert Check.of(off, repeats=True).lengths(1_000, 10**6) == ()
+    assert Check.of(off, 1, 100).lengths(1_000, 10**6) == ()
 
 
 def test_a_trainer_whose_warm_up_alone_moves_has_none(tmp_path: Path) -> None:
     study = make_study(tmp_path, 'trainer="fake_trainer:train"')
-    assert Check.of(study, repeats=True) == Check(0, repeats=True)
+    assert Check.of(study, 1, 100) == Check(0, repeats=True)
 
 
 def test_the_full_run_is_eight_trials_long_unless_the_study_says(tmp_path: Path) -> None:
