@@ -15,14 +15,14 @@ from autotune.study.trainer_interface import Rule
 
 AS_IS_SUFFIX = "-as-is"
 """Ending of the folder of a full run whose settings are copied from the trial unchanged."""
+_DEFAULT_FULL_FACTOR = 8
+"""Length of a full run, in lengths of a trial, where the study file names none."""
 _MOST_SHARE = 0.5
 """Most that brackets may cost where text is read once, in costs of the run. There the laws give 0.1 to 0.3 % of the
 loss away, and a run that is half as long again gains more than that."""
-_MOST_SHARE_REPEATED = 1.6
-"""The same where text repeats. There a longer run gains little, and the trial's own learning rate cost 6.8 % at eight
-times its length (tests/benchmarks/RESULTS.md)."""
-_DEFAULT_FULL_FACTOR = 8
-"""Length of a full run, in lengths of a trial, where the study file names none."""
+_LEAST_FACTOR_REPEATED = _DEFAULT_FULL_FACTOR
+"""Length from which a run of text that repeats has brackets, in lengths of a trial. There a longer run gains little,
+and the trial's own learning rate cost 6.8 % at eight times its length (tests/benchmarks/RESULTS.md)."""
 
 
 def full_tokens(spec: StudySpec) -> int:
@@ -92,8 +92,11 @@ class Check:
             Two lengths in tokens; none where they would cost more than they are worth.
         """
         lengths = (trial_tokens, round(math.sqrt(trial_tokens * tokens)))
-        most_share = _MOST_SHARE_REPEATED if self.repeats else _MOST_SHARE
-        is_worth_it = self.trainings * sum(lengths) <= most_share * tokens
+        is_worth_it = (
+            tokens >= _LEAST_FACTOR_REPEATED * trial_tokens
+            if self.repeats
+            else self.trainings * sum(lengths) <= _MOST_SHARE * tokens
+        )
         return lengths if self.num_settings and is_worth_it else ()
 
     def longest(self, trial_tokens: int, tokens: int) -> int:

@@ -25,16 +25,16 @@ def test_brackets_lie_at_the_trials_length_and_half_way_to_the_run() -> None:
 
 
 def test_they_cost_no_more_than_they_are_worth() -> None:
-    """Of 16 trials' length: 5 trainings of 1 and of 4 are 25 trials; of 121 lengths, 5 of 1 and of 11 are 60."""
-    assert BOTH.lengths(1_000, 16_000) and not BOTH.lengths(1_000, 15_000)
+    """Of 121 trials, 5 trainings of 1 and of 11 are 60. Where the text repeats, runs of 8 trials or more have them."""
+    assert BOTH.lengths(1_000, 8_000) and not BOTH.lengths(1_000, 7_999)
     once = Check(2, repeats=False)
     assert once.lengths(1_000, 121_000) and not once.lengths(1_000, 100_000)
-    assert not RATES.lengths(1_000, 6_000)
+    assert RATES.lengths(1_000, 8_000) and not RATES.lengths(1_000, 7_999)
 
 
 def test_the_longest_run_leaves_time_for_its_brackets() -> None:
     assert RATES.longest(1_000, 9_000 + 3 * 3_000 + 3 * 1_000) == pytest.approx(9_000, abs=1)
-    assert RATES.longest(1_000, 13_000) == 13_000  # with brackets no more than 5 trials' length would be left
+    assert RATES.longest(1_000, 13_000) == 13_000  # with brackets no more than 4 trials' length would be left
     assert RATES.longest(1_000, 500) == 500
     assert Check(2, repeats=False).longest(1_000, 41_000) == 41_000
 
