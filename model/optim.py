@@ -146,8 +146,9 @@ class MuonAdamW:
     def configure(self, config: OptimConfig) -> None:
         """Set momentum and weight decay, and clear all state."""
         self.scalars["muon_momentum"].fill_(config.muon_momentum)
-        self.scalars["weight_decay"].fill_(config.weight_decay)
-        self.decays = config.weight_decay > 0
+        weight_decay = config.decay_for()
+        self.scalars["weight_decay"].fill_(weight_decay)
+        self.decays = weight_decay > 0
         for tensor in self.state_tensors().values():
             tensor.zero_()
 

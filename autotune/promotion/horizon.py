@@ -176,6 +176,9 @@ class Horizon:
         values = flatten(self.config)
         length_changes = []
         for path, rule in self.rules.items():
+            if isinstance(values[path], str):
+                continue  # such as "auto": the trainer finds a value for each run
+
             before = float(values[path])
             after, why = self._changed(rule, before, tokens, multiples)
 

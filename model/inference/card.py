@@ -46,7 +46,7 @@ def _results(
     """Return how a model was trained and how well it did, as JSON values; arguments as `write` takes them."""
     evaluation = Evaluation(point["val_loss"], point["val_accuracy"], facts["val_tokens"])
     size_and_data = ("num_params", "num_active_params", "vocab_size", "data_hash", "train_tokens", "epochs")
-    course = ("optimizer_steps", "tokens_per_step", "device", "dtype")
+    course = ("optimizer_steps", "tokens_per_step", "weight_decay", "device", "dtype")
 
     return {
         "evaluation": {
@@ -174,7 +174,7 @@ def _how_trained(config: TrainConfig, training: Mapping[str, Any]) -> str:
 | peak learning rates | Muon {optim.muon_lr:g}, AdamW {optim.adamw_lr:g} |
 | schedule | {optim.schedule}, warm-up {optim.warmup_frac:.0%}, decay {optim.decay_frac:.0%} of the tokens |
 | batch | {training["tokens_per_step"]:,} tokens; {training["optimizer_steps"]:,} optimizer steps |
-| dropout, weight decay, gradient clip | {config.model.dropout:g}, {optim.weight_decay:g}, {optim.grad_clip:g} |
+| dropout, weight decay, gradient clip | {config.model.dropout:g}, {training["weight_decay"]:g}, {optim.grad_clip:g} |
 | seed | {config.seed} |
 | trained on | {training["device"]}, in {training["dtype"]} |
 

@@ -92,7 +92,7 @@ class Learner:
             config.system.model_dump_json(exclude={"micro_batch_size", "max_pass_sequences"}),
         ]
         # Whether there is any of these decides which operations are recorded.
-        switches = (config.model.dropout > 0, config.optim.weight_decay > 0, config.optim.grad_clip > 0)
+        switches = (config.model.dropout > 0, config.optim.decay_for() > 0, config.optim.grad_clip > 0)
         return str((*parts, switches, config.pass_sequences, vocab_size, device, dtype))
 
     def start(self, config: TrainConfig) -> None:

@@ -62,6 +62,11 @@ class TrainingRun:
 
         order_seed = stream_seed(config.seed, "order")
         self.batches = Batches(corpus.train_ids, seq_len, order_seed, device, config.data.train_tokens)
+        self.epoch_tokens = self.batches.num_windows * seq_len
+        decay = config.optim.decay_for(budget_tokens / self.epoch_tokens)
+        optim = config.optim.model_copy(update={"weight_decay": decay})
+        self.config = config = config.model_copy(update={"optim": optim})
+
         self.learner = learner_cache.get_or_build(config, corpus.vocab_size, device, self.dtype)
         self.schedule = Schedule(config.optim, budget_tokens, budget_tokens)
         self.grid = EvaluationGrid(budget_tokens, config.data.num_evals, seq_len, self.asked.pass_sequences)
@@ -244,13 +249,13 @@ class TrainingRun:
         """Return what is known of the run at its end, under the names that the engine stores."""
         config = self.config
         seq_len = config.model.seq_len
-        epoch_tokens = self.batches.num_windows * seq_len
         progress = {
             "stopped": stopped,
             "end_tokens": self.schedule.end_tokens,
-            "train_tokens": epoch_tokens if config.data.train_tokens else len(self.corpus.train_ids),
+            "train_tokens": self.epoch_tokens if config.data.train_tokens else len(self.corpus.train_ids),
             "val_tokens": len(self.eval_starts) * seq_len,
-            "epochs": self.sequences * seq_len / epoch_tokens,
+            "epochs": self.sequences * seq_len / self.epoch_tokens,
+            "weight_decay": config.optim.weight_decay,
             "optimizer_steps": self.optimizer_steps,
             "micro_steps": math.ceil(self.sequences / config.system.micro_batch_size),
             "bytes_per_token": self.bytes_per_token,

@@ -1,6 +1,7 @@
 """Are the batch and the learning rate that a promotion chooses the best ones of the longer run?
 
-usage: python tests/benchmarks/bench_promotion.py FOLDER [--seeds 1] [--device auto]
+usage: python tests/benchmarks/bench_promotion.py FOLDER [--seeds 1] [--device auto] [--batches 1 2 4 8 16]
+       [--rates 0.25 0.5 1 2 4]
 
 FOLDER is the run directory of a study that was promoted. Its winner is trained at the length of the full run as it is,
 as promoted, and with every pair of a batch and a learning rate that are multiples of the trial's, whose other settings
@@ -13,7 +14,7 @@ import argparse
 import itertools
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,16 @@ def name_of(batch: float, rate: float) -> str:
     return f"{batch:g} {rate:g}"
 
 
-def candidates(record: StudyRecord, promotion: Promotion) -> dict[str, dict[str, Any]]:
+def candidates(
+    record: StudyRecord, promotion: Promotion, batches: Sequence[float], rates: Sequence[float]
+) -> dict[str, dict[str, Any]]:
     """Return the settings of each candidate by its name.
 
     Args:
         record: The study.
         promotion: What it made of its winner.
+        batches: What the trial's batch is multiplied by.
+        rates: What its learning rates are multiplied by.
     """
     study = load(record.run.study_file)
     trial, _ = select_trial_to_promote(record)
@@ -54,8 +59,9 @@ def candidates(record: StudyRecord, promotion: Promotion) -> dict[str, dict[str,
     horizon = Horizon(config, rules, promotion.trial_tokens)
 
     changes = {PROMOTED: promotion.changes, AS_IS: ()}
-    batches = BATCHES if "batch" in rules.values() else (1.0,)
-    for batch, rate in itertools.product(batches, RATES):
+    if "batch" not in rules.values():
+        batches = (1.0,)
+    for batch, rate in itertools.product(batches, rates):
         changes[name_of(batch, rate)] = tuple(horizon.changes(promotion.tokens, Multiples(batch, rate)))
 
     moved = {change.path for each in changes.values() for change in each}
@@ -126,11 +132,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--batches", type=float, nargs="+", default=BATCHES)
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     args = parser.parse_args()
 
     record = read_study(args.folder)
     promotion = record.attributes.promotion
-    settings = candidates(record, promotion)
+    settings = candidates(record, promotion, args.batches, args.rates)
     with tempfile.TemporaryDirectory() as folder:
         options = Options(out=Path(folder), device=args.device)
         losses = trained(record, promotion.tokens, settings, args.seeds, options)

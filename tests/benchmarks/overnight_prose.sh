@@ -21,9 +21,12 @@ prose() {
     --set "base.data={path = \"$train\", val_path = \"$val\", vocab_size = 50304, eos_id = 50256}" \
     --set 'base.data={bytes_per_token = 4.05, eval_tokens = 102400}' "$@"
 }
-# The study searched 1 to 4 times 24 sequences a step when the tables were recorded.
-recorded=(--set base.system.micro_batch_size=24 --set base.optim.grad_accum_steps=1
-  --set 'space."optim.grad_accum_steps"={low = 1, high = 4, log = true}')
+# The default settings and ranges when the tables were recorded.
+recorded=(--set base.system.micro_batch_size=24
+  --set 'base.model={num_heads = 8, num_kv_heads = 4, init_std = 0.02}'
+  --set 'base.optim={muon_lr = 0.02, adamw_lr = 0.003, muon_momentum = 0.95, weight_decay = 0.0, grad_accum_steps = 1}'
+  --set 'space."optim.grad_accum_steps"={low = 1, high = 4, log = true}'
+  --set 'space."optim.adamw_lr"={low = 0.0005, high = 0.02, log = true, limits = [0.0001, 0.1]}')
 case $what in
 table) prose record --evaluations 20 --trials 320 "${recorded[@]}" ;;
 rows)

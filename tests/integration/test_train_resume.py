@@ -90,7 +90,7 @@ def test_time_triggers_checkpoints(speeches, tmp_path):
 
 def test_another_config_or_budget_starts_anew(speeches, tmp_path):
     run(resumable(speeches, tmp_path), BUDGET_TOKENS, stop_after=4)
-    for sections, budget_tokens in (({"optim": {"muon_lr": 0.01}}, BUDGET_TOKENS), ({}, BUDGET_TOKENS + 128)):
+    for sections, budget_tokens in (({"optim": {"muon_lr": 0.005}}, BUDGET_TOKENS), ({}, BUDGET_TOKENS + 128)):
         points, facts = run(resumable(speeches, tmp_path, **sections), budget_tokens, stop_after=1)
         assert facts["micro_steps"] < 10
         assert len(points) == 1

@@ -63,7 +63,7 @@ def test_every_learning_rate_of_a_run(speeches, monkeypatch):
     points, facts = run(small_config(speeches, optim=optim), 10 * 128)
     # Optimizer steps end at 0.3, 0.6, 0.9 and 1.0 of the budget; decay begins at 0.5.
     assert updates == [(3, 0.75), (3, 0.82), (3, 0.28), (1, 0.1)]
-    assert points[-1]["muon_lr"] == pytest.approx(0.02 * 0.1)
+    assert points[-1]["muon_lr"] == pytest.approx(0.01 * 0.1)
     assert facts["optimizer_steps"] == 4
     assert facts["micro_steps"] == 10
 
@@ -71,7 +71,7 @@ def test_every_learning_rate_of_a_run(speeches, monkeypatch):
 def test_a_budget_that_is_no_multiple_of_a_micro_step_still_ends_at_the_floor(speeches):
     points, facts = run(small_config(speeches, optim={"final_lr_frac": 0.25}), 1000)
     assert facts["micro_steps"] == 8  # 1024 tokens
-    assert points[-1]["muon_lr"] == pytest.approx(0.02 * 0.25)
+    assert points[-1]["muon_lr"] == pytest.approx(0.01 * 0.25)
     assert points[-1]["tokens_seen"] == 1000
 
 
@@ -173,6 +173,19 @@ def test_epochs_are_counted(speeches):
     assert facts["train_tokens"] == 980
     assert facts["epochs"] == pytest.approx(94 / 30)  # 94 sequences hold 3,000 tokens
     assert points[-1]["train_loss"] < points[0]["train_loss"]
+
+
+def test_weight_decay_follows_how_often_the_text_is_read(speeches):
+    def last_loss(**sections):
+        points, facts = run(small_config(speeches, **sections), 4 * 512)
+        return facts["epochs"], facts["weight_decay"], points[-1]["val_loss"]
+
+    data = {"train_tokens": 512}
+    epochs, decay, loss = last_loss(data=data)
+    assert (epochs, decay) == (4.0, pytest.approx(0.45))
+    assert last_loss(data=data, optim={"weight_decay": decay}) == (epochs, decay, loss)
+    assert last_loss(data=data, optim={"weight_decay": 0.0})[2] != loss
+    assert last_loss()[1] == 0.0
 
 
 def test_outputs_are_the_model_that_was_evaluated(speeches, tmp_path):

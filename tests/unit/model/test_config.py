@@ -11,7 +11,7 @@ from model.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     ("section", "fields", "words"),
     [
         (ModelConfig, {"d_model": 100, "num_heads": 8}, "num_heads = 8 does not divide d_model = 100"),
-        (ModelConfig, {"num_kv_heads": 3}, "num_kv_heads = 3 does not divide num_heads = 8"),
+        (ModelConfig, {"num_kv_heads": 2}, "num_kv_heads = 2 does not divide num_heads = 3"),
         (ModelConfig, {"d_model": 24, "num_heads": 8, "num_kv_heads": 4}, "= 3 is odd"),
         (ModelConfig, {"top_k": 9}, "top_k = 9 exceeds num_experts = 8"),
         (ModelConfig, {"d_ff": 100}, "use 104"),
@@ -43,6 +43,15 @@ def test_survives_json_and_is_frozen():
 
 def test_integers_pass_for_floats_as_toml_writes_them():
     assert OptimConfig.model_validate({"grad_clip": 1}).grad_clip == 1.0
+
+
+def test_weight_decay_is_none_for_text_that_is_read_once_and_grows_as_it_repeats():
+    """0.03 x (epochs^2 - 1): of 3 epochs 0.24, of 6 1.05."""
+    assert [OptimConfig().decay_for(epochs) for epochs in (0.1, 1.0, 3.0, 6.0)] == pytest.approx([0.0, 0.0, 0.24, 1.05])
+    assert OptimConfig().decay_for() == 0.0
+    assert OptimConfig(weight_decay=0.5).decay_for(1.0) == OptimConfig(weight_decay=0.5).decay_for(6.0) == 0.5
+    with pytest.raises(ValidationError, match="auto"):
+        OptimConfig(weight_decay="some")
 
 
 def test_warmup_and_decay_may_fill_the_budget():

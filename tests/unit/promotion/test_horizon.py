@@ -168,6 +168,10 @@ def test_no_weight_decay_stays_none() -> None:
     assert Horizon({"wd": 0.0}, {"wd": "weight_decay"}, 1_000).changes(8_000, Multiples(1.0, 0.5)) == []
 
 
+def test_a_weight_decay_that_the_trainer_finds_for_each_run_is_left_to_it() -> None:
+    assert Horizon({"wd": "auto"}, {"wd": "weight_decay"}, 1_000).changes(8_000, Multiples(1.0, 0.5)) == []
+
+
 def test_a_learning_rate_of_a_whole_number_stays_a_fraction() -> None:
     (change,) = Horizon({"lr": 1}, RATE, 1_000).changes(8_000, Multiples(1.0, 0.5))
     assert change.after == 0.5

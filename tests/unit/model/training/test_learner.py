@@ -90,7 +90,7 @@ def test_an_update_needs_something_accumulated():
 def test_clipping_bounds_the_norm_the_optimizers_see(grad_clip, monkeypatch):
     one = learner(optim={"grad_clip": grad_clip})
     one.accumulate(*micro_batches(1)[0])
-    raw = torch.cat([grad.flatten() for grad in one.weights.grads.values()]).norm().item()
+    raw = torch.cat([grad.double().flatten() for grad in one.weights.grads.values()]).norm().item()
     seen = []
     monkeypatch.setattr(one.optimizer, "update", lambda factor, keep: seen.append(factor.item() * raw))
     one.update(1.0)
