@@ -215,7 +215,6 @@ def promote(
     """
     from autotune.cli.notify import check_webhook
     from autotune.night.session import Session
-    from autotune.promotion.run_length import full_tokens
 
     check_webhook(webhook)
 
@@ -227,9 +226,6 @@ def promote(
     # The hours of the study file are the night's; a full run has its own.
     root = folder_to_run(study, out, loaded)
     session = Session(loaded, make_options(loaded, out, device, emulate, deadline_of(None, hours, until)), root)
-
-    if tokens is None and hours is None and until is None:
-        tokens = full_tokens(loaded.spec)
 
     def agree(cost: str) -> bool:
         say(cost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,11 +15,12 @@ from autotune.engine.cost_model import CostModel
 from autotune.engine.deadline import MARGIN, REPORT_S, Deadline
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
-from autotune.finals.allotment import allot
+from autotune.finals.allotment import FEW_TRIALS, allot
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
 from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
+from autotune.night.search_share import search_seconds
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import Check, full_tokens
@@ -103,9 +105,10 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     spec = study.spec
     training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     trial_s = spec.budget.seeds * training_s
-    tokens = full_tokens(spec)
+    run_tokens = _rest_of_the_night(study, probe, slots, seconds_left)
+    tokens = run_tokens or full_tokens(spec)
     check = Check.of(study, probe.facts.get("train_tokens", 0), tokens)
-    run_s = check.full_run_s(spec, probe.seconds_for, slots)
+    run_s = check.full_run_s(spec, tokens, probe.seconds_for, slots)
     full_s = run_s + EXPORT_S if run_s else 0.0
     allotment = allot(spec, seconds_left, training_s, slots, later_s=MARGIN * run_s + (full_s - run_s) + REPORT_S)
     reserve_s = allotment.finals_s + full_s + REPORT_S
@@ -137,6 +140,7 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
         energy_kwh=profile.power_limit_w * slots * total_s / _JOULES_PER_KWH,
+        run_tokens=run_tokens,
         epochs=matched_epochs(spec, study.trainer, probe.facts, tokens),
         disk_bytes=_STUDY_BYTES + trainings * probe.evaluations * _EVALUATION_BYTES,
         final_runs=allotment.final_runs,
@@ -144,6 +148,32 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         cuts=allotment.describe_cuts(),
         refusal=allotment.refusal() if allotment.is_too_short else "",
     )
+
+
+def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: float) -> int:
+    """Return the tokens of an automatic full run that takes what a search that is worth its time leaves of the night.
+
+    Returns:
+        0 if the study file names them, without a deadline, or if less than a trial's length is left.
+    """
+    spec = study.spec
+    if not spec.promote.automatic or spec.promote.tokens or math.isinf(seconds_left):
+        return 0
+
+    length = spec.budget.tokens
+    training_s = max(probe.seconds_for(length), 1e-6)
+    trial_s = spec.budget.seeds * training_s / slots
+    final_runs = spec.finals.runs + spec.attributing_runs()
+    seconds = seconds_left - MARGIN * final_runs * training_s / slots - EXPORT_S - REPORT_S
+
+    searched_s = max(MARGIN * FEW_TRIALS * trial_s, search_seconds(max(0.0, seconds), trial_s))
+    run_s = (seconds - searched_s) / MARGIN
+
+    # Evaluations take as long in a longer run.
+    as_much_again_s = max(probe.seconds_for(2 * length) - training_s, 1e-6)
+    fit = int(length * (1 + (run_s - training_s) / as_much_again_s))
+    run = Check.of(study, probe.facts.get("train_tokens", 0), fit).longest(length, fit)
+    return run if run >= length else 0
 
 
 @dataclass(frozen=True)
@@ -185,7 +215,7 @@ class Survey:
         if not train_tokens:
             return ""
 
-        tokens = full_tokens(spec)
+        tokens = full_tokens(spec, self.plan)
         trial_epochs = self.plan.epochs or spec.budget.tokens / train_tokens
         repeats = repetition(train_tokens, tokens, trial_epochs)
         return f"full run of {tokens:,} tokens: {repeats}" if repeats else ""
@@ -268,7 +298,8 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         attributing = f" and up to {runs} to tell which change gave what" if runs else ""
         parts.append(f"{plan.final_runs} final runs{attributing}")
     if plan.full_s:
-        parts.append(f"a full run of {full_tokens(spec):,} tokens")
+        rest = " in the time that the search leaves" if plan.run_tokens else ""
+        parts.append(f"a full run of {full_tokens(spec, plan):,} tokens{rest}")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
 
     if plan.energy_kwh:

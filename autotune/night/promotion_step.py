@@ -74,11 +74,17 @@ class PromotionStep:
         if not self.night.spec.promote.automatic:
             return 0.0
 
+        # A run that takes what the search leaves is shortened where trials turn out slower than the plan says.
+        plan = self.night.attributes.plan
+        if plan is not None and plan.run_tokens:
+            return MARGIN * (plan.full_s - EXPORT_S) + EXPORT_S
+
         equal_seconds = self.queues.equal_seconds
         slowest = 1.0 if equal_seconds is None else equal_seconds.slowest
         usual_seconds = self.night.loop.pace.usual_seconds
-        check = Check.of(self.night.study, self._train_tokens, full_tokens(self.night.spec))
-        run_s = check.full_run_s(self.night.spec, usual_seconds, len(self.night.slots))
+        tokens = full_tokens(self.night.spec, plan)
+        check = Check.of(self.night.study, self._train_tokens, tokens)
+        run_s = check.full_run_s(self.night.spec, tokens, usual_seconds, len(self.night.slots))
         return MARGIN * slowest * run_s + EXPORT_S
 
     def write(self, order: Order) -> None:

@@ -78,7 +78,8 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     """
     spec = night.spec
     queue = queues.search()
-    earlier = list(warm_start.read(night.study, str(night.attributes.probe_facts.get("data_hash", ""))))
+    data_hash = str(night.attributes.probe_facts.get("data_hash", ""))
+    earlier = list(warm_start.read(night.study, data_hash, night.attributes.plan))
     with exclusive(night.search.storage, spec.name):
         queue.enqueue(spec.space.baseline(spec.base), role="baseline")
         for study in earlier:

@@ -6,6 +6,7 @@ Every step looks at what is stored and does what is missing, so that running aga
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ class Session:
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
 
-            order = Order(full_tokens(night.spec))
+            order = Order(full_tokens(night.spec, night.attributes.plan))
             ended = None
             if night.spec.promote.automatic:
                 ended = promotion.train(order)
@@ -97,7 +98,8 @@ class Session:
         """Train the study's winner, or a chosen trial, for longer.
 
         Args:
-            tokens: Length of the full run; None for what fits until the deadline.
+            tokens: Length of the full run; None for what fits until the deadline or, without one, for what the study
+                file or the plan of its night says.
             number: Search trial to promote, or None for the verdict's choice.
             as_is: Whether to copy the trial's settings, which are rescaled for the longer run otherwise.
             agree: Takes what it will cost, in words, and returns whether to go on.
@@ -114,8 +116,11 @@ class Session:
 
             promotion = PromotionStep(night, Queues(night))
             brackets = promotion.brackets
-            if not tokens:
-                tokens = brackets.fitting_tokens(trial, night.deadline.seconds_left, as_is)
+            if tokens is None:
+                seconds_left = night.deadline.seconds_left
+                tokens = full_tokens(night.spec, night.attributes.plan)
+                if math.isfinite(seconds_left):
+                    tokens = brackets.fitting_tokens(trial, seconds_left, as_is)
             ended = None
             if agree(brackets.cost(trial, tokens, as_is)):
                 ended = promotion.train(Order(tokens, number, as_is))

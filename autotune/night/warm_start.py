@@ -18,6 +18,7 @@ from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
 from autotune.core.objectives import comparable_tokens
 from autotune.core.records import TrialRecord
+from autotune.core.study_results import Plan
 from autotune.finals.verdict import ranked
 from autotune.night import planner
 from autotune.promotion.run_length import full_tokens
@@ -75,12 +76,13 @@ class Earlier:
         return f"warm start from {self.name}: tries {len(self.good)} of its best settings first; {taught}"
 
 
-def read(study: Study, data_hash: str = "") -> Iterator[Earlier]:
+def read(study: Study, data_hash: str = "", plan: Plan | None = None) -> Iterator[Earlier]:
     """Read the studies that a study starts from.
 
     Args:
         study: The study, with its base config resolved.
         data_hash: Hash of its data; "" if that is not known.
+        plan: The plan of its night; None before there is one.
 
     Raises:
         UserError: If one of them is not there.
@@ -88,12 +90,12 @@ def read(study: Study, data_hash: str = "") -> Iterator[Earlier]:
     spec = study.spec
     for path in spec.warm_start:
         record = read_study(Path(path), spec.storage)
-        differs = difference(study, record, data_hash)
+        differs = difference(study, record, data_hash, plan)
         priors = [] if differs else _priors(spec, record)
         yield Earlier(record.spec.name, tuple(_good(spec, record)), tuple(priors), differs)
 
 
-def difference(study: Study, record: StudyRecord, data_hash: str = "") -> str:
+def difference(study: Study, record: StudyRecord, data_hash: str = "", plan: Plan | None = None) -> str:
     """Return the first thing that makes an earlier study's losses incomparable, or "" if nothing does."""
     spec = study.spec
     trainer = study.trainer
@@ -116,8 +118,8 @@ def difference(study: Study, record: StudyRecord, data_hash: str = "") -> str:
     if spec.objective != "loss_at_equal_tokens":
         return f"{spec.objective} depends on seconds, and those of another night cannot be compared"
 
-    here = _epochs(spec, trainer, record)
-    there = _epochs(record.spec, trainer, record)
+    here = _epochs(spec, plan, trainer, record)
+    there = _epochs(record.spec, record.attributes.plan, trainer, record)
     if here != there:
         return f"trials read their text {here or 1:.1f} times here and {there or 1:.1f} times there"
 
@@ -136,9 +138,9 @@ def difference(study: Study, record: StudyRecord, data_hash: str = "") -> str:
     return ""
 
 
-def _epochs(spec: StudySpec, trainer: Trainer, record: StudyRecord) -> float:
+def _epochs(spec: StudySpec, plan: Plan | None, trainer: Trainer, record: StudyRecord) -> float:
     """Return how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
-    return planner.matched_epochs(spec, trainer, record.attributes.probe_facts, full_tokens(spec))
+    return planner.matched_epochs(spec, trainer, record.attributes.probe_facts, full_tokens(spec, plan))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ def next_step(record: StudyRecord) -> NextStep:
     what = "Train the full model with the settings found."
     if verdict.word is VerdictWord.NO_CLEAR_GAIN:
         what = "Keep the default settings and train the full model with them."
-    return NextStep(what, record.run.command("promote"), _of_full_run(record, full_tokens(record.spec)))
+    return NextStep(what, record.run.command("promote"), _of_full_run(record, _full_tokens(record)))
 
 
 def _while_at_work(record: StudyRecord) -> NextStep:
@@ -144,7 +144,7 @@ def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
     if full.status == TrialStatus.DIVERGED:
         return _after_divergence(record, full.trial, full.tokens)
 
-    tokens = full.tokens or full_tokens(record.spec)
+    tokens = full.tokens or _full_tokens(record)
     if full.status == TrialStatus.FINISHED:
         command = _promote(record, full, 2 * tokens)
         return NextStep("To go further, train on twice as many tokens.", command, _of_full_run(record, 2 * tokens))
@@ -167,13 +167,13 @@ def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> N
     others = [trial for trial in later if diverged and dict(trial.params) != dict(diverged.params)]
 
     if others:
-        length = [] if tokens in (0, full_tokens(record.spec)) else ["--tokens", str(tokens)]
+        length = [] if tokens in (0, _full_tokens(record)) else ["--tokens", str(tokens)]
         command = record.run.command("promote", "--trial", str(others[0].number), *length)
         what = (
             "The full run diverged, and would do so again. This trains the next best trial instead; you can also train "
             f"a copy of {record.run.best_config} with a lower learning rate (autotune train)."
         )
-        return NextStep(what, command, _of_full_run(record, tokens or full_tokens(record.spec)))
+        return NextStep(what, command, _of_full_run(record, tokens or _full_tokens(record)))
 
     what = (
         f"The full run diverged, and would do so again. Lower the learning rates in {record.run.best_config} first; "
@@ -185,13 +185,17 @@ def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> N
 def _promote(record: StudyRecord, full: FullRunRecord, tokens: int) -> str:
     """Return the command that trains the settings of a full run for so many tokens."""
     best = best_settings(record)
-    arguments = [] if tokens == full_tokens(record.spec) else ["--tokens", str(tokens)]
+    arguments = [] if tokens == _full_tokens(record) else ["--tokens", str(tokens)]
     if full.trial is not None and (best is None or full.trial != best.trial.number):
         arguments += ["--trial", str(full.trial)]
     if full.folder.endswith(AS_IS_SUFFIX):
         arguments.append("--as-is")
 
     return record.run.command("promote", *arguments)
+
+
+def _full_tokens(record: StudyRecord) -> int:
+    return full_tokens(record.spec, record.attributes.plan)
 
 
 def _of_full_run(record: StudyRecord, tokens: int) -> Expected:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.core.config_paths import flatten
+from autotune.core.study_results import Plan
 from autotune.promotion.repetition import repeats
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
@@ -17,17 +18,23 @@ AS_IS_SUFFIX = "-as-is"
 """Ending of the folder of a full run whose settings are copied from the trial unchanged."""
 _DEFAULT_FULL_FACTOR = 8
 """Length of a full run, in lengths of a trial, where the study file names none."""
-_MOST_SHARE = 0.5
+_MOST_SHARE = 0.1
 """Most that brackets may cost where text is read once, in costs of the run. There the laws give 0.1 to 0.3 % of the
-loss away, and a run that is half as long again gains more than that."""
+loss away, and a run that is a tenth longer gains 1 % (`night/search_share.py`)."""
 _LEAST_FACTOR_REPEATED = _DEFAULT_FULL_FACTOR
 """Length from which a run of text that repeats has brackets, in lengths of a trial. There a longer run gains little,
 and the trial's own learning rate cost 6.8 % at eight times its length (tests/benchmarks/RESULTS.md)."""
 
 
-def full_tokens(spec: StudySpec) -> int:
-    """Return the training tokens of the full run that a study file asks for."""
-    return spec.promote.tokens or _DEFAULT_FULL_FACTOR * spec.budget.tokens
+def full_tokens(spec: StudySpec, plan: Plan | None = None) -> int:
+    """Return the training tokens of the full run that a study file asks for, or else the plan of the night.
+
+    Args:
+        spec: The study.
+        plan: Its plan, once there is one.
+    """
+    planned = plan.run_tokens if plan else 0
+    return spec.promote.tokens or planned or _DEFAULT_FULL_FACTOR * spec.budget.tokens
 
 
 def length_rules(study: Study) -> dict[str, Rule]:
@@ -116,17 +123,17 @@ class Check:
         run_tokens = int(trial_tokens * ((math.sqrt(square) - count) / 2) ** 2)
         return run_tokens if self.lengths(trial_tokens, run_tokens) else tokens
 
-    def full_run_s(self, spec: StudySpec, seconds_for: Callable[[int], float], slots: int) -> float:
+    def full_run_s(self, spec: StudySpec, tokens: int, seconds_for: Callable[[int], float], slots: int) -> float:
         """Return the seconds that an automatic full run trains, with the shorter ones before it; 0 without one.
 
         Args:
             spec: The study.
+            tokens: Length of the run.
             seconds_for: Takes a number of tokens and returns the seconds of a training of that length.
             slots: Devices that train at once, >= 1.
         """
         if not spec.promote.automatic:
             return 0.0
 
-        tokens = full_tokens(spec)
         lengths = self.lengths(spec.budget.tokens, tokens)
         return self.trainings * sum(map(seconds_for, lengths)) / slots + seconds_for(tokens)

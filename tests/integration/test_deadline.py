@@ -11,6 +11,7 @@ from study_folder import StudyFolder
 from autotune.core.records import TrialStatus
 from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.night.session import Options, Session
+from autotune.promotion.early_end import EXPORT_S
 from autotune.study.study_file import load
 
 TRIAL_S = 0.4
@@ -65,6 +66,30 @@ def test_finals_get_their_time(folder: StudyFolder) -> None:
     # On a busy machine the last of the six may find too little time; a verdict needs the pairs that come first.
     assert sum(final.status is TrialStatus.FINISHED for final in record.finals) >= 4
     assert record.verdict is not None and record.verdict.seeds
+
+
+def test_a_full_run_of_no_given_length_takes_the_rest_of_the_night(folder: StudyFolder) -> None:
+    """30 s beside the export and the report: a few trials and 4 finals of half a second each, and one long run."""
+    folder.write(
+        budget={"trials": 500, "ends_early": False},
+        base={"seconds": 0.5, "obeys": True},
+        promote={"automatic": True},
+    )
+    seconds = REPORT_S + EXPORT_S + 30
+    start = time.monotonic()
+    run = folder.run("--hours", str(seconds / 3600))
+    assert run.end() == 0, run.text
+    assert time.monotonic() - start < seconds
+
+    record = folder.record()
+    plan, full = record.attributes.plan, record.attributes.full_run
+    assert plan is not None and full is not None and full.status == TrialStatus.FINISHED
+    assert plan.run_tokens > 20 * 100_000 and full.tokens == plan.run_tokens
+    assert (
+        full.end_tokens or full.tokens
+    ) > 0.7 * plan.run_tokens  # less where the trials turn out slower than the probe
+    assert 4 <= sum(trial.status.teaches for trial in record.trials) < 60
+    assert "in the time that the search leaves" in run.text
 
 
 def test_a_slow_first_training_does_not_cost_the_search_its_time(folder: StudyFolder) -> None:

@@ -20,6 +20,7 @@ from autotune.engine.worker import Slot
 from autotune.machine import measurement
 from autotune.night import opening, session
 from autotune.night.planner import Survey, describe, make_plan, survey, train_tokens_override
+from autotune.night.search_share import search_seconds
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study, load
@@ -96,7 +97,7 @@ def test_trials_that_are_stopped_early_make_room_for_more() -> None:
 
 
 def test_two_devices_share_the_work_but_not_the_full_run() -> None:
-    study = spec(promote={"automatic": True})
+    study = spec(promote={"automatic": True, "tokens": 8_000})
     planned = plan(study, slots=2)
     # 8,000 tokens at 100 a second, five evaluations of 2 s, and 15 s for the export.
     assert (planned.search_s, planned.finals_s, planned.full_s) == (100, 100, 90 + 15)
@@ -116,6 +117,39 @@ def test_shorter_runs_before_the_full_run_are_planned_for() -> None:
     assert full_s(8_000) == pytest.approx(3 * (20 + 28.28 + 10) + 90 + 15)
     assert full_s(4_000) == 50 + 15 and full_s(8_000, bracket=False) == 90 + 15
     assert full_s(8_000, train_tokens=8_000) == 90 + 15
+
+
+NIGHT: Any = {"finals": {"finalists": 1, "prove_seeds": 4}, "promote": {"automatic": True}}
+FIXED_S = 1.1 * 8 * 20 + 15 + REPORT_S  # eight finals with a margin, the export and the report
+
+
+def test_a_full_run_of_no_given_length_takes_what_the_search_leaves() -> None:
+    """Of 2,000 s beside the finals, which are 100 trainings, the search takes 170 s."""
+    study = spec(**NIGHT)
+    planned = plan(study, seconds_left=FIXED_S + 2_000)
+    searched_s = search_seconds(2_000, 20)
+    assert searched_s == pytest.approx(170, abs=1)
+    assert planned.run_tokens == int(((2_000 - searched_s) / 1.1 - 10) * 100)  # 100 a second, and five evaluations
+    assert planned.trials == int((searched_s - 2) / 20) == 8
+    assert f"a full run of {planned.run_tokens:,} tokens in the time that the search leaves" in describe(planned, study)
+
+
+def test_a_full_run_has_the_length_that_the_study_file_gives_or_that_of_eight_trials_without_a_deadline() -> None:
+    named = spec(**NIGHT | {"promote": {"automatic": True, "tokens": 9_000}})
+    planned = plan(named, seconds_left=3_000)
+    assert planned.run_tokens == 0 and "a full run of 9,000 tokens:" in describe(planned, named)
+
+    unlimited = plan(spec(**NIGHT))
+    assert unlimited.run_tokens == 0 and "a full run of 8,000 tokens:" in describe(unlimited, spec(**NIGHT))
+    by_hand = plan(spec(), seconds_left=3_000)
+    assert (by_hand.run_tokens, by_hand.full_s) == (0, 0)
+
+
+def test_a_short_night_keeps_a_few_trials_and_less_than_a_trial_is_no_full_run() -> None:
+    short = plan(spec(**NIGHT), seconds_left=FIXED_S + 1.1 * 4 * 20 + 1.1 * 30.001)
+    assert (short.run_tokens, short.trials, short.refusal) == (2_000, 4, "")
+    shorter = plan(spec(**NIGHT), seconds_left=FIXED_S + 1.1 * 4 * 20 + 10)
+    assert shorter.run_tokens == 0 and "too short" in shorter.refusal
 
 
 def test_energy_is_power_times_time() -> None:

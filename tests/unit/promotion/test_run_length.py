@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from study_case import make_study
 
+from autotune.core.study_results import Plan
 from autotune.promotion.run_length import Check, full_tokens, has_least_batch, length_rules
 
 RATES, BOTH = Check(1, repeats=True), Check(2, repeats=True)
@@ -25,10 +26,10 @@ def test_brackets_lie_at_the_trials_length_and_half_way_to_the_run() -> None:
 
 
 def test_they_cost_no_more_than_they_are_worth() -> None:
-    """Of 121 trials, 5 trainings of 1 and of 11 are 60. Where the text repeats, runs of 8 trials or more have them."""
+    """Of 2,704 trials, 5 trainings of 1 and of 52 are 265. Of text that repeats, runs of 8 trials or more have them."""
     assert BOTH.lengths(1_000, 8_000) and not BOTH.lengths(1_000, 7_999)
     once = Check(2, repeats=False)
-    assert once.lengths(1_000, 121_000) and not once.lengths(1_000, 100_000)
+    assert once.lengths(1_000, 2_704_000) and not once.lengths(1_000, 2_500_000)
     assert RATES.lengths(1_000, 8_000) and not RATES.lengths(1_000, 7_999)
 
 
@@ -54,10 +55,10 @@ def test_an_automatic_run_is_planned_with_what_precedes_it(tmp_path: Path) -> No
     def seconds(tokens: int) -> float:
         return tokens / 1_000
 
-    assert BOTH.full_run_s(study.spec, seconds, slots=1) == pytest.approx(16 + 5 * (1 + 4))
-    assert BOTH.full_run_s(study.spec, seconds, slots=2) == pytest.approx(16 + 5 * (1 + 4) / 2)
+    assert BOTH.full_run_s(study.spec, 16_000, seconds, slots=1) == pytest.approx(16 + 5 * (1 + 4))
+    assert BOTH.full_run_s(study.spec, 16_000, seconds, slots=2) == pytest.approx(16 + 5 * (1 + 4) / 2)
     by_hand = make_study(tmp_path, "promote={tokens = 16000}")
-    assert BOTH.full_run_s(by_hand.spec, seconds, slots=1) == 0.0
+    assert BOTH.full_run_s(by_hand.spec, 16_000, seconds, slots=1) == 0.0
 
 
 def test_the_batch_moves_only_where_it_was_searched(tmp_path: Path) -> None:
@@ -87,4 +88,9 @@ def test_a_trainer_whose_warm_up_alone_moves_has_none(tmp_path: Path) -> None:
 
 def test_the_full_run_is_eight_trials_long_unless_the_study_says(tmp_path: Path) -> None:
     assert full_tokens(make_study(tmp_path).spec) == 8_000
-    assert full_tokens(make_study(tmp_path, "promote={tokens = 123}").spec) == 123
+    assert full_tokens(make_study(tmp_path, "promote={tokens = 123}").spec, Plan(run_tokens=5_000)) == 123
+
+
+def test_a_plan_may_give_it_the_rest_of_the_night(tmp_path: Path) -> None:
+    assert full_tokens(make_study(tmp_path).spec, Plan(run_tokens=5_000)) == 5_000
+    assert full_tokens(make_study(tmp_path).spec, Plan()) == 8_000
