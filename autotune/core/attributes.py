@@ -166,6 +166,9 @@ class StudyAttributes(_Attributes):
     plan: Stored[Plan | None] = Stored(None, Plan.from_json, Plan.to_json)
     """What the night was expected to look like; stored last of what precedes the first trial."""
 
+    run_tokens = Stored(0, int)
+    """Length of a full run that takes what the search left of the night, set when it begins; 0 before."""
+
     warm_start: Stored[tuple[str, ...]] = Stored((), tuple)
     """Names of the earlier studies that the sampler has been taught from."""
 

@@ -28,8 +28,8 @@ class Plan:
         peak_bytes: Measured peak memory of the baseline.
         max_pass_sequences: Most sequences of one pass, chosen for speed within memory; 0 if not chosen.
         energy_kwh: At the device's power limit; 0 without a GPU.
-        run_tokens: Tokens of an automatic full run that takes what the search leaves of the night; 0 if the study file
-            names them, or without a deadline.
+        run_tokens: Tokens, about, of an automatic full run that takes what the search leaves of the night; 0 if the
+            study file names them, or without a deadline.
         epochs: How often each trial reads the text that it is given less of, so that this is as often as in the full
             run; 0 if it is given all of it.
         disk_bytes: What the study will take, an automatic full run included if the trainer tells what that takes.

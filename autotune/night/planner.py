@@ -166,7 +166,9 @@ def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: flo
     final_runs = spec.finals.runs + spec.attributing_runs()
     seconds = seconds_left - MARGIN * final_runs * training_s / slots - EXPORT_S - REPORT_S
 
-    searched_s = max(MARGIN * FEW_TRIALS * trial_s, search_seconds(max(0.0, seconds), trial_s))
+    # Twice what a search must have, since the trials may turn out slower than the probe.
+    least_s = 2 * MARGIN * min(FEW_TRIALS, spec.most_trials) * trial_s
+    searched_s = max(least_s, search_seconds(max(0.0, seconds), trial_s))
     run_s = (seconds - searched_s) / MARGIN
 
     # Evaluations take as long in a longer run.
