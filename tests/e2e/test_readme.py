@@ -165,13 +165,13 @@ def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Pat
     (tmp_path / "runs/corpus").symlink_to(night[0] / "runs/corpus")  # the night has built it
     said = autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1").stdout
     assert "plan: up to 14 trials of 16,384 tokens" in said
-    assert "  searches optim.muon_lr: " in said and ", by default 0.02" in said and "  model.top_k = 2" in said
+    assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "  model.top_k = 2" in said
     assert not (tmp_path / "runs" / "quickstart").exists()
     told = json.loads(
         autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--json").stdout
     )
     assert told["plan"]["trials"] == told["plan"]["most_trials"] == 14
-    assert told["searches"]["optim.muon_lr"]["default"] == 0.02 and told["config"]["model.top_k"] == 2
+    assert told["searches"]["optim.muon_lr"]["default"] == 0.014 and told["config"]["model.top_k"] == 2
     assert told["plan"]["disk_bytes"] > 1e7 and told["says"][0].startswith("plan: up to 14 trials")
 
 
