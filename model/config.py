@@ -127,7 +127,7 @@ class OptimConfig(_Section):
             epochs: How often it reads its text, > 0.
 
         Source: own trainings of 6.1M tokens that read prose 1, 2, 3, 6 and 12 times, each with decays a factor of about
-        3 apart: the best were 0, 0.1, 0.3, 1 and 3 (tests/benchmarks/RESULTS.md).
+        3 apart: the best were 0, 0.1, 0.3, 1 and (of 1 and 3) 3 (tests/benchmarks/RESULTS.md).
         """
         if self.weight_decay != "auto":
             return self.weight_decay

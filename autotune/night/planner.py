@@ -40,6 +40,8 @@ _STUDY_BYTES = 6e6
 _EVALUATION_BYTES = 3_500
 """Disk of each evaluation, in files and two copies of the database, rounded up from the same study."""
 _JOULES_PER_KWH = 3.6e6
+_BEGIN_S = 10.0
+"""Seconds that may pass between the plan and the first trial, rounded up: it is stored, and workers start."""
 
 
 def matched_epochs(spec: StudySpec, trainer: Trainer, facts: Mapping[str, Any], run_tokens: int) -> float:
@@ -167,7 +169,7 @@ def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: flo
     seconds = seconds_left - MARGIN * final_runs * training_s / slots - EXPORT_S - REPORT_S
 
     # Twice what a search must have, since the trials may turn out slower than the probe.
-    least_s = 2 * MARGIN * min(FEW_TRIALS, spec.most_trials) * trial_s
+    least_s = _BEGIN_S + 2 * MARGIN * min(FEW_TRIALS, spec.most_trials) * trial_s
     searched_s = max(least_s, search_seconds(max(0.0, seconds), trial_s))
     run_s = (seconds - searched_s) / MARGIN
 

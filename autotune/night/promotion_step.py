@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from autotune.core.errors import UserError
 from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.engine.deadline import MARGIN, REPORT_S
@@ -86,6 +88,26 @@ class PromotionStep:
         check = Check.of(self.night.study, self._train_tokens, tokens)
         run_s = check.full_run_s(self.night.spec, tokens, usual_seconds, len(self.night.slots))
         return MARGIN * slowest * run_s + EXPORT_S
+
+    def tokens(self) -> int:
+        """Return the length of the full run; one that takes what is left of the night is measured out here, once."""
+        night = self.night
+        attributes, seconds_left = night.attributes, night.deadline.seconds_left
+        with exclusive(night.search.storage, night.spec.name):
+            plan, measured = attributes.plan, attributes.run_tokens
+            tokens = full_tokens(night.spec, plan, measured)
+            takes_the_rest = plan is not None and plan.run_tokens > 0
+            if not takes_the_rest or measured or math.isinf(seconds_left):
+                return tokens
+
+            trial, _ = select_trial_to_promote(read_study(night.run.root, night.spec.storage))
+            # A run that turns out too long for the time is shortened; less than a trial would not be one.
+            with contextlib.suppress(UserError):
+                tokens = self.brackets.fitting_tokens(trial, seconds_left, as_is=False)
+
+            # Peers and later starts train the same run.
+            attributes.run_tokens = tokens
+            return tokens
 
     def write(self, order: Order) -> None:
         """Write the configuration of a full run without training anything."""

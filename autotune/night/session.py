@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core import objectives
-from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.text import seldom
 from autotune.engine.deadline import REPORT_S, StopRequest
@@ -81,7 +80,7 @@ class Session:
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
 
-            order = Order(_run_tokens(night, promotion))
+            order = Order(promotion.tokens())
             ended = None
             if night.spec.promote.automatic:
                 ended = promotion.train(order)
@@ -119,7 +118,7 @@ class Session:
             brackets = promotion.brackets
             if tokens is None:
                 seconds_left = night.deadline.seconds_left
-                tokens = night.attributes.run_tokens or full_tokens(night.spec, night.attributes.plan)
+                tokens = full_tokens(night.spec, night.attributes.plan, night.attributes.run_tokens)
                 if math.isfinite(seconds_left):
                     tokens = brackets.fitting_tokens(trial, seconds_left, as_is)
             ended = None
@@ -189,24 +188,6 @@ def _finals(night: Night, queues: Queues, promotion: PromotionStep) -> FinalsRun
         return promotion.seconds() + REPORT_S
 
     return FinalsRunner(night.spec, night.search.optuna_study, queues.finals, night.loop, len(night.slots), later_s)
-
-
-def _run_tokens(night: Night, promotion: PromotionStep) -> int:
-    """Return the length of the full run; one that takes what is left of the night is measured out when it begins."""
-    attributes, seconds_left = night.attributes, night.deadline.seconds_left
-    planned = full_tokens(night.spec, attributes.plan)
-    takes_the_rest = attributes.plan is not None and attributes.plan.run_tokens > 0
-    if not takes_the_rest or attributes.run_tokens:
-        return attributes.run_tokens or planned
-
-    if math.isfinite(seconds_left):
-        trial, _ = select_trial_to_promote(read_study(night.run.root, night.spec.storage))
-        # A run that turns out too long for the time is shortened; less than a trial would not be one.
-        with contextlib.suppress(UserError):
-            planned = promotion.brackets.fitting_tokens(trial, seconds_left, as_is=False)
-
-    attributes.run_tokens = planned
-    return planned
 
 
 def _conclude(night: Night, verdict: Verdict) -> None:

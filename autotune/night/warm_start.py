@@ -21,6 +21,7 @@ from autotune.core.records import TrialRecord
 from autotune.core.study_results import Plan
 from autotune.finals.verdict import ranked
 from autotune.night import planner
+from autotune.promotion.repetition import as_often
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.study_store import StudyRecord, read_study
@@ -120,7 +121,7 @@ def difference(study: Study, record: StudyRecord, data_hash: str = "", plan: Pla
 
     here = _epochs(spec, plan, trainer, record)
     there = _epochs(record.spec, record.attributes.plan, trainer, record)
-    if here != there:
+    if not as_often(here or 1, there or 1):
         return f"trials read their text {here or 1:.1f} times here and {there or 1:.1f} times there"
 
     now_base = flatten(spec.base)

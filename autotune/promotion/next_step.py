@@ -195,7 +195,7 @@ def _promote(record: StudyRecord, full: FullRunRecord, tokens: int) -> str:
 
 
 def _full_tokens(record: StudyRecord) -> int:
-    return record.attributes.run_tokens or full_tokens(record.spec, record.attributes.plan)
+    return full_tokens(record.spec, record.attributes.plan, record.attributes.run_tokens)
 
 
 def _of_full_run(record: StudyRecord, tokens: int) -> Expected:

@@ -24,6 +24,16 @@ def repeats(train_tokens: int, tokens: int) -> bool:
     return bool(train_tokens) and tokens > _GOOD_EPOCHS * train_tokens
 
 
+def as_often(epochs: float, others: float) -> bool:
+    """Return whether two trainings read their text about equally often.
+
+    Args:
+        epochs: How often one of them reads it, > 0.
+        others: How often the other does, > 0.
+    """
+    return 1 / _SAME_EPOCHS <= epochs / others <= _SAME_EPOCHS
+
+
 def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
     """Return what is to be said where a run repeats its text, or where the trials did so more often; else "".
 
@@ -37,7 +47,7 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
         return ""
 
     words = f"the run reads its text {epochs:.1f} times, "
-    if 1 / _SAME_EPOCHS <= epochs / trial_epochs <= _SAME_EPOCHS:
+    if as_often(epochs, trial_epochs):
         words += "and so do the trials, which are given less text"
     else:
         words += (

@@ -26,15 +26,16 @@ _LEAST_FACTOR_REPEATED = _DEFAULT_FULL_FACTOR
 and the trial's own learning rate cost 6.8 % at eight times its length (tests/benchmarks/RESULTS.md)."""
 
 
-def full_tokens(spec: StudySpec, plan: Plan | None = None) -> int:
-    """Return the training tokens of the full run that a study file asks for, or else the plan of the night.
+def full_tokens(spec: StudySpec, plan: Plan | None = None, measured: int = 0) -> int:
+    """Return the training tokens of the full run that a study file asks for, or else the night has room for.
 
     Args:
         spec: The study.
         plan: Its plan, once there is one.
+        measured: What was measured out for a run that takes what is left of the night; 0 before that.
     """
     planned = plan.run_tokens if plan else 0
-    return spec.promote.tokens or planned or _DEFAULT_FULL_FACTOR * spec.budget.tokens
+    return spec.promote.tokens or measured or planned or _DEFAULT_FULL_FACTOR * spec.budget.tokens
 
 
 def length_rules(study: Study) -> dict[str, Rule]:

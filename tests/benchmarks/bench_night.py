@@ -91,18 +91,14 @@ def of_the_default(args: argparse.Namespace) -> Result:
         points.append((point["tokens_seen"], point["val_loss"], time.perf_counter()))
         return True
 
-    def tokens_per_s(tokens: int) -> tuple[float, float]:
-        points.clear()
-        began_s = time.perf_counter()
-        train(config, tokens, report)
-        (first, _, first_s), (last, _, last_s) = points[0], points[-1]
-        speed = (last - first) / (last_s - first_s)
-        return speed, first_s - began_s - first / speed
+    train(config, PROBE_STEPS * config.batch_tokens, report)
+    (first, _, first_s), (last, _, last_s) = points[0], points[-1]
+    speed = (last - first) / (last_s - first_s)
+    before_s = max(0.0, first_s - args.began_s - first / speed)
 
-    speed, before_s = tokens_per_s(PROBE_STEPS * config.batch_tokens)
     args.began_s = time.perf_counter()
-    tokens = int(speed * (args.seconds - max(0.0, before_s)))
-    tokens_per_s(tokens)
+    tokens = int(speed * (args.seconds - before_s))
+    train(config, tokens, report)
     return {"loss": points[-1][1], "tokens": tokens}
 
 

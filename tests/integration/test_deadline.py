@@ -69,13 +69,13 @@ def test_finals_get_their_time(folder: StudyFolder) -> None:
 
 
 def test_a_full_run_of_no_given_length_takes_the_rest_of_the_night(folder: StudyFolder) -> None:
-    """30 s beside the export and the report: a few trials and 4 finals of half a second each, and one long run."""
+    """40 s beside the export and the report: a few trials and 4 finals of half a second each, and one long run."""
     folder.write(
         budget={"trials": 500, "ends_early": False},
         base={"seconds": 0.5, "obeys": True},
         promote={"automatic": True},
     )
-    seconds = REPORT_S + EXPORT_S + 30
+    seconds = REPORT_S + EXPORT_S + 40
     start = time.monotonic()
     run = folder.run("--hours", str(seconds / 3600))
     assert run.end() == 0, run.text

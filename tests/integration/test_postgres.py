@@ -19,6 +19,8 @@ from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, is_over, wai
 
 from autotune.core.errors import UserError
 from autotune.core.records import TrialStatus, VerdictWord
+from autotune.engine.deadline import REPORT_S
+from autotune.promotion.early_end import EXPORT_S
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
 from autotune.study.study_file import load
@@ -92,6 +94,20 @@ def test_three_peers_share_a_study(shared: StudyFolder, outs: list[str]) -> None
     assert record.attributes.full_run.status == "finished"
     assert Counter(training.tokens for training in shared.started()) == {100_000: TRIALS + 6, 200_000: 1}
     assert len({training.pid for training in shared.started()}) > 1
+    shared.wait_until_empty()
+
+
+def test_peers_train_one_full_run_of_what_is_left_of_the_night(shared: StudyFolder) -> None:
+    """Each has a deadline of its own, a little later than the other's, and would measure out another length."""
+    ends_s = REPORT_S + EXPORT_S + 40
+    full = ("--set", "promote.automatic=true", "--set", "base={seconds = 0.5, obeys = true}", "--hours")
+    peers = [shared.start(*full, str((ends_s + late) / 3600), out=out) for late, out in enumerate("ab")]
+    for peer in peers:
+        assert peer.end() == 0, peer.text
+    record = shared.record("a")
+    assert record.attributes.full_run.status == "finished"
+    long = [training.tokens for training in shared.started() if training.tokens > 100_000]
+    assert long == [record.attributes.run_tokens] == [record.attributes.full_run.tokens]
     shared.wait_until_empty()
 
 

@@ -146,9 +146,9 @@ def test_a_full_run_has_the_length_that_the_study_file_gives_or_that_of_eight_tr
 
 
 def test_a_short_night_keeps_a_few_trials_and_less_than_a_trial_is_no_full_run() -> None:
-    short = plan(spec(**NIGHT), seconds_left=FIXED_S + 1.1 * 8 * 20 + 1.1 * 30.001)
-    assert (short.run_tokens, short.trials, short.refusal) == (2_000, 8, "")
-    shorter = plan(spec(**NIGHT), seconds_left=FIXED_S + 1.1 * 8 * 20 + 10)
+    short = plan(spec(**NIGHT), seconds_left=FIXED_S + 10 + 1.1 * 8 * 20 + 1.1 * 30.001)
+    assert (short.run_tokens, short.trials, short.refusal) == (2_000, 9, "")
+    shorter = plan(spec(**NIGHT), seconds_left=FIXED_S + 1.1 * 8 * 20 + 9)
     assert shorter.run_tokens == 0 and "too short" in shorter.refusal
 
 
