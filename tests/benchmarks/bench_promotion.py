@@ -1,7 +1,7 @@
 """Are the batch and the learning rate that a promotion chooses the best ones of the longer run?
 
-usage: python tests/benchmarks/bench_promotion.py FOLDER [--seeds 1] [--device auto] [--batches 1 2 4 8 16]
-       [--rates 0.25 0.5 1 2 4]
+usage: python tests/benchmarks/bench_promotion.py FOLDER [--seeds 1] [--gpus 0] [--jobs 1]
+       [--batches 1 2 4 8 16] [--rates 0.25 0.5 1 2 4]
 
 FOLDER is the run directory of a study that was promoted. Its winner is trained at the length of the full run as it is,
 as promoted, and with every pair of a batch and a learning rate that are multiples of the trial's, whose other settings
@@ -13,17 +13,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import tempfile
+import multiprocessing
+import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
+from bench_recipe import train_one
 
 from autotune.core.config_paths import flatten, with_paths
 from autotune.core.promotion_results import Promotion
-from autotune.night.session import Options, Session
 from autotune.promotion.horizon import Horizon, Multiples
 from autotune.promotion.run_length import length_rules
 from autotune.promotion.selection import select_trial_to_promote
@@ -70,43 +71,37 @@ def candidates(
 
 
 def trained(
-    record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str, Any]], seeds: int, options: Options
-) -> dict[str, float | None]:
-    """Train all candidates as the trials of a study and return their losses by name."""
-    spec = load(record.run.study_file).spec
-    changes = [
-        f'name="{spec.name}-sweep"',
-        f"seed={FIRST_SEED}",
-        f"budget={{tokens = {tokens}, trials = {len(settings) + 1}, seeds = {seeds}}}",
-        "budget={ends_early = false, match_epochs = false}",
-        'sampler={name="random"}',
-        'pruner={name="none"}',
-        "finals.finalists=0",
-        "promote.automatic=false",
-        tomli_w.dumps({"enqueue": list(settings.values()), "warm_start": []}),
-    ]
-    for path in next(iter(settings.values())):
-        values = [one[path] for one in settings.values()]
-        if min(values) < max(values):  # whatever the study's range is
-            ends = min(*values, flatten(spec.base)[path]), max(*values, flatten(spec.base)[path])
-            changes.append(f'space."{path}"={{low = {ends[0]}, high = {ends[1]}, log = false, limits = {list(ends)}}}')
+    record: StudyRecord, tokens: int, settings: Mapping[str, Mapping[str, Any]], seeds: int, gpus: int, jobs: int
+) -> dict[str, float]:
+    """Train all candidates and return the mean of their last losses by name.
 
-    study = load(record.run.study_file, changes)
-    Session(study, options).work()
-    found = read_study(options.out / study.spec.name).trials
-    return {
-        name: next(trial.loss for trial in found if dict(trial.params) == dict(wanted))
-        for name, wanted in settings.items()
-    }
+    Args:
+        record: The study.
+        tokens: Training tokens of each.
+        settings: Of each candidate, by dotted paths.
+        seeds: How many trainings each has.
+        gpus: Cards to train on; 0 for the machine's own choice.
+        jobs: Trainings at a time.
+    """
+    base = load(record.run.study_file).spec.base
+    pairs = list(itertools.product(settings, range(FIRST_SEED, FIRST_SEED + seeds)))
+    works = [(with_paths(base, {**settings[name], "seed": seed}), tokens, gpus) for name, seed in pairs]
+
+    losses: dict[str, list[float]] = {name: [] for name in settings}
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for (name, seed), (loss, _) in zip(pairs, pool.imap(train_one, works), strict=True):
+            print(f"{name}, seed {seed}: {loss:.4f}", file=sys.stderr, flush=True)
+            losses[name].append(loss)
+    return {name: statistics.fmean(each) for name, each in losses.items()}
 
 
-def lowest(losses: Mapping[str, float | None]) -> tuple[float, float, float]:
+def lowest(losses: Mapping[str, float]) -> tuple[float, float, float]:
     """Return batch, learning rate and loss of the lowest point of a bowl through what is within 3 % of the best pair.
 
     Args:
         losses: By name; of at least one pair.
     """
-    swept = {tuple(map(float, name.split())): loss for name, loss in losses.items() if loss and name[0].isdigit()}
+    swept = {tuple(map(float, name.split())): loss for name, loss in losses.items() if name[0].isdigit()}
     best = min(swept, key=lambda pair: swept[pair])
     near = [pair for pair, loss in swept.items() if loss <= 1.03 * swept[best]]
 
@@ -131,7 +126,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--batches", type=float, nargs="+", default=BATCHES)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     args = parser.parse_args()
@@ -139,15 +135,13 @@ def main() -> None:
     record = read_study(args.folder)
     promotion = record.attributes.promotion
     settings = candidates(record, promotion, args.batches, args.rates)
-    with tempfile.TemporaryDirectory() as folder:
-        options = Options(out=Path(folder), device=args.device)
-        losses = trained(record, promotion.tokens, settings, args.seeds, options)
+    losses = trained(record, promotion.tokens, settings, args.seeds, args.gpus, args.jobs)
 
     batch, rate, least = lowest(losses)
     print(promotion.describe())
     print(f"{promotion.brackets}\n\n| batch x, learning rate x | loss | above the best pair |\n|---|---|---|")
     for name, loss in losses.items():
-        print(f"| {name} | {loss:.4f} | {loss / least - 1:+.2%} |" if loss else f"| {name} | - | - |")
+        print(f"| {name} | {loss:.4f} | {loss / least - 1:+.2%} |")
 
     print(f"\nlowest at batch x {batch:.3g}, learning rate x {rate:.3g}; best pair {least:.4f}", end="")
     if promotion.scaling:

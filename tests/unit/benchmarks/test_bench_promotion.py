@@ -22,10 +22,10 @@ def test_it_is_that_of_the_bowl_through_the_best_pairs() -> None:
 
 
 def test_at_an_edge_it_is_the_best_pair() -> None:
-    losses: dict[str, float | None] = {name_of(batch, rate): 4 - 0.01 * batch for batch in BATCHES for rate in RATES}
+    losses = {name_of(batch, rate): 4 - 0.01 * batch for batch in BATCHES for rate in RATES}
     losses[name_of(16, 1)] = 3.8
     assert lowest(losses) == (16, 1, 3.8)
 
 
-def test_few_trainings_that_ended_well_are_enough() -> None:
-    assert lowest({name_of(1, 1): 4.0, name_of(2, 1): 3.9, name_of(4, 1): None}) == (2, 1, 3.9)
+def test_few_pairs_are_enough() -> None:
+    assert lowest({name_of(1, 1): 4.0, name_of(2, 1): 3.9}) == (2, 1, 3.9)
