@@ -1,5 +1,6 @@
 """The training configuration: strict, frozen, and free of torch so that reading one is cheap."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -103,8 +104,9 @@ class OptimConfig(_Section):
     """Muon for the hidden matrices, AdamW for the rest, and the schedule both follow.
 
     `muon_lr` and `adamw_lr` are absolute peaks. The schedule runs over tokens; its fractions are of the budget.
-    `weight_decay` is decoupled: at each step weights lose that times their learning rate; "auto" is what `decay_for`
-    says. `grad_clip` is a global norm; 0 turns clipping off. `decay_frac` is read by "wsd" only.
+    `weight_decay` is decoupled: at each step all weights but the norms' gains lose that times Muon's learning rate, so
+    that AdamW's are forgotten as fast; "auto" is what `decay_for` says. `grad_clip` is a global norm; 0 turns clipping
+    off. `decay_frac` is read by "wsd" only.
     """
 
     muon_lr: _NonNegative = 0.01
@@ -120,18 +122,26 @@ class OptimConfig(_Section):
     decay_frac: _Fraction = 0.2
     final_lr_frac: _Fraction = 0.0
 
-    def decay_for(self, epochs: float = 1.0) -> float:
+    def decay_for(self, epochs: float = 1.0, steps: int = 1) -> float:
         """Return the weight decay of a training: none where "auto" reads its text once, and more the more it repeats.
+
+        "auto" is a matter of the whole run: at the peak of the learning rate, its steps would shrink the weights to
+        exp(-0.15 (epochs^2 - 1)), whatever its length, batch and learning rate.
 
         Args:
             epochs: How often it reads its text, > 0.
+            steps: Its optimizer steps, >= 1.
 
         Source: own trainings of 6.1M tokens that read prose 1, 2, 3, 6 and 12 times, each with decays a factor of about
-        3 apart: the best were 0, 0.1, 0.3, 1 and (of 1 and 3) 3 (tests/benchmarks/RESULTS.md).
+        3 apart; that it belongs to the run, and not to the step, by runs of two lengths (tests/benchmarks/RESULTS.md).
         """
         if self.weight_decay != "auto":
             return self.weight_decay
-        return 0.03 * max(0.0, epochs**2 - 1)
+        if not self.muon_lr:
+            return 0.0
+
+        forgotten = 0.15 * max(0.0, epochs**2 - 1)
+        return -math.expm1(-forgotten / steps) / self.muon_lr
 
     @model_validator(mode="after")
     def _check_schedule(self) -> Self:

@@ -171,8 +171,8 @@ class MuonAdamW:
                 group.copy.copy_(group.weight)
 
     def _decay(self, keep: Tensor) -> None:
-        """Shrink AdamW's weights; the norms' gains do not decay."""
-        shrink = 1.0 - self.scalars["adamw_lr"] * self.scalars["weight_decay"] * keep
+        """Shrink AdamW's weights as fast as Muon's; the norms' gains do not decay."""
+        shrink = 1.0 - self.scalars["muon_lr"] * self.scalars["weight_decay"] * keep
         for group in self.rest:
             if group.name != "vector":
                 group.weight.mul_(shrink)

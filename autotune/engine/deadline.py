@@ -108,6 +108,16 @@ class Pace:
         """
         self._estimate = seconds / tokens
 
+    def begin_anew(self, tokens: int, seconds: float) -> None:
+        """Take an estimate for trainings of another kind, and forget what those before took.
+
+        Args:
+            tokens: Tokens of a training.
+            seconds: What it is expected to take.
+        """
+        self._recent.clear()
+        self.expect(tokens, seconds)
+
     def learn(self, tokens: int, seconds: float) -> None:
         """Take a training into account.
 

@@ -38,10 +38,15 @@ class Probe:
         """Tokens per second, evaluations excluded if the trainer tells its speed."""
         return self.tokens_per_s or self.tokens / max(self.seconds, 1e-9)
 
-    def seconds_for(self, tokens: int) -> float:
-        """Return the expected seconds of a training of so many tokens, evaluations included."""
+    def seconds_for(self, tokens: int, evaluations: int | None = None) -> float:
+        """Return the expected seconds of a training of so many tokens, evaluations included.
+
+        Args:
+            tokens: Of the training.
+            evaluations: How many it has; None for as many as a trial.
+        """
         if self.tokens_per_s > 0:
-            evaluations_s = self.evaluations * self.eval_s
+            evaluations_s = (self.evaluations if evaluations is None else evaluations) * self.eval_s
             return tokens / self.tokens_per_s + evaluations_s
 
         return self.seconds * tokens / self.tokens

@@ -84,17 +84,28 @@ def config_on(study: Study, profile: HardwareProfile, changes: Mapping[str, Any]
 def probe_length(spec: StudySpec, profile: HardwareProfile) -> tuple[int, int]:
     """Return the token budget of a probe and the evaluations after which it ends, 0 for its whole budget."""
     if profile.device == "cuda":
-        return min(spec.budget.tokens, PROBE_TOKENS), _PROBE_POINTS
+        return careful_length(spec)
     return max(1, int(spec.budget.tokens * _PROBE_FRAC)), 0
 
 
-def probe(place: Place, changes: Mapping[str, Any] | None = None, worker: Worker | None = None) -> Probe:
+def careful_length(spec: StudySpec) -> tuple[int, int]:
+    """Return the length of a probe that a long run is measured by, as `probe_length` does."""
+    return min(spec.budget.tokens, PROBE_TOKENS), _PROBE_POINTS
+
+
+def probe(
+    place: Place,
+    changes: Mapping[str, Any] | None = None,
+    worker: Worker | None = None,
+    length: tuple[int, int] | None = None,
+) -> Probe:
     """Train the baseline for a small share of its budget; on a GPU to `_PROBE_POINTS` evaluations of a trial.
 
     Args:
         place: Where to train.
         changes: Settings to probe instead of the baseline's, by dotted path.
         worker: What trains; one of its own if None.
+        length: Token budget and the evaluations after which it ends; None for `probe_length`.
 
     Returns:
         What was measured.
@@ -104,9 +115,9 @@ def probe(place: Place, changes: Mapping[str, Any] | None = None, worker: Worker
     """
     if worker is None:
         with place.worker() as own:
-            return probe(place, changes, own)
+            return probe(place, changes, own, length)
 
-    budget_tokens, last_point = probe_length(place.study.spec, place.profile)
+    budget_tokens, last_point = length or probe_length(place.study.spec, place.profile)
     with tempfile.TemporaryDirectory() as folder:
         config = config_on(place.study, place.profile, changes or {})
         job = Job(config, budget_tokens, Path(folder) / "log.txt")

@@ -12,11 +12,12 @@ from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.night.opening import Night
+from autotune.night.probing import Place, careful_length, probe
 from autotune.night.queues import Queues
 from autotune.promotion.best_config import BestConfig, best_config_of
 from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.early_end import EXPORT_S
-from autotune.promotion.full_run import FullRun
+from autotune.promotion.full_run import FullRun, evaluations
 from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import Check, full_tokens
 from autotune.promotion.selection import select_trial_to_promote
@@ -32,11 +33,13 @@ class Order:
         tokens: Its length.
         number: Search trial to promote, None for the verdict's choice.
         as_is: Whether to copy the trial's settings, which are rescaled for the longer run otherwise.
+        token_s: Seconds that it takes for each token, if they were measured; None for those of trials.
     """
 
     tokens: int
     number: int | None = None
     as_is: bool = False
+    token_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,25 +92,63 @@ class PromotionStep:
         run_s = check.full_run_s(self.night.spec, tokens, usual_seconds, len(self.night.slots))
         return MARGIN * slowest * run_s + EXPORT_S
 
-    def tokens(self) -> int:
-        """Return the length of the full run; one that takes what is left of the night is measured out here, once."""
+    def order(self) -> Order:
+        """Return the full run of the night; one that takes what is left of it is measured out here, once."""
         night = self.night
         attributes, seconds_left = night.attributes, night.deadline.seconds_left
+        plan = attributes.plan
+        takes_the_rest = plan is not None and plan.run_tokens > 0
+        if not takes_the_rest or math.isinf(seconds_left):
+            return Order(full_tokens(night.spec, plan, attributes.run_tokens))
+
+        trial, _ = select_trial_to_promote(read_study(night.run.root, night.spec.storage))
+        token_s = self.measured_token_s(trial, as_is=False)
+        if night.is_stopped:
+            return Order(full_tokens(night.spec, plan, attributes.run_tokens))
+
         with exclusive(night.search.storage, night.spec.name):
-            plan, measured = attributes.plan, attributes.run_tokens
+            measured = attributes.run_tokens
             tokens = full_tokens(night.spec, plan, measured)
-            takes_the_rest = plan is not None and plan.run_tokens > 0
-            if not takes_the_rest or measured or math.isinf(seconds_left):
-                return tokens
+            if not measured:
+                # A run that turns out too long for the time is shortened; less than a trial would not be one.
+                with contextlib.suppress(UserError):
+                    tokens = self.brackets.fitting_tokens(trial, night.deadline.seconds_left, False, token_s)
 
-            trial, _ = select_trial_to_promote(read_study(night.run.root, night.spec.storage))
-            # A run that turns out too long for the time is shortened; less than a trial would not be one.
-            with contextlib.suppress(UserError):
-                tokens = self.brackets.fitting_tokens(trial, seconds_left, as_is=False)
+                # Peers and later starts train the same run.
+                attributes.run_tokens = tokens
 
-            # Peers and later starts train the same run.
-            attributes.run_tokens = tokens
-            return tokens
+        return Order(tokens, token_s=token_s)
+
+    def measured_token_s(self, trial: TrialRecord, as_is: bool) -> float | None:
+        """Return the seconds that a run of all the time left takes for a token, by a short training with its settings.
+
+        Trials are no measure of it: their batch is smaller, and what happens once weighs more.
+
+        Args:
+            trial: The trial to promote.
+            as_is: Whether to copy its settings.
+
+        Returns:
+            None if no run fits or if it cannot be measured.
+        """
+        night, pool = self.night, self.night.loop.pool
+        try:
+            tokens = self.brackets.fitting_tokens(trial, night.deadline.seconds_left, as_is)
+        except UserError:
+            return None
+
+        params = trial.params if as_is else self.brackets.expected(trial, tokens)
+        worker = pool.take()
+        place = Place(night.study, night.profile, worker.slot, lambda: night.is_stopped, night.observer.preparing)
+        try:
+            measured = probe(place, {**night.overrides, **params}, worker, careful_length(night.spec))
+        except UserError:
+            pool.replace(worker)
+            return None
+        pool.give_back(worker)
+
+        count = next(iter(evaluations(night.study, tokens).values()), None)
+        return measured.seconds_for(tokens, count) / tokens
 
     def write(self, order: Order) -> None:
         """Write the configuration of a full run without training anything."""
@@ -120,7 +161,9 @@ class PromotionStep:
             How the full run stands; None if a stop came before it.
         """
         night = self.night
-        later_s = MARGIN * night.loop.pace.usual_seconds(order.tokens) + EXPORT_S + REPORT_S
+        pace = night.loop.pace
+        run_s = order.token_s * order.tokens if order.token_s else pace.usual_seconds(order.tokens)
+        later_s = MARGIN * run_s + EXPORT_S + REPORT_S
         has_time = night.deadline.has_time(lambda: later_s)
 
         most_batch = math.inf
@@ -129,6 +172,8 @@ class PromotionStep:
             if night.is_stopped:
                 return None
 
+            if order.token_s:
+                pace.begin_anew(order.tokens, run_s)
             status = self._train(order, chosen)
             batch = chosen.promotion.batch
             if status is not TrialStatus.OUT_OF_MEMORY or batch is None or batch.factor <= 1 or night.is_stopped:

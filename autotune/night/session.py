@@ -80,7 +80,7 @@ class Session:
             if verdict.word is VerdictWord.FAILED:
                 return NOTHING_FINISHED
 
-            order = Order(promotion.tokens())
+            order = promotion.order()
             ended = None
             if night.spec.promote.automatic:
                 ended = promotion.train(order)
@@ -115,15 +115,15 @@ class Session:
             _expect_pace(night, trial)
 
             promotion = PromotionStep(night, Queues(night))
-            brackets = promotion.brackets
+            brackets, seconds_left, token_s = promotion.brackets, night.deadline.seconds_left, None
             if tokens is None:
-                seconds_left = night.deadline.seconds_left
                 tokens = full_tokens(night.spec, night.attributes.plan, night.attributes.run_tokens)
                 if math.isfinite(seconds_left):
-                    tokens = brackets.fitting_tokens(trial, seconds_left, as_is)
+                    token_s = promotion.measured_token_s(trial, as_is)
+                    tokens = brackets.fitting_tokens(trial, night.deadline.seconds_left, as_is, token_s)
             ended = None
-            if agree(brackets.cost(trial, tokens, as_is)):
-                ended = promotion.train(Order(tokens, number, as_is))
+            if not night.is_stopped and agree(brackets.cost(trial, tokens, as_is, token_s)):
+                ended = promotion.train(Order(tokens, number, as_is, token_s))
 
             if night.is_stopped:
                 return self._parked(night, "promote", *_arguments(tokens, number, as_is))

@@ -110,21 +110,33 @@ class BracketRunner:
         check = self._check(tokens)
         return check.trainings * self.loop.pace.usual_seconds(sum(check.lengths(length, tokens)))
 
-    def fitting_tokens(self, trial: TrialRecord, seconds_left: float, as_is: bool) -> int:
+    def expected(self, trial: TrialRecord, tokens: int) -> dict[str, Any]:
+        """Return the settings of a run as they are expected before anything is trained for it.
+
+        Args:
+            trial: The trial to promote.
+            tokens: Length of the run.
+        """
+        return self._params(trial, tokens, tokens, self._horizon(trial, tokens).expected(tokens))
+
+    def fitting_tokens(self, trial: TrialRecord, seconds_left: float, as_is: bool, token_s: float | None = None) -> int:
         """Return the length of the run that fits into some time, with its brackets.
 
         Args:
             trial: The trial to promote.
             seconds_left: Until everything must be done.
             as_is: Whether the settings are to be copied.
+            token_s: Seconds of the run for each token; None for those of trials.
 
         Raises:
             UserError: If not even a trial's length fits.
         """
         length = self._length(trial)
         training_s = max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN
-        fit = int(training_s / self.loop.pace.usual_seconds(1))
-        tokens = fit if as_is else self._check(fit).longest(length, fit)
+        trial_token_s = self.loop.pace.usual_seconds(1)
+        token_s = token_s or trial_token_s
+        fit = int(training_s / token_s)
+        tokens = fit if as_is else self._check(fit).longest(length, fit, trial_token_s / token_s)
 
         if tokens < length:
             minutes = seconds_left / 60
@@ -134,20 +146,21 @@ class BracketRunner:
 
         return tokens
 
-    def cost(self, trial: TrialRecord, tokens: int, as_is: bool) -> str:
+    def cost(self, trial: TrialRecord, tokens: int, as_is: bool, token_s: float | None = None) -> str:
         """Return in words what a run will take, from now on.
 
         Args:
             trial: The trial to promote.
             tokens: Length of the run.
             as_is: Whether the settings are to be copied.
+            token_s: Seconds of the run for each token; None for those of trials.
 
         Raises:
             UserError: If it would take more than a year.
         """
         length = self._length(trial)
         bracket_s = self.seconds(length, tokens, as_is)
-        seconds = self.loop.pace.usual_seconds(tokens) + bracket_s
+        seconds = tokens * (token_s or self.loop.pace.usual_seconds(1)) + bracket_s
         if seconds > _LONGEST_S:
             raise UserError(
                 f"a full run of {tokens:,} tokens would take {seconds / _LONGEST_S:,.1f} years here; give fewer "

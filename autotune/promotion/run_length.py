@@ -107,16 +107,17 @@ class Check:
         )
         return lengths if self.num_settings and is_worth_it else ()
 
-    def longest(self, trial_tokens: int, tokens: int) -> int:
-        """Return the longest run that is trained on so many tokens with its brackets, or all where none fit.
+    def longest(self, trial_tokens: int, tokens: int, slowness: float = 1.0) -> int:
+        """Return the longest run that fits, with its brackets, where so many tokens would without, or all if none do.
 
         Args:
             trial_tokens: Length of the trial.
             tokens: Tokens in all.
+            slowness: How many times as long as the run brackets take for a token.
         """
         # A run of u^2 trials has brackets of one trial and of u trials, with n trainings each. Together that is
         # u^2 + n u + n trials, and u is the positive root where this equals the tokens in all.
-        count = self.trainings
+        count = self.trainings * slowness
         square = count**2 - 4 * (count - tokens / trial_tokens)
         if square <= count**2:
             return tokens

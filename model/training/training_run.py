@@ -63,7 +63,8 @@ class TrainingRun:
         order_seed = stream_seed(config.seed, "order")
         self.batches = Batches(corpus.train_ids, seq_len, order_seed, device, config.data.train_tokens)
         self.epoch_tokens = self.batches.num_windows * seq_len
-        decay = config.optim.decay_for(budget_tokens / self.epoch_tokens)
+        steps = math.ceil(budget_tokens / config.batch_tokens)
+        decay = config.optim.decay_for(budget_tokens / self.epoch_tokens, steps)
         optim = config.optim.model_copy(update={"weight_decay": decay})
         self.config = config = config.model_copy(update={"optim": optim})
 

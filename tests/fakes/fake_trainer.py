@@ -39,6 +39,7 @@ class FakeConfig(BaseModel):
         sigma: Standard deviation of the loss between seeds.
         evaluations: Reports per training.
         seconds: Duration of 100,000 tokens.
+        start_s: Seconds that go by once, before the first of them.
         prepares_s: Seconds before it begins, in which it says how far it is.
         unreachable: Whether it needs a network, of which log_dir/network is the sign; to have none is a fault of the
             environment.
@@ -70,6 +71,7 @@ class FakeConfig(BaseModel):
     heads: int = 2
     evaluations: int = 5
     seconds: float = 0.0
+    start_s: float = 0.0
     prepares_s: float = 0.0
     unreachable: bool = False
     claimed_s: float = 0.0
@@ -103,6 +105,7 @@ def train(
         _write_line(config, "started.txt", f"{os.getpid()} {config.seed} {config.lr!r} {budget_tokens}")
     print(f"training with lr {config.lr}")
     _prepare(config, report)
+    time.sleep(config.start_s)
     length = budget_tokens / 100_000
     evaluations = config.data.num_evals or config.evaluations
     end_tokens, seen, number = budget_tokens, 0.0, 0

@@ -129,6 +129,14 @@ def test_hours_choose_the_length(folder: StudyFolder) -> None:
     assert short.end() == 2 and "fewer than a trial's 100,000; give more --hours" in short.text
 
 
+def test_what_a_trial_takes_once_does_not_shorten_the_run_that_fits(folder: StudyFolder) -> None:
+    """6 s are left for training: 7 trials of 0.8 s, or 30 times the tokens of one at 0.2 s each."""
+    searched(folder, promote={"bracket": False}, base={"sigma": 0.001, "lr": 0.05, "seconds": 0.2, "start_s": 0.6})
+    _, record, promotion = promoted(folder, "--hours", str(41 / 3600))
+    assert 14 < promotion.tokens / 100_000 < 40
+    assert record.attributes.full_run.status == "finished"
+
+
 def test_killed_in_a_bracket_it_goes_on(usual: StudyFolder) -> None:
     run = usual.start("promote", "--tokens", str(TOKENS))
     before = len(usual.started())

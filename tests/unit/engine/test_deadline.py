@@ -74,6 +74,15 @@ def test_many_trainings_go_by_the_median_with_the_estimate() -> None:
     assert (pace.usual_seconds(10), pace.seconds(1)) == (50, 12)
 
 
+def test_trainings_of_another_kind_forget_the_pace_of_those_before() -> None:
+    pace = Pace()
+    pace.learn(tokens=1, seconds=9)
+    pace.begin_anew(tokens=100, seconds=50)
+    assert (pace.usual_seconds(10), pace.seconds(10)) == (5, 5)
+    pace.learn(tokens=1, seconds=2)
+    assert pace.seconds(10) == 20
+
+
 def test_pace_goes_by_the_slowest_of_the_last_twenty() -> None:
     pace = Pace()
     pace.learn(tokens=1, seconds=9)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from autotune.core.records import EvalPoint
-from autotune.engine.probes import RunningProbe
+from autotune.engine.probes import Probe, RunningProbe
 
 
 def _clock(monkeypatch: pytest.MonkeyPatch, *times: float) -> None:
@@ -43,3 +43,10 @@ def test_a_first_evaluation_before_any_training_tells_no_pace(monkeypatch: pytes
 
     assert not running.has_pace
     assert running.seconds_for(100_000) == pytest.approx(200)
+
+
+def test_a_longer_training_may_have_more_evaluations() -> None:
+    probe = Probe(100.0, eval_s=2.0, evaluations=5, seconds=0.0, tokens=0, peak_bytes=0, facts={})
+    assert (probe.seconds_for(1_000), probe.seconds_for(1_000, evaluations=20)) == (20, 50)
+    by_clock = Probe(0.0, eval_s=0.0, evaluations=5, seconds=30.0, tokens=100, peak_bytes=0, facts={})
+    assert by_clock.seconds_for(1_000, evaluations=20) == 300

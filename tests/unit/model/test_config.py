@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 
@@ -45,11 +46,18 @@ def test_integers_pass_for_floats_as_toml_writes_them():
     assert OptimConfig.model_validate({"grad_clip": 1}).grad_clip == 1.0
 
 
-def test_weight_decay_is_none_for_text_that_is_read_once_and_grows_as_it_repeats():
-    """0.03 x (epochs^2 - 1): of 3 epochs 0.24, of 6 1.05."""
-    assert [OptimConfig().decay_for(epochs) for epochs in (0.1, 1.0, 3.0, 6.0)] == pytest.approx([0.0, 0.0, 0.24, 1.05])
-    assert OptimConfig().decay_for() == 0.0
-    assert OptimConfig(weight_decay=0.5).decay_for(1.0) == OptimConfig(weight_decay=0.5).decay_for(6.0) == 0.5
+@pytest.mark.parametrize("steps", [1, 20, 500])
+@pytest.mark.parametrize("muon_lr", [0.01, 0.1])
+def test_what_a_whole_run_forgets_follows_how_often_it_reads_its_text(steps, muon_lr):
+    """0.15 x (epochs^2 - 1): of 3 epochs 1.2, of 6 5.25."""
+    optim = OptimConfig(muon_lr=muon_lr)
+    kept = [(1 - muon_lr * optim.decay_for(epochs, steps)) ** steps for epochs in (0.1, 1.0, 3.0, 6.0)]
+    assert kept == pytest.approx([1.0, 1.0, math.exp(-1.2), math.exp(-5.25)])
+
+
+def test_weight_decay_that_is_given_stays():
+    assert OptimConfig().decay_for() == OptimConfig(muon_lr=0.0).decay_for(6.0, 10) == 0.0
+    assert OptimConfig(weight_decay=0.5).decay_for(1.0) == OptimConfig(weight_decay=0.5).decay_for(6.0, 10) == 0.5
     with pytest.raises(ValidationError, match="auto"):
         OptimConfig(weight_decay="some")
 

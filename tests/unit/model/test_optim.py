@@ -227,9 +227,10 @@ def test_the_rest_equals_plain_adamw_with_the_gains_not_decayed(weight_decay):
         for name, weight in weights.weights.items()
         if "_proj" not in name  # the hidden matrices
     }
+    plain_decay = weight_decay * LRS["muon_lr"] / LRS["adamw_lr"]  # as fast as Muon's
     plain = torch.optim.AdamW(
         [
-            {"params": [twin for twin in twins.values() if twin.ndim == 2], "weight_decay": weight_decay},
+            {"params": [twin for twin in twins.values() if twin.ndim == 2], "weight_decay": plain_decay},
             {"params": [twin for twin in twins.values() if twin.ndim == 1], "weight_decay": 0.0},
         ],
         lr=LRS["adamw_lr"],

@@ -38,6 +38,8 @@ def test_the_longest_run_leaves_time_for_its_brackets() -> None:
     assert RATES.longest(1_000, 13_000) == 13_000  # with brackets no more than 4 trials' length would be left
     assert RATES.longest(1_000, 500) == 500
     assert Check(2, repeats=False).longest(1_000, 41_000) == 41_000
+    # At half the run's speed, brackets take twice their tokens.
+    assert RATES.longest(1_000, 9_000 + 2 * (3 * 3_000 + 3 * 1_000), 2.0) == pytest.approx(9_000, abs=1)
 
 
 @given(trial=st.integers(100, 10_000), times=st.floats(0.1, 1000), number=st.integers(0, 2), repeats=st.booleans())
