@@ -49,10 +49,13 @@ def is_recent(version: str) -> bool:
 
 
 def constraints(keep_torch: bool) -> str:
-    """Return the locked versions, less torch's where the machine's own is kept: pinning ours would replace it."""
+    """Return the locked versions, less torch's where the machine's own is kept: pinning ours would replace it.
+
+    Triton's neither, since a torch for GPUs brings the one that belongs to it.
+    """
     lines = _CONSTRAINTS.read_text(encoding="utf-8").splitlines(keepends=True)
     if keep_torch:
-        lines = [line for line in lines if not line.startswith("torch==")]
+        lines = [line for line in lines if not line.startswith(("torch==", "triton=="))]
     return "".join(lines)
 
 

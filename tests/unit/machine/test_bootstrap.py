@@ -25,7 +25,7 @@ def test_every_version_is_exact_and_torch_gives_way_to_the_machines_own() -> Non
     pinned = bootstrap.constraints(keep_torch=False).splitlines()[1:]
     assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[^+\s]+", line) for line in pinned)
     assert set(pinned) - set(bootstrap.constraints(keep_torch=True).splitlines()) == {
-        line for line in pinned if line.startswith("torch==")
+        line for line in pinned if line.startswith(("torch==", "triton=="))
     }
 
 

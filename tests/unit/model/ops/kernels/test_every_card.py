@@ -1,0 +1,67 @@
+"""Every kernel is generated and assembled for every card that people have, at the shapes of the studies that ship."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="needs Triton, which the dev extra brings on Linux")
+from absent_card import SHAPES, SHARED_KIB, compiled_kernels, usual_dtype
+
+KERNELS = {
+    "_add_kernel",
+    "_add_norm_backward_kernel",
+    "_add_norm_kernel",
+    "_apply_kernel",
+    "_cross_entropy_kernel",
+    "_gather_sum_kernel",
+    "_heads_backward_kernel",
+    "_heads_kernel",
+    "_momentum_kernel",
+    "_router_backward_kernel",
+    "_router_kernel",
+    "_scale_kernel",
+    "_scatter_kernel",
+    "_slots_kernel",
+    "_split_kernel",
+    "_swiglu_backward_kernel",
+    "_swiglu_kernel",
+}
+_FEW_BYTES = 32
+"""Of a thread's stack, where lies what does not fit into registers: no more than a few are worth no word."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A folder of its own, so that each run compiles, and a kernel of several shapes only once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        yield
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("capability", SHARED_KIB)
+def test_kernels_fit_a_card(shape, capability):
+    kernels = compiled_kernels(shape, capability, usual_dtype(capability))
+
+    assert {kernel.name for kernel in kernels} == KERNELS
+    for kernel in kernels:
+        assert f".target sm_{capability}" in kernel.ptx
+        assert kernel.shared_bytes <= SHARED_KIB[capability] * 1024, kernel.name
+        assert kernel.stack_bytes <= _FEW_BYTES, kernel.name
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("capability", [75, 86])
+def test_kernels_fit_in_formats_that_a_user_may_ask_for(dtype, capability):
+    for kernel in compiled_kernels("overnight, 8 experts", capability, dtype):
+        assert kernel.shared_bytes <= SHARED_KIB[capability] * 1024, kernel.name
+        assert kernel.stack_bytes <= _FEW_BYTES, kernel.name
+
+
+def test_a_t4_is_given_nothing_that_it_lacks():
+    """Neither bf16 nor, from Triton, tensor cores: instructions of both assemble only for later cards."""
+    for kernel in compiled_kernels("overnight, 8 experts", 75, torch.float16):
+        assert not re.search(r"\bbf16|\bmma\.|\bwgmma\.", kernel.ptx), kernel.name
