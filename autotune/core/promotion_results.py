@@ -75,6 +75,7 @@ class Promotion:
         scaling: How its learning rates are multiplied; None if they are copied as they are.
         batch: How its batch is multiplied; None if it stays.
         batch_worth: What another batch is worth, as shares of the loss: of flat and of steep valleys.
+        best_batch: Multiple of the trial's batch that the best of its length is expected to be, by the best trials.
         has_least_batch: Whether the trial's batch is the smallest that was searched.
         changes: The settings that are changed.
         brackets: What was trained to find out.
@@ -92,6 +93,7 @@ class Promotion:
     repeats: str = ""
     batch: Scaling | None = None
     batch_worth: tuple[float, float] | None = None
+    best_batch: float = 1.0
     has_least_batch: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class Promotion:
             brackets=tuple(brackets),
             note=stored["note"],
             repeats=stored["repeats"],
+            best_batch=stored.get("best_batch", 1.0),
             has_least_batch=stored.get("has_least_batch", False),
             batch_worth=tuple(stored["batch_worth"]) if stored.get("batch_worth") else None,
             **scalings,

@@ -67,7 +67,8 @@ class PromotionStep:
     def brackets(self) -> BracketRunner:
         """What finds the settings of a full run."""
         night = self.night
-        return BracketRunner(night.study, night.loop, self.queues.bracket, night.sigma, self._train_tokens)
+        trials = read_study(night.run.root, night.spec.storage).trials
+        return BracketRunner(night.study, night.loop, self.queues.bracket, night.sigma, self._train_tokens, trials)
 
     @property
     def _train_tokens(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -23,7 +23,7 @@ from autotune.engine.queue import Queue
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.horizon import ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
 from autotune.promotion.repetition import repeats
-from autotune.promotion.run_length import Check, has_least_batch, length_rules
+from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
 
@@ -41,6 +41,7 @@ class BracketRunner:
         open_queue: Opens the queue of the bracket of a trial at so many tokens, before a run of so many.
         sigma: Standard deviation of a loss between seeds, nats per token; None if the study has not measured it.
         train_tokens: Tokens of the whole training text; 0 if that is not known.
+        trials: Those of the search.
     """
 
     study: Study
@@ -48,6 +49,7 @@ class BracketRunner:
     open_queue: Callable[[TrialRecord, int, int], Queue]
     sigma: float | None
     train_tokens: int
+    trials: Sequence[TrialRecord] = ()
 
     def promotion(
         self,
@@ -94,6 +96,7 @@ class BracketRunner:
             note=note,
             batch=batch and replace(batch, factor=multiple),
             batch_worth=batch_worth(multiple) if multiple != 1 else None,
+            best_batch=settings.best_batch,
             has_least_batch=settings.has_least_batch,
         )
 
@@ -184,6 +187,7 @@ class BracketRunner:
             rules=length_rules(self.study),
             trial_tokens=self._length(trial),
             repeats=repeats(self.train_tokens, tokens),
+            best_batch=batch_of_the_best(self.study, config, self.trials),
             has_least_batch=has_least_batch(self.study, config),
             most_batch=most_batch,
         )

@@ -75,6 +75,7 @@ class Horizon:
         rules: Which settings depend on the length, by dotted path; at most one of them is the batch.
         trial_tokens: Length of the trial.
         repeats: Whether the full run reads its text so often that overfitting counts.
+        best_batch: Multiple of the trial's batch that the best of its length is expected to be.
         has_least_batch: Whether the trial's batch is the smallest that was searched, so that the best may be smaller.
         most_batch: Highest multiple of the trial's batch that fits into memory.
     """
@@ -83,6 +84,7 @@ class Horizon:
     rules: Mapping[str, Rule]
     trial_tokens: int
     repeats: bool = False
+    best_batch: float = 1.0
     has_least_batch: bool = False
     most_batch: float = math.inf
 
@@ -98,7 +100,7 @@ class Horizon:
             return None
 
         valleys = [Valley(each.tokens, each.factors, each.losses) for each in brackets if each.setting == "batch"]
-        law = _BATCH_REPEATED if self.repeats else _BATCH
+        law = replace(_BATCH_REPEATED if self.repeats else _BATCH, own=math.log(self.best_batch))
         if self.has_least_batch:
             law = replace(law, own=_LEAST_OWN, own_sd=_LEAST_OWN_SD)
         return posterior(law, self.trial_tokens, tokens, valleys, sigma)

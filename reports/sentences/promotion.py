@@ -7,6 +7,8 @@ from autotune.core.statistics import INTERVAL
 from reports.formats import as_sentence, number, plain
 
 TITLE = "Settings for the long run"
+_ALIKE = 1.2
+"""Factor between two batches below which they are not told apart."""
 
 
 def sentences(promotion: Promotion) -> list[str]:
@@ -38,6 +40,12 @@ def _on_the_batch(promotion: Promotion) -> list[str]:
         said.append(
             "The smallest batch that was searched won, so a still smaller one may be better for trials: let the search "
             "try smaller ones next time. The long run's batch is chosen with that in mind."
+        )
+    elif not 1 / _ALIKE < promotion.best_batch < _ALIKE:
+        smaller = "smaller" if promotion.best_batch < 1 else "larger"
+        said.append(
+            f"The best trials had {smaller} batches than trial {promotion.trial}. The long run's is chosen with that "
+            "in mind."
         )
     if promotion.batch_worth is None:
         return said

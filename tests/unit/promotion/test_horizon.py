@@ -66,6 +66,11 @@ def test_where_the_smallest_batch_won_a_smaller_one_is_expected() -> None:
     assert horizon(has_least_batch=True).expected(4_000).batch == 2 / 3
 
 
+def test_the_best_trials_say_where_the_batch_starts_from() -> None:
+    scaled = horizon(best_batch=0.5).batch(16_000)
+    assert scaled is not None and scaled.factor == pytest.approx(0.5 * 16**0.55)
+
+
 def test_a_shorter_run_has_a_smaller_batch_and_never_none() -> None:
     assert horizon().expected(100).batch == 1 / 3
     assert horizon().expected(1).batch == 1 / 3

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from study_case import make_study
+from study_case import make_study, result
 
+from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.study_results import Plan
-from autotune.promotion.run_length import Check, full_tokens, has_least_batch, length_rules
+from autotune.promotion.run_length import Check, batch_of_the_best, full_tokens, has_least_batch, length_rules
 
 RATES, BOTH = Check(1, repeats=True), Check(2, repeats=True)
 
@@ -69,6 +70,22 @@ def test_the_batch_moves_only_where_it_was_searched(tmp_path: Path) -> None:
     searched = make_study(tmp_path, 'trainer="batch_fake_trainer:train"', "space.batch={low = 1, high = 8}")
     assert length_rules(searched) == {"lr": "learning_rate", "batch": "batch"}
     assert Check.of(searched, 1, 100) == BOTH
+
+
+def test_the_batches_of_the_best_trials_count_the_more_the_more_there_are(tmp_path: Path) -> None:
+    """Of ten trials two are the best, with batches of 4 and 1: half of 4 in the mean, weighed with two thirds."""
+
+    def trial(loss: float, batch: int, status: TrialStatus = TrialStatus.FINISHED) -> TrialRecord:
+        return TrialRecord(0, {"batch": batch}, status, result(loss=loss))
+
+    study = make_study(tmp_path, 'trainer="batch_fake_trainer:train"', "space.batch={low = 1, high = 8}")
+    config = {"lr": 0.1, "batch": 4}
+    ten = [trial(2.0, 4), trial(2.1, 1), *[trial(3.0, 8)] * 8, trial(1.0, 8, TrialStatus.PRUNED)]
+    assert batch_of_the_best(study, config, ten) == pytest.approx(0.5 ** (2 / 3))
+    assert batch_of_the_best(study, config, ten[1:2]) == pytest.approx(0.25**0.5)
+    assert batch_of_the_best(study, config, ()) == 1.0
+    kept = make_study(tmp_path, 'trainer="batch_fake_trainer:train"')
+    assert batch_of_the_best(kept, config, ten) == 1.0
 
 
 def test_a_trial_knows_whether_its_batch_is_the_smallest(tmp_path: Path) -> None:

@@ -59,6 +59,9 @@ def test_words_say_what_changes_by_what_evidence() -> None:
     assert "batch" not in kept and "its best learning rate. For a run" in kept
     least = " ".join(promotion.sentences(replace(FOUND, has_least_batch=True, batch_worth=None)))
     assert least.startswith("The smallest batch that was searched won") and "a batch of text" not in least
+    others = promotion.sentences(replace(FOUND, best_batch=0.5))
+    assert others[0].startswith(f"The best trials had smaller batches than trial {FOUND.trial}. ")
+    assert "best trials" not in " ".join(promotion.sentences(replace(FOUND, best_batch=0.9)))
     shorter = promotion.sentences(replace(FOUND, batch=Scaling(0.5, 0.2, 0.9, 0.5, 0.1)))
     assert shorter[0] == "The batch is multiplied by 0.50 (95 % interval 0.20 to 0.90)."
     as_is = promotion.sentences(Promotion(3, 1_000, 9_000, None, note="as requested"))
