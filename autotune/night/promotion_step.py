@@ -97,15 +97,17 @@ class PromotionStep:
         """Return the full run of the night; one that takes what is left of it is measured out here, once."""
         night = self.night
         attributes, seconds_left = night.attributes, night.deadline.seconds_left
-        plan = attributes.plan
+        plan, before = attributes.plan, attributes.full_run
+        known = Order(full_tokens(night.spec, plan, attributes.run_tokens))
         takes_the_rest = plan is not None and plan.run_tokens > 0
-        if not takes_the_rest or math.isinf(seconds_left):
-            return Order(full_tokens(night.spec, plan, attributes.run_tokens))
+        is_done = before is not None and before.status == TrialStatus.FINISHED
+        if not takes_the_rest or is_done or math.isinf(seconds_left):
+            return known
 
         trial, _ = select_trial_to_promote(read_study(night.run.root, night.spec.storage))
         token_s = self.measured_token_s(trial, as_is=False)
         if night.is_stopped:
-            return Order(full_tokens(night.spec, plan, attributes.run_tokens))
+            return known
 
         with exclusive(night.search.storage, night.spec.name):
             measured = attributes.run_tokens

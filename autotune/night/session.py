@@ -81,6 +81,8 @@ class Session:
                 return NOTHING_FINISHED
 
             order = promotion.order()
+            if night.is_stopped:
+                return self._parked(night)
             ended = None
             if night.spec.promote.automatic:
                 ended = promotion.train(order)

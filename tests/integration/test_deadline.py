@@ -91,6 +91,18 @@ def test_a_full_run_of_no_given_length_takes_the_rest_of_the_night(folder: Study
     assert "in the time that the search leaves" in run.text
 
 
+def test_a_finished_night_is_not_even_measured_again(folder: StudyFolder) -> None:
+    folder.write(budget={"trials": 4}, base={"seconds": 0.1, "obeys": True}, promote={"automatic": True})
+    hours = str((REPORT_S + EXPORT_S + 20) / 3600)
+    assert folder.run("--hours", hours).end() == 0
+    full = folder.record().attributes.full_run
+    assert full is not None and full.status == TrialStatus.FINISHED
+
+    trained = len(folder.started())
+    assert folder.run("--hours", hours).end() == 0
+    assert len(folder.started()) == trained
+
+
 def test_a_slow_first_training_does_not_cost_the_search_its_time(folder: StudyFolder) -> None:
     """It takes twice as long as the others; were the 14 finals expected to, there would be time for nothing else."""
     folder.write(
