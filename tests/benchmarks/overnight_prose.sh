@@ -4,8 +4,8 @@
 #          (of it, 64 rows at an eighth of the length are overnight_h100_eighth.json, and 16 on an eighth of the text, which
 #          they read as often as the rows of 8 times the length do theirs, are overnight_h100_cut.json)
 #   rows:  16 of that table's rows, evenly spread over its ranks, at 8 and 4 times the length
-#   once, often: a study whose winner is promoted to 8 times a trial's length, and pairs of a batch and a learning rate at
-#          that length: the run reads its text once, or 8 times what is an eighth of it
+#   once, often: a study whose winner is promoted to 16 times a trial's length, and pairs of a batch and a learning rate at
+#          that length: the run reads its text once, or 6 times what is a sixth of it (three trainings at a time)
 #   live:  a whole study whose default is the seed's hand-tuned configuration, in our trainer: 100 trials at most, finals
 #          on 5 pairs or more, attribution
 # Each goes on where it was left.
@@ -37,13 +37,14 @@ rows)
 once | often)
   text=$train
   if [ "$what" = often ]; then
-    text=$out/eighth.bin
-    head -c $(($(stat -c %s "$train") / 16 * 2)) "$train" > "$text"
+    text=$out/sixth.bin
+    mkdir -p "$out" && head -c $((15728640 / 6 * 2)) "$train" > "$text"
   fi
   name=$what${SEED:+-$SEED}
-  prose run --set "name=\"$name\"" --set "seed=${SEED:-1}" --set 'budget={tokens = 983040, trials = 40, ends_early = false}' \
-    --set "base.data={path = \"$text\"}" --set 'promote={tokens = 7864320, automatic = true}'
-  python "$here/bench_promotion.py" "$out/$name"
+  prose run --set "name=\"$name\"" --set "seed=${SEED:-1}" --set 'budget={tokens = 983040, trials = 24, ends_early = false}' \
+    --set base.system.micro_batch_size=2 --set 'base.data.eval_tokens=204800' \
+    --set "base.data={path = \"$text\"}" --set 'promote={tokens = 15728640, automatic = true}'
+  python "$here/bench_promotion.py" "$out/$name" --gpus 1 --jobs 3 --batches ${BATCHES:-2 4 8 16} --rates ${RATES:-0.5 1 2 4}
   ;;
 live)
   # Its learning rate is Muon's and a tenth of it AdamW's; 5 % warm-up, cosine to 5 %, 16 experts, dropout 0.05.
