@@ -12,8 +12,8 @@ same held-out windows. Contenders:
 - default: the default settings as they are, trained on as many tokens as fit by a short training before;
 - seed:    the seed's own trainer with its hand-tuned settings, as many steps as fit by some steps before.
 
-The files hold token ids (uint16, GPT-2's vocabulary and end of text), such as `source_text.py` writes. The short training
-before is not counted.
+The files hold token ids (uint16, GPT-2's vocabulary and end of text), such as `source_text.py` writes. The short
+training before is not counted.
 """
 
 from __future__ import annotations
