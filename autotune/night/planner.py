@@ -23,7 +23,7 @@ from autotune.night.probing import Place, config_on, probe
 from autotune.night.search_share import search_seconds
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.repetition import repetition
-from autotune.promotion.run_length import Check, full_tokens
+from autotune.promotion.run_length import Check, full_tokens, longest_run
 from autotune.search.dimension import Value
 from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
 from autotune.study.spec import StudySpec
@@ -107,12 +107,24 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     spec = study.spec
     training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
     trial_s = spec.budget.seeds * training_s
-    run_tokens = _rest_of_the_night(study, probe, slots, seconds_left)
+
+    def full_seconds(tokens: int) -> tuple[float, float]:
+        """Return the seconds of a full run with its brackets and export, and those to keep for it and the report."""
+        check = Check.of(study, probe.facts.get("train_tokens", 0), tokens)
+        run_s = check.full_run_s(spec, tokens, probe.seconds_for, slots)
+        full_s = run_s + EXPORT_S if run_s else 0.0
+        return full_s, MARGIN * run_s + (full_s - run_s) + REPORT_S
+
+    run_tokens = _rest_of_the_night(study, probe, slots, seconds_left, spec.finals.runs + spec.attributing_runs())
+    full_s, later_s = full_seconds(run_tokens or full_tokens(spec))
+    allotment = allot(spec, seconds_left, training_s, slots, later_s)
+    if run_tokens and allotment.describe_cuts():
+        # What the finals are spared is the full run's.
+        kept_runs = allotment.final_runs + allotment.attributing_runs
+        run_tokens = _rest_of_the_night(study, probe, slots, seconds_left, kept_runs)
+        full_s, later_s = full_seconds(run_tokens)
+        allotment = replace(allotment, later_s=later_s)
     tokens = run_tokens or full_tokens(spec)
-    check = Check.of(study, probe.facts.get("train_tokens", 0), tokens)
-    run_s = check.full_run_s(spec, tokens, probe.seconds_for, slots)
-    full_s = run_s + EXPORT_S if run_s else 0.0
-    allotment = allot(spec, seconds_left, training_s, slots, later_s=MARGIN * run_s + (full_s - run_s) + REPORT_S)
     reserve_s = allotment.finals_s + full_s + REPORT_S
 
     # How many trials fit, if none is stopped early and if as many are as usual.
@@ -152,8 +164,15 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     )
 
 
-def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: float) -> int:
+def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: float, final_runs: int) -> int:
     """Return the tokens of an automatic full run that takes what a search that is worth its time leaves of the night.
+
+    Args:
+        study: The study.
+        probe: A short training of the baseline.
+        slots: Devices that train at once.
+        seconds_left: Seconds until the deadline; infinite without one.
+        final_runs: Trainings on fresh seeds that follow the search.
 
     Returns:
         0 if the study file names them, without a deadline, or if less than a trial's length is left.
@@ -165,7 +184,6 @@ def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: flo
     length = spec.budget.tokens
     training_s = max(probe.seconds_for(length), 1e-6)
     trial_s = spec.budget.seeds * training_s / slots
-    final_runs = spec.finals.runs + spec.attributing_runs()
     seconds = seconds_left - MARGIN * final_runs * training_s / slots - EXPORT_S - REPORT_S
 
     # Twice what a search must have, since the trials may turn out slower than the probe.
@@ -176,7 +194,7 @@ def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: flo
     # Evaluations take as long in a longer run.
     as_much_again_s = max(probe.seconds_for(2 * length) - training_s, 1e-6)
     fit = int(length * (1 + (run_s - training_s) / as_much_again_s))
-    run = Check.of(study, probe.facts.get("train_tokens", 0), fit).longest(length, fit)
+    run = longest_run(study, probe.facts.get("train_tokens", 0), length, fit)
     return run if run >= length else 0
 
 

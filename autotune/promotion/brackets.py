@@ -23,7 +23,7 @@ from autotune.engine.queue import Queue
 from autotune.promotion.early_end import EXPORT_S
 from autotune.promotion.horizon import ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
 from autotune.promotion.repetition import repeats
-from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules
+from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
 
@@ -139,7 +139,8 @@ class BracketRunner:
         trial_token_s = self.loop.pace.usual_seconds(1)
         token_s = token_s or trial_token_s
         fit = int(training_s / token_s)
-        tokens = fit if as_is else self._check(fit).longest(length, fit, trial_token_s / token_s)
+        slowness = trial_token_s / token_s
+        tokens = fit if as_is else longest_run(self.study, self.train_tokens, length, fit, slowness)
 
         if tokens < length:
             minutes = seconds_left / 60

@@ -21,7 +21,16 @@ def repeats(train_tokens: int, tokens: int) -> bool:
         train_tokens: Tokens of the run's training text; 0 if that is not known.
         tokens: Tokens that the run trains on.
     """
-    return bool(train_tokens) and tokens > _GOOD_EPOCHS * train_tokens
+    return bool(train_tokens) and tokens > most_good_tokens(train_tokens)
+
+
+def most_good_tokens(train_tokens: int) -> int:
+    """Return the longest run in which reading the text again is worth almost as much as fresh text, in tokens.
+
+    Args:
+        train_tokens: Tokens of the run's training text.
+    """
+    return _GOOD_EPOCHS * train_tokens
 
 
 def as_often(epochs: float, others: float) -> bool:
@@ -59,6 +68,6 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
         worth = 1 + _HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / _HALF_WORTH_EPOCHS))
         words += f". In published experiments this was worth about {worth:.1f} times as much fresh text, read once"
     if epochs > _GOOD_EPOCHS:
-        words += f". More text or a shorter run is better: --tokens {_GOOD_EPOCHS * train_tokens}"
+        words += f". More text or a shorter run is better: --tokens {most_good_tokens(train_tokens)}"
 
     return words

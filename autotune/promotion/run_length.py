@@ -10,7 +10,7 @@ from typing import Any
 from autotune.core.config_paths import flatten
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.study_results import Plan
-from autotune.promotion.repetition import repeats
+from autotune.promotion.repetition import most_good_tokens, repeats
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 from autotune.study.trainer_interface import Rule
@@ -168,3 +168,22 @@ class Check:
 
         lengths = self.lengths(spec.budget.tokens, tokens)
         return self.trainings * sum(map(seconds_for, lengths)) / slots + seconds_for(tokens)
+
+
+def longest_run(study: Study, train_tokens: int, trial_tokens: int, tokens: int, slowness: float = 1.0) -> int:
+    """Return the longest run that fits with what precedes it, where so many tokens would fit without.
+
+    Args:
+        study: The study.
+        train_tokens: Tokens of the whole training text; 0 if that is not known.
+        trial_tokens: Length of a trial.
+        tokens: Tokens in all.
+        slowness: How many times as long as the run brackets take for a token.
+    """
+    run = Check.of(study, train_tokens, tokens).longest(trial_tokens, tokens, slowness)
+    if not repeats(train_tokens, tokens) or repeats(train_tokens, run):
+        return run
+
+    # With brackets it would be so short that it needs none.
+    most = min(tokens, most_good_tokens(train_tokens))
+    return Check.of(study, train_tokens, most).longest(trial_tokens, most, slowness)

@@ -134,6 +134,18 @@ def test_a_full_run_of_no_given_length_takes_what_the_search_leaves() -> None:
     assert f"a full run of {planned.run_tokens:,} tokens in the time that the search leaves" in describe(planned, study)
 
 
+def test_what_the_finals_are_spared_is_the_full_runs() -> None:
+    """Two settings take up to 30 trainings to tell apart, more than half of what search and finals have."""
+    many: Any = NIGHT | {"budget": {"tokens": 1_000, "trials": 200}}
+    space = {"lr": {"low": 0.1, "high": 1.0}, "gain": {"low": 0.1, "high": 1.0}}
+    apart = plan(
+        spec(**many | {"finals": NIGHT["finals"] | {"attribute_seeds": 10}, "space": space}), seconds_left=4_500
+    )
+    assert apart.cuts == "time is short, so which change gave what is not found out"
+    together = plan(spec(**many), seconds_left=4_500)
+    assert (apart.run_tokens, apart.trials) == (together.run_tokens, together.trials)
+
+
 def test_a_full_run_has_the_length_that_the_study_file_gives_or_that_of_eight_trials_without_a_deadline() -> None:
     named = spec(**NIGHT | {"promote": {"automatic": True, "tokens": 9_000}})
     planned = plan(named, seconds_left=3_000)

@@ -11,7 +11,14 @@ from study_case import make_study, result
 
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.study_results import Plan
-from autotune.promotion.run_length import Check, batch_of_the_best, full_tokens, has_least_batch, length_rules
+from autotune.promotion.run_length import (
+    Check,
+    batch_of_the_best,
+    full_tokens,
+    has_least_batch,
+    length_rules,
+    longest_run,
+)
 
 RATES, BOTH = Check(1, repeats=True), Check(2, repeats=True)
 
@@ -41,6 +48,16 @@ def test_the_longest_run_leaves_time_for_its_brackets() -> None:
     assert Check(2, repeats=False).longest(1_000, 41_000) == 41_000
     # At half the run's speed, brackets take twice their tokens.
     assert RATES.longest(1_000, 9_000 + 2 * (3 * 3_000 + 3 * 1_000), 2.0) == pytest.approx(9_000, abs=1)
+
+
+def test_a_run_that_brackets_would_shorten_to_few_readings_has_none_and_their_time(tmp_path: Path) -> None:
+    """Of 28 lengths of a trial, three trainings at two lengths leave 14: of a text of four that is 3.5 readings."""
+    study = make_study(tmp_path, 'trainer="length_fake_trainer:train"')
+    assert RATES.longest(1_000, 28_000) == pytest.approx(13_000, abs=1_000)
+    assert longest_run(study, 4_000, 1_000, 28_000) == 16_000  # four readings
+    assert longest_run(study, 4_000, 1_000, 14_000) == 14_000
+    assert longest_run(study, 1_000, 1_000, 28_000) == RATES.longest(1_000, 28_000)
+    assert longest_run(study, 0, 1_000, 28_000) == 28_000
 
 
 @given(trial=st.integers(100, 10_000), times=st.floats(0.1, 1000), number=st.integers(0, 2), repeats=st.booleans())
