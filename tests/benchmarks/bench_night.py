@@ -35,7 +35,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from bench_recipe import VOCABULARY, text_settings
+from bench_recipe import MERGED, VOCABULARY, text_settings
 from bench_training import seed_importable
 from torch.utils.data import DataLoader, Subset
 
@@ -84,7 +84,7 @@ def _inline(settings: Mapping[str, Any]) -> str:
 
 def of_the_default(args: argparse.Namespace) -> Result:
     """Train the default settings as they are for all of the time."""
-    base = with_paths(load(args.study, args.set).spec.base, text_settings(args.train, args.val) | {"seed": 1})
+    base = with_paths(load(args.study, args.set).spec.base, text_settings(args.train, args.val) | MERGED | {"seed": 1})
     config = TrainConfig.model_validate(with_paths(base, {"system.device": args.device}))
     points: list[tuple[float, float, float]] = []
 

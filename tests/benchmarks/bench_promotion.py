@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_recipe import train_one
+from bench_recipe import MERGED, train_one
 
 from autotune.core.config_paths import flatten, with_paths
 from autotune.core.promotion_results import Promotion
@@ -85,7 +85,7 @@ def trained(
     """
     base = load(record.run.study_file).spec.base
     pairs = list(itertools.product(settings, range(FIRST_SEED, FIRST_SEED + seeds)))
-    works = [(with_paths(base, {**settings[name], "seed": seed}), tokens, gpus) for name, seed in pairs]
+    works = [(with_paths(base, {**MERGED, **settings[name], "seed": seed}), tokens, gpus) for name, seed in pairs]
 
     losses: dict[str, list[float]] = {name: [] for name in settings}
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:

@@ -41,6 +41,8 @@ FIRST_SETTINGS = {
     "system.micro_batch_size": 24,
 }
 EVALUATIONS = 4
+MERGED = {"system.max_pass_sequences": 96}
+"""Micro-batches are merged into passes, as the planner has it on a card with memory for that."""
 
 
 def text_settings(train: Path, val: Path) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def main() -> None:
     texts = {train.stem: text_settings(train, val) for train, val in zip(args.train, args.val, strict=True)}
     names = list(itertools.product(texts, seeds, recipes))
     jobs = [
-        (with_paths(base, texts[text] | recipes[recipe] | {"seed": seed}), args.tokens, args.gpus)
+        (with_paths(base, texts[text] | MERGED | recipes[recipe] | {"seed": seed}), args.tokens, args.gpus)
         for text, seed, recipe in names
     ]
 
