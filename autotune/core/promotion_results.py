@@ -9,6 +9,9 @@ from typing import Any, Literal
 from autotune.core.records import EvalPoint
 from autotune.core.statistics import INTERVAL
 
+Kind = Literal["learning_rate", "batch"]
+"""What brackets move: learning rates, all by one factor, or the batch."""
+
 
 @dataclass(frozen=True)
 class LengthChange:
@@ -42,7 +45,7 @@ class Bracket:
     tokens: int
     factors: tuple[float, ...]
     losses: tuple[float | None, ...]
-    setting: Literal["learning_rate", "batch"] = "learning_rate"
+    setting: Kind = "learning_rate"
     batch: float = 1.0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from autotune.core.records import TrialRecord
 from autotune.core.statistics import student_quantile
 from autotune.core.study_results import Noise
-from autotune.finals.verdict import PROVE, confidences, paired_gains
+from autotune.finals.verdict import PROVE, SELECT, confidences, paired_gains
 from autotune.study.spec import FinalsSpec
 
 _POWER = 0.8
@@ -38,6 +38,20 @@ def measure_noise(baseline: int, finals: Sequence[TrialRecord], spec: FinalsSpec
     # The two losses of a pair are taken as independent, since only the baseline's are known yet.
     gain = provable_gain(2**0.5 * sigma, spec)
     return Noise(sigma, len(losses), statistics.mean(losses), spec.looks[-1], gain)
+
+
+def seed_noise(trial: int, finals: Sequence[TrialRecord]) -> float | None:
+    """Return the standard deviation of one trial's loss between fresh seeds, nats per token.
+
+    Args:
+        trial: Its number.
+        finals: Re-runs so far.
+
+    Returns:
+        None while fewer than three of its runs have finished: two say too little of a deviation.
+    """
+    losses = [run.loss for run in finals if run.arm == trial and run.stage in (SELECT, PROVE) and run.loss is not None]
+    return statistics.stdev(losses) if len(losses) > 2 else None
 
 
 def provable_gain(pair_sigma: float, spec: FinalsSpec) -> float:

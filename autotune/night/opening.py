@@ -131,12 +131,6 @@ class Night:
         return self.loop.stop.level > 0
 
     @property
-    def sigma(self) -> float | None:
-        """Standard deviation of a loss between seeds, nats per token; None if it was not measured."""
-        noise = self.attributes.noise
-        return None if noise is None else noise.sigma
-
-    @property
     def overrides(self) -> dict[str, Any]:
         """What the hardware and the plan fill into each config, by dotted path."""
         overrides = hardware_overrides(self.study, self.profile.overrides())

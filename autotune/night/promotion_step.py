@@ -67,8 +67,8 @@ class PromotionStep:
     def brackets(self) -> BracketRunner:
         """What finds the settings of a full run."""
         night = self.night
-        trials = read_study(night.run.root, night.spec.storage).trials
-        return BracketRunner(night.study, night.loop, self.queues.bracket, night.sigma, self._train_tokens, trials)
+        record = read_study(night.run.root, night.spec.storage)
+        return BracketRunner(night.study, night.loop, self.queues.bracket, record, self._train_tokens)
 
     @property
     def _train_tokens(self) -> int:
@@ -197,7 +197,8 @@ class PromotionStep:
             queue.enqueue(params, role="full", arm=trial.number, seed=night.spec.seed)
 
         folder = night.run.root / queue.plan.folder
-        full_run = FullRun(queue, params, folder, night.deadline, night.observer, night.sigma, self._keep)
+        sigma = self.brackets.sigma(trial)
+        full_run = FullRun(queue, params, folder, night.deadline, night.observer, sigma, self._keep)
         return full_run.train(night.loop)
 
     def _keep(self, shown: FullRunRecord) -> None:

@@ -7,28 +7,39 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
-from autotune.core.promotion_results import Bracket, Promotion
+from autotune.core.promotion_results import Bracket, Kind, Promotion
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.text import done_by, duration
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Queue
+from autotune.finals.power import seed_noise
 from autotune.promotion.early_end import EXPORT_S
-from autotune.promotion.horizon import ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
+from autotune.promotion.horizon import FACTORS, ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
 from autotune.promotion.repetition import repeats
 from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run
 from autotune.store.database import exclusive
+from autotune.store.study_store import StudyRecord
 from autotune.study.study_file import Study
 
+_KINDS: tuple[Kind, ...] = ("batch", "learning_rate")
+"""What is tried, in this order."""
+_MOST_FURTHER = 2
+"""Values that are tried outward from an end, at most. Of runs that read their text six times, four times as long as
+their trials, twice the batch was 4 % better than the trial's, and nobody had tried four times
+(tests/benchmarks/RESULTS.md)."""
 _LONGEST_S = 365 * 24 * 3600.0
 """Longest run that is begun, in seconds: a longer one is a slip of the keyboard."""
+
+Losses = dict[Multiples, float | None]
+"""Final losses in nats per token; None where a training did not finish."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +50,15 @@ class BracketRunner:
         study: The study file and its trainer.
         loop: What trains.
         open_queue: Opens the queue of the bracket of a trial at so many tokens, before a run of so many.
-        sigma: Standard deviation of a loss between seeds, nats per token; None if the study has not measured it.
+        record: What is stored of the study.
         train_tokens: Tokens of the whole training text; 0 if that is not known.
-        trials: Those of the search.
     """
 
     study: Study
     loop: EventLoop
     open_queue: Callable[[TrialRecord, int, int], Queue]
-    sigma: float | None
+    record: StudyRecord
     train_tokens: int
-    trials: Sequence[TrialRecord] = ()
 
     def promotion(
         self,
@@ -79,7 +88,7 @@ class BracketRunner:
 
         brackets, note = self._brackets(trial, tokens, has_time)
         settings = self._horizon(trial, tokens, min(most_batch, self._fitting_batch(trial, tokens)))
-        sigma = self._sigma(trial)
+        sigma = self.sigma(trial) or ONE_SEED_SIGMA * (trial.loss or 0.0)
 
         batch = settings.batch(tokens, brackets, sigma)
         multiple = 1.0 if batch is None else settings.whole_batch(batch.factor)
@@ -99,6 +108,14 @@ class BracketRunner:
             best_batch=settings.best_batch,
             has_least_batch=settings.has_least_batch,
         )
+
+    def sigma(self, trial: TrialRecord) -> float | None:
+        """Return the standard deviation of a trial's loss between seeds, nats per token.
+
+        It is the default's where the trial's own was not measured; None if neither was.
+        """
+        own, of_default = seed_noise(trial.number, self.record.finals), self.record.attributes.noise
+        return own or (of_default.sigma if of_default else None)
 
     def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
         """Return how long the brackets before a run take, at a trial's pace.
@@ -188,7 +205,7 @@ class BracketRunner:
             rules=length_rules(self.study),
             trial_tokens=self._length(trial),
             repeats=repeats(self.train_tokens, tokens),
-            best_batch=batch_of_the_best(self.study, config, self.trials),
+            best_batch=batch_of_the_best(self.study, config, self.record.trials),
             has_least_batch=has_least_batch(self.study, config),
             most_batch=most_batch,
         )
@@ -208,14 +225,13 @@ class BracketRunner:
         if not queues:
             return (), "a check by shorter runs would cost more than it is worth"
 
-        missing = [at for at, queue in queues.items() if not self._trained(trial, tokens, at, queue)]
-        if missing and not has_time(self.seconds(self._length(trial), tokens)):
+        known = [self._tried(trial, tokens, at, queue) for at, queue in queues.items()]
+        is_complete = all(len(brackets) == check.num_settings for brackets in known)
+        if not is_complete and not has_time(self.seconds(self._length(trial), tokens)):
             return (), "not checked by shorter runs"
-        for at in missing:
-            self._train(trial, tokens, at, queues[at], has_time)
 
-        found = [self._trained(trial, tokens, at, queue) for at, queue in queues.items()]
-        return tuple(bracket for brackets in found for bracket in brackets), ""
+        tried = [self._tried(trial, tokens, at, queue, has_time) for at, queue in queues.items()]
+        return tuple(itertools.chain(*tried)), ""
 
     def _queues(self, trial: TrialRecord, tokens: int) -> dict[int, Queue]:
         """Open the queues of the brackets before a run of so many tokens, by their length."""
@@ -227,49 +243,107 @@ class BracketRunner:
         changes = self._horizon(trial, tokens).changes(at, multiples)
         return {**trial.params, **{change.path: change.after for change in changes}}
 
-    def _train(self, trial: TrialRecord, tokens: int, at: int, queue: Queue, has_time: Callable[[float], bool]) -> None:
-        if self.loop.stop.level:
-            return
+    def _tried(
+        self, trial: TrialRecord, tokens: int, at: int, queue: Queue, has_time: Callable[[float], bool] | None = None
+    ) -> list[Bracket]:
+        """Return the losses of one length, for each kind of setting whose first trainings have ended.
 
-        arms = self._horizon(trial, tokens).arms(at).values()
-        with exclusive(queue.storage, self.study.spec.name):
-            for multiples in itertools.chain(*arms):  # what is queued already is not queued again
-                params = self._params(trial, tokens, at, multiples)
-                queue.enqueue(params, role="bracket", arm=trial.number, seed=self.study.spec.seed)
-        self.loop.run(queue, has_time)
+        Batches come first, and learning rates are tried beside the best of them. Where the lowest loss is at an end,
+        the next value outward is tried as well.
 
-    def _trained(self, trial: TrialRecord, tokens: int, at: int, queue: Queue) -> list[Bracket]:
-        """Return the losses of one length, of each kind of setting; none until all its trainings have ended."""
-        ended = [record for record in queue.records() if record.result is not None]
+        Args:
+            trial: The trial to promote.
+            tokens: Length of the run.
+            at: That of the trainings.
+            queue: Theirs.
+            has_time: Whether there is time for so many seconds more; None to train nothing.
+        """
+        horizon = self._horizon(trial, tokens)
+        middle = horizon.expected(at)
+
+        def losses(arms: Sequence[Multiples]) -> Losses:
+            params = [self._params(trial, tokens, at, arm) for arm in arms]
+            if has_time is not None:
+                self._train(trial, queue, params, has_time)
+            return _losses(arms, params, queue.records())
 
         brackets = []
-        for setting, arms in self._horizon(trial, tokens).arms(at).items():
-            losses: list[float | None] = []
-            for multiples in arms:
-                params = self._params(trial, tokens, at, multiples)
-                runs = [record for record in ended if dict(record.params) == params]
-                if not runs or not runs[-1].status.teaches:
-                    return []
-                losses.append(runs[-1].loss)
+        for kind in (kind for kind in _KINDS if kind in horizon.rules.values()):
+            first = horizon.arms(kind, middle)
+            tried = losses(first)
+            if len(tried) < len(first):
+                break
 
-            if setting == "batch":
-                brackets.append(Bracket(at, tuple(each.batch for each in arms), tuple(losses), "batch"))
-            else:
-                factors = tuple(each.rate for each in arms)
-                brackets.append(Bracket(at, factors, tuple(losses), "learning_rate", arms[0].batch))
+            for _ in range(_MOST_FURTHER):
+                further = _outward(horizon, kind, tried)
+                tried |= losses(further)
+            brackets.append(_bracket(kind, at, tried))
+            middle = _lowest(tried) or middle
         return brackets
+
+    def _train(
+        self,
+        trial: TrialRecord,
+        queue: Queue,
+        params: Sequence[Mapping[str, Any]],
+        has_time: Callable[[float], bool],
+    ) -> None:
+        """Train settings that were not trained before."""
+        known = [dict(record.params) for record in queue.records() if record.result is not None]
+        if self.loop.stop.level or all(each in known for each in params):
+            return
+
+        with exclusive(queue.storage, self.study.spec.name):
+            for each in params:  # what is queued already is not queued again
+                queue.enqueue(each, role="bracket", arm=trial.number, seed=self.study.spec.seed)
+        self.loop.run(queue, has_time)
 
     def _fitting_batch(self, trial: TrialRecord, tokens: int) -> float:
         """Return the highest multiple of a trial's batch that no bracket found too large for the memory."""
-        too_large = math.inf
-        for at, queue in self._queues(trial, tokens).items():
-            full = [dict(each.params) for each in queue.records() if each.status is TrialStatus.OUT_OF_MEMORY]
-            for multiples in self._horizon(trial, tokens).arms(at).get("batch", ()):
-                if self._params(trial, tokens, at, multiples) in full:
-                    too_large = min(too_large, multiples.batch)
-        return max(1.0, too_large / 2)
+        batches = [path for path, rule in length_rules(self.study).items() if rule == "batch"]
+        too_large = [
+            float(record.params[path]) / float(trial.params[path])
+            for path, queue in itertools.product(batches, self._queues(trial, tokens).values())
+            for record in queue.records()
+            if record.status is TrialStatus.OUT_OF_MEMORY and path in record.params
+        ]
+        return max(1.0, min(too_large, default=math.inf) / 2)
 
-    def _sigma(self, trial: TrialRecord) -> float:
-        if self.sigma is not None:
-            return self.sigma
-        return ONE_SEED_SIGMA * (trial.loss or 0.0)
+
+def _losses(arms: Sequence[Multiples], params: Sequence[Mapping[str, Any]], records: Sequence[TrialRecord]) -> Losses:
+    """Return the losses of what has ended."""
+    losses: Losses = {}
+    for arm, each in zip(arms, params, strict=True):
+        ended = [record for record in records if record.result is not None and dict(record.params) == each]
+        if ended and ended[-1].status.teaches:
+            losses[arm] = ended[-1].loss
+    return losses
+
+
+def _lowest(losses: Losses) -> Multiples | None:
+    """Return what gave the lowest loss, if any training finished."""
+    finished = {arm: loss for arm, loss in losses.items() if loss is not None}
+    return min(finished, key=lambda arm: finished[arm], default=None)
+
+
+def _outward(horizon: Horizon, kind: Kind, losses: Losses) -> list[Multiples]:
+    """Return what is next to the lowest loss, where that is at an end: a single one, or none."""
+    lowest = _lowest(losses)
+    ends = min(losses, key=_low_to_high), max(losses, key=_low_to_high)
+    if lowest not in ends:
+        return []
+    further = horizon.moved(kind, lowest, FACTORS[0] if lowest == ends[0] else FACTORS[-1])
+    return [] if further in losses else [further]
+
+
+def _low_to_high(arm: Multiples) -> tuple[float, float]:
+    return arm.batch, arm.rate
+
+
+def _bracket(kind: Kind, at: int, losses: Losses) -> Bracket:
+    """Return the losses of one kind of setting in the form in which they are stored."""
+    arms = sorted(losses, key=_low_to_high)
+    found = tuple(losses[arm] for arm in arms)
+    if kind == "batch":
+        return Bracket(at, tuple(arm.batch for arm in arms), found, kind)
+    return Bracket(at, tuple(arm.rate for arm in arms), found, kind, arms[0].batch)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autotune.core.config_paths import flatten
-from autotune.core.promotion_results import Bracket, LengthChange, Scaling
+from autotune.core.promotion_results import Bracket, Kind, LengthChange, Scaling
 from autotune.promotion.valley import Law, Valley, posterior
 from autotune.study.trainer_interface import Rule
 
@@ -26,11 +26,18 @@ _RATE = Law(-0.25, 0.2, 0.4)
 et al. 2024, arXiv 2409.19913, publish -0.32. From 1 to 16 million tokens of prose and code it was about -0.36 with the
 power below. Among the best 16 of 320 settings of tests/benchmarks/overnight_h100.json the spread is 0.45 for Muon's
 learning rate and 0.57 for AdamW's."""
-_BATCH_REPEATED = Law(0.3, 0.3, 0.4)
-"""The same where the run reads its text many times: overfitting moves the best settings as well, and by how much
-depends on the text, so that the prior is wide; its mean is half of what it is for text that is read once."""
+_BATCH_REPEATED = Law(0.55, 0.3, 0.4)
+"""The same where the run reads its text many times. The mean is that of text that is read once, and the spread is wide:
+our own trainings that read their text six times gave 0 with a small model and 0.75 or more with a larger one
+(tests/benchmarks/RESULTS.md)."""
 _RATE_REPEATED = Law(-0.3, 0.35, 0.4)
 """The same for learning rates; from 1 to 8 million tokens of prose, read eight times, it was -0.67."""
+_RATE_FORGOTTEN = Law(0.0, 0.15, 0.4)
+"""The same where text repeats and the trainer sees to it that a whole run forgets a given share of its weights. How far
+a step turns weights that decay depends on the product of learning rate and decay alone (Kosson et al. 2023, arXiv
+2305.17212), which then follows the number of steps by itself. So the rate hardly matters, and follows neither length
+nor batch: half and double the rate cost 0.3 % at two lengths, and a quarter of it was best beside each of five batches
+(tests/benchmarks/RESULTS.md)."""
 _LEAST_OWN, _LEAST_OWN_SD = -1.0, 0.8
 """Distance from a winner's batch to the best one of the trial's length where it is the smallest that was searched, as a
 natural logarithm: mean and standard deviation. In two studies whose smallest batch won, the best one was about an
@@ -48,7 +55,7 @@ arXiv 2505.13738, by which they fall with the power of 0.527 as a share of the r
 _MIN_WARMUP_FRAC = 0.01
 """Shortest warm-up that is chosen here, as a share of the run."""
 FACTORS = (0.5, 1.0, 2.0)
-"""Multiples of what is expected to be best that a bracket trains."""
+"""Multiples of what is expected to be best that a bracket trains at first."""
 ONE_SEED_SIGMA = 0.002
 """Standard deviation of a loss between seeds, as a share of the loss; used where a study has not measured its own."""
 
@@ -88,6 +95,24 @@ class Horizon:
     has_least_batch: bool = False
     most_batch: float = math.inf
 
+    @property
+    def _run_forgets(self) -> bool:
+        """Whether weights decay by what a whole run is to forget, which the trainer sees to."""
+        values = flatten(self.config)
+        decays = [values[path] for path, rule in self.rules.items() if rule == "weight_decay"]
+        return self.repeats and any(isinstance(decay, str) for decay in decays)
+
+    @property
+    def _rate_law(self) -> Law:
+        if self._run_forgets:
+            return _RATE_FORGOTTEN
+        return _RATE_REPEATED if self.repeats else _RATE
+
+    @property
+    def _following(self) -> float:
+        """Power of the batch by which learning rates follow it."""
+        return 0.0 if self._run_forgets else _FOLLOWING
+
     def batch(self, tokens: int, brackets: Sequence[Bracket] = (), sigma: float = 0.0) -> Scaling | None:
         """Return what the batch is best multiplied by in a run of so many tokens; None if it stays.
 
@@ -118,12 +143,11 @@ class Horizon:
         valleys = []
         for each in brackets:
             if each.setting == "learning_rate":
-                factors = [factor / each.batch**_FOLLOWING for factor in each.factors]
+                factors = [factor / each.batch**self._following for factor in each.factors]
                 valleys.append(Valley(each.tokens, factors, each.losses))
 
-        law = _RATE_REPEATED if self.repeats else _RATE
-        kept = posterior(law, self.trial_tokens, tokens, valleys, sigma)
-        followed = batch**_FOLLOWING
+        kept = posterior(self._rate_law, self.trial_tokens, tokens, valleys, sigma)
+        followed = batch**self._following
         return Scaling(
             followed * kept.factor, followed * kept.low, followed * kept.high, kept.exponent, kept.exponent_sd
         )
@@ -134,21 +158,29 @@ class Horizon:
         multiple = 1.0 if batch is None else self.whole_batch(batch.factor)
         return Multiples(multiple, self.rate(tokens, multiple).factor)
 
-    def arms(self, tokens: int) -> dict[str, list[Multiples]]:
-        """Return what a bracket trains, for each kind of setting, from low to high.
+    def arms(self, setting: Kind, middle: Multiples) -> list[Multiples]:
+        """Return what a bracket trains at first, from low to high.
 
         Args:
-            tokens: Its length.
+            setting: What it moves.
+            middle: The one in the middle.
         """
-        middle = self.expected(tokens)
-        arms = {}
-        if "learning_rate" in self.rules.values():
-            arms["learning_rate"] = [Multiples(middle.batch, middle.rate * factor) for factor in FACTORS]
-        if "batch" in self.rules.values():
-            # Of whole steps, several multiples may be the same one.
-            batches = sorted({self.whole_batch(middle.batch * factor) for factor in FACTORS})
-            arms["batch"] = [Multiples(batch, middle.rate * (batch / middle.batch) ** _FOLLOWING) for batch in batches]
-        return arms
+        # Of whole steps, several multiples may be the same one.
+        arms = {self.moved(setting, middle, factor) for factor in FACTORS}
+        return sorted(arms, key=lambda arm: (arm.batch, arm.rate))
+
+    def moved(self, setting: Kind, multiples: Multiples, factor: float) -> Multiples:
+        """Return multiples with one kind of setting multiplied further; the same ones where a batch cannot be moved.
+
+        Args:
+            setting: What moves; learning rates follow a batch.
+            multiples: What is moved.
+            factor: By how much.
+        """
+        if setting == "learning_rate":
+            return replace(multiples, rate=multiples.rate * factor)
+        batch = self.whole_batch(multiples.batch * factor)
+        return Multiples(batch, multiples.rate * (batch / multiples.batch) ** self._following)
 
     def whole_batch(self, multiple: float) -> float:
         """Return the multiple of the trial's batch that is next to one, of whole steps where it is a whole number."""

@@ -27,6 +27,8 @@ _GRID_SDS = 4.0
 """Reach of the grid to each side of the prior mean, in standard deviations of the prior."""
 _GRID_POINTS = 161
 """Points of the grid along each of its two axes."""
+_NEAR = 3
+"""Losses about the lowest that count: farther off a valley is no parabola."""
 _MIN_SIGMA = 1e-5
 """Lower limit of the noise between seeds, nats per token; a smaller measured value is raised to it."""
 
@@ -55,7 +57,7 @@ class Valley:
 
     Args:
         tokens: Length of each training.
-        factors: Multiples of the trial's value.
+        factors: Multiples of the trial's value, rising.
         losses: Final losses, nats per token; None where a training did not finish.
     """
 
@@ -105,8 +107,9 @@ def posterior(law: Law, trial_tokens: int, tokens: int, valleys: Sequence[Valley
 def _log_likelihood(valley: Valley, best: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     """Return how well the losses fit a valley about each of several places, up to a constant.
 
-    Over the logarithm of the factor a valley is a parabola, here of any height, and of the curvature that fits
-    best. If the noise is larger than the differences between the losses, they fit a valley at any place.
+    Over the logarithm of the factor a valley is a parabola near its lowest point, here of any height, and of the
+    curvature that fits best. If the noise is larger than the differences between the losses, they fit a valley at any
+    place.
 
     Args:
         valley: Factors and the losses that they gave.
@@ -120,7 +123,9 @@ def _log_likelihood(valley: Valley, best: NDArray[np.float64], sigma: float) -> 
     if len(known) < 2:
         return np.zeros_like(best)
 
-    log_factors, losses = np.array(known).T
+    lowest = min(range(len(known)), key=lambda place: known[place][1])
+    start = max(0, min(lowest - 1, len(known) - _NEAR))
+    log_factors, losses = np.array(known[start : start + _NEAR]).T
     shape = (log_factors - best[..., None]) ** 2
     shape -= shape.mean(-1, keepdims=True)
     height = losses.mean()

@@ -67,9 +67,9 @@ def _on_learning_rates(promotion: Promotion) -> list[str]:
     assert scaling is not None, "settings that are copied have no scaling"
 
     grown = number(promotion.tokens / promotion.trial_tokens, 1)
-    why = "The longer a model trains, the lower its best learning rate"
+    why = "The best learning rate moves with the length of a run"
     if promotion.batch is not None:
-        why += ", and the larger its batch, the higher"
+        why += " and with its batch"
     return [
         f"{why}. For a run {grown} times as long as a trial, the learning rates of trial {promotion.trial} are "
         f"multiplied by {number(scaling.factor, 2)} ({_interval(scaling)})."

@@ -9,7 +9,7 @@ same held-out windows. Contenders:
 
 - search:  `autotune run` with those hours, whose full run takes what the search leaves;
 - fitted:  the same with one trial and no finals: the default settings, fitted to the longer run;
-- default: the default settings as they are, trained on as many tokens as fit by a short training before;
+- default: the default settings as they are, trained on as many tokens as fit by short trainings before;
 - seed:    the seed's own trainer with its hand-tuned settings, as many steps as fit by some steps before.
 
 The files hold token ids (uint16, GPT-2's vocabulary and end of text), such as `source_text.py` writes. The short
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -28,8 +29,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -37,7 +39,7 @@ import numpy as np
 import torch
 from bench_recipe import MERGED, VOCABULARY, text_settings
 from bench_training import seed_importable
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, RandomSampler, Subset
 
 from autotune.core.config_paths import with_paths
 from autotune.store.study_store import read_study
@@ -49,7 +51,8 @@ from model.train import train
 STUDIES = Path(__file__).parents[2] / "studies"
 SEED_SETTINGS = {"muon_lr": 0.065, "gradient_accumulation_steps": 2, "dropout": 0.05}
 """The best of what its authors tried by hand."""
-PROBE_STEPS = 60
+OWN_STEPS, SEED_STEPS = 200, 60
+"""Steps of the short runs before, of ours and the seed's; an evaluation is not counted in the seed's."""
 Result = dict[str, Any]
 
 
@@ -86,21 +89,39 @@ def of_the_default(args: argparse.Namespace) -> Result:
     """Train the default settings as they are for all of the time."""
     base = with_paths(load(args.study, args.set).spec.base, text_settings(args.train, args.val) | MERGED | {"seed": 1})
     config = TrainConfig.model_validate(with_paths(base, {"system.device": args.device}))
-    points: list[tuple[float, float, float]] = []
 
-    def report(point: Mapping[str, float]) -> bool:
-        points.append((point["tokens_seen"], point["val_loss"], time.perf_counter()))
-        return True
+    def run(steps: int) -> float:
+        losses: list[float] = []
 
-    train(config, PROBE_STEPS * config.batch_tokens, report)
-    (first, _, first_s), (last, _, last_s) = points[0], points[-1]
-    speed = (last - first) / (last_s - first_s)
-    before_s = max(0.0, first_s - args.began_s - first / speed)
+        def report(point: Mapping[str, float]) -> bool:
+            losses.append(point["val_loss"])
+            return True
 
+        train(config, steps * config.batch_tokens, report)
+        return losses[-1]
+
+    steps = fitting_steps(run, args.seconds, OWN_STEPS)
     args.began_s = time.perf_counter()
-    tokens = int(speed * (args.seconds - before_s))
-    train(config, tokens, report)
-    return {"loss": points[-1][1], "tokens": tokens}
+    return {"loss": run(steps), "tokens": steps * config.batch_tokens}
+
+
+def fitting_steps(run: Callable[[int], object], seconds: float, few: int) -> int:
+    """Return how many optimizer steps fit into some time, by two short runs after a first one that warms up.
+
+    Args:
+        run: Trains for so many steps and evaluates as often as a run of any other length.
+        seconds: Of the whole run.
+        few: Steps of the shorter runs.
+    """
+    took: list[float] = []
+    for steps in (few, few, 4 * few):
+        began_s = time.perf_counter()
+        run(steps)
+        took.append(time.perf_counter() - began_s)
+
+    step_s = (took[2] - took[1]) / (3 * few)
+    before_s = max(0.0, took[1] - few * step_s)
+    return max(1, int((seconds - before_s) / step_s))
 
 
 def of_the_seed(args: argparse.Namespace) -> Result:
@@ -118,29 +139,25 @@ def of_the_seed(args: argparse.Namespace) -> Result:
         dataset = importlib.import_module("data.dataset").TextTokenDataset
         settings = {"vocab_size": VOCABULARY, "max_seq_len": seq_len, "use_amp": on_cuda, "log_milestones": ()}
         settings |= SEED_SETTINGS | args.seed_settings
-        held_out = Subset(dataset(corpus.val_ids.tolist(), seq_len), (starts // seq_len).tolist())
+        held_out = Subset(dataset(corpus.val_ids, seq_len), (starts // seq_len).tolist())
 
-        def run(steps: int, final: bool) -> float:
+        texts = dataset(corpus.train_ids, seq_len)
+
+        def run(steps: int, patched: Mapping[str, Any] = MappingProxyType({})) -> float:
             seed = seed_config(**settings, max_steps=steps, eval_every=steps + 1, eval_steps=len(held_out))
-            texts = dataset(corpus.train_ids.tolist(), seq_len)
-            loader = DataLoader(texts, batch_size=seed.batch_size, shuffle=True, num_workers=2)
+            drawn = RandomSampler(texts, replacement=True, num_samples=steps * seed.batch_size)
+            loader = DataLoader(texts, batch_size=seed.batch_size, sampler=drawn, num_workers=2)
             scored = DataLoader(held_out, batch_size=seed.batch_size)
-            patches = {"plt": mock.MagicMock()} | ({} if final else {"evaluate_model": lambda *_: nothing})
+            patches = {"plt": mock.MagicMock()} | patched
             with mock.patch.multiple(trainer, **patches), contextlib.redirect_stderr(io.StringIO()):
                 _, scores = trainer.train_moe_model(seed, loader, scored)
             return float(scores["val_loss"])
 
-        times = [time.perf_counter()]
-        for steps in (PROBE_STEPS, 3 * PROBE_STEPS):
-            run(steps, final=False)
-            times.append(time.perf_counter())
-        step_s = ((times[2] - times[1]) - (times[1] - times[0])) / (2 * PROBE_STEPS)
-        before_s = max(0.0, times[2] - times[1] - 3 * PROBE_STEPS * step_s)
-
+        steps = fitting_steps(
+            functools.partial(run, patched={"evaluate_model": lambda *_: nothing}), args.seconds, SEED_STEPS
+        )
         args.began_s = time.perf_counter()
-        steps = int((args.seconds - before_s) / step_s)
-        loss = run(steps, final=True)
-        return {"loss": loss, "tokens": steps * seed_config(**settings).batch_size * seq_len}
+        return {"loss": run(steps), "tokens": steps * seed_config(**settings).batch_size * seq_len}
 
 
 def main() -> None:

@@ -43,7 +43,8 @@ once | often)
   name=$what${SEED:+-$SEED}
   prose run --set "name=\"$name\"" --set "seed=${SEED:-1}" --set 'budget={tokens = 983040, trials = 24, ends_early = false}' \
     --set base.system.micro_batch_size=2 --set 'base.data.eval_tokens=204800' \
-    --set "base.data={path = \"$text\"}" --set 'promote={tokens = 15728640, automatic = true}'
+    --set "base.data={path = \"$text\"}" --set 'promote={tokens = 15728640, automatic = true}' \
+    --set finals.attribute_seeds=0
   python "$here/bench_promotion.py" "$out/$name" --gpus 1 --jobs 3 --batches ${BATCHES:-2 4 8 16} --rates ${RATES:-0.5 1 2 4}
   ;;
 live)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,19 @@ import pytest
 from fake_loop import FakeLoop
 from study_case import make_queue, make_study, result
 
+from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
 from autotune.core.promotion_results import Scaling
 from autotune.core.records import TrainingKind, TrialRecord, TrialStatus
+from autotune.core.study_results import Noise
 from autotune.engine.assignment import TrainingPlan
 from autotune.engine.queue import Queue
 from autotune.engine.trial_store import TrialStore
 from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.horizon import FACTORS, Horizon
 from autotune.promotion.run_length import Check
-from autotune.store.study_store import long_name, open_fixed
+from autotune.store.study_store import StudyRecord, long_name, open_fixed
 
 TRIAL = TrialRecord(3, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.8))
 TOKENS = 16_000
@@ -47,9 +49,12 @@ class Case:
         store = TrialStore(optuna_study, self.search.storage, self.search.run, self.study)
         return Queue(TrainingPlan(TrainingKind.BRACKET, tokens), store)
 
-    def runner(self, loop: FakeLoop, sigma: float | None = 0.001, train_tokens: int = 1_000) -> BracketRunner:
+    def runner(self, loop: FakeLoop, train_tokens: int = 1_000, finals: Sequence[TrialRecord] = ()) -> BracketRunner:
         """One whose runs read their text more than once, unless there is more of it."""
-        return BracketRunner(self.study, loop, self.open_queue, sigma, train_tokens)  # type: ignore[arg-type]
+        attributes = StudyAttributes(Snapshot())
+        attributes.noise = Noise(0.001, 4, 2.8, 16, 0.002)
+        record = StudyRecord(self.search.run, self.study.spec, (), tuple(finals), attributes=attributes)
+        return BracketRunner(self.study, loop, self.open_queue, record, train_tokens)  # type: ignore[arg-type]
 
     def loop(self, loss: Any = valley, **more: Any) -> FakeLoop:
         return FakeLoop(self.search.run, loss, **more)
@@ -187,17 +192,49 @@ def both(tmp_path: Path) -> Case:
     return Case(tmp_path, "space.batch={low = 1, high = 16, log = true}", trainer="batch_fake_trainer")
 
 
-def test_batch_and_learning_rate_are_both_tried_and_both_corrected(both: Case) -> None:
+def test_batches_are_tried_first_and_learning_rates_beside_the_best_of_them(both: Case) -> None:
     loop = both.loop(two_valleys)
     promotion = both.runner(loop).promotion(BATCH_TRIAL, TOKENS, False, always)
 
-    assert len(loop.trained) == len(LENGTHS) * 5
     assert [(each.tokens, each.setting) for each in promotion.brackets] == [
-        (length, setting) for length in LENGTHS for setting in ("learning_rate", "batch")
+        (length, setting) for length in LENGTHS for setting in ("batch", "learning_rate")
     ]
-    # Before anything is trained 16 to the power of 0.3 is expected, which is 2.3.
+    # 4 to the power of 0.55 is expected at 4,000 tokens, which is 9 sequences instead of 4. Half of it is the lowest,
+    # so that a quarter is tried, and learning rates beside the half.
+    batches, rates = promotion.brackets[2:]
+    assert [4 * factor for factor in batches.factors] == [2, 4, 9, 18]
+    assert rates.batch == 1.0
     assert promotion.batch is not None and promotion.batch.factor == pytest.approx(1.0, abs=0.3)
     assert promotion.scaling is not None and promotion.scaling.factor == pytest.approx(0.25, rel=0.25)
+
+
+def test_an_end_that_is_lowest_is_left_behind_twice_at_most(case: Case) -> None:
+    """The best learning rate is a hundredth of the trial's at each length."""
+
+    def far(params: Mapping[str, Any], seed: int, tokens: int) -> float:
+        return 2.8 + 0.1 * math.log(params["lr"] / 0.0001) ** 2
+
+    loop = case.loop(far)
+    promotion = case.runner(loop).promotion(TRIAL, TOKENS, False, always)
+    assert promotion.brackets[0].factors == (0.125, 0.25, 0.5, 1.0, 2.0)
+    again = case.loop(far)
+    assert case.runner(again).promotion(TRIAL, TOKENS, False, never) == promotion
+    assert again.trained == []
+
+
+def test_without_time_for_what_is_beyond_the_first_trainings_count(case: Case) -> None:
+    """The lowest loss is at an end, and the loop stops after the first three."""
+    promotion = case.runner(case.loop(most=3)).promotion(TRIAL, TOKENS, False, always)
+    assert promotion.brackets[0].factors == FACTORS
+
+
+def test_the_noise_is_that_of_the_promoted_trial_where_its_seeds_say_it(case: Case) -> None:
+    runs = [
+        TrialRecord(number, {}, TrialStatus.FINISHED, result(loss=loss), arm=3, stage="prove")
+        for number, loss in enumerate((2.7, 2.8, 2.9))
+    ]
+    assert case.runner(case.loop(), finals=runs).sigma(TRIAL) == pytest.approx(0.1)
+    assert case.runner(case.loop(), finals=runs[:2]).sigma(TRIAL) == 0.001
 
 
 def test_where_text_is_read_once_the_laws_are_trusted(both: Case) -> None:
@@ -218,13 +255,13 @@ def test_a_batch_that_was_not_searched_stays(tmp_path: Path) -> None:
 
 
 def test_what_did_not_fit_in_a_bracket_is_not_chosen(both: Case) -> None:
-    """At 4,000 tokens 1.5 times the batch is expected, so that 3 times is tried."""
+    """At 1,000 tokens twice the batch is tried."""
 
     def loss(params: Mapping[str, Any], seed: int, tokens: int) -> float | TrialStatus:
         return TrialStatus.OUT_OF_MEMORY if params["batch"] > 6 else two_valleys(params, seed, tokens)
 
     promotion = both.runner(both.loop(loss)).promotion(BATCH_TRIAL, TOKENS, False, always)
-    assert promotion.brackets[1].losses[-1] is None
+    assert promotion.brackets[0].losses[-1] is None
     assert {change.path: change.after for change in promotion.changes}.get("batch", 4) <= 6
 
 

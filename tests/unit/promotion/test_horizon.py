@@ -56,7 +56,7 @@ def test_the_interval_is_as_wide_as_what_is_not_known() -> None:
 def test_repeated_text_has_laws_of_its_own_which_are_less_sure() -> None:
     once, repeated = horizon().batch(16_000), horizon(repeats=True).batch(16_000)
     assert once is not None and repeated is not None
-    assert repeated.factor == pytest.approx(16**0.3) and repeated.exponent_sd > 2 * once.exponent_sd
+    assert repeated.factor == pytest.approx(once.factor) and repeated.exponent_sd > 2 * once.exponent_sd
 
 
 def test_where_the_smallest_batch_won_a_smaller_one_is_expected() -> None:
@@ -116,20 +116,31 @@ def test_neither_is_moved_by_the_others_brackets() -> None:
     assert horizon().batch(16_000, of_rate) == horizon().batch(16_000)
 
 
-def test_a_bracket_trains_a_cross_about_what_is_expected() -> None:
-    arms = horizon().arms(4_000)
+def test_where_a_whole_run_forgets_by_itself_rates_stay() -> None:
+    """A trainer that finds its decay for each run of repeated text; one that reads its text once has none."""
+    config, rules = {"lr": 0.02, "steps": 3, "wd": "auto"}, {**BOTH, "wd": "weight_decay"}
+    repeated = Horizon(config, rules, 1_000, repeats=True)
+    assert repeated.rate(16_000, 4.0).factor == pytest.approx(1.0)
+    assert repeated.moved("batch", Multiples(1.0, 1.3), 2.0) == Multiples(2.0, 1.3)
+    once = Horizon(config, rules, 1_000)
+    assert once.rate(16_000, 4.0) == horizon().rate(16_000, 4.0)
+
+
+def test_a_bracket_trains_a_cross() -> None:
     middle = horizon().expected(4_000)
     assert middle.batch == 2.0  # the power says 2.14, which is 6.4 steps
-    assert [each.rate / middle.rate for each in arms["learning_rate"]] == pytest.approx([0.5, 1.0, 2.0])
-    assert {each.batch for each in arms["learning_rate"]} == {2.0}
-    assert [each.batch for each in arms["batch"]] == [1.0, 2.0, 4.0]
-    assert [each.rate / middle.rate for each in arms["batch"]] == pytest.approx([0.5**0.7, 1.0, 2.0**0.7])
+    rates = horizon().arms("learning_rate", middle)
+    assert [each.rate / middle.rate for each in rates] == pytest.approx([0.5, 1.0, 2.0])
+    assert {each.batch for each in rates} == {2.0}
+    batches = horizon().arms("batch", middle)
+    assert [each.batch for each in batches] == [1.0, 2.0, 4.0]
+    assert [each.rate / middle.rate for each in batches] == pytest.approx([0.5**0.7, 1.0, 2.0**0.7])
 
 
 def test_of_whole_steps_the_same_ones_are_trained_once() -> None:
     small = Horizon({"lr": 0.02, "steps": 1}, BOTH, 1_000)
-    assert [each.batch for each in small.arms(1_000)["batch"]] == [1.0, 2.0]
-    assert [*horizon(RATE).arms(1_000)] == ["learning_rate"]
+    assert [each.batch for each in small.arms("batch", Multiples())] == [1.0, 2.0]
+    assert small.moved("batch", Multiples(), 0.5) == Multiples()
 
 
 # --- what changes ---

@@ -56,7 +56,7 @@ def test_words_say_what_changes_by_what_evidence() -> None:
     unchecked = " ".join(promotion.sentences(replace(FOUND, brackets=(), note="not checked by shorter runs")))
     assert "what is known of other runs (not checked by shorter runs)" in unchecked
     kept = " ".join(promotion.sentences(replace(FOUND, batch=None, batch_worth=None)))
-    assert "batch" not in kept and "its best learning rate. For a run" in kept
+    assert "batch" not in kept and "The best learning rate moves with the length of a run. For a run" in kept
     least = " ".join(promotion.sentences(replace(FOUND, has_least_batch=True, batch_worth=None)))
     assert least.startswith("The smallest batch that was searched won") and "a batch of text" not in least
     others = promotion.sentences(replace(FOUND, best_batch=0.5))
