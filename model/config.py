@@ -215,7 +215,7 @@ class SystemConfig(_Section):
     gradient is the same mean.
 
     `memory_bytes` caps this process's share of the GPU; 0 means no cap. `cuda_graphs` replays recorded optimizer steps
-    where the device can (bf16 from compute capability 9.0); without it the same kernels are launched one by one.
+    where the device can (bf16 on compute capability 9 and 10); without it the same kernels are launched one by one.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -13,9 +13,9 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the usual name)
 from torch import Tensor
 
+from model.ops import grouped
 from model.ops.gradient_sums import added, added_product, for_autograd, sum_for
 from model.ops.graphs import beside
 
@@ -138,9 +138,9 @@ class _MoE(torch.autograd.Function):
         order_S, inverse_S, ends_E = slots.sort_slots(chosen_NK, count_EP)
 
         x_SD = slots.to_slots(x_ND, order_S, top_k)
-        gate_up_SF = F.grouped_mm(x_SD, gate_up.mT, offs=ends_E)
+        gate_up_SF = grouped.product(x_SD, gate_up.mT, ends_E)
         hidden_SF = swiglu.swiglu(gate_up_SF, share_NK, order_S)
-        y_SD = F.grouped_mm(hidden_SF, down.mT, offs=ends_E)
+        y_SD = grouped.product(hidden_SF, down.mT, ends_E)
         del hidden_SF  # the backward pass computes it again
 
         ctx.save_for_backward(
@@ -164,17 +164,17 @@ class _MoE(torch.autograd.Function):
         top_k = share_NK.shape[1]
 
         dy_SD = slots.to_slots(dy_ND, order_S, top_k)
-        dhidden_SF = F.grouped_mm(dy_SD, down, offs=ends_E)
+        dhidden_SF = grouped.product(dy_SD, down, ends_E)
         dgate_up_SF, hidden_SF, dshare_NK = swiglu.swiglu_backward(gate_up_SF, share_NK, order_S, dhidden_SF)
         weight_grads: dict[str, Tensor | None] = {}
 
         def weight_gradients() -> None:
-            weight_grads["down"] = added(down, F.grouped_mm(dy_SD.mT, hidden_SF, offs=ends_E))
-            weight_grads["gate_up"] = added(gate_up, F.grouped_mm(dgate_up_SF.mT, x_SD, offs=ends_E))
+            weight_grads["down"] = added(down, grouped.product(dy_SD.mT, hidden_SF, ends_E))
+            weight_grads["gate_up"] = added(gate_up, grouped.product(dgate_up_SF.mT, x_SD, ends_E))
 
         beside.run(weight_gradients, dy_SD, hidden_SF, dgate_up_SF, x_SD, ends_E)
 
-        dx_ND = slots.from_slots(F.grouped_mm(dgate_up_SF, gate_up, offs=ends_E), inverse_S, top_k)
+        dx_ND = slots.from_slots(grouped.product(dgate_up_SF, gate_up, ends_E), inverse_S, top_k)
         dlogits = router.route_backward(
             probs_NE,
             chosen_NK,

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.ops.grouped import Way, way
+
 _WARM_UPS = 2
 """Calls before recording; in the first of them libraries choose kernels, and Triton compiles."""
 
 
 def can_capture(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tell whether passes and updates can be recorded: elsewhere torch's grouped product waits for the host."""
-    if device.type != "cuda" or dtype != torch.bfloat16:
-        return False
-    return torch.cuda.get_device_capability(device) >= (9, 0)
+    """Tell whether passes and updates can be recorded: nothing in them may wait for the host."""
+    return device.type == "cuda" and way(device, dtype) is not Way.LOOP
 
 
 def capture(function: Callable[..., Any], *examples: Tensor, pool: Any = None) -> Callable[..., Any]:

@@ -19,12 +19,13 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from triton.runtime.autotuner import Autotuner
 from triton.runtime.jit import JITFunction
 
 from autotune.core.config_paths import with_paths
 from autotune.study.study_file import load
 from model.config import TrainConfig
-from model.ops import fused
+from model.ops import fused, grouped
 from model.optim import MuonAdamW
 from model.training.learner import Learner
 
@@ -33,6 +34,8 @@ SHARED_KIB = {75: 64, 80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 Source: CUDA C++ Programming Guide, table of technical specifications per compute capability."""
 SHAPES = {"overnight, 8 experts": 8, "overnight, 16 experts": 16, "quickstart": 4}
 """Studies that ship, with a number of experts that they search."""
+
+_WAY = grouped.way.__wrapped__  # without its memory of other cards
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,13 @@ def usual_dtype(capability: int) -> torch.dtype:
     return torch.bfloat16 if capability >= 80 else torch.float16
 
 
+def way(capability: int, dtype: torch.dtype) -> grouped.Way:
+    """Return how grouped products are done on a card where our own are taken as soon as they can be."""
+    card = mock.patch.object(torch.cuda, "get_device_capability", return_value=divmod(capability, 10))
+    with card, mock.patch.object(grouped, "_OWN_FROM", (8, 0)):
+        return _WAY(torch.device("cuda"), dtype)
+
+
 def compiled_kernels(shape: str, capability: int, dtype: torch.dtype) -> list[Compiled]:
     """Return every kernel that a pass, an update and an evaluation launch, each once.
 
@@ -110,6 +120,10 @@ def _on_absent_card(capability: int) -> Iterator[dict[str, triton.compiler.Compi
         kernel = launch(self, *args, warmup=True, **settings)
         kernels[kernel.hash] = kernel
 
+    def each_config(self: Autotuner, *args: object, **settings: object) -> None:
+        for config in self.configs:
+            self.fn.run(*args, **settings, **config.all_kwargs())
+
     def grouped_shape(a: Tensor, b: Tensor, offs: Tensor) -> Tensor:
         is_by_rows = b.dim() == 3
         return a.new_empty(len(a), b.shape[-1]) if is_by_rows else a.new_empty(len(offs), len(a), b.shape[1])
@@ -119,7 +133,9 @@ def _on_absent_card(capability: int) -> Iterator[dict[str, triton.compiler.Compi
     try:
         with (
             mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch.object(Autotuner, "run", each_config),
             mock.patch.object(fused, "available", return_value=True),
+            mock.patch.object(grouped, "way", lambda _, dtype: way(capability, dtype)),
             # What has no kernel of ours: torch's own knows only shapes of bf16, or none.
             mock.patch.object(torch.nn.functional, "grouped_mm", grouped_shape),
             mock.patch.object(MuonAdamW, "_update_rest", autospec=True),

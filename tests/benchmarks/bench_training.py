@@ -1,6 +1,7 @@
 """Speed of the trainer beside a plain one, a dense bound and the seed's own, on the same tokens in one run.
 
-usage: python tests/benchmarks/bench_training.py [--experts 8 16] [--seed-repo PATH] [--emulate t4] [--append]
+usage: python tests/benchmarks/bench_training.py [--experts 8 16] [--seed-repo PATH] [--emulate t4] [--as-on 86]
+       [--append]
 
 Every contender is built, warmed up and timed on its own, with the memory of the one before given back. This
 happens in several rounds, and each round begins with the next contender, so that none always meets the cool card.
@@ -378,6 +379,7 @@ def parse() -> SimpleNamespace:
     parser.add_argument("--data", type=Path, nargs=2, metavar=("TRAIN.bin", "VAL.bin"), help="uint16 token ids")
     parser.add_argument("--dtype", choices=["auto", *DTYPES], default="auto")
     parser.add_argument("--emulate", choices=["t4"], help="15 GiB, fp16, no flash attention")
+    parser.add_argument("--as-on", type=int, metavar="86", help="kernels as on another compute capability")
     parser.add_argument("--accumulation", type=int, default=4)
     parser.add_argument("--d-ff", type=int, help="width of one expert (default: the trainer's)")
     parser.add_argument("--micro-steps", type=int, default=64, help="timed in each round, per contender")
@@ -393,6 +395,10 @@ def parse() -> SimpleNamespace:
 def main() -> None:
     """Entry point."""
     args = parse()
+    if args.as_on:
+        from other_card import pretend
+
+        pretend(args.as_on)
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     if args.emulate == "t4":
         if device.type == "cpu":

@@ -29,7 +29,7 @@ def device():
 def kernels():
     # They import Triton, which is not everywhere.
     from model.ops import kernels
-    from model.ops.kernels import cross_entropy, heads, norms, router, slots, swiglu, updates  # noqa: F401
+    from model.ops.kernels import cross_entropy, grouped, heads, norms, router, slots, swiglu, updates  # noqa: F401
 
     return kernels
 
@@ -542,3 +542,27 @@ def test_gradients_are_added_to_those_already_there(device):
     for name, grad in once.weights.grads.items():
         assert grad.any(), name
         torch.testing.assert_close(twice.weights.grads[name], 2 * grad, atol=1e-5, rtol=1e-4)
+
+
+# --- products of groups ---
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("ends", [[5, 5, 400, 417], [0, 0, 0, 1000], [128, 256, 384, 512], [1, 2, 3, 4]], ids=str)
+@pytest.mark.parametrize(("width", "out"), [(384, 2048), (1024, 384), (72, 40), (24, 200)])
+def test_products_of_groups(kernels, draw, device, dtype, ends, width, out):
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("needs tensor cores that Triton knows")
+
+    x, dy = draw(ends[-1], width, dtype=dtype), draw(ends[-1], out, dtype=dtype)
+    weight = draw(len(ends), out, width, dtype=dtype)
+    ends_E = torch.tensor(ends, dtype=torch.int32, device=device)
+    sizes = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+
+    y = kernels.grouped.by_rows(x, weight.mT, ends_E)
+    dx = kernels.grouped.by_rows(dy, weight, ends_E)
+    dweight = kernels.grouped.by_groups(dy.mT, x, ends_E)
+    groups = list(zip(x.double().split(sizes), dy.double().split(sizes), weight.double(), strict=True))
+    close(y, torch.cat([rows @ matrix.T for rows, _, matrix in groups]), dtype)
+    close(dx, torch.cat([grads @ matrix for _, grads, matrix in groups]), dtype)
+    close(dweight, torch.stack([grads.T @ rows for rows, grads, _ in groups]), dtype)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="needs Triton, which the dev extra brings on Linux")
-from absent_card import SHAPES, SHARED_KIB, compiled_kernels, usual_dtype
+from absent_card import SHAPES, SHARED_KIB, compiled_kernels, usual_dtype, way
+
+from model.ops.grouped import Way
 
 KERNELS = {
     "_add_kernel",
@@ -29,6 +31,8 @@ KERNELS = {
     "_swiglu_backward_kernel",
     "_swiglu_kernel",
 }
+PRODUCTS = {"_by_rows_kernel", "_by_groups_kernel"}
+"""Where torch has no fast product of groups."""
 _FEW_BYTES = 32
 """Of a thread's stack, where lies what does not fit into registers: no more than a few are worth no word."""
 
@@ -44,9 +48,11 @@ def cache(tmp_path_factory):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("capability", SHARED_KIB)
 def test_kernels_fit_a_card(shape, capability):
-    kernels = compiled_kernels(shape, capability, usual_dtype(capability))
+    dtype = usual_dtype(capability)
+    kernels = compiled_kernels(shape, capability, dtype)
 
-    assert {kernel.name for kernel in kernels} == KERNELS
+    products = PRODUCTS if way(capability, dtype) is Way.OWN else set()
+    assert {kernel.name for kernel in kernels} == KERNELS | products
     for kernel in kernels:
         assert f".target sm_{capability}" in kernel.ptx
         assert kernel.shared_bytes <= SHARED_KIB[capability] * 1024, kernel.name
@@ -59,6 +65,23 @@ def test_kernels_fit_in_formats_that_a_user_may_ask_for(dtype, capability):
     for kernel in compiled_kernels("overnight, 8 experts", capability, dtype):
         assert kernel.shared_bytes <= SHARED_KIB[capability] * 1024, kernel.name
         assert kernel.stack_bytes <= _FEW_BYTES, kernel.name
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "expected"),
+    [
+        (75, torch.float16, Way.LOOP),
+        (80, torch.bfloat16, Way.OWN),
+        (89, torch.float16, Way.OWN),
+        (86, torch.float32, Way.LOOP),
+        (90, torch.bfloat16, Way.TORCH),
+        (90, torch.float16, Way.OWN),
+        (100, torch.bfloat16, Way.TORCH),
+        (120, torch.bfloat16, Way.OWN),
+    ],
+)
+def test_products_of_groups_are_torchs_where_it_has_a_kernel(capability, dtype, expected):
+    assert way(capability, dtype) is expected
 
 
 def test_a_t4_is_given_nothing_that_it_lacks():

@@ -1,0 +1,147 @@
+"""Matrix products of groups of rows, each group with a weight of its own, on tensor cores and without a host sync.
+
+The sizes of the groups are read on the device: a grid has a place for every tile that there can be, and programs
+without a tile return at once.
+
+Shape suffixes: S rows in all, sorted by group, E groups, K contracted, M and N outer sizes.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.ops.kernels.blocks import pow2
+
+_BY_ROWS = [
+    triton.Config({"ROWS": 128, "COLUMNS": 128, "DEPTH": 32}, num_warps=4, num_stages=4),
+    triton.Config({"ROWS": 128, "COLUMNS": 128, "DEPTH": 64}, num_warps=8, num_stages=3),
+    triton.Config({"ROWS": 128, "COLUMNS": 64, "DEPTH": 64}, num_warps=4, num_stages=3),
+    triton.Config({"ROWS": 64, "COLUMNS": 128, "DEPTH": 32}, num_warps=4, num_stages=4),
+]
+_BY_GROUPS = [
+    triton.Config({"HEIGHT": 128, "WIDTH": 128, "DEPTH": 32}, num_warps=4, num_stages=4),
+    triton.Config({"HEIGHT": 128, "WIDTH": 128, "DEPTH": 64}, num_warps=8, num_stages=3),
+    triton.Config({"HEIGHT": 128, "WIDTH": 64, "DEPTH": 32}, num_warps=4, num_stages=4),
+    triton.Config({"HEIGHT": 64, "WIDTH": 128, "DEPTH": 32}, num_warps=4, num_stages=4),
+]
+_USUAL_GROUPS = 64
+"""As many groups or fewer have one compiled kernel."""
+
+
+@triton.autotune(_BY_ROWS, key=["S", "N", "K"], cache_results=True)
+@triton.jit
+def _by_rows_kernel(
+    a_ptr, b_ptr, end_ptr, out_ptr, S, E, a_row, a_inner, b_group, b_inner, b_column,
+    N: tl.constexpr, K: tl.constexpr, GROUPS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    tiles_wide = tl.cdiv(N, COLUMNS)
+    tile, tile_column = tl.program_id(0) // tiles_wide, tl.program_id(0) % tiles_wide
+
+    # Whose tile it is: the number of groups all of whose tiles come before. Groups beyond the last have none.
+    groups = tl.arange(0, GROUPS)
+    is_group = groups < E
+    ends = tl.load(end_ptr + groups, is_group, other=0)
+    begins = tl.load(end_ptr + groups - 1, is_group & (groups > 0), other=0)
+    tiles = tl.cdiv(ends - begins, ROWS)
+    tiles_before = tl.cumsum(tiles, 0) - tiles
+    group = tl.sum((tiles_before + tiles <= tile).to(tl.int32), 0)
+    if group >= E:
+        return
+
+    is_mine = groups == group
+    begin, end = tl.sum(tl.where(is_mine, begins, 0), 0), tl.sum(tl.where(is_mine, ends, 0), 0)
+    rows = begin + (tile - tl.sum(tl.where(is_mine, tiles_before, 0), 0)) * ROWS + tl.arange(0, ROWS)
+    columns = tile_column * COLUMNS + tl.arange(0, COLUMNS)
+    inner = tl.arange(0, DEPTH)
+
+    # Other groups' rows may be read, and are not stored.
+    from_row = tl.minimum(rows, S - 1).to(tl.int64)
+    a_at = a_ptr + from_row[:, None] * a_row + inner[None, :] * a_inner
+    b_at = b_ptr + group.to(tl.int64) * b_group + inner[:, None] * b_inner + columns[None, :] * b_column
+    has_column = (columns < N)[None, :]
+
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, K, DEPTH):
+        if K % DEPTH == 0:
+            a, b = tl.load(a_at), tl.load(b_at, has_column, other=0.0)
+        else:
+            inside = start + inner < K
+            a = tl.load(a_at, inside[None, :], other=0.0)
+            b = tl.load(b_at, inside[:, None] & has_column, other=0.0)
+        total = tl.dot(a, b, total)
+        a_at += DEPTH * a_inner
+        b_at += DEPTH * b_inner
+
+    mask = (rows < end)[:, None] & has_column
+    to = rows.to(tl.int64)[:, None] * N + columns[None, :]
+    tl.store(out_ptr + to, total.to(out_ptr.dtype.element_ty), mask)
+
+
+@triton.autotune(_BY_GROUPS, key=["S", "M", "N"], cache_results=True)
+@triton.jit
+def _by_groups_kernel(
+    a_ptr, b_ptr, end_ptr, out_ptr, S, a_outer, a_row, b_row, b_column,
+    M: tl.constexpr, N: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    group = tl.program_id(1)
+    tiles_wide = tl.cdiv(N, WIDTH)
+    outer = tl.program_id(0) // tiles_wide * HEIGHT + tl.arange(0, HEIGHT)
+    columns = tl.program_id(0) % tiles_wide * WIDTH + tl.arange(0, WIDTH)
+
+    begin = tl.load(end_ptr + group - 1, group > 0, other=0)
+    end = tl.load(end_ptr + group)
+    has_outer, has_column = (outer < M)[:, None], (columns < N)[None, :]
+
+    total = tl.zeros((HEIGHT, WIDTH), tl.float32)
+    for start in range(begin, end, DEPTH):
+        rows = start + tl.arange(0, DEPTH)
+        live = rows < end
+        row = rows.to(tl.int64)
+        a_at = a_ptr + outer[:, None] * a_outer + row[None, :] * a_row
+        b_at = b_ptr + row[:, None] * b_row + columns[None, :] * b_column
+        a = tl.load(a_at, has_outer & live[None, :], other=0.0)
+        b = tl.load(b_at, live[:, None] & has_column, other=0.0)
+        total = tl.dot(a, b, total)
+
+    to = (group.to(tl.int64) * M + outer[:, None]) * N + columns[None, :]
+    tl.store(out_ptr + to, total.to(out_ptr.dtype.element_ty), has_outer & has_column)
+
+
+def by_rows(a_SK: Tensor, b_EKN: Tensor, ends_E: Tensor) -> Tensor:
+    """Return each group's rows times the group's matrix, [S, N]; rows after the last group stay undefined.
+
+    Args:
+        a_SK: Rows sorted by group, bf16 or fp16, of any strides.
+        b_EKN: A matrix for each group, of the same dtype and any strides.
+        ends_E: End of each group's rows, int32, rising, S at most.
+    """
+    (S, K), (E, _, N) = a_SK.shape, b_EKN.shape
+    out_SN = a_SK.new_empty(S, N)
+
+    def grid(tiles: dict[str, int]) -> tuple[int]:
+        # Each group may end within a tile.
+        return ((triton.cdiv(S, tiles["ROWS"]) + E - 1) * triton.cdiv(N, tiles["COLUMNS"]),)
+
+    _by_rows_kernel[grid](
+        a_SK, b_EKN, ends_E, out_SN, S, E, *a_SK.stride(), *b_EKN.stride(), N=N, K=K, GROUPS=pow2(max(E, _USUAL_GROUPS))
+    )
+    return out_SN
+
+
+def by_groups(a_MS: Tensor, b_SN: Tensor, ends_E: Tensor) -> Tensor:
+    """Return the product of each group's columns of a with its rows of b, [E, M, N]; 0 for a group without any.
+
+    Args:
+        a_MS: Columns sorted by group, bf16 or fp16, of any strides.
+        b_SN: Rows sorted by group, of the same dtype and any strides.
+        ends_E: End of each group's columns and rows, int32, rising, S at most.
+    """
+    (M, S), N, E = a_MS.shape, b_SN.shape[1], len(ends_E)
+    out_EMN = a_MS.new_empty(E, M, N)
+
+    def grid(tiles: dict[str, int]) -> tuple[int, int]:
+        return triton.cdiv(M, tiles["HEIGHT"]) * triton.cdiv(N, tiles["WIDTH"]), E
+
+    _by_groups_kernel[grid](a_MS, b_SN, ends_E, out_EMN, S, *a_MS.stride(), *b_SN.stride(), M=M, N=N)
+    return out_EMN
