@@ -5,11 +5,14 @@ Letters in formulas: D d_model, F d_ff, K experts per token (top_k), E experts, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Self
 
 import torch
 
 from model.config import ModelConfig, TrainConfig
+from model.loss import gpu_chunk_rows
+from model.ops.grouped import Way, way_on
 from model.transformer import Transformer, flops_per_token, num_params, padded_vocab_size
 from model.weights import group_of
 
@@ -20,13 +23,17 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
     Args:
         config: The configuration.
         facts: What `train` returned for a run on the same data and device; `vocab_size`, `dtype` and `chunk_rows` are
-            read. Before any run they may be left out; what is counted is then the least that it can be.
+            read. Before any run they may be left out; what is counted is then the least that it can be. For a GPU that
+            is not there `memory_bytes` and `capability` (such as "7.5") tell what it is.
 
     Returns:
         "step_tokens", "passes", "pass_flops", "weights", and in bytes "fixed_bytes" (weights, gradients,
         optimizer state), "pass_bytes" (what a pass keeps for its backward, and its largest working memory),
         "update_bytes" (Newton-Schulz on the largest group of matrices) and "disk_bytes" (a run's checkpoints, the one
-        that is being written included, and its exported weights).
+        that is being written included, and its exported weights). To reason about speed also "pass_moved_bytes" (what a
+        pass reads and writes beside its products), "update_flops" and "update_moved_bytes" of an update, and
+        "evaluation_passes" (what an evaluation costs, in passes) and "pass_host_s" (seconds in which the host launches
+        a pass).
     """
     is_fp32 = facts.get("dtype", "float32") == "float32"
     number_bytes = 4 if is_fp32 else 2
@@ -44,6 +51,8 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
     pass_tokens = config.pass_sequences * config.model.seq_len
     padded_vocab = padded_vocab_size(int(facts.get("vocab_size", 1)))
     chunk_rows = int(facts.get("chunk_rows", 1))
+    if "memory_bytes" in facts:
+        chunk_rows = gpu_chunk_rows(padded_vocab, facts["memory_bytes"])
 
     return {
         "step_tokens": config.batch_tokens,
@@ -55,8 +64,31 @@ def counts(config: TrainConfig, facts: Mapping[str, Any]) -> dict[str, float]:
         "pass_bytes": _pass_bytes(config, pass_tokens, padded_vocab, chunk_rows, number_bytes),
         # The look-ahead, the iterate and the next one, and two products of its shorter side.
         "update_bytes": muon_groups[largest] * number_bytes * (3 + 2 * short / long),
+        "pass_moved_bytes": _pass_moved_bytes(config, sizes, pass_tokens, padded_vocab, number_bytes),
+        "update_flops": float(sizes.update_flops),
+        # A Muon weight: its gradient, momentum and look-ahead, five iterations of two reads and a write each in half
+        # precision, itself and its copy. AdamW's: itself, its gradient, two averages and its copy.
+        "update_moved_bytes": 70 * muon_weights + 30 * (weights - muon_weights),
+        "pass_host_s": _pass_host_s(config.model, facts),
+        # Forward alone, which is a third of a pass.
+        "evaluation_passes": config.data.eval_tokens / (3 * pass_tokens),
         "disk_bytes": (config.output.keep_checkpoints + 1) * (4 * weights + state_bytes) + 4 * weights,
     }
+
+
+def _pass_host_s(shape: ModelConfig, facts: Mapping[str, Any]) -> float:
+    """Return the seconds in which a host launches a pass; none where passes are recorded as CUDA graphs.
+
+    Source: passes of 8 and 16 experts whose products torch does one after the other took 77 and 88 ms on a fast host
+    (tests/benchmarks/RESULTS.md).
+    """
+    if "capability" not in facts:
+        return 0.0
+
+    major, _, minor = str(facts["capability"]).partition(".")
+    if way_on((int(major), int(minor)), getattr(torch, facts["dtype"])) is not Way.LOOP:
+        return 0.0
+    return shape.num_layers * (0.011 + 0.00023 * shape.num_experts)
 
 
 @dataclass(frozen=True)
@@ -73,7 +105,17 @@ class _Sizes:
     flops_per_token: int
     muon_groups: Mapping[str, int]
 
+    @property
+    def update_flops(self) -> int:
+        """Floating-point operations of Newton-Schulz: a polynomial of a gram matrix, five times."""
+        flops = 0
+        for name, weights in self.muon_groups.items():
+            short, long = sorted(map(int, name.split("x")))
+            flops += weights // (short * long) * 5 * (4 * short**2 * long + 2 * short**3)
+        return flops
+
     @classmethod
+    @cache
     def of(cls, config: ModelConfig, vocab_size: int) -> Self:
         """Count a model of any number of layers, which are all alike: the first two of them are enough to look at."""
         two = cls._built(config.model_copy(update={"num_layers": 2}), vocab_size)
@@ -137,3 +179,30 @@ def _pass_bytes(config: TrainConfig, tokens: int, vocab: int, chunk_rows: int, n
 
     logits_bytes = min(tokens, chunk_rows) * vocab * number_bytes
     return tokens * shape.num_layers * kept + max(logits_bytes, tokens * working)
+
+
+def _pass_moved_bytes(config: TrainConfig, sizes: _Sizes, tokens: int, vocab: int, number_bytes: int) -> float:
+    """Return what the kernels beside the products read and write in a forward and a backward pass.
+
+    Args:
+        config: The configuration.
+        sizes: What was counted of its shapes.
+        tokens: Tokens of a pass.
+        vocab: Logits of a token, padding included.
+        number_bytes: Bytes of a number in forward and backward passes.
+    """
+    shape = config.model
+    D, F, K, H = shape.d_model, shape.d_ff, shape.top_k, shape.num_heads
+    width, qkv_width = H * shape.head_dim, (H + 2 * shape.num_kv_heads) * shape.head_dim
+
+    norms = 2 * (4 + 4) * D  # x, y, their sum and its norm; three gradients in, one out
+    heads = 3 * qkv_width + 2 * 3 * width
+    attention = (4 + 8) * width
+    slots = 4 * (1 + K) * D
+    swiglu = 9 * K * F
+    router = 2 * D
+    a_token = shape.num_layers * (norms + heads + attention + slots + swiglu + router) + 3 * vocab
+
+    # Gradients of the experts are added to sums in fp32.
+    matrices = sum(sizes.muon_groups.values())
+    return number_bytes * a_token * tokens + 10.0 * matrices

@@ -25,9 +25,13 @@ def chunk_rows(vocab_size: int, device: torch.device) -> int:
         return CPU_CHUNK_ROWS
 
     memory_bytes = torch.cuda.get_device_properties(device).total_memory
-    chunk_frac = _CHUNK_FRAC * torch.cuda.get_per_process_memory_fraction(device)
+    return gpu_chunk_rows(vocab_size, memory_bytes * torch.cuda.get_per_process_memory_fraction(device))
+
+
+def gpu_chunk_rows(vocab_size: int, memory_bytes: float) -> int:
+    """Return the rows of logits to hold at a time on a GPU of so much memory, a multiple of 512."""
     row_bytes = 2 * vocab_size
-    return max(512, int(memory_bytes * chunk_frac) // row_bytes // 512 * 512)
+    return max(512, int(memory_bytes * _CHUNK_FRAC) // row_bytes // 512 * 512)
 
 
 @torch.no_grad()

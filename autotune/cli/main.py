@@ -18,6 +18,7 @@ from autotune.cli.machine import measured_hardware
 from autotune.cli.options import (
     MOST_TOKENS,
     RUNS,
+    CardOption,
     DeviceOption,
     EmulateOption,
     HoursOption,
@@ -73,16 +74,18 @@ def plan(
     change: SetOption = None,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    card: CardOption = "",
     out: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
     """Estimates a study's trials, time, memory and disk space.
 
-    It trains for a few seconds to measure the speed, and saves nothing.
+    It trains for a few seconds to measure the speed, and saves nothing. With --card it trains nothing either.
     """
     from autotune.core.config_paths import flatten
     from autotune.core.files import free_bytes
-    from autotune.night import opening, planner
+    from autotune.machine.cards import card_named
+    from autotune.night import absent_card, opening, planner
     from autotune.night.preparation import prepare_study
 
     def tell(line: str) -> None:
@@ -91,13 +94,18 @@ def plan(
 
     loaded = load_study(study, out, change, trials=trials)
     deadline = deadline_of(loaded, hours, until)
-    prepare_study(loaded, tell, seldom(tell))
+    absent = card_named(card) if card else None
+    prepared = prepare_study(loaded, tell, seldom(tell))
 
-    tell("profiling the hardware ...")
-    taken = measured_hardware(device, emulate, quick=True)
-
-    tell("probing the baseline ...")
-    survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline, preparing=seldom(tell))
+    if absent:
+        tell(f"reasoned from published figures of the {absent.name}, and not measured:")
+        taken = absent.profile()
+        survey = absent_card.survey_of(loaded, taken, prepared, deadline)
+    else:
+        tell("profiling the hardware ...")
+        taken = measured_hardware(device, emulate, quick=True)
+        tell("probing the baseline ...")
+        survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline, preparing=seldom(tell))
     lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
 
     settings = flatten(loaded.spec.base)

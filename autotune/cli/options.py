@@ -81,6 +81,10 @@ EmulateOption = Annotated[
         help='"t4" uses a larger GPU as if it were a T4: 15 GiB, fp16, no flash attention.', callback=_known_card
     ),
 ]
+CardOption = Annotated[
+    str,
+    typer.Option(help='A card that is not there, such as "T4" or "RTX 4090": reason from its published figures.'),
+]
 HoursOption = Annotated[float | None, typer.Option(help="Finish everything within this many hours.")]
 UntilOption = Annotated[str | None, typer.Option(help='Finish everything by this time of day, such as "07:00".')]
 TrialsOption = Annotated[int | None, typer.Option(help="Run at most this many trials.", min=1)]

@@ -66,33 +66,56 @@ def cost_model(place: Place, baseline: Probe) -> CostModel | None:
     Returns:
         None if the trainer counts nothing or its config has no passes to choose.
     """
-    paths = BatchPaths.of(place.study)
-    measured = _measured(place, {}, baseline)
-    if paths is None or measured is None:
-        return None
-
-    probes = [measured]
     worker = Worker(place.slot, place.study.spec.trainer)
+
+    def taken(changes: Mapping[str, Any]) -> Probe | None:
+        nonlocal worker
+        try:
+            return probe(place, changes, worker)
+        except UserError:
+            if place.stopped():
+                raise
+            # Too large for this device, most likely: the others say enough to know that.
+            worker.kill()
+            worker = Worker(place.slot, place.study.spec.trainer)
+            return None
+
     try:
-        for changes in _shapes(place, paths, baseline):
-            try:
-                taken = probe(place, changes, worker)
-            except UserError:
-                if place.stopped():
-                    raise
-                # Too large for this device, most likely: the others say enough to know that.
-                worker.kill()
-                worker = Worker(place.slot, place.study.spec.trainer)
-                continue
-            if (measured := _measured(place, changes, taken)) is not None:
-                probes.append(measured)
+        return fitted(place.study, place.profile, baseline, taken)
     finally:
         worker.kill()
-    return CostModel.fit(probes)
 
 
-def _measured(place: Place, changes: Mapping[str, Any], taken: Probe) -> Measured | None:
-    counts = _counts(place.study, place.profile, changes, taken.facts)
+def fitted(
+    study: Study, profile: HardwareProfile, baseline: Probe, taken: Callable[[Mapping[str, Any]], Probe | None]
+) -> CostModel | None:
+    """Fit what optimizer steps cost to the baseline and a few other shapes.
+
+    Args:
+        study: The study.
+        profile: The hardware.
+        baseline: The probe of the baseline.
+        taken: Takes changes of the baseline, by dotted path, and returns a probe; None if there is none.
+
+    Returns:
+        None if the trainer counts nothing or its config has no passes to choose.
+    """
+    paths = BatchPaths.of(study)
+    if paths is None or _measured(study, profile, {}, baseline) is None:
+        return None
+
+    shapes: list[Mapping[str, Any]] = [{}, *_shapes(study, profile, paths, baseline)]
+    probes = [baseline, *(taken(changes) for changes in shapes[1:])]
+    measured = [
+        _measured(study, profile, changes, each)
+        for changes, each in zip(shapes, probes, strict=True)
+        if each is not None
+    ]
+    return CostModel.fit([each for each in measured if each is not None])
+
+
+def _measured(study: Study, profile: HardwareProfile, changes: Mapping[str, Any], taken: Probe) -> Measured | None:
+    counts = _counts(study, profile, changes, taken.facts)
     if counts is None or not taken.tokens_per_s or not taken.peak_bytes:
         return None
     return Measured(counts, counts.step_tokens / taken.tokens_per_s, taken.peak_bytes)
@@ -108,9 +131,9 @@ def _counts(
     return None if values is None else Counts.of(values)
 
 
-def _shapes(place: Place, paths: BatchPaths, baseline: Probe) -> list[dict[str, Any]]:
+def _shapes(study: Study, profile: HardwareProfile, paths: BatchPaths, baseline: Probe) -> list[dict[str, Any]]:
     """Return what to probe beside the baseline: smaller passes, larger ones, and the corner with most weights."""
-    base = place.study.spec.base
+    base = study.spec.base
     micro_batch = int(get_path(base, paths.micro_batch))
     accumulation = int(get_path(base, paths.accumulation))
     shapes: list[dict[str, Any]] = [
@@ -119,14 +142,14 @@ def _shapes(place: Place, paths: BatchPaths, baseline: Probe) -> list[dict[str, 
     ]
 
     def weights(changes: Mapping[str, Any]) -> float:
-        counts = _counts(place.study, place.profile, changes, baseline.facts)
+        counts = _counts(study, profile, changes, baseline.facts)
         return counts.weights if counts is not None else 0.0
 
     # What cannot fit is told by its counts, and would only hang or kill the probe.
     def fits(corner: Mapping[str, Any]) -> bool:
-        return least_bytes(place.study, place.profile, corner) <= place.profile.memory_bytes
+        return least_bytes(study, profile, corner) <= profile.memory_bytes
 
-    fitting_corners = [corner for corner in _corners(place.study.spec.space, base) if fits(corner)]
+    fitting_corners = [corner for corner in _corners(study.spec.space, base) if fits(corner)]
     heaviest = max([{}, *fitting_corners], key=weights)
     if weights(heaviest) > weights({}):
         shapes.append(heaviest)
@@ -251,6 +274,24 @@ def choose_pass(
         counted = [_counts(study, profile, {**corner, paths.max_pass: size}, facts) for corner in corners]
         candidates[size] = [counts for counts in counted if counts is not None]
     return model.best_pass(candidates, profile.memory_bytes)
+
+
+def speedup(study: Study, model: CostModel, profile: HardwareProfile, facts: Mapping[str, Any], size: int) -> float:
+    """Return how many times as fast the baseline is with passes of some size as with those of its probe.
+
+    Args:
+        study: The study.
+        model: What optimizer steps cost.
+        profile: The hardware.
+        facts: What the trainer said of a probe.
+        size: Most sequences of a pass; 0 for those of the probe.
+    """
+    paths = BatchPaths.of(study)
+    before = _counts(study, profile, {}, facts)
+    after = _counts(study, profile, {paths.max_pass: size}, facts) if paths else None
+    if before is None or after is None:
+        return 1.0
+    return model.tokens_per_s(after) / model.tokens_per_s(before)
 
 
 def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> int:

@@ -281,20 +281,38 @@ def survey(
     model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
 
     # Last: what was measured before has taken its time as well.
-    plan = make_plan(study, baseline, len(slots), deadline.seconds_left, profile)
+    return planned(study, profile, len(slots), deadline.seconds_left, baseline, model)
+
+
+def planned(
+    study: Study, profile: HardwareProfile, slots: int, seconds_left: float, baseline: Probe, model: CostModel | None
+) -> Survey:
+    """Plan the night by what is known of its trainings.
+
+    Args:
+        study: The study.
+        profile: The hardware.
+        slots: Devices that train at once.
+        seconds_left: Seconds until the deadline; infinite without one.
+        baseline: A short training of the baseline.
+        model: What optimizer steps cost; None if that is not known.
+    """
+    size, left = 0, dict[str, tuple[Value, ...]]()
+    trials = baseline
+    if model is not None:
+        # Samplers that cannot cope with changed ranges go through what the study file says, whatever comes of it.
+        if study.spec.sampler.name in CHANGING_RANGE_SAMPLERS:
+            left = capacity.fitting(study, model, profile, baseline.facts)
+        size = capacity.choose_pass(study, model, profile, baseline.facts, left)
+        faster = capacity.speedup(study, model, profile, baseline.facts, size)
+        trials = replace(baseline, tokens_per_s=faster * baseline.tokens_per_s)
+
+    plan = make_plan(study, trials, slots, seconds_left, profile)
+    disk_bytes = plan.disk_bytes
     if study.spec.promote.automatic:
         counted = study.trainer.counts(config_on(study, profile, {}), baseline.facts) or {}
-        plan = replace(plan, disk_bytes=plan.disk_bytes + counted.get("disk_bytes", 0.0))
-
-    if model is None:
-        return Survey(plan, baseline)
-
-    # Samplers that cannot cope with changed ranges go through what the study file says, whatever comes of it.
-    left: Mapping[str, tuple[Value, ...]] = {}
-    if study.spec.sampler.name in CHANGING_RANGE_SAMPLERS:
-        left = capacity.fitting(study, model, profile, baseline.facts)
-    size = capacity.choose_pass(study, model, profile, baseline.facts, left)
-    return Survey(replace(plan, max_pass_sequences=size), baseline, model, left)
+        disk_bytes += counted.get("disk_bytes", 0.0)
+    return Survey(replace(plan, disk_bytes=disk_bytes, max_pass_sequences=size), baseline, model, left)
 
 
 def _small_space(spec: StudySpec) -> str:

@@ -33,6 +33,17 @@ def most_good_tokens(train_tokens: int) -> int:
     return _GOOD_EPOCHS * train_tokens
 
 
+def most_worth_tokens(train_tokens: int) -> int:
+    """Return the longest run that is chosen without being asked for, in tokens.
+
+    Then a further reading is worth a third of fresh text, and falls from there.
+
+    Args:
+        train_tokens: Tokens of the run's training text.
+    """
+    return round((1 + _HALF_WORTH_EPOCHS) * train_tokens)
+
+
 def as_often(epochs: float, others: float) -> bool:
     """Return whether two trainings read their text about equally often.
 

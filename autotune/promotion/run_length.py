@@ -10,7 +10,7 @@ from typing import Any
 from autotune.core.config_paths import flatten
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.study_results import Plan
-from autotune.promotion.repetition import most_good_tokens, repeats
+from autotune.promotion.repetition import most_good_tokens, most_worth_tokens, repeats
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 from autotune.study.trainer_interface import Rule
@@ -171,16 +171,18 @@ class Check:
 
 
 def longest_run(study: Study, train_tokens: int, trial_tokens: int, tokens: int, slowness: float = 1.0) -> int:
-    """Return the longest run that fits with what precedes it, where so many tokens would fit without.
+    """Return the longest run that is worth its time and fits with what precedes it.
 
     Args:
         study: The study.
         train_tokens: Tokens of the whole training text; 0 if that is not known.
         trial_tokens: Length of a trial.
-        tokens: Tokens in all.
+        tokens: How many fit in all.
         slowness: How many times as long as the run brackets take for a token.
     """
     run = Check.of(study, train_tokens, tokens).longest(trial_tokens, tokens, slowness)
+    if train_tokens:
+        run = min(run, max(trial_tokens, most_worth_tokens(train_tokens)))
     if not repeats(train_tokens, tokens) or repeats(train_tokens, run):
         return run
 

@@ -116,7 +116,9 @@ class Counter(Protocol):
             what cannot fit. A counter that needs them may raise then.
 
     Returns:
-        At least the fields of `autotune.engine.cost_model.Counts`. Configurations with the same counts are taken to
+        At least the fields of `autotune.engine.cost_model.Counts`; for a plan on a card that is not there also those
+        that `autotune/night/absent_card.py` names, with "memory_bytes" and "capability" of the card among the facts.
+        Configurations with the same counts are taken to
         be equally fast where trials get equal seconds, so whatever changes the speed should change one of them.
     """
 

@@ -28,15 +28,21 @@ class Way(Enum):
 @cache
 def way(device: torch.device, dtype: torch.dtype) -> Way:
     """Return how grouped products of a number format are done on a device."""
-    if device.type != "cuda" or dtype == torch.float32:
+    if device.type != "cuda":
         return Way.LOOP
 
-    capability = torch.cuda.get_device_capability(device)
+    found = way_on(torch.cuda.get_device_capability(device), dtype)
+    has_triton = importlib.util.find_spec("triton") is not None
+    return Way.LOOP if found is Way.OWN and not has_triton else found
+
+
+def way_on(capability: tuple[int, int], dtype: torch.dtype) -> Way:
+    """Return how grouped products of a number format are done on a GPU of a compute capability."""
+    if dtype == torch.float32:
+        return Way.LOOP
     if dtype == torch.bfloat16 and capability[0] in (9, 10):
         return Way.TORCH
-    has_triton = importlib.util.find_spec("triton") is not None
-    takes_own = _OWN_FROM is not None and capability >= _OWN_FROM
-    return Way.OWN if has_triton and takes_own else Way.LOOP
+    return Way.OWN if _OWN_FROM is not None and capability >= _OWN_FROM else Way.LOOP
 
 
 def product(a: Tensor, b: Tensor, ends_E: Tensor) -> Tensor:

@@ -41,7 +41,11 @@ def prepare_training(
 
     require_learning(first, budget_tokens)
     corpus = corpora[first.data]
-    return {"data_hash": corpus.data_hash, "train_tokens": len(corpus.train_ids)}
+    return {
+        "data_hash": corpus.data_hash,
+        "train_tokens": len(corpus.train_ids),
+        "vocab_size": corpus.vocab_size,
+    }
 
 
 def require_learning(config: TrainConfig, budget_tokens: int) -> None:

@@ -35,8 +35,6 @@ Source: CUDA C++ Programming Guide, table of technical specifications per comput
 SHAPES = {"overnight, 8 experts": 8, "overnight, 16 experts": 16, "quickstart": 4}
 """Studies that ship, with a number of experts that they search."""
 
-_WAY = grouped.way.__wrapped__  # without its memory of other cards
-
 
 @dataclass(frozen=True)
 class Compiled:
@@ -80,9 +78,8 @@ def usual_dtype(capability: int) -> torch.dtype:
 
 def way(capability: int, dtype: torch.dtype) -> grouped.Way:
     """Return how grouped products are done on a card where our own are taken as soon as they can be."""
-    card = mock.patch.object(torch.cuda, "get_device_capability", return_value=divmod(capability, 10))
-    with card, mock.patch.object(grouped, "_OWN_FROM", (8, 0)):
-        return _WAY(torch.device("cuda"), dtype)
+    with mock.patch.object(grouped, "_OWN_FROM", (8, 0)):
+        return grouped.way_on(divmod(capability, 10), dtype)
 
 
 def compiled_kernels(shape: str, capability: int, dtype: torch.dtype) -> list[Compiled]:

@@ -1,6 +1,6 @@
 """Seconds and bytes of training steps over many shapes, and how well the planner's cost model knows them from few.
 
-usage: python tests/benchmarks/bench_costs.py [--emulate t4] [--out shapes.jsonl] [--read shapes.jsonl]
+usage: python tests/benchmarks/bench_costs.py [--emulate t4] [--out shapes.jsonl] [--read shapes.jsonl] [--card H100]
 
 Each shape (experts, sequences of a pass, length) is measured with one pass to an optimizer step on random tokens;
 one that does not fit is noted as such.
@@ -21,9 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import nnls
 
 from autotune.engine.cost_model import CostModel, Counts, Measured
+from autotune.machine.cards import Card, card_named
 from model.config import TrainConfig
 from model.counts import counts
 from model.loss import chunk_rows
@@ -36,13 +39,18 @@ PROBED = ((8, 24, 512), (8, 6, 512), (8, 96, 512), (32, 24, 512), (32, 96, 512))
 """Experts, sequences and length of the probes: the baseline, a smaller and a larger pass, and most weights."""
 T4_BYTES = 15 * 2**30
 REPEATS = 5
+DEFAULT_HEADS = 3, 3
 
 
-def config_of(experts: int, sequences: int, seq_len: int, t4: bool) -> TrainConfig:
-    """Return the overnight study's model at a shape."""
+def config_of(
+    experts: int, sequences: int, seq_len: int, t4: bool, heads: Sequence[int] = DEFAULT_HEADS
+) -> TrainConfig:
+    """Return the overnight study's model at a shape, with so many heads for queries and for keys and values."""
+    num_heads, num_kv_heads = heads
+    shape = {"num_experts": experts, "seq_len": seq_len, "num_heads": num_heads, "num_kv_heads": num_kv_heads}
     return TrainConfig.model_validate(
         {
-            "model": {"num_experts": experts, "seq_len": seq_len},
+            "model": shape,
             "system": {"micro_batch_size": sequences, "flash_attention": not t4},
         }
     )
@@ -69,6 +77,7 @@ def measure(shape: tuple[int, int, int], dtype: torch.dtype, t4: bool) -> dict[s
         step_ms = peak_mib = math.inf
     return {
         "shape": shape,
+        "heads": DEFAULT_HEADS,
         "step_ms": step_ms,
         "peak_mib": peak_mib,
         "facts": {
@@ -94,9 +103,35 @@ def seconds_of(work: Callable[[], None]) -> float:
 
 def measured_of(row: Mapping[str, Any]) -> Measured:
     """Return a recorded shape as the planner would have it of a probe."""
+    return Measured(Counts.of(counted_of(row)), row["step_ms"] / 1e3, row["peak_mib"] * 2**20)
+
+
+def counted_of(row: Mapping[str, Any]) -> Mapping[str, float]:
+    """Return all that the trainer counts of a recorded shape."""
     t4 = row["facts"]["dtype"] == "float16"
-    counted = Counts.of(counts(config_of(*row["shape"], t4), row["facts"]))
-    return Measured(counted, row["step_ms"] / 1e3, row["peak_mib"] * 2**20)
+    return counts(config_of(*row["shape"], t4, row["heads"]), row["facts"])
+
+
+def published_shares(rows: Sequence[Mapping[str, Any]], card: Card) -> tuple[float, float, list[float]]:
+    """Return which shares of a card's published rates recorded shapes reach, and how far off each shape then is.
+
+    Args:
+        rows: Recorded shapes.
+        card: The card that they were measured on.
+
+    Returns:
+        Of operations, of bytes, and relative errors of the seconds.
+    """
+    fitting = [row for row in rows if math.isfinite(row["step_ms"])]
+    ideal_s = []
+    for counted in map(counted_of, fitting):
+        flops = counted["passes"] * counted["pass_flops"] + counted["update_flops"]
+        moved = counted["passes"] * counted["pass_moved_bytes"] + counted["update_moved_bytes"]
+        ideal_s.append([flops / card.flops_per_s, moved / card.bytes_per_s])
+
+    relative = np.array(ideal_s) / np.array([row["step_ms"] / 1e3 for row in fitting])[:, None]
+    slowness, _ = nnls(relative, np.ones(len(relative)))
+    return 1 / slowness[0], 1 / slowness[1], list(relative @ slowness - 1)
 
 
 def errors(rows: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[int, ...], float, float]]:
@@ -119,6 +154,7 @@ def main() -> None:
     parser.add_argument("--emulate", choices=["t4"], help="15 GiB, fp16, no flash attention")
     parser.add_argument("--out", type=Path, help="write the measured shapes here, one a line")
     parser.add_argument("--read", type=Path, help="fit these shapes instead of measuring")
+    parser.add_argument("--card", help="say which shares of this card's published rates the shapes reach")
     args = parser.parse_args()
     if args.read:
         rows = [json.loads(line) for line in args.read.read_text(encoding="utf-8").splitlines()]
@@ -147,6 +183,13 @@ def main() -> None:
     for name, values in (("seconds", [each[1] for each in found]), ("bytes", [each[2] for each in found])):
         sizes = [abs(value) for value in values]
         print(f"{name}: at most {max(sizes):.1%} off, {statistics.mean(sizes):.1%} on average, {len(sizes)} shapes")
+    if args.card:
+        of_flops, of_bytes, off = published_shares(rows, card_named(args.card))
+        sizes = [abs(value) for value in off]
+        print(
+            f"reached: {of_flops:.2f} of the published operations, then {of_bytes:.2f} of the bytes; at most ", end=""
+        )
+        print(f"{max(sizes):.0%} off, {statistics.mean(sizes):.0%} on average")
 
 
 if __name__ == "__main__":

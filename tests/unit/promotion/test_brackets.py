@@ -160,7 +160,7 @@ def test_a_study_may_leave_them_out_and_a_trainer_may_have_no_rules(tmp_path: Pa
 
 
 def test_what_fits_into_some_time_keeps_room_for_the_brackets(case: Case) -> None:
-    runner = case.runner(case.loop())
+    runner = case.runner(case.loop(), train_tokens=20_000)
     as_it_is = runner.fitting_tokens(TRIAL, 200.0, as_is=True)
     checked = runner.fitting_tokens(TRIAL, 200.0, as_is=False)
     assert 8_000 < checked < as_it_is

@@ -60,6 +60,13 @@ def test_a_run_that_brackets_would_shorten_to_few_readings_has_none_and_their_ti
     assert longest_run(study, 0, 1_000, 28_000) == 28_000
 
 
+def test_a_run_that_nobody_asked_for_ends_where_readings_are_worth_little(tmp_path: Path) -> None:
+    """After 16.39 readings, or as a trial does where that is longer."""
+    study = make_study(tmp_path, 'trainer="length_fake_trainer:train"')
+    assert longest_run(study, 1_000, 1_000, 10**6) == 16_390
+    assert longest_run(study, 10, 1_000, 10**6) == 1_000
+
+
 @given(trial=st.integers(100, 10_000), times=st.floats(0.1, 1000), number=st.integers(0, 2), repeats=st.booleans())
 def test_a_longest_run_with_its_brackets_fits(trial: int, times: float, number: int, repeats: bool) -> None:
     check, tokens = Check(number, repeats), int(trial * times)
