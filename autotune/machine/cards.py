@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from autotune.core.errors import UserError
@@ -94,6 +95,13 @@ CARDS = {
     )
 }
 """By name. Source: NVIDIA's data sheets and architecture papers; of the RTX cards the rate with sums in fp32."""
+
+
+def card_of(profile: HardwareProfile) -> Card | None:
+    """Return the card whose name a measured device has, such as "NVIDIA GeForce RTX 3090"; None if it is not known."""
+    words = re.split(r"[ -]", profile.name)
+    found = [card for card in CARDS.values() if set(card.name.split()) <= set(words)]
+    return found[0] if found else None
 
 
 def card_named(name: str) -> Card:

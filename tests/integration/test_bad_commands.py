@@ -76,6 +76,7 @@ COMMANDS: dict[tuple[str, ...], tuple[int, str]] = {
     ("plan", "x" * 5000): (2, "cannot be read: File name too long"),
     ("plan", "runs"): (2, "cannot be read: Is a directory"),
     ("plan", "rihgt.toml"): (2, 'did you mean "right.toml"?'),
+    ("plan", "right.toml", "--card", "T44"): (2, 'no figures of a card "T44" are known; did you mean "t4"?'),
     ("profile", "--device", "tpu"): (2, 'no device "tpu"'),
     ("profile", "--emulate", "h100"): (2, "cannot be emulated"),
     ("profile", "--device", "cpu", "--emulate", "t4"): (3, "cannot emulate a T4 on the CPU"),

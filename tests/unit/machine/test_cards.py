@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autotune.core.errors import UserError
-from autotune.machine.cards import CARDS, card_named
+from autotune.machine.cards import CARDS, card_named, card_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,18 @@ def test_a_t4_has_no_bf16_and_is_held_by_its_power() -> None:
 
 def test_newer_cards_have_flash_attention() -> None:
     assert CARDS["RTX 5090"].profile().flash_attention
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GeForce RTX 3080", None),
+    ],
+)
+def test_a_measured_device_is_known_by_its_name(name: str, card: str | None) -> None:
+    assert card_of(replace(CARDS["T4"].profile(), name=name)) is CARDS.get(card or "")
