@@ -174,6 +174,9 @@ def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Pat
     assert told["searches"]["optim.muon_lr"]["default"] == 0.014 and told["config"]["model.top_k"] == 2
     assert told["plan"]["disk_bytes"] > 1e7 and told["says"][0].startswith("plan: up to 14 trials")
 
+    absent = autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), "--card", "rtx 3060").stdout
+    assert absent.startswith("reasoned from published figures of the RTX 3060, and not measured:\nplan: ")
+
 
 def test_doctor_and_profile_answer(tmp_path: Path) -> None:
     ended = subprocess.run([str(AUTOTUNE), "doctor"], cwd=tmp_path, capture_output=True, text=True, timeout=280)
