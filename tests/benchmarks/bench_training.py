@@ -1,4 +1,4 @@
-"""Speed of the trainer beside a plain one, a dense bound and the seed's own, on the same tokens in one run.
+"""Speed of the trainer beside a plain one, transformers' model, a dense bound and the seed's own, in one run.
 
 usage: python tests/benchmarks/bench_training.py [--experts 8 16] [--seed-repo PATH] [--emulate t4] [--as-on 86]
        [--append]
@@ -38,7 +38,7 @@ from unittest import mock
 import numpy as np
 import psutil
 import torch
-from references import Batch, DenseTrainer, PlainTrainer, TokenIds, flops_per_token
+from references import Batch, DenseTrainer, PlainTrainer, TokenIds, TransformersTrainer, flops_per_token
 from results import publish
 from torch.utils.data import DataLoader
 
@@ -46,7 +46,7 @@ from autotune.machine.host import cpu_name
 from model.config import TrainConfig
 from model.train import train
 
-CONTENDERS = ("ours", "merged", "plain", "dense", "seed")
+CONTENDERS = ("ours", "merged", "plain", "transformers", "dense", "seed")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WINDOWS = 4
 T4_BYTES = 15 * 2**30
@@ -155,8 +155,8 @@ def time_ours(task: Task, merged: bool = False) -> Timing:
     return Timing(speeds, warm_s, peak_bytes, int(str(facts["flops_per_token"])), task.dtype)
 
 
-def time_reference(task: Task, kind: type[PlainTrainer | DenseTrainer], **options: Any) -> Timing:
-    """Time one of the two references."""
+def time_reference(task: Task, kind: type[PlainTrainer | TransformersTrainer | DenseTrainer], **options: Any) -> Timing:
+    """Time one of the references."""
     clock = Clock(task, ())
     trainer = kind(task.config, task.config.data.vocab_size, task.device, DTYPES[task.dtype], **options)
     if task.device.type == "cuda":  # what set-up tried out is not the memory of training
@@ -271,6 +271,7 @@ def run_rounds(task: Task, names: list[str], rounds: int) -> tuple[dict[str, Tim
         "ours": lambda: time_ours(task),
         "merged": lambda: time_ours(task, merged=True),
         "plain": lambda: time_reference(task, PlainTrainer),
+        "transformers": lambda: time_reference(task, TransformersTrainer),
         "dense": lambda: time_reference(task, DenseTrainer, **dense_options),
         "seed": lambda: time_seed(task),
     }
@@ -305,10 +306,10 @@ def table(task: Task, results: Mapping[str, Timing | str], peak_flops: float) ->
     for name in (name for name in CONTENDERS if name in results):
         result, experts = results[name], task.config.model.num_experts
         if isinstance(result, str):
-            rows.append(f"| {experts} | {name} | failed: {result.replace('|', '/')} | | | | | | | |")
+            rows.append(f"| {experts} | {name} | failed: {result.replace('|', '/')} | | | | | | | | |")
             continue
         speed = speeds[name]
-        ratios = [f"{speed / speeds[other]:.2f}" if other in speeds else "" for other in ("plain", "dense", "seed")]
+        ratios = [f"{speed / speeds[other]:.2f}" if other in speeds else "" for other in CONTENDERS[2:]]
         warm_tokens = task.window * task.micro_step_tokens
         cells = [str(experts), name + (f" ({result.note})" if result.note else ""), result.dtype]
         cells += [f"{speed:,.0f} ({min(result.speeds):,.0f}-{max(result.speeds):,.0f})", *ratios]
@@ -420,7 +421,7 @@ def main() -> None:
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]  # folders say nothing to others
     command = shlex.join(["python", "tests/benchmarks/bench_training.py", *words])
     lines = [
-        f"## {datetime.now(UTC):%Y-%m-%d}: training beside a plain trainer, a dense bound and the seed's",
+        f"## {datetime.now(UTC):%Y-%m-%d}: training beside a plain trainer, transformers', a dense bound and the seed's",
         "",
         f"{machine(device)}; `{command}`. {shape.num_layers} layers, {shape.d_model} wide, experts {shape.d_ff} wide, "
         f"top {shape.top_k}, {task.config.system.micro_batch_size} x {shape.seq_len} tokens per micro-step, "
@@ -430,8 +431,8 @@ def main() -> None:
         f"Median and range of {args.rounds} rounds x {WINDOWS} windows of {task.window} micro-steps; each round warms "
         "up for one more window and begins with the next contender. The seed's experts have two matrices, not three.",
         "",
-        "| experts | trainer | dtype | tokens/s | / plain | / dense | / seed | peak memory | MFU | set-up |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| experts | trainer | dtype | tokens/s | / plain | / transformers | / dense | / seed | peak memory | MFU | set-up |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
         *rows,
     ]
     publish(lines, append=args.append)

@@ -1,8 +1,9 @@
-"""What the trainer is measured against: a plain mixture-of-experts trainer, and the bound set by a dense model.
+"""What the trainer is measured against: a plain trainer, transformers' own model, and the bound set by a dense one.
 
-Both learn the same shape as the trainer under test: grouped-query attention with rotary positions and QK norm,
-SwiGLU, tied head, Muon for the hidden matrices and AdamW for the rest, gradients clipped. They share nothing with
-it but its configuration, so that a fault there cannot hide in its own yardstick.
+All learn the same shape as the trainer under test: grouped-query attention with rotary positions and QK norm,
+SwiGLU, tied head, gradients clipped; Muon for the hidden matrices and AdamW for the rest, but for transformers' model,
+which has AdamW alone. They share nothing with it but its configuration, so that a fault there cannot hide in its own
+yardstick.
 
 Shape suffixes: B micro-batch, T positions, N tokens (B x T), R tokens of a chunk, K experts per token, E experts,
 D d_model, H heads, C head width, V vocabulary.
@@ -270,6 +271,19 @@ class Windows(Dataset[Batch]):
         return window[:-1], window[1:]
 
 
+def batches_on_device(config: TrainConfig, ids: TokenIds, device: torch.device) -> Iterator[Batch]:
+    """Yield shuffled micro-batches without end, gathered on the device."""
+    seq_len = config.model.seq_len
+    ids_N = torch.from_numpy(ids.astype(np.int64)).to(device)
+    offsets_T = torch.arange(seq_len + 1, device=device)
+    while True:
+        order = torch.randperm((len(ids_N) - 1) // seq_len, device=device)
+        for windows in order.split(config.system.micro_batch_size):
+            if len(windows) == config.system.micro_batch_size:  # other shapes would be compiled anew
+                window_BT = ids_N[windows.unsqueeze(1) * seq_len + offsets_T]
+                yield window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
+
+
 class PlainTrainer(_Reference):
     """A careful first version: experts in a loop, autocast, GradScaler, whole fp32 logits, Muon per matrix."""
 
@@ -301,6 +315,60 @@ class PlainTrainer(_Reference):
             loss = self.model(tokens_BT, targets_BT)
             objective = loss + sum(moe.router_loss for moe in self.moes)
         self.scaler.scale(objective / self.config.optim.grad_accum_steps).backward()
+        if self._group_complete():
+            self._update()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+        return loss.detach()
+
+
+class TransformersTrainer(_Reference):
+    """What people would take instead: transformers' Qwen3Moe with grouped experts, compiled, autocast, fused AdamW."""
+
+    def __init__(self, config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+        shape = config.model
+        described = Qwen3MoeConfig(
+            vocab_size=math.ceil(vocab_size / 64) * 64,
+            hidden_size=shape.d_model,
+            num_hidden_layers=shape.num_layers,
+            num_attention_heads=shape.num_heads,
+            num_key_value_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            moe_intermediate_size=shape.d_ff,
+            num_experts=shape.num_experts,
+            num_experts_per_tok=shape.top_k,
+            norm_topk_prob=shape.normalises_weights,
+            router_aux_loss_coef=shape.aux_loss_coef,
+            output_router_logits=True,
+            max_position_embeddings=shape.seq_len,
+            initializer_range=shape.init_std,
+            tie_word_embeddings=True,
+            use_cache=False,
+        )
+        model = Qwen3MoeForCausalLM._from_config(
+            described, attn_implementation="sdpa", experts_implementation="grouped_mm", dtype=torch.float32
+        )
+        super().__init__(config, model.train(), device, dtype)
+
+        self.weights = list(self.model.parameters())
+        betas = (config.optim.adamw_beta1, config.optim.adamw_beta2)
+        fused = device.type == "cuda" or None
+        self.optimizers = [torch.optim.AdamW(self.weights, config.optim.adamw_lr, betas, weight_decay=0.0, fused=fused)]
+        self.run = torch.compile(self.model) if device.type == "cuda" else self.model
+        self.note = "AdamW alone"
+
+    def batches(self, ids: TokenIds) -> Iterator[Batch]:
+        """Yield shuffled micro-batches without end, gathered on the device."""
+        return batches_on_device(self.config, ids, self.device)
+
+    def micro_step(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Train on one micro-batch and return its loss, that of the router included, on the device."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss = self.run(input_ids=tokens_BT, labels=targets_BT, shift_labels=targets_BT).loss
+
+        self.scaler.scale(loss / self.config.optim.grad_accum_steps).backward()
         if self._group_complete():
             self._update()
             for optimizer in self.optimizers:
@@ -362,15 +430,7 @@ class DenseTrainer(_Reference):
 
     def batches(self, ids: TokenIds) -> Iterator[Batch]:
         """Yield shuffled micro-batches without end, gathered on the device."""
-        seq_len = self.config.model.seq_len
-        ids_N = torch.from_numpy(ids.astype(np.int64)).to(self.device)
-        offsets_T = torch.arange(seq_len + 1, device=self.device)
-        while True:
-            order = torch.randperm((len(ids_N) - 1) // seq_len, device=self.device)
-            for windows in order.split(self.config.system.micro_batch_size):
-                if len(windows) == self.config.system.micro_batch_size:  # other shapes would be compiled anew
-                    window_BT = ids_N[windows.unsqueeze(1) * seq_len + offsets_T]
-                    yield window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
+        return batches_on_device(self.config, ids, self.device)
 
     def micro_step(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Train on one micro-batch and return its cross-entropy, on the device."""

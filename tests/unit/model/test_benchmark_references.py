@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from references import DenseTrainer, LoopMoE, Muon, PlainTrainer, _head_chunk
+from references import DenseTrainer, LoopMoE, Muon, PlainTrainer, TransformersTrainer, _head_chunk
 
 from model.config import TrainConfig
+from model.counts import counts
 from model.train import train
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ CONFIG = small_config()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kind", [PlainTrainer, DenseTrainer])
+@pytest.mark.parametrize("kind", [PlainTrainer, TransformersTrainer, DenseTrainer])
 def test_reference_learns(kind, dtype):
     torch.manual_seed(0)
     trainer = kind(CONFIG, VOCAB_SIZE, CPU, dtype)
@@ -39,8 +40,15 @@ def test_reference_learns(kind, dtype):
     assert losses[-1] < 1.0
 
 
+def test_transformers_model_has_the_same_weights_and_operations():
+    theirs = TransformersTrainer(CONFIG, VOCAB_SIZE, CPU, torch.float32)
+    ours = counts(CONFIG, {"vocab_size": VOCAB_SIZE})
+    assert sum(weight.numel() for weight in theirs.weights) == ours["weights"]
+    assert theirs.flops_per_token == ours["pass_flops"] / (4 * 16)
+
+
 def test_batches_are_windows_and_their_next_tokens():
-    for kind, options in ((PlainTrainer, {"num_workers": 0}), (DenseTrainer, {})):
+    for kind, options in ((PlainTrainer, {"num_workers": 0}), (TransformersTrainer, {}), (DenseTrainer, {})):
         tokens, targets = next(kind(CONFIG, VOCAB_SIZE, CPU, torch.float32).batches(IDS, **options))
         assert tokens.shape == targets.shape == (4, 16)
         assert torch.equal((tokens + 1) % 17, targets)
