@@ -420,8 +420,9 @@ def main() -> None:
     shape = task.config.model
     words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]  # folders say nothing to others
     command = shlex.join(["python", "tests/benchmarks/bench_training.py", *words])
+    beside = " | ".join(f"/ {name}" for name in CONTENDERS[2:])
     lines = [
-        f"## {datetime.now(UTC):%Y-%m-%d}: training beside a plain trainer, transformers', a dense bound and the seed's",
+        f"## {datetime.now(UTC):%Y-%m-%d}: training beside other trainers and a dense bound",
         "",
         f"{machine(device)}; `{command}`. {shape.num_layers} layers, {shape.d_model} wide, experts {shape.d_ff} wide, "
         f"top {shape.top_k}, {task.config.system.micro_batch_size} x {shape.seq_len} tokens per micro-step, "
@@ -431,8 +432,8 @@ def main() -> None:
         f"Median and range of {args.rounds} rounds x {WINDOWS} windows of {task.window} micro-steps; each round warms "
         "up for one more window and begins with the next contender. The seed's experts have two matrices, not three.",
         "",
-        "| experts | trainer | dtype | tokens/s | / plain | / transformers | / dense | / seed | peak memory | MFU | set-up |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| experts | trainer | dtype | tokens/s | {beside} | peak memory | MFU | set-up |",
+        "|---" * (7 + len(CONTENDERS[2:])) + "|",
         *rows,
     ]
     publish(lines, append=args.append)
