@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -56,34 +57,32 @@ class BatchPaths:
         return cls(micro_batch, accumulation, max_pass)
 
 
-def cost_model(place: Place, baseline: Probe) -> CostModel | None:
+def cost_model(place: Place, baseline: Probe, worker: Worker) -> CostModel | None:
     """Probe a few shapes and fit what optimizer steps cost.
 
     Args:
         place: Where to train.
         baseline: The probe of the baseline.
+        worker: What trained it, and goes on with the others.
 
     Returns:
         None if the trainer counts nothing or its config has no passes to choose.
     """
-    worker = Worker(place.slot, place.study.spec.trainer)
+    with contextlib.ExitStack() as others:
 
-    def taken(changes: Mapping[str, Any]) -> Probe | None:
-        nonlocal worker
-        try:
-            return probe(place, changes, worker)
-        except UserError:
-            if place.stopped():
-                raise
-            # Too large for this device, most likely: the others say enough to know that.
-            worker.kill()
-            worker = Worker(place.slot, place.study.spec.trainer)
-            return None
+        def taken(changes: Mapping[str, Any]) -> Probe | None:
+            nonlocal worker
+            try:
+                return probe(place, changes, worker)
+            except UserError:
+                if place.stopped():
+                    raise
+                # Too large for this device, most likely: the others say enough to know that.
+                worker.kill()
+                worker = others.enter_context(place.worker())
+                return None
 
-    try:
         return fitted(place.study, place.profile, baseline, taken)
-    finally:
-        worker.kill()
 
 
 def fitted(
@@ -307,8 +306,9 @@ def largest_micro_batch(study: Study, profile: HardwareProfile, slot: Slot) -> i
     """
     require_memory(study, profile)
     place = Place(study, profile, slot)
-    baseline = probe(place)
-    model = cost_model(place, baseline)
+    with place.worker() as worker:
+        baseline = probe(place, worker=worker)
+        model = cost_model(place, baseline, worker)
     paths = BatchPaths.of(study)
     if model is None or paths is None:
         return 0

@@ -277,8 +277,9 @@ def survey(
     require_memory(study, profile)
     require_time(study, profile, deadline.seconds_left, len(slots))
     place = Place(study, profile, slots[0], stopped, preparing, deadline, len(slots))
-    baseline = probe(place)
-    model = capacity.cost_model(place, baseline) if profile.device == "cuda" else None
+    with place.worker() as worker:
+        baseline = probe(place, worker=worker)
+        model = capacity.cost_model(place, baseline, worker) if profile.device == "cuda" else None
 
     # Last: what was measured before has taken its time as well.
     return planned(study, profile, len(slots), deadline.seconds_left, baseline, model)

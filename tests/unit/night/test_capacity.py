@@ -62,7 +62,8 @@ def test_a_full_disk_is_no_fault_of_the_study_file(tmp_path: Path) -> None:
 
 def costs(of: Study, device: HardwareProfile) -> CostModel | None:
     place = Place(of, device, Slot("cpu"))
-    return cost_model(place, probe(place))
+    with place.worker() as worker:
+        return cost_model(place, probe(place, worker=worker), worker)
 
 
 @pytest.fixture
@@ -73,9 +74,10 @@ def gpu() -> HardwareProfile:
 def test_the_cost_model_of_a_few_probes_is_the_trainers_own(tmp_path: Path, gpu: HardwareProfile) -> None:
     counting = counting_study(tmp_path)
     place = Place(counting, gpu, Slot("cpu"))
-    baseline = probe(place)
+    with place.worker() as worker:
+        baseline = probe(place, worker=worker)
+        model = cost_model(place, baseline, worker)
     assert (baseline.tokens, baseline.evaluations) == (30_000, 10)  # stopped after three of ten evaluations
-    model = cost_model(place, baseline)
     assert model is not None
     for experts, micro_batch, accumulation in ((2, 1, 1), (4, 8, 4), (32, 64, 2)):
         config = counting_trainer.Config(
