@@ -287,7 +287,7 @@ def speedup(study: Study, model: CostModel, profile: HardwareProfile, facts: Map
     """
     paths = BatchPaths.of(study)
     before = _counts(study, profile, {}, facts)
-    after = _counts(study, profile, {paths.max_pass: size}, facts) if paths else None
+    after = _counts(study, profile, {paths.max_pass: size}, facts) if paths and size else None
     if before is None or after is None:
         return 1.0
     return model.tokens_per_s(after) / model.tokens_per_s(before)

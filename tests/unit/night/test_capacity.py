@@ -14,7 +14,7 @@ from autotune.core.errors import UserError
 from autotune.engine.cost_model import CostModel, Counts
 from autotune.engine.worker import Slot
 from autotune.machine.hardware import HardwareProfile
-from autotune.night.capacity import choose_pass, cost_model, describe_left, fitting, largest_micro_batch
+from autotune.night.capacity import choose_pass, cost_model, describe_left, fitting, largest_micro_batch, speedup
 from autotune.night.probing import Place, probe
 from autotune.search.space import SearchSpace
 from autotune.study.study_file import Study, load
@@ -143,6 +143,19 @@ def test_a_shape_that_does_not_train_is_left_out(tmp_path: Path, gpu: HardwarePr
     assert model is not None
     counts = Counts.of(counting_trainer.counts(counting_trainer.Config(), {}))
     assert model.optimizer_step_s(counts) == pytest.approx(counting_trainer.step_s(counting_trainer.Config()), rel=1e-3)
+
+
+def test_merged_passes_are_faster_by_what_the_model_says(tmp_path: Path, gpu: HardwareProfile) -> None:
+    counting = counting_study(tmp_path, "[base.optim]\ngrad_accum_steps = 4")
+    model = costs(counting, gpu)
+    assert model is not None
+    separate, merged = (
+        counting_trainer.Config(optim={"grad_accum_steps": 4}, system={"max_pass_sequences": size}) for size in (8, 32)
+    )
+    expected = counting_trainer.step_s(separate) / counting_trainer.step_s(merged)
+    assert speedup(counting, model, gpu, {}, 32) == pytest.approx(expected, rel=1e-3) and expected > 1
+    chosen_by_hand = counting_study(tmp_path, "max_pass_sequences = 4\n[base.optim]\ngrad_accum_steps = 4")
+    assert speedup(chosen_by_hand, model, gpu, {}, 0) == 1.0
 
 
 def test_a_trainer_that_counts_nothing_has_no_cost_model(tmp_path: Path, gpu: HardwareProfile) -> None:
