@@ -88,7 +88,9 @@ class BracketRunner:
 
         brackets, note = self._brackets(trial, tokens, has_time)
         settings = self._horizon(trial, tokens, min(most_batch, self._fitting_batch(trial, tokens)))
-        sigma = self.sigma(trial) or ONE_SEED_SIGMA * (trial.loss or 0.0)
+        sigma = self.sigma(trial)
+        if sigma is None:
+            sigma = ONE_SEED_SIGMA * (trial.loss or 0.0)
 
         batch = settings.batch(tokens, brackets, sigma)
         multiple = 1.0 if batch is None else settings.whole_batch(batch.factor)
@@ -114,8 +116,11 @@ class BracketRunner:
 
         It is the default's where the trial's own was not measured; None if neither was.
         """
-        own, of_default = seed_noise(trial.number, self.record.finals), self.record.attributes.noise
-        return own or (of_default.sigma if of_default else None)
+        own = seed_noise(trial.number, self.record.finals)
+        if own is not None:
+            return own
+        of_default = self.record.attributes.noise
+        return of_default.sigma if of_default else None
 
     def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
         """Return how long the brackets before a run take, at a trial's pace.

@@ -28,16 +28,16 @@ power below. Among the best 16 of 320 settings of tests/benchmarks/overnight_h10
 learning rate and 0.57 for AdamW's."""
 _BATCH_REPEATED = Law(0.55, 0.3, 0.4)
 """The same where the run reads its text many times. The mean is that of text that is read once, and the spread is wide:
-our own trainings that read their text six times gave 0 with a small model and 0.75 or more with a larger one
-(tests/benchmarks/RESULTS.md)."""
+of our own trainings that read their text six times, those of a small model still liked the smallest batches at four
+times the length, and a larger one's best grew with a power of 0.75 or more (tests/benchmarks/RESULTS.md)."""
 _RATE_REPEATED = Law(-0.3, 0.35, 0.4)
 """The same for learning rates; from 1 to 8 million tokens of prose, read eight times, it was -0.67."""
 _RATE_FORGOTTEN = Law(0.0, 0.15, 0.4)
 """The same where text repeats and the trainer sees to it that a whole run forgets a given share of its weights. How far
 a step turns weights that decay depends on the product of learning rate and decay alone (Kosson et al. 2023, arXiv
 2305.17212), which then follows the number of steps by itself. So the rate hardly matters, and follows neither length
-nor batch: half and double the rate cost 0.3 % at two lengths, and a quarter of it was best beside each of five batches
-(tests/benchmarks/RESULTS.md)."""
+nor batch: half and double the rate cost 0.5 % at most at two lengths, and beside five batches a quarter of it was the
+best or within 0.1 % (tests/benchmarks/RESULTS.md)."""
 _LEAST_OWN, _LEAST_OWN_SD = -1.0, 0.8
 """Distance from a winner's batch to the best one of the trial's length where it is the smallest that was searched, as a
 natural logarithm: mean and standard deviation. In two studies whose smallest batch won, the best one was about an

@@ -115,7 +115,7 @@ class Check:
 
     @property
     def trainings(self) -> int:
-        """How many trainings a bracket has: one as expected, and a lower and a higher one of each kind."""
+        """How many trainings a bracket has at first: one in the middle, and a lower and a higher one of each kind."""
         return 1 + 2 * self.num_settings if self.num_settings else 0
 
     def lengths(self, trial_tokens: int, tokens: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections import defaultdict
 
-from absent_card import SHAPES, SHARED_KIB, compiled_kernels, usual_dtype
+from compiled_kernels import SHAPES, SHARED_KIB, compiled_kernels, usual_dtype
 
 
 def main() -> None:

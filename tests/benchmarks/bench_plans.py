@@ -17,17 +17,26 @@ from autotune.study.study_file import load
 
 STUDY = Path(__file__).parents[2] / "studies" / "overnight.toml"
 HOURS = 8.0
-FACTS = {"vocab_size": 49_152, "train_tokens": 297_000_000}
+FACTS = {"vocab_size": 49_152, "train_tokens": 285_000_000}
 """Of the study's tokenizer, and of its text without what is held out."""
 HEAD = """\
 | card | tokens/s | a pass | memory | trials in 8 hours | full run |
 |---|---|---|---|---|---|"""
 
 
+class Night(Deadline):
+    """Eight hours that do not run while they are planned, so that a slow machine says the same."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Return all of them."""
+        return 3600 * HOURS
+
+
 def row(card: Card) -> str:
     """Return a card's row: speed, sequences of a pass, memory, trials and full run."""
     study, profile = load(STUDY), card.profile()
-    survey = survey_of(study, profile, FACTS, Deadline(HOURS))
+    survey = survey_of(study, profile, FACTS, Night())
     paths, plan = BatchPaths.of(study), survey.plan
     assert paths is not None and survey.model is not None, "the study's trainer counts its work"
 

@@ -222,7 +222,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class _Reference:
-    """What both share: optimizers over fp32 weights, loss scale, accumulation, clipping."""
+    """What all share: batches on the device, optimizers over fp32 weights, loss scale, accumulation, clipping."""
 
     def __init__(self, config: TrainConfig, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         self.config, self.model, self.device, self.dtype = config, model.to(device), device, dtype
@@ -230,6 +230,18 @@ class _Reference:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         self.micro_steps = 0
         self.note = ""
+
+    def batches(self, ids: TokenIds) -> Iterator[Batch]:
+        """Yield shuffled micro-batches without end, gathered on the device."""
+        seq_len = self.config.model.seq_len
+        ids_N = torch.from_numpy(ids.astype(np.int64)).to(self.device)
+        offsets_T = torch.arange(seq_len + 1, device=self.device)
+        while True:
+            order = torch.randperm((len(ids_N) - 1) // seq_len, device=self.device)
+            for windows in order.split(self.config.system.micro_batch_size):
+                if len(windows) == self.config.system.micro_batch_size:  # other shapes would be compiled anew
+                    window_BT = ids_N[windows.unsqueeze(1) * seq_len + offsets_T]
+                    yield window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
 
     def _make_optimizers(self, weights: Mapping[str, Tensor], muon_dtype: torch.dtype, fast: bool) -> None:
         optim = self.config.optim
@@ -271,19 +283,6 @@ class Windows(Dataset[Batch]):
         return window[:-1], window[1:]
 
 
-def batches_on_device(config: TrainConfig, ids: TokenIds, device: torch.device) -> Iterator[Batch]:
-    """Yield shuffled micro-batches without end, gathered on the device."""
-    seq_len = config.model.seq_len
-    ids_N = torch.from_numpy(ids.astype(np.int64)).to(device)
-    offsets_T = torch.arange(seq_len + 1, device=device)
-    while True:
-        order = torch.randperm((len(ids_N) - 1) // seq_len, device=device)
-        for windows in order.split(config.system.micro_batch_size):
-            if len(windows) == config.system.micro_batch_size:  # other shapes would be compiled anew
-                window_BT = ids_N[windows.unsqueeze(1) * seq_len + offsets_T]
-                yield window_BT[:, :-1].contiguous(), window_BT[:, 1:].contiguous()
-
-
 class PlainTrainer(_Reference):
     """A careful first version: experts in a loop, autocast, GradScaler, whole fp32 logits, Muon per matrix."""
 
@@ -296,7 +295,7 @@ class PlainTrainer(_Reference):
         self._make_optimizers(dict(self.model.named_parameters()), muon_dtype, fast=False)
 
     def batches(self, ids: TokenIds, num_workers: int = 2) -> Iterator[Batch]:
-        """Yield shuffled micro-batches without end."""
+        """Yield shuffled micro-batches without end, from a loader's processes."""
         loader = DataLoader(
             Windows(ids, self.config.model.seq_len),
             batch_size=self.config.system.micro_batch_size,
@@ -358,10 +357,6 @@ class TransformersTrainer(_Reference):
         self.optimizers = [torch.optim.AdamW(self.weights, config.optim.adamw_lr, betas, weight_decay=0.0, fused=fused)]
         self.run = torch.compile(self.model) if device.type == "cuda" else self.model
         self.note = "AdamW alone"
-
-    def batches(self, ids: TokenIds) -> Iterator[Batch]:
-        """Yield shuffled micro-batches without end, gathered on the device."""
-        return batches_on_device(self.config, ids, self.device)
 
     def micro_step(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Train on one micro-batch and return its loss, that of the router included, on the device."""
@@ -427,10 +422,6 @@ class DenseTrainer(_Reference):
         self.variant = variant or ("whole logits" if device.type == "cpu" else self._fastest_variant(vocab_size))
         self._build(self.variant)
         self.note = self.variant
-
-    def batches(self, ids: TokenIds) -> Iterator[Batch]:
-        """Yield shuffled micro-batches without end, gathered on the device."""
-        return batches_on_device(self.config, ids, self.device)
 
     def micro_step(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Train on one micro-batch and return its cross-entropy, on the device."""

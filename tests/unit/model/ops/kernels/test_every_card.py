@@ -8,7 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("triton", reason="needs Triton, which the dev extra brings on Linux")
-from absent_card import SHAPES, SHARED_KIB, compiled_kernels, usual_dtype, way
+from compiled_kernels import SHAPES, SHARED_KIB, compiled_kernels, usual_dtype, way
 
 from model.ops.grouped import Way
 
