@@ -97,6 +97,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._estimate = 0.0
+        self._cold = 0.0
         self._recent: deque[float] = deque(maxlen=20)
 
     def expect(self, tokens: int, seconds: float) -> None:
@@ -115,29 +116,31 @@ class Pace:
             tokens: Tokens of a training.
             seconds: What it is expected to take.
         """
+        self._cold = 0.0
         self._recent.clear()
         self.expect(tokens, seconds)
 
-    def learn(self, tokens: int, seconds: float) -> None:
+    def learn(self, tokens: int, seconds: float, is_cold: bool = False) -> None:
         """Take a training into account.
 
         Args:
             tokens: Tokens that it trained on.
             seconds: Its whole duration, evaluations included.
+            is_cold: Whether it was the first of its process, with all that is made once: loading, compiling. On a fast
+                card that is several times the training, so it counts only until another one is measured.
         """
-        if tokens > 0:
+        if tokens > 0 and is_cold:
+            self._cold = seconds / tokens
+        elif tokens > 0:
             self._recent.append(seconds / tokens)
 
     def seconds(self, tokens: int) -> float:
         """Return what a single training may take, in seconds: by the slowest of the recent ones."""
-        return tokens * max(self._recent, default=self._estimate)
+        return tokens * max(self._recent, default=self._cold or self._estimate)
 
     def usual_seconds(self, tokens: int) -> float:
-        """Return what many trainings, or a long one, take in seconds: by the median of the recent ones.
-
-        The slowest, mostly the first with all that is made once, would keep several times the time that they need.
-        """
+        """Return what many trainings, or a long one, take in seconds: by the median of the recent ones."""
         known = list(self._recent)
         if self._estimate:
             known.append(self._estimate)
-        return tokens * statistics.median(known) if known else 0.0
+        return tokens * (statistics.median(known) if known else self._cold)

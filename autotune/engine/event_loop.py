@@ -309,7 +309,9 @@ class QueueWork:
         if result.points and result.status.teaches:
             # In tokens of the baseline, where a trial's own budget takes the seconds of the baseline's.
             share = running.trained_tokens / assignment.budget_tokens
-            self._loop.pace.learn(round(share * self._queue.plan.budget_tokens), result.seconds)
+            tokens = round(share * self._queue.plan.budget_tokens)
+            self._loop.pace.learn(tokens, result.seconds, is_cold=not running.worker.has_trained)
+            running.worker.has_trained = True
 
         self._queue.tell(assignment.trial, result, assignment.folder)
         self._loop.observer.ended(self._info(assignment), result)

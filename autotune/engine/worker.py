@@ -112,6 +112,8 @@ class Worker:
 
     def __init__(self, slot: Slot, trainer: str) -> None:
         self.slot = slot
+        self.has_trained = False
+        """Whether a training of this process has ended: the first one takes longer, for all that is made once."""
 
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()

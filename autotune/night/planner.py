@@ -21,7 +21,7 @@ from autotune.night import capacity
 from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
 from autotune.night.search_share import search_seconds
-from autotune.promotion.early_end import EXPORT_S
+from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import Check, full_tokens, longest_run
 from autotune.search.dimension import Value
@@ -112,16 +112,24 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         """Return the seconds of a full run with its brackets and export, and those to keep for it and the report."""
         check = Check.of(study, probe.facts.get("train_tokens", 0), tokens)
         run_s = check.full_run_s(spec, tokens, probe.seconds_for, slots)
+        margin = MARGIN
+        if run_tokens:
+            # Brackets that do not fit beside a run of all the time that there is are not trained.
+            run_s, margin = min(run_s, rest_s), END_MARGIN
         full_s = run_s + EXPORT_S if run_s else 0.0
-        return full_s, MARGIN * run_s + (full_s - run_s) + REPORT_S
+        return full_s, margin * run_s + (full_s - run_s) + REPORT_S
 
-    run_tokens = _rest_of_the_night(study, probe, slots, seconds_left, spec.finals.runs + spec.attributing_runs())
+    run_tokens, rest_s = _rest_of_the_night(
+        study, probe, slots, seconds_left, spec.finals.runs + spec.attributing_runs()
+    )
+    if not run_tokens:
+        run_tokens, rest_s = _rest_of_the_night(study, probe, slots, seconds_left, spec.finals.runs)
     full_s, later_s = full_seconds(run_tokens or full_tokens(spec))
     allotment = allot(spec, seconds_left, training_s, slots, later_s)
     if run_tokens and allotment.describe_cuts():
         # What the finals are spared is the full run's.
         kept_runs = allotment.final_runs + allotment.attributing_runs
-        run_tokens = _rest_of_the_night(study, probe, slots, seconds_left, kept_runs)
+        run_tokens, rest_s = _rest_of_the_night(study, probe, slots, seconds_left, kept_runs)
         full_s, later_s = full_seconds(run_tokens)
         allotment = replace(allotment, later_s=later_s)
     tokens = run_tokens or full_tokens(spec)
@@ -164,8 +172,10 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
     )
 
 
-def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: float, final_runs: int) -> int:
-    """Return the tokens of an automatic full run that takes what a search that is worth its time leaves of the night.
+def _rest_of_the_night(
+    study: Study, probe: Probe, slots: int, seconds_left: float, final_runs: int
+) -> tuple[int, float]:
+    """Return how long an automatic full run is that takes what a search that is worth its time leaves of the night.
 
     Args:
         study: The study.
@@ -175,11 +185,12 @@ def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: flo
         final_runs: Trainings on fresh seeds that follow the search.
 
     Returns:
-        0 if the study file names them, without a deadline, or if less than a trial's length is left.
+        Its tokens, and the seconds for it and its brackets; 0 tokens if the study file names them, without a deadline,
+        or if less than a trial's length is left.
     """
     spec = study.spec
     if not spec.promote.automatic or spec.promote.tokens or math.isinf(seconds_left):
-        return 0
+        return 0, 0.0
 
     length = spec.budget.tokens
     training_s = max(probe.seconds_for(length), 1e-6)
@@ -189,13 +200,13 @@ def _rest_of_the_night(study: Study, probe: Probe, slots: int, seconds_left: flo
     # Twice what a search must have, since the trials may turn out slower than the probe.
     least_s = _BEGIN_S + 2 * MARGIN * min(FEW_TRIALS, spec.most_trials) * trial_s
     searched_s = max(least_s, search_seconds(max(0.0, seconds), trial_s))
-    run_s = (seconds - searched_s) / MARGIN
+    run_s = (seconds - searched_s) / END_MARGIN
 
     # Evaluations take as long in a longer run.
     as_much_again_s = max(probe.seconds_for(2 * length) - training_s, 1e-6)
     fit = int(length * (1 + (run_s - training_s) / as_much_again_s))
-    run = longest_run(study, probe.facts.get("train_tokens", 0), length, fit)
-    return run if run >= length else 0
+    run = longest_run(study, probe.facts.get("train_tokens", 0), length, fit, MARGIN / END_MARGIN)
+    return (run if run >= length else 0), run_s
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from autotune.night.probing import Place, careful_length, probe
 from autotune.night.queues import Queues
 from autotune.promotion.best_config import BestConfig, best_config_of
 from autotune.promotion.brackets import BracketRunner
-from autotune.promotion.early_end import EXPORT_S
+from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.full_run import FullRun, evaluations
 from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import Check, full_tokens
@@ -83,7 +83,7 @@ class PromotionStep:
         # A run that takes what the search leaves is shortened where trials turn out slower than the plan says.
         plan = self.night.attributes.plan
         if plan is not None and plan.run_tokens:
-            return MARGIN * (plan.full_s - EXPORT_S) + EXPORT_S
+            return END_MARGIN * (plan.full_s - EXPORT_S) + EXPORT_S
 
         equal_seconds = self.queues.equal_seconds
         slowest = 1.0 if equal_seconds is None else equal_seconds.slowest
@@ -166,7 +166,7 @@ class PromotionStep:
         night = self.night
         pace = night.loop.pace
         run_s = order.token_s * order.tokens if order.token_s else pace.usual_seconds(order.tokens)
-        later_s = MARGIN * run_s + EXPORT_S + REPORT_S
+        later_s = END_MARGIN * run_s + EXPORT_S + REPORT_S
         has_time = night.deadline.has_time(lambda: later_s)
 
         most_batch = math.inf
@@ -175,8 +175,7 @@ class PromotionStep:
             if night.is_stopped:
                 return None
 
-            if order.token_s:
-                pace.begin_anew(order.tokens, run_s)
+            pace.begin_anew(order.tokens, run_s)
             status = self._train(order, chosen)
             batch = chosen.promotion.batch
             if status is not TrialStatus.OUT_OF_MEMORY or batch is None or batch.factor <= 1 or night.is_stopped:

@@ -21,7 +21,7 @@ from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Queue
 from autotune.finals.power import seed_noise
-from autotune.promotion.early_end import EXPORT_S
+from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.horizon import FACTORS, ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
 from autotune.promotion.repetition import repeats
 from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run
@@ -157,11 +157,11 @@ class BracketRunner:
             UserError: If not even a trial's length fits.
         """
         length = self._length(trial)
-        training_s = max(0.0, seconds_left - REPORT_S - EXPORT_S) / MARGIN
+        training_s = max(0.0, seconds_left - REPORT_S - EXPORT_S) / END_MARGIN
         trial_token_s = self.loop.pace.usual_seconds(1)
         token_s = token_s or trial_token_s
         fit = int(training_s / token_s)
-        slowness = trial_token_s / token_s
+        slowness = trial_token_s / token_s * MARGIN / END_MARGIN  # only the run itself can be ended early
         tokens = fit if as_is else longest_run(self.study, self.train_tokens, length, fit, slowness)
 
         if tokens < length:

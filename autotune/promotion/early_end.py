@@ -14,8 +14,9 @@ _RECENT = 3
 short interruption is forgotten soon."""
 EXPORT_S = 15.0
 """Time kept for the trainer to write its model once it has trained, seconds."""
-_END_MARGIN = 1.03
-"""Factor by which the rest of a run may take longer than its recent pace says."""
+END_MARGIN = 1.03
+"""Factor by which the rest of a run may take longer than its recent pace says. A run whose end can be moved needs no
+more, also before it begins."""
 NEWS_FRAC = 0.02
 """Smallest change of the end that is told to a person, and smallest move to a later end, as a share of the budget."""
 
@@ -101,7 +102,7 @@ class EarlyEnd:
 
         room_s = seconds_left - REPORT_S - EXPORT_S
         fitting = seen + tokens_per_s * room_s
-        fitting_safely = seen + tokens_per_s * room_s / _END_MARGIN
+        fitting_safely = seen + tokens_per_s * room_s / END_MARGIN
         # The end stays below the budget even if more fits, since a trainer takes only such an end for an early one.
         end = _rounded_down(min(fitting_safely, self.budget_tokens - 1), self.budget_tokens)
 

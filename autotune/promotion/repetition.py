@@ -79,6 +79,6 @@ def repetition(train_tokens: int, tokens: int, trial_epochs: float) -> str:
         worth = 1 + _HALF_WORTH_EPOCHS * (1 - math.exp(-(epochs - 1) / _HALF_WORTH_EPOCHS))
         words += f". In published experiments this was worth about {worth:.1f} times as much fresh text, read once"
     if epochs > _GOOD_EPOCHS:
-        words += f". More text or a shorter run is better: --tokens {most_good_tokens(train_tokens)}"
+        words += ". More text would be better"
 
     return words

@@ -10,7 +10,7 @@ from typing import Any
 from autotune.core.config_paths import flatten
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.study_results import Plan
-from autotune.promotion.repetition import most_good_tokens, most_worth_tokens, repeats
+from autotune.promotion.repetition import most_worth_tokens, repeats
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 from autotune.study.trainer_interface import Rule
@@ -21,7 +21,8 @@ _DEFAULT_FULL_FACTOR = 8
 """Length of a full run, in lengths of a trial, where the study file names none."""
 _MOST_SHARE = 0.1
 """Most that brackets may cost where text is read once, in costs of the run. There the laws give 0.1 to 0.3 % of the
-loss away, and a run that is a tenth longer gains 1 % (`night/search_share.py`)."""
+loss away, and a run that is a tenth longer gains 1 % (`night/search_share.py`). It is also the most that they take away
+from a run of all the time that there is, as a share of that time."""
 _BEST_SHARE = 0.2
 """Share of the trials that count as the best. Of forty settings whose best batch was 5.6 sequences, the best eight had
 3 to 10, in the geometric mean 5.6, and the winner 8 (tests/benchmarks/RESULTS.md)."""
@@ -137,7 +138,7 @@ class Check:
         return lengths if self.num_settings and is_worth_it else ()
 
     def longest(self, trial_tokens: int, tokens: int, slowness: float = 1.0) -> int:
-        """Return the longest run that fits, with its brackets, where so many tokens would without, or all if none do.
+        """Return the longest run that fits, with its brackets where those are worth their share of the time.
 
         Args:
             trial_tokens: Length of the trial.
@@ -152,7 +153,8 @@ class Check:
             return tokens
 
         run_tokens = int(trial_tokens * ((math.sqrt(square) - count) / 2) ** 2)
-        return run_tokens if self.lengths(trial_tokens, run_tokens) else tokens
+        is_worth_it = self.lengths(trial_tokens, run_tokens) and run_tokens >= (1 - _MOST_SHARE) * tokens
+        return run_tokens if is_worth_it else tokens
 
     def full_run_s(self, spec: StudySpec, tokens: int, seconds_for: Callable[[int], float], slots: int) -> float:
         """Return the seconds that an automatic full run trains, with the shorter ones before it; 0 without one.
@@ -171,7 +173,7 @@ class Check:
 
 
 def longest_run(study: Study, train_tokens: int, trial_tokens: int, tokens: int, slowness: float = 1.0) -> int:
-    """Return the longest run that is worth its time and fits with what precedes it.
+    """Return the longest run that is worth its time.
 
     Args:
         study: The study.
@@ -181,11 +183,4 @@ def longest_run(study: Study, train_tokens: int, trial_tokens: int, tokens: int,
         slowness: How many times as long as the run brackets take for a token.
     """
     run = Check.of(study, train_tokens, tokens).longest(trial_tokens, tokens, slowness)
-    if train_tokens:
-        run = min(run, max(trial_tokens, most_worth_tokens(train_tokens)))
-    if not repeats(train_tokens, tokens) or repeats(train_tokens, run):
-        return run
-
-    # With brackets it would be so short that it needs none.
-    most = min(tokens, most_good_tokens(train_tokens))
-    return Check.of(study, train_tokens, most).longest(trial_tokens, most, slowness)
+    return min(run, max(trial_tokens, most_worth_tokens(train_tokens))) if train_tokens else run

@@ -51,7 +51,7 @@ from model.train import train
 STUDIES = Path(__file__).parents[2] / "studies"
 SEED_SETTINGS = {"muon_lr": 0.065, "gradient_accumulation_steps": 2, "dropout": 0.05}
 """The best of what its authors tried by hand."""
-OWN_STEPS, SEED_STEPS = 200, 60
+OWN_STEPS, SEED_STEPS = 200, 12
 """Steps of the short runs before, of ours and the seed's; an evaluation is not counted in the seed's."""
 Result = dict[str, Any]
 
@@ -66,6 +66,7 @@ def by_autotune(args: argparse.Namespace, *changes: str) -> Result:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{done.stdout}\n{done.stderr}")
+        print(done.stdout, file=sys.stderr)
 
         record = read_study(Path(folder) / "night")
         full, plan = record.attributes.full_run, record.attributes.plan

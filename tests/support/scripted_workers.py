@@ -31,6 +31,7 @@ class ScriptedWorker:
 
     def __init__(self, slot: Slot, script: Script) -> None:
         self.slot = slot
+        self.has_trained = False
         self.jobs: list[Job] = []
         self.answers: list[bool | int] = []
         self.script = script

@@ -63,7 +63,7 @@ def test_pace_expects_until_it_has_measured() -> None:
 
 
 def test_many_trainings_go_by_the_median_with_the_estimate() -> None:
-    """The first training, with all that is made once, must not count for each of those to come."""
+    """A slow one must not count for each of those to come."""
     pace = Pace()
     assert pace.usual_seconds(10) == 0
     pace.expect(tokens=100, seconds=400)
@@ -72,6 +72,17 @@ def test_many_trainings_go_by_the_median_with_the_estimate() -> None:
     for _ in range(3):
         pace.learn(tokens=1, seconds=5)
     assert (pace.usual_seconds(10), pace.seconds(1)) == (50, 12)
+
+
+def test_the_first_training_of_a_process_counts_until_another_is_measured() -> None:
+    pace = Pace()
+    pace.learn(tokens=1, seconds=12, is_cold=True)
+    assert (pace.usual_seconds(1), pace.seconds(1)) == (12, 12)
+    pace.expect(tokens=1, seconds=2)
+    assert (pace.usual_seconds(1), pace.seconds(1)) == (2, 12)
+    pace.learn(tokens=1, seconds=4)
+    pace.learn(tokens=1, seconds=11, is_cold=True)
+    assert (pace.usual_seconds(1), pace.seconds(1)) == (3, 4)
 
 
 def test_trainings_of_another_kind_forget_the_pace_of_those_before() -> None:

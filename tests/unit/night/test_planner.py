@@ -129,7 +129,7 @@ def test_a_full_run_of_no_given_length_takes_what_the_search_leaves() -> None:
     planned = plan(study, seconds_left=FIXED_S + 4_000)
     searched_s = search_seconds(4_000, 20)
     assert searched_s == pytest.approx(242, abs=1)
-    assert planned.run_tokens == int(((4_000 - searched_s) / 1.1 - 10) * 100)  # 100 a second, and five evaluations
+    assert planned.run_tokens == int(((4_000 - searched_s) / 1.03 - 10) * 100)  # 100 a second, and five evaluations
     assert planned.trials == 10 and (searched_s - 2) / 20 > 10
     assert f"a full run of {planned.run_tokens:,} tokens in the time that the search leaves" in describe(planned, study)
 
@@ -158,7 +158,7 @@ def test_a_full_run_has_the_length_that_the_study_file_gives_or_that_of_eight_tr
 
 
 def test_a_short_night_keeps_a_few_trials_and_less_than_a_trial_is_no_full_run() -> None:
-    short = plan(spec(**NIGHT), seconds_left=FIXED_S + 10 + 1.1 * 8 * 20 + 1.1 * 30.001)
+    short = plan(spec(**NIGHT), seconds_left=FIXED_S + 10 + 1.1 * 8 * 20 + 1.03 * 30.001)
     assert (short.run_tokens, short.trials, short.refusal) == (2_000, 9, "")
     shorter = plan(spec(**NIGHT), seconds_left=FIXED_S + 1.1 * 8 * 20 + 9)
     assert shorter.run_tokens == 0 and "too short" in shorter.refusal

@@ -42,21 +42,20 @@ def test_they_cost_no_more_than_they_are_worth() -> None:
 
 
 def test_the_longest_run_leaves_time_for_its_brackets() -> None:
-    assert RATES.longest(1_000, 9_000 + 3 * 3_000 + 3 * 1_000) == pytest.approx(9_000, abs=1)
-    assert RATES.longest(1_000, 13_000) == 13_000  # with brackets no more than 4 trials' length would be left
+    assert RATES.longest(1_000, 900_000 + 3 * 30_000 + 3_000) == pytest.approx(900_000, abs=1)
     assert RATES.longest(1_000, 500) == 500
     assert Check(2, repeats=False).longest(1_000, 41_000) == 41_000
     # At half the run's speed, brackets take twice their tokens.
-    assert RATES.longest(1_000, 9_000 + 2 * (3 * 3_000 + 3 * 1_000), 2.0) == pytest.approx(9_000, abs=1)
+    assert RATES.longest(1_000, 3_600_000 + 2 * (3 * 60_000 + 3_000), 2.0) == pytest.approx(3_600_000, abs=1)
 
 
-def test_a_run_that_brackets_would_shorten_to_few_readings_has_none_and_their_time(tmp_path: Path) -> None:
-    """Of 28 lengths of a trial, three trainings at two lengths leave 14: of a text of four that is 3.5 readings."""
+def test_it_is_not_shortened_by_more_than_a_tenth_for_brackets(tmp_path: Path) -> None:
+    """Three trainings at two lengths cost 12 of 21 lengths of a trial, and 85.5 of 840, a little more than a tenth."""
+    assert RATES.longest(1_000, 9_000 + 3 * 3_000 + 3 * 1_000) == 21_000
+    assert RATES.longest(1_000, 840_000) == 840_000
     study = make_study(tmp_path, 'trainer="length_fake_trainer:train"')
-    assert RATES.longest(1_000, 28_000) == pytest.approx(13_000, abs=1_000)
-    assert longest_run(study, 4_000, 1_000, 28_000) == 16_000  # four readings
-    assert longest_run(study, 4_000, 1_000, 14_000) == 14_000
-    assert longest_run(study, 1_000, 1_000, 28_000) == RATES.longest(1_000, 28_000)
+    assert longest_run(study, 4_000, 1_000, 28_000) == 28_000  # seven readings
+    assert longest_run(study, 100_000, 1_000, 1_000_000) == RATES.longest(1_000, 1_000_000) < 1_000_000
     assert longest_run(study, 0, 1_000, 28_000) == 28_000
 
 
