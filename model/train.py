@@ -17,6 +17,13 @@ from model.training.distributed import Ranks
 from model.training.preparation import prepare_training as prepare_training  # part of the trainer's interface
 from model.training.training_run import Report, TrainingRun
 
+metric = {
+    "unit": "nats per token",
+    "of_text": True,
+    "also": {"val_accuracy": "accuracy", "val_bpb": "bits per byte"},
+}
+"""What it reports, as part of the trainer's interface: the cross-entropy of held-out text."""
+
 
 def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, object]:
     """Train one model on `budget_tokens`, reporting its loss at `num_evals` evenly spaced numbers of tokens.
@@ -38,6 +45,7 @@ def train(config: TrainConfig, budget_tokens: int, report: Report) -> dict[str, 
 
     Raises:
         CorpusError: The data cannot be used.
+        FloatingPointError: The training has diverged.
         ValueError: The budget is below 1, or the device does not exist.
     """
     if budget_tokens < 1:

@@ -246,6 +246,21 @@ def promote(
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Of the study; its file is NAME.toml.")] = "my-study",
+    text: Annotated[str, typer.Option(help="The text to train on: a file, a folder or a glob.")] = "",
+    trainer: Annotated[
+        Path | None, typer.Option(help="Write an example of a trainer of one's own to this Python file, and its study.")
+    ] = None,
+) -> None:
+    """Writes a study file to begin with, for this machine and a text, or for a trainer of one's own."""
+    from autotune.cli import init
+
+    written = init.of_a_trainer(name, trainer) if trainer else init.of_a_text(name, text)
+    say(f"wrote {' and '.join(map(str, written))}; next: autotune run {written[-1]}")
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="A best_config.toml; you may have edited it.")],
     tokens: Annotated[

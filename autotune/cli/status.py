@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core.files import read_lines
+from autotune.core.metric import Metric
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import INTERVAL
 from autotune.core.text import of_seeds, time_of_day
@@ -70,6 +71,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         **_verdict(record),
         **_promoted(record),
         **_full_run(record),
+        "metric": record.attributes.metric.to_json(),
         "next": advice.command,
         "next_why": advice.what,
         "last_event": last_event,
@@ -82,7 +84,8 @@ def _best_trial(record: StudyRecord) -> dict[str, Any]:
     if lowest is None:
         return {"best_trial": None, "best_loss": None}
 
-    return {"best_trial": lowest.number, "best_loss": lowest.loss}
+    assert lowest.loss is not None, "what is ranked has a loss"
+    return {"best_trial": lowest.number, "best_loss": record.attributes.metric.value(lowest.loss)}
 
 
 def _verdict(record: StudyRecord) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def describe(state: Mapping[str, Any]) -> str:
     running = "not running"
     if state["running_pid"]:
         running = f"running as PID {state['running_pid']}"
+    metric = Metric.from_json(state["metric"])
     counts = ", ".join(f"{count} {status}" for status, count in state["trials"].items()) or "none yet"
 
     lines = [
@@ -137,7 +141,8 @@ def describe(state: Mapping[str, Any]) -> str:
     ]
     if state["best_trial"] is not None:
         seeds = of_seeds(state["seeds_per_trial"])
-        lines.append(f"best so far ({seeds}): trial {state['best_trial']}, loss {state['best_loss']:.4f}")
+        best = metric.words(metric.value(state["best_loss"]))
+        lines.append(f"best so far ({seeds}): trial {state['best_trial']}, {best}")
     if state["finals"]:
         lines.append(f"runs on fresh seeds: {state['finals_finished']} of {state['finals']} finished")
     if state["verdict"]:
@@ -163,10 +168,11 @@ def _gain(state: Mapping[str, Any]) -> str:
     gain, low, high = (_signed(value) for value in numbers)
     interval = f"({INTERVAL} {low} to {high})"
     if not state["left_at_default"]:
-        return f", gain in loss {gain} {interval}"
+        return f", gain in {state['metric']['name']} {gain} {interval}"
 
     promoted = _signed(state["promoted_gain"])
-    return f", gain in loss {promoted} with the promoted settings; {gain} with all changes of the winner {interval}"
+    name = state["metric"]["name"]
+    return f", gain in {name} {promoted} with the promoted settings; {gain} with all changes of the winner {interval}"
 
 
 def _signed(value: float) -> str:
@@ -179,7 +185,7 @@ def _full_run_line(state: Mapping[str, Any]) -> str:
     tokens = state["full_run_tokens"]
     seen = state["full_run_seen_tokens"]
 
-    line = f"full run: {100 * seen / tokens:.0f} % of {tokens:,} tokens"
+    line = f"full run: {100 * seen / tokens:.0f} % of {tokens:,} {state['metric']['budget_unit']}"
     if status != TrialStatus.RUNNING:
         return f"{line}, {status}"
 

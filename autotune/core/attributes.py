@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from pydantic import TypeAdapter
 
+from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
 from autotune.core.study_results import Attribution, Noise, Plan
@@ -150,6 +151,9 @@ class StudyAttributes(_Attributes):
 
     created_at = Stored("", str)
     """When it was begun, ISO 8601."""
+
+    metric: Stored[Metric] = Stored(TEXT_LOSS, Metric.from_json, Metric.to_json)
+    """What the trainer reports."""
 
     ranges: Stored[Mapping[str, tuple[Any, ...]]] = Stored({}, _ranges)
     """Ranges that were widened, or the choices that fit into memory: [low, high] or all choices, by dotted path."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autotune.core.metric import Metric
+
 Interval = tuple[float, float, float]
 """A difference in loss with the ends of its interval, nats per token."""
 
@@ -92,13 +94,19 @@ class Noise:
         """Return a JSON-able form."""
         return asdict(self)
 
-    def describe(self) -> str:
-        """Return it in a sentence for a person."""
-        provable_percent = 100 * self.provable_gain / self.baseline_loss
+    def describe(self, metric: Metric) -> str:
+        """Return it in a sentence for a person.
+
+        Args:
+            metric: What the trainer reports.
+        """
+        share = ""
+        if self.baseline_loss:
+            share = f" ({100 * self.provable_gain / abs(self.baseline_loss):.1f} %)"
         return (
-            f"noise: across {self.seeds} seeds the default's loss has a standard deviation of {self.sigma:.4f}; "
-            f"{self.pairs} pairs of runs, the most that may be trained, can prove a gain of {self.provable_gain:.4f} "
-            f"({provable_percent:.1f} %) or more"
+            f"noise: across {self.seeds} seeds the default's {metric.name} has a standard deviation of "
+            f"{metric.difference(self.sigma)}; {self.pairs} pairs of runs, the most that may be trained, can prove a "
+            f"gain of {metric.difference(self.provable_gain)}{share} or more"
         )
 
 

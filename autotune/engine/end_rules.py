@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass
 
+from autotune.core.metric import Metric
 from autotune.core.records import EvalPoint, TrialStatus
 from autotune.core.text import duration
 from autotune.engine.deadline import REPORT_S, Deadline, StopRequest
@@ -14,8 +15,9 @@ from autotune.search.pruning import should_continue
 from autotune.study.spec import StudySpec
 
 _DIVERGENCE_FACTOR = 2.0
-"""A loss of this many times a trial's own best is taken as divergence: noise between evaluations is a few percent, and
-a median pruner never stops such a trial, since it looks at the best value so far. Losses below zero have no factor."""
+"""A loss of this many times a trial's first is taken as divergence. Its own best says nothing: an error that falls to a
+ten thousandth may double without harm. A trainer that knows its metric better says so itself (`FloatingPointError`).
+Losses below zero have no factor, nor has what is to be maximised."""
 FIRST_EVALUATION_ALLOWANCE = 3
 """Times the usual patience that a first evaluation gets: a corpus may have to be fetched and kernels to be compiled."""
 
@@ -29,12 +31,14 @@ class EndRules:
         seeds: Seeds that each trial is trained with.
         stop: Whether the user wants the run to end.
         deadline: When everything must be done.
+        metric: What the trainer reports.
     """
 
     spec: StudySpec
     seeds: int
     stop: StopRequest
     deadline: Deadline
+    metric: Metric
 
     def after_evaluation(self, running: Running, point: EvalPoint) -> Ending | None:
         """Return how a training must end after an evaluation, None if it goes on.
@@ -43,9 +47,11 @@ class EndRules:
             running: The training, without that evaluation.
             point: The evaluation, already reported to Optuna.
         """
-        at = f"at {point.tokens_seen:,} tokens"
-        if 0 < _DIVERGENCE_FACTOR * running.best_loss < point.val_loss:
-            cause = f"diverged {at}: loss {point.val_loss:.3g} after {running.best_loss:.3g}"
+        at = f"at {self.metric.budget(point.tokens_seen)}"
+        first = running.points[0].val_loss if running.points else math.inf
+        if not self.metric.maximize and 0 < _DIVERGENCE_FACTOR * first < point.val_loss:
+            words = self.metric.words
+            cause = f"diverged {at}: {words(point.val_loss)} after {self.metric.number(first)} at first"
             return Ending(TrialStatus.DIVERGED, cause)
 
         budget_tokens = running.assignment.budget_tokens
@@ -55,7 +61,7 @@ class EndRules:
             return ending
         # Of several seeds the pruner is asked after each whole seed.
         if self.seeds == 1 and self._is_pruned(running, point.tokens_seen):
-            return Ending(TrialStatus.PRUNED, f"behind the other trials {at} (loss {point.val_loss:.4f})")
+            return Ending(TrialStatus.PRUNED, f"behind the other trials {at} ({self.metric.words(point.val_loss)})")
         return None
 
     def after_seed(self, running: Running, loss: float) -> Ending | None:
@@ -72,7 +78,7 @@ class EndRules:
         if (ending := self.must_stop(at)) is not None:
             return ending
         if self._is_pruned(running, running.assignment.budget_tokens):
-            return Ending(TrialStatus.PRUNED, f"behind the best trial {at} (loss {loss:.4f})")
+            return Ending(TrialStatus.PRUNED, f"behind the best trial {at} ({self.metric.words(loss)})")
         return None
 
     def must_stop(self, at: str) -> Ending | None:
@@ -121,12 +127,18 @@ class EndRules:
         return not may_continue
 
 
-def not_finite(point: EvalPoint) -> Ending | None:
-    """Return how a training ends whose loss is no number, None if it is one."""
+def not_finite(point: EvalPoint, metric: Metric) -> Ending | None:
+    """Return how a training ends whose loss is no number, None if it is one.
+
+    Args:
+        point: An evaluation.
+        metric: What the trainer reports.
+    """
     if math.isfinite(point.val_loss):
         return None
-    at = f"at {point.tokens_seen:,} tokens"
-    return Ending(TrialStatus.DIVERGED, f"diverged {at}: the loss is {point.val_loss} (learning rate too high?)")
+    at = f"at {metric.budget(point.tokens_seen)}"
+    value = metric.value(point.val_loss)
+    return Ending(TrialStatus.DIVERGED, f"diverged {at}: the {metric.name} is {value} (learning rate too high?)")
 
 
 def taken_over(at: str) -> Ending:

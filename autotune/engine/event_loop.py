@@ -121,7 +121,7 @@ class QueueWork:
         self._queue = queue
         self._may_start = may_start
         self._watch = watch
-        self._rules = EndRules(queue.study.spec, queue.plan.seeds, loop.stop, loop.deadline)
+        self._rules = EndRules(queue.study.spec, queue.plan.seeds, loop.stop, loop.deadline, queue.study.trainer.metric)
 
     @property
     def trials(self) -> list[optuna.Trial]:
@@ -210,10 +210,9 @@ class QueueWork:
             raise UserError(f"{running.assignment.folder}: {message.disk_fault}", 3)
         elif isinstance(message, Failed):
             self._loop.pool.replace(running.worker)
-            status = TrialStatus.OUT_OF_MEMORY if message.out_of_memory else TrialStatus.CRASHED
             # One that was told to stop has its ending, however clumsily it stops.
             self._require_environment(running, message)
-            self._end(running, running.ending or Ending(status, message.message))
+            self._end(running, running.ending or _ending_of(message))
         else:
             death = Ending(TrialStatus.INTERRUPTED, running.worker.cause_of_death())
             self._loop.pool.replace(running.worker)
@@ -262,7 +261,7 @@ class QueueWork:
 
     def _ending_after(self, running: Running, point: EvalPoint) -> Ending | None:
         """Report an evaluation to Optuna; return how the training must end after it, None if it goes on."""
-        ending = not_finite(point)
+        ending = not_finite(point, self._rules.metric)
         if ending is not None:
             return ending
 
@@ -318,3 +317,11 @@ class QueueWork:
 
         log = run_directory.root / result.log
         self._loop.failures.count(self._queue.plan.kind, assignment.first_attempt, result, log)
+
+
+def _ending_of(failed: Failed) -> Ending:
+    if failed.out_of_memory:
+        return Ending(TrialStatus.OUT_OF_MEMORY, failed.message)
+    if failed.diverged:
+        return Ending(TrialStatus.DIVERGED, f"diverged: {failed.message.partition(': ')[2]}")
+    return Ending(TrialStatus.CRASHED, failed.message)

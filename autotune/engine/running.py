@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import socket
 import statistics
 import time
@@ -54,11 +53,6 @@ class Running:
     curves: list[list[EvalPoint]] = field(default_factory=list)
     end_tokens: int | None = None
     is_preparing: bool = False
-
-    @property
-    def best_loss(self) -> float:
-        """Lowest loss so far; infinite before the first."""
-        return min((point.val_loss for point in self.points), default=math.inf)
 
     @property
     def natural_ending(self) -> Ending:

@@ -91,12 +91,14 @@ class Failed:
         message: Class and message of the error, one line.
         disk_fault: What a person is told of a disk that failed under it, which no setting is to blame for; or "".
         exit_code: The error's own: 2 for what the study file says, 3 for the machine or the network; else 1.
+        diverged: Whether it says that the training has diverged.
     """
 
     out_of_memory: bool
     message: str
     disk_fault: str = ""
     exit_code: int = 1
+    diverged: bool = False
 
 
 Message = Preparing | Progress | Done | Failed
@@ -242,8 +244,7 @@ def _run(job: Job, trainer_name: str, connection: Connection) -> Message:
     from autotune.study.trainer import load_trainer
 
     def report(point: Mapping[str, float]) -> bool | int:
-        numbers = {key: float(value) for key, value in point.items()}
-        connection.send(Progress(EvalPoint.from_report(numbers)))
+        connection.send(Progress(EvalPoint.from_report(point)))
         answer: bool | int = connection.recv()
         return answer
 
@@ -263,7 +264,8 @@ def _failed(error: BaseException, disk_fault: str) -> Failed:
     # By name, since the engine does not import torch.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     in_one_line = " ".join(f"{type(error).__name__}: {error}".split())
-    return Failed(out_of_memory, in_one_line, disk_fault, exit_code_of(error, 1))
+    diverged = isinstance(error, FloatingPointError)
+    return Failed(out_of_memory, in_one_line, disk_fault, exit_code_of(error, 1), diverged)
 
 
 @contextlib.contextmanager

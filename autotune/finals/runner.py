@@ -14,6 +14,7 @@ from functools import cached_property
 import optuna
 
 from autotune.core.attributes import StudyAttributes
+from autotune.core.errors import UserError
 from autotune.core.objectives import candidates
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.engine.deadline import MARGIN
@@ -110,20 +111,35 @@ class FinalsRunner:
         count = self._noise_seeds()
         if count:
             runs = noise_runs(baseline, spec, self.spec.seed, count)
-            self._train(
-                runs, "with the default settings, to see how much the loss varies by chance", awaits_peers=False
-            )
+            self._train(runs, "with the default settings, to see how much chance alone changes", awaits_peers=False)
 
         records = self.queue.records()
         proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, PROVE)]
         finished = sum(run.status is TrialStatus.FINISHED for run in proofs)
         self._proved = min(spec.prove_seeds, finished)
+        self._require_chance([run.loss for run in proofs if run.loss is not None])
 
         noise = measure_noise(baseline.number, records, spec)
         attributes = StudyAttributes(self.optuna_study)
         if noise is not None and attributes.noise is None:
             attributes.noise = noise
-            self.loop.observer.note("noise", noise.describe())
+            self.loop.observer.note("noise", noise.describe(self.queue.study.trainer.metric))
+
+    def _require_chance(self, losses: Sequence[float]) -> None:
+        """Refuse to go on if the trainer seems not to use its seed: any difference would look proved.
+
+        Raises:
+            UserError: If two seeds or more gave the same loss, and no other.
+        """
+        if len(losses) < 2 or len(set(losses)) > 1:
+            return
+        trainer = self.queue.study.trainer
+        raise UserError(
+            f"the default settings gave the same {trainer.metric.name}, {trainer.metric.value(losses[0])!r}, with "
+            f"{len(losses)} seeds, so {trainer.name} does not seem to use its seed, and runs on fresh seeds would "
+            "prove nothing; let all that is random in it follow from the seed in its config, or, if nothing is random, "
+            "write finals.finalists = 0 for a search without proof"
+        )
 
     def _noise_seeds(self) -> int:
         """Return how many seeds the time allows before the search; 0 if not even two."""

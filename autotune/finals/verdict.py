@@ -169,8 +169,10 @@ def judge(
     gains = [base - best for base, best in zip(baseline_losses, winner_losses, strict=True)]
     baseline_loss = statistics.mean(baseline_losses)
     low, high = interval(gains, confidences(spec)[look])
-    min_gain = spec.min_gain_frac * baseline_loss
+    min_gain = spec.min_gain_frac * abs(baseline_loss)
     word, reason = _word(low, high, min_gain, len(pairs), lost)
+    if word is VerdictWord.BETTER and len(set(baseline_losses)) == len(set(winner_losses)) == 1:
+        word, reason = VerdictWord.INCONCLUSIVE, "every seed gave the same losses, so they say nothing of chance"
 
     return Verdict(
         word=word,

@@ -158,11 +158,28 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     sampler = build_sampler(spec.sampler.name, spec.sampler.options, spec.space, spec.base, seed)
     pruner = build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens)
     optuna_study = open_study(storage, study, sampler, pruner)
+    _keep_metric(study, StudyAttributes(optuna_study))
 
     has_password = holds_password(spec.storage)
     write_text(run.study_file, study.text, private=has_password)
     write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
     return StoredSearch(study, storage, optuna_study)
+
+
+def _keep_metric(study: Study, attributes: StudyAttributes) -> None:
+    """Store what the trainer reports, for reports that never import it.
+
+    Raises:
+        UserError: If it reported something else when the study was begun.
+    """
+    before, now = attributes.metric, study.trainer.metric
+    if attributes.plan is not None and before.describe() != now.describe():
+        raise UserError(
+            f"{study.trainer.name} now reports {now.describe()}, and study {study.spec.name} was begun with "
+            f"{before.describe()}: its trials cannot be compared with new ones; give the study another name"
+        )
+    if before != now:
+        attributes.metric = now
 
 
 def _sampler_seed(spec: StudySpec, storage: RDBStorage) -> int:
@@ -202,7 +219,7 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
     hardware = _stored_hardware(spec, options, run, stop)
     monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
 
-    observer = RunObserver(run, options.say, monitor, options.refresh, spec.trackers)
+    observer = RunObserver(run, options.say, monitor, options.refresh, spec.trackers, study.trainer.metric)
     slots = slots_of(hardware)
 
     loop = EventLoop(

@@ -122,9 +122,10 @@ class SearchEnd:
         if noise is None or gain is None or gain >= noise.provable_gain:
             return False
 
+        metric = self._queue.study.trainer.metric
         self._say(
-            f"the search ends early: its later half lowered the best loss by {gain:.4f}, so more trials would "
-            f"hardly gain the {noise.provable_gain:.4f} that can be proved (budget.ends_early = false prevents this)"
+            f"the search ends early: its later half gained {metric.difference(gain)}, so more trials would hardly gain "
+            f"the {metric.difference(noise.provable_gain)} that can be proved (budget.ends_early = false prevents this)"
         )
         return True
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.records import TrainingKind
 from autotune.core.text import of_seeds, time_of_day
 from autotune.machine.gpu_monitor import GpuSample
@@ -71,6 +72,7 @@ class Board:
 
     Args:
         clock: Monotonic seconds.
+        metric: What trainings report.
         kind: The kind of training in progress, None before the first.
         done: Trainings of that kind that are done, in earlier runs too.
         total: Trainings of that kind that there are, as far as is known.
@@ -83,6 +85,7 @@ class Board:
     """
 
     clock: Callable[[], float] = time.monotonic
+    metric: Metric = TEXT_LOSS
     kind: TrainingKind | None = None
     done: int = 0
     total: int = 0
@@ -187,7 +190,7 @@ class Board:
             return ""
 
         loss, number = self.best
-        return f"best so far: loss {loss:.4f} (trial {number}, {of_seeds(self.trial_seeds)})"
+        return f"best so far: {self.metric.words(loss)} (trial {number}, {of_seeds(self.trial_seeds)})"
 
     def gpu_words(self) -> str:
         """Return the GPU's state in one line, or "" without one."""
@@ -206,7 +209,7 @@ class Board:
 
         # The speed of one training stands for all: they run on devices of one kind.
         speeds = [training.tokens_per_s for training in self.running.values() if training.tokens_per_s]
-        parts += [f"{speed:,.0f} tokens/s" for speed in speeds[:1]]
+        parts += [f"{self.metric.budget(speed)}/s" for speed in speeds[:1]]
         return "GPU: " + ", ".join(parts)
 
     def line(self) -> str:

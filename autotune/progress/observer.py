@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from autotune.core.files import append_line
+from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.records import EvalPoint, TrainingKind, TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.core.text import seldom
 from autotune.machine.contention import Contention
@@ -97,6 +98,7 @@ class RunObserver:
         monitor: Source of GPU samples, or None on a machine without a GPU.
         refresh: Takes the run directory and writes the live page of the study; None for no page.
         trackers: Names of the trackers that are told.
+        metric: What trainings report.
     """
 
     def __init__(
@@ -106,9 +108,10 @@ class RunObserver:
         monitor: GpuMonitor | None = None,
         refresh: Callable[[Path], None] | None = None,
         trackers: Sequence[str] = (),
+        metric: Metric = TEXT_LOSS,
     ) -> None:
         self.run = run
-        self.board = Board()
+        self.board = Board(metric=metric)
         self._display = say if isinstance(say, Display) else None
         self._tell = say
         self._said = time.monotonic()
@@ -174,7 +177,7 @@ class RunObserver:
         if training.kind is TrainingKind.SEARCH:
             self.board.trial_seeds = training.seeds
         if training.kind is TrainingKind.FULL:
-            self.say(f"full run of {training.budget_tokens:,} tokens begins on {slot}")
+            self.say(f"full run of {self.board.metric.budget(training.budget_tokens)} begins on {slot}")
 
         settings = {**training.params, "seed": training.seed}
         self._tracking.started(training.kind, training.number, settings)
@@ -195,7 +198,7 @@ class RunObserver:
         if is_best:
             self.board.best = (result.points[-1].val_loss, training.number)
 
-        line = f"{_MARKS[result.status]} {training.title} {_outcome(result)}"
+        line = f"{_MARKS[result.status]} {training.title} {_outcome(result, self.board.metric)}"
         if is_best:
             line += " (best so far)"
         log_event(self.run, "ended", line, seconds=result.seconds)
@@ -272,10 +275,10 @@ class RunObserver:
         self._refresh_due = ended + max(REFRESH_EVERY_S, (ended - began) / REFRESH_FRAC)
 
 
-def _outcome(result: TrialResult) -> str:
+def _outcome(result: TrialResult, metric: Metric) -> str:
     """Return how a training ended: its status with its loss, or with the cause."""
     if result.status is TrialStatus.FINISHED:
-        return f"{result.status}  loss {result.points[-1].val_loss:.4f}"
+        return f"{result.status}  {metric.words(result.points[-1].val_loss)}"
     if not result.cause:
         return result.status.value
     # A cause may begin with what it is the cause of: "diverged at 9,830 tokens".

@@ -100,7 +100,7 @@ def draw(board: Board) -> RenderableType:
         bars.add_row(_text("all"), _bar(done_frac), _text(board.headline()))
 
     for training in board.running.values():
-        bars.add_row(_text(training.title), _bar(training.done_frac), _text(_words(training, board.clock())))
+        bars.add_row(_text(training.title), _bar(training.done_frac), _text(_words(training, board)))
 
     below = [_text(words) for words in (board.preparing, board.best_words(), board.gpu_words()) if words]
     last = [Text(plain(line), style="dim", no_wrap=True, overflow="ellipsis") for line in board.last]
@@ -113,12 +113,12 @@ def draw(board: Board) -> RenderableType:
     )
 
 
-def _words(training: Training, now: float) -> str:
+def _words(training: Training, board: Board) -> str:
     words = f"{training.done_frac:4.0%}"
     if training.loss is not None:
-        words += f"  loss {training.loss:.4f}"
+        words += f"  {board.metric.words(training.loss)}"
 
-    left_s = training.left_s(now)
+    left_s = training.left_s(board.clock())
     if left_s is not None:
         words += f"  {_left(left_s)} left"
     return words

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autotune.core.metric import Metric
 from autotune.core.promotion_results import EarlyWarning
 from autotune.core.records import EvalPoint
 from autotune.core.text import speed
@@ -45,22 +46,23 @@ _SKIPPED_INTERVALS = 3
 """Number of intervals between evaluations that are compared with as many before."""
 
 
-def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
+def divergence(points: Sequence[EvalPoint], metric: Metric) -> EarlyWarning | None:
     """Warn of a loss that has risen clearly above its best, or of gradients far larger than before.
 
     Args:
         points: Evaluations so far; `grad_norm` among their metrics is looked at where it is reported.
+        metric: What the trainer reports.
     """
     action = (
         "if this continues, stop the run and train with a lower learning rate or stronger gradient clipping; "
-        "the run ends by itself once the loss is not finite or is twice its best"
+        "the run ends by itself once it has diverged"
     )
     last = points[-_IN_A_ROW:]
     before = [point.val_loss for point in points[:-_IN_A_ROW]]
     if before:
         best = min(before)
         if all(point.val_loss > best + _RISEN_FRAC * abs(best) for point in last):
-            finding = f"the loss rose to {last[-1].val_loss:.4f} and stayed above its best of {best:.4f}"
+            finding = f"{metric.words(last[-1].val_loss)} is clearly worse than its best of {metric.number(best)}"
             return EarlyWarning("divergence", points[-1].tokens_seen, finding, action)
 
     norms = [point.metrics["grad_norm"] for point in points if "grad_norm" in point.metrics]
@@ -74,7 +76,9 @@ def divergence(points: Sequence[EvalPoint]) -> EarlyWarning | None:
     return None
 
 
-def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None) -> EarlyWarning | None:
+def plateau(
+    points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None, metric: Metric
+) -> EarlyWarning | None:
     """Warn of a loss that no longer falls though the learning rate is at its peak.
 
     Nothing is said of a trainer that reports no learning rate, nor while that rises or falls: a loss that stands still
@@ -84,6 +88,7 @@ def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None
         points: Evaluations so far; a metric whose name ends in "lr" is the learning rate.
         budget_tokens: Tokens of the whole run.
         sigma: Standard deviation of a loss between seeds in this study, nats per token; None if it was not measured.
+        metric: What the trainer reports.
     """
     if sigma is None or not points:
         return None
@@ -106,10 +111,10 @@ def plateau(points: Sequence[EvalPoint], budget_tokens: int, sigma: float | None
     return EarlyWarning(
         "plateau",
         points[-1].tokens_seen,
-        f"the loss fell by {max(0.0, fallen):.4f} over the last fifth of the run, less than the {sigma:.4f} by which "
-        "chance moves it",
-        "it will still fall while the learning rate decays, but more tokens gain little: a shorter run, a larger model "
-        "or more text would use the time better",
+        f"the {metric.name} improved by {metric.difference(max(0.0, fallen))} over the last fifth of the run, less "
+        f"than the {metric.difference(sigma)} by which chance moves it",
+        "it will still improve while the learning rate decays, but a longer run gains little: a shorter run, a larger "
+        "model or more data would use the time better",
     )
 
 

@@ -131,7 +131,8 @@ class RunWatch:
         self._said_end = end
         why = "there is more time" if math.isinf(left_s) else f"that is what fits until {time_of_day(left_s)}"
         pace = speed(self._pace.tokens_per_s or 0.0)
-        line = f"the full run will end at {end:,} of {self._budget:,} tokens: at {pace} {why}"
+        budget = self._observer.board.metric.budget(self._budget)
+        line = f"the full run will end at {end:,} of {budget}: at {pace} {why}"
         self._observer.note("full", line)
 
     def _warn(self, points: Sequence[EvalPoint]) -> None:
@@ -143,14 +144,15 @@ class RunWatch:
         self._warnings.append(warning)
         with _unless_taken_over():
             self._attributes.early_warnings = tuple(self._warnings)
-        at = f"warning at {warning.tokens_seen:,} tokens"
+        at = f"warning at {self._observer.board.metric.budget(warning.tokens_seen)}"
         self._observer.note("warning", f"{at}: {warning.finding}; {warning.action}")
 
     def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
         """Return what looks wrong and was not said yet."""
+        metric = self._observer.board.metric
         checks: dict[str, Callable[[], EarlyWarning | None]] = {
-            "divergence": lambda: early_warnings.divergence(points),
-            "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma),
+            "divergence": lambda: early_warnings.divergence(points, metric),
+            "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma, metric),
             "throttling": lambda: self._throttling(points[-1].tokens_seen),
             "skipped steps": lambda: early_warnings.skipped_optimizer_steps(points),
         }
@@ -185,7 +187,7 @@ class RunWatch:
 
         self._said_at = time.monotonic()
         self._said_part = part
-        line = f"full run {share:5.0%}  loss {point.val_loss:.4f}"
+        line = f"full run {share:5.0%}  {self._observer.board.metric.words(point.val_loss)}"
         if left_s is not None:
             line += f"  {speed(self._pace.tokens_per_s or 0.0)}"
             line += f"  done about {time_of_day(left_s)}" if share < 1 else ""

@@ -70,7 +70,9 @@ def check_against_trainer(spec: StudySpec, trainer: Trainer, base: Mapping[str, 
     _check_warm_start(spec, errors)
     _check_algorithms(spec, SearchSpace(sound), base, errors)
 
-    # Corners that cannot be built are worth a line only where nothing else explains them.
+    # What follows is worth a line only where nothing else explains it.
+    if not errors and spec.finals.runs and seed_path not in known:
+        errors.add(("trainer",), _without_seed(trainer, seed_path))
     if not errors:
         _check_corners(spec, trainer, base, errors)
 
@@ -102,6 +104,14 @@ def _check_seed(spec: StudySpec, path: str, errors: StudyFileErrors) -> None:
             ("base", *path.split(".")),
             f"{with_own}, and not with {value!r}; remove it, or write seed = {value!r} at the top of the study file",
         )
+
+
+def _without_seed(trainer: Trainer, path: str | None) -> str:
+    where = f"its config has no {path}" if path else "its setting_roles name no seed"
+    return (
+        f"{trainer.name} gets no seed ({where}), so runs on fresh seeds would prove nothing; give its config a "
+        '"seed" from which all that is random in it follows, or write finals.finalists = 0 for a search without proof'
+    )
 
 
 def _check_dimension(path: str, dimension: Dimension, known: Mapping[str, Any], errors: StudyFileErrors) -> bool:

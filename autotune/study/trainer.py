@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import sys
@@ -12,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from autotune.core.errors import UserError
+from autotune.core.metric import Metric
 from autotune.core.text import shortened, shown
 from autotune.study.errors import did_you_mean
 from autotune.study.trainer_interface import (
@@ -24,6 +26,7 @@ from autotune.study.trainer_interface import (
     RULES,
     Counter,
     Evaluator,
+    MetricDeclaration,
     Preparer,
     Report,
     Role,
@@ -44,6 +47,7 @@ class Trainer:
         config_type: Validates a nested mapping into the function's first argument.
         counter: Counts a configuration's work; None if the trainer does not.
         preparer: Gets ready what trainings need; None if the trainer does not.
+        metric: What it reports.
         length_rules: Settings that depend on the length of a run, by dotted path, and what each of them is.
         writer: Writes text with a trained model; None if the trainer does not.
         evaluator: Measures a trained model; None if the trainer does not.
@@ -62,6 +66,7 @@ class Trainer:
     setting_roles: Mapping[str, str] = field(default_factory=lambda: CUSTOMARY_PATHS)
     untrained_settings: tuple[str, ...] = CUSTOMARY_UNTRAINED
     preparer: Preparer | None = None
+    metric: Metric = field(default_factory=Metric)
 
     def path_of(self, role: Role) -> str | None:
         """Return the dotted path of the setting that has a role, None if the trainer has no such setting."""
@@ -83,10 +88,14 @@ class Trainer:
             UserError: If the config type fails in another way.
         """
         with faults_told(self.name, "the type of its config fails"):
-            completed = self.config_type.dump_python(self.config_type.validate_python(config), mode="json")
+            checked = self.config_type.validate_python(config)
+            completed = self.config_type.dump_python(checked, mode="json")
             if not isinstance(completed, Mapping):
                 raise TypeError(f"it makes {shown(completed)} of a table of settings")
-            return dict(completed)
+
+            # A plain table has no settings of its own, and the seed must reach every trainer.
+            seed = {"seed": 0} if isinstance(checked, dict) and self.path_of("seed") == "seed" else {}
+            return seed | dict(completed)
 
     def counts(self, config: Mapping[str, Any], facts: Mapping[str, Any]) -> Mapping[str, float] | None:
         """Return the counted work of a configuration, None if the trainer counts nothing."""
@@ -106,9 +115,39 @@ class Trainer:
             return self.preparer(checked, budget_tokens, say)
 
     def run(self, config: Mapping[str, Any], budget_tokens: int, report: Report) -> dict[str, Any]:
-        """Train a configuration and return the trainer's facts."""
-        facts = self.function(self.config_type.validate_python(config), budget_tokens, report)
+        """Train a configuration and return the trainer's facts.
+
+        Args:
+            config: The nested config.
+            budget_tokens: How long to train.
+            report: Takes each evaluation under the engine's own names, whatever the trainer's are.
+        """
+
+        @functools.wraps(report)  # with `preparing`
+        def renamed(point: Mapping[str, float]) -> bool | int:
+            return report(reported(self.metric, point))
+
+        facts = self.function(self.config_type.validate_python(config), budget_tokens, renamed)
         return dict(facts or {})
+
+
+def reported(metric: Metric, point: Mapping[str, float]) -> dict[str, float]:
+    """Return a trainer's report under the engine's names: `tokens_seen`, and `val_loss`, of which less is better.
+
+    One that uses these names itself may have another number under its own.
+
+    Args:
+        metric: What the trainer declares.
+        point: What it reported.
+    """
+    renamed = {key: float(value) for key, value in point.items()}
+    for own, engines in ((metric.budget_unit, "tokens_seen"), (metric.name, "val_loss")):
+        if engines not in renamed and own in renamed:
+            renamed[engines] = renamed.pop(own)
+
+    if metric.maximize and "val_loss" in renamed:
+        renamed["val_loss"] = -renamed["val_loss"]
+    return renamed
 
 
 def load_trainer(name: str, from_here: bool = True) -> Trainer:
@@ -136,6 +175,7 @@ def load_trainer(name: str, from_here: bool = True) -> Trainer:
             config_type,
             counter=_callable_of(module, "counts"),
             preparer=_callable_of(module, "prepare_training"),
+            metric=_metric(name, getattr(module, "metric", {})),
             length_rules=_length_rules(name, getattr(module, "length_rules", {})),
             writer=_callable_of(module, "generate_text"),
             evaluator=_callable_of(module, "evaluate_weights"),
@@ -199,6 +239,26 @@ def _callable_of(module: ModuleType, name: str) -> Any:
     """Return what a module has under a name if it can be called, else None."""
     value = getattr(module, name, None)
     return value if callable(value) else None
+
+
+def _metric(name: str, declared: Any) -> Metric:
+    """Return the metric that a module declares under the name `metric`; a function of that name is none."""
+    if callable(declared):
+        return Metric()
+    try:
+        checked = MetricDeclaration.model_validate(declared)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f'trainer = "{name}": its metric is {shown(declared)}: {key or "it"}: {first["msg"]}; write a mapping with '
+            f"some of {', '.join(MetricDeclaration.model_fields)}"
+        ) from None
+
+    maximize = checked.direction == "maximize"
+    if maximize and checked.of_text:
+        raise UserError(f'trainer = "{name}": its metric is a cross-entropy (of_text), which is minimised')
+    return Metric(**checked.model_dump(exclude={"direction"}), maximize=maximize)
 
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:

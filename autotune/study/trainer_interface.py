@@ -9,6 +9,7 @@ may have:
   (`promotion/horizon.py`);
 - `setting_roles`, a mapping of roles to dotted paths, says which settings the engine may fill in (`Role`);
 - `untrained_settings` names the settings that change no loss;
+- `metric`, a mapping, says what the trainer reports and what of it is shown (`MetricDeclaration`);
 - `prepare_training` gets ready, and checks, what trainings need before the first of them (`Preparer`);
 - `generate_text` and `evaluate_weights` serve the commands that use a trained model (`Writer`, `Evaluator`).
 """
@@ -18,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
 
 Rule = Literal["batch", "learning_rate", "weight_decay", "beta2", "warmup_frac"]
 """What a setting is, as far as it depends on the length of a run:
@@ -47,7 +50,8 @@ Role = Literal[
 ]
 """What the engine uses a setting for, if the trainer has such a setting:
 
-- `seed`: seed of the training;
+- `seed`: seed of the training. A config that is a plain dict always has it, as `config["seed"]`; without it no gain can
+  be proved on fresh seeds;
 - `device`, `dtype`, `memory_bytes`, `flash_attention`: what the hardware decides, "cuda" or "cpu", "bf16", "fp16" or
   "fp32", a cap in bytes (0 for none), and whether the GPU has flash attention;
 - `micro_batch_size`, `grad_accum_steps`, `max_pass_sequences`: the shape of a batch, in sequences, in
@@ -76,6 +80,31 @@ CUSTOMARY_PATHS: Mapping[str, str] = {
 """Setting of each role for a trainer without `setting_roles`. Those that its config does not have are left alone."""
 CUSTOMARY_UNTRAINED = ("seed", "system.", "output.", "data.cache_dir", "data.expected_hash")
 """Beginnings of the dotted paths of `untrained_settings` for a trainer that names none."""
+
+
+class MetricDeclaration(BaseModel):
+    """What trials are judged by, as a trainer declares it; a module without one reports a loss in training tokens.
+
+    Args:
+        name: Key of the number in each report, and its name on the page: "loss" if not given.
+        unit: Shown after it, such as "m/s"; "" if not given.
+        direction: "minimize", if not given, or "maximize".
+        budget_unit: What budgets count, and the key in each report under which the trainer says how far it is:
+            "tokens" if not given.
+        also: Further numbers of a report that are worth showing, and their names on the page.
+        of_text: Whether it is a language model's cross-entropy in nats per token, which has a perplexity.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("loss", min_length=1)
+    unit: str = ""
+    direction: Literal["minimize", "maximize"] = "minimize"
+    budget_unit: str = Field("tokens", min_length=1)
+    also: Mapping[str, str] = {}
+    of_text: bool = False
+
+
 Report = Callable[[Mapping[str, float]], bool | int]
 """Takes an evaluation and answers what to do: see `TrainFunction`."""
 
@@ -84,10 +113,12 @@ class TrainFunction(Protocol):
     """Trains one configuration.
 
     Args:
-        config: The resolved configuration, of the type that the function's annotation names.
-        budget_tokens: Tokens to train on; the schedule must end there.
-        report: Takes a mapping with `tokens_seen`, `val_loss` and any further numbers after each
-            evaluation, and answers what to do. False: stop at once. True: go on. A number of tokens, more than seen
+        config: The resolved configuration, of the type that the function's annotation names. All that is random must
+            follow from its seed, and differ with it.
+        budget_tokens: How long to train, in tokens or in the trainer's own `budget_unit`; the schedule must end there.
+        report: Takes a mapping after each evaluation with how far the training is, under `tokens_seen` or the name of
+            its `budget_unit`, what trials are judged by, under `val_loss` or the name of its metric, and any further
+            numbers, and answers what to do. False: stop at once. True: go on. A number of tokens, more than seen
             and less than the budget: end there. The trainer's own schedule then brings the run to that end, with a last
             evaluation whose `tokens_seen` is that number. A later number replaces an earlier one; a run that goes on
             from a checkpoint is told again. A trainer that takes numbers for True is stopped when its time is up.
@@ -99,7 +130,9 @@ class TrainFunction(Protocol):
         Facts about the run, JSON-able, or None.
 
     Raises:
-        Exception: Whatever it is, it ends this training. One with an attribute `exit_code` of 2 (the study file is
+        FloatingPointError: The training has diverged; its settings are poor, and teach the sampler. A loss that is not
+            finite, or worse than twice the first one, is taken for the same.
+        Exception: Whatever else it is, it ends this training. One with an attribute `exit_code` of 2 (the study file is
             wrong) or 3 (the machine or the network is) says itself what to do, and a night that cannot begin for it
             ends with that code.
     """

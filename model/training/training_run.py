@@ -25,6 +25,8 @@ from model.training.run_facts import run_facts
 from model.training.seeds import stream_seed
 
 Report = Callable[[Mapping[str, float]], bool | int]
+_DIVERGENCE_FACTOR = 2.0
+"""A loss of this many times the best before it is taken as divergence."""
 
 
 class TrainingRun:
@@ -174,11 +176,26 @@ class TrainingRun:
                 break  # the answer to the point before has moved the end
             self.points.append({"tokens_seen": float(tokens)} | metrics)
             going_on = self._obey(self._answer_to(report, self.points[-1])) and going_on
+            self._require_no_divergence()
 
         self.learner.clear_meters()
         self.interval_sequences = 0
         self.clock.begin_interval()
         return going_on
+
+    def _require_no_divergence(self) -> None:
+        """End a run whose loss has risen far above its best: noise between evaluations is a few percent.
+
+        Raises:
+            FloatingPointError: With both losses.
+        """
+        *before, last = (point["val_loss"] for point in self.points)
+        best = min(before, default=math.inf)
+        if last > _DIVERGENCE_FACTOR * best:
+            raise FloatingPointError(
+                f"the loss rose to {last:.4g} at {self.points[-1]['tokens_seen']:,.0f} tokens after {best:.4g}; its "
+                "learning rates are too high"
+            )
 
     # --- training ---
 

@@ -10,6 +10,7 @@ import optuna
 import pytest
 
 from autotune.core.attributes import Snapshot, Stored, StudyAttributes, TrialAttributes
+from autotune.core.metric import Metric
 from autotune.core.promotion_results import Bracket, EarlyWarning, FullRunRecord, LengthChange, Promotion, Scaling
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import AttributedChange, Attribution, Noise, Plan
@@ -18,6 +19,7 @@ WARNING = EarlyWarning("divergence", 3_000, "the loss rises", "stop it")
 STUDY: dict[str, Any] = {
     "spec": {"name": "night"},
     "created_at": "2026-11-29T21:00:00+00:00",
+    "metric": Metric("r2", maximize=True, also={"mae": "mean error"}),
     "ranges": {"lr": (0.001, 0.1)},
     "probe_facts": {"train_tokens": 5_000},
     "cost_model": {"flops_per_s": 1e9},

@@ -36,7 +36,7 @@ def test_a_pruned_trial_is_answered_and_told_with_its_last_loss(tmp_path: Path) 
     ("losses", "cause"),
     [
         ((3.0, math.nan, 2.0), "diverged at 667 tokens: the loss is nan (learning rate too high?)"),
-        ((3.0, 6.1, 2.0), "diverged at 667 tokens: loss 6.1 after 3"),
+        ((3.0, 6.1, 2.0), "diverged at 667 tokens: loss 6.1000 after 3.0000 at first"),
     ],
 )
 def test_a_diverged_trial_is_told_so_that_it_teaches(tmp_path: Path, losses: tuple[float, ...], cause: str) -> None:
@@ -44,6 +44,21 @@ def test_a_diverged_trial_is_told_so_that_it_teaches(tmp_path: Path, losses: tup
     case.run()
     assert case.endings == [(TrialStatus.DIVERGED, cause)]
     assert case.pool.answers == [True, False]
+    assert case.queue.optuna_study.trials[0].state is TrialState.PRUNED
+
+
+def test_an_error_that_doubles_after_it_fell_far_has_not_diverged(tmp_path: Path) -> None:
+    case = Case(tmp_path, training(1.0, 0.000112, 0.000266), target=1)
+    case.run()
+    assert case.endings == [(TrialStatus.FINISHED, "")]
+
+
+def test_a_trainer_may_say_itself_that_it_diverged(tmp_path: Path) -> None:
+    case = Case(
+        tmp_path, lambda job: saying(Failed(False, "FloatingPointError: the loss rose", diverged=True)), target=1
+    )
+    case.run()
+    assert case.endings == [(TrialStatus.DIVERGED, "diverged: the loss rose")]
     assert case.queue.optuna_study.trials[0].state is TrialState.PRUNED
 
 

@@ -150,8 +150,16 @@ def test_student_by_hand() -> None:
     ],
 )
 def test_words(gains: list[float], word: VerdictWord) -> None:
-    verdict = judge(BASELINE, WINNER, proving([3.0] * 4, [3.0 - gain for gain in gains]), SPEC)
+    of_the_default = [3.0, 3.02, 2.99, 3.01]
+    winners = [loss - gain for loss, gain in zip(of_the_default, gains, strict=True)]
+    verdict = judge(BASELINE, WINNER, proving(of_the_default, winners), SPEC)
     assert verdict.word is word
+
+
+def test_losses_that_no_seed_changes_prove_nothing() -> None:
+    verdict = judge(BASELINE, WINNER, proving([3.0] * 4, [2.0] * 4), SPEC)
+    assert (verdict.word, verdict.gain) == (VerdictWord.INCONCLUSIVE, 1.0)
+    assert verdict.reason == "every seed gave the same losses, so they say nothing of chance"
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.99, VerdictWord.INCONCLUSIVE), (1.01, VerdictWord.NO_CLEAR_GAIN)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from autotune.core.metric import TEXT_LOSS
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, VerdictWord
 from autotune.core.study_results import Noise
 from autotune.finals.power import measure_noise
@@ -64,7 +65,7 @@ def test_noise_by_hand() -> None:
     assert noise is not None
     # t(0.975, 3) = 3.1824 and t(0.8, 3) = 0.9785, times 0.1 times the root of 2 / 4.
     assert noise == Noise(pytest.approx(0.1), 3, pytest.approx(3.1), 4, pytest.approx(0.29422, abs=1e-5))
-    assert noise.describe() == (
+    assert noise.describe(TEXT_LOSS) == (
         "noise: across 3 seeds the default's loss has a standard deviation of 0.1000; "
         "4 pairs of runs, the most that may be trained, can prove a gain of 0.2942 (9.5 %) or more"
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from autotune.core.metric import TEXT_LOSS
 from autotune.core.records import EvalPoint
 from autotune.core.text import speed
 from autotune.promotion.early_warnings import divergence, is_slow, plateau, skipped_optimizer_steps, throttling
@@ -37,11 +38,11 @@ def curve(losses: Sequence[float], **metrics: Sequence[float]) -> list[EvalPoint
     ],
 )
 def test_a_loss_that_stays_above_its_best(losses: list[float], is_told: bool) -> None:
-    warning = divergence(curve(losses))
+    warning = divergence(curve(losses), TEXT_LOSS)
     assert (warning is not None) is is_told
     if warning is not None:
         assert warning.tokens_seen == 100 * len(losses)
-        assert f"the loss rose to {losses[-1]:.4f} and stayed above its best of {min(losses):.4f}" in warning.finding
+        assert f"loss {losses[-1]:.4f} is clearly worse than its best of {min(losses):.4f}" in warning.finding
         assert "lower learning rate" in warning.action
 
 
@@ -58,7 +59,7 @@ def test_a_loss_that_stays_above_its_best(losses: list[float], is_told: bool) ->
 )
 def test_gradients_far_above_their_median(norms: list[float], is_told: bool) -> None:
     falling = [4.0 - place / 10 for place in range(len(norms))]
-    assert (divergence(curve(falling, grad_norm=norms)) is not None) is is_told
+    assert (divergence(curve(falling, grad_norm=norms), TEXT_LOSS) is not None) is is_told
 
 
 # --- plateau ---
@@ -68,9 +69,11 @@ FLAT = [4.0, 3.5, 3.3, 3.2, 3.199, 3.198, 3.197]
 
 
 def test_a_loss_that_stands_still_at_the_peak_rate() -> None:
-    warning = plateau(curve(FLAT, muon_lr=[0.02] * 7), budget_tokens=1_000, sigma=0.01)
+    warning = plateau(curve(FLAT, muon_lr=[0.02] * 7), budget_tokens=1_000, sigma=0.01, metric=TEXT_LOSS)
     assert warning is not None
-    assert warning.finding.startswith("the loss fell by 0.0020 over the last fifth of the run, less than the 0.0100")
+    assert warning.finding.startswith(
+        "the loss improved by 0.0020 over the last fifth of the run, less than the 0.0100"
+    )
     assert (warning.kind, warning.tokens_seen) == ("plateau", 700)
 
 
@@ -86,12 +89,12 @@ def test_a_loss_that_stands_still_at_the_peak_rate() -> None:
     ],
 )
 def test_no_plateau(losses: list[float], rates: list[float], sigma: float | None) -> None:
-    assert plateau(curve(losses, lr=rates), 1_000, sigma) is None
+    assert plateau(curve(losses, lr=rates), 1_000, sigma, TEXT_LOSS) is None
 
 
 def test_without_a_learning_rate_there_is_no_plateau() -> None:
-    assert plateau(curve(FLAT), 1_000, 0.01) is None
-    assert plateau([], 1_000, 0.01) is None
+    assert plateau(curve(FLAT), 1_000, 0.01, TEXT_LOSS) is None
+    assert plateau([], 1_000, 0.01, TEXT_LOSS) is None
 
 
 # --- throttling ---
@@ -159,7 +162,7 @@ def test_skipped_updates_that_become_more(counts: list[float], is_told: bool) ->
 
 def test_a_trainer_without_these_metrics_is_not_warned_of() -> None:
     assert skipped_optimizer_steps(curve([4.0] * 10)) is None
-    assert divergence(curve([4.0] * 10)) is None
+    assert divergence(curve([4.0] * 10), TEXT_LOSS) is None
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_a_warning_is_said_once_also_by_the_next_attempt(opened: Callable[[], Op
     run, queue, said, kept = opened()
     assignment = take(queue)
     evaluate(run, queue, assignment, [3.0, 3.2, 3.3, 3.4])
-    warned = [line for line in said if line.startswith("warning at 3,000 tokens: the loss rose to 3.3000")]
+    warned = [line for line in said if line.startswith("warning at 3,000 tokens: loss 3.3000 is clearly worse")]
     assert len(warned) == 1
     assert [event["message"] for event in read_lines(queue.run.events) if event["kind"] == "warning"] == warned
     assert [warning.kind for warning in kept[-1].warnings] == ["divergence"]

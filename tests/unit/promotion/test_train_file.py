@@ -53,7 +53,7 @@ def test_the_trainer_is_told_where_its_settings_come_from(tmp_path: Path) -> Non
     assert trained(path, folder=tmp_path)[0] == 0
     lines = ["study: night", "trained from: mine.toml, which may have been edited since it was written"]
     output = {"dir": str(tmp_path), "provenance": lines}
-    assert json.loads((tmp_path / "config.json").read_text()) == {"output": output}
+    assert json.loads((tmp_path / "config.json").read_text()) == {"output": output, "seed": 0}
 
 
 def test_a_full_disk_is_told_with_its_folder_and_the_way_out(path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from autotune.core.errors import UserError
+from autotune.core.metric import Metric
 from autotune.study.errors import StudyFileError
 from autotune.study.study_file import load
-from autotune.study.trainer import load_trainer
+from autotune.study.trainer import Trainer, load_trainer, reported
 
 
 def test_a_dataclass_is_completed_and_handed_over_as_one() -> None:
@@ -23,9 +24,10 @@ def test_a_dataclass_is_completed_and_handed_over_as_one() -> None:
         trainer.complete({"layers": "three"})
 
 
-def test_a_plain_mapping_is_taken_as_it_is_and_no_facts_are_no_fault() -> None:
+def test_a_plain_mapping_gets_a_seed_and_is_else_taken_as_it_is_and_no_facts_are_no_fault() -> None:
     trainer = load_trainer("odd_trainers:with_mapping")
-    assert trainer.complete({"any": {"thing": 1}}) == {"any": {"thing": 1}}
+    assert trainer.complete({"any": {"thing": 1}}) == {"any": {"thing": 1}, "seed": 0}
+    assert trainer.complete({"seed": 7}) == {"seed": 7}
     assert trainer.run({"any": 1}, 10, lambda point: True) == {}
 
 
@@ -111,3 +113,45 @@ def test_roles_that_cannot_be_used_are_told(
     with pytest.raises(UserError, match=re.escape(f'trainer = "{name}:train": {message}')) as caught:
         load_trainer(f"{name}:train")
     assert caught.value.exit_code == 2
+
+
+def trainer_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, declared: str) -> Trainer:
+    (tmp_path / "declaring.py").write_text(f"{declared}\n\ndef train(config: dict, budget_tokens, report): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "declaring", raising=False)
+    return load_trainer("declaring:train")
+
+
+def test_a_trainer_without_a_metric_reports_a_loss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert trainer_of(monkeypatch, tmp_path, "").metric == Metric()
+    assert trainer_of(monkeypatch, tmp_path, "def metric(): ...").metric == Metric()
+    assert load_trainer("model.train:train").metric.of_text
+
+
+def test_a_declared_metric_is_read_and_reported_under_the_engines_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    declared = (
+        'metric = {"name": "r2", "direction": "maximize", "budget_unit": "epochs", "also": {"mae": "mean error"}}'
+    )
+    metric = trainer_of(monkeypatch, tmp_path, declared).metric
+    assert metric == Metric("r2", maximize=True, budget_unit="epochs", also={"mae": "mean error"})
+    assert reported(metric, {"epochs": 3, "r2": 0.75, "mae": 2}) == {"tokens_seen": 3, "val_loss": -0.75, "mae": 2}
+    assert reported(metric, {"tokens_seen": 3, "val_loss": 0.75}) == {"tokens_seen": 3, "val_loss": -0.75}
+    assert reported(Metric(), {"tokens": 3, "val_loss": 1, "loss": 2}) == {"tokens_seen": 3, "val_loss": 1, "loss": 2}
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ('metric = {"nmae": "r2"}', "nmae: Extra inputs are not permitted; write a mapping with some of name, unit, "),
+        ('metric = {"direction": "up"}', "direction: Input should be 'minimize' or 'maximize'"),
+        ("metric = 3", "its metric is 3: it: "),
+        ('metric = {"direction": "maximize", "of_text": True}', "is a cross-entropy (of_text), which is minimised"),
+    ],
+)
+def test_a_metric_that_says_nothing_sound_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, declared: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        trainer_of(monkeypatch, tmp_path, declared)

@@ -94,7 +94,7 @@ def test_an_import_that_ends_the_process_is_told(folder: Path, code: str, words:
 @pytest.mark.parametrize("code", ["os._exit(0)", "sys.exit(0)"])
 def test_a_preparation_that_ends_the_process_is_told(folder: Path, code: str) -> None:
     prepares = f"def prepare_training(configs, budget_tokens, say): {code}\n"
-    trainer = "from pydantic import BaseModel\nclass C(BaseModel):\n    lr: float = 0.1\n" + TRAINER
+    trainer = "from pydantic import BaseModel\nclass C(BaseModel):\n    lr: float = 0.1\n    seed: int = 0\n" + TRAINER
     (folder / "strange.py").write_text(f"import os, sys\n{prepares}{trainer.replace('dict', 'C')}")
     ended = command(folder, "run", "night.toml")
     assert ended.returncode == 2, ended.stderr
