@@ -114,9 +114,20 @@ def _source(value: Callable[..., Any]) -> str | None:
         return None
     try:
         text = textwrap.dedent(inspect.getsource(value))
-        return ast.unparse(ast.parse(text))
+        return _tree(ast.parse(text))
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
+
+
+def _tree(node: Any) -> str:
+    """Return a syntax tree in words, without what is empty: versions of Python differ in what they can leave empty."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_tree, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+
+    fields = [f"{name}={_tree(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return f"{type(node).__name__}({', '.join(fields)})"
 
 
 def _global_names(code: CodeType) -> set[str]:

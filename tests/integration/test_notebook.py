@@ -83,6 +83,13 @@ class Notebook:
             shown |= {kind: text for kind, text in output.get("data", {}).items() if isinstance(text, str)}
         return shown
 
+    async def fault(self, source: str) -> str:
+        """Executes a cell that raises, and returns what it shows of that."""
+        with pytest.raises(nbclient.exceptions.CellExecutionError):
+            await self.execute(source)
+        (shown,) = [output for output in self.node.cells[-1].outputs if output.output_type == "error"]
+        return "\n".join(shown.traceback)
+
     async def interrupt_when(self, sign: Path) -> None:
         """Interrupts the kernel, as the button does, as soon as a file is there."""
         while not sign.exists():
@@ -95,12 +102,14 @@ def test_cells_tune_a_function_and_the_study_is_shown(place: Path) -> None:
         notebook = Notebook(place)
         async with notebook.client.async_setup_kernel():
             await notebook.execute(TRAINER)
+            wrong = await notebook.fault("autotune.load('nothing')")
             tuned = await notebook.execute(TUNE)
             page = await notebook.execute("study.page(height=500)")
             table = await notebook.execute("print(len(study.trials), study.best_config['lr'] != 0.001, study.state)")
-            return tuned, page, table, await notebook.execute(COMMAND)
+            return {"printed": wrong}, tuned, page, table, await notebook.execute(COMMAND)
 
-    tuned, page, table, command = asyncio.run(cells())
+    wrong, tuned, page, table, command = asyncio.run(cells())
+    assert wrong["printed"].startswith("UserError: no study at runs/nothing")
     assert "✓ trial 0 finished" in tuned["printed"] and "verdict: better" in tuned["printed"]
     assert 'class="autotune-verdict">✓ better' in tuned["text/html"] and "<script" not in tuned["text/html"]
     assert tuned["text/plain"] == "<autotune.Tuned 'fit' at 'runs/fit'>"

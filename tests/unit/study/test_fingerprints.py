@@ -55,7 +55,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_function_is_told_alike_in_each_process(usual: str, tmp_path: Path) -> None:
     assert words(tmp_path, SCRIPT, seed="1") == usual
-    assert "return helper(config.lr) ** power" in usual and "return x * RATE" in usual
+    assert "Name(id='RATE'" in usual and "op=Pow()" in usual
 
 
 @pytest.mark.parametrize(
