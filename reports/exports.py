@@ -155,21 +155,44 @@ def _reported_facts(record: StudyRecord) -> Mapping[str, Any]:
 
 
 def trials_csv(record: StudyRecord) -> str:
-    """Return every search trial with its settings as CSV.
+    """Return `trials_frame` as CSV.
 
     Args:
         record: The study.
     """
-    settings = settings_table(record).add_prefix("params_")
-    table = trials_table(record).join(settings, on="number")
-    return _csv(table)
+    return _csv(trials_frame(record))
 
 
-def curves_csv(record: StudyRecord) -> str:
-    """Return every evaluation of the search and the finals as CSV.
+def trials_frame(record: StudyRecord) -> pd.DataFrame:
+    """Return every search trial with its settings, a row each.
 
     Args:
         record: The study.
+
+    Returns:
+        The columns of `trials_table`, and one for each setting that is searched, under "params_" and its dotted path.
+    """
+    settings = settings_table(record).add_prefix("params_")
+    return trials_table(record).join(settings, on="number")
+
+
+def curves_csv(record: StudyRecord) -> str:
+    """Return `curves_frame` as CSV.
+
+    Args:
+        record: The study.
+    """
+    return _csv(curves_frame(record))
+
+
+def curves_frame(record: StudyRecord) -> pd.DataFrame:
+    """Return every evaluation of the search and the finals, a row each.
+
+    Args:
+        record: The study.
+
+    Returns:
+        The columns of `curves_table` after one that says where a training belongs: queue, "search" or "finals".
     """
     search = curves_table(record.trials)
     finals = curves_table(record.finals)
@@ -185,7 +208,7 @@ def curves_csv(record: StudyRecord) -> str:
 
     table = pd.concat(filled, ignore_index=True)
     others = [name for name in table.columns if name != "queue"]
-    return _csv(table[["queue", *others]])
+    return table[["queue", *others]]
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.files import write_text
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings
@@ -189,12 +188,9 @@ def _sample(record: StudyRecord) -> str:
 
 def _best_config(record: StudyRecord) -> str:
     best = best_settings(record)
-    if best is None or best.trial.result is None:
+    if best is None or not best.config:
         return ""
-
-    config = best.trial.result.config
-    config = with_paths(config, drop_unknown_paths(config, best.left_at_default))
-    return json.dumps(config, indent=2, default=str) if config else ""
+    return json.dumps(best.config, indent=2, default=str)
 
 
 def _events(record: StudyRecord) -> list[tuple[str, str]]:

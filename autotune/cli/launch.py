@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,26 @@ def make_options(study: Study, out: Path, device: str, emulate: str, deadline: D
 
 def audience() -> Callable[[str], None]:
     """Return what takes the lines of a run: a screen on a terminal, plain lines anywhere else."""
-    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+    if not sys.stdout.isatty() or os.environ.get("TERM") == "dumb" or is_in_notebook(os.environ):
         return say
 
     from autotune.progress.terminal import Screen
 
     return Screen()
+
+
+def is_in_notebook(environment: Mapping[str, str]) -> bool:
+    """Return whether a terminal is that of a notebook's cell, which keeps whatever is drawn over.
+
+    `!command` runs in a pseudo-terminal there, and only the environment that a kernel leaves its children tells.
+
+    Args:
+        environment: The variables of this process.
+    """
+    is_kernels_child = "JPY_PARENT_PID" in environment or "KAGGLE_KERNEL_RUN_TYPE" in environment
+    # Kernels that were started without Jupyter's launcher, as some editors do, set these all the same.
+    has_cells_pagers = environment.get("PAGER") == environment.get("GIT_PAGER") == "cat"
+    return is_kernels_child or (has_cells_pagers and environment.get("TERM") == "xterm-color")
 
 
 def announce(root: Path, code: int, lines: Sequence[str], on_finish: str, webhook: str) -> None:

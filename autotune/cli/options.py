@@ -22,7 +22,12 @@ MOST_TOKENS = 2**63 - 1
 """Most tokens that a database can hold as a number."""
 
 
-def _known_device(device: str) -> str:
+def known_device(device: str) -> str:
+    """Return the name of a device, or refuse one that means none.
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:1".
+    """
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
         raise typer.BadParameter(f'there is no device "{device}": use auto, cpu, cuda, or cuda:1 for the second GPU')
     return device
@@ -74,7 +79,7 @@ SetOption = Annotated[
         help='Changes a setting of the study file, in TOML: space."optim.muon_lr".high=0.05',
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.", callback=_known_device)]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.", callback=known_device)]
 EmulateOption = Annotated[
     str,
     typer.Option(

@@ -76,6 +76,12 @@ def stop(
         require_begun(run_dir.root)
         raise UserError(f"{run_dir.root.name} is not running; {run_dir.command('status')} shows what it has done", 2)
 
+    if not run_dir.takes_signals():
+        raise UserError(
+            f"{run_dir.root.name} runs in a thread of PID {pid}, which no signal reaches: there, "
+            f"autotune.load({str(run_dir.root)!r}).stop() parks it"
+        )
+
     os.kill(pid, signal.SIGINT)
     if now:
         # Another signal than the first: two of the same kind in quick succession may arrive as one.

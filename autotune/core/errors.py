@@ -18,6 +18,10 @@ class UserError(Exception):
         super().__init__(without_passwords(message))
         self.exit_code = exit_code
 
+    def _render_traceback_(self) -> list[str]:
+        """Show a notebook the message alone: IPython asks for it under this name."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 def exit_code_of(error: BaseException, otherwise: int) -> int:
     """Return what a command ends with for an error that a trainer raised.

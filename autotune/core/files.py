@@ -23,8 +23,20 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
         text: Its whole content.
         private: Whether its owner alone may read it, from the first moment on.
     """
+    # A path may hold bytes that are no UTF-8, and a log half a character.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), private)
+
+
+def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
+    """Write a file at once, as `write_text` does.
+
+    Args:
+        path: The file.
+        content: Its whole content.
+        private: Whether its owner alone may read it, from the first moment on.
+    """
     try:
-        _replace(path, text, private)
+        _replace(path, content, private)
     except OSError as error:
         if error.errno is None:
             raise
@@ -32,14 +44,13 @@ def write_text(path: Path, text: str, private: bool = False) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _replace(path: Path, text: str, private: bool) -> None:
+def _replace(path: Path, content: bytes, private: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 
     try:
-        # A path may hold bytes that are no UTF-8, and a log half a character.
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if not private:

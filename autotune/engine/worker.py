@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from autotune.core.disk_faults import disk_fault_of_training, explain_os_error
@@ -31,6 +32,8 @@ _PR_SET_PDEATHSIG = 1
 """The option of Linux's prctl that has the kernel signal a child when its parent dies; see prctl(2)."""
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that a worker ignores: they reach the whole process group, and the parent alone decides what they mean."""
+_STARTING = threading.Lock()
+"""Held while a worker starts: studies in two threads must not take each other's main module for the program's."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Worker:
             target=_serve, args=(theirs, trainer, dict(slot.environment)), name=f"autotune {slot.name}"
         )
 
-        with _signals_held():
+        with _signals_held(), _without_main():
             self._process.start()
         theirs.close()
 
@@ -199,6 +202,22 @@ def _signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the program's main module while a child starts, which would run it again.
+
+    A script that calls `autotune.run` without an `if __name__ == "__main__"` would start its study in each worker.
+    Workers need nothing of it: they import their trainer by name.
+    """
+    with _STARTING:
+        before = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = before
 
 
 # --- the child ---------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import as_stored
 from autotune.store.study_store import open_study
 from autotune.study.spec import StudySpec
+from autotune.study.stored_function import carry_along
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     has_password = holds_password(spec.storage)
     write_text(run.study_file, study.text, private=has_password)
     write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
+    carry_along(run.root, spec.trainer)
     return StoredSearch(study, storage, optuna_study)
 
 

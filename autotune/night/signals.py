@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 from autotune.engine.deadline import StopRequest
@@ -13,10 +14,15 @@ from autotune.engine.deadline import StopRequest
 def signals_raising(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
     """Let Ctrl-C and the signals of a system that shuts down raise a stop request.
 
+    Python gives signals to the main thread alone: a study in another one is stopped by its `StopRequest`.
+
     Args:
         stop: What they raise.
         say: Takes a line for a person.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def on_signal(*_: object) -> None:
         stop.raise_level()

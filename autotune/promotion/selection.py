@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
 from autotune.core.study_results import Attribution
@@ -28,6 +29,14 @@ class BestSettings:
     why: str
     left_at_default: Mapping[str, Any] = field(default_factory=dict)
     is_decided: bool = True
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The whole configuration, nested; {} as long as the trial has none."""
+        if self.trial.result is None:
+            return {}
+        config = self.trial.result.config
+        return with_paths(config, drop_unknown_paths(config, self.left_at_default))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from autotune.engine.deadline import StopRequest
 from autotune.promotion.best_config import card_lines
 from autotune.store.faults import explained
 from autotune.study.preparation import prepare
+from autotune.study.stored_function import make_importable
 from autotune.study.trainer import Trainer, load_trainer
 
 _MOST_TOKENS = 2**63 - 1
@@ -197,6 +198,7 @@ def _parse(path: Path) -> dict[str, Any]:
 def _read_config(path: Path, tokens: int | None) -> tuple[Trainer, dict[str, Any], int, Mapping[str, Any]]:
     try:
         content = _parse(path)
+        make_importable(path.parent, str(content["trainer"]))
         trainer = load_trainer(str(content["trainer"]))
         length = content["tokens"] if tokens is None else tokens
         if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= _MOST_TOKENS:

@@ -9,6 +9,7 @@ import itertools
 import os
 import shlex
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -190,8 +191,7 @@ class RunDirectory:
 
         try:
             self._sweep()
-            now = datetime.now().astimezone()
-            write_json(self.holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": now.isoformat()})
+            write_json(self.holder, _this_holder())
             yield
         finally:
             # On a disk that fails meanwhile, its own error is to be told, and the lock ends with the process.
@@ -226,6 +226,11 @@ class RunDirectory:
         except OSError:
             # It may not be written, or has no locks: what the holder wrote is all there is to see.
             return self._living_holder_pid()
+
+    def takes_signals(self) -> bool:
+        """Return whether signals to the process that runs the study reach it, as those to another thread do not."""
+        holder = read_json(self.holder)
+        return not (isinstance(holder, dict) and holder.get("thread"))
 
     def has_locks(self) -> bool:
         """Return whether the disk has locks of the kind that SQLite takes, which it would wait for as if one was held.
@@ -263,6 +268,15 @@ class RunDirectory:
             since = datetime.fromisoformat(holder["since"]).strftime("%H:%M")
             return f"has been running since {since} (PID {holder['pid']})"
         return "is already running in another process"
+
+
+def _this_holder() -> dict[str, Any]:
+    """Return what is kept of the process that runs a study, and the name of its thread if it is not the main one."""
+    holder: dict[str, Any] = {"pid": os.getpid(), "host": socket.gethostname()}
+    thread = threading.current_thread()
+    if thread is not threading.main_thread():
+        holder["thread"] = thread.name
+    return holder | {"since": datetime.now().astimezone().isoformat()}
 
 
 def log_event(run: RunDirectory, kind: str, message: str, **details: Any) -> None:

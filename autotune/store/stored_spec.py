@@ -19,6 +19,7 @@ from autotune.store.database import is_shared
 from autotune.store.run_directory import RunDirectory
 from autotune.study.algorithm_spec import PrunerSpec
 from autotune.study.spec import StudySpec
+from autotune.study.stored_function import is_stored
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
@@ -149,7 +150,13 @@ def _differences(before: StudySpec, after: StudySpec) -> str:
 
     lines = []
     for path in sorted(old.keys() | new.keys()):
-        if old.get(path) != new.get(path):
+        if path == "trainer" and is_stored(before.trainer) and is_stored(after.trainer) and old[path] != new[path]:
+            lines.append(
+                f"  trainer: the function {after.trainer.partition(':')[2]} has changed, or what it uses: with another "
+                "name autotune.tune begins another study, and autotune.run with the folder's path goes on with the "
+                "function as it was"
+            )
+        elif old.get(path) != new.get(path):
             lines.append(f"  {path}: was {old.get(path, 'absent')!r}, is {new.get(path, 'absent')!r}")
 
     return "\n".join(lines)

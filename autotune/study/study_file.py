@@ -17,6 +17,7 @@ from autotune.study.checks import check_against_trainer, check_trackers
 from autotune.study.errors import StudyFileError, StudyFileErrors, beyond_limits, did_you_mean, parse, salvage
 from autotune.study.key_lines import Location
 from autotune.study.spec import StudySpec
+from autotune.study.stored_function import make_importable
 from autotune.study.trainer import Trainer, load_trainer
 
 # They stand in for required parts that are missing or wrong, while the rest of a file is looked through.
@@ -66,7 +67,23 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     Raises:
         StudyFileError: With one line per error: file, line, key, what is wrong and what to do.
     """
-    text = _read(path)
+    return load_text(_read(path), path, changes)
+
+
+def load_text(text: str, path: Path, changes: Sequence[str] = ()) -> Study:
+    """Validate the content of a study file, as `load` does.
+
+    Args:
+        text: TOML.
+        path: The file that messages name, which a study that Python code makes does not have yet.
+        changes: `--set` assignments.
+
+    Returns:
+        The study with its base config completed by the trainer's defaults.
+
+    Raises:
+        StudyFileError: With one line per error.
+    """
     raw = parse(text, str(path))
     for change in changes:
         _merge(raw, _parse_change(change))
@@ -80,6 +97,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> Study:
     trainer, base = None, None
     # Without the right trainer there is nothing to check the rest of the file against.
     if not errors.has(("trainer",)):
+        make_importable(path.parent, spec.trainer)
         trainer = _trainer(spec, errors)
     if trainer is not None:
         base = _completed_base(spec, trainer, errors)

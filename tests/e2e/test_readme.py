@@ -197,6 +197,26 @@ def test_every_command_of_the_readme_exists() -> None:
         subprocess.run([str(AUTOTUNE), verb, "--help"], check=True, capture_output=True, timeout=60)
 
 
+def test_python_from_the_readme_does_what_it_says(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## From Python")[2].partition("\n## ")[0]
+    (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    (tmp_path / "fit.py").write_text(block)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "fit.py"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, env=environment)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"^better \{'lr': [\d.]+, 'momentum': [\d.]+, 'seed': 1\}$", ended.stdout, flags=re.MULTILINE)
+    assert "full run finished" in ended.stdout and "params_momentum" in ended.stdout
+    for name in re.findall(r"`(\w+\.csv)`", section):
+        assert (tmp_path / "runs/fit/report" / name).stat().st_size > 0, name
+
+    (line,) = re.findall(r"`(optuna\.load_study\(.*?\))`", section)
+    code = f"import optuna; print(len({line.replace('NAME', 'fit')}.trials))"
+    opened = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert opened.stdout == "20\n", opened.stderr
+
+
 def test_every_study_file_loads_without_network() -> None:
     from autotune.study.study_file import load
 

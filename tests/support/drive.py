@@ -9,7 +9,7 @@ def _no_report(*_: object) -> list[str]:
 
 
 if __name__ == "__main__":
-    from autotune.cli import launch, main  # here, as workers import this file as well
+    from autotune.cli import launch, main
 
     main.finish_report = launch.refresh_report = _no_report
     main.try_to_report = lambda root, storage: ([], None)

@@ -95,6 +95,14 @@ def test_the_probe_of_imports_sees_them() -> None:
     assert imported("import autotune.finals.verdict, numpy").stderr == "numpy"
 
 
+def test_the_package_offers_its_calls_without_importing_anything_heavy() -> None:
+    statement = "import autotune; autotune.load; autotune.Tuned; autotune.UserError; assert 'tune' in dir(autotune)"
+    answer = imported(statement)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    unknown = imported("import autotune; autotune.tnue")
+    assert "AttributeError: module 'autotune' has no attribute 'tnue'" in unknown.stderr
+
+
 def test_a_study_imports_of_scipy_what_it_needs() -> None:
     """All of scipy.stats and scipy.optimize take longer to import than everything else."""
     seen = imported("import autotune.night.session; from autotune.finals import verdict; verdict.interval([1.0, 2.0])")

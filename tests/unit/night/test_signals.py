@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -62,3 +63,16 @@ def test_a_signal_in_the_midst_of_printing_is_a_request_all_the_same() -> None:
     with signals_raising(stop, printing):
         send(signal.SIGINT)
     assert stop.level == 1
+
+
+def test_another_thread_than_the_main_one_takes_no_signals() -> None:
+    def work() -> None:
+        with signals_raising(StopRequest(), lambda line: None):
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen: list[object] = []
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]

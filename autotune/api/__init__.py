@@ -1,0 +1,1 @@
+"""The engine, called from Python: in scripts and notebooks, in any thread."""

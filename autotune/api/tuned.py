@@ -1,0 +1,206 @@
+"""A study as Python code has it in hand: tables, verdict, what can be done with it, and how a notebook shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from autotune.core.errors import UserError
+from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.store.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+
+    from autotune.store.study_store import StudyRecord
+    from reports.card import PageFrame
+
+State = Literal["not begun", "running", "parked", "failed", "full run failed", "done"]
+"""How a study stands: "failed" if no trial finished, "full run failed" if the last full run did."""
+
+
+class Tuned:
+    """A study that was begun, as it is stored at the moment of asking, also while it runs.
+
+    Args:
+        path: Its run directory, `runs/NAME`.
+        storage: URL of the database that it shares with other machines; "" for the file in its directory.
+
+    Raises:
+        UserError: From everything that reads it, if it cannot be read.
+    """
+
+    def __init__(self, path: Path, storage: str = "") -> None:
+        self.path = path
+        self._storage = storage
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line: its folder's."""
+        return self._run.name
+
+    @property
+    def state(self) -> State:
+        """How it stands: see `State`. `autotune.run` goes on with one that is parked."""
+        return _state(self.record)
+
+    @property
+    def record(self) -> StudyRecord:
+        """Everything that is stored of it."""
+        from autotune.store.study_store import read_study
+
+        return read_study(self.path, self._storage)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Every trial of the search, a row each: the columns of trials.csv."""
+        from reports.exports import trials_frame
+
+        return trials_frame(self.record)
+
+    @property
+    def curves(self) -> pd.DataFrame:
+        """Every evaluation of the search and the finals, a row each: the columns of curves.csv."""
+        from reports.exports import curves_frame
+
+        return curves_frame(self.record)
+
+    @property
+    def best_config(self) -> dict[str, Any]:
+        """The whole configuration of the best settings, nested: the proven ones, or else the default.
+
+        Before the verdict it is that of the trial of lowest loss. `best_config.toml` has it as a longer run needs it.
+
+        Raises:
+            UserError: If no trial has finished.
+        """
+        from autotune.promotion.selection import best_settings
+
+        best = best_settings(self.record)
+        if best is None or not best.config:
+            raise UserError(f"{self.name}: no trial has finished yet, so none is the best", 4)
+        return best.config
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the finals on fresh seeds said; None before them. Its `word` is "better", "no clear gain", ..."""
+        return self.record.verdict
+
+    @property
+    def optuna_study(self) -> optuna.Study:
+        """A copy of the search as an Optuna study in memory, for Optuna's own analyses and plots."""
+        import optuna
+        from optuna.storages import InMemoryStorage
+
+        from autotune.store.database import storage_to_read
+
+        record = self.record
+        copy = InMemoryStorage()
+        with storage_to_read(record.run, record.storage_url, record.spec.limits.heartbeat_s) as storage:
+            optuna.copy_study(from_study_name=record.spec.name, from_storage=storage, to_storage=copy)
+        return optuna.load_study(study_name=record.spec.name, storage=copy)
+
+    def promote(
+        self,
+        *,
+        tokens: int | None = None,
+        hours: float | None = None,
+        until: str | None = None,
+        trial: int | None = None,
+        as_is: bool = False,
+        device: str = "auto",
+    ) -> Tuned:
+        """Train the best settings for longer: the full run. If it is interrupted, the same call resumes it.
+
+        Args:
+            tokens: Training tokens; None for as many as fit until the end, or as the study says.
+            hours: Finish within this many hours.
+            until: Finish by this time of day, "07:00".
+            trial: Use the settings of this trial instead of the study's best.
+            as_is: Use the settings unchanged, not fitted to the longer run.
+            device: "auto", "cpu", "cuda" or "cuda:1".
+
+        Returns:
+            The study; its `state` tells whether the full run was parked or failed.
+
+        Raises:
+            UserError: If nothing can be promoted, or the run cannot go on.
+        """
+        from autotune.api.work import require_known_device, work
+        from autotune.cli.options import deadline_of, load_study
+        from autotune.core.text import say
+
+        require_known_device(device)
+        if tokens is not None and tokens < 1:
+            raise UserError(f"tokens is {tokens}; write how many tokens to train on, such as 1_000_000")
+
+        def agree(cost: str) -> bool:
+            say(cost)
+            return True
+
+        study = load_study(str(self.path), self.path.parent, None)
+        deadline = deadline_of(None, hours, until)
+        work(study, self.path, device, deadline, lambda session: session.promote(tokens, trial, as_is, agree))
+        return self
+
+    def stop(self, *, now: bool = False) -> None:
+        """Park the study, which another thread or process runs, after its next evaluation.
+
+        Args:
+            now: Stop at once; the trials that were running are run again later.
+
+        Raises:
+            UserError: If it is not running.
+        """
+        from autotune.api.work import stop
+
+        stop(self._run, now)
+
+    def page(self, height: int = 800) -> PageFrame:
+        """Return the study's page as a frame that a notebook shows in its cell; the page itself is a part of it.
+
+        Args:
+            height: Of the frame, in pixels.
+        """
+        from reports.card import PageFrame
+        from reports.page import study_page
+
+        return PageFrame(study_page(self.record), height)
+
+    def __repr__(self) -> str:
+        return f"<autotune.Tuned {self.name!r} at {str(self.path)!r}>"
+
+    def __str__(self) -> str:
+        from reports.page import summary_lines
+
+        return "\n".join([f"{self.name}: {self.state}", *summary_lines(self.record)])
+
+    def _repr_html_(self) -> str:
+        from reports.card import study_card
+
+        record = self.record
+        return study_card(record, _state(record))
+
+    @property
+    def _run(self) -> RunDirectory:
+        return RunDirectory(self.path)
+
+
+def _state(record: StudyRecord) -> State:
+    from autotune.promotion.next_step import is_at_work
+
+    if is_at_work(record):
+        return "running"
+    if record.verdict is None:
+        return "parked" if record.has_trained else "not begun"
+    if record.verdict.word is VerdictWord.FAILED:
+        return "failed"
+
+    full = record.attributes.full_run
+    if full is None:
+        return "done"
+    status = TrialStatus(full.status)
+    if status.is_failure:
+        return "full run failed"
+    return "done" if status is TrialStatus.FINISHED else "parked"

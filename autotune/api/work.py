@@ -1,0 +1,115 @@
+"""A study at work in this process: its steps, its report at the end, and the wish to stop it from another thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from autotune.cli.launch import make_options
+from autotune.cli.options import known_device
+from autotune.cli.studies import try_to_report
+from autotune.core.errors import UserError
+from autotune.engine.deadline import Deadline, StopRequest
+from autotune.machine.host import choose_thread_waiting
+from autotune.machine.nvml import NvmlError
+from autotune.night.session import Session
+from autotune.store.faults import explain_storage_errors
+from autotune.store.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from autotune.study.study_file import Study
+
+_AT_WORK: dict[Path, StopRequest] = {}
+"""The studies that this process runs now, by their folder."""
+
+
+@contextlib.contextmanager
+def faults_told() -> Iterator[None]:
+    """Turn what a user can do something about into a `UserError`, as the command line turns it into a sentence."""
+    try:
+        with explain_storage_errors():
+            yield
+    except NvmlError as error:
+        raise UserError(f"{error}; see `autotune doctor`", 3) from error
+
+
+def work(study: Study, root: Path, device: str, deadline: Deadline, steps: Callable[[Session], int]) -> None:
+    """Do the steps of a study, and write its report however they end.
+
+    Args:
+        study: The study file and its trainer.
+        root: Its run directory.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        deadline: When everything must be done.
+        steps: What is done, such as `Session.work`.
+
+    Raises:
+        UserError: If the study cannot go on; what was done before stays usable.
+    """
+    choose_thread_waiting(os.environ)
+    session = Session(study, make_options(study, root.parent, device, "", deadline), root)
+
+    no_report: UserError | None = None
+    with faults_told(), _stoppable(session):
+        try:
+            steps(session)
+        finally:
+            if session.began:
+                _, no_report = try_to_report(root, study.spec.storage)
+
+    if no_report is not None:
+        raise no_report
+
+
+def require_known_device(device: str) -> None:
+    """Refuse a device of another name than the command line takes.
+
+    Args:
+        device: Its name.
+    """
+    try:
+        known_device(device)
+    except typer.BadParameter as error:
+        raise UserError(f"device: {error.message}") from None
+
+
+@contextlib.contextmanager
+def _stoppable(session: Session) -> Iterator[None]:
+    folder = session.run.root.resolve()
+    # The second of two in one process is refused where it takes the lock, and must not replace the first.
+    if folder in _AT_WORK:
+        yield
+        return
+
+    _AT_WORK[folder] = session.stop
+    try:
+        yield
+    finally:
+        del _AT_WORK[folder]
+
+
+def stop(run: RunDirectory, now: bool) -> None:
+    """Park a study that runs, in this process or in another.
+
+    Args:
+        run: Its run directory.
+        now: Whether trainings are not let go on to their next evaluation.
+
+    Raises:
+        UserError: If it does not run.
+    """
+    from autotune.cli import studies
+
+    request = _AT_WORK.get(run.root.resolve())
+    if request is None:
+        studies.stop(str(run.root), out=run.root.parent, now=now)
+        return
+
+    request.raise_level()
+    if now:
+        request.raise_level()

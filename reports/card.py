@@ -1,0 +1,63 @@
+"""A study in a notebook: a card of a few lines, and its page in a frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+
+from autotune.promotion.next_step import next_step
+from autotune.store.study_store import StudyRecord
+from reports.formats import plain
+from reports.page import summary_lines
+
+_STYLE = (
+    ".autotune-card{border:1px solid #8886;border-radius:8px;padding:12px 16px;max-width:52em;line-height:1.45}"
+    ".autotune-card p{margin:0 0 6px}"
+    ".autotune-card .autotune-name{opacity:.75}"
+    ".autotune-card .autotune-verdict{font-size:1.1em;font-weight:600}"
+    ".autotune-card code{overflow-wrap:anywhere}"
+)
+"""Every rule holds within the card alone; colours are the notebook's own, dark or light."""
+_NEXT = "next: "
+
+
+def study_card(record: StudyRecord, state: str) -> str:
+    """Return a study's last lines on the console as HTML, without scripts, for the cell of a notebook.
+
+    Args:
+        record: The study.
+        state: How it stands, in a word or two.
+    """
+    verdict, *lines = summary_lines(record)
+    title = plain(record.spec.title or record.name)
+    heading = title if title == record.name else f"{title} ({plain(record.name)})"
+
+    parts = [
+        f'<p class="autotune-name">{escape(heading)}: {escape(state)}</p>',
+        f'<p class="autotune-verdict">{escape(verdict)}</p>',
+    ]
+    parts += [f"<p>{escape(line)}</p>" for line in lines if not line.startswith(_NEXT)]
+    parts.append(f"<p>{_NEXT}<code>{escape(plain(next_step(record).command))}</code></p>")
+    if (record.run.report / "index.html").exists():
+        parts.append(f"<p>page: <code>{escape(plain(record.run.report / 'index.html'))}</code></p>")
+    return f'<div class="autotune-card"><style>{_STYLE}</style>{"".join(parts)}</div>'
+
+
+@dataclass(frozen=True)
+class PageFrame:
+    """A whole page in a frame of its own, which a notebook shows and keeps.
+
+    What the page runs cannot reach the notebook around it.
+
+    Args:
+        html: The page.
+        height: Of the frame, in pixels.
+    """
+
+    html: str = field(repr=False)
+    height: int = 800
+
+    def _repr_html_(self) -> str:
+        content = escape(self.html, quote=True)
+        style = f"width:100%;height:{int(self.height)}px;border:1px solid #8886"
+        return f'<iframe srcdoc="{content}" sandbox="allow-scripts allow-popups" style="{style}"></iframe>'
