@@ -69,6 +69,7 @@ def tune(
     *,
     tokens: int,
     base: Mapping[str, Any] | None = None,
+    metric: Mapping[str, Any] | None = None,
     trials: int | None = None,
     hours: float | None = None,
     until: str | None = None,
@@ -89,6 +90,8 @@ def tune(
             distribution, or a mapping such as {"low": 0.001, "high": 0.1, "log": True}.
         tokens: Training tokens of one trial.
         base: The default settings, nested; those that are left out are the config type's.
+        metric: What the function reports, such as {"name": "accuracy", "direction": "maximize"}: see
+            `trainer_interface.MetricDeclaration`. By default what its module declares, or else a loss.
         trials: Run at most this many trials.
         hours: Finish everything within this many hours.
         until: Finish everything by this time of day, "07:00".
@@ -118,7 +121,7 @@ def tune(
     content = {"name": name or _name_of(train), "budget": budget, "base": base or {}, **tables}
 
     with faults_told():
-        stored = None if is_importable(train) else store(train)
+        stored = None if metric is None and is_importable(train) else store(train, metric)
         if stored is None:
             content["trainer"] = f"{train.__module__}:{train.__qualname__}"
         else:

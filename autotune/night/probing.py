@@ -85,7 +85,8 @@ def probe_length(spec: StudySpec, profile: HardwareProfile) -> tuple[int, int]:
     """Return the token budget of a probe and the evaluations after which it ends, 0 for its whole budget."""
     if profile.device == "cuda":
         return careful_length(spec)
-    return max(1, int(spec.budget.tokens * _PROBE_FRAC)), 0
+    # Of a budget in epochs at least two, so that two evaluations can tell the pace without the start of the process.
+    return min(spec.budget.tokens, max(2, int(spec.budget.tokens * _PROBE_FRAC))), 0
 
 
 def careful_length(spec: StudySpec) -> tuple[int, int]:

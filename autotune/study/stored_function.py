@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import inspect
 import io
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -106,11 +107,13 @@ def _has_source(module_name: str) -> bool:
     return False
 
 
-def store(function: Callable[..., Any]) -> StoredFunction:
+def store(function: Callable[..., Any], metric: Mapping[str, Any] | None = None) -> StoredFunction:
     """Return a function as it is stored, and what its own module has beside it.
 
     Args:
         function: A trainer: a function of a config, tokens and `report`.
+        metric: What it reports, as a module would declare it; None for a loss. (A notebook may well have a variable of
+            that name which means something else.)
     """
     name = getattr(function, "__name__", "train")
     if not name.isidentifier():
@@ -118,7 +121,12 @@ def store(function: Callable[..., Any]) -> StoredFunction:
 
     beside = getattr(function, "__globals__", {})
     objects = {key: beside[key] for key in BESIDE if key in beside}
-    digest = hashlib.sha256(described(function).encode("utf-8", "surrogatepass")).hexdigest()
+    described_whole = described(function)
+    if metric is not None:
+        objects["metric"] = dict(metric)
+        described_whole += json.dumps(objects["metric"], sort_keys=True, default=str)
+
+    digest = hashlib.sha256(described_whole.encode("utf-8", "surrogatepass")).hexdigest()
     return StoredFunction(_PREFIX + digest[:_HASH_DIGITS], name, {**objects, name: function})
 
 

@@ -14,6 +14,7 @@ import fake_trainer
 import pytest
 
 from autotune.core.errors import UserError
+from autotune.core.metric import Metric
 from autotune.study.stored_function import (
     StoredFunction,
     carry_along,
@@ -93,6 +94,13 @@ def test_a_stored_function_trains_in_a_process_that_knows_nothing_of_it(tmp_path
     assert loaded.length_rules == {"lr": "learning_rate"}
     loaded.run({"lr": 0.5, "data": {"sizes": [1, 2]}}, 10, lambda point: points.append(dict(point)) or True)
     assert points == [{"tokens_seen": 10, "val_loss": 1.0}]
+
+
+def test_a_metric_is_stored_with_its_function_and_another_one_is_another_trainer() -> None:
+    plain, higher = store(defined()), store(defined(), {"name": "r2", "direction": "maximize"})
+    assert plain.trainer != higher.trainer
+    higher.make_known()
+    assert load_trainer(higher.trainer).metric == Metric("r2", maximize=True)
 
 
 def test_what_cannot_be_copied_is_told_with_a_way_out(tmp_path: Path) -> None:
