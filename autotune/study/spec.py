@@ -17,6 +17,7 @@ from autotune.search.dimension import Value, refusal
 from autotune.search.space import SearchSpace
 from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.plain_types import Flag, Real, Whole
+from autotune.study.trainer_interface import MetricDeclaration
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 """Experiment trackers that a study may name; each is a package of the same name."""
@@ -171,6 +172,9 @@ class StudySpec(_Table):
         name: Names the run directory and the Optuna study.
         title: One sentence for the report.
         trainer: "package.module:function".
+        command: Command line of a program to sweep in the place of a trainer, such as "python train.py --lr {lr}".
+        pattern: Regular expression that finds a program's evaluations in its lines; "" where they are JSON.
+        metric: What a program reports; a trainer's module declares it itself.
         seed: Seed that every search trial trains with; finals take later ones.
         storage: URL of a shared database, or empty for SQLite in the run directory.
         objective: What a trial is judged by: "loss_at_equal_tokens"; "loss_at_equal_seconds", where `budget.tokens` are
@@ -187,6 +191,9 @@ class StudySpec(_Table):
     name: str
     title: str = ""
     trainer: str = "model.train:train"
+    command: str = ""
+    pattern: str = ""
+    metric: MetricDeclaration | None = None
     seed: Whole = Field(default=1, ge=0, lt=_SEEDS)
     storage: str = ""
     objective: Objective = "loss_at_equal_tokens"

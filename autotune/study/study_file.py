@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from autotune.search.space import SearchSpace
 from autotune.study.checks import check_against_trainer, check_trackers
 from autotune.study.errors import StudyFileError, StudyFileErrors, beyond_limits, did_you_mean, parse, salvage
 from autotune.study.key_lines import Location
+from autotune.study.program import with_program
 from autotune.study.spec import StudySpec
 from autotune.study.stored_function import make_importable
-from autotune.study.trainer import Trainer, load_trainer
+from autotune.study.trainer import Trainer, load_trainer, metric_of
 
 # They stand in for required parts that are missing or wrong, while the rest of a file is looked through.
 _STAND_INS: dict[str, Any] = {"name": "unnamed", "budget": {"tokens": 1}, "space": {"\0": {"choices": [0]}}}
@@ -95,6 +96,8 @@ def load_text(text: str, path: Path, changes: Sequence[str] = ()) -> Study:
 
     check_trackers(spec, errors)
     trainer, base = None, None
+    if not errors:
+        spec = with_program(spec, errors)
     # Without the right trainer there is nothing to check the rest of the file against.
     if not errors.has(("trainer",)):
         make_importable(path.parent, spec.trainer)
@@ -198,7 +201,8 @@ def _drop(content: dict[str, Any], locations: Sequence[Location]) -> dict[str, A
 
 def _trainer(spec: StudySpec, errors: StudyFileErrors) -> Trainer | None:
     try:
-        return load_trainer(spec.trainer)
+        trainer = load_trainer(spec.trainer)
+        return trainer if spec.metric is None else replace(trainer, metric=metric_of(spec.metric))
     except UserError as error:
         errors.add(("trainer",), str(error).removeprefix("trainer = "))
     return None

@@ -131,6 +131,11 @@ class Trainer:
         return dict(facts or {})
 
 
+def metric_of(declared: MetricDeclaration) -> Metric:
+    """Return a metric as the engine knows it."""
+    return Metric(**declared.model_dump(exclude={"direction"}), maximize=declared.direction == "maximize")
+
+
 def reported(metric: Metric, point: Mapping[str, float]) -> dict[str, float]:
     """Return a trainer's report under the engine's names: `tokens_seen`, and `val_loss`, of which less is better.
 
@@ -255,10 +260,9 @@ def _metric(name: str, declared: Any) -> Metric:
             f"some of {', '.join(MetricDeclaration.model_fields)}"
         ) from None
 
-    maximize = checked.direction == "maximize"
-    if maximize and checked.of_text:
+    if checked.direction == "maximize" and checked.of_text:
         raise UserError(f'trainer = "{name}": its metric is a cross-entropy (of_text), which is minimised')
-    return Metric(**checked.model_dump(exclude={"direction"}), maximize=maximize)
+    return metric_of(checked)
 
 
 def _length_rules(name: str, rules: Any) -> dict[str, Rule]:
