@@ -60,6 +60,7 @@ class Session:
             UserError: If the study cannot go on; what was done before stays usable.
         """
         with self._opened() as night:
+            self._count_hours(night)
             plan_night(night)
             queues = Queues(night, equal_seconds(night))
             promotion = PromotionStep(night, queues)
@@ -150,17 +151,33 @@ class Session:
         stored = open_search(self.study, self.run)
         require_same_data(self.study, stored.attributes, prepared)
         self.began = True
+        if self.options.mirror is not None:
+            self.options.mirror.start(self.run)
         with open_night(self.options, self.run, stored, self.stop) as night:
             yield night
 
+    def _count_hours(self, night: Night) -> None:
+        """Count the hours of a night over its sessions, where these end; without sessions each start has its own."""
+        if self.options.session.hours is None:
+            return
+
+        worked_s = night.attributes.worked_s
+        self.options.deadline.take_off(worked_s)
+
+        def keep(seconds: float) -> None:
+            night.attributes.worked_s = seconds
+
+        self.options.session.count(worked_s, keep)
+
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""
+        self.options.session.keep()
         kept = [*arguments]
         if self.options.device != Options.device:
             kept += ["--device", self.options.device]
         if self.options.emulate:
             kept += ["--emulate", self.options.emulate]
-        again = self.run.command(command, *kept)
+        again = self.run.command(command, *kept, *self.options.again)
         night.observer.note("parked", f"parked, nothing is lost; resume with: {again}")
         return PARKED
 
