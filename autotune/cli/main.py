@@ -207,8 +207,12 @@ def run(
 
 def _resuming(session_hours: float | None, hours: float | None, until: str | None) -> list[str]:
     """Return the options of the command that resumes a night which counts its hours over several sessions."""
-    given = {"--hours": hours, "--until": until} if session_hours else {}
-    return [text for name, value in given.items() if value is not None for text in (name, f"{value}")]
+    given: list[str] = []
+    if session_hours and hours is not None:
+        given += ["--hours", f"{hours:g}"]
+    if session_hours and until is not None:
+        given += ["--until", until]
+    return given
 
 
 app.command()(replay.record)

@@ -34,23 +34,35 @@ def adopt(run: RunDirectory, folder: Path, say: Callable[[str], None], beat: Bea
         Whether a snapshot was adopted.
 
     Raises:
-        UserError: If the mirror holds another study of that name, or no whole snapshot where there is no study here.
+        UserError: If the mirror holds another study of that name, or no whole snapshot where there is no study here;
+            with exit code 5 if another process runs the study.
         OSError: If the drive or the disk fails.
     """
     _require_usable(folder, run)
     _mend_interrupted(run)
     mirror = Mirror(folder / run.name)
+    # Nobody else may begin in the folder that is about to be replaced; where there is none, there is nothing to hold.
+    held = run.held() if run.root.exists() else contextlib.nullcontext()
+    with held:
+        return _adopt_newest(run, mirror, say, beat)
+
+
+def _adopt_newest(run: RunDirectory, mirror: Mirror, say: Callable[[str], None], beat: Beat) -> bool:
     manifests, torn = mirror.manifests()
-    if (not manifests and not torn) or run.running_pid() is not None:
+    if not manifests and not torn:
         return False
 
     here = _state_here(run)
     if here is not None and manifests and manifests[0].begun != here.begun:
         raise UserError(another_study(mirror, manifests[0]))
 
-    for manifest in manifests:
-        if here is not None and manifest.done <= here.done:
-            break
+    later = [manifest for manifest in manifests if here is None or manifest.done > here.done]
+    if not later and here is not None:
+        return False
+    for name, fault in sorted(torn.items()):
+        say(f"snapshot {name} in {mirror.root} is not whole and is passed over: {fault}")
+
+    for manifest in later:
         restored = run.root.with_name(f".{run.name}.restored.tmp")
         try:
             mirror.restore(manifest, restored, beat)
@@ -58,7 +70,8 @@ def adopt(run: RunDirectory, folder: Path, say: Callable[[str], None], beat: Bea
         except TornError as error:
             remove_folder(restored)
             torn[manifest.name] = str(error)
-            say(f"the snapshot of {moment(manifest.taken_s)} in {mirror.root} is not whole and is passed over: {error}")
+            when = moment(manifest.taken_s)
+            say(f"snapshot {manifest.name} of {when} in {mirror.root} is not whole and is passed over: {error}")
             continue
 
         _replace(run, restored)
@@ -68,6 +81,7 @@ def adopt(run: RunDirectory, folder: Path, say: Callable[[str], None], beat: Bea
         return True
 
     if here is None:
+        # To begin anew would be to lose what may yet be loaded, and its snapshots would take the place of these.
         faults = "; ".join(f"{name}: {fault}" for name, fault in sorted(torn.items(), reverse=True))
         raise UserError(
             f"no snapshot in {mirror.root} is whole ({faults}): wait until the drive has loaded all of it and run "
