@@ -120,6 +120,10 @@ class Mirroring:
             return []
 
         self._process = None
+        if self._is_over:
+            process.end()
+            return []
+
         told = []
         asked_s = time.time()
         process.ask(FINISH)
@@ -129,7 +133,8 @@ class Mirroring:
                 message = process.next_message(min(SILENCE_S, left))
                 if message is None:
                     break
-                told += self._take(message)
+                self._take(message)
+                told += [message["yielded"]] if "yielded" in message else []
         finally:
             process.end()
 
@@ -230,9 +235,12 @@ class _Process:
             None if it has ended, or is silent.
         """
         asked = time.monotonic()
-        while time.monotonic() - max(self._heard, asked) < silence_s:
+        while time.monotonic() - max(self._heard, asked) < silence_s and not self.has_ended:
             with contextlib.suppress(queue.Empty):
                 return self._messages.get(timeout=min(1.0, silence_s))
+
+        with contextlib.suppress(queue.Empty):
+            return self._messages.get_nowait()
         return None
 
     def is_silent(self, seconds: float) -> bool:
