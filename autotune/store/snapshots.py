@@ -352,7 +352,7 @@ class Snapshots:
             self._beat()
         for path in list((self.mirror.root / "objects").glob("*/*")):
             if path.name not in needed and not _is_in_progress(path):
-                path.unlink(missing_ok=True)
+                _remove_emptied(path)
             self._beat()
 
 
@@ -368,6 +368,13 @@ def _is_in_progress(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return path.name.endswith(".tmp") and time.time() - path.stat().st_mtime < _IN_PROGRESS_S
     return False
+
+
+def _remove_emptied(path: Path) -> None:
+    """Empty a file and remove it: Google Drive keeps what is removed in its bin, where each checkpoint would count."""
+    with contextlib.suppress(FileNotFoundError):
+        os.truncate(path, 0)
+        path.unlink()
 
 
 def another_study(mirror: Mirror, newest: Manifest) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import random
 import shutil
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -45,9 +46,9 @@ def killed_again_and_again(folder: StudyFolder, kills: int, seed: int) -> list[s
     lines, kept = [], list[Told]()
     for number in range(kills):
         run = folder.start(*OFTEN)
-        wanted = _evaluations(folder) + draw.randint(1, 12)
-        # Not before it has adopted: the folder that is deleted would be the one of the kill before.
-        wait_for(lambda: _evaluations(folder) >= wanted or run.process.poll() is not None)  # noqa: B023 - called here
+        wanted = _begun(folder) + draw.randint(1, 2)
+        wait_for(lambda: _begun(folder) >= wanted or run.process.poll() is not None)  # noqa: B023 - called here
+        time.sleep(draw.uniform(0, 0.4))
         assert run.process.poll() is None, f"over before kill {number}:\n{run.text}"
         run.kill()
         folder.wait_until_empty()
@@ -68,8 +69,10 @@ def killed_again_and_again(folder: StudyFolder, kills: int, seed: int) -> list[s
     return [*lines, last.text.strip().splitlines()[-1]]
 
 
-def _evaluations(folder: StudyFolder) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in folder.directory().root.rglob("metrics.jsonl"))
+def _begun(folder: StudyFolder) -> int:
+    """Return how many trainings began, probes included, by the log that lies outside of the run directory."""
+    log = folder.log / "started.txt"
+    return log.read_text().count("\n") if log.exists() else 0
 
 
 def newest(mirror: Mirror) -> Manifest:
