@@ -51,6 +51,10 @@ class Deadline:
         """Seconds until the deadline; infinite when there is none."""
         return min(self._hours_end, self._until_end) - time.monotonic()
 
+    def end_within(self, seconds: float) -> None:
+        """Let everything be done within some seconds from now, if it is not to be sooner."""
+        self._hours_end = min(self._hours_end, time.monotonic() + seconds)
+
     def take_off(self, seconds: float) -> None:
         """Count some seconds of earlier sessions among the hours; a time of day stays what it is."""
         self._hours_end -= seconds

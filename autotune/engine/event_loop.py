@@ -92,7 +92,7 @@ class EventLoop:
             if was_begun:
                 self.run_directory.require_unmoved()
             work.fill()
-            if not work.running and not self.stop.level and not work.fits_into_session():
+            if not work.running and work.is_held_up:
                 self.end_session(work.needed_s)
             if not work.running and not (awaits_peers and work.is_worth_waiting()):
                 return
@@ -156,6 +156,8 @@ class QueueWork:
         self, loop: EventLoop, queue: Queue, may_start: Callable[[float], bool], watch: Watch | None = None
     ) -> None:
         self.running: dict[Worker, Running] = {}
+        self.is_held_up = False
+        """Whether the next training has time until the deadline, and none until the session ends."""
         self._loop = loop
         self._queue = queue
         self._may_start = may_start
@@ -170,8 +172,10 @@ class QueueWork:
     def fill(self) -> None:
         """Start trainings on idle workers, as long as there are trials and time for them."""
         loop = self._loop
+        self.is_held_up = False
         while loop.pool.has_idle and not loop.stop.level and self._may_start(self._expected_s()):
-            if not self.fits_into_session():
+            self.is_held_up = loop.session.seconds_left <= self.needed_s
+            if self.is_held_up:
                 return
             require_space(loop.run_directory.root, loop.limits.min_free_bytes)
 
@@ -204,10 +208,6 @@ class QueueWork:
     def needed_s(self) -> float:
         """Seconds that must be left of a session for the next training; a full run goes on from its checkpoints."""
         return 0.0 if self._queue.plan.kind is TrainingKind.FULL else MARGIN * self._expected_s()
-
-    def fits_into_session(self) -> bool:
-        """Return whether the next training can end, or be parked without a loss, before the session does."""
-        return self._loop.session.seconds_left > self.needed_s
 
     def _expected_s(self) -> float:
         plan = self._queue.plan

@@ -116,6 +116,7 @@ class Session:
         with self._opened() as night:
             trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
+            self._end_within_session(night)
 
             promotion = PromotionStep(night, Queues(night))
             brackets, seconds_left, token_s = promotion.brackets, night.deadline.seconds_left, None
@@ -158,16 +159,24 @@ class Session:
 
     def _count_hours(self, night: Night) -> None:
         """Count the hours of a night over its sessions, where these end; without sessions each start has its own."""
-        if self.options.session.hours is None:
+        session = self.options.session
+        if session.hours is None:
             return
 
         worked_s = night.attributes.worked_s
-        self.options.deadline.take_off(worked_s)
+        night.deadline.take_off(worked_s)
 
         def keep(seconds: float) -> None:
             night.attributes.worked_s = seconds
 
-        self.options.session.count(worked_s, keep)
+        session.count(worked_s, keep)
+        self._end_within_session(night)
+
+    def _end_within_session(self, night: Night) -> None:
+        """Let a night that is over before its session ends be over before it would be parked."""
+        session = self.options.session
+        if session.hours is not None and night.deadline.seconds_left <= session.ends_in_s:
+            night.deadline.end_within(session.seconds_left)
 
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""
