@@ -2,29 +2,136 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autotune.cli.studies import refresh_report
+from autotune.core.errors import UserError
 from autotune.core.text import say
 
 if TYPE_CHECKING:
     from autotune.engine.deadline import Deadline
+    from autotune.engine.session_end import SessionEnd
     from autotune.night.session import Options
+    from autotune.progress.mirroring import Mirroring
     from autotune.study.study_file import Study
 
+MIRROR_MINUTES = 5.0
+"""Minutes between two snapshots, if the command line does not say."""
 
-def make_options(study: Study, out: Path, device: str, emulate: str, deadline: Deadline) -> Options:
-    """Return the options of one run of a study."""
+
+@dataclass(frozen=True)
+class Hosting:
+    """Where a run is at home for a while: a session that ends, and a mirror that outlives it.
+
+    Args:
+        session_hours: Hours until the session ends; None if it does not.
+        mirror: Folder of the mirror; None for none.
+        mirror_minutes: Minutes between two snapshots.
+    """
+
+    session_hours: float | None = None
+    mirror: Path | None = None
+    mirror_minutes: float = MIRROR_MINUTES
+
+    @functools.cached_property
+    def mirroring(self) -> Mirroring | None:
+        """What keeps the mirror, None without one."""
+        if self.mirror is None:
+            return None
+
+        from autotune.progress.mirroring import Mirroring
+
+        return Mirroring(self.mirror, 60 * self.mirror_minutes, say)
+
+    @functools.cached_property
+    def session(self) -> SessionEnd:
+        """The end of the session."""
+        from autotune.engine.session_end import SessionEnd
+
+        mirroring = self.mirroring
+        return SessionEnd(self.session_hours, lambda: mirroring.longest_s if mirroring else 0.0)
+
+    def adopt(self, root: Path) -> None:
+        """Go on from the mirror, if it holds a later state of a study than its run directory.
+
+        Args:
+            root: The run directory.
+        """
+        from autotune.store.run_directory import RunDirectory
+
+        if self.mirroring is not None:
+            self.mirroring.adopt(RunDirectory(root))
+
+    def require_own_database(self, study: Study) -> None:
+        """Refuse the mirror of a study whose records are in a database that its machines share."""
+        if self.mirror is not None and study.spec.storage:
+            raise UserError(
+                f"{study.spec.name} keeps its records in a database of its own (storage), which no mirror copies and "
+                "any machine goes on from: leave --mirror out"
+            )
+
+    def finish(self) -> None:
+        """Have the last snapshot taken, and say what came of it."""
+        for line in self.mirroring.finish() if self.mirroring else []:
+            say(line)
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return the options of the command that goes on."""
+        given: list[str] = []
+        if self.session_hours is not None:
+            given += ["--session-hours", f"{self.session_hours:g}"]
+        if self.mirror is not None:
+            given += ["--mirror", str(self.mirror)]
+        if self.mirror is not None and self.mirror_minutes != MIRROR_MINUTES:
+            given += ["--mirror-minutes", f"{self.mirror_minutes:g}"]
+        return tuple(given)
+
+
+def make_options(
+    study: Study,
+    out: Path,
+    device: str,
+    emulate: str,
+    deadline: Deadline,
+    hosting: Hosting | None = None,
+    again: Sequence[str] = (),
+) -> Options:
+    """Return the options of one run of a study.
+
+    Args:
+        study: The study file and its trainer.
+        out: Folder of the run directories.
+        device: "auto", "cpu", "cuda" or "cuda:1".
+        emulate: "" or "t4".
+        deadline: When everything must be done.
+        hosting: Session and mirror; None for none.
+        again: Further options for the command that resumes it.
+    """
     from autotune.night.session import Options
+
+    hosting = hosting or Hosting()
+    hosting.require_own_database(study)
 
     def refresh(root: Path) -> None:
         refresh_report(root, study.spec.storage)
 
-    return Options(out, device, emulate, audience(), deadline, refresh)
+    return Options(
+        out,
+        device,
+        emulate,
+        audience(),
+        deadline,
+        refresh,
+        session=hosting.session,
+        mirror=hosting.mirroring,
+        again=(*again, *hosting.arguments()),
+    )
 
 
 def audience() -> Callable[[str], None]:

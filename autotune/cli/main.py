@@ -13,7 +13,7 @@ import typer
 
 from autotune.cli import machine, model, replay, studies
 from autotune.cli.ending import Commands, explain_failures
-from autotune.cli.launch import announce, make_options
+from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options
 from autotune.cli.machine import measured_hardware
 from autotune.cli.options import (
     MOST_TOKENS,
@@ -23,14 +23,18 @@ from autotune.cli.options import (
     EmulateOption,
     HoursOption,
     JsonOption,
+    MirrorMinutesOption,
+    MirrorOption,
     OnFinishOption,
     RunsOption,
     SeedOption,
+    SessionHoursOption,
     SetOption,
     StudyArgument,
     TrialsOption,
     UntilOption,
     WebhookOption,
+    begun_folder,
     deadline_of,
     default_study,
     folder_to_run,
@@ -75,6 +79,7 @@ def plan(
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
     card: CardOption = "",
+    session_hours: SessionHoursOption = None,
     out: RunsOption = RUNS,
     as_json: JsonOption = False,
 ) -> None:
@@ -106,7 +111,9 @@ def plan(
         taken = measured_hardware(device, emulate, quick=True)
         tell("probing the baseline ...")
         survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline, preparing=seldom(tell))
-    lines = survey.lines(loaded.spec, taken, free_bytes(out), datetime.now().astimezone())
+    now = datetime.now().astimezone()
+    lines = survey.lines(loaded.spec, taken, free_bytes(out), now)
+    lines += Hosting(session_hours).session.lines(survey.plan.total_s, now)
 
     settings = flatten(loaded.spec.base)
     # Settings that are searched are taken out; the others are the same in all trials.
@@ -150,6 +157,9 @@ def run(
     change: SetOption = None,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    session_hours: SessionHoursOption = None,
+    mirror: MirrorOption = None,
+    mirror_minutes: MirrorMinutesOption = MIRROR_MINUTES,
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
 ) -> None:
@@ -162,9 +172,17 @@ def run(
 
     check_webhook(webhook)
     study = study or default_study()
+    hosting = Hosting(session_hours, mirror, mirror_minutes)
+    # The study file of a name may be in the mirror alone.
+    if study.strip() and not os.path.isfile(study):
+        hosting.adopt(begun_folder(study, out) or out / study)
     loaded = load_study(study, out, change, trials=trials, seed=seed)
     root = folder_to_run(study, out, loaded, change)
-    session = Session(loaded, make_options(loaded, out, device, emulate, deadline_of(loaded, hours, until)), root)
+    options = make_options(
+        loaded, out, device, emulate, deadline_of(loaded, hours, until), hosting, _resuming(session_hours, hours, until)
+    )
+    hosting.adopt(root)
+    session = Session(loaded, options, root)
 
     failure: UserError | None = None
     code = 1  # of an end that nobody expected
@@ -179,11 +197,22 @@ def run(
             if failure is not None:
                 code = failure.exit_code
                 lines = lines or str(failure).splitlines()
+            hosting.finish()
             announce(session.run.root, code, lines, on_finish, webhook)
 
     if failure is not None:
         raise failure
     raise typer.Exit(code)
+
+
+def _resuming(session_hours: float | None, hours: float | None, until: str | None) -> list[str]:
+    """Return the options of the command that resumes a night which counts its hours over several sessions."""
+    given: list[str] = []
+    if session_hours and hours is not None:
+        given += ["--hours", f"{hours:g}"]
+    if session_hours and until is not None:
+        given += ["--until", until]
+    return given
 
 
 app.command()(replay.record)
@@ -213,6 +242,9 @@ def promote(
     out: RunsOption = RUNS,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    session_hours: SessionHoursOption = None,
+    mirror: MirrorOption = None,
+    mirror_minutes: MirrorMinutesOption = MIRROR_MINUTES,
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
 ) -> None:
@@ -226,6 +258,10 @@ def promote(
 
     check_webhook(webhook)
 
+    hosting = Hosting(session_hours, mirror, mirror_minutes)
+    if study.strip():
+        hosting.adopt(run_directory(study, out))
+
     # A study that several machines share may have been begun on another of them.
     is_shared = os.path.isfile(study) and load_study(study, out, None).spec.storage
     if not is_shared:
@@ -233,14 +269,18 @@ def promote(
     loaded = load_study(study, out, None)
     # The hours of the study file are the night's; a full run has its own.
     root = folder_to_run(study, out, loaded)
-    session = Session(loaded, make_options(loaded, out, device, emulate, deadline_of(None, hours, until)), root)
+    options = make_options(loaded, out, device, emulate, deadline_of(None, hours, until), hosting)
+    session = Session(loaded, options, root)
 
     def agree(cost: str) -> bool:
         say(cost)
         return yes or not sys.stdin.isatty() or typer.confirm("start the full run?", default=True)
 
-    code = session.promote(tokens, trial, as_is, agree)
-    lines = finish_report(session.run.root, loaded.spec.storage)
+    try:
+        code = session.promote(tokens, trial, as_is, agree)
+        lines = finish_report(session.run.root, loaded.spec.storage)
+    finally:
+        hosting.finish()
     announce(session.run.root, code, lines, on_finish, webhook)
     raise typer.Exit(code)
 

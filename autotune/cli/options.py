@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -37,6 +38,12 @@ def _known_card(emulate: str) -> str:
     if emulate not in ("", "t4"):
         raise typer.BadParameter(f'"{emulate}" cannot be emulated: the only card that can is "t4"')
     return emulate
+
+
+def _above_zero(number: float | None) -> float | None:
+    if number is not None and not 0 < number < math.inf:
+        raise typer.BadParameter(f"{number} is not a number above 0")
+    return number
 
 
 def usable_folder(folder: Path | None) -> Path | None:
@@ -101,6 +108,25 @@ OnFinishOption = Annotated[
 ]
 WebhookOption = Annotated[
     str, typer.Option(metavar="URL", help="Address to send the result to at the end, as JSON (Slack, Discord, ...).")
+]
+MirrorOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Keep snapshots of the study in this folder, of a mounted drive for example, and go on from them where it "
+        "is not in the runs folder. What fails there costs nothing else.",
+    ),
+]
+MirrorMinutesOption = Annotated[
+    float, typer.Option(help="Minutes between two snapshots.", callback=_above_zero, show_default=True)
+]
+SessionHoursOption = Annotated[
+    float | None,
+    typer.Option(
+        help="The session ends within this many hours, as on hosted notebooks: park before. --hours then counts "
+        "the hours of all sessions.",
+        callback=_above_zero,
+    ),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
 RunsOption = Annotated[

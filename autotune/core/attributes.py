@@ -173,6 +173,9 @@ class StudyAttributes(_Attributes):
     run_tokens = Stored(0, int)
     """Length of a full run that takes what the search left of the night, set when it begins; 0 before."""
 
+    worked_s = Stored(0.0, float)
+    """Seconds for which it was run in sessions that end (`--session-hours`), which its hours count together."""
+
     warm_start: Stored[tuple[str, ...]] = Stored((), tuple)
     """Names of the earlier studies that the sampler has been taught from."""
 

@@ -19,6 +19,14 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.level = 0
+        self.by = "by the user"
+        """Why, as the end of a sentence."""
+
+    def end_session(self) -> None:
+        """Ask for the end after the next evaluation since the session ends, which nobody asked for."""
+        if not self.level:
+            self.by = "as the session ends"
+            self.level = 1
 
     def raise_level(self, *_: object) -> None:
         """Count one more request; fits a signal handler."""
@@ -34,18 +42,22 @@ class Deadline:
     """
 
     def __init__(self, hours: float | None = None, until: str | None = None) -> None:
-        ends = []
-        if hours is not None:
-            ends.append(hours * 3600)
-        if until is not None:
-            ends.append(seconds_until(until, datetime.now()))
-
-        self._end = time.monotonic() + min(ends) if ends else None
+        now = time.monotonic()
+        self._hours_end = float("inf") if hours is None else now + hours * 3600
+        self._until_end = float("inf") if until is None else now + seconds_until(until, datetime.now())
 
     @property
     def seconds_left(self) -> float:
         """Seconds until the deadline; infinite when there is none."""
-        return float("inf") if self._end is None else self._end - time.monotonic()
+        return min(self._hours_end, self._until_end) - time.monotonic()
+
+    def end_within(self, seconds: float) -> None:
+        """Let everything be done within some seconds from now, if it is not to be sooner."""
+        self._hours_end = min(self._hours_end, time.monotonic() + seconds)
+
+    def take_off(self, seconds: float) -> None:
+        """Count some seconds of earlier sessions among the hours; a time of day stays what it is."""
+        self._hours_end -= seconds
 
     def has_time(self, reserve_s: Callable[[], float]) -> Callable[[float], bool]:
         """Return what tells whether a training of some seconds may start.

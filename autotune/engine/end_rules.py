@@ -88,7 +88,7 @@ class EndRules:
             at: Where it stands, in words.
         """
         if self.stop.level:
-            return Ending(TrialStatus.INTERRUPTED, f"stopped {at} by the user")
+            return Ending(TrialStatus.INTERRUPTED, f"stopped {at} {self.stop.by}")
         if self.deadline.seconds_left < REPORT_S:
             return Ending(TrialStatus.INTERRUPTED, f"stopped {at}: the time was up")
         return None
@@ -96,13 +96,13 @@ class EndRules:
     def at_once(self, running: Running) -> Ending | None:
         """Return how a training ends without waiting for its next evaluation, None if it may be waited for."""
         if self.stop.level >= 2:
-            return Ending(TrialStatus.INTERRUPTED, "stopped at once by the user")
+            return Ending(TrialStatus.INTERRUPTED, f"stopped at once {self.stop.by}")
         if self.deadline.seconds_left < REPORT_S / 2:
             return Ending(TrialStatus.INTERRUPTED, "stopped: the time was up")
 
         if self.stop.level and running.is_preparing:
             # There is no evaluation to wait for, and what was prepared is kept.
-            return Ending(TrialStatus.INTERRUPTED, "stopped by the user while its data was prepared")
+            return Ending(TrialStatus.INTERRUPTED, f"stopped {self.stop.by} while its data was prepared")
 
         silent_s = time.monotonic() - running.heard
         if silent_s > self._patience_s(running):

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
 from autotune.core.files import append_line, require_space
-from autotune.core.records import EvalPoint, TrialStatus
+from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
+from autotune.core.text import duration
 from autotune.engine.assignment import Assignment
-from autotune.engine.deadline import Deadline, Interval, Pace, StopRequest
+from autotune.engine.deadline import MARGIN, Deadline, Interval, Pace, StopRequest
 from autotune.engine.end_rules import EndRules, not_finite, taken_over
 from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.probes import RunningProbe
 from autotune.engine.queue import Queue
 from autotune.engine.running import Ending, Running
+from autotune.engine.session_end import SessionEnd
 from autotune.engine.worker import Done, Failed, Message, Preparing, Progress, Worker
 from autotune.engine.worker_pool import WorkerPool
 from autotune.progress.observer import RunObserver, TrainingInfo
@@ -48,6 +50,7 @@ class EventLoop:
         failures: Counts what fails in a row.
         pace: Learns how long trainings take.
         backups: Backs the database up now and then.
+        session: When the session ends, which may be before the deadline.
     """
 
     pool: WorkerPool
@@ -59,6 +62,7 @@ class EventLoop:
     failures: FailureStreak
     pace: Pace = field(default_factory=Pace)
     backups: Backups = field(default_factory=Backups)
+    session: SessionEnd = field(default_factory=SessionEnd)
 
     def run(
         self,
@@ -88,6 +92,8 @@ class EventLoop:
             if was_begun:
                 self.run_directory.require_unmoved()
             work.fill()
+            if not work.running and work.is_held_up:
+                self.end_session(work.needed_s)
             if not work.running and not (awaits_peers and work.is_worth_waiting()):
                 return
             work.listen()
@@ -96,7 +102,40 @@ class EventLoop:
                 queue.beat(work.trials)
                 queue.recover([trial.number for trial in work.trials])
             self.backups.tick(self.run_directory)
+            self.session.tick()
+            self.heed_session()
             self.observer.tick(self.pool.busy_pids)
+
+    def heed_session(self, next_s: float = 0.0) -> None:
+        """Park if the session ends before the next evaluation, and at once if that does not come.
+
+        Args:
+            next_s: Seconds until a training can be stopped again, if it is not stopped now.
+        """
+        left_s = self.session.seconds_left
+        if left_s < next_s or left_s < 0:
+            self.end_session(0.0)
+        if left_s < -self.session.margin_s / 2 and self.stop.level == 1:
+            self.stop.raise_level()
+
+    def end_session(self, needed_s: float) -> None:
+        """Ask for the end of this run since the session ends, and say so once.
+
+        Args:
+            needed_s: What the next training takes in seconds, if it is not begun any more.
+
+        Raises:
+            UserError: If no session is long enough for it.
+        """
+        if needed_s > self.session.usable_s:
+            raise UserError(
+                f"a training may take {duration(needed_s)}, and a session has {duration(self.session.usable_s)} for "
+                "it: raise --session-hours, or train on fewer tokens"
+            )
+        if not self.stop.level:
+            self.stop.end_session()
+            why = f"the next training may take {duration(needed_s)}" if needed_s else "it parks before that"
+            self.observer.note("session", f"the session ends in {duration(self.session.ends_in_s)}: {why}")
 
     def close(self) -> None:
         """End every worker; trials that still run are left for the next run to take up."""
@@ -117,6 +156,8 @@ class QueueWork:
         self, loop: EventLoop, queue: Queue, may_start: Callable[[float], bool], watch: Watch | None = None
     ) -> None:
         self.running: dict[Worker, Running] = {}
+        self.is_held_up = False
+        """Whether the next training has time until the deadline, and none until the session ends."""
         self._loop = loop
         self._queue = queue
         self._may_start = may_start
@@ -131,7 +172,11 @@ class QueueWork:
     def fill(self) -> None:
         """Start trainings on idle workers, as long as there are trials and time for them."""
         loop = self._loop
+        self.is_held_up = False
         while loop.pool.has_idle and not loop.stop.level and self._may_start(self._expected_s()):
+            self.is_held_up = loop.session.seconds_left <= self.needed_s
+            if self.is_held_up:
+                return
             require_space(loop.run_directory.root, loop.limits.min_free_bytes)
 
             assignment = self._queue.take()
@@ -158,6 +203,11 @@ class QueueWork:
             if ending is not None:
                 self._loop.pool.replace(running.worker)
                 self._end(running, ending)
+
+    @property
+    def needed_s(self) -> float:
+        """Seconds that must be left of a session for the next training; a full run goes on from its checkpoints."""
+        return 0.0 if self._queue.plan.kind is TrainingKind.FULL else MARGIN * self._expected_s()
 
     def _expected_s(self) -> float:
         plan = self._queue.plan
@@ -193,6 +243,7 @@ class QueueWork:
         )
 
     def _handle(self, running: Running, message: Message | None) -> None:
+        running.waited_s = time.monotonic() - running.heard
         running.heard = time.monotonic()
         running.is_preparing = False
 
@@ -244,6 +295,8 @@ class QueueWork:
     def _answer(self, running: Running, point: EvalPoint) -> bool | int:
         """Take an evaluation and return the answer to it: go on, stop, or end at so many tokens."""
         append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
+        if self._queue.plan.kind is TrainingKind.FULL:
+            self._loop.heed_session(MARGIN * running.waited_s)
 
         running.ending = self._ending_after(running, point)
         running.points.append(point)

@@ -40,6 +40,7 @@ class Running:
         curves: Evaluations of the seeds that were trained to their end.
         end_tokens: Tokens at which it was asked to end before its budget; None if it was not.
         is_preparing: Whether the last that was heard of it is that its data is being prepared.
+        waited_s: Seconds between the last two signs of progress.
     """
 
     assignment: Assignment
@@ -53,6 +54,7 @@ class Running:
     curves: list[list[EvalPoint]] = field(default_factory=list)
     end_tokens: int | None = None
     is_preparing: bool = False
+    waited_s: float = 0.0
 
     @property
     def natural_ending(self) -> Ending:

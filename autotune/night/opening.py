@@ -18,6 +18,7 @@ from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.failure_streak import FailureStreak
+from autotune.engine.session_end import SessionEnd
 from autotune.engine.worker import Slot
 from autotune.engine.worker_pool import WorkerPool
 from autotune.machine.gpu_monitor import GpuMonitor
@@ -25,6 +26,7 @@ from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.machine.measurement import profile, require_device
 from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.night.preparation import expected_data
+from autotune.progress.mirroring import Mirroring
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
@@ -54,6 +56,9 @@ class Options:
         say: Takes a line for a person.
         deadline: When everything must be done.
         refresh: Takes the run directory, now and then while the study runs, and writes its report anew; None for none.
+        session: When the session ends, which may be before the deadline.
+        mirror: What keeps a mirror of the study; None for none.
+        again: Further options for the command that resumes it.
     """
 
     out: Path = Path("runs")
@@ -62,6 +67,9 @@ class Options:
     say: Callable[[str], None] = print
     deadline: Deadline = field(default_factory=Deadline)
     refresh: Callable[[Path], None] | None = None
+    session: SessionEnd = field(default_factory=SessionEnd)
+    mirror: Mirroring | None = None
+    again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,7 +229,9 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
     hardware = _stored_hardware(spec, options, run, stop)
     monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
 
-    observer = RunObserver(run, options.say, monitor, options.refresh, spec.trackers, study.trainer.metric)
+    observer = RunObserver(
+        run, options.say, monitor, options.refresh, spec.trackers, options.mirror, study.trainer.metric
+    )
     slots = slots_of(hardware)
 
     loop = EventLoop(
@@ -232,6 +242,7 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
         deadline=options.deadline,
         observer=observer,
         failures=FailureStreak(spec.limits.crashes),
+        session=options.session,
     )
     try:
         with explain_storage_errors(run.root):

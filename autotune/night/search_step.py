@@ -53,7 +53,9 @@ def plan_night(night: Night) -> None:
         raise UserError(survey.plan.refusal)
     _store(night, survey)
 
-    for kind, line in survey.lines(spec, night.profile, free_bytes(night.run.root), datetime.now()):
+    now = datetime.now()
+    lines = survey.lines(spec, night.profile, free_bytes(night.run.root), now)
+    for kind, line in [*lines, *night.options.session.lines(survey.plan.total_s, now)]:
         night.observer.note(kind, line)
 
 

@@ -60,6 +60,7 @@ class Session:
             UserError: If the study cannot go on; what was done before stays usable.
         """
         with self._opened() as night:
+            self._count_hours(night)
             plan_night(night)
             queues = Queues(night, equal_seconds(night))
             promotion = PromotionStep(night, queues)
@@ -115,6 +116,7 @@ class Session:
         with self._opened() as night:
             trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
+            self._end_within_session(night)
 
             promotion = PromotionStep(night, Queues(night))
             brackets, seconds_left, token_s = promotion.brackets, night.deadline.seconds_left, None
@@ -150,17 +152,41 @@ class Session:
         stored = open_search(self.study, self.run)
         require_same_data(self.study, stored.attributes, prepared)
         self.began = True
+        if self.options.mirror is not None:
+            self.options.mirror.start(self.run)
         with open_night(self.options, self.run, stored, self.stop) as night:
             yield night
 
+    def _count_hours(self, night: Night) -> None:
+        """Count the hours of a night over its sessions, where these end; without sessions each start has its own."""
+        session = self.options.session
+        if session.hours is None:
+            return
+
+        worked_s = night.attributes.worked_s
+        night.deadline.take_off(worked_s)
+
+        def keep(seconds: float) -> None:
+            night.attributes.worked_s = seconds
+
+        session.count(worked_s, keep)
+        self._end_within_session(night)
+
+    def _end_within_session(self, night: Night) -> None:
+        """Let a night that is over before its session ends be over before it would be parked."""
+        session = self.options.session
+        if session.hours is not None and night.deadline.seconds_left <= session.ends_in_s:
+            night.deadline.end_within(session.seconds_left)
+
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""
+        self.options.session.keep()
         kept = [*arguments]
         if self.options.device != Options.device:
             kept += ["--device", self.options.device]
         if self.options.emulate:
             kept += ["--emulate", self.options.emulate]
-        again = self.run.command(command, *kept)
+        again = self.run.command(command, *kept, *self.options.again)
         night.observer.note("parked", f"parked, nothing is lost; resume with: {again}")
         return PARKED
 

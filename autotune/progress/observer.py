@@ -14,6 +14,7 @@ from autotune.core.records import EvalPoint, TrainingKind, TrialRecord, TrialRes
 from autotune.core.text import seldom
 from autotune.machine.contention import Contention
 from autotune.progress.board import Board, title
+from autotune.progress.mirroring import Mirroring
 from autotune.progress.tracker_feed import Tracking
 from autotune.store.run_directory import RunDirectory, log_event
 
@@ -98,6 +99,7 @@ class RunObserver:
         monitor: Source of GPU samples, or None on a machine without a GPU.
         refresh: Takes the run directory and writes the live page of the study; None for no page.
         trackers: Names of the trackers that are told.
+        mirror: What keeps the mirror of the study; None for no mirror.
         metric: What trainings report.
     """
 
@@ -108,6 +110,7 @@ class RunObserver:
         monitor: GpuMonitor | None = None,
         refresh: Callable[[Path], None] | None = None,
         trackers: Sequence[str] = (),
+        mirror: Mirroring | None = None,
         metric: Metric = TEXT_LOSS,
     ) -> None:
         self.run = run
@@ -122,6 +125,7 @@ class RunObserver:
         self._refresh = refresh
         self._refresh_due = time.monotonic() + REFRESH_EVERY_S
         self._cannot_refresh = ""
+        self._mirror = mirror
         self._note_preparation = seldom(self._preparation)
 
     def say(self, line: str) -> None:
@@ -243,6 +247,8 @@ class RunObserver:
         self._note_news(self._contention.cpu_news(pids))
         if self._refresh is not None and time.monotonic() >= self._refresh_due:
             self._refresh_page(self._refresh)
+        for news in self._mirror.news() if self._mirror else []:
+            self.note("mirror", news)
 
         if self._display is not None:
             self._display.show(self.board)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,8 +47,9 @@ class FromTheFullRunOn(Deadline):
 
     @property
     def seconds_left(self) -> float:
-        if self._end is None and any(training.tokens == FULL_TOKENS for training in self._folder.started()):
-            self._end = time.monotonic() + self._room_s + REPORT_S + early_end.EXPORT_S
+        is_set = super().seconds_left < math.inf
+        if not is_set and any(training.tokens == FULL_TOKENS for training in self._folder.started()):
+            self.end_within(self._room_s + REPORT_S + early_end.EXPORT_S)
         return super().seconds_left
 
 

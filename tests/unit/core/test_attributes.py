@@ -26,6 +26,7 @@ STUDY: dict[str, Any] = {
     "provenance": {"data_hash": "abc", "versions": {"python": "3.11"}},
     "plan": Plan(trial_s=30.0, trials=12, epochs=1.5),
     "run_tokens": 64_000,
+    "worked_s": 39_600.5,
     "warm_start": ("first", "second"),
     "speeds": {"0f3a": 0.5},
     "exhausted": True,

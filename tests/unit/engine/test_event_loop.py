@@ -15,8 +15,10 @@ from scripted_workers import Script, training
 
 from autotune.core.errors import UserError
 from autotune.core.files import read_lines
-from autotune.core.records import EvalPoint, TrialStatus
+from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
 from autotune.engine.equal_seconds import EqualSeconds
+from autotune.engine.event_loop import EventLoop
+from autotune.engine.session_end import SessionEnd
 from autotune.engine.worker import Done, Failed, Job, Message, Progress
 
 # --- trials that end by themselves ---
@@ -255,3 +257,95 @@ def test_a_watch_moves_the_end_of_a_training(tmp_path: Path) -> None:
     assert seen == [1, 2, 3]
     assert case.endings == [(TrialStatus.FINISHED, "")]
     assert case.records[0].loss == 2.8
+
+
+# --- sessions that end ---
+
+
+class LeftOfSession(SessionEnd):
+    """A session of 1,000 s with so much left as a test says, of which the last 100 s are kept."""
+
+    def __init__(self, seconds_left: float) -> None:
+        super().__init__(1_000 / 3600)
+        self.left = seconds_left
+
+    @property
+    def seconds_left(self) -> float:
+        return self.left
+
+
+def in_session(case: Case, seconds_left: float, trial_s: float) -> LeftOfSession:
+    session = LeftOfSession(seconds_left)
+    case.loop = replace(case.loop, session=session)
+    case.loop.pace.expect(case.queue.plan.budget_tokens, trial_s)
+    return session
+
+
+def test_a_training_that_would_outlast_the_session_is_not_begun(tmp_path: Path) -> None:
+    case = Case(tmp_path, SOUND)
+    in_session(case, seconds_left=50, trial_s=60)
+    case.run()
+    assert case.records == [] and (case.stop.level, case.stop.by) == (1, "as the session ends")
+    assert case.said == ["the session ends in 2 min: the next training may take 66 s"]
+
+
+def test_what_has_no_time_until_the_deadline_parks_nothing(tmp_path: Path) -> None:
+    case = Case(tmp_path, SOUND)
+    in_session(case, seconds_left=50, trial_s=60)
+    case.run(may_start=lambda seconds: False)
+    assert case.stop.level == 0 and case.said == []
+
+
+def test_a_training_that_fits_into_no_session_is_refused(tmp_path: Path) -> None:
+    case = Case(tmp_path, SOUND)
+    in_session(case, seconds_left=890, trial_s=900)
+    with pytest.raises(UserError, match="raise --session-hours"):
+        case.run()
+
+
+def test_a_training_that_takes_longer_than_promised_is_parked(tmp_path: Path) -> None:
+    """The session ends while it trains; the evaluation after that is its last."""
+    case = Case(tmp_path, SOUND)
+    session = in_session(case, seconds_left=500, trial_s=60)
+    report, seen = case.queue.store.__class__.report, []
+
+    def end_after_the_first(*arguments: Any) -> bool:
+        seen.append(arguments)
+        session.left = -1.0
+        return report(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(case.queue.store.__class__, "report", end_after_the_first)
+        case.run()
+    [stopped, queued] = case.records
+    assert stopped.result is not None and "tokens as the session ends" in stopped.result.cause
+    assert queued.status is TrialStatus.WAITING and len(seen) < 4
+
+
+def test_a_full_run_begins_whatever_is_left_and_parks_before_its_next_evaluation(tmp_path: Path) -> None:
+    case = Case(tmp_path, SOUND, kind=TrainingKind.FULL, target=None)
+    case.queue.enqueue({"lr": 0.01}, role="full", arm=0, seed=1)
+    session = in_session(case, seconds_left=5, trial_s=600)
+    asked: list[float] = []
+    heed = EventLoop.heed_session
+
+    def as_if_slow(loop: EventLoop, next_s: float = 0.0) -> None:
+        asked.append(next_s)
+        heed(loop, 10.0 if len(asked) == 2 else 0.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventLoop, "heed_session", as_if_slow)
+        case.run()
+    assert session.left == 5 and case.stop.by == "as the session ends"
+    assert case.records[0].result is not None
+    assert case.records[0].result.cause.endswith("tokens as the session ends")
+
+
+def test_at_the_end_itself_nothing_is_waited_for(tmp_path: Path) -> None:
+    case = Case(tmp_path, SOUND)
+    session = in_session(case, seconds_left=-10, trial_s=1)
+    case.loop.heed_session()
+    assert case.stop.level == 1
+    session.left = -60.0
+    case.loop.heed_session()
+    assert case.stop.level == 2
