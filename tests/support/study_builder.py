@@ -310,7 +310,7 @@ def large_study(trials: int, points: int, seed: int = 0) -> StudyRecord:
               for path in changed]  # fmt: skip
     found = attribution(
         winner=best.number, params=best.params, changes=tuple(shares), baseline_loss=default, winner_loss=lowest + 0.02,
-        loss=lowest + 0.02, note="every change counts",
+        loss=lowest + 0.02, note="all changes helped",
     )  # fmt: skip
     base = study(trials=tuple(made), finals=tuple(runs), verdict=said, gpu=_plausible_gpu(trials, chance))
     base = replace(
