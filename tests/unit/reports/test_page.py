@@ -274,7 +274,7 @@ def test_summary_lines_for_the_console(night: StudyRecord) -> None:
     assert lines[1].startswith("loss 5.020 → 4.640; perplexity 151.4 → 103.5; accuracy 20.0 % → 21.5 %")
     assert "95 % interval +0.3552 to +0.4048" in lines[2]
     assert lines[-2] == "Train the full model with the settings found."
-    assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
+    assert lines[-1] == "next: autotune promote night (8K tokens, about 13 min, 2.0 GiB of memory)"
     assert page.summary_lines(study_builder.empty_study())[-1] == "next: autotune watch night"
 
 
