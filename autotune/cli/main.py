@@ -76,6 +76,9 @@ def plan(
     emulate: EmulateOption = "",
     card: CardOption = "",
     out: RunsOption = RUNS,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show the settings that are the same in all trials, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimates a study's trials, time, memory and disk space.
@@ -126,6 +129,10 @@ def plan(
         raise UserError(survey.plan.refusal)
     for path, (dimension, value) in space.items():
         say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(value)}")
+
+    if not everything:
+        say(f"  {len(settings)} other settings are the same in all trials: --all shows them")
+        return
 
     say("everything else, the same in all trials:")
     for path, value in settings.items():

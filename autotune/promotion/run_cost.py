@@ -63,10 +63,15 @@ class TrainingPace:
         if len(own) >= _ENOUGH_OWN:
             usual = own
 
-        return cls._median([each.result for each in usual]) if usual else None
+        return cls.of_results([each.result for each in usual]) if usual else None
 
     @classmethod
-    def _median(cls, results: Sequence[TrialResult]) -> TrainingPace:
+    def of_results(cls, results: Sequence[TrialResult]) -> TrainingPace:
+        """Return the median of each part.
+
+        Args:
+            results: Trainings with evaluations, at least one.
+        """
         token_s, evaluation_s, set_up_s = [], [], []
         for result in results:
             evaluations = [point.metrics.get("eval_s", 0.0) for point in result.points]
@@ -184,9 +189,9 @@ def run_cost(
         return None
 
     if token_s is None:
-        own_s = _pace_of_full_run(record.attributes.full_run)
+        of_run = _of_full_run(record.attributes.full_run, usual)
         count = record.spec.promote.num_evals or dense_evaluations(record.spec, usual.evaluations, tokens)
-        run_s = replace(usual, token_s=own_s or usual.token_s).seconds(tokens, count)
+        run_s = of_run.seconds(tokens, count)
     else:
         run_s = token_s * tokens
 
@@ -196,14 +201,20 @@ def run_cost(
     return RunCost(run_s, check.trainings * sum(map(usual.seconds, lengths)))
 
 
-def _pace_of_full_run(full: FullRunRecord | None) -> float | None:
-    """Return the seconds that a finished full run took for each token, by its own speeds; None if it told none.
+def _of_full_run(full: FullRunRecord | None, usual: TrainingPace) -> TrainingPace:
+    """Return the pace of the full run that has finished, by its own speeds; the usual one if it told none.
 
-    Its duration is that of its latest attempt alone.
+    Its seconds are those of its latest attempt alone, so that what they hold beside tokens and evaluations (checkpoints,
+    the export) can be too little, but not too much.
+
+    Args:
+        full: The latest full run.
+        usual: That of trainings of a trial's length.
     """
     if full is None or full.status != TrialStatus.FINISHED or not full.points:
-        return None
+        return usual
     if not all(point.metrics.get("tokens_per_s", 0.0) > 0 for point in full.points):
-        return None
+        return usual
 
-    return TrialResult(TrialStatus.FINISHED, points=full.points).training_s / full.points[-1].tokens_seen
+    own = TrainingPace.of_results([TrialResult(TrialStatus.FINISHED, points=full.points, seconds=full.seconds)])
+    return replace(own, evaluation_s=own.evaluation_s or usual.evaluation_s, set_up_s=max(own.set_up_s, usual.set_up_s))

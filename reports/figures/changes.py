@@ -15,7 +15,7 @@ from reports.tables.attribution import COUNTS, TIE, WORSE, interval_words
 
 # Name, colour and pattern of a change's bar by its word.
 _GAIN_STYLE = {
-    COUNTS: ("gain on the path", BLUE, ""),
+    COUNTS: ("gained when added in this order", BLUE, ""),
     TIE: ("tie: no difference measured", GREY, "/"),
     WORSE: ("made it worse", VERMILLION, "x"),
 }
@@ -27,7 +27,7 @@ _MARK_SHIFT = 0.2
 
 
 def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
-    """Draw what each change brought on the path from the default, and what the winner loses without it.
+    """Draw what each change brought when they were added in this order to the default, and what the winner loses without it.
 
     Args:
         rows: As `reports.tables.attribution.attribution_table` gives it.
@@ -97,7 +97,7 @@ def _add_harm_marks(figure: go.Figure, rows: pd.DataFrame, colour: str) -> None:
 
 
 def _add_marks_of_missing(figure: go.Figure, rows: pd.DataFrame, gain: float) -> None:
-    """Mark at the edge what the winner does not train without, and at zero what was not measured on the path."""
+    """Mark at the edge what the winner does not train without, and at zero what was not measured when it was added."""
     edge = max([gain, *rows["gain_high"].dropna(), *rows["harm_high"].dropna()])
 
     without_harm = rows.index[rows["harm"].isna()].to_numpy()

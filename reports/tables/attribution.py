@@ -55,7 +55,7 @@ def attribution_words(table: pd.DataFrame) -> pd.DataFrame:
         table: As `attribution_table` gives it.
 
     Returns:
-        Columns setting, default, winner, gain on the path, rise in loss without it, and what follows.
+        Columns setting, default, winner, what was gained when added in this order, rise in loss without it, and what follows.
     """
     follows = {True: "left at default", False: "kept"}
     what_follows = [f"{word}: {follows[left]}" for word, left in zip(table["word"], table["left"], strict=True)]
@@ -64,7 +64,7 @@ def attribution_words(table: pd.DataFrame) -> pd.DataFrame:
         "setting": table["path"],
         "default": table["before"].map(setting),
         "winner": table["after"].map(setting),
-        "gain on the path": interval_words(table, "gain", "not measured"),
+        "gained when added in this order": interval_words(table, "gain", "not measured"),
         "rise in loss without it": interval_words(table, "harm", "cannot be trained without it"),
         "what follows": what_follows,
     }

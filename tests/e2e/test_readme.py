@@ -165,8 +165,13 @@ def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Pat
     (tmp_path / "runs/corpus").symlink_to(night[0] / "runs/corpus")  # the night has built it
     said = autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1").stdout
     assert "plan: up to 14 trials of 16,384 tokens" in said
-    assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "  model.top_k = 2" in said
+    assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "model.top_k" not in said
+    assert len(said.splitlines()) <= 24, "it fits onto one screen"
     assert not (tmp_path / "runs" / "quickstart").exists()
+    everything = autotune(
+        tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1", "--all"
+    )
+    assert "  model.top_k = 2" in everything.stdout
     told = json.loads(
         autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--json").stdout
     )

@@ -85,6 +85,11 @@ def test_a_finished_full_run_tells_its_own_pace() -> None:
     assert step.command == "autotune promote night --tokens 32000"
     assert step.expected is not None and step.expected.seconds == pytest.approx(211)
 
+    # Of its 100 s, 80 were tokens and 14 evaluations; 6 were checkpoints and its export.
+    told = [{**point, "eval_s": 7.0} for point in points]
+    record = night(*(training(number, 13.0) for number in range(4)), full={**full, "points": told, "seconds": 100.0})
+    assert run_cost(record, record.trials[0], 32_000) == RunCost(pytest.approx(160 + 700 + 6))
+
     # A run that told no speeds may have been resumed: its seconds are those of its latest attempt.
     silent = [{key: value for key, value in point.items() if key != "tokens_per_s"} for point in points]
     record = night(*(training(number, 13.0) for number in range(4)), full={**full, "points": silent, "seconds": 1.0})
