@@ -204,8 +204,8 @@ def run_cost(
 def _of_full_run(full: FullRunRecord | None, usual: TrainingPace) -> TrainingPace:
     """Return the pace of the full run that has finished, by its own speeds; the usual one if it told none.
 
-    Its seconds are those of its latest attempt alone, so that what they hold beside tokens and evaluations (checkpoints,
-    the export) can be too little, but not too much.
+    Its seconds are those of its latest attempt alone, so that what they hold beside tokens and evaluations
+    (checkpoints, the export) can be too little, but not too much.
 
     Args:
         full: The latest full run.

@@ -27,7 +27,7 @@ _MARK_SHIFT = 0.2
 
 
 def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
-    """Draw what each change brought when they were added in this order to the default, and what the winner loses without it.
+    """Draw what each change brought when added in this order, and what the winner loses without it.
 
     Args:
         rows: As `reports.tables.attribution.attribution_table` gives it.

@@ -55,7 +55,7 @@ def attribution_words(table: pd.DataFrame) -> pd.DataFrame:
         table: As `attribution_table` gives it.
 
     Returns:
-        Columns setting, default, winner, what was gained when added in this order, rise in loss without it, and what follows.
+        Columns setting, default, winner, gained when added in this order, rise in loss without it, and what follows.
     """
     follows = {True: "left at default", False: "kept"}
     what_follows = [f"{word}: {follows[left]}" for word, left in zip(table["word"], table["left"], strict=True)]
