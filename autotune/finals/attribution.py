@@ -112,6 +112,7 @@ class Attributing:
             winner_loss=blocks.mean(_key(self._winner.params)),
             baseline_loss=blocks.mean(_key(self._baseline.params)),
             note=note,
+            gain=Blocks(losses, self._seeds, 1).difference(_key(self._baseline.params), _key(kept)),
         )
 
     def _matters(self, lost: Interval | None) -> bool:

@@ -49,8 +49,22 @@ def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
 
     names = [*map(_change_label, rows.to_dict("records")), "<b>all changes</b>"]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
+    figure.update_xaxes(range=_range_of_worth(rows, gain))
     figure.update_layout(barmode="overlay")
     return figure
+
+
+def _range_of_worth(rows: pd.DataFrame, gain: float) -> list[float]:
+    """Return what is shown: all values, and their intervals as far as those do not squeeze them."""
+    values = [0.0, gain, *rows["gain"].dropna(), *rows["harm"].dropna()]
+    ends = [end for name in ("gain_low", "gain_high", "harm_low", "harm_high") for end in rows[name].dropna()]
+    low, high = min(values), max(values)
+    room = max(high - low, 1e-9)
+
+    lowest = max(min([low, *ends]), low - room)
+    highest = min(max([high, *ends]), high + room)
+    margin = 0.05 * (highest - lowest)
+    return [lowest - margin, highest + margin]
 
 
 def _change_label(row: Mapping[Any, Any]) -> str:

@@ -6,6 +6,7 @@ from autotune.core.records import TrialStatus
 from autotune.core.statistics import CONFIDENCE, INTERVAL
 from reports.figures import losses, trade_offs
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
+from reports.figures.scale import OFF_THE_SCALE
 from reports.figures.study_tables import StudyTables
 from reports.formats import count, duration, finite, number, percent, was_or_were
 from reports.sentences.pareto import front_words
@@ -29,11 +30,12 @@ def best_so_far(study: StudyTables) -> Drawn:
     sigma = None
     if verdict is not None:
         sigma = finite(verdict.sigma)
-    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma)
+    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma, study.names)
 
     sentence = (
         "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
-        "so far, the dashed line the default settings. Marks on the upper edge had a higher loss still, or none."
+        f"so far, the dashed line the default settings. {OFF_THE_SCALE} Rings say which trials matter: the winner won "
+        "the finals on fresh seeds; the lowest single run may owe its place to luck."
     )
     return sentence, [figure], trials[["number", "status", "loss", "last_loss", "seconds"]]
 
@@ -53,7 +55,7 @@ def finals(study: StudyTables) -> Drawn:
         f"the bar is where the true mean lies with {100 * CONFIDENCE:.0f} % confidence. Runs of the same seed are "
         "compared in pairs, so two bars may overlap although the gain is clear."
     )
-    return sentence, [losses.finals(runs, arms)], arms.drop(columns="arm")
+    return sentence, [losses.finals(runs, arms, study.names)], arms.drop(columns="arm")
 
 
 def learning_curves(study: StudyTables) -> Drawn:
@@ -63,11 +65,11 @@ def learning_curves(study: StudyTables) -> Drawn:
         study: Its tables.
     """
     require(len(study.curves) > 0, "no trial has been evaluated yet")
-    figure = losses.learning_curves(study.curves, study.trials, study.baseline_number)
+    figure = losses.learning_curves(study.curves, study.trials, study.baseline_number, study.names)
 
     sentence = (
         "How the loss fell while each trial trained. The grey band holds most trials; the lines are the best "
-        f"{losses.BEST_CURVES} and the default."
+        f"{losses.BEST_CURVES}, the default, the winner and the lowest single run."
     )
     if study.record.spec.objective == "loss_at_equal_seconds":
         sentence += (
@@ -147,7 +149,7 @@ def speed(study: StudyTables) -> Drawn:
         "Quality against speed: better is lower, faster is further right. On the dotted line no other trial is both "
         "better and faster."
     )
-    figure = trade_offs.speed_against_loss(trials, study.baseline_number)
+    figure = trade_offs.speed_against_loss(trials, study.baseline_number, study.names)
     return sentence, [figure], speed_front(trials)
 
 
@@ -164,5 +166,5 @@ def pareto_front(study: StudyTables) -> Drawn:
         "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
         f"both better and faster. {front_words(study.record)}"
     )
-    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table)
+    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table, study.names)
     return sentence, [figure], table

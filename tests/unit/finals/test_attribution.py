@@ -218,6 +218,20 @@ def test_intervals_are_those_of_the_analysis_of_variance() -> None:
     assert blocks.difference(arms[0], frozenset()) is None
 
 
+def test_the_gain_of_what_is_promoted_has_an_interval_of_its_own() -> None:
+    """Two changes on two seeds, of which one is a tie: the rest of each loss is 0.001 off, in turns."""
+
+    def loss(params: Mapping[str, Any], seed: int) -> float:
+        noise = 0.001 if (sum(map(bool, params.values())) + seed) % 2 else -0.001
+        return 3 - 0.3 * params["a"] + noise
+
+    attribution, _ = attribute(loss, {"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 0.0}, space_of("ab"), SEEDS[:2])
+    assert attribution.params == {"a": 1.0, "b": 0.0}
+    # Four arms of two seeds: what is left of each loss is 0.001, so sigma is sqrt(8 x 0.001^2 / 3), with freedom 3.
+    half = stats.t.ppf(0.975, 3) * (8 * 0.001**2 / 3) ** 0.5 * (2 / 2) ** 0.5
+    assert attribution.gain == pytest.approx((0.3, 0.3 - half, 0.3 + half))
+
+
 def test_it_reads_what_it_wrote() -> None:
     attribution, _ = attribute(
         additive({"a": 0.1, "b": 0.3}, 0.01), dict.fromkeys("abc", 1.0), dict.fromkeys("abc", 0.0), space_of("abc")
