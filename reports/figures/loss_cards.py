@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import CONFIDENCE, INTERVAL
 from reports.figures import losses, trade_offs
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
-from reports.figures.scale import OFF_THE_SCALE
+from reports.figures.scale import OFF_THE_SCALE, Scale
 from reports.figures.study_tables import StudyTables
 from reports.formats import count, duration, finite, number, percent, was_or_were
 from reports.sentences.pareto import front_words
@@ -97,9 +99,14 @@ def pruning(study: StudyTables) -> Drawn:
         "judged, against its loss at the end. The closer the marks lie to one rising line, the better: "
         f"{agreement}, where 1 is perfect. Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the "
         f"best quarter ({count(audit.best_quarter, 'trial')}), {was_or_were(audit.at_risk)} in the worse half early on "
-        f"(right of the dotted line). {_reliable_from(audit)} {_audited(audit)}"
+        f"(right of the dotted line). {_reliable_from(audit)} {_audited(audit)} {_off_the_scale(audit.table)}"
     )
     return sentence, [losses.pruning_audit(audit)], audit.table
+
+
+def _off_the_scale(table: pd.DataFrame) -> str:
+    scales = [Scale.of(table[name]) for name in ("rung_loss", "final_loss")]
+    return "Marks at the top or at the right are off the scale." if any(scale.is_cut for scale in scales) else ""
 
 
 def _reliable_from(audit: PruningAudit) -> str:
@@ -147,7 +154,7 @@ def speed(study: StudyTables) -> Drawn:
 
     sentence = (
         "Quality against speed: better is lower, faster is further right. On the dotted line no other trial is both "
-        "better and faster."
+        f"better and faster. {Scale.of(trials['loss'].dropna()).note}"
     )
     figure = trade_offs.speed_against_loss(trials, study.baseline_number, study.names)
     return sentence, [figure], speed_front(trials)

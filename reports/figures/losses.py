@@ -14,6 +14,7 @@ from reports.figures.scale import Scale
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, STATUS_STYLE, add_rings, base_figure, ring_of
 from reports.tables.curves import curve_band
 from reports.tables.pruning import PruningAudit
+from reports.tables.roles import PROMOTED, WINNER
 from reports.tables.trials import best_so_far_table
 
 # Trials whose curves are drawn.
@@ -126,14 +127,14 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame, names: Mapping[int, str] | No
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
     figure.update_yaxes(tickvals=order, ticktext=labels)
     figure.update_xaxes(range=_range_of_runs(runs, arms))
-    figure.update_layout(margin={"l": 128})
+    figure.update_layout(margin={"l": 96})
     return figure
 
 
 def _arm_label(arm: int, name: str, names: Mapping[int, str]) -> str:
     """Return what stands beside an arm: its trial, and below it what that is called."""
-    words = [word for word in names.get(arm, "").split(", ") if word and word != name]
-    return "<br>".join([name, ", ".join(words)]) if words else name
+    words = [word for word in names.get(arm, "").split(", ") if word in (WINNER, PROMOTED)]
+    return "<br>".join([name, *words])
 
 
 def _range_of_runs(runs: pd.DataFrame, arms: pd.DataFrame) -> list[float]:

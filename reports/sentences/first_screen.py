@@ -62,7 +62,10 @@ def _full_run(record: StudyRecord) -> list[tuple[str, str]]:
     loss = finite(full.val_loss) if full else None
     if full is None or loss is None or full.status != TrialStatus.FINISHED:
         return []
-    return [("Full run", f"loss {number(loss, 3)} after {full.tokens_seen or full.tokens:,} tokens")]
+
+    tokens = full.tokens_seen or full.tokens
+    took = f" in {duration(full.seconds)}" if full.seconds else ""
+    return [("Full run", f"loss {number(loss, 3)} after {tokens:,} tokens{took}")]
 
 
 def _cost(record: StudyRecord) -> str:
