@@ -127,7 +127,7 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame, names: Mapping[int, str] | No
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
     figure.update_yaxes(tickvals=order, ticktext=labels)
     figure.update_xaxes(range=_range_of_runs(runs, arms))
-    figure.update_layout(margin={"l": 96})
+    figure.update_layout(margin={"l": 104})
     return figure
 
 
