@@ -45,6 +45,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished small quickstart: its folder and what the console said."""
     folder = tmp_path_factory.mktemp("night")
     ended = autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *SMALL)
+    assert ended.stderr == "", "no library warns of what a user can do nothing about"
+    logs = (folder / "runs" / "quickstart").glob("*/**/log.txt")
+    assert not [path for path in logs if "Warning" in path.read_text(encoding="utf-8")]
     return folder, ended.stdout
 
 
