@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from autotune.core.files import write_text
 from autotune.promotion.next_step import next_step
@@ -19,7 +19,7 @@ from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 from reports.exports import curves_csv, provenance, report_json, trials_csv
 from reports.figures import pictures
-from reports.figures.figure_cards import Card, cells
+from reports.figures.figure_cards import Card
 from reports.figures.study_cards import draw_cards
 from reports.formats import as_sentence, moment, plain
 from reports.markdown import report_markdown
@@ -28,19 +28,18 @@ from reports.sentences.before_after import before_after, compared_name, doubt
 from reports.sentences.changes import change_words, changes_tried, setting_changes
 from reports.sentences.cost import cost, cost_rows
 from reports.sentences.failures import failures
+from reports.sentences.first_screen import first_screen
 from reports.sentences.full_run import full_run_lines
 from reports.sentences.glossary import GLOSSARY
 from reports.sentences.health import health_checks
 from reports.sentences.how_sure import how_sure
 from reports.sentences.next_step import expected_words
+from reports.sentences.trial_rows import trial_rows
 from reports.sentences.verdict import verdict_summary
-from reports.tables.trials import settings_table, trials_table
 
 _TEMPLATES = Path(__file__).parent / "templates"
 # The whole plotly.js takes a browser several times as long to read as its part for lines, marks and bars.
 PLOTLY = Path(__file__).parent / "vendor" / "plotly-basic.min.js"
-# Rows of the appendix; trials.csv has them all.
-_MAX_APPENDIX_ROWS = 200
 _MAX_EVENTS = 300
 _SAMPLE_CHARACTERS = 4_000
 
@@ -169,7 +168,8 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         checks=health_checks(record),
         failures=failures(record),
         events=_events(record),
-        appendix=_appendix(record),
+        trials=trial_rows(record),
+        first_screen=first_screen(record),
         provenance=[(plain(name), plain(value)) for name, value in provenance(record)],
         config=json.dumps(record.spec.base, indent=2, default=str),
         best_config=_best_config(record),
@@ -196,18 +196,6 @@ def _best_config(record: StudyRecord) -> str:
 def _events(record: StudyRecord) -> list[tuple[str, str]]:
     latest = record.events[-_MAX_EVENTS:]
     return [(moment(event.get("time")), plain(event.get("message", ""))) for event in latest]
-
-
-def _appendix(record: StudyRecord) -> tuple[list[str], list[list[str]], int]:
-    """Return headings, rows and how many rows were left out: best trials first, then the others in their order."""
-    names = ["number", "role", "status", "loss", "last_loss", "last_tokens", "seconds", "tokens_per_s"]
-    table = trials_table(record)[names].join(settings_table(record), on="number")
-    table = table.sort_values("loss", kind="stable", na_position="last")
-
-    heads = [plain(name) for name in table.columns]
-    rows = cells(table.head(_MAX_APPENDIX_ROWS))
-    num_left_out = max(0, len(table) - _MAX_APPENDIX_ROWS)
-    return heads, rows, num_left_out
 
 
 def preparation_page(name: str, progress: str, renewed_s: int = 0) -> str:
@@ -262,6 +250,16 @@ def plot_json(figure: Any) -> Markup:
     return Markup(text)
 
 
+def _with_code(words: str) -> Markup:
+    """Return words as HTML in which what stands between backticks is code; everything is escaped."""
+    parts = words.split("`")
+    if len(parts) % 2 == 0:
+        return escape(words)
+
+    marked = [Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)]
+    return Markup("").join(marked)
+
+
 @cache
 def _asset(path: Path) -> str:
     return path.read_text(encoding="utf-8").replace("\r\n", "\n")
@@ -279,4 +277,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["as_sentence"] = as_sentence
+    environment.filters["with_code"] = _with_code
     return environment

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,6 +82,9 @@ def plan(
     card: CardOption = "",
     session_hours: SessionHoursOption = None,
     out: RunsOption = RUNS,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show the settings that are the same in all trials, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimates a study's trials, time, memory and disk space.
@@ -133,6 +137,14 @@ def plan(
         raise UserError(survey.plan.refusal)
     for path, (dimension, value) in space.items():
         say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(value)}")
+    _say_others(settings, everything)
+
+
+def _say_others(settings: Mapping[str, Any], everything: bool) -> None:
+    """Say the settings that are the same in all trials, or how many they are."""
+    if not everything:
+        say(f"  {len(settings)} other settings are the same in all trials: --all shows them")
+        return
 
     say("everything else, the same in all trials:")
     for path, value in settings.items():

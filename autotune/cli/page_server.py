@@ -22,6 +22,7 @@ from autotune.core.errors import UserError
 _HOST = "127.0.0.1"
 # Another site that a browser has open may not read the page by a name of its own for this address.
 _OWN_HOSTS = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+_LOG = re.compile(r"/trials/([0-9]{4,9})/log\.txt")
 # A page that was drawn less than this many seconds ago is given out again.
 FRESH_S = 5.0
 # Seconds in which a whole request must have come, and in which its whole answer must have been taken.
@@ -32,11 +33,12 @@ MAX_CONNECTIONS = 100
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves one page at "/", to this machine only.
+    """Serves one page at "/", and the logs of trials that it links to, to this machine only.
 
     Args:
         draw: Returns the page as HTML.
         port: Of 127.0.0.1; 0 takes a free one.
+        read_log: Takes the name of a trial's folder, which is a number, and returns its log; None if there is none.
 
     Raises:
         UserError: If the port is taken or may not be used.
@@ -46,8 +48,11 @@ class PageServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, draw: Callable[[], str], port: int) -> None:
+    def __init__(
+        self, draw: Callable[[], str], port: int, read_log: Callable[[str], bytes | None] = lambda trial: None
+    ) -> None:
         self._draw = draw
+        self.read_log = read_log
         self._page = b""
         self._drawn_s = -math.inf
         self._drawing = threading.Lock()
@@ -148,7 +153,12 @@ class _PageRequest(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
             return
 
-        if re.split(r"[?#]", self.path, maxsplit=1)[0] not in ("/", "/index.html"):
+        path = re.split(r"[?#]", self.path, maxsplit=1)[0]
+        asked_log = _LOG.fullmatch(path)
+        if asked_log is not None:
+            self._answer_log(asked_log[1], with_body=with_body)
+            return
+        if path not in ("/", "/index.html"):
             self.send_error(HTTPStatus.NOT_FOUND)
             return
 
@@ -161,13 +171,24 @@ class _PageRequest(BaseHTTPRequestHandler):
             return
 
         self.server.allow(self.connection, ANSWER_S)
-        self._send_headers(len(page))
+        self._send_headers(len(page), "text/html")
         if with_body:
             self.wfile.write(page)
 
-    def _send_headers(self, length_bytes: int) -> None:
+    def _answer_log(self, trial: str, *, with_body: bool) -> None:
+        log = self.server.read_log(trial)
+        if log is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+
+        self.server.allow(self.connection, ANSWER_S)
+        self._send_headers(len(log), "text/plain")
+        if with_body:
+            self.wfile.write(log)
+
+    def _send_headers(self, length_bytes: int, kind: str) -> None:
         self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(length_bytes))
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_MOST_LOG_BYTES = 1_000_000
+"""Most of a trial's log that `autotune watch` shows: its end."""
 _WATCHED_S = 15
 """Seconds after which an open page of `autotune watch` is loaded again."""
 
@@ -141,10 +143,28 @@ def watch(
     for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
         signal.signal(name, signal.default_int_handler)
 
-    with PageServer(draw, port) as server:
+    with PageServer(draw, port, lambda trial: read_log(root, trial)) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C stops this server and not the study)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+def read_log(root: Path, trial: str) -> bytes | None:
+    """Return the end of a trial's log; None if there is none, or if it is a link out of the study's folder.
+
+    Args:
+        root: The study's folder.
+        trial: Name of the trial's folder.
+    """
+    path = root / "trials" / trial / "log.txt"
+    try:
+        if path.resolve() != root.resolve() / "trials" / trial / "log.txt" or not path.is_file():
+            return None
+        with path.open("rb") as log:
+            log.seek(max(0, path.stat().st_size - _MOST_LOG_BYTES))
+            return log.read(_MOST_LOG_BYTES)
+    except OSError:
+        return None
 
 
 @app.command()

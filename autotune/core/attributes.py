@@ -161,6 +161,9 @@ class StudyAttributes(_Attributes):
     probe_facts: Stored[Mapping[str, Any]] = Stored({}, dict)
     """What the trainer returned for the first probe of the baseline."""
 
+    length_rules: Stored[Mapping[str, str] | None] = Stored(None, dict)
+    """What depends on the length of a run, by dotted path, as the trainer says; None in studies that kept none."""
+
     cost_model: Stored[Mapping[str, Any] | None] = Stored(None, dict)
     """Fields of the `CostModel` that probes were fitted to; None if the trainer counts nothing."""
 

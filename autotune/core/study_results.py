@@ -144,6 +144,7 @@ class Attribution:
         winner_loss: That of the winner with all its changes.
         baseline_loss: That of the default.
         note: One sentence on what became of the ties.
+        gain: How much lower their loss is than the default's, with its interval; None in studies that kept none.
     """
 
     winner: int
@@ -154,6 +155,7 @@ class Attribution:
     winner_loss: float
     baseline_loss: float
     note: str
+    gain: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""
@@ -173,4 +175,5 @@ class Attribution:
             return AttributedChange(**{**stored, **intervals})
 
         changes = tuple(change(stored) for stored in raw["changes"])
-        return cls(**{**raw, "changes": changes, "seeds": tuple(raw["seeds"])})
+        gain = interval(raw.get("gain"))
+        return cls(**{**raw, "changes": changes, "seeds": tuple(raw["seeds"]), "gain": gain})

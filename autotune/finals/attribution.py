@@ -5,13 +5,15 @@ other, those whose absence costs most first (the path of Fawcett & Hoos 2016, or
 are trained on the same seeds. The noise is therefore what is left when each arm and each seed has its own mean (a
 complete block design, Fisher 1935); pooled over the arms it is known well from few seeds.
 
-A change whose taking back does no measurable harm and whose making brings no measurable gain is a tie and goes back to
-its default, unless the ties matter together.
+A change whose taking back does no measurable harm and whose making brings no measurable gain is a tie. Ties go back to
+their defaults, unless the loss without all of them is higher by more than chance or by as much as is worth having: a
+few that are too small to be measured alone may be worth it together.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -39,6 +41,7 @@ class Attributing:
         baseline: The baseline's search trial.
         winner: The winner's search trial.
         seeds: Proving seeds on which both were trained; the arms are trained on the same.
+        min_gain: Smallest gain worth having, nats per token; infinite if only what is measurable counts.
     """
 
     def __init__(
@@ -48,12 +51,14 @@ class Attributing:
         baseline: TrialRecord,
         winner: TrialRecord,
         seeds: Sequence[int],
+        min_gain: float = math.inf,
     ) -> None:
         self._space = space
         self._base = base
         self._baseline = baseline
         self._winner = winner
         self._seeds = tuple(seeds)
+        self._min_gain = min_gain
         self._defaults = space.defaults(base)
         self.changed = [path for path, value in winner.params.items() if value != self._defaults[path]]
 
@@ -89,10 +94,12 @@ class Attributing:
         lost = blocks.difference(_key(kept), _key(self._winner.params))
 
         if not ties:
-            note = "every change counts"
-        elif len(ties) == len(changes) or lost is None or lost[1] > 0:
+            note = "all changes helped"
+        elif len(ties) == len(changes) or self._matters(lost):
             kept = dict(self._winner.params)
             note = f"no gain could be measured for {', '.join(ties)} alone, but together they count and are kept"
+            if lost is not None:
+                note += f" (without them the loss is {lost[0]:.4f} higher)"
         else:
             note = f"no gain could be measured for {', '.join(ties)}: left at default"
 
@@ -105,7 +112,12 @@ class Attributing:
             winner_loss=blocks.mean(_key(self._winner.params)),
             baseline_loss=blocks.mean(_key(self._baseline.params)),
             note=note,
+            gain=Blocks(losses, self._seeds, 1).difference(_key(self._baseline.params), _key(kept)),
         )
+
+    def _matters(self, lost: Interval | None) -> bool:
+        """Return whether too much is lost without the ties: measurably, or as much as is worth having."""
+        return lost is None or lost[1] > 0 or lost[0] >= self._min_gain
 
     def _losses(self, runs: Sequence[TrialRecord]) -> dict[Arm, dict[int, float]]:
         """Return the loss of each arm on each seed; infinite where it failed for good."""

@@ -5,6 +5,7 @@ Each method looks at what is stored and trains what is missing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -218,7 +219,8 @@ class FinalsRunner:
             return
 
         attributes = StudyAttributes(self.optuna_study)
-        attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds)
+        min_gain = verdict.min_gain or math.inf
+        attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds, min_gain)
         missing = attributing.missing(self.queue.records())
         all_runs = self.spec.attributing_runs(len(attributing.changed))
         if missing and not self._has_time(self._seconds(all_runs)):

@@ -23,6 +23,7 @@ from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
+from autotune.promotion.run_cost import TrainingPace
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.faults import explain_storage_errors
@@ -224,7 +225,9 @@ def _conclude(night: Night, verdict: Verdict) -> None:
 
 
 def _expect_pace(night: Night, trial: TrialRecord) -> None:
-    """Take the pace from the trial to be promoted, where this process has trained nothing yet."""
+    """Take the pace from what the study has trained, where this process has trained nothing yet."""
     pace = night.loop.pace
-    if not pace.seconds(1) and trial.result is not None:
-        pace.learn(trial.budget_tokens or night.spec.budget.tokens, trial.result.seconds)
+    usual = TrainingPace.of(read_study(night.run.root, night.spec.storage), trial)
+    if not pace.seconds(1) and usual is not None:
+        tokens = trial.budget_tokens or night.spec.budget.tokens
+        pace.expect(tokens, usual.seconds(tokens))

@@ -24,6 +24,7 @@ from autotune.finals.power import seed_noise
 from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.horizon import FACTORS, ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
 from autotune.promotion.repetition import repeats
+from autotune.promotion.run_cost import TrainingPace, run_cost
 from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run
 from autotune.store.database import exclusive
 from autotune.store.study_store import StudyRecord
@@ -123,7 +124,7 @@ class BracketRunner:
         return of_default.sigma if of_default else None
 
     def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
-        """Return how long the brackets before a run take, at a trial's pace.
+        """Return how long the brackets before a run may take, at the pace of this process's trainings.
 
         Args:
             length: Tokens of the trial.
@@ -173,20 +174,23 @@ class BracketRunner:
         return tokens
 
     def cost(self, trial: TrialRecord, tokens: int, as_is: bool, token_s: float | None = None) -> str:
-        """Return in words what a run will take, from now on.
+        """Return in words what a run will take, from now on: by `run_cost`, as beside the next command.
 
         Args:
             trial: The trial to promote.
             tokens: Length of the run.
             as_is: Whether the settings are to be copied.
-            token_s: Seconds of the run for each token; None for those of trials.
+            token_s: Seconds of the run for each token, if they were measured.
 
         Raises:
             UserError: If it would take more than a year.
         """
         length = self._length(trial)
-        bracket_s = self.seconds(length, tokens, as_is)
-        seconds = tokens * (token_s or self.loop.pace.usual_seconds(1)) + bracket_s
+        usual = TrainingPace(self.loop.pace.usual_seconds(1))
+        cost = run_cost(self.record, trial, tokens, as_is, token_s, usual)
+        assert cost is not None, "the pace is known"
+
+        seconds, bracket_s = cost.seconds, cost.bracket_s
         if seconds > _LONGEST_S:
             raise UserError(
                 f"a full run of {tokens:,} tokens would take {seconds / _LONGEST_S:,.1f} years here; give fewer "

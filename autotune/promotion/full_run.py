@@ -17,14 +17,13 @@ from autotune.engine.event_loop import EventLoop
 from autotune.engine.queue import Queue
 from autotune.progress.observer import RunObserver
 from autotune.promotion.early_end import EXPORT_S
+from autotune.promotion.run_length import dense_evaluations
 from autotune.promotion.run_watch import RunWatch
 from autotune.study.study_file import Study
 
 _ENOUGH_FRAC = 0.5
 """Smallest share of a full run that must fit for it to begin; it is then brought to an earlier end. If less fits, it is
 better to wait for more time."""
-_MAX_EVALUATIONS = 100
-"""Most evaluations of a full run that follow from those of the trials."""
 _AGAIN = (TrialStatus.CRASHED, TrialStatus.OUT_OF_MEMORY, TrialStatus.INTERRUPTED)
 """Ends of a run that may be a fault of the machine and are worth another attempt."""
 
@@ -45,8 +44,7 @@ def evaluations(study: Study, tokens: int) -> dict[str, int]:
     if path is None or not isinstance(of_a_trial, int) or of_a_trial < 1:
         return {}
 
-    as_densely = min(_MAX_EVALUATIONS, of_a_trial * tokens // spec.budget.tokens)
-    return {path: spec.promote.num_evals or max(of_a_trial, as_densely)}
+    return {path: spec.promote.num_evals or dense_evaluations(spec, of_a_trial, tokens)}
 
 
 class FullRun:

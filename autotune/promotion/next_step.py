@@ -13,6 +13,7 @@ from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.finals.power import pairs_to_settle
 from autotune.finals.verdict import failed_seeds, ranked
+from autotune.promotion.run_cost import run_cost
 from autotune.promotion.run_length import AS_IS_SUFFIX, full_tokens
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
@@ -33,11 +34,13 @@ class Expected:
         seconds: Its time; None if that is not known.
         tokens: Training tokens, of a full run; 0 for a study.
         peak_bytes: Memory of the device; None if that is not known.
+        bracket_s: Its share of the time that shorter runs take, which find the settings of a full run.
     """
 
     seconds: float | None = None
     tokens: int = 0
     peak_bytes: float | None = None
+    bracket_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,8 @@ def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
     tokens = full.tokens or _full_tokens(record)
     if full.status == TrialStatus.FINISHED:
         command = _promote(record, full, 2 * tokens)
-        return NextStep("To go further, train on twice as many tokens.", command, _of_full_run(record, 2 * tokens))
+        expected = _of_full_run(record, 2 * tokens, full.trial, full.folder.endswith(AS_IS_SUFFIX))
+        return NextStep("To go further, train on twice as many tokens.", command, expected)
 
     return NextStep("The full run has not finished; this resumes it.", _promote(record, full, tokens))
 
@@ -173,7 +177,7 @@ def _after_divergence(record: StudyRecord, number: int | None, tokens: int) -> N
             "The full run diverged, and would do so again. This trains the next best trial instead; you can also train "
             f"a copy of {record.run.best_config} with a lower learning rate (autotune train)."
         )
-        return NextStep(what, command, _of_full_run(record, tokens or _full_tokens(record)))
+        return NextStep(what, command, _of_full_run(record, tokens or _full_tokens(record), others[0].number))
 
     what = (
         f"The full run diverged, and would do so again. Lower the learning rates in {record.run.best_config} first; "
@@ -198,16 +202,27 @@ def _full_tokens(record: StudyRecord) -> int:
     return full_tokens(record.spec, record.attributes.plan, record.attributes.run_tokens)
 
 
-def _of_full_run(record: StudyRecord, tokens: int) -> Expected:
-    """Return what a full run takes, by the trial that it trains for longer."""
+def _of_full_run(record: StudyRecord, tokens: int, number: int | None = None, as_is: bool = False) -> Expected:
+    """Return what a full run takes, as `autotune promote` reckons it.
+
+    Args:
+        record: The study.
+        tokens: Length of the run.
+        number: Search trial that it trains for longer; None for the best.
+        as_is: Whether the trial's settings are copied.
+    """
     best = best_settings(record)
-    result = best.trial.result if best else None
-    last = result.points[-1] if result and result.points else None
-    if result is None or last is None or result.seconds <= 0 or last.tokens_seen <= 0:
+    trial = next((trial for trial in record.trials if trial.number == number), best.trial if best else None)
+    if trial is None:
         return Expected(None, tokens)
 
-    trained_tokens = record.spec.budget.seeds * last.tokens_seen
-    return Expected(result.seconds * tokens / trained_tokens, tokens, last.metrics.get("peak_memory_bytes"))
+    cost = run_cost(record, trial, tokens, as_is)
+    last = trial.result.points[-1] if trial.result and trial.result.points else None
+    peak_bytes = last.metrics.get("peak_memory_bytes") if last else None
+    if cost is None:
+        return Expected(None, tokens, peak_bytes)
+
+    return Expected(cost.seconds, tokens, peak_bytes, cost.bracket_s)
 
 
 # --- after a verdict that settles nothing -------------------------------------------------------------------

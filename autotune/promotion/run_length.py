@@ -26,6 +26,8 @@ from a run of all the time that there is, as a share of that time."""
 _BEST_SHARE = 0.2
 """Share of the trials that count as the best. Of forty settings whose best batch was 5.6 sequences, the best eight had
 3 to 10, in the geometric mean 5.6, and the winner 8 (tests/benchmarks/RESULTS.md)."""
+_MAX_EVALUATIONS = 100
+"""Most evaluations of a full run that follow from those of the trials."""
 _LEAST_FACTOR_REPEATED = _DEFAULT_FULL_FACTOR
 """Length from which a run of text that repeats has brackets, in lengths of a trial. There a longer run gains little,
 and the trial's own learning rate cost 6.8 % at eight times its length (tests/benchmarks/RESULTS.md)."""
@@ -49,8 +51,23 @@ def length_rules(study: Study) -> dict[str, Rule]:
     A batch moves only where the search has found the best one of its length: nobody knows what another one was meant
     for.
     """
-    rules = study.trainer.length_rules
-    return {path: rule for path, rule in rules.items() if rule != "batch" or path in study.spec.space}
+    return _moving(study.spec, study.trainer.length_rules)
+
+
+def _moving(spec: StudySpec, rules: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: rule for path, rule in rules.items() if rule != "batch" or path in spec.space}
+
+
+def dense_evaluations(spec: StudySpec, of_a_trial: int, tokens: int) -> int:
+    """Return how often a full run is evaluated where nobody says it: as densely as the trials, within reason.
+
+    Args:
+        spec: The study.
+        of_a_trial: How often a trial is.
+        tokens: Length of the full run.
+    """
+    as_densely = min(_MAX_EVALUATIONS, of_a_trial * tokens // spec.budget.tokens)
+    return max(of_a_trial, as_densely)
 
 
 def batch_of_the_best(study: Study, config: Mapping[str, Any], trials: Sequence[TrialRecord]) -> float:
@@ -111,8 +128,25 @@ class Check:
             train_tokens: Tokens of the whole training text; 0 if that is not known.
             tokens: Length of the run.
         """
-        num_settings = len({"learning_rate", "batch"} & set(length_rules(study).values()))
-        return cls(num_settings if study.spec.promote.bracket else 0, repeats(train_tokens, tokens))
+        return cls.by_rules(study.spec, study.trainer.length_rules, train_tokens, tokens)
+
+    @classmethod
+    def by_rules(cls, spec: StudySpec, rules: Mapping[str, Any], train_tokens: int, tokens: int) -> Check:
+        """Return that of a study by the rules of its trainer.
+
+        Args:
+            spec: The study.
+            rules: What depends on a run's length, by dotted path.
+            train_tokens: Tokens of the whole training text; 0 if that is not known.
+            tokens: Length of the run.
+        """
+        num_settings = len({"learning_rate", "batch"} & set(_moving(spec, rules).values()))
+        return cls.by_number(spec, num_settings, train_tokens, tokens)
+
+    @classmethod
+    def by_number(cls, spec: StudySpec, num_settings: int, train_tokens: int, tokens: int) -> Check:
+        """Return that of a study by how many kinds of settings are moved; the others are as in `by_rules`."""
+        return cls(num_settings if spec.promote.bracket else 0, repeats(train_tokens, tokens))
 
     @property
     def trainings(self) -> int:

@@ -49,6 +49,7 @@ class MeasuredGain:
         loss: That of the settings.
         baseline_metrics: Means of the default's last evaluations; {} where they are not known.
         metrics: Those of the settings.
+        interval: Ends of the gain's 95 % interval, nats per token; None where it is not known.
     """
 
     seeds: tuple[int, ...]
@@ -56,6 +57,7 @@ class MeasuredGain:
     loss: float
     baseline_metrics: Mapping[str, float]
     metrics: Mapping[str, float]
+    interval: tuple[float, float] | None = None
 
     @property
     def gain(self) -> float:
@@ -206,12 +208,15 @@ def measured_gain(record: StudyRecord) -> MeasuredGain | None:
             loss=attribution.loss,
             baseline_metrics=_metrics_of_baseline(record, attribution),
             metrics=_metrics_of_promoted(record, attribution),
+            interval=attribution.gain and attribution.gain[1:],
         )
 
     if verdict.baseline_loss is None or verdict.winner_loss is None:
         return None
 
+    ends = (verdict.gain_low, verdict.gain_high)
     return MeasuredGain(
+        interval=None if ends[0] is None or ends[1] is None else (ends[0], ends[1]),
         seeds=verdict.seeds,
         baseline_loss=verdict.baseline_loss,
         loss=verdict.winner_loss,

@@ -15,7 +15,7 @@ from reports.tables.attribution import COUNTS, TIE, WORSE, interval_words
 
 # Name, colour and pattern of a change's bar by its word.
 _GAIN_STYLE = {
-    COUNTS: ("gain on the path", BLUE, ""),
+    COUNTS: ("gained when added in this order", BLUE, ""),
     TIE: ("tie: no difference measured", GREY, "/"),
     WORSE: ("made it worse", VERMILLION, "x"),
 }
@@ -27,7 +27,7 @@ _MARK_SHIFT = 0.2
 
 
 def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
-    """Draw what each change brought on the path from the default, and what the winner loses without it.
+    """Draw what each change brought when added in this order, and what the winner loses without it.
 
     Args:
         rows: As `reports.tables.attribution.attribution_table` gives it.
@@ -49,8 +49,22 @@ def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
 
     names = [*map(_change_label, rows.to_dict("records")), "<b>all changes</b>"]
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
+    figure.update_xaxes(range=_range_of_worth(rows, gain))
     figure.update_layout(barmode="overlay")
     return figure
+
+
+def _range_of_worth(rows: pd.DataFrame, gain: float) -> list[float]:
+    """Return what is shown: all values, and their intervals as far as those do not squeeze them."""
+    values = [0.0, gain, *rows["gain"].dropna(), *rows["harm"].dropna()]
+    ends = [end for name in ("gain_low", "gain_high", "harm_low", "harm_high") for end in rows[name].dropna()]
+    low, high = min(values), max(values)
+    room = max(high - low, 1e-9)
+
+    lowest = max(min([low, *ends]), low - room)
+    highest = min(max([high, *ends]), high + room)
+    margin = 0.05 * (highest - lowest)
+    return [lowest - margin, highest + margin]
 
 
 def _change_label(row: Mapping[Any, Any]) -> str:
@@ -97,7 +111,7 @@ def _add_harm_marks(figure: go.Figure, rows: pd.DataFrame, colour: str) -> None:
 
 
 def _add_marks_of_missing(figure: go.Figure, rows: pd.DataFrame, gain: float) -> None:
-    """Mark at the edge what the winner does not train without, and at zero what was not measured on the path."""
+    """Mark at the edge what the winner does not train without, and at zero what was not measured when it was added."""
     edge = max([gain, *rows["gain_high"].dropna(), *rows["harm_high"].dropna()])
 
     without_harm = rows.index[rows["harm"].isna()].to_numpy()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import CONFIDENCE, INTERVAL
 from reports.figures import losses, trade_offs
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
+from reports.figures.scale import OFF_THE_SCALE, Scale
 from reports.figures.study_tables import StudyTables
 from reports.formats import count, duration, finite, number, percent, was_or_were
 from reports.sentences.pareto import front_words
@@ -29,11 +32,12 @@ def best_so_far(study: StudyTables) -> Drawn:
     sigma = None
     if verdict is not None:
         sigma = finite(verdict.sigma)
-    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma)
+    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma, study.names)
 
     sentence = (
         "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
-        "so far, the dashed line the default settings. Marks on the upper edge had a higher loss still, or none."
+        f"so far, the dashed line the default settings. {OFF_THE_SCALE} Rings say which trials matter: the winner won "
+        "the finals on fresh seeds; the lowest single run may owe its place to luck."
     )
     return sentence, [figure], trials[["number", "status", "loss", "last_loss", "seconds"]]
 
@@ -53,7 +57,7 @@ def finals(study: StudyTables) -> Drawn:
         f"the bar is where the true mean lies with {100 * CONFIDENCE:.0f} % confidence. Runs of the same seed are "
         "compared in pairs, so two bars may overlap although the gain is clear."
     )
-    return sentence, [losses.finals(runs, arms)], arms.drop(columns="arm")
+    return sentence, [losses.finals(runs, arms, study.names)], arms.drop(columns="arm")
 
 
 def learning_curves(study: StudyTables) -> Drawn:
@@ -63,11 +67,11 @@ def learning_curves(study: StudyTables) -> Drawn:
         study: Its tables.
     """
     require(len(study.curves) > 0, "no trial has been evaluated yet")
-    figure = losses.learning_curves(study.curves, study.trials, study.baseline_number)
+    figure = losses.learning_curves(study.curves, study.trials, study.baseline_number, study.names)
 
     sentence = (
         "How the loss fell while each trial trained. The grey band holds most trials; the lines are the best "
-        f"{losses.BEST_CURVES} and the default."
+        f"{losses.BEST_CURVES}, the default, the winner and the lowest single run."
     )
     if study.record.spec.objective == "loss_at_equal_seconds":
         sentence += (
@@ -95,9 +99,14 @@ def pruning(study: StudyTables) -> Drawn:
         "judged, against its loss at the end. The closer the marks lie to one rising line, the better: "
         f"{agreement}, where 1 is perfect. Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the "
         f"best quarter ({count(audit.best_quarter, 'trial')}), {was_or_were(audit.at_risk)} in the worse half early on "
-        f"(right of the dotted line). {_reliable_from(audit)} {_audited(audit)}"
+        f"(right of the dotted line). {_reliable_from(audit)} {_audited(audit)} {_off_the_scale(audit.table)}"
     )
     return sentence, [losses.pruning_audit(audit)], audit.table
+
+
+def _off_the_scale(table: pd.DataFrame) -> str:
+    scales = [Scale.of(table[name]) for name in ("rung_loss", "final_loss")]
+    return "Marks at the top or at the right are off the scale." if any(scale.is_cut for scale in scales) else ""
 
 
 def _reliable_from(audit: PruningAudit) -> str:
@@ -145,9 +154,9 @@ def speed(study: StudyTables) -> Drawn:
 
     sentence = (
         "Quality against speed: better is lower, faster is further right. On the dotted line no other trial is both "
-        "better and faster."
+        f"better and faster. {Scale.of(trials['loss'].dropna()).note}"
     )
-    figure = trade_offs.speed_against_loss(trials, study.baseline_number)
+    figure = trade_offs.speed_against_loss(trials, study.baseline_number, study.names)
     return sentence, [figure], speed_front(trials)
 
 
@@ -164,5 +173,5 @@ def pareto_front(study: StudyTables) -> Drawn:
         "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
         f"both better and faster. {front_words(study.record)}"
     )
-    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table)
+    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table, study.names)
     return sentence, [figure], table

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from autotune.core.statistics import INTERVAL
-from reports.figures.style import BLUE, GREEN, GREY, ORANGE, STATUS_STYLE, base_figure
+from reports.figures.scale import Scale
+from reports.figures.style import BLUE, GREEN, GREY, ORANGE, STATUS_STYLE, add_rings, base_figure, ring_of
 from reports.tables.curves import curve_band
 from reports.tables.pruning import PruningAudit
+from reports.tables.roles import PROMOTED, WINNER
 from reports.tables.trials import best_so_far_table
 
 # Trials whose curves are drawn.
 BEST_CURVES = 20
-# Losses above the worst finished one by more than this share of the finished ones' spread are drawn at the upper edge.
-_HEADROOM_FRAC = 0.35
+# Losses above the worst finished one by more than this share of the finished ones' spread are drawn at the top.
+_HEADROOM_FRAC = 0.25
 
 
-def best_so_far(trials: pd.DataFrame, baseline: float | None, sigma: float | None) -> go.Figure:
-    """Draw every trial by its status, the best so far, and the default with its noise.
+def best_so_far(
+    trials: pd.DataFrame, baseline: float | None, sigma: float | None, names: Mapping[int, str] | None = None
+) -> go.Figure:
+    """Draw every trial by its status, the best so far, the default with its noise, and which trials matter.
 
     Args:
         trials: As `reports.tables.trials.trials_table` gives it.
         baseline: The default's loss in nats per token, or None.
         sigma: Standard deviation between seeds in nats per token, or None.
+        names: What the trials that matter are called, by number.
     """
     figure = base_figure("trial", "loss (nats per token)")
     low, high = _visible_range(trials, baseline)
@@ -41,23 +49,22 @@ def best_so_far(trials: pd.DataFrame, baseline: float | None, sigma: float | Non
         x=best["number"].to_numpy(), y=best["best"].to_numpy(), mode="lines", name="best so far",
         line={"color": GREEN, "width": 2.5, "shape": "hv"}, hoverinfo="skip",
     )  # fmt: skip
+    done = trials[trials["loss"].notna()]
+    places = zip(done["number"], done["loss"].clip(upper=high), strict=True)
+    add_rings(figure, names or {}, {int(number): (number, loss) for number, loss in places})
     figure.update_yaxes(range=[low, high])
     return figure
 
 
 def _visible_range(trials: pd.DataFrame, baseline: float | None) -> tuple[float, float]:
-    """Return the losses that are drawn to scale; a diverged trial must not crush all others."""
+    """Return the losses that are drawn to scale; a diverged trial, or a very poor one, must not crush all others."""
+    keep = [] if baseline is None else [baseline]
     losses = list(trials["loss"].dropna())
-    if baseline is not None:
-        losses.append(baseline)
-    if not losses:
-        losses = list(trials["last_loss"].dropna()) or [0.0, 1.0]
+    if not losses and not keep:
+        losses = list(trials["last_loss"].dropna())
 
-    low = min(losses)
-    high = max(losses)
-    spread = max(high - low, 0.01 * abs(high), 1e-9)
-
-    return low - 0.08 * spread, high + _HEADROOM_FRAC * spread
+    scale = Scale.of(losses, keep)
+    return scale.low, scale.high + _HEADROOM_FRAC * (scale.high - scale.low)
 
 
 def _add_baseline(figure: go.Figure, baseline: float, sigma: float | None) -> None:
@@ -93,12 +100,13 @@ def _add_trials(figure: go.Figure, status: str, group: pd.DataFrame, top: float)
     )  # fmt: skip
 
 
-def finals(runs: pd.DataFrame, arms: pd.DataFrame) -> go.Figure:
-    """Draw each arm's runs, its mean and its 95 % interval.
+def finals(runs: pd.DataFrame, arms: pd.DataFrame, names: Mapping[int, str] | None = None) -> go.Figure:
+    """Draw each arm's runs, its mean and its 95 % interval; a bar may go on beyond the scale of the runs.
 
     Args:
         runs: As `reports.tables.finals.finals_runs` gives it.
         arms: As `reports.tables.finals.finals_table` gives it.
+        names: What the trials that matter are called, by number.
     """
     figure = base_figure("loss (nats per token)", "", height=140 + 64 * len(arms))
 
@@ -115,9 +123,33 @@ def finals(runs: pd.DataFrame, arms: pd.DataFrame) -> go.Figure:
         _add_means(figure, group, colour, name)
 
     order = list(arms["arm_name"])
+    labels = [_arm_label(arm, name, names or {}) for arm, name in zip(arms["arm"], order, strict=True)]
     figure.update_yaxes(autorange="reversed", type="category", categoryorder="array", categoryarray=order)
-    figure.update_layout(margin={"l": 96})
+    figure.update_yaxes(tickvals=order, ticktext=labels)
+    figure.update_xaxes(range=_range_of_runs(runs, arms))
+    figure.update_layout(margin={"l": 104})
     return figure
+
+
+def _arm_label(arm: int, name: str, names: Mapping[int, str]) -> str:
+    """Return what stands beside an arm: its trial, and below it what that is called."""
+    words = [word for word in names.get(arm, "").split(", ") if word in (WINNER, PROMOTED)]
+    return "<br>".join([name, *words])
+
+
+def _range_of_runs(runs: pd.DataFrame, arms: pd.DataFrame) -> list[float]:
+    """Return the losses that are shown: all runs, and intervals as far as they do not squeeze those.
+
+    The interval of two seeds can be many times as long as the runs are apart.
+    """
+    low, high = float(runs["loss"].min()), float(runs["loss"].max())
+    room = max(high - low, 0.001 * abs(high), 1e-9)
+    ends = [end for end in (*arms["low"], *arms["high"]) if math.isfinite(end)]
+
+    lowest = max(min([low, *ends]), low - room)
+    highest = min(max([high, *ends]), high + room)
+    margin = 0.06 * (highest - lowest)
+    return [lowest - margin, highest + margin]
 
 
 def _add_final_runs(figure: go.Figure, runs: pd.DataFrame, symbol: str, name: str) -> None:
@@ -143,14 +175,18 @@ def _add_means(figure: go.Figure, arms: pd.DataFrame, colour: str, name: str) ->
     )  # fmt: skip
 
 
-def learning_curves(curves: pd.DataFrame, trials: pd.DataFrame, baseline: int | None) -> go.Figure:
-    """Draw the 10-90 % band of all trials, the best 20 and the default.
+def learning_curves(
+    curves: pd.DataFrame, trials: pd.DataFrame, baseline: int | None, names: Mapping[int, str] | None = None
+) -> go.Figure:
+    """Draw the 10-90 % band of all trials, the best 20, the default, and those that matter.
 
     Args:
         curves: As `reports.tables.curves.curves_table` gives it for the search.
         trials: As `reports.tables.trials.trials_table` gives it.
         baseline: The default's trial number, or None.
+        names: What the trials that matter are called, by number.
     """
+    names = names or {}
     figure = base_figure("training tokens seen", "loss (nats per token)")
     band = curve_band(curves)
     _add_band(figure, band)
@@ -160,14 +196,18 @@ def learning_curves(curves: pd.DataFrame, trials: pd.DataFrame, baseline: int | 
         curve = curves[curves["number"] == number]
         if number == baseline:
             continue
-        if number == best_numbers[0]:
-            _add_main_curve(figure, curve, f"trial {number}", f"best (trial {number})", BLUE, "solid")
-        else:
+        if number not in names:
             _add_faint_curve(figure, curve, f"trial {number}")
+
+    for number, name in names.items():
+        curve = curves[curves["number"] == number]
+        if number != baseline and len(curve):
+            colour, _ = ring_of(name)
+            _add_main_curve(figure, curve, f"trial {number}", f"{name} (trial {number})", colour, "solid")
 
     default = curves[curves["number"] == baseline]
     if len(default):
-        _add_main_curve(figure, default, "default", "default", ORANGE, "dash")
+        _add_main_curve(figure, default, "default", names.get(baseline or 0, "default"), ORANGE, "dash")
 
     if len(band) > 1:
         figure.update_yaxes(range=_range_after_the_start(band, trials))
@@ -231,11 +271,16 @@ def pruning_audit(audit: PruningAudit) -> go.Figure:
     figure = base_figure(f"loss at {audit.rung_words}", "final loss (nats per token)")
     table = audit.table
 
+    early, final = (Scale.of(table[name]) for name in ("rung_loss", "final_loss"))
     figure.add_scatter(
-        x=table["rung_loss"].to_numpy(), y=table["final_loss"].to_numpy(), mode="markers", showlegend=False,
+        x=early.place(table["rung_loss"]), y=final.place(table["final_loss"]), mode="markers", showlegend=False,
+        customdata=table[["rung_loss", "final_loss"]].to_numpy(), cliponaxis=False,
         text=[f"trial {number}" for number in table["number"]],
-        hovertemplate="%{text}: %{x:.4f} → %{y:.4f}<extra></extra>", marker={"color": BLUE, "size": 9},
+        hovertemplate="%{text}: %{customdata[0]:.4f} → %{customdata[1]:.4f}<extra></extra>",
+        marker={"color": BLUE, "size": 9},
     )  # fmt: skip
+    figure.update_xaxes(range=[early.low, early.high])
+    figure.update_yaxes(range=[final.low, final.high])
     figure.add_vline(x=float(table["rung_loss"].median()), line={"color": GREY, "dash": "dot"})
     figure.update_layout(margin={"t": 20})
     return figure

@@ -11,6 +11,7 @@ from autotune.store.study_store import StudyRecord
 from reports.figures import changes, settings
 from reports.figures.brackets import brackets
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
+from reports.figures.scale import Scale
 from reports.figures.settings import SearchedSetting
 from reports.figures.study_tables import StudyTables
 from reports.sentences import attribution, promotion
@@ -45,6 +46,14 @@ def _best_params(record: StudyRecord) -> Mapping[str, Any]:
     return best.trial.params if best else {}
 
 
+def _best_words(record: StudyRecord) -> str:
+    """Return whose value a dotted line shows."""
+    best = best_settings(record)
+    if best is None or not best.is_decided:
+        return "that of the lowest single run so far"
+    return "what is promoted"
+
+
 def each_setting(study: StudyTables) -> Drawn:
     """Return what the card of each setting against the loss shows.
 
@@ -62,8 +71,9 @@ def each_setting(study: StudyTables) -> Drawn:
         plots.append(settings.setting_against_loss(searched, study.settings[path], trials))
 
     sentence = (
-        "One picture for each setting: where did low losses come from? The dotted line is the best value; a red flag "
-        "says that it lies at the end of the range that was allowed."
+        "One picture for each setting: where did low losses come from? The dotted line is "
+        f"{_best_words(study.record)}; a red flag says that it lies at the end of the range that was allowed. "
+        f"{Scale.of(trials['loss'].dropna()).note}"
     )
     finished = trials.loc[trials["loss"].notna(), ["number", "loss"]]
     table = finished.join(study.settings, on="number").sort_values("loss")
@@ -104,7 +114,8 @@ def pairs(study: StudyTables) -> Drawn:
     sentence = (
         f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
         "are the best quarter, red crosses the worst, hollow circles the rest. Diamonds along a slanted line say that "
-        "two settings belong together: one must be changed with the other. The dotted lines are the best values."
+        "two settings belong together: one must be changed with the other. The dotted lines are "
+        f"{_best_words(study.record)}."
     )
     finished = study.trials.loc[study.trials["loss"].notna(), ["number", "loss"]]
     table = finished.join(study.settings[paths], on="number").sort_values("loss")

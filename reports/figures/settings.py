@@ -11,6 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from autotune.search.dimension import Dimension
+from reports.figures.scale import Scale
 from reports.figures.style import BLUE, GREEN, GREY, VERMILLION, base_figure
 from reports.formats import label, setting
 
@@ -51,11 +52,13 @@ def setting_against_loss(searched: SearchedSetting, values: pd.Series[Any], tria
         texts.append(f"trial {number}: {label(setting(value))}")
 
     figure = base_figure(_axis_title(searched), "loss", height=250)
+    scale = Scale.of(done["loss"])
     figure.add_scatter(
-        x=places, y=done["loss"].to_numpy(),
+        x=places, y=scale.place(done["loss"]), customdata=done["loss"].to_numpy(), cliponaxis=False,
         mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, showlegend=False,
-        text=texts, hovertemplate="%{text}, loss %{y:.4f}<extra></extra>",
+        text=texts, hovertemplate="%{text}, loss %{customdata:.4f}<extra></extra>",
     )  # fmt: skip
+    figure.update_yaxes(range=[scale.low, scale.high])
     figure.update_xaxes(**_ticks(dimension) | _whole_range(dimension))
 
     if searched.best is not None:

@@ -9,6 +9,7 @@ import pandas as pd
 from autotune.store.study_store import StudyRecord
 from reports.tables.curves import at_equal_shares, curves_table
 from reports.tables.importance import importance_table
+from reports.tables.roles import named_trials
 from reports.tables.trials import settings_table, trials_table
 
 
@@ -41,6 +42,11 @@ class StudyTables:
     def importance(self) -> pd.DataFrame:
         """As `importance_table`."""
         return importance_table(self.record)
+
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """As `named_trials`."""
+        return named_trials(self.record)
 
     @property
     def baseline_number(self) -> int | None:

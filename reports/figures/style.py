@@ -6,7 +6,11 @@ Backgrounds are transparent and text colours are left to the page, which knows w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import plotly.graph_objects as go
+
+from reports.tables.roles import DEFAULT, LOWEST, PROMOTED, WINNER
 
 BLUE = "#0072B2"
 ORANGE = "#E69F00"
@@ -26,6 +30,44 @@ STATUS_STYLE = {
     "interrupted": (SKY, "diamond-open"),
     "running": (GREEN, "circle-open"),
 }
+
+
+# Colour and symbol of the ring around a trial that matters, by what it is called; the first of its names counts.
+_RINGS = {
+    WINNER: (GREEN, "star-diamond-open"),
+    PROMOTED: (GREEN, "circle-open"),
+    LOWEST: (PURPLE, "square-open"),
+    DEFAULT: (ORANGE, "diamond-open"),
+}
+
+
+def ring_of(name: str) -> tuple[str, str]:
+    """Return colour and symbol for a trial that matters.
+
+    Args:
+        name: As `reports.tables.roles.named_trials` calls it.
+    """
+    words = name.split(", ")
+    return next(style for word, style in _RINGS.items() if word in words)
+
+
+def add_rings(figure: go.Figure, names: Mapping[int, str], places: Mapping[int, tuple[float, float]]) -> None:
+    """Mark the trials that matter; the legend says what each is.
+
+    Args:
+        figure: Where they are drawn.
+        names: What they are called, by number.
+        places: Where each trial is drawn, by number.
+    """
+    for number, name in names.items():
+        if number not in places:
+            continue
+        x, y = places[number]
+        colour, symbol = ring_of(name)
+        figure.add_scatter(
+            x=[x], y=[y], mode="markers", name=f"{name} (trial {number})", hoverinfo="skip", cliponaxis=False,
+            marker={"color": colour, "symbol": symbol, "size": 17, "line": {"width": 2.5}},
+        )  # fmt: skip
 
 
 def base_figure(x_title: str, y_title: str, height: int = 380) -> go.Figure:

@@ -126,7 +126,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def shares_of_gain(record: StudyRecord) -> Mapping[str, str]:
-    """Return in words what share of the gain each change that counts gave on the path, by dotted path.
+    """Return in words what share of the gain each change that counts gave when it was added, by dotted path.
 
     Args:
         record: The study.

@@ -81,7 +81,7 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         _measure("Loss", before_loss, after_loss, "How surprised the model is by unseen text; lower is better."),
         _measure(
             "Perplexity", _exp(before_loss), _exp(after_loss),
-            "About how many word pieces the model hesitates between; lower is better.",
+            "How many next word pieces it is effectively choosing between; lower is better.",
         ),
         _measure("Accuracy", *accuracy, "How often its first guess of the next token is right; higher is better."),
         _measure("Bits per byte", *bpb, "The loss per byte of text, whichever tokenizer cuts it up; lower is better."),

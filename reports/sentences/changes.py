@@ -52,8 +52,8 @@ class Change:
         before: The default's value; None if the base config does not have it.
         after: The best settings' value.
         changed: Whether they differ.
-        direction: "raised to 2.5 times the default", "lowered ...", "kept", "left at default" or "changed"; then its
-            share of the gain.
+        direction: "2.5 times the default", "raised", "lowered", "kept", "left at default" or "changed"; then its share
+            of the gain.
         explanation: One plain sentence.
     """
 
@@ -133,10 +133,9 @@ def _direction(before: Any, after: Any) -> str:
     if old is None or new is None:
         return "changed"
 
-    word = "raised" if new > old else "lowered"
     if old > 0 and new > 0:
-        return f"{word} to {new / old:.2g} times the default"
-    return word
+        return f"{new / old:.2g} times the default"
+    return "raised" if new > old else "lowered"
 
 
 def change_words(change: Change) -> str:

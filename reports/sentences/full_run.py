@@ -38,7 +38,7 @@ def full_run_lines(record: StudyRecord) -> list[str]:
 
     if full.weights:
         # A trainer whose model wrote a sample can write more.
-        writes = f"; `{record.run.command('generate')}` lets the model write" if full.sample else ""
+        writes = f"; try it: `{record.run.command('generate')}`" if full.sample else ""
         lines.append(f"Its weights are in {plain(full.weights)}{writes}.")
 
     return lines

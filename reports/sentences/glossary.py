@@ -23,7 +23,7 @@ GLOSSARY = {
     "nat": "The unit of the loss, as the metre is a unit of length. A nat is 1.44 bits.",
     "noise (sigma)": "How much the loss changes when nothing but the random seed changes.",
     "out of memory": "The settings needed more memory than the GPU has.",
-    "perplexity": "The loss in another form: about how many next tokens the model hesitates between.",
+    "perplexity": "The loss in another form: how many next tokens the model is effectively choosing between.",
     "promoted": "Written to best_config.toml and used for the full run.",
     "pruned": "Stopped early, since it was behind the other trials at the same point.",
     "rank correlation (Spearman)": "How far two lists are in the same order: 1 is the same, 0 unrelated, −1 reversed.",

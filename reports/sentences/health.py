@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
@@ -18,7 +19,7 @@ from reports.formats import count, finite, number, percent, plain, setting, was_
 from reports.tables.comparable import mismatches
 from reports.tables.machine import gpu_table
 from reports.tables.pruning import pruning_audit
-from reports.tables.ranges import settings_at_edges
+from reports.tables.ranges import edge, found_nothing_beyond, settings_at_edges
 from reports.tables.trials import best_so_far_table, trials_table
 
 _MIN_SPEARMAN = 0.5
@@ -28,6 +29,8 @@ _MAX_WASTED_FRAC = 0.3
 # A best trial found in this last share of the search suggests that the search had not run dry.
 _LATE_FRAC = 0.2
 _MIN_SEARCH_TRIALS = 10
+# If more of the stopped trials than this may have been good ones, too few were run on to call early stopping right.
+_MOST_LOST_FRAC = 0.5
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def _edge(name: str, record: StudyRecord) -> Check:
 
     edges = settings_at_edges(record, best.params)
     if not edges:
-        return Check(name, "pass", "The best settings lie well inside their ranges.")
+        return Check(name, "pass", _inside(record, best.params))
 
     places = []
     options = []
@@ -115,6 +118,21 @@ def _edge(name: str, record: StudyRecord) -> Check:
         name, "warn", f"The best settings reach the edge of their range: {', '.join(places)}.",
         f"Something better may lie beyond. Give the next study a new name and wider ranges: {widen}",
     )  # fmt: skip
+
+
+def _inside(record: StudyRecord, params: Mapping[str, Any]) -> str:
+    """Return that no range was too narrow, and what widening one has shown."""
+    said = []
+    for path, dimension in record.spec.space.root.items():
+        side = edge(dimension, params.get(path))
+        beyond = found_nothing_beyond(record, path, side, params[path]) if side else 0
+        if beyond:
+            said.append(
+                f"{plain(path)} = {setting(params[path])} lies at the {side} end, where the search widened its range: "
+                f"none of {count(beyond, 'trial')} beyond it was better."
+            )
+
+    return " ".join(said) or "The best settings lie well inside their ranges."
 
 
 def _widened(record: StudyRecord, path: str, side: str) -> str:
@@ -175,6 +193,13 @@ def _good_trials_pruned(name: str, record: StudyRecord) -> Check:
     half_at_risk = audit.at_risk > 0 and 2 * audit.at_risk >= audit.best_quarter
     if audit.audited_good or half_at_risk:
         return Check(name, "warn", finding, f"Trials just as good may have been stopped: {_prune_later(record)}.")
+    if audit.lost is None:
+        return Check(name, "skip", f"{finding} None that would have been stopped was run on as a check.")
+
+    _, low, high = audit.lost
+    finding += f" So {number(low, 0)} to {number(high, 0)} of the {audit.pruned} stopped may have been that good."
+    if high > _MOST_LOST_FRAC * audit.pruned:
+        return Check(name, "skip", f"{finding} That is too wide to judge by.")
     return Check(name, "pass", finding)
 
 

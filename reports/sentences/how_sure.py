@@ -33,7 +33,7 @@ def how_sure(record: StudyRecord) -> list[str]:
 
     min_gain = finite(verdict.min_gain)
     if min_gain is not None:
-        lines.append(f"The study counts a gain as worth having from {number(min_gain)} upwards.")
+        lines.append(f"Gains below {number(min_gain)} are treated as too small to matter.")
 
     if record.spec.objective == "loss_at_equal_seconds":
         lines.append(

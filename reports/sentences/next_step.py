@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotune.promotion.next_step import NextStep
-from reports.formats import duration, finite, gibibytes, tokens
+from reports.formats import duration, finite, gibibytes, percent, tokens
 
 
 def expected_words(step: NextStep) -> str:
@@ -14,7 +14,11 @@ def expected_words(step: NextStep) -> str:
 
     parts = [tokens(expected.tokens)] if expected.tokens else []
     if expected.seconds is not None:
-        parts.append(f"about {duration(expected.seconds)}")
+        took = f"about {duration(expected.seconds)}"
+        if expected.bracket_s:
+            share = percent(expected.bracket_s / expected.seconds, 0)
+            took += f" ({share} of it for shorter runs that find its settings)"
+        parts.append(took)
     elif expected.tokens:
         return f"{tokens(expected.tokens)}; the time is not known"
 

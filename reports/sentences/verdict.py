@@ -114,4 +114,7 @@ def _gain_words(record: StudyRecord, terms: str) -> str:
         return f"the winner beat the default{terms} on fresh seeds"
 
     frac = percent(gain / measured.baseline_loss)
-    return f"the loss fell by {frac} against the default{terms}, measured on fresh seeds"
+    if gain < 0:
+        return f"loss is {percent(-gain / measured.baseline_loss)} above the default's{terms}, measured on fresh seeds"
+
+    return f"loss is {frac} below the default's{terms}, measured on fresh seeds"

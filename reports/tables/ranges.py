@@ -14,6 +14,8 @@ from autotune.store.study_store import StudyRecord
 from reports.formats import finite
 
 EDGE_FRAC = 0.1
+_ENOUGH_BEYOND = 3
+"""Trials beyond a best value from which widening its range has found nothing: one or two may have been unlucky."""
 
 
 def position_frac(dimension: Dimension, value: object) -> float | None:
@@ -56,17 +58,46 @@ def edge(dimension: Dimension, value: object) -> str:
 
 
 def settings_at_edges(record: StudyRecord, params: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that lie at an edge of their range, with the edge's name; not those left at default."""
+    """Return the settings that lie at an edge of their range, with the edge's name.
+
+    Not those that are left at default, and not those whose range was widened there without finding anything.
+    """
     best = best_settings(record)
     left = best.left_at_default if best else {}
 
     sides = {}
     for path, dimension in record.spec.space.root.items():
         side = edge(dimension, params.get(path))
-        if side and path not in left:
+        if side and path not in left and not found_nothing_beyond(record, path, side, params[path]):
             sides[path] = side
 
     return sides
+
+
+def found_nothing_beyond(record: StudyRecord, path: str, side: str, value: Any) -> int:
+    """Return how many trials went beyond a value after its range was widened there, none of which was better.
+
+    Args:
+        record: The study.
+        path: A setting, whose value is the best.
+        side: "low" or "high", the edge of its range at which it lies.
+        value: The value.
+
+    Returns:
+        0 where the range was not widened, or where too few went beyond to tell.
+    """
+    begun_with = (record.attributes.spec or {}).get("space", {}).get(path, {}).get(side)
+    now = getattr(record.spec.space[path], side)
+    if begun_with is None or begun_with == now:
+        return 0
+
+    beyond = 0
+    for trial in record.trials:
+        tried = finite(trial.params.get(path))
+        if tried is not None and trial.status.teaches and (tried > value if side == "high" else tried < value):
+            beyond += 1
+
+    return beyond if beyond >= _ENOUGH_BEYOND else 0
 
 
 def parallel_table(record: StudyRecord, trials: pd.DataFrame, settings: pd.DataFrame, best: int = 50) -> pd.DataFrame:

@@ -313,7 +313,7 @@ def test_pages_in_a_folder_of_any_name_open_and_their_anchors_lead(visit: Visit,
     assert visit.quiet(), visit
 
     anchors = visit.page.locator("a[href]").evaluate_all("links => links.map(link => link.getAttribute('href'))")
-    assert anchors and all(anchor.startswith("#") for anchor in anchors)
+    assert anchors and all(anchor.startswith("#") for anchor in anchors), "no trial of this study has a log"
     visit.page.locator("a[href='#glossary']").first.click()
     assert visit.page.url == f"{(folder / 'index.html').as_uri()}#glossary"
     assert visit.page.locator("#glossary").is_visible()
@@ -331,3 +331,112 @@ def test_pictures_of_a_timeline_in_a_folder_of_any_name_are_found(visit: Visit, 
     visit.page.goto((tmp_path / "readme.html").as_uri())
     widths = visit.page.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
     assert len(widths) == len(links) and all(width > 0 for width in widths)
+
+
+# --- the table of all trials ---
+
+
+def column(visit: Visit, place: int) -> list[str]:
+    """The words of a column of the rows that are shown; place 1 is the trial's number."""
+    cells = visit.page.locator(f".trials tbody tr:not([hidden]) td:nth-child({place + 1})")
+    return cells.evaluate_all("cells => cells.map(cell => (cell.querySelector('span') || cell).textContent)")
+
+
+def test_trials_are_sorted_by_a_heading_and_filtered_by_words(visit: Visit, tmp_path: Path) -> None:
+    visit.open(write_report(study_builder.study(), tmp_path))
+    assert column(visit, 1)[:3] == ["6", "9", "1"], "best first"
+
+    visit.page.locator(".trials th button", has_text="seconds").click()
+    seconds = [float(words.replace(",", "")) for words in column(visit, 6)]
+    assert seconds == sorted(seconds)
+    visit.page.locator(".trials th button", has_text="seconds").click()
+    assert [float(words.replace(",", "")) for words in column(visit, 6)] == seconds[::-1]
+    assert visit.page.locator(".trials th[aria-sort=descending]").inner_text().startswith("seconds")
+
+    # What has no loss comes last, whichever way the others are sorted.
+    for _ in range(2):
+        visit.page.locator(".trials th button").nth(3).click()
+        assert column(visit, 4)[-6:] == ["–"] * 6
+
+    visit.page.locator("input[type=search]").fill("pruned 0.3")
+    assert column(visit, 1) == ["8"]
+    expect(visit.page.locator(".tools [role=status]")).to_have_text("1 of 12")
+    assert visit.quiet(), visit
+
+
+def test_any_two_trials_are_seen_side_by_side(visit: Visit, tmp_path: Path) -> None:
+    visit.open(write_report(study_builder.study(), tmp_path))
+    side = visit.page.locator(".side")
+    assert side.locator("tr").first.inner_text().split() == ["trial", "0", "6"], "default and winner, without a script"
+
+    for trial in ("9", "3", "1"):
+        visit.page.get_by_label(f"Compare trial {trial}", exact=True).check()
+    assert side.locator("tr").first.inner_text().split() == ["trial", "3", "1"], "the last two that were ticked"
+    assert not visit.page.get_by_label("Compare trial 9", exact=True).is_checked()
+    different = side.locator(".differs th").all_inner_texts()
+    assert "optim.muon_lr" in different and "optim.grad_accum_steps" not in different
+    assert visit.quiet(), visit
+
+
+def test_a_trials_log_is_one_click_away(visit: Visit, tmp_path: Path) -> None:
+    run = study_builder.FinishedDirectory(tmp_path)
+    (tmp_path / "trials/0006").mkdir(parents=True)
+    (tmp_path / "trials/0006/log.txt").write_text("step 1: loss 6.0")
+    visit.open(write_report(replace(study_builder.study(), run=run), tmp_path / "report"))
+
+    links = visit.page.locator(".trials a")
+    assert links.count() == 1, "only logs that are there"
+    links.click()
+    assert visit.page.locator("body").inner_text() == "step 1: loss 6.0"
+
+
+def test_without_a_script_the_table_is_plain_and_whole(browser: Browser, tmp_path: Path) -> None:
+    path = write_report(study_builder.study(), tmp_path)
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+
+    assert page.locator(".trials tbody tr").count() == 12 and page.locator(".side tr").count() == 11
+    assert not page.locator(".tools").is_visible() and page.locator(".trials input").count() == 0
+    context.close()
+
+
+def test_names_in_the_table_stay_text_when_they_are_compared(visit: Visit, tmp_path: Path) -> None:
+    visit.open(write_report(study_builder.hostile_study(), tmp_path))
+    for trial in ("2", "3"):
+        visit.page.get_by_label(f"Compare trial {trial}", exact=True).check()
+    visit.page.locator("input[type=search]").fill("<script>")
+    visit.page.locator(".trials th button").last.click()
+
+    assert visit.quiet(), visit
+    assert visit.page.evaluate("typeof window.ran") == "undefined"
+    assert visit.page.locator("img").count() == 0
+
+
+def test_the_first_screen_has_verdict_promoted_cost_and_next_command(browser: Browser, tmp_path: Path) -> None:
+    path = write_report(study_builder.attributed_study(), tmp_path)
+    for width, height in ((1200, 800), (390, 844)):
+        context = browser.new_context(viewport={"width": width, "height": height})
+        page = context.new_page()
+        page.goto(path.as_uri())
+        for words in ("h1", ".key div:last-child", ".next code"):
+            box = page.locator(words).first.bounding_box()
+            assert box is not None and box["y"] + box["height"] <= height, (width, words)
+        context.close()
+
+
+def test_a_renewed_page_keeps_how_its_trials_are_shown(visit: Visit, tmp_path: Path) -> None:
+    path = write_report(study_builder.running_study(), tmp_path, renewed_s=600)
+    visit.page.clock.install()
+    visit.open(path)
+    visit.page.locator("input[type=search]").fill("finished")
+    visit.page.locator(".trials th button", has_text="seconds").click()
+    visit.page.get_by_label("Compare trial 3", exact=True).check()
+    before = column(visit, 1)
+    visit.page.evaluate("document.body.dataset.old = 1")
+    visit.page.clock.fast_forward(600_000)
+
+    visit.page.locator("body:not([data-old])").wait_for(state="attached")
+    visit.page.locator("html[data-drawn=all]").wait_for(state="attached")
+    assert column(visit, 1) == before == ["1", "0", "3"]
+    assert visit.page.get_by_label("Compare trial 3", exact=True).is_checked()

@@ -45,6 +45,9 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A finished small quickstart: its folder and what the console said."""
     folder = tmp_path_factory.mktemp("night")
     ended = autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *SMALL)
+    assert ended.stderr == "", "no library warns of what a user can do nothing about"
+    logs = (folder / "runs" / "quickstart").glob("*/**/log.txt")
+    assert not [path for path in logs if "Warning" in path.read_text(encoding="utf-8")]
     return folder, ended.stdout
 
 
@@ -165,8 +168,13 @@ def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Pat
     (tmp_path / "runs/corpus").symlink_to(night[0] / "runs/corpus")  # the night has built it
     said = autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1").stdout
     assert "plan: up to 14 trials of 16,384 tokens" in said
-    assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "  model.top_k = 2" in said
+    assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "model.top_k" not in said
+    assert len(said.splitlines()) <= 24, "it fits onto one screen"
     assert not (tmp_path / "runs" / "quickstart").exists()
+    everything = autotune(
+        tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1", "--all"
+    )
+    assert "  model.top_k = 2" in everything.stdout
     told = json.loads(
         autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--json").stdout
     )

@@ -278,7 +278,7 @@ def test_trainer_that_meets_a_full_disk(folder: StudyFolder) -> None:
 def test_probe_that_meets_a_full_disk(folder: StudyFolder) -> None:
     run = folder.write(base={"fault": "full-disk"}).run()
     _assert_told(run, "a training found no space left on the disk", "free some space and run again")
-    assert "mend that in [base]" not in run.text
+    assert "fix this in [base]" not in run.text
 
 
 def test_folder_that_is_moved_while_its_study_runs(folder: StudyFolder) -> None:

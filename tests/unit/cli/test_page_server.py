@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from autotune.cli import page_server
+from autotune.cli import page_server, studies
 from autotune.cli.page_server import PageServer
+from autotune.cli.studies import read_log
 from autotune.core.errors import UserError
 
 
@@ -217,3 +219,50 @@ def test_many_clients_get_one_drawing(server: PageServer, pages: Pages) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: ask(server).read(), range(60)))
     assert set(answers) == {b"<p>page 1 ?</p>"}
+
+
+# --- logs of trials ---
+
+
+def test_a_trials_log_is_served_as_text_and_nothing_beside_it(pages: Pages, tmp_path: Path) -> None:
+    (tmp_path / "study/trials/0007").mkdir(parents=True)
+    (tmp_path / "study/trials/0007/log.txt").write_text("<script>said</script>")
+    (tmp_path / "study/trials/0007/config.json").write_text("{}")
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "study/trials/0008").mkdir()
+    (tmp_path / "study/trials/0008/log.txt").symlink_to(tmp_path / "secret.txt")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/log.txt").write_text("secret")
+    (tmp_path / "study/trials/0009").symlink_to(tmp_path / "elsewhere")
+
+    with PageServer(pages, 0, lambda trial: read_log(tmp_path / "study", trial)) as made:
+        thread = threading.Thread(target=made.serve_forever, daemon=True)
+        thread.start()
+        answer = ask(made, "/trials/0007/log.txt")
+        assert (answer.status, answer.read()) == (200, b"<script>said</script>")
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+        head = ask(made, "/trials/0007/log.txt", method="HEAD")
+        assert (head.status, head.read(), head.headers["Content-Length"]) == (200, b"", "21")
+
+        others = (
+            "0008/log.txt",
+            "0009/log.txt",
+            "0010/log.txt",
+            "0007/config.json",
+            "../trials/0007/log.txt",
+            "7/log.txt",
+        )
+        for path in (*others, "%30007/log.txt", "0007/log.txt/", "-007/log.txt"):
+            assert ask(made, f"/trials/{path}").status == 404, path
+        assert ask(made, "/trials/0007/log.txt", Host="evil.example").status == 421
+        made.shutdown()
+        thread.join()
+
+
+def test_of_a_long_log_its_end_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "_MOST_LOG_BYTES", 4)
+    (tmp_path / "trials/0001").mkdir(parents=True)
+    (tmp_path / "trials/0001/log.txt").write_bytes(b"begin end")
+    assert read_log(tmp_path, "0001") == b" end"

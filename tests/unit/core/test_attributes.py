@@ -22,6 +22,7 @@ STUDY: dict[str, Any] = {
     "metric": Metric("r2", maximize=True, also={"mae": "mean error"}),
     "ranges": {"lr": (0.001, 0.1)},
     "probe_facts": {"train_tokens": 5_000},
+    "length_rules": {"lr": "learning_rate"},
     "cost_model": {"flops_per_s": 1e9},
     "provenance": {"data_hash": "abc", "versions": {"python": "3.11"}},
     "plan": Plan(trial_s=30.0, trials=12, epochs=1.5),

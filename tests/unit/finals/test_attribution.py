@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,12 @@ def run(number: int, params: Mapping[str, Any], loss: float | None, seed: int, a
 
 
 def attribute(
-    loss: Loss, winner: Mapping[str, Any], base: Mapping[str, Any], space: SearchSpace, seeds: Sequence[int] = SEEDS
+    loss: Loss,
+    winner: Mapping[str, Any],
+    base: Mapping[str, Any],
+    space: SearchSpace,
+    seeds: Sequence[int] = SEEDS,
+    min_gain: float = math.inf,
 ) -> tuple[Attribution, int]:
     """Trains what is asked for until nothing is, and returns the result with the number of trainings."""
     arms = {0: space.baseline(base), 7: winner}
@@ -43,7 +49,7 @@ def attribute(
         for number, (arm, seed) in enumerate(itertools.product(arms, seeds))
     ]
     baseline, best = (TrialRecord(arm, params, TrialStatus.FINISHED) for arm, params in arms.items())
-    attributing, trained = Attributing(space, base, baseline, best, seeds), 0
+    attributing, trained = Attributing(space, base, baseline, best, seeds, min_gain), 0
     while missing := attributing.missing(runs):
         for wanted in missing:
             assert (wanted.arm, wanted.stage) == (7, ATTRIBUTE)
@@ -125,6 +131,35 @@ def test_ties_that_count_together_are_all_kept() -> None:
     assert "but together they count and are kept" in attribution.note
 
 
+@pytest.mark.parametrize(("min_gain", "is_kept"), [(0.0137, True), (0.0155, False), (math.inf, False)])
+def test_three_ties_that_cost_together_what_is_worth_having_stay(min_gain: float, is_kept: bool) -> None:
+    """Three changes of 0.0050, 0.0053 and 0.0051 beside one of 0.3, with a noise of 0.02 that cancels in each mean.
+
+    Alone each lies far inside of the noise, and so do all three: 0.0154 lost without them, give or take 0.10.
+    """
+    effects = {"a": 0.0050, "b": 0.0053, "c": 0.0051, "d": 0.3}
+
+    def loss(params: Mapping[str, Any], seed: int) -> float:
+        made = [name for name in effects if params[name]]
+        noise = 0.02 if (len(made) + seed) % 2 else -0.02
+        return 3 - sum(effects[name] for name in made) + noise
+
+    winner, base = dict.fromkeys(effects, 1.0), dict.fromkeys(effects, 0.0)
+    attribution, _ = attribute(loss, winner, base, space_of("abcd"), SEEDS[:2], min_gain)
+
+    assert {change.path for change in attribution.changes if change.is_tie} == {"a", "b", "c"}
+    assert all(change.gain and change.gain[1] < 0 < change.gain[2] for change in attribution.changes if change.is_tie)
+    if is_kept:
+        assert attribution.params == winner
+        assert attribution.note == (
+            "no gain could be measured for b, c, a alone, but together they count and are kept (without them the loss "
+            "is 0.0154 higher)"
+        )
+    else:
+        assert attribution.params == {**base, "d": 1.0}
+        assert attribution.loss - attribution.winner_loss == pytest.approx(0.0154)
+
+
 def test_a_change_without_which_it_does_not_train_is_kept() -> None:
     def fragile(params: Mapping[str, Any], seed: int) -> float | None:
         return None if params == {"a": 0.0, "b": 1.0, "c": 1.0} else 3 - params["b"] * 0.1
@@ -181,6 +216,20 @@ def test_intervals_are_those_of_the_analysis_of_variance() -> None:
     expected = losses[0].mean() - losses[3].mean()
     assert blocks.difference(arms[0], arms[3]) == pytest.approx((expected, expected - half, expected + half))
     assert blocks.difference(arms[0], frozenset()) is None
+
+
+def test_the_gain_of_what_is_promoted_has_an_interval_of_its_own() -> None:
+    """Two changes on two seeds, of which one is a tie: the rest of each loss is 0.001 off, in turns."""
+
+    def loss(params: Mapping[str, Any], seed: int) -> float:
+        noise = 0.001 if (sum(map(bool, params.values())) + seed) % 2 else -0.001
+        return 3 - 0.3 * params["a"] + noise
+
+    attribution, _ = attribute(loss, {"a": 1.0, "b": 1.0}, {"a": 0.0, "b": 0.0}, space_of("ab"), SEEDS[:2])
+    assert attribution.params == {"a": 1.0, "b": 0.0}
+    # Four arms of two seeds: what is left of each loss is 0.001, so sigma is sqrt(8 x 0.001^2 / 3), with freedom 3.
+    half = stats.t.ppf(0.975, 3) * (8 * 0.001**2 / 3) ** 0.5 * (2 / 2) ** 0.5
+    assert attribution.gain == pytest.approx((0.3, 0.3 - half, 0.3 + half))
 
 
 def test_it_reads_what_it_wrote() -> None:

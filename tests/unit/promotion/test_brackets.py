@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.config_paths import with_paths
 from autotune.core.errors import UserError
 from autotune.core.promotion_results import Scaling
-from autotune.core.records import TrainingKind, TrialRecord, TrialStatus
+from autotune.core.records import EvalPoint, TrainingKind, TrialRecord, TrialResult, TrialStatus
 from autotune.core.study_results import Noise
 from autotune.engine.assignment import TrainingPlan
 from autotune.engine.queue import Queue
 from autotune.engine.trial_store import TrialStore
 from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.horizon import FACTORS, Horizon
+from autotune.promotion.run_cost import run_cost
 from autotune.promotion.run_length import Check
 from autotune.store.study_store import StudyRecord, long_name, open_fixed
 
@@ -53,6 +55,8 @@ class Case:
         """One whose runs read their text more than once, unless there is more of it."""
         attributes = StudyAttributes(Snapshot())
         attributes.noise = Noise(0.001, 4, 2.8, 16, 0.002)
+        attributes.length_rules = dict(self.study.trainer.length_rules)
+        attributes.probe_facts = {"train_tokens": train_tokens}
         record = StudyRecord(self.search.run, self.study.spec, (), tuple(finals), attributes=attributes)
         return BracketRunner(self.study, loop, self.open_queue, record, train_tokens)  # type: ignore[arg-type]
 
@@ -174,6 +178,23 @@ def test_what_fits_into_some_time_keeps_room_for_the_brackets(case: Case) -> Non
     assert "about 60 s" in runner.cost(TRIAL, 120_000, True, token_s=0.0005)
     with pytest.raises(UserError, match="fewer than a trial's 1,000; give more --hours"):
         runner.fitting_tokens(TRIAL, 0.0, as_is=False)
+
+
+def test_what_is_said_beforehand_is_what_the_next_command_was_said_to_take(case: Case) -> None:
+    """Trainings of 2 s for 1,000 tokens; 16,000 tokens take 32 s after three trainings of 1,000 and three of 4,000."""
+    runner = case.runner(case.loop())
+    trials = [TrialRecord(number, {"lr": 0.01}, TrialStatus.FINISHED, _of_two_seconds(number)) for number in range(3)]
+    record = replace(runner.record, trials=tuple(trials))
+    cost = run_cost(record, trials[2], TOKENS)
+    assert cost is not None and cost.seconds == pytest.approx(32 + 3 * 2 + 3 * 8)
+
+    said = replace(runner, record=record).cost(trials[2], TOKENS, as_is=False)
+    assert "after shorter ones for its settings (48% of the time): about 62 s, " in said
+
+
+def _of_two_seconds(number: int) -> TrialResult:
+    points = (EvalPoint(500, 3.0), EvalPoint(1_000, 2.8))
+    return TrialResult(TrialStatus.FINISHED, points=points, seconds=2.0, started_at=f"2026-01-05T21:0{number}:00")
 
 
 # --- the batch ---

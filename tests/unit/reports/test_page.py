@@ -69,8 +69,9 @@ def test_every_kind_of_study_gets_a_whole_report(name: str, tmp_path: Path) -> N
 def test_sections_are_in_the_order_of_the_specification(night: StudyRecord) -> None:
     html = page.study_page(night)
     order = [
-        'class="hero better"', 'id="before-after"', 'id="how-sure"', 'id="cost"', 'id="next"', 'id="changed"',
-        'id="figures"', 'id="health"', 'id="failed"', 'id="appendix"', 'id="provenance"', 'id="glossary"',
+        'class="hero better"', "<dt>Promoted</dt>", "<dt>Cost</dt>", 'id="next"', 'id="before-after"', 'id="how-sure"',
+        'id="cost"', 'id="changed"', 'id="trials"', 'id="figures"', 'id="health"', 'id="failed"', 'id="provenance"',
+        'id="glossary"',
     ]  # fmt: skip
     places = [html.index(mark) for mark in order]
 
@@ -274,7 +275,7 @@ def test_summary_lines_for_the_console(night: StudyRecord) -> None:
     assert lines[1].startswith("loss 5.020 → 4.640; perplexity 151.4 → 103.5; accuracy 20.0 % → 21.5 %")
     assert "95 % interval +0.3552 to +0.4048" in lines[2]
     assert lines[-2] == "Train the full model with the settings found."
-    assert lines[-1] == "next: autotune promote night (8K tokens, about 27 min, 2.0 GiB of memory)"
+    assert lines[-1] == "next: autotune promote night (8K tokens, about 13 min, 2.0 GiB of memory)"
     assert page.summary_lines(study_builder.empty_study())[-1] == "next: autotune watch night"
 
 

@@ -13,7 +13,7 @@ def test_bars_and_diamonds_in_the_order_of_the_path_and_the_whole_gain_last() ->
     gave, ties, lost, idle, whole = figure.data
 
     assert (gave.name, list(gave.x), list(gave.error_x.array)) == (
-        "gain on the path", [0.25, 0.08, 0.05], pytest.approx([0.03] * 3),
+        "gained when added in this order", [0.25, 0.08, 0.05], pytest.approx([0.03] * 3),
     )  # fmt: skip
     assert (list(ties.x), ties.marker.color, ties.marker.pattern.shape) == ([0.01, -0.005, -0.005], "#8A8F98", "/")
     assert (list(lost.x), lost.marker.symbol) == ([0.22, 0.09, 0.06], "diamond")

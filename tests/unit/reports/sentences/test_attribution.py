@@ -83,7 +83,7 @@ def test_words_name_what_was_not_measured() -> None:
         ["b", "on", "off", "+0.1000 (+0.0700 to +0.1300)", "−0.2000 (−0.2300 to −0.1700)", "worse: left at default"],
     ]
     assert list(attribution_words(table).columns) == [
-        "setting", "default", "winner", "gain on the path", "rise in loss without it", "what follows",
+        "setting", "default", "winner", "gained when added in this order", "rise in loss without it", "what follows",
     ]  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def test_report_and_best_config_agree(record: StudyRecord) -> None:
 def test_what_changed_comes_with_its_share_of_the_gain(record: StudyRecord) -> None:
     said = {item.path: item.direction for item in setting_changes(record)}
 
-    assert said["optim.muon_lr"] == "raised to 2.5 times the default, 66 % of the gain"
+    assert said["optim.muon_lr"] == "2.5 times the default, 66 % of the gain"
     assert said["optim.grad_accum_steps"] == "kept" and said["model.dropout"] == "left at default"
 
 
@@ -237,7 +237,7 @@ def test_the_page_leads_with_what_is_promoted_and_says_the_whole_winner_below(re
     lines, rows = how_sure(record), {row.name: row for row in before_after(record)}
 
     # (5.02 - 4.645) / 5.02, and not the 7.6 % of the winner with all its changes.
-    assert "the loss fell by 7.5 %" in verdict_summary(record).sentence
+    assert "loss is 7.5 % below the default's" in verdict_summary(record).sentence
     assert (rows["Loss"].before, rows["Loss"].after) == (5.02, 4.645)
     assert rows["Accuracy"].after == pytest.approx((1 / 4.635 + 1 / 4.655) / 2)
     assert lines[0] == said

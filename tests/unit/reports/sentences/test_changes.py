@@ -16,7 +16,7 @@ def test_changes_put_what_changed_first(night: StudyRecord) -> None:
         ("optim.muon_lr", True), ("model.dropout", True), ("model.num_experts", True),
         ("optim.grad_accum_steps", False),
     ]  # fmt: skip
-    assert found[0].direction == "raised to 2.5 times the default" and change_words(found[0]) == "0.02 → 0.05"
+    assert found[0].direction == "2.5 times the default" and change_words(found[0]) == "0.02 → 0.05"
     assert found[1].direction == "raised" and found[3].direction == "kept"
     assert "specialist" in found[2].explanation
 
@@ -27,7 +27,7 @@ def test_a_setting_of_a_foreign_trainer_has_a_generic_sentence() -> None:
     record = study_builder.study(spec=spec, trials=trials)
     [change] = setting_changes(record)
 
-    assert change.explanation == "A setting of the trainer." and change.direction == "lowered to 0.5 times the default"
+    assert change.explanation == "A setting of the trainer." and change.direction == "0.5 times the default"
 
 
 def test_a_conditional_setting_that_the_winner_lacks_keeps_its_default(night: StudyRecord) -> None:

@@ -1,11 +1,12 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import study_builder
 
 from autotune.core.files import append_line, write_json
-from autotune.core.records import TrialResult
+from autotune.core.records import TrialRecord, TrialResult
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
@@ -32,7 +33,7 @@ def test_every_check_answers_for_every_kind_of_study(night: StudyRecord) -> None
 def test_the_statuses_of_the_finished_study(night: StudyRecord) -> None:
     assert {found.name: found.status for found in health_checks(night)} == {
         "Gain on fresh seeds": "pass", "Gain against noise": "pass", "Ranges wide enough": "pass",
-        "Early against final losses": "pass", "Good trials pruned": "pass", "Enough trials": "skip",
+        "Early against final losses": "pass", "Good trials pruned": "skip", "Enough trials": "skip",
         "Speed of the GPU": "warn", "Crashed trials": "warn", "Wasted trials": "pass",
         "Repeated text and dropout": "warn", "The full run as it trained": "skip",
         "Comparable with the last study": "skip",
@@ -88,6 +89,52 @@ def test_pruning_that_cost_good_trials_warns(night: StudyRecord) -> None:
     trials[6] = late
 
     assert check(replace(night, trials=tuple(trials)), "Good trials pruned").status == "warn"
+
+
+@pytest.mark.parametrize(
+    ("audited", "status", "words"),
+    [
+        (0, "skip", "None that would have been stopped was run on as a check."),
+        # Of 0 in 1, the exact 95 % interval ends at 1 - 0.025 = 97.5 %; of 0 in 8 at 1 - 0.025 ** (1 / 8) = 36.9 %.
+        (1, "skip", "So 0 to 13 of the 13 stopped may have been that good. That is too wide to judge by."),
+        (8, "pass", "So 0 to 5 of the 13 stopped may have been that good."),
+    ],
+)
+def test_an_interval_from_nothing_to_all_passes_no_check(audited: int, status: str, words: str) -> None:
+    def made(number: int, status: str, losses: list[float], **more: Any) -> TrialRecord:
+        return study_builder.trial(number, status, losses, study_builder.settings(0.02, 0.0, 8, 1), **more)
+
+    good = [made(number, "finished", [6.0, 5.0 + number / 100, 4.9, 4.0 + number / 100]) for number in range(8)]
+    kept = [made(10 + number, "finished", [6.3, 6.2, 6.1, 6.0], audited_at=500) for number in range(audited)]
+    stopped = [made(20 + number, "pruned", [6.5, 6.4], stopped_at=500) for number in range(13)]
+    found = check(study_builder.study(trials=(*good, *kept, *stopped)), "Good trials pruned")
+
+    assert found.status == status
+    assert found.finding.endswith(words)
+
+
+def test_an_edge_is_no_warning_where_widening_found_nothing(night: StudyRecord) -> None:
+    """The rate's range ended at 0.08 and was widened to 0.1; the best is 0.09, and three trials went beyond it."""
+    before = study_builder.spec(
+        space={**study_builder.SPACE, "optim.muon_lr": {"low": 0.001, "high": 0.08, "log": True}}
+    )
+    trials = list(night.trials)
+    trials[6] = replace(trials[6], params=study_builder.settings(0.09, 0.1, 16, 2))
+    for number, rate in ((1, 0.095), (2, 0.1)):
+        trials[number] = replace(trials[number], params=study_builder.settings(rate, 0.1, 16, 2))
+    record = study_builder.with_attributes(replace(night, trials=tuple(trials)), spec=before.model_dump(mode="json"))
+
+    # With the diverged trial at 0.1 there are three.
+    found = check(record, "Ranges wide enough")
+    assert found.status == "pass"
+    assert found.finding == (
+        "optim.muon_lr = 0.09 lies at the high end, where the search widened its range: none of 3 trials beyond it was "
+        "better."
+    )
+
+    two = replace(record, trials=(*trials[:1], *trials[2:]))
+    assert check(two, "Ranges wide enough").status == "warn", "two trials say little"
+    assert check(replace(night, trials=tuple(trials)), "Ranges wide enough").status == "warn", "it was not widened"
 
 
 def test_a_search_that_still_improved_asks_for_more_trials() -> None:

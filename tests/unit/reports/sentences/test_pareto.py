@@ -79,6 +79,6 @@ def test_curves_of_unequal_budgets_lie_over_one_another(night: StudyRecord) -> N
 
 def test_the_verdict_names_its_terms(night: StudyRecord) -> None:
     seconds = halved(night)
-    assert "against the default at equal training seconds, measured" in verdict_summary(seconds).sentence
+    assert "below the default's at equal training seconds, measured" in verdict_summary(seconds).sentence
     assert "equal training" not in verdict_summary(night).sentence
     assert any("while the default reads 1,000, by the measured speeds" in line for line in how_sure(seconds))

@@ -18,7 +18,7 @@ from reports.sentences.verdict import verdict_summary
 @pytest.mark.parametrize(
     ("record", "word", "icon", "part"),
     [
-        (study_builder.study(), "better", "✓", "the loss fell by 7.6 %"),
+        (study_builder.study(), "better", "✓", "loss is 7.6 % below the default's"),
         (study_builder.study(verdict=study_builder.verdict("no clear gain")), "no clear gain", "=", "about as good"),
         (study_builder.study(verdict=study_builder.verdict("inconclusive")), "inconclusive", "?", "from chance"),
         (study_builder.failed_study(), "failed", "✕", "Nothing could be compared"),

@@ -1,0 +1,78 @@
+"""What a reader in a hurry needs beside the verdict: what is promoted, how good that is, and what it cost."""
+
+from __future__ import annotations
+
+from autotune.core.records import TrialStatus, VerdictWord
+from autotune.core.statistics import INTERVAL
+from autotune.promotion.selection import best_settings, measured_gain
+from autotune.store.study_store import StudyRecord
+from reports.formats import count, duration, finite, number, signed
+from reports.sentences.cost import cost
+from reports.tables.finals import baseline_loss
+
+
+def first_screen(record: StudyRecord) -> list[tuple[str, str]]:
+    """Return names and words, in the order of the page.
+
+    Args:
+        record: The study.
+    """
+    rows = [("Promoted", _promoted(record)), *_not_promoted(record), *_full_run(record)]
+    return [*rows, ("Cost", _cost(record))]
+
+
+def _promoted(record: StudyRecord) -> str:
+    best = best_settings(record)
+    if best is None or not best.is_decided:
+        return "nothing yet: fresh seeds decide it"
+
+    measured = measured_gain(record)
+    if measured is None:
+        loss = baseline_loss(record)
+        told = "" if loss is None else f": loss {number(loss, 3)}"
+        return f"the default settings{told}"
+
+    whose = f"the winner (trial {best.trial.number})"
+    if best.left_at_default:
+        whose += f" without {len(best.left_at_default)} of its changes"
+    seeds = count(len(measured.seeds), "fresh seed")
+    return f"{whose}: loss {number(measured.loss, 3)} on {seeds}; gain {_gain(measured.gain, measured.interval)}"
+
+
+def _not_promoted(record: StudyRecord) -> list[tuple[str, str]]:
+    """Return what the winner gained where that proved nothing."""
+    verdict = record.verdict
+    gain = finite(verdict.gain) if verdict else None
+    if verdict is None or verdict.word is VerdictWord.BETTER or verdict.winner is None or gain is None:
+        return []
+
+    ends = finite(verdict.gain_low), finite(verdict.gain_high)
+    interval = None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
+    return [("Not promoted", f"the winner (trial {verdict.winner}): gain {_gain(gain, interval)}")]
+
+
+def _gain(gain: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return signed(gain, 3)
+    return f"{signed(gain, 3)} ({INTERVAL} {signed(interval[0], 3)} to {signed(interval[1], 3)})"
+
+
+def _full_run(record: StudyRecord) -> list[tuple[str, str]]:
+    full = record.attributes.full_run
+    loss = finite(full.val_loss) if full else None
+    if full is None or loss is None or full.status != TrialStatus.FINISHED:
+        return []
+
+    tokens = full.tokens_seen or full.tokens
+    took = f" in {duration(full.seconds)}" if full.seconds else ""
+    return [("Full run", f"loss {number(loss, 3)} after {tokens:,} tokens{took}")]
+
+
+def _cost(record: StudyRecord) -> str:
+    spent = cost(record)
+    words = f"{duration(spent.wall_s)}, {count(sum(spent.counts.values()), 'trial')}"
+    if spent.finals:
+        words += f", {count(spent.finals, 'run')} on fresh seeds"
+    if spent.energy_j is not None:
+        words += f", {spent.energy_text}"
+    return words

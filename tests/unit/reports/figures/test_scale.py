@@ -1,0 +1,34 @@
+"""How far an axis of losses reaches."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from reports.figures.scale import OFF_THE_SCALE, Scale
+
+
+def test_a_loss_beyond_the_outer_fence_is_cut_off() -> None:
+    """Quartiles 2 and 4 of 1 to 5: beyond 4 + 3 x 2 = 10 a loss is an outlier."""
+    assert Scale.of([1, 2, 3, 4, 5]) == Scale(pytest.approx(0.68), pytest.approx(5.32))
+    assert not Scale.of([1, 2, 3, 4, 10]).is_cut
+
+    cut = Scale.of([1, 2, 3, 4, 11])
+    assert cut == Scale(pytest.approx(0.76), pytest.approx(4.24), is_cut=True)
+    assert list(cut.place([1, 11, math.inf])) == pytest.approx([1, 4.24, 4.24])
+    assert cut.note == OFF_THE_SCALE
+
+
+def test_what_must_be_seen_is_never_cut_off() -> None:
+    kept = Scale.of([1, 2, 3, 4, 20], keep=[11])
+    assert kept.is_cut and kept.high == pytest.approx(11.8)
+    assert not Scale.of([1, 2, 3, 4, 11], keep=[11]).is_cut
+
+
+def test_few_or_equal_losses_are_all_shown() -> None:
+    assert not Scale.of([1, 1, 1, 9]).is_cut
+    assert not Scale.of([1, 1, 1, 1, 9]).is_cut
+    assert Scale.of([]) == Scale(0.0, 1.0)
+    low, high = Scale.of([2.0]).low, Scale.of([2.0]).high
+    assert low < 2.0 < high
