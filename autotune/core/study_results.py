@@ -159,7 +159,11 @@ class Attribution:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""
-        return asdict(self)
+        content = asdict(self)
+        if self.gain is None:
+            del content["gain"]
+
+        return content
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Attribution:
