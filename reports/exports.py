@@ -57,7 +57,11 @@ def report_json(record: StudyRecord) -> str:
         front = front_table(record).to_dict("records")
 
     step = next_step(record)
-    next_words = {"sentence": step.what, "command": step.command, "expected": expected_words(step)}
+    next_words = {
+        "sentence": step.what,
+        "command": step.command,
+        "expected": expected_words(step, record.attributes.metric),
+    }
 
     content = {
         "study": record.name,

@@ -138,16 +138,16 @@ def moment(unix_s: object) -> str:
         return "–"
 
 
-def tokens(amount: float | None) -> str:
-    """Return a number of tokens with K, M or B."""
+def tokens(amount: float | None, unit: str = "tokens") -> str:
+    """Return a number of tokens, or of what else a budget counts, with K, M or B."""
     if amount is None or not math.isfinite(amount):
         return MISSING
 
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if amount >= size:
-            return f"{amount / size:.3g}{unit} tokens"
+            return f"{amount / size:.3g}{letter} {unit}"
 
-    return f"{amount:.0f} tokens"
+    return f"{amount:.0f} {unit}"
 
 
 def gibibytes(amount_bytes: float | None) -> str:

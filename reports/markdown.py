@@ -70,7 +70,7 @@ def _next_lines(record: StudyRecord) -> list[str]:
     step = next_step(record)
     lines = [markdown(step.what), "", f"    {step.command}", ""]
 
-    expected = expected_words(step)
+    expected = expected_words(step, record.attributes.metric)
     if expected:
         lines += [expected, ""]
 

@@ -30,7 +30,7 @@ from reports.sentences.cost import cost, cost_rows
 from reports.sentences.failures import failures
 from reports.sentences.first_screen import first_screen
 from reports.sentences.full_run import full_run_lines
-from reports.sentences.glossary import GLOSSARY
+from reports.sentences.glossary import glossary
 from reports.sentences.health import health_checks
 from reports.sentences.how_sure import how_sure
 from reports.sentences.next_step import expected_words
@@ -126,7 +126,7 @@ def summary_lines(record: StudyRecord) -> list[str]:
 
     step = next_step(record)
     lines.append(step.what)
-    expected = expected_words(step)
+    expected = expected_words(step, record.attributes.metric)
     takes = f" ({expected})" if expected else ""
     lines.append(f"next: {step.command}{takes}")
 
@@ -157,7 +157,7 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         how_sure=how_sure(record),
         cost_rows=cost_rows(cost(record)),
         next=step,
-        expected=expected_words(step),
+        expected=expected_words(step, record.attributes.metric),
         changes=[(change, change_words(change)) for change in shown],
         tried=bool(tried),
         left=attribution.left_line(record),
@@ -173,7 +173,7 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         provenance=[(plain(name), plain(value)) for name, value in provenance(record)],
         config=json.dumps(record.spec.base, indent=2, default=str),
         best_config=_best_config(record),
-        glossary=GLOSSARY,
+        glossary=glossary(record.attributes.metric),
     )
 
 

@@ -43,9 +43,18 @@ class Metric:
         """Return a value with its name and unit, such as "loss 4.0163" or "error 0.00027 m"."""
         return f"{self.name} {self.number(loss)}{self._unit()}"
 
+    def compared(self, gain: float) -> str:
+        """Return on which side of another value a better or a worse one lies: "above" or "below"."""
+        return "above" if (gain > 0) is self.maximize else "below"
+
     def difference(self, losses: float) -> str:
         """Return how far two values are apart, without a sign, in digits."""
         return f"{abs(losses):.4f}" if self.of_text else f"{abs(losses):.3g}"
+
+    def signed(self, gain: float) -> str:
+        """Return a gain, which is positive for the better, in digits with its sign."""
+        sign = "\N{MINUS SIGN}" if gain < 0 else "+"
+        return sign + self.difference(gain)
 
     def budget(self, count: float) -> str:
         """Return a length of training in words, such as "163,840 tokens"."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autotune.core.metric import Metric
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.promotion.selection import contender, measured_gain
 from autotune.store.study_store import StudyRecord
-from reports.formats import finite, number, percent
+from reports.formats import MISSING, finite, number, percent, plain
 from reports.sentences.verdict import failed_on
 from reports.tables.finals import baseline_loss
 
@@ -53,7 +54,7 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         record: The study. Without a verdict the default's single run is shown and nothing after it.
 
     Returns:
-        Four measures, known or not.
+        Four measures, known or not; of a trainer with a metric of its own that and what it wants to be shown.
         Source: perplexity = exp(cross-entropy in nats).
     """
     before_loss = baseline_loss(record)
@@ -73,6 +74,8 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         after = record.verdict.winner_metrics
 
     before = before or _last_metrics(record.baseline)
+    if not record.attributes.metric.of_text:
+        return _of_another_metric(record.attributes.metric, (before_loss, after_loss), before, after)
 
     accuracy = (finite(before.get("val_accuracy")), finite(after.get("val_accuracy")))
     bpb = (finite(before.get("val_bpb")), finite(after.get("val_bpb")))
@@ -86,6 +89,40 @@ def before_after(record: StudyRecord) -> list[BeforeAfter]:
         _measure("Accuracy", *accuracy, "How often its first guess of the next token is right; higher is better."),
         _measure("Bits per byte", *bpb, "The loss per byte of text, whichever tokenizer cuts it up; lower is better."),
     ]  # fmt: skip
+
+
+def _of_another_metric(
+    metric: Metric, losses: tuple[float | None, float | None], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> list[BeforeAfter]:
+    """Return what a trainer reports, and what else it wants to be shown, whose better side is not known."""
+    first, last = (None if loss is None else metric.value(loss) for loss in losses)
+    texts = [MISSING if loss is None else metric.number(loss) for loss in losses]
+    improved = None
+    if first is not None and last is not None and first != last:
+        improved = (last > first) is metric.maximize
+
+    unit = f", in {plain(metric.unit)}" if metric.unit else ""
+    meaning = f"Measured on held-out data{unit}; {'higher' if metric.maximize else 'lower'} is better."
+    change = _compared_share(first, last)
+    rows = [BeforeAfter(_title(metric.name), first, last, texts[0], texts[1], change, meaning, improved)]
+
+    for key, words in metric.also.items():
+        first, last = finite(before.get(key)), finite(after.get(key))
+        texts = [MISSING if value is None else f"{value:.4g}" for value in (first, last)]
+        change = _compared_share(first, last)
+        rows.append(BeforeAfter(_title(words), first, last, texts[0], texts[1], change, "", None))
+    return rows
+
+
+def _title(words: str) -> str:
+    words = plain(words)
+    return words[:1].upper() + words[1:]
+
+
+def _compared_share(before: float | None, after: float | None) -> str:
+    if not before or after is None:
+        return ""
+    return _compared(100 * (after - before) / abs(before), "%")
 
 
 def compared_name(record: StudyRecord) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from autotune.core.metric import Metric
 from autotune.core.records import TrialStatus, VerdictWord
 from autotune.core.statistics import INTERVAL
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
-from reports.formats import count, duration, finite, number, signed
+from reports.formats import count, duration, finite, plain
 from reports.sentences.cost import cost
 from reports.tables.finals import baseline_loss
 
@@ -26,17 +27,19 @@ def _promoted(record: StudyRecord) -> str:
     if best is None or not best.is_decided:
         return "nothing yet: fresh seeds decide it"
 
+    metric = record.attributes.metric
     measured = measured_gain(record)
     if measured is None:
         loss = baseline_loss(record)
-        told = "" if loss is None else f": loss {number(loss, 3)}"
+        told = "" if loss is None else f": {plain(metric.words(loss))}"
         return f"the default settings{told}"
 
     whose = f"the winner (trial {best.trial.number})"
     if best.left_at_default:
         whose += f" without {len(best.left_at_default)} of its changes"
     seeds = count(len(measured.seeds), "fresh seed")
-    return f"{whose}: loss {number(measured.loss, 3)} on {seeds}; gain {_gain(measured.gain, measured.interval)}"
+    gain = _gain(measured.gain, measured.interval, metric)
+    return f"{whose}: {plain(metric.words(measured.loss))} on {seeds}; gain {gain}"
 
 
 def _not_promoted(record: StudyRecord) -> list[tuple[str, str]]:
@@ -48,13 +51,15 @@ def _not_promoted(record: StudyRecord) -> list[tuple[str, str]]:
 
     ends = finite(verdict.gain_low), finite(verdict.gain_high)
     interval = None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
-    return [("Not promoted", f"the winner (trial {verdict.winner}): gain {_gain(gain, interval)}")]
+    return [
+        ("Not promoted", f"the winner (trial {verdict.winner}): gain {_gain(gain, interval, record.attributes.metric)}")
+    ]
 
 
-def _gain(gain: float, interval: tuple[float, float] | None) -> str:
+def _gain(gain: float, interval: tuple[float, float] | None, metric: Metric) -> str:
     if interval is None:
-        return signed(gain, 3)
-    return f"{signed(gain, 3)} ({INTERVAL} {signed(interval[0], 3)} to {signed(interval[1], 3)})"
+        return metric.signed(gain)
+    return f"{metric.signed(gain)} ({INTERVAL} {metric.signed(interval[0])} to {metric.signed(interval[1])})"
 
 
 def _full_run(record: StudyRecord) -> list[tuple[str, str]]:
@@ -65,7 +70,8 @@ def _full_run(record: StudyRecord) -> list[tuple[str, str]]:
 
     tokens = full.tokens_seen or full.tokens
     took = f" in {duration(full.seconds)}" if full.seconds else ""
-    return [("Full run", f"loss {number(loss, 3)} after {tokens:,} tokens{took}")]
+    metric = record.attributes.metric
+    return [("Full run", f"{plain(metric.words(loss))} after {plain(metric.budget(tokens))}{took}")]
 
 
 def _cost(record: StudyRecord) -> str:

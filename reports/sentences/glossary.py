@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from autotune.core.metric import Metric
 from autotune.core.statistics import CONFIDENCE, INTERVAL
+from reports.formats import plain
 
 GLOSSARY = {
     "accuracy": "The share of tokens for which the model's first guess of the next token is right.",
@@ -37,3 +41,22 @@ GLOSSARY = {
     "weights": "The numbers inside a model. Training changes them; saved, they are the trained model.",
     "winner": "The trial that did best in the finals. Its gain is what the verdict is about.",
 }
+_OF_TEXT = (
+    "accuracy", "batch", "bits per byte", "dropout", "epoch", "experts", "loss", "nat", "perplexity", "token", "update",
+    "warm-up",
+)  # fmt: skip
+"""Words that only a language model's page has."""
+
+
+def glossary(metric: Metric) -> Mapping[str, str]:
+    """Return the words of a study's page and what they mean.
+
+    Args:
+        metric: What its trainer reports.
+    """
+    if metric.of_text:
+        return GLOSSARY
+
+    better = "Higher" if metric.maximize else "Lower"
+    own = {plain(metric.name): f"What trials are judged by, measured on held-out data. {better} is better."}
+    return {word: meaning for word, meaning in GLOSSARY.items() if word not in _OF_TEXT} | own

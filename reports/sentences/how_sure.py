@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from autotune.core.metric import Metric
 from autotune.core.records import Verdict
 from autotune.core.statistics import INTERVAL
 from autotune.promotion.selection import best_settings, contender, measured_gain
 from autotune.store.study_store import StudyRecord
-from reports.formats import count, finite, number, signed
+from reports.formats import count, finite, plain
 from reports.sentences.verdict import failed_on
 
 
@@ -28,12 +29,13 @@ def how_sure(record: StudyRecord) -> list[str]:
             "played no part in choosing the winner."
         )
 
-    lines += _noise_lines(verdict)
+    lines += _noise_lines(verdict, record.attributes.metric)
     lines += _provable(record)
 
     min_gain = finite(verdict.min_gain)
     if min_gain is not None:
-        lines.append(f"Gains below {number(min_gain)} are treated as too small to matter.")
+        shown = record.attributes.metric.difference(min_gain)
+        lines.append(f"Gains below {shown} are treated as too small to matter.")
 
     if record.spec.objective == "loss_at_equal_seconds":
         lines.append(
@@ -51,11 +53,13 @@ def _of_promoted(record: StudyRecord) -> list[str]:
     if best is None or measured is None or not best.left_at_default:
         return []
 
+    metric = record.attributes.metric
     num_left = len(best.left_at_default)
     seeds = count(len(measured.seeds), "fresh seed")
     return [
-        f"The promoted settings leave {num_left} of the winner's changes at default. Their gain in loss on {seeds} was "
-        f"{signed(measured.gain)}: {number(measured.loss)}, where the default had {number(measured.baseline_loss)}."
+        f"The promoted settings leave {num_left} of the winner's changes at default. Their gain in "
+        f"{plain(metric.name)} on {seeds} was {metric.signed(measured.gain)}: "
+        f"{metric.number(measured.loss)}, where the default had {metric.number(measured.baseline_loss)}."
     ]
 
 
@@ -80,13 +84,15 @@ def _of_winner(record: StudyRecord, verdict: Verdict) -> list[str]:
         where = " with all changes of the winner"
 
     # The interval is explained right after the gain that it belongs to, so that nobody takes it for another's.
-    lines.append(f"Measured gain in loss{where}: {signed(gain)}; {INTERVAL} {signed(low)} to {signed(high)}.")
+    metric = record.attributes.metric
+    ends = f"{metric.signed(low)} to {metric.signed(high)}"
+    lines.append(f"Measured gain in {plain(metric.name)}{where}: {metric.signed(gain)}; {INTERVAL} {ends}.")
     if not num_failed:
         lines.append(_interval_words(low, high))
     return lines
 
 
-def _noise_lines(verdict: Verdict) -> list[str]:
+def _noise_lines(verdict: Verdict, metric: Metric) -> list[str]:
     sigma = finite(verdict.sigma)
     if sigma is None:
         return []
@@ -95,7 +101,8 @@ def _noise_lines(verdict: Verdict) -> list[str]:
     times = ""
     if gain is not None and gain > 0 and sigma > 0:
         times = f"; the gain is {gain / sigma:.1f} times that"
-    return [f"Noise: with the same settings, another seed changes the loss by about ±{number(sigma)}{times}."]
+    moved = metric.difference(sigma)
+    return [f"Noise: with the same settings, another seed changes the {plain(metric.name)} by about ±{moved}{times}."]
 
 
 def _provable(record: StudyRecord) -> list[str]:
@@ -105,7 +112,7 @@ def _provable(record: StudyRecord) -> list[str]:
         return []
 
     most = f"{count(noise.pairs, 'pair')} of runs, the most that this study trains,"
-    return [f"With this noise, {most} can prove a gain of {number(gain)} or more."]
+    return [f"With this noise, {most} can prove a gain of {record.attributes.metric.difference(gain)} or more."]
 
 
 def _interval_words(low: float, high: float) -> str:
@@ -122,8 +129,9 @@ def _not_yet_sure(record: StudyRecord) -> list[str]:
     if lowest is None or lowest.loss is None or done < 2:
         return ["Not sure of anything yet: too little has finished."]
 
+    metric = record.attributes.metric
     return [
         *_provable(record),
-        f"So far the lowest loss of {count(done, 'finished trial')} is {number(lowest.loss)} (trial {lowest.number}). "
-        "The lowest of many always looks better than it is, so it is not a result yet.",
+        f"So far the best {plain(metric.name)} of {count(done, 'finished trial')} is {metric.number(lowest.loss)} "
+        f"(trial {lowest.number}). The best of many always looks better than it is, so it is not a result yet.",
     ]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from autotune.core.metric import Metric
 from autotune.promotion.next_step import NextStep
-from reports.formats import duration, finite, gibibytes, percent, tokens
+from reports.formats import duration, finite, gibibytes, percent, plain, tokens
 
 
-def expected_words(step: NextStep) -> str:
-    """Return what the next step is expected to take: "8K tokens, about 27 min, 2.0 GiB of memory", or ""."""
+def expected_words(step: NextStep, metric: Metric) -> str:
+    """Return what the next step is expected to take: "8K tokens, about 27 min, 2.0 GiB of memory", or "".
+
+    Args:
+        step: What is to be done.
+        metric: What the study's trainer reports.
+    """
     expected = step.expected
     if expected is None:
         return ""
 
-    parts = [tokens(expected.tokens)] if expected.tokens else []
+    length = tokens(expected.tokens, plain(metric.budget_unit))
+    parts = [length] if expected.tokens else []
     if expected.seconds is not None:
         took = f"about {duration(expected.seconds)}"
         if expected.bracket_s:
@@ -20,7 +27,7 @@ def expected_words(step: NextStep) -> str:
             took += f" ({share} of it for shorter runs that find its settings)"
         parts.append(took)
     elif expected.tokens:
-        return f"{tokens(expected.tokens)}; the time is not known"
+        return f"{length}; the time is not known"
 
     peak_bytes = finite(expected.peak_bytes)
     if peak_bytes is not None:

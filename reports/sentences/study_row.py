@@ -89,7 +89,8 @@ def study_row(record: StudyRecord) -> StudyRow:
     """
     verdict = record.verdict
     spent = cost(record)
-    loss, perplexity, accuracy, _ = before_after(record)
+    loss, *further = before_after(record)
+    measures = {row.name: row for row in further}
 
     # The interval is that of the winner with all its changes: it has no place beside a gain without some of them.
     best = best_settings(record)
@@ -119,8 +120,8 @@ def study_row(record: StudyRecord) -> StudyRow:
         gain_low_frac=_share(low, before),
         gain_high_frac=_share(high, before),
         interval=interval,
-        perplexity=_known(perplexity),
-        accuracy=_known(accuracy),
+        perplexity=_known(measures.get("Perplexity")),
+        accuracy=_known(measures.get("Accuracy")),
         sure=_how_sure(record),
         trials=len(record.trials),
         hours=spent.busy_s / 3600,
@@ -154,7 +155,9 @@ def _listed(changes: Sequence[Change]) -> str:
     return ", ".join(f"{change.path} {change_words(change)}" for change in changes)
 
 
-def _known(measure: BeforeAfter) -> str:
+def _known(measure: BeforeAfter | None) -> str:
+    if measure is None:
+        return _arrow([None, None])
     before = None if measure.before is None else measure.before_text
     after = None if measure.after is None else measure.after_text
     return _arrow([before, after])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from autotune.core.metric import Metric
 from autotune.store.study_store import StudyRecord
 from reports.formats import number, plain, setting
 from reports.tables.roles import DEFAULT, LOWEST, PROMOTED, WINNER, named_trials
@@ -63,7 +64,9 @@ def trial_rows(record: StudyRecord) -> TrialRows:
     names = named_trials(record)
 
     rows = [_row(record, row, settings, names) for row in table.to_dict("records")]
-    heads = ("trial", "what it is", "status", "loss", "last loss", "seconds", "tokens/s")
+    metric = record.attributes.metric
+    name, unit = plain(metric.name), plain(metric.budget_unit)
+    heads = ("trial", "what it is", "status", name, f"last {name}", "seconds", f"{unit}/s")
     return TrialRows(
         heads=(*heads, *(plain(path) for path in settings.columns)),
         rows=tuple(rows[:MOST_ROWS]),
@@ -79,13 +82,19 @@ def _row(record: StudyRecord, row: Mapping[Any, Any], settings: pd.DataFrame, na
         str(trial),
         names.get(trial, _NONE),
         plain(row["status"]),
-        _number(row["loss"], 4),
-        _number(row["last_loss"], 4),
+        _loss(row["loss"], record.attributes.metric),
+        _loss(row["last_loss"], record.attributes.metric),
         _number(row["seconds"], 1),
         _number(row["tokens_per_s"], 0),
         *values,
     )
     return TrialRow(trial, cells, _log(record, str(row["log"])))
+
+
+def _loss(value: object, metric: Metric) -> str:
+    if not isinstance(value, int | float) or value != value:
+        return _NONE
+    return metric.number(float(value))
 
 
 def _number(value: object, digits: int) -> str:

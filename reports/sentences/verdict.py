@@ -113,8 +113,7 @@ def _gain_words(record: StudyRecord, terms: str) -> str:
     if measured is None or gain is None or not measured.baseline_loss:
         return f"the winner beat the default{terms} on fresh seeds"
 
-    frac = percent(gain / measured.baseline_loss)
-    if gain < 0:
-        return f"loss is {percent(-gain / measured.baseline_loss)} above the default's{terms}, measured on fresh seeds"
-
-    return f"loss is {frac} below the default's{terms}, measured on fresh seeds"
+    metric = record.attributes.metric
+    share = percent(abs(gain / measured.baseline_loss))
+    side = metric.compared(gain)
+    return f"{plain(metric.name)} is {share} {side} the default's{terms}, measured on fresh seeds"

@@ -37,5 +37,5 @@ def test_how_sure_reads_the_interval(low: float | None, high: float | None, part
 def test_an_unproven_minimum_comes_with_its_warning() -> None:
     said = how_sure(study_builder.running_study())
 
-    assert "lowest loss of 3 finished trials is 4.8000 (trial 1)" in said[0] and "not a result yet" in said[0]
+    assert "best loss of 3 finished trials is 4.8000 (trial 1)" in said[0] and "not a result yet" in said[0]
     assert "too little" in how_sure(study_builder.empty_study())[0]

@@ -1,0 +1,44 @@
+"""What a page says of a trainer that is no language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import study_builder
+
+from autotune.store.study_store import StudyRecord
+from reports.page import summary_lines
+from reports.sentences.before_after import before_after
+from reports.sentences.first_screen import first_screen
+from reports.sentences.glossary import glossary
+from reports.sentences.how_sure import how_sure
+from reports.sentences.trial_rows import trial_rows
+from reports.sentences.verdict import verdict_summary
+
+R2 = {"name": "r2", "maximize": True, "budget_unit": "epochs", "also": {"val_accuracy": "hits"}}
+
+
+def record(metric: dict[str, Any]) -> StudyRecord:
+    """A study that went from 5.02 to 4.64, or from -5.02 to -4.64 of what is to be maximised."""
+    return study_builder.with_attributes(study_builder.study(), metric=metric)
+
+
+def test_values_have_the_trainers_name_and_sign() -> None:
+    study = record(R2)
+    r2, hits = before_after(study)
+    assert (r2.name, r2.before_text, r2.after_text, r2.improved) == ("R2", "-5.0200", "-4.6400", True)
+    assert r2.meaning == "Measured on held-out data; higher is better." and r2.change == "7.6 % higher"
+    assert (hits.name, hits.improved) == ("Hits", None)
+    assert verdict_summary(study).sentence == (
+        "Better settings were found: r2 is 7.6 % above the default's, measured on fresh seeds."
+    )
+    assert first_screen(study)[0][1].startswith("the winner (trial 6): r2 -4.6400 on 3 fresh seeds; gain +0.38 (")
+    assert trial_rows(study).heads[3:7] == ("r2", "last r2", "seconds", "epochs/s")
+    assert trial_rows(study).rows[0].cells[3].startswith("-4.")
+
+
+def test_nothing_is_said_of_language_models() -> None:
+    study = record({"name": "error", "unit": "K", "budget_unit": "epochs"})
+    said = " ".join([*how_sure(study), *summary_lines(study), *glossary(study.attributes.metric)])
+    assert "error" in said and "gain in error" in said
+    assert not any(word in said for word in ("loss", "perplexity", "tokens", "accuracy"))
