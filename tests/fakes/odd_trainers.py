@@ -32,6 +32,7 @@ class Lenient(BaseModel):
     """A config that ignores what it does not know."""
 
     lr: float = 0.1
+    seed: int = 0
 
 
 class Opaque:

@@ -24,6 +24,7 @@ class Config(BaseModel):
     """A learning rate and a text."""
 
     model_config = ConfigDict(extra="forbid")
+    seed: int = 0
     lr: float = 0.05
     width: int = 8
     data: Data = Data()

@@ -14,7 +14,7 @@ def test_a_search_without_further_gain_ends_early_and_goes_on_to_its_finals(fold
     assert run.end() == 0, run.text
     record = folder.record()
     assert sum(trial.status.teaches for trial in record.trials) == MIN_TRIALS
-    assert run.text.count("the search ends early: its later half lowered the best loss by") == 1
+    assert run.text.count("the search ends early: its later half gained") == 1
     assert record.verdict is not None
     again = folder.run()
     assert again.end() == 0, again.text

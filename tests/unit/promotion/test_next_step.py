@@ -20,7 +20,7 @@ WITHOUT_BEST_CONFIG = RunDirectory(Path("runs/night"))
 
 
 def expected(record: StudyRecord) -> str:
-    return expected_words(next_step(record))
+    return expected_words(next_step(record), record.attributes.metric)
 
 
 def after_full_run(**full: Any) -> StudyRecord:
