@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,12 @@ def autotune(folder: Path, *arguments: str, code: int = 0) -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, hardware: dict[str, Any]) -> Path:
+    """A folder with the example and its study, on a machine that was measured already."""
+    measured = tmp_path / "runs/regression/hardware.json"
+    measured.parent.mkdir(parents=True)
+    measured.write_text(json.dumps(hardware), encoding="utf-8")
+
     said = autotune(tmp_path, "init", "regression", "--trainer", "my_trainer.py")
     assert said == "wrote my_trainer.py and regression.toml; next: autotune run regression.toml\n"
     return tmp_path

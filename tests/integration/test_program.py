@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -63,51 +64,60 @@ def autotune(folder: Path, *arguments: str, code: int = 0) -> str:
     return said
 
 
+@pytest.fixture
+def place(tmp_path: Path, hardware: dict[str, Any]) -> Path:
+    """An empty folder on a machine that was measured already."""
+    measured = tmp_path / "runs/sweep/hardware.json"
+    measured.parent.mkdir(parents=True)
+    measured.write_text(json.dumps(hardware), encoding="utf-8")
+    return tmp_path
+
+
 def write(folder: Path, more: str = " --epochs {budget}") -> None:
     (folder / "train.py").write_text(PROGRAM, encoding="utf-8")
     (folder / "sweep.toml").write_text(STUDY.format(python=sys.executable, more=more), encoding="utf-8")
 
 
-def test_a_program_is_swept_unchanged(tmp_path: Path) -> None:
-    write(tmp_path)
-    said = autotune(tmp_path, "run", "sweep.toml")
+def test_a_program_is_swept_unchanged(place: Path) -> None:
+    write(place)
+    said = autotune(place, "run", "sweep.toml")
     assert re.search(r"trial 0 finished  accuracy 0\.\d+ \(best so far\)", said)
     assert "better: Better settings were found" in said
-    trial = tmp_path / "runs/sweep/trials/0000"
+    trial = place / "runs/sweep/trials/0000"
     assert (trial / "log.txt").read_text().startswith("starting with {'lr': 0.001")
     points = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
     assert [point["tokens_seen"] for point in points] == list(range(1, 11)) and points[-1]["val_loss"] < -0.7
 
 
-def test_a_program_that_fails_says_why_and_the_study_goes_on(tmp_path: Path) -> None:
-    write(tmp_path)
+def test_a_program_that_fails_says_why_and_the_study_goes_on(place: Path) -> None:
+    write(place)
     fails = "--set=enqueue=[{lr = 0.9}]"
     said = autotune(
-        tmp_path, "run", "sweep.toml", fails, "--trials=3", "--set=finals.finalists=0", "--set=pruner={name='none'}"
+        place, "run", "sweep.toml", fails, "--trials=3", "--set=finals.finalists=0", "--set=pruner={name='none'}"
     )
     assert "crashed: RuntimeError" in said and "ended with exit code 1" in said and "far too high" in said
 
 
-def test_one_that_is_not_told_its_length_is_stopped_at_it(tmp_path: Path) -> None:
-    write(tmp_path, more="")
-    said = autotune(tmp_path, "run", "sweep.toml", "--trials=2", "--set=budget.tokens=5", "--set=finals.finalists=0")
+def test_one_that_is_not_told_its_length_is_stopped_at_it(place: Path) -> None:
+    write(place, more="")
+    said = autotune(place, "run", "sweep.toml", "--trials=2", "--set=budget.tokens=5", "--set=finals.finalists=0")
     assert "trial 0 finished" in said
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_no_program_outlives_its_study(tmp_path: Path, sent: signal.Signals) -> None:
-    write(tmp_path, more=" --epochs {budget} --sleep 0.3")
-    process = start(tmp_path, "run", "sweep.toml")
+def test_no_program_outlives_its_study(place: Path, sent: signal.Signals) -> None:
+    write(place, more=" --epochs {budget} --sleep 0.3")
+    process = start(place, "run", "sweep.toml")
     deadline = time.monotonic() + 60
-    while not (tmp_path / "runs/sweep/trials/0000/metrics.jsonl").exists() and time.monotonic() < deadline:
+    while not (place / "runs/sweep/trials/0000/metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
 
     process.send_signal(sent)
     process.communicate(timeout=60)
     assert process.returncode == (130 if sent is signal.SIGINT else -signal.SIGKILL)
-    while _alive(tmp_path) and time.monotonic() < deadline:
+    while _alive(place) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _alive(tmp_path)
+    assert not _alive(place)
 
 
 def _alive(folder: Path) -> list[int]:
@@ -131,7 +141,7 @@ def _alive(folder: Path) -> list[int]:
         ("command = ''", "metric belongs to a command"),
     ],
 )
-def test_what_is_wrong_with_a_command_is_told(tmp_path: Path, change: str, words: str) -> None:
-    write(tmp_path)
-    said = autotune(tmp_path, "plan", "sweep.toml", "--set", change, code=2)
+def test_what_is_wrong_with_a_command_is_told(place: Path, change: str, words: str) -> None:
+    write(place)
+    said = autotune(place, "plan", "sweep.toml", "--set", change, code=2)
     assert words in said and "Traceback" not in said
