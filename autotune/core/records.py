@@ -65,7 +65,8 @@ class EvalPoint:
 
     Args:
         tokens_seen: Training tokens at the grid point; the same grid for every trial of a study.
-        val_loss: Held-out cross-entropy in nats per token; may be non-finite.
+        val_loss: What trials are judged by, on held-out data: lower is better (of a metric that is to be maximised its
+            sign is turned); of a language model the cross-entropy in nats per token. It may be non-finite.
         metrics: Whatever else the trainer reported, by name (train_loss, val_accuracy, tokens_per_s, ...).
     """
 

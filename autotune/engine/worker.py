@@ -8,7 +8,6 @@ tokens.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import json
 import multiprocessing
@@ -24,12 +23,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from autotune.core.child import end_with_parent
 from autotune.core.disk_faults import disk_fault_of_training, explain_os_error
 from autotune.core.errors import exit_code_of
 from autotune.core.records import EvalPoint
 
-_PR_SET_PDEATHSIG = 1
-"""The option of Linux's prctl that has the kernel signal a child when its parent dies; see prctl(2)."""
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that a worker ignores: they reach the whole process group, and the parent alone decides what they mean."""
 _STARTING = threading.Lock()
@@ -312,8 +310,7 @@ def _output_to(log: Path) -> Iterator[None]:
 
 def _die_with_parent() -> None:
     """End this process when its parent dies, even in the middle of a long optimizer step."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
 
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import json
 import os
 import re
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from autotune.core.child import end_with_parent
 from autotune.core.config_paths import flatten
 from autotune.core.metric import Metric
 from autotune.study.trainer import reported
@@ -29,7 +28,6 @@ _PLACEHOLDER = re.compile(r"\{([^{}\s]+)\}")
 _LAST_LINES = 5
 _PATIENCE_S = 10.0
 """Seconds that a program has to end by itself when it is stopped."""
-_PR_SET_PDEATHSIG = 1
 
 untrained_settings = ("seed",)
 
@@ -150,8 +148,7 @@ def _end(program: subprocess.Popen[str]) -> None:
 
 
 def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     # What this process ignores its children would ignore as well.
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_DFL)

@@ -102,6 +102,8 @@ def test_one_that_is_not_told_its_length_is_stopped_at_it(place: Path) -> None:
     write(place, more="")
     said = autotune(place, "run", "sweep.toml", "--trials=2", "--set=budget.tokens=5", "--set=finals.finalists=0")
     assert "trial 0 finished" in said
+    points = (place / "runs/sweep/trials/0000/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(point)["tokens_seen"] for point in points] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
