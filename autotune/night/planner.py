@@ -224,6 +224,7 @@ class Survey:
     baseline: Probe
     model: CostModel | None = None
     left: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    unit: str = "tokens"
 
     def lines(self, spec: StudySpec, profile: HardwareProfile, free_bytes: int, now: datetime) -> list[tuple[str, str]]:
         """Return what a person is told, with the kind of event that each line is.
@@ -235,7 +236,7 @@ class Survey:
             now: Local time at which the night begins.
         """
         lines = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
-        lines.append(("plan", describe(self.plan, spec)))
+        lines.append(("plan", describe(self.plan, spec, self.unit)))
         for words in (_small_space(spec), self.plan.cuts, self._repetition(spec), self._lack_of_disk(spec, free_bytes)):
             if words:
                 lines.append(("plan", words))
@@ -251,7 +252,7 @@ class Survey:
         tokens = full_tokens(spec, self.plan)
         trial_epochs = self.plan.epochs or spec.budget.tokens / train_tokens
         repeats = repetition(train_tokens, tokens, trial_epochs)
-        return f"full run of {tokens:,} tokens: {repeats}" if repeats else ""
+        return f"full run of {tokens:,} {self.unit}: {repeats}" if repeats else ""
 
     def _lack_of_disk(self, spec: StudySpec, free_bytes: int) -> str:
         """Return what to do where the disk is too small for the study; else ""."""
@@ -320,11 +321,12 @@ def planned(
         trials = replace(baseline, tokens_per_s=faster * baseline.tokens_per_s)
 
     plan = make_plan(study, trials, slots, seconds_left, profile)
+    unit = study.trainer.metric.budget_unit
     disk_bytes = plan.disk_bytes
     if study.spec.promote.automatic:
         counted = study.trainer.counts(config_on(study, profile, {}), baseline.facts) or {}
         disk_bytes += counted.get("disk_bytes", 0.0)
-    return Survey(replace(plan, disk_bytes=disk_bytes, max_pass_sequences=size), baseline, model, left)
+    return Survey(replace(plan, disk_bytes=disk_bytes, max_pass_sequences=size), baseline, model, left, unit)
 
 
 def _small_space(spec: StudySpec) -> str:
@@ -334,9 +336,15 @@ def _small_space(spec: StudySpec) -> str:
     return f"the space has {spec.most_trials} settings, so there are no more than as many trials (budget.trials)"
 
 
-def describe(plan: Plan, spec: StudySpec) -> str:
-    """Return the plan in one line for a person."""
-    length = f"{spec.budget.tokens:,} tokens"
+def describe(plan: Plan, spec: StudySpec, unit: str = "tokens") -> str:
+    """Return the plan in one line for a person.
+
+    Args:
+        plan: What was found.
+        spec: The study.
+        unit: What a training's budget counts.
+    """
+    length = f"{spec.budget.tokens:,} {unit}"
     if spec.objective == "loss_at_equal_seconds":
         length = f"the time that the default takes for {length}"
 
@@ -351,14 +359,14 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         parts.append(f"{plan.final_runs} final runs{attributing}")
     if plan.full_s:
         rest = " in the time that the search leaves" if plan.run_tokens else ""
-        parts.append(f"a full run of {full_tokens(spec, plan):,} tokens{rest}")
+        parts.append(f"a full run of {full_tokens(spec, plan):,} {unit}{rest}")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
 
     if plan.energy_kwh:
         line += f", {plan.energy_kwh:.1f} kWh"
     line += f", {in_bytes(plan.disk_bytes)} of disk"
     if plan.tokens_per_s:
-        line += f"; {plan.tokens_per_s:,.0f} tokens/s"
+        line += f"; {plan.tokens_per_s:,.0f} {unit}/s"
     if plan.epochs:
         line += f"; each reads {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text"
     if plan.max_pass_sequences:
