@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
 from autotune.core.files import append_line, require_space
+from autotune.core.own_words import told
 from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
 from autotune.core.text import duration
 from autotune.engine.assignment import Assignment
@@ -294,7 +295,7 @@ class QueueWork:
 
     def _answer(self, running: Running, point: EvalPoint) -> bool | int:
         """Take an evaluation and return the answer to it: go on, stop, or end at so many tokens."""
-        append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
+        append_line(running.assignment.folder / "metrics.jsonl", told(point.to_json(), self._rules.metric))
         if self._queue.plan.kind is TrainingKind.FULL:
             self._loop.heed_session(MARGIN * running.waited_s)
 
