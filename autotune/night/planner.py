@@ -19,7 +19,7 @@ from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
 from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
-from autotune.night.shares import Night
+from autotune.night.shares import TimeShares
 from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import full_tokens
 from autotune.search.dimension import Value
@@ -101,24 +101,24 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         profile: The hardware.
     """
     spec = study.spec
-    night = Night(study, probe, slots, seconds_left)
-    full_run, finals = night.shares()
+    shares = TimeShares(study, probe, slots, seconds_left)
+    full_run, finals = shares.full_run_and_finals()
     trials, most_trials, likely_trials = _counts_of_trials(spec, finals)
 
-    search_s = trials * night.trial_s
+    search_s = trials * shares.trial_s
     later_s = finals.finals_s + full_run.seconds + REPORT_S
     total_s = search_s + later_s
 
     trainings = most_trials * spec.budget.seeds + finals.final_runs + finals.attributing_runs
     return Plan(
-        trial_s=night.trial_s * slots,
+        trial_s=shares.trial_s * slots,
         trials=trials,
         most_trials=most_trials,
         search_s=search_s,
         finals_s=finals.finals_s,
         full_s=full_run.seconds,
         total_s=total_s,
-        likely_s=min(total_s, likely_trials * night.trial_s + later_s),
+        likely_s=min(total_s, likely_trials * shares.trial_s + later_s),
         slots=slots,
         tokens_per_s=probe.tokens_per_s,
         peak_bytes=probe.peak_bytes,

@@ -35,7 +35,7 @@ class FullRunShare:
 
 
 @dataclass(frozen=True)
-class Night:
+class TimeShares:
     """A study and the time that it has.
 
     Args:
@@ -60,7 +60,7 @@ class Night:
         """Seconds of a whole trial with all its seeds, divided by how many train at once."""
         return self.study.spec.budget.seeds * self.training_s / self.slots
 
-    def shares(self) -> tuple[FullRunShare, Allotment]:
+    def full_run_and_finals(self) -> tuple[FullRunShare, Allotment]:
         """Return the share of the full run, and that of the runs on fresh seeds; the search has the rest."""
         spec = self.study.spec
         proving = spec.finals.runs
