@@ -133,7 +133,7 @@ class Queue:
         """
         from optuna.exceptions import UpdateFinishedTrialError
 
-        if points and self.plan.seeds == 1:
+        if points:
             with contextlib.suppress(UpdateFinishedTrialError):  # the peer that has ended it has stored what it knew
                 TrialAttributes(assignment.trial).stopped_at = points[-1].tokens_seen
 

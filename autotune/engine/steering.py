@@ -62,12 +62,16 @@ class Steering:
         self._replan = replan
         self._is_due = Interval(LOOK_EVERY_S)
         self._followed = ""
+        self._started = ""
 
-    def begin(self) -> None:
+    def begin(self, command: str) -> None:
         """Let the end count that a person set while the study ran before, and take up what was asked since then.
 
         An end that is named as the study is started is a later word, unless it is the one that was moved: a command
-        that resumes a study is often the one that started it.
+        that resumes a study is often the one that started it. The end of a night is not that of a later full run.
+
+        Args:
+            command: What the study is started by: "run" or "promote".
         """
         if self._search is None:
             return
@@ -75,10 +79,11 @@ class Steering:
         attributes = self._search.attributes
         if not attributes.hears_requests:
             attributes.hears_requests = True
+        self._started = f"{command} {self._deadline.words}"
         last = _last_end(attributes.requests)
-        if last is not None and last.answer is not None:
-            is_repeated = last.answer.instead_of == self._deadline.words
-            if self._deadline.is_asked and not is_repeated:
+        if last is not None and last.answer is not None and last.answer.instead_of != self._started:
+            is_of_another = last.answer.instead_of.partition(" ")[0] != command
+            if self._deadline.is_asked or is_of_another:
                 self._followed = last.id
         self.look()
 
@@ -138,7 +143,7 @@ class Steering:
         if isinstance(wish, SetEnd):
             if wish.ends_at <= time.time():
                 return Answer(why="that time had passed when the study went on")
-            return Answer(instead_of=self._deadline.words)
+            return Answer(instead_of=self._started)
         if isinstance(wish, StopTrial):
             return self._answer_stop(wish)
         if attributes.is_search_over:

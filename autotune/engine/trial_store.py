@@ -178,9 +178,10 @@ class TrialStore:
             self._tell(number, values(result, len(self.optuna_study.directions)))
             return
 
-        # One that a person stopped before its first evaluation says nothing about its settings.
-        says_nothing = result.status is TrialStatus.STOPPED and not result.points
-        is_told = result.status.teaches and not says_nothing
+        is_told = result.status.teaches
+        if result.status is TrialStatus.STOPPED:
+            # One that a person stopped before it said anything of its settings would count as the worst of all.
+            is_told = bool(self.optuna_study.get_trials(deepcopy=False)[number].intermediate_values)
         self._tell(number, state=TrialState.PRUNED if is_told else TrialState.FAIL)
 
     def _tell(self, number: int, values: Sequence[float] | None = None, state: TrialState | None = None) -> None:

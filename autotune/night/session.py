@@ -62,7 +62,7 @@ class Session:
         """
         with self._opened() as night:
             self._count_hours(night)
-            night.loop.steering.begin()
+            night.loop.steering.begin("run")
             plan_night(night)
             queues = Queues(night, equal_seconds(night))
             promotion = PromotionStep(night, queues)
@@ -119,7 +119,7 @@ class Session:
             trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
             self.options.session.bound(night.deadline)
-            night.loop.steering.begin()
+            night.loop.steering.begin("promote")
 
             promotion = PromotionStep(night, Queues(night))
             brackets, seconds_left, token_s = promotion.brackets, night.deadline.seconds_left, None

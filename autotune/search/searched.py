@@ -28,7 +28,7 @@ def whole_space(space: SearchSpace, attributes: StudyAttributes) -> SearchSpace:
         space: What the study file searches.
         attributes: What is stored with the study.
     """
-    whole = space.with_ranges(attributes.ranges).including({path: space[path].ends() for path in space})
+    whole = space.with_ranges(attributes.ranges)
     for wish in ranges_set(attributes.requests):
-        whole = whole.including({wish.path: wish.values})
+        whole = whole.including({wish.path: (*wish.before, *wish.values)})
     return whole

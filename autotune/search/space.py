@@ -76,7 +76,7 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
         """Return a copy in which ranges of numbers reach as far as others do, too; lists of choices stay.
 
         Args:
-            ranges: Low and high by dotted path.
+            ranges: Numbers that are to be included, by dotted path.
         """
         wider = {}
         for path in ranges.keys() & self.root.keys():

@@ -254,7 +254,7 @@ def test_a_new_end_moves_the_deadline_once_and_the_plan_follows(tmp_path: Path) 
     deadline = Deadline(hours=8)
     planned: list[float] = []
     hand = steered(case, deadline, replan=lambda: planned.append(deadline.seconds_left))
-    hand.begin()
+    hand.begin("run")
     for hours in (2, 10):
         ask(case.queue, SetEnd(ends_at=time.time() + 3600 * hours))
         hand.look()
@@ -276,17 +276,27 @@ def test_the_end_that_was_set_counts_after_a_kill_unless_another_is_named_since(
 ) -> None:
     case = Case(tmp_path, SOUND)
     ask(case.queue, SetEnd(ends_at=time.time() + 7_200))
-    steered(case, Deadline(hours=8, is_asked=True)).begin()
+    steered(case, Deadline(hours=8, is_asked=True)).begin("run")
 
-    steered(case, again).begin()
+    steered(case, again).begin("run")
     assert again.seconds_left == pytest.approx(3600 * hours, abs=60)
+
+
+def test_the_end_of_a_night_is_not_that_of_a_later_full_run(tmp_path: Path) -> None:
+    case = Case(tmp_path, SOUND)
+    ask(case.queue, SetEnd(ends_at=time.time() + 7_200))
+    steered(case, Deadline()).begin("run")
+
+    deadline = Deadline()
+    steered(case, deadline).begin("promote")
+    assert deadline.seconds_left == float("inf")
 
 
 def test_one_that_has_passed_before_the_study_goes_on_is_told_so(tmp_path: Path) -> None:
     case = Case(tmp_path, SOUND)
     ask(case.queue, SetEnd(ends_at=time.time() - 1))
     deadline = Deadline()
-    steered(case, deadline).begin()
+    steered(case, deadline).begin("run")
     assert deadline.seconds_left == float("inf")
     assert "but that time had passed when the study went on" in case.said[-1]
 
@@ -295,7 +305,7 @@ def test_an_end_before_that_of_the_session_lets_the_night_be_over_before_it_woul
     case = Case(tmp_path, SOUND)
     session, deadline = SessionEnd(hours=1.0), Deadline()
     ask(case.queue, SetEnd(ends_at=time.time() + 3_599))
-    steered(case, deadline, session=session).begin()
+    steered(case, deadline, session=session).begin("run")
     assert deadline.seconds_left < session.seconds_left + 1 < 3_599
 
 

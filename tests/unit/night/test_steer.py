@@ -190,7 +190,7 @@ def test_after_the_search_only_the_end_can_be_moved_and_after_everything_nothing
 def test_a_study_that_an_earlier_version_runs_is_not_asked(night: Night) -> None:
     with night.queue.run.held():
         assert "is run by an earlier version of autotune" in night.refusal(stop=[2])
-        Steering(night.queue.store).begin()
+        Steering(night.queue.store).begin("run")
         assert night.steer(stop=[2])
 
 
