@@ -102,7 +102,8 @@ def replan_rest(night: Night) -> None:
     """Plan the rest of a night anew, after its end was moved."""
     attributes = night.attributes
     plan = attributes.plan
-    if plan is None:
+    # A full run that has begun moves its own end, by its own pace.
+    if plan is None or attributes.full_run is not None:
         return
 
     ended = [record.result for record in own_records(night.search.optuna_study.get_trials(), night.spec.budget)]
