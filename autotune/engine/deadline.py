@@ -46,7 +46,7 @@ class Deadline:
 
     def __init__(self, hours: float | None = None, until: str | None = None, is_asked: bool = False) -> None:
         now = time.monotonic()
-        self.words = f"hours {hours}, until {until}"
+        self.words = f"hours {hours and float(hours)}, until {until}"
         """What it was made from."""
         self.is_asked = is_asked
         self._hours_end = float("inf") if hours is None else now + hours * 3600
