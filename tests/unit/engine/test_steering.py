@@ -211,7 +211,7 @@ def test_nothing_is_proposed_outside_of_a_narrowed_range_and_all_of_it_within_a_
     Steering(queue.store).look()
     narrowed = train(6)
     assert all(0.001 <= each["lr"] <= 0.01 and each["layers"] in (2, 3) for each in narrowed)
-    assert queue.store.space["lr"].high == 0.01, "the edge rule leaves a range alone that a person has set"
+    assert queue.store.attributes.ranges == {}, "the edge rule leaves a range alone that a person has set"
 
     widened = SetRange(path="lr", values=(0.2, 1.0), before=(0.001, 0.01), is_range=True)
     ask(queue, widened, SetRange(path="layers", values=(1,), before=(2, 3), is_range=False))
