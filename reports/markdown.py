@@ -93,7 +93,7 @@ def _long_run_lines(record: StudyRecord) -> list[str]:
 
 
 def _full_run_lines(record: StudyRecord) -> list[str]:
-    lines = [markdown(line) for line in full_run_lines(record)]
+    lines = [markdown(line, _LONG) for line in full_run_lines(record)]
     return _section("The full run", [*lines, ""]) if lines else []
 
 
@@ -103,7 +103,7 @@ def _front_lines(record: StudyRecord) -> list[str]:
 
     front = front_table(record)
     heads = [plain(name) for name in front.columns]
-    words = markdown(front_words(record))
+    words = markdown(front_words(record), _LONG)
     return _section("Loss against training time", [words, "", *_table(heads, cells(front))])
 
 
@@ -165,7 +165,7 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def _bullets(sentences: Sequence[str]) -> list[str]:
-    return [*(f"- {markdown(sentence)}" for sentence in sentences), ""]
+    return [*(f"- {markdown(sentence, _LONG)}" for sentence in sentences), ""]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -216,10 +216,10 @@ class Horizon:
             before = float(values[path])
             after, why = self._changed(rule, before, tokens, multiples)
 
-            # Three digits are enough for a person who reads the file.
+            # Three digits are enough for a person who reads the file, and a change of fewer is none.
             is_whole = rule == "batch" and isinstance(values[path], int)
             after = round(after) if is_whole else float(f"{after:.3g}")
-            if after != before:
+            if after != float(f"{before:.3g}"):
                 length_changes.append(LengthChange(path, before, after, why))
 
         return length_changes
