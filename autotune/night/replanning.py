@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from autotune.core.study_results import Plan
 from autotune.core.text import duration, time_of_day
 from autotune.engine.deadline import MARGIN, REPORT_S
+from autotune.finals.allotment import FEW_TRIALS
 from autotune.night.search_share import search_seconds
 from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.run_length import Check, full_tokens, longest_run
@@ -70,8 +71,9 @@ def replanned(study: Study, plan: Plan, rest: Rest) -> Plan:
     trial_s = spec.budget.seeds * spec.budget.tokens * rest.token_s / rest.slots
     further_s = 0.0
     if rest.searched_s is not None:
+        least_s = MARGIN * min(FEW_TRIALS, spec.most_trials) * trial_s
         worth_s = search_seconds(max(0.0, seconds) + rest.searched_s, trial_s)
-        further_s = max(0.0, worth_s - rest.searched_s)
+        further_s = max(0.0, max(least_s, worth_s) - rest.searched_s)
 
     fit = int((seconds - further_s) / END_MARGIN / rest.token_s)
     length = spec.budget.tokens

@@ -44,6 +44,14 @@ def test_after_the_search_it_gets_its_share_too_and_after_the_proof_that_of_the_
     assert replanned(study, PLAN, later).run_tokens > 10 * runs[0]
 
 
+def test_a_search_that_has_hardly_begun_keeps_the_time_of_a_few_trials(study: Study) -> None:
+    """Three of 10 s, beside a full run of less than two minutes, where the share of a search alone would be less."""
+    soon = replace(REST, seconds_left=300.0, searched_s=0.0)
+    seconds = 300 - MARGIN * 120 - EXPORT_S - REPORT_S
+    assert search_seconds(seconds, 10.0) < 3 * MARGIN * 10
+    assert replanned(study, PLAN, soon).full_s == pytest.approx((seconds - 33) / END_MARGIN + EXPORT_S, abs=0.02)
+
+
 def test_where_there_is_no_time_for_it_the_finals_get_what_there_is(study: Study) -> None:
     anew = replanned(study, PLAN, replace(REST, seconds_left=170.0))
     assert (anew.full_s, anew.run_tokens) == (0.0, 1_000)
