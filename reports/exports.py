@@ -26,6 +26,7 @@ from reports.sentences.failures import failures
 from reports.sentences.health import health_checks
 from reports.sentences.how_sure import how_sure
 from reports.sentences.next_step import expected_words
+from reports.sentences.steering import steering_lines
 from reports.sentences.verdict import verdict_summary
 from reports.tables.curves import curves_table
 from reports.tables.finals import finals_runs, finals_table
@@ -75,6 +76,7 @@ def report_json(record: StudyRecord) -> str:
         "verdict": _stored(record.verdict, metric),
         "before_after": before_after(record),
         "how_sure": how_sure(record),
+        "steered": steering_lines(record),
         "cost": cost(record),
         "next": next_words,
         "changes": setting_changes(record),

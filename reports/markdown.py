@@ -21,6 +21,7 @@ from reports.sentences.health import health_checks
 from reports.sentences.how_sure import how_sure
 from reports.sentences.next_step import expected_words
 from reports.sentences.pareto import front_words
+from reports.sentences.steering import steering_lines
 from reports.sentences.verdict import verdict_summary
 from reports.tables.attribution import attribution_table, attribution_words
 from reports.tables.fronts import front_table
@@ -50,6 +51,7 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
         *_section(attribution.TITLE, _which_change(record)),
         *_picture_lines(pictures),
         *_check_lines(record),
+        *_steering_lines(record),
         *_failure_lines(record),
         *_section("Where the numbers come from", _table(("what", "value"), provenance(record))),
     ]
@@ -146,6 +148,11 @@ def _picture_lines(pictures: Sequence[tuple[str, str, Sequence[str]]]) -> list[s
 def _check_lines(record: StudyRecord) -> list[str]:
     checks = [(check.status, check.name, f"{check.finding} {check.action}") for check in health_checks(record)]
     return _section("Health checks", _table(("", "check", "finding"), checks))
+
+
+def _steering_lines(record: StudyRecord) -> list[str]:
+    lines = steering_lines(record)
+    return _section("What you changed as it ran", _bullets(lines)) if lines else []
 
 
 def _failure_lines(record: StudyRecord) -> list[str]:

@@ -34,6 +34,7 @@ from reports.sentences.glossary import glossary
 from reports.sentences.health import health_checks
 from reports.sentences.how_sure import how_sure
 from reports.sentences.next_step import expected_words
+from reports.sentences.steering import steering_lines
 from reports.sentences.trial_rows import trial_rows
 from reports.sentences.verdict import verdict_summary
 
@@ -167,6 +168,7 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         cards=draw_cards(record),
         checks=health_checks(record),
         failures=failures(record),
+        steered=steering_lines(record),
         events=_events(record),
         trials=trial_rows(record),
         first_screen=first_screen(record),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -156,6 +158,47 @@ class Tuned:
         from autotune.api.work import stop
 
         stop(self._run, now)
+
+    def steer(
+        self,
+        *,
+        stop_trial: int | Sequence[int] = (),
+        add: Mapping[str, Any] | Sequence[Mapping[str, Any]] = (),
+        ranges: Mapping[str, Sequence[Any]] | None = None,
+        trials: int | None = None,
+        hours: float | None = None,
+        until: str | None = None,
+    ) -> list[str]:
+        """Change the study while it runs, in this process or in another, or before it goes on: `autotune steer`.
+
+        All of it is checked before any of it counts.
+
+        Args:
+            stop_trial: Trials to end after their next evaluation; they are not trained again.
+            add: Settings of a trial to train as soon as possible, by dotted path, or of several; those that are not
+                named are the default's.
+            ranges: What is searched from now on, by dotted path: (low, high), or the choices that are left.
+            trials: Search at most this many trials.
+            hours: Finish everything within this many hours from now.
+            until: Finish everything by this time of day, "07:00".
+
+        Returns:
+            What will happen, a sentence each.
+
+        Raises:
+            UserError: With a line for each thing that cannot be done; then nothing is changed.
+        """
+        from autotune.api.work import faults_told
+        from autotune.cli.options import load_study
+        from autotune.cli.steer import end_of
+        from autotune.night.steer import Orders, steer
+
+        stop = [stop_trial] if isinstance(stop_trial, int) else list(stop_trial)
+        added = [add] if isinstance(add, Mapping) else list(add)
+        orders = Orders(stop, added, dict(ranges or {}), trials, end_of(hours, until))
+        with faults_told():
+            load = partial(load_study, str(self.path), self.path.parent, None)
+            return [accepted.says for accepted in steer(self.path, self._storage, load, orders)]
 
     def page(self, height: int = 800) -> PageFrame:
         """Return the study's page as a frame that a notebook shows in its cell; the page itself is a part of it.

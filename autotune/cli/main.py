@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autotune.cli import machine, model, replay, studies
+from autotune.cli import machine, model, replay, steer, studies
 from autotune.cli.ending import Commands, explain_failures
 from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options
 from autotune.cli.machine import measured_hardware
@@ -227,6 +227,7 @@ def _resuming(session_hours: float | None, hours: float | None, until: str | Non
     return given
 
 
+app.command()(steer.steer)
 app.command()(replay.record)
 app.command()(replay.replay)
 

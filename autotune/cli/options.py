@@ -305,7 +305,8 @@ def deadline_of(study: Study | None, hours: float | None, until: str | None) -> 
     from autotune.study.errors import explain_validation_error
     from autotune.study.spec import BudgetSpec
 
-    if hours is None and until is None and study is not None:
+    is_asked = hours is not None or until is not None
+    if not is_asked and study is not None:
         hours = study.spec.budget.hours
         until = study.spec.budget.until
 
@@ -315,4 +316,4 @@ def deadline_of(study: Study | None, hours: float | None, until: str | None) -> 
         lines = [f"--{detail['loc'][0]}: {explain_validation_error(detail, ())}" for detail in error.errors()]
         raise UserError("\n".join(lines)) from None
 
-    return Deadline(hours, until)
+    return Deadline(hours, until, is_asked)

@@ -75,7 +75,18 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         "next": advice.command,
         "next_why": advice.what,
         "last_event": last_event,
+        "steered": _steered(record),
     }
+
+
+def _steered(record: StudyRecord) -> list[dict[str, Any]]:
+    """Return what a person asked of the study as it ran, in that order; what is not taken up yet has no answer."""
+    told = []
+    for request in record.attributes.requests:
+        done = None if request.answer is None else request.is_done
+        says = request.sentence(record.created_at)
+        told.append({"at": request.at, "says": says, "done": done, **request.wish.model_dump(mode="json")})
+    return told
 
 
 def _best_trial(record: StudyRecord) -> dict[str, Any]:
@@ -150,6 +161,7 @@ def describe(state: Mapping[str, Any]) -> str:
         lines.append(f"verdict: {state['verdict']}{_gain(state)}")
     if state["full_run_tokens"]:
         lines.append(_full_run_line(state))
+    lines += [steered["says"] for steered in state["steered"]]
     if state["last_event"]:
         lines.append(f"last event: {state['last_event']}")
     lines += [state["next_why"], f"next: {state['next']}"]

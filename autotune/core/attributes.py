@@ -6,7 +6,7 @@ names are part of the storage's format: a study that was begun under them goes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar, overload
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
+from autotune.core.requests import Answer, Request, Wish, answered, asked, requests_in
 from autotune.core.study_results import Attribution, Noise, Plan
 
 T = TypeVar("T")
@@ -185,6 +186,12 @@ class StudyAttributes(_Attributes):
     speeds: Stored[Mapping[str, float]] = Stored({}, dict)
     """Tokens per second of each configuration as a multiple of the baseline's, by a hash of what decides it."""
 
+    search_ended: Stored[bool | None] = Stored(None, bool)
+    """Whether the search is over; None in studies that kept no word of it."""
+
+    hears_requests = Stored(False, bool)
+    """Whether the version of autotune that runs the study takes up what is asked of it meanwhile."""
+
     exhausted = Stored(False, bool)
     """Whether the sampler has proposed every combination there is."""
 
@@ -210,6 +217,32 @@ class StudyAttributes(_Attributes):
         name="full",
     )
     """The latest full run."""
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """All that a person asked of the study as it ran, in that order."""
+        return requests_in(self.holder.user_attrs)
+
+    def ask(self, wishes: Sequence[Wish]) -> None:
+        """Store what a person asks: all of it, or nothing."""
+        self.holder.set_user_attr(*asked(wishes))
+
+    def answer(self, request: Request, answer: Answer) -> None:
+        """Store what became of a wish."""
+        self.holder.set_user_attr(*answered(request, answer))
+
+    @property
+    def is_search_over(self) -> bool:
+        """Whether the search has come to its end."""
+        return self.verdict is not None if self.search_ended is None else self.search_ended
+
+    def unreadable(self) -> str:
+        """Return the name of a stored value that is not of its type; "" if all can be read."""
+        try:
+            _ = self.requests
+        except ValueError:
+            return "asked"
+        return super().unreadable()
 
 
 class TrialAttributes(_Attributes):
@@ -246,7 +279,10 @@ class TrialAttributes(_Attributes):
     """Of a trial that runs on as an audit: the tokens at which the pruner would have stopped it."""
 
     stopped_at: Stored[int | None] = Stored(None, int)
-    """Of a trial that the pruner did stop, unlike one that diverged: the tokens at which it did."""
+    """Of a trial that the pruner, or a person, did stop, unlike one that diverged: the tokens at which it was."""
+
+    request = Stored("", str)
+    """Of a trial that a person added: the id of that request."""
 
     end_tokens: Stored[int | None] = Stored(None, int)
     """Of a full run that must end early: the tokens at which it does."""

@@ -20,6 +20,8 @@ class TrialStatus(StrEnum):
     RUNNING = "running"
     FINISHED = "finished"
     PRUNED = "pruned"
+    STOPPED = "stopped"
+    """By a person, with `autotune steer`."""
     DIVERGED = "diverged"
     OUT_OF_MEMORY = "out of memory"
     CRASHED = "crashed"
@@ -28,7 +30,7 @@ class TrialStatus(StrEnum):
     @property
     def teaches(self) -> bool:
         """Whether the sampler learns from it: a fault of the machine says nothing about the settings."""
-        return self in (self.FINISHED, self.PRUNED, self.DIVERGED, self.OUT_OF_MEMORY)
+        return self in (self.FINISHED, self.PRUNED, self.STOPPED, self.DIVERGED, self.OUT_OF_MEMORY)
 
     @property
     def blames_settings(self) -> bool:

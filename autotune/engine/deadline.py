@@ -17,9 +17,11 @@ REPORT_S = 20.0
 class StopRequest:
     """How urgently the user wants the run to end: 0 not at all, 1 after the next evaluation, 2 now."""
 
+    USER = "by the user"
+
     def __init__(self) -> None:
         self.level = 0
-        self.by = "by the user"
+        self.by = self.USER
         """Why, as the end of a sentence."""
 
     def end_session(self) -> None:
@@ -39,10 +41,14 @@ class Deadline:
     Args:
         hours: Hours from now, or None.
         until: Local time of day "HH:MM", the next one to come, or None; the earlier of the two counts.
+        is_asked: Whether whoever starts the study names it, and not the study file.
     """
 
-    def __init__(self, hours: float | None = None, until: str | None = None) -> None:
+    def __init__(self, hours: float | None = None, until: str | None = None, is_asked: bool = False) -> None:
         now = time.monotonic()
+        self.words = f"hours {hours and float(hours)}, until {until}"
+        """What it was made from."""
+        self.is_asked = is_asked
         self._hours_end = float("inf") if hours is None else now + hours * 3600
         self._until_end = float("inf") if until is None else now + seconds_until(until, datetime.now())
 
@@ -54,6 +60,10 @@ class Deadline:
     def end_within(self, seconds: float) -> None:
         """Let everything be done within some seconds from now, if it is not to be sooner."""
         self._hours_end = min(self._hours_end, time.monotonic() + seconds)
+
+    def move_to(self, seconds: float) -> None:
+        """Let everything be done some seconds from now, sooner or later than before."""
+        self._hours_end = self._until_end = time.monotonic() + seconds
 
     def take_off(self, seconds: float) -> None:
         """Count some seconds of earlier sessions among the hours; a time of day stays what it is."""

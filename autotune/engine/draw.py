@@ -13,6 +13,7 @@ from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import write_json
 from autotune.core.records import TrialStatus
+from autotune.core.requests import ranges_set, stopped_trials, trials_wanted
 from autotune.engine.assignment import Assignment, TrainingPlan
 from autotune.engine.recovery import attempts_before
 from autotune.engine.trial_store import TrialStore
@@ -53,7 +54,7 @@ class Draw:
         while self._has_next():
             self._widen_ranges()
             trial = self.store.optuna_study.ask()
-            if not self.plan.asks_sampler or self._settle(trial):
+            if self._is_wanted(trial) and (not self.plan.asks_sampler or self._settle(trial)):
                 return trial
             self.store.pass_over(trial)
 
@@ -112,6 +113,10 @@ class Draw:
             TrialAttributes(assignment.trial).budget_tokens = budget_tokens
         return replace(assignment, budget_tokens=budget_tokens, probe_points=None)
 
+    def _is_wanted(self, trial: optuna.Trial) -> bool:
+        """Return whether nobody has stopped a trial of the search before it began."""
+        return not self.plan.asks_sampler or trial.number not in stopped_trials(self.store.attributes.requests)
+
     def _settle(self, trial: optuna.Trial) -> bool:
         """Choose the settings of a trial of the search, and store them with it.
 
@@ -122,15 +127,14 @@ class Draw:
         trials = study.get_trials(deepcopy=False)
         stored = trials[trial.number]
 
-        settings = self._untried(
-            Proposals(trial, study, space, spec.base), Tried(trials, spec.seed, trial.number), stored
-        )
+        proposals = Proposals(trial, study, space, self.store.whole_space, spec.base)
+        settings = self._untried(proposals, Tried(trials, spec.seed, trial.number), stored)
         if settings is None:
             return False
 
         for path, value in settings.items():
             if path not in stored.params:
-                distribution = space[path].distribution()
+                distribution = proposals.told(path, space[path].distribution())
                 internal = distribution.to_internal_repr(value)
                 self.store.storage.set_trial_param(trial._trial_id, path, internal, distribution)
         return True
@@ -167,16 +171,17 @@ class Draw:
         if self.plan.target is None or self.store.attributes.exhausted:
             return False
 
+        target = trials_wanted(self.plan.target, self.store.attributes.requests)
         attempts = sum(not record.excused for record in records)
-        if attempts >= MAX_ATTEMPTS * (self.plan.target + 1):
+        if attempts >= MAX_ATTEMPTS * (target + 1):
             raise UserError(
-                f"{attempts} trials were started for the {self.plan.target} wanted, and too few of them ended; "
+                f"{attempts} trials were started for the {target} wanted, and too few of them ended; "
                 f"see the logs under {self._folder(0).parent}",
                 1,
             )
 
         counted = sum(record.status is not TrialStatus.INTERRUPTED for record in records)
-        return counted < self.plan.target
+        return counted < target
 
     def _widen_ranges(self) -> None:
         # With several values, the trial of the lowest loss is not the best one.
@@ -185,10 +190,10 @@ class Draw:
         if self.store.study.spec.sampler.name not in ranges.CHANGING_RANGE_SAMPLERS:
             return
 
-        space = self.store.space
-        widened = ranges.widened_ranges(space, self.store.records())
+        space, attributes = self.store.space, self.store.attributes
+        set_by_hand = {wish.path for wish in ranges_set(attributes.requests)}
+        widened = ranges.widened_ranges(space, self.store.records(), set_by_hand)
         if widened:
-            attributes = self.store.attributes
             attributes.ranges = {**attributes.ranges, **widened}
             self.note("ranges", ranges.describe_widening(space, widened))
 

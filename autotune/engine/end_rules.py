@@ -57,7 +57,7 @@ class EndRules:
         budget_tokens = running.assignment.budget_tokens
         if point.tokens_seen >= budget_tokens or point.tokens_seen == running.end_tokens:
             return None
-        if (ending := self.must_stop(at)) is not None:
+        if (ending := self.must_stop(running, at)) is not None:
             return ending
         # Of several seeds the pruner is asked after each whole seed.
         if self.seeds == 1 and self._is_pruned(running, point.tokens_seen):
@@ -75,18 +75,21 @@ class EndRules:
             return Ending(TrialStatus.FINISHED)
 
         at = f"after {len(running.curves)} of {self.seeds} seeds"
-        if (ending := self.must_stop(at)) is not None:
+        if (ending := self.must_stop(running, at)) is not None:
             return ending
         if self._is_pruned(running, running.assignment.budget_tokens):
             return Ending(TrialStatus.PRUNED, f"behind the best trial {at} ({self.metric.words(loss)})")
         return None
 
-    def must_stop(self, at: str) -> Ending | None:
+    def must_stop(self, running: Running, at: str) -> Ending | None:
         """Return how a training ends if the user or the deadline wants that, else None.
 
         Args:
+            running: The training.
             at: Where it stands, in words.
         """
+        if running.is_unwanted:
+            return Ending(TrialStatus.STOPPED, f"stopped {at} {self.stop.USER}")
         if self.stop.level:
             return Ending(TrialStatus.INTERRUPTED, f"stopped {at} {self.stop.by}")
         if self.deadline.seconds_left < REPORT_S:
@@ -125,6 +128,17 @@ class EndRules:
         )
 
         return not may_continue
+
+
+def as_unwanted(ending: Ending) -> Ending:
+    """Return how a training ends that a person has stopped, and that then came to nothing before it could stop.
+
+    Args:
+        ending: How it would end otherwise; what says something about its settings stays.
+    """
+    if ending.status not in (TrialStatus.INTERRUPTED, TrialStatus.CRASHED):
+        return ending
+    return Ending(TrialStatus.STOPPED, f"stopped {StopRequest.USER}; before its next evaluation: {ending.cause}")
 
 
 def not_finite(point: EvalPoint, metric: Metric) -> Ending | None:

@@ -14,12 +14,13 @@ from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
 from autotune.core.text import duration
 from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import MARGIN, Deadline, Interval, Pace, StopRequest
-from autotune.engine.end_rules import EndRules, not_finite, taken_over
+from autotune.engine.end_rules import EndRules, as_unwanted, not_finite, taken_over
 from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.probes import RunningProbe
 from autotune.engine.queue import Queue
 from autotune.engine.running import Ending, Running
 from autotune.engine.session_end import SessionEnd
+from autotune.engine.steering import Steering
 from autotune.engine.worker import Done, Failed, Message, Preparing, Progress, Worker
 from autotune.engine.worker_pool import WorkerPool
 from autotune.progress.observer import RunObserver, TrainingInfo
@@ -52,6 +53,7 @@ class EventLoop:
         pace: Learns how long trainings take.
         backups: Backs the database up now and then.
         session: When the session ends, which may be before the deadline.
+        steering: What a person asks meanwhile.
     """
 
     pool: WorkerPool
@@ -64,6 +66,7 @@ class EventLoop:
     pace: Pace = field(default_factory=Pace)
     backups: Backups = field(default_factory=Backups)
     session: SessionEnd = field(default_factory=SessionEnd)
+    steering: Steering = field(default_factory=Steering)
 
     def run(
         self,
@@ -92,6 +95,7 @@ class EventLoop:
         while True:
             if was_begun:
                 self.run_directory.require_unmoved()
+            self.steering.tick()
             work.fill()
             if not work.running and work.is_held_up:
                 self.end_session(work.needed_s)
@@ -196,6 +200,7 @@ class QueueWork:
 
     def listen(self) -> None:
         """Take what workers have to say, waiting a moment for the first, and end what must end at once."""
+        self._mark_unwanted()
         for worker in self._loop.pool.ready(TICK_S):
             self._handle(self.running[worker], worker.receive())
 
@@ -204,6 +209,11 @@ class QueueWork:
             if ending is not None:
                 self._loop.pool.replace(running.worker)
                 self._end(running, ending)
+
+    def _mark_unwanted(self) -> None:
+        if self._queue.plan.asks_sampler:
+            for running in self.running.values():
+                running.is_unwanted = running.assignment.trial.number in self._loop.steering.stopped
 
     @property
     def needed_s(self) -> float:
@@ -226,7 +236,7 @@ class QueueWork:
 
         may_have_grown = plan.target is None
         if may_have_grown or observer.board.kind is not plan.kind:
-            wanted = self._queue.study.spec.most_trials if plan.asks_sampler else None
+            wanted = self._queue.store.spec.most_trials if plan.asks_sampler else None
             observer.entered(plan.kind, self._queue.records(), wanted)
 
         observer.started(self._info(running.assignment), running.worker.slot.name)
@@ -283,7 +293,7 @@ class QueueWork:
     def _handle_probe(self, running: Running, probe: RunningProbe, message: Progress | Done) -> None:
         """Take the speed on which a trial's budget depends, whatever the losses; then the training itself begins."""
         if isinstance(message, Progress):
-            running.ending = self._rules.must_stop("in its probe")
+            running.ending = self._rules.must_stop(running, "in its probe")
             running.worker.answer(probe.take(message.point) and running.ending is None)
         elif running.ending is None and probe.has_points:
             speed = probe.result(message.facts).speed
@@ -354,6 +364,11 @@ class QueueWork:
     def _end(self, running: Running, ending: Ending, done: Done | None = None, worker_died: bool = False) -> None:
         del self.running[running.worker]
         assignment = running.assignment
+        if running.is_unwanted:
+            ending = as_unwanted(ending)
+            worker_died = False
+        if ending.status is TrialStatus.STOPPED:
+            self._queue.keep_stop(assignment, running.points)
         run_directory = self._loop.run_directory
         facts = done.facts if done else {}
         result = running.result(ending, run_directory, facts, worker_died)

@@ -6,11 +6,13 @@ Optuna studies, killing, resuming and sharing between machines work alike for th
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.core.attributes import TrialAttributes
 from autotune.core.objectives import comparable_tokens
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
 from autotune.engine.assignment import Assignment, TrainingPlan
@@ -121,6 +123,19 @@ class Queue:
             False if a peer has ended the trial meanwhile; see `TrialStore.report`.
         """
         return self.store.report(assignment.trial, count, loss)
+
+    def keep_stop(self, assignment: Assignment, points: Sequence[EvalPoint]) -> None:
+        """Store where a person stopped a trial, as the place where the pruner stops one is: both are forecast alike.
+
+        Args:
+            assignment: The training.
+            points: Its evaluations.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        if points:
+            with contextlib.suppress(UpdateFinishedTrialError):  # the peer that has ended it has stored what it knew
+                TrialAttributes(assignment.trial).stopped_at = points[-1].tokens_seen
 
     def tell(self, trial: optuna.Trial, result: TrialResult, folder: Path) -> None:
         """Store a trial's result and tell Optuna.

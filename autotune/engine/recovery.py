@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from autotune.core.attributes import PRIOR, TrialAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
+from autotune.core.requests import stopped_trials
+from autotune.engine.end_rules import as_unwanted
+from autotune.engine.running import Ending
 from autotune.engine.trial_store import TrialStore
 from autotune.store.run_directory import log_event
 from autotune.store.study_store import record_of
@@ -58,13 +61,14 @@ class Recovery:
     def requeue_interrupted(self) -> None:
         """Queue interrupted trials again that were not yet; the caller holds the lock."""
         trials = self._trials()
+        unwanted = self._unwanted()
         repeated = {number for trial in trials for number in attempts_before(trial)}
 
         for trial in trials:
             record = self._record(trial)
             if trial.number in repeated or record.role == PRIOR or record.status is not TrialStatus.INTERRUPTED:
                 continue
-            if TrialAttributes(trial).passed_over:
+            if TrialAttributes(trial).passed_over or trial.number in unwanted:
                 continue
             attempts = [self._record(trials[number]) for number in [*attempts_before(trial), trial.number]]
             # A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.
@@ -89,6 +93,10 @@ class Recovery:
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
         return record_of(trial, self.store.study.spec.budget)
+
+    def _unwanted(self) -> frozenset[int]:
+        """Return the trials of a search that a person has stopped."""
+        return stopped_trials(self.store.attributes.requests)
 
     def _abandoned(self, own: Collection[int]) -> list[TrialRecord]:
         records = self.store.records()
@@ -119,9 +127,13 @@ class Recovery:
         """End the trials that a dead process left running."""
         from optuna import Trial
 
+        unwanted = self._unwanted()
         for record in self._abandoned(own):
             points = tuple(EvalPoint(tokens, loss) for tokens, loss in sorted(record.values.items()))
-            result = TrialResult(TrialStatus.INTERRUPTED, "the run was killed", points)
+            ending = Ending(TrialStatus.INTERRUPTED, "the run was killed")
+            if record.number in unwanted:
+                ending = as_unwanted(ending)
+            result = TrialResult(ending.status, ending.cause, points)
             trial = Trial(self.store.optuna_study, self._trials()[record.number]._trial_id)
             folder = self.store.run.trial(self.folder_name, record.number)
             self.store.finish(trial, result, folder)

@@ -42,6 +42,7 @@ class Running:
         end_tokens: Tokens at which it was asked to end before its budget; None if it was not.
         is_preparing: Whether the last that was heard of it is that its data is being prepared.
         waited_s: Seconds between the last two signs of progress.
+        is_unwanted: Whether a person has stopped it.
     """
 
     assignment: Assignment
@@ -56,6 +57,7 @@ class Running:
     end_tokens: int | None = None
     is_preparing: bool = False
     waited_s: float = 0.0
+    is_unwanted: bool = False
 
     def natural_ending(self, metric: Metric) -> Ending:
         """Return how it ends when the trainer returns without having been told to stop.

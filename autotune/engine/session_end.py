@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from autotune.core.text import duration, time_of_day
-from autotune.engine.deadline import Interval
+from autotune.engine.deadline import Deadline, Interval
 
 _MARGIN_S = 180.0
 """Seconds before the end at which a study parks: for an evaluation, the report and the last snapshot."""
@@ -53,6 +53,15 @@ class SessionEnd:
     def ends_in_s(self) -> float:
         """Seconds until the session itself ends."""
         return self.seconds_left + self.margin_s
+
+    def bound(self, deadline: Deadline) -> None:
+        """Let a night that is over before its session ends be over before it would be parked.
+
+        Args:
+            deadline: When everything must be done.
+        """
+        if self.hours is not None and deadline.seconds_left <= self.ends_in_s:
+            deadline.end_within(self.seconds_left)
 
     def count(self, before_s: float, keep: Callable[[float], None]) -> None:
         """Count what is worked on from now on.

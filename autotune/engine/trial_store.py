@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 from autotune.core.attributes import StudyAttributes, TrialAttributes
 from autotune.core.objectives import values
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
+from autotune.search.searched import present_space, whole_space
 from autotune.search.space import SearchSpace
 from autotune.store.database import exclusive, is_shared
 from autotune.store.run_directory import RunDirectory
+from autotune.store.stored_spec import in_force
 from autotune.store.study_store import own_records, save_result
+from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
@@ -47,8 +50,26 @@ class TrialStore:
 
     @property
     def space(self) -> SearchSpace:
-        """What is searched at present, in ranges that may have been widened."""
-        return self.study.spec.space.with_ranges(self.attributes.ranges)
+        """What is searched at present, in ranges that may have been changed."""
+        return present_space(self.study.spec.space, self.attributes)
+
+    @property
+    def whole_space(self) -> SearchSpace:
+        """What was searched at any time."""
+        return whole_space(self.study.spec.space, self.attributes)
+
+    @property
+    def spec(self) -> StudySpec:
+        """What the study file says, with the number of trials that is wanted by now."""
+        return in_force(self.study.spec, self.attributes)
+
+    @property
+    def has_trial_by_hand(self) -> bool:
+        """Whether a trial that a person has added waits for its turn."""
+        from optuna.trial import TrialState
+
+        waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return any(TrialAttributes(trial).request for trial in waiting)
 
     @property
     def has_one_value(self) -> bool:
@@ -155,8 +176,13 @@ class TrialStore:
 
         if result.status is TrialStatus.FINISHED:
             self._tell(number, values(result, len(self.optuna_study.directions)))
-        else:
-            self._tell(number, state=TrialState.PRUNED if result.status.teaches else TrialState.FAIL)
+            return
+
+        is_told = result.status.teaches
+        if result.status is TrialStatus.STOPPED:
+            # One that a person stopped before it said anything of its settings would count as the worst of all.
+            is_told = bool(self.optuna_study.get_trials(deepcopy=False)[number].intermediate_values)
+        self._tell(number, state=TrialState.PRUNED if is_told else TrialState.FAIL)
 
     def _tell(self, number: int, values: Sequence[float] | None = None, state: TrialState | None = None) -> None:
         try:

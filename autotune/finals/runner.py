@@ -39,6 +39,7 @@ from autotune.finals.verdict import (
     selection_runs,
 )
 from autotune.store.database import exclusive
+from autotune.store.stored_spec import in_force
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.spec import StudySpec
 
@@ -94,7 +95,8 @@ class FinalsRunner:
     def allotment(self) -> Allotment:
         """Return how the time since this process opened the study is divided, by what trainings have taken so far."""
         seconds = time.monotonic() - self._began + self.loop.deadline.seconds_left
-        return allot(self.spec, seconds, self._seconds(1) * self.slots, self.slots, self.later_s())
+        spec = in_force(self.spec, StudyAttributes(self.optuna_study))
+        return allot(spec, seconds, self._seconds(1) * self.slots, self.slots, self.later_s())
 
     def _seconds(self, runs: int) -> float:
         return runs * self.loop.pace.usual_seconds(self.spec.budget.tokens) / self.slots

@@ -19,6 +19,8 @@ from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.session_end import SessionEnd
+from autotune.engine.steering import Steering
+from autotune.engine.trial_store import TrialStore
 from autotune.engine.worker import Slot
 from autotune.engine.worker_pool import WorkerPool
 from autotune.machine.gpu_monitor import GpuMonitor
@@ -26,6 +28,7 @@ from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.machine.measurement import profile, require_device
 from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.night.preparation import expected_data
+from autotune.night.replanning import replan_rest
 from autotune.progress.mirroring import Mirroring
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
@@ -234,6 +237,16 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
     )
     slots = slots_of(hardware)
 
+    def replan() -> None:
+        replan_rest(night)
+
+    steering = Steering(
+        TrialStore(search.optuna_study, search.storage, run, study),
+        options.deadline,
+        options.session,
+        observer.note,
+        replan,
+    )
     loop = EventLoop(
         pool=WorkerPool(slots, spec.trainer),
         run_directory=run,
@@ -243,10 +256,12 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
         observer=observer,
         failures=FailureStreak(spec.limits.crashes),
         session=options.session,
+        steering=steering,
     )
+    night = Night(study, options, run, search, hardware, slots, loop)
     try:
         with explain_storage_errors(run.root):
-            yield Night(study, options, run, search, hardware, slots, loop)
+            yield night
     finally:
         loop.close()
         observer.close()

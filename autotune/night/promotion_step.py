@@ -83,7 +83,7 @@ class PromotionStep:
         # A run that takes what the search leaves is shortened where trials turn out slower than the plan says.
         plan = self.night.attributes.plan
         if plan is not None and plan.run_tokens:
-            return END_MARGIN * (plan.full_s - EXPORT_S) + EXPORT_S
+            return END_MARGIN * (plan.full_s - EXPORT_S) + EXPORT_S if plan.full_s else 0.0
 
         equal_seconds = self.queues.equal_seconds
         slowest = 1.0 if equal_seconds is None else equal_seconds.slowest

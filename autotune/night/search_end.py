@@ -89,17 +89,17 @@ class SearchEnd:
             return False
 
         self._replan(done=sum(trial.status.teaches for trial in trials))
-        return not self._is_enough(trials)
+        return self._queue.store.has_trial_by_hand or not self._is_enough(trials)
 
     def say_if_exhausted(self) -> None:
         """Say so if the search has ended because everything that its space holds was tried."""
-        wanted = self._queue.study.spec.budget.trials
+        wanted = self._queue.store.spec.budget.trials
         begun = sum(trial.status is not TrialStatus.INTERRUPTED for trial in self._queue.records())
         if self._queue.store.attributes.exhausted and begun < wanted:
             self._say(f"every setting of the space was tried: the search ends after {begun} of {wanted} trials")
 
     def _say_no_time(self, trials: Sequence[TrialRecord]) -> None:
-        wanted = self._queue.study.spec.most_trials
+        wanted = self._queue.store.spec.most_trials
         begun = sum(trial.status.teaches or trial.status is TrialStatus.RUNNING for trial in trials)
         if begun >= wanted:
             return
@@ -131,7 +131,7 @@ class SearchEnd:
 
     def _replan(self, done: int) -> None:
         """Says how many trials fit by what they took since this process began, if that is news."""
-        wanted = self._queue.study.spec.most_trials
+        wanted = self._queue.store.spec.most_trials
         if self._began is None or self._deadline.seconds_left == float("inf"):
             self._began = time.monotonic(), done
             return

@@ -20,6 +20,7 @@ from autotune.night.search_end import SearchEnd
 from autotune.promotion.best_config import provenance
 from autotune.store.backup import back_up
 from autotune.store.database import exclusive
+from autotune.store.stored_spec import in_force
 from autotune.store.study_store import read_study
 
 _CAME_TO_NOTHING = frozenset(TrialStatus) - {TrialStatus.WAITING, TrialStatus.RUNNING, TrialStatus.FINISHED}
@@ -41,7 +42,8 @@ def plan_night(night: Night) -> None:
     if stored is not None:
         night.loop.pace.expect(trial_tokens, stored.trial_s)
         done = sum(trial.status.teaches for trial in read_study(night.run.root, night.spec.storage).trials)
-        night.observer.note("resumed", f"resuming: {done} of {spec.most_trials} trials are done")
+        wanted = in_force(spec, night.attributes).most_trials
+        night.observer.note("resumed", f"resuming: {done} of {wanted} trials are done")
         return
 
     night.options.say("probing the baseline ...")
@@ -79,6 +81,7 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
         finals: What is trained after the search, for which time is kept.
     """
     spec = night.spec
+    night.attributes.search_ended = False
     queue = queues.search()
     data_hash = str(night.attributes.probe_facts.get("data_hash", ""))
     earlier = list(warm_start.read(night.study, data_hash, night.attributes.plan))
@@ -101,6 +104,8 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     assert plan is not None, "a search begins after the night is planned"
     end = SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, plan.trials)
     night.loop.run(queue, end.may_start)
+    while not night.is_stopped and not night.loop.steering.ends_search():
+        night.loop.run(queue, end.may_start)
     end.say_if_exhausted()
     if not night.is_stopped and not spec.storage:
         back_up(night.run)

@@ -62,6 +62,7 @@ class Session:
         """
         with self._opened() as night:
             self._count_hours(night)
+            night.loop.steering.begin("run")
             plan_night(night)
             queues = Queues(night, equal_seconds(night))
             promotion = PromotionStep(night, queues)
@@ -117,7 +118,8 @@ class Session:
         with self._opened() as night:
             trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
-            self._end_within_session(night)
+            self.options.session.bound(night.deadline)
+            night.loop.steering.begin("promote")
 
             promotion = PromotionStep(night, Queues(night))
             brackets, seconds_left, token_s = promotion.brackets, night.deadline.seconds_left, None
@@ -171,13 +173,7 @@ class Session:
             night.attributes.worked_s = seconds
 
         session.count(worked_s, keep)
-        self._end_within_session(night)
-
-    def _end_within_session(self, night: Night) -> None:
-        """Let a night that is over before its session ends be over before it would be parked."""
-        session = self.options.session
-        if session.hours is not None and night.deadline.seconds_left <= session.ends_in_s:
-            night.deadline.end_within(session.seconds_left)
+        session.bound(night.deadline)
 
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""

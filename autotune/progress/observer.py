@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _MARKS = {
     TrialStatus.FINISHED: "✓",
     TrialStatus.PRUNED: "✂",
+    TrialStatus.STOPPED: "■",
     TrialStatus.DIVERGED: "↗",
     TrialStatus.OUT_OF_MEMORY: "▣",
     TrialStatus.CRASHED: "✗",

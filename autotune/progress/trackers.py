@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Values = Mapping[str, Any]
-_FINE = ("finished", "pruned", "verdict")
+_FINE = ("finished", "pruned", "stopped", "verdict")
 """Statuses with which a run ends that has not failed."""
 
 

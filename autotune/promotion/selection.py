@@ -119,7 +119,7 @@ def _trial_by_hand(record: StudyRecord, number: int) -> TrialRecord:
         known = ", ".join(str(trial.number) for trial in record.trials)
         hint = f"it has {known}" if known else "none has begun yet"
         raise UserError(f"{record.name} has no trial {number}; {hint}")
-    if trial.status not in (TrialStatus.FINISHED, TrialStatus.PRUNED):
+    if trial.status not in (TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.STOPPED):
         raise UserError(f"trial {number} of {record.name} is {trial.status}; choose one that finished or was pruned")
 
     return trial

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autotune.core.attributes import TrialAttributes
+from autotune.core.attributes import StudyAttributes, TrialAttributes
 from autotune.search.fine_ranges import as_continuous, on_grid
 from autotune.search.forecast import Forecaster
 from autotune.search.gaussian_process import GaussianProcess
 from autotune.search.ranges import CurrentRanges
+from autotune.search.searched import present_space
 from autotune.search.space import SearchSpace
 from autotune.search.unit_cube import UnitCube
 
@@ -83,7 +84,9 @@ class ForecastSampler(CurrentRanges):
         if not search_space:
             return {}
 
-        cube = UnitCube(search_space)
+        space = present_space(self._space, StudyAttributes(study))
+        choices = {path: space[path].choices for path in search_space.keys() & space.root.keys()}
+        cube = UnitCube(search_space, {path: some for path, some in choices.items() if some is not None})
         known = self._known(study, trial, cube, search_space)
         if known is None:
             return {}  # there is nothing to learn from yet, so each setting is drawn independently
@@ -137,12 +140,8 @@ class ForecastSampler(CurrentRanges):
         trials = [each for each in study.get_trials(deepcopy=False, states=states) if each.number != trial.number]
 
         settings = {each.number: {**self._defaults, **each.params} for each in trials if each.params}
-        # An earlier range may have held what the present one does not.
-        shown = [
-            each
-            for each in trials
-            if each.params and all(_allows(search_space[path], settings[each.number][path]) for path in search_space)
-        ]
+        # Settings outside of a range that was narrowed have a position too, beyond its ends.
+        shown = [each for each in trials if each.params and _has_position(settings[each.number], search_space)]
         ended = [each for each in shown if each.state is not TrialState.RUNNING]
         if not any(each.state is TrialState.COMPLETE for each in ended) or len(ended) < self._n_startup_trials:
             return None
@@ -185,7 +184,10 @@ class ForecastSampler(CurrentRanges):
             posterior = process.fit(points, values)
 
         mean, sigma = posterior.predict(cube.points(candidates))
-        return log_expected_improvement(mean, sigma, float(values.min()))
+        # A better one outside of a range that was narrowed is no mark to aim at within it.
+        is_inside = np.isclose(cube.snapped(positions), positions).all(axis=1)
+        best = values[is_inside].min() if is_inside.any() else values.min()
+        return log_expected_improvement(mean, sigma, float(best))
 
 
 def expected_losses(trials: Sequence[FrozenTrial], sign: float = 1.0) -> dict[int, float]:
@@ -285,5 +287,12 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _allows(distribution: BaseDistribution, value: Any) -> bool:
-    return distribution._contains(distribution.to_internal_repr(value))
+def _has_position(settings: Mapping[str, Any], search_space: Mapping[str, BaseDistribution]) -> bool:
+    """Return whether settings can be placed among those of a space, perhaps beyond its ends."""
+    for path, distribution in search_space.items():
+        if isinstance(distribution, CategoricalDistribution):
+            if settings[path] not in distribution.choices:
+                return False
+        elif isinstance(distribution, FloatDistribution | IntDistribution) and distribution.log and settings[path] <= 0:
+            return False
+    return True

@@ -1,8 +1,11 @@
-"""The edge rule: where the best value lies at an edge of its range, the range is widened within its limits."""
+"""The edge rule: where the best value lies at an edge of its range, the range is widened within its limits.
+
+It leaves ranges alone that a person has set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optuna.samplers import BaseSampler
@@ -10,6 +13,7 @@ from optuna.samplers import BaseSampler
 from autotune.core.attributes import StudyAttributes
 from autotune.core.records import TrialRecord
 from autotune.search.dimension import Dimension, Number
+from autotune.search.searched import present_space, whole_space
 from autotune.search.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -27,19 +31,22 @@ CHANGING_RANGE_SAMPLERS = ("tpe", "gp", "random")
 _WIDEN_FRAC = 1 / 3
 
 
-def widened_ranges(space: SearchSpace, trials: Sequence[TrialRecord]) -> dict[str, tuple[Number, Number]]:
+def widened_ranges(
+    space: SearchSpace, trials: Sequence[TrialRecord], kept: Collection[str] = ()
+) -> dict[str, tuple[Number, Number]]:
     """Return the ranges that are to be widened, low and high by dotted path.
 
     Args:
         space: What is searched at present.
         trials: The search.
+        kept: Settings whose ranges stay as they are.
     """
     finished = [trial for trial in trials if trial.loss is not None]
     if len(finished) < MIN_FINISHED:
         return {}
 
     best = min(finished, key=lambda trial: trial.loss or 0.0)
-    ranges = {path: _widened_range(space[path], best.params.get(path)) for path in space}
+    ranges = {path: _widened_range(space[path], best.params.get(path)) for path in space if path not in kept}
     return {path: ends for path, ends in ranges.items() if ends is not None}
 
 
@@ -95,10 +102,17 @@ class CurrentRanges(BaseSampler):
         self._space = space
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return every setting with its present range; see optuna.samplers.BaseSampler."""
-        space = self._space.with_ranges(StudyAttributes(study).ranges)
-        distributions = {path: space[path].distribution() for path in sorted(space)}
-        return {path: distribution for path, distribution in distributions.items() if not distribution.single()}
+        """Return every setting with its present range, or all its choices; see optuna.samplers.BaseSampler."""
+        attributes = StudyAttributes(study)
+        space = present_space(self._space, attributes)
+        whole = whole_space(self._space, attributes)
+
+        distributions = {}
+        for path in sorted(space):
+            dimension = space[path]
+            if not dimension.distribution().single():
+                distributions[path] = (dimension if dimension.choices is None else whole[path]).distribution()
+        return distributions
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Any:
         """See optuna.samplers.BaseSampler."""

@@ -72,6 +72,21 @@ class SearchSpace(RootModel[dict[str, Dimension]]):
 
         return SearchSpace(dimensions)
 
+    def including(self, ranges: Mapping[str, Sequence[Any]]) -> SearchSpace:
+        """Return a copy in which ranges of numbers reach as far as others do, too; lists of choices stay.
+
+        Args:
+            ranges: Numbers that are to be included, by dotted path.
+        """
+        wider = {}
+        for path in ranges.keys() & self.root.keys():
+            dimension = self.root[path]
+            if dimension.choices is None:
+                ends = (dimension.low, dimension.high, *ranges[path])
+                wider[path] = (min(ends), max(ends))
+
+        return self.with_ranges(wider)
+
     def at_limits(self) -> SearchSpace:
         """Return a copy in which every range is as wide as it may become."""
         limits = {path: dimension.limits for path, dimension in self.root.items() if dimension.limits is not None}

@@ -20,10 +20,15 @@ class UnitCube:
 
     Args:
         search_space: Distributions by dotted path.
+        proposed: Choices that may be proposed, where these are not all, by dotted path.
     """
 
-    def __init__(self, search_space: Mapping[str, BaseDistribution]) -> None:
-        self._axes = {path: _axis(distribution) for path, distribution in search_space.items()}
+    def __init__(
+        self, search_space: Mapping[str, BaseDistribution], proposed: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        self._axes = {
+            path: _axis(distribution, (proposed or {}).get(path)) for path, distribution in search_space.items()
+        }
 
     @property
     def settings(self) -> int:
@@ -50,7 +55,7 @@ class UnitCube:
         Args:
             positions: Anywhere, shape (n, settings).
         """
-        clipped = np.clip(positions, 0.0, 1.0)
+        clipped: np.ndarray = np.clip(positions, 0.0, 1.0)
         columns = [axis.snapped(clipped[:, index]) for index, axis in enumerate(self._axes.values())]
         return np.stack(columns, axis=1)
 
@@ -121,8 +126,9 @@ class _Range:
 class _Choices:
     """A list of choices: in their order if they are numbers, or else each as far from all others."""
 
-    def __init__(self, distribution: CategoricalDistribution) -> None:
+    def __init__(self, distribution: CategoricalDistribution, proposed: Sequence[Any] | None) -> None:
         self._choices = distribution.choices
+        self._proposed = np.array([self._choices.index(choice) for choice in proposed or self._choices])
         self._last = max(1, len(self._choices) - 1)
         self._is_ordered = all(isinstance(choice, int | float) for choice in self._choices)
         self.dimensions = 1 if self._is_ordered else len(self._choices)
@@ -131,7 +137,11 @@ class _Choices:
         return self._choices.index(value) / self._last
 
     def snapped(self, positions: np.ndarray) -> np.ndarray:
-        return self._indices(positions) / self._last
+        if len(self._proposed) == len(self._choices):
+            return self._indices(positions) / self._last
+
+        distances = np.abs(positions[:, None] * self._last - self._proposed)
+        return np.asarray(self._proposed[distances.argmin(axis=1)] / self._last)
 
     def coordinates(self, positions: np.ndarray) -> np.ndarray:
         if self._is_ordered:
@@ -145,9 +155,9 @@ class _Choices:
         return np.round(positions * self._last).astype(int)
 
 
-def _axis(distribution: BaseDistribution) -> _Range | _Choices:
+def _axis(distribution: BaseDistribution, proposed: Sequence[Any] | None) -> _Range | _Choices:
     if isinstance(distribution, CategoricalDistribution):
-        return _Choices(distribution)
+        return _Choices(distribution, proposed)
 
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return _Range(distribution)

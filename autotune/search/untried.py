@@ -67,17 +67,22 @@ class Proposals:
         trial: The running trial. What was queued with it stays as it is.
         study: Its Optuna study.
         space: What is searched at present.
+        whole: What was searched at any time, of which trials are told to Optuna.
         base: The nested base config.
     """
 
-    def __init__(self, trial: optuna.Trial, study: optuna.Study, space: SearchSpace, base: Mapping[str, Any]) -> None:
+    def __init__(
+        self, trial: optuna.Trial, study: optuna.Study, space: SearchSpace, whole: SearchSpace, base: Mapping[str, Any]
+    ) -> None:
         self._trial = trial
         self._space = space
+        self._whole = whole
         self._base = base
         self._frozen = copy.copy(study._storage.get_trial(trial._trial_id))
         self._study = _filter_study(study, self._frozen)
         self.given: dict[str, Any] = {**self._frozen.system_attrs.get("fixed_params", {}), **self._frozen.params}
         """Settings that are not to be proposed: queued ones, and those of the attempt that the trial repeats."""
+        self._random = RandomSampler(seed=self._frozen.number)
 
     def first(self) -> dict[str, Any]:
         """Return what the sampler proposes, as Optuna itself would ask it."""
@@ -126,6 +131,7 @@ class Proposals:
 
         def value_of(path: str, distribution: BaseDistribution) -> Any:
             nonlocal together
+            told = self.told(path, distribution)
             if path in self.given:
                 value = self.given[path]
             elif distribution.single():
@@ -135,14 +141,30 @@ class Proposals:
                     together = relative()
                 value = together.get(path)
                 if path not in together or not _allows(distribution, value):
-                    value = sampler.sample_independent(self._study, trial, path, distribution)
+                    value = sampler.sample_independent(self._study, trial, path, told)
+                if not _allows(distribution, value):
+                    value = self._random.sample_independent(self._study, trial, path, distribution)
 
             # Some samplers look at what is proposed so far.
             trial.params[path] = value
-            trial.distributions[path] = distribution
+            trial.distributions[path] = told
             return value
 
         return self._space.propose(value_of, self._base)
+
+    def told(self, path: str, distribution: BaseDistribution) -> BaseDistribution:
+        """Return the distribution under which Optuna is told of a value: its choices are never fewer.
+
+        Args:
+            path: The setting.
+            distribution: What is proposed at present.
+        """
+        if isinstance(distribution, CategoricalDistribution):
+            return self._whole[path].distribution()
+        # A person may have added a trial outside of what is searched now, and Optuna refuses to repeat such a one.
+        if path in self.given and not _allows(distribution, self.given[path]):
+            return self._whole[path].distribution()
+        return distribution
 
 
 def _only_value(distribution: BaseDistribution) -> Any:
@@ -152,4 +174,6 @@ def _only_value(distribution: BaseDistribution) -> Any:
 
 
 def _allows(distribution: BaseDistribution, value: Any) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
     return distribution._contains(distribution.to_internal_repr(value))

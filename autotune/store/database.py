@@ -147,6 +147,29 @@ def storage_to_read(run: RunDirectory, spec_storage: str = "", heartbeat_s: int 
         yield storage
 
 
+@contextlib.contextmanager
+def storage_to_write(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> Iterator[RDBStorage]:
+    """Open the Optuna storage of a study beside the process that runs it, if one does.
+
+    Args:
+        run: The study's run directory.
+        spec_storage: URL of the shared database, or "".
+        heartbeat_s: Seconds between signs of life, for a shared database.
+
+    Raises:
+        UserError: As `open_storage`, and if there is no database.
+    """
+    if not spec_storage:
+        require_there(run, is_read=True)
+
+    storage = open_storage(run, spec_storage, heartbeat_s)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def _takes_writers(run: RunDirectory) -> bool:
     """Return whether the database can be opened as one that is written, which leaves its content as it is."""
     may_write = os.access(run.root, os.W_OK) and os.access(run.database, os.W_OK)

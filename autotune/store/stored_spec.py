@@ -14,7 +14,9 @@ from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import drop_unknown_paths, flatten, with_paths
 from autotune.core.disk_faults import explain_os_error
 from autotune.core.errors import UserError
+from autotune.core.requests import trials_wanted
 from autotune.core.text import shortened
+from autotune.search.searched import whole_space
 from autotune.store.database import is_shared
 from autotune.store.run_directory import RunDirectory
 from autotune.study.algorithm_spec import PrunerSpec
@@ -134,6 +136,18 @@ def completed(stored: Mapping[str, Any], study: Study) -> StudySpec:
         seeds = {path: own[path] for path in [study.trainer.path_of("seed")] if path in own}
         return spec.model_copy(update={"base": with_paths(base, drop_unknown_paths(base, seeds))})
     return spec
+
+
+def in_force(spec: StudySpec, attributes: StudyAttributes) -> StudySpec:
+    """Return a study's settings as they count by now: its ranges as wide as they ever were, the trials wanted last.
+
+    Args:
+        spec: What the study file says.
+        attributes: What is stored with the study.
+    """
+    trials = trials_wanted(spec.budget.trials, attributes.requests)
+    budget = spec.budget.model_copy(update={"trials": trials})
+    return spec.model_copy(update={"space": whole_space(spec.space, attributes), "budget": budget})
 
 
 def changed(before: StudySpec, after: StudySpec) -> str:

@@ -23,7 +23,7 @@ from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.store.database import exclusive, named_storage, storage_to_read
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
-from autotune.store.stored_spec import changed, completed, read_spec, require_unchanged, stored_name
+from autotune.store.stored_spec import changed, completed, in_force, read_spec, require_unchanged, stored_name
 from autotune.study.spec import BudgetSpec, StudySpec
 from autotune.study.study_file import Study
 
@@ -227,7 +227,7 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
 
     return StudyRecord(
         run=run,
-        spec=spec.model_copy(update={"space": spec.space.with_ranges(attributes.ranges)}),
+        spec=in_force(spec, attributes),
         trials=_records(storage, spec.name, spec.budget),
         finals=finals,
         hardware=_hardware(run),

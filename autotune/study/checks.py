@@ -7,11 +7,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
 from autotune.core import objectives
-from autotune.core.config_paths import flatten, with_paths
-from autotune.core.errors import UserError
+from autotune.core.config_paths import flatten
 from autotune.core.text import shortened, shown
 from autotune.search import pruners, samplers
 from autotune.search.dimension import Dimension
@@ -21,11 +18,9 @@ from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
 from autotune.study.conditions import never_searched
 from autotune.study.errors import StudyFileErrors, did_you_mean, no_setting
 from autotune.study.key_lines import Location
+from autotune.study.refusals import outside_of, refused_proposal, value_error
 from autotune.study.spec import STORAGE_SCHEMES, TRACKERS, StudySpec, is_installed
 from autotune.study.trainer import Trainer
-
-_MOST_BETWEEN = 64
-"""Values of one setting that are tried beside the corners of the space."""
 
 
 def check_trackers(spec: StudySpec, errors: StudyFileErrors) -> None:
@@ -162,7 +157,7 @@ def _dimension_error(path: str, dimension: Dimension, known: Mapping[str, Any]) 
         )
     if not dimension.contains(value):
         return (
-            f"the base value {shown(value)} {_outside_of(dimension)}, but trial 0 trains with it; "
+            f"the base value {shown(value)} {outside_of(dimension)}, but trial 0 trains with it; "
             "change it, or include it here"
         )
     return ""
@@ -185,8 +180,8 @@ def _check_enqueued(
             if path not in spec.space.root:
                 suggestion = did_you_mean(path, list(spec.space))
                 errors.add(location, f"this setting is not searched{suggestion}; name one from [space]")
-            elif path in sound and (error := _enqueued_error(sound[path], value)):
-                errors.add(location, error)
+            elif path in sound and (error := value_error(sound[path], value)):
+                errors.add(location, f"{error}; change it, or its entry in [space]")
 
 
 def _may_be_active(space: SearchSpace, path: str, settings: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
@@ -196,25 +191,6 @@ def _may_be_active(space: SearchSpace, path: str, settings: Mapping[str, Any], b
     if len(named) < len([name for name in when if name in space.root]):
         return True
     return path in space.active({**named, path: settings[path]}, base)
-
-
-def _enqueued_error(dimension: Dimension, value: Any) -> str:
-    if dimension.is_one_of_its(value):
-        return ""
-
-    grid = ""
-    if dimension.step:
-        grid = f" in steps of {dimension.step}"
-    elif dimension.is_integer:
-        grid = " in whole numbers"
-    return f"{shown(value)} {_outside_of(dimension)}{grid}; change it, or its entry in [space]"
-
-
-def _outside_of(dimension: Dimension) -> str:
-    """Return the words for a value that a dimension cannot propose."""
-    if dimension.choices is not None:
-        return f"is not {dimension.describe()}"
-    return f"is not within {dimension.describe()}"
 
 
 def _check_warm_start(spec: StudySpec, errors: StudyFileErrors) -> None:
@@ -300,53 +276,8 @@ def _on_one_line(error: Exception) -> str:
 
 
 def _check_corners(spec: StudySpec, trainer: Trainer, base: Mapping[str, Any], errors: StudyFileErrors) -> None:
-    """Check that the trainer accepts every corner of the space, and single values of whole numbers and choices.
-
-    Only the first that it refuses is recorded.
-    """
-    space = spec.space.at_limits()
-    for corner in space.corners(base):
-        if _is_refused(corner, trainer, base, errors):
-            return
-
-    for path, dimension in space.root.items():
-        if dimension.when:
-            continue
-        for value in _between(dimension):
-            if _is_refused({path: value}, trainer, base, errors):
-                return
-
-
-def _between(dimension: Dimension) -> list[Any]:
-    """Return values that are no corner: the choices, or the first whole numbers and some spread over the range."""
-    if dimension.choices is not None:
-        return list(dimension.choices[:_MOST_BETWEEN])
-    if not dimension.is_integer or dimension.step is not None:
-        return []
-
-    assert isinstance(dimension.low, int) and isinstance(dimension.high, int)
-    stride = max(1, (dimension.high - dimension.low) // _MOST_BETWEEN)
-    return [*range(dimension.low, dimension.high, stride), min(dimension.low + 1, dimension.high)]
-
-
-def _is_refused(
-    settings: Mapping[str, Any], trainer: Trainer, base: Mapping[str, Any], errors: StudyFileErrors
-) -> bool:
-    """Return whether the trainer refuses some settings, and record it."""
-    try:
-        trainer.complete(with_paths(base, settings))
-    except ValidationError as error:
-        detail = error.errors()[0]
-        message = str(detail["msg"]).removeprefix("Value error, ")
-        refused_path = ".".join(map(str, detail["loc"]))
-    except UserError as error:
-        message = str(error)
-        refused_path = ""
-    else:
-        return False
-
-    words = ", ".join(f"{path} = {shown(value)}" for path, value in settings.items())
-    named = [path for path in settings if path == refused_path or path.rpartition(".")[2] in message]
-    told = f"the trainer refuses {shortened(words, 300)}, which the search may propose: {message}"
-    errors.add(("space", *named[:1]), told)
-    return True
+    """Check that the trainer accepts what the search may propose; only the first refusal is recorded."""
+    refused = refused_proposal(spec.space.at_limits(), trainer, base)
+    if refused is not None:
+        path, message = refused
+        errors.add(("space", path) if path else ("space",), message)

@@ -18,7 +18,7 @@ from reports.formats import finite, label
 from reports.tables.machine import MAX_SAMPLE_GAP_S
 
 # Pattern of a trial's bar by its status.
-_PATTERNS = {"pruned": "/", "diverged": "x", "out of memory": "\\", "crashed": "+", "interrupted": "."}
+_PATTERNS = {"pruned": "/", "stopped": "-", "diverged": "x", "out of memory": "\\", "crashed": "+", "interrupted": "."}
 # Samples drawn: a night of one every five seconds is averaged down to this many.
 _MAX_GPU_POINTS = 600
 # Column, title, factor of its unit, and colour of each row of the GPU's figure.

@@ -24,6 +24,7 @@ GREY = "#8A8F98"
 STATUS_STYLE = {
     "finished": (BLUE, "circle"),
     "pruned": (GREY, "triangle-down-open"),
+    "stopped": (GREY, "square-open"),
     "diverged": (VERMILLION, "x"),
     "out of memory": (PURPLE, "square-x-open"),
     "crashed": (ORANGE, "star-diamond"),

@@ -84,6 +84,7 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
         ("Trials", str(sum(spent.counts.values()))),
         ("Finished", str(spent.counts.get("finished", 0))),
         ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),
+        *_when_any("Stopped by you", spent.counts.get(TrialStatus.STOPPED, 0)),
         ("Failed", str(failed)),
         *_when_any("Interrupted and run again", spent.counts.get(TrialStatus.INTERRUPTED, 0)),
         *_when_any("Not ended yet", waiting),

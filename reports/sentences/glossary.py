@@ -32,6 +32,7 @@ GLOSSARY = {
     "pruned": "Stopped early, since it was behind the other trials at the same point.",
     "rank correlation (Spearman)": "How far two lists are in the same order: 1 is the same, 0 unrelated, −1 reversed.",
     "seed": "The number that fixes what is random in a training: the first weights, the order of the data.",
+    "stopped": "Ended early by a person, with autotune steer.",
     "throttling": "The GPU slowing itself down, because of heat or too little power.",
     "tie": "A change for which no difference could be measured: that setting stays at its default.",
     "token": "A piece of text, a short word or part of one. Models read and write tokens.",

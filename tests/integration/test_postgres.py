@@ -286,3 +286,35 @@ def test_a_password_is_not_repeated_of_a_study_file(line: str, tmp_path: Path) -
         with pytest.raises(UserError) as refusal:
             load(path, changes)
         assert "hunter2" not in str(refusal.value)
+
+
+def test_a_shared_study_is_steered_from_any_machine_and_each_wish_counts_once(shared: StudyFolder) -> None:
+    shared.write(
+        storage=shared.url,
+        budget={"trials": 9},
+        base={"seconds": 0.05, "fault": "gate", "fault_above": 0.05},
+        enqueue=[{"lr": 0.1}],
+        pruner={"name": "none"},
+        limits={"heartbeat_s": 1, "min_free_bytes": 0},
+    )
+    outs = ["first", "second"]
+    first = shared.start(out=outs[0])
+    shared.wait_at_gate()
+    asked = shared.command(
+        "steer", str(shared.file), "--out", outs[0],
+        "--stop-trial", "1", "--add", "lr=0.02", "--range", "lr=0.005..0.05", "--trials", "5", "--hours", "8",
+    )  # fmt: skip
+    assert asked.end() == 0, asked.text
+    second = shared.start(out=outs[1])
+    assert first.says("you moved the end to ") or second.says("you moved the end to ")
+    shared.open_gate()
+    assert (first.end(), second.end()) == (0, 0), first.text + second.text
+
+    for record in (shared.record(out) for out in outs):
+        assert [request.is_done for request in record.attributes.requests] == [True] * 5
+        statuses = {trial.number: trial.status for trial in record.trials}
+        assert statuses.pop(1) is TrialStatus.STOPPED
+        assert list(statuses.values()) == [TrialStatus.FINISHED] * 4
+        assert [trial.params["lr"] for trial in record.trials].count(0.02) == 1
+        assert record.verdict is not None
+    assert (first.text + second.text).count("you lowered the number of trials from 9 to 5.") == 1

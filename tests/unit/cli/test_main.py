@@ -23,6 +23,7 @@ VERBS = (
     "run",
     "status",
     "stop",
+    "steer",
     "report",
     "watch",
     "compare",

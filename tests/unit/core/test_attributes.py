@@ -30,6 +30,8 @@ STUDY: dict[str, Any] = {
     "worked_s": 39_600.5,
     "warm_start": ("first", "second"),
     "speeds": {"0f3a": 0.5},
+    "search_ended": True,
+    "hears_requests": True,
     "exhausted": True,
     "noise": Noise(0.01, 3, 2.5, 16, 0.02),
     "verdict": Verdict(VerdictWord.BETTER, "because", 3, {"lr": 0.1}, (1_001, 1_002), gain=0.1),
@@ -55,6 +57,7 @@ TRIAL: dict[str, Any] = {
     "audited_at": 500,
     "passed_over": True,
     "stopped_at": 600,
+    "request": "01.0000",
     "end_tokens": 7_000,
     "early_warnings": (WARNING,),
 }

@@ -90,7 +90,8 @@ def test_a_verdict_survives_json(word: VerdictWord) -> None:
 
 def test_which_ends_teach_the_sampler() -> None:
     taught = {status for status in TrialStatus if status.teaches}
-    assert taught == {TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY}
+    ended = {TrialStatus.FINISHED, TrialStatus.PRUNED, TrialStatus.STOPPED}
+    assert taught == ended | {TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY}
 
 
 def test_only_a_finished_trial_has_a_loss() -> None:

@@ -116,14 +116,14 @@ def test_a_setting_without_its_condition_counts_with_its_base_value() -> None:
     assert positions[:, 0].tolist() == [0.25, 0.5]
 
 
-def test_values_beyond_the_present_range_are_left_out() -> None:
+def test_values_beyond_the_present_range_still_teach() -> None:
     beyond = create_trial(
         params={"lr": 3.0, "heads": 2},
         distributions={"lr": optuna.distributions.FloatDistribution(0, 5), "heads": SPACE["heads"].distribution()},
         value=1.0,
         intermediate_values={100: 1.0},
     )
-    assert known_of(study_of([ended({100: 4.0}), beyond, ended({100: 4.1})]))[1].tolist() == [4.0, 4.1]
+    assert known_of(study_of([ended({100: 4.0}), beyond, ended({100: 4.1})]))[1].tolist() == [4.0, 1.0, 4.1]
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
