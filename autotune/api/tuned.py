@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UserError
-from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.core.records import Verdict
+from autotune.promotion.standing import State, state_of
 from autotune.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 
     from autotune.store.study_store import StudyRecord
     from reports.card import PageFrame
-
-State = Literal["not begun", "running", "parked", "failed", "full run failed", "done"]
-"""How a study stands: "failed" if no trial finished, "full run failed" if the last full run did."""
 
 
 class Tuned:
@@ -43,7 +41,7 @@ class Tuned:
     @property
     def state(self) -> State:
         """How it stands: see `State`. `autotune.run` goes on with one that is parked."""
-        return _state(self.record)
+        return state_of(self.record)
 
     @property
     def record(self) -> StudyRecord:
@@ -180,27 +178,8 @@ class Tuned:
         from reports.card import study_card
 
         record = self.record
-        return study_card(record, _state(record))
+        return study_card(record, state_of(record))
 
     @property
     def _run(self) -> RunDirectory:
         return RunDirectory(self.path)
-
-
-def _state(record: StudyRecord) -> State:
-    from autotune.promotion.next_step import is_at_work
-
-    if is_at_work(record):
-        return "running"
-    if record.verdict is None:
-        return "parked" if record.has_trained else "not begun"
-    if record.verdict.word is VerdictWord.FAILED:
-        return "failed"
-
-    full = record.attributes.full_run
-    if full is None:
-        return "done"
-    status = TrialStatus(full.status)
-    if status.is_failure:
-        return "full run failed"
-    return "done" if status is TrialStatus.FINISHED else "parked"

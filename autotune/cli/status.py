@@ -17,6 +17,7 @@ from autotune.core.text import of_seeds, time_of_day
 from autotune.finals.verdict import ranked
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings, measured_gain
+from autotune.promotion.standing import state_of
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 
@@ -35,7 +36,7 @@ def in_preparation(root: Path) -> dict[str, Any] | None:
     last_event = None
     if events:
         last_event = events[-1]["message"]
-    return {"study": root.name, "running_pid": pid, "trials": {}, "last_event": last_event}
+    return {"study": root.name, "state": "preparing", "running_pid": pid, "trials": {}, "last_event": last_event}
 
 
 def describe_preparation(state: Mapping[str, Any]) -> str:
@@ -61,6 +62,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
 
     return {
         "study": record.name,
+        "state": state_of(record),
         "running_pid": record.run.running_pid(),
         "trials_wanted": record.spec.most_trials,
         "trials": dict(counts),
