@@ -78,4 +78,6 @@ def _answer(error: UserError, kind: Kind | None = None) -> None:
 
     from autotune.cli.answers.errors import error_of
 
-    output.answer(error_of(error, kind))
+    # On one line, as events are.
+    with contextlib.suppress(BrokenPipeError):
+        output.write(error_of(error, kind).to_text(indent=None) + "\n")

@@ -133,11 +133,30 @@ def watch(
     out: RunsOption = RUNS,
     storage: StorageOption = "",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 8642,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Serve nothing: print each event as a line of JSON until the study ends.")
+    ] = False,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="With --json: events from then on, as 30m or 2026-01-31T22:00.")
+    ] = "",
+    once: Annotated[
+        bool, typer.Option("--once", help="With --json: what has happened until now, and no more.")
+    ] = False,
+    heartbeat: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="With --json: a sign of life after so long without an event.", min=1),
+    ] = 15,
 ) -> None:
-    """Serves a study's page on 127.0.0.1, for this machine's browser.
+    """Serves a study's page on 127.0.0.1, for this machine's browser; with --json it prints events for programs.
 
     While the study runs, the page shows its progress. Ctrl-C stops the server and not the study.
     """
+    if as_json:
+        _watch_events(study, out, storage, since, once, heartbeat)
+        return
+    if since or once:
+        raise UserError("--since and --once go with --json: the page shows everything")
+
     from autotune.cli import status
     from autotune.cli.page_server import PageServer
     from autotune.store.study_store import read_study
@@ -155,13 +174,24 @@ def watch(
     if status.in_preparation(root) is None:
         read_study(root, url)  # it raises if there is none, before anything is served
 
-    for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
-        signal.signal(name, signal.default_int_handler)
-
+    _heed_ctrl_c()
     with PageServer(draw, port, lambda trial: read_log(root, trial)) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C stops this server and not the study)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+def _watch_events(study: str, out: Path, storage: str, since: str, once: bool, heartbeat_s: float) -> None:
+    from autotune.cli.event_stream import Stream, moment, print_events
+
+    _heed_ctrl_c()
+    root, url = run_directory(study, out), named_storage(study, out, storage)
+    print_events(Stream(root, url, moment(since) if since else 0.0, heartbeat_s), once)
+
+
+def _heed_ctrl_c() -> None:
+    for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
+        signal.signal(name, signal.default_int_handler)
 
 
 def read_log(root: Path, trial: str) -> bytes | None:

@@ -11,6 +11,8 @@ from autotune.store.study_store import StudyRecord
 State = Literal["not begun", "running", "parked", "failed", "full run failed", "done"]
 """How a study stands: "failed" if no trial finished, "full run failed" if the last full run did."""
 
+_FAILURES = [str(status) for status in TrialStatus if status.is_failure]
+
 
 def state_of(record: StudyRecord) -> State:
     """Return how a study stands.
@@ -28,7 +30,6 @@ def state_of(record: StudyRecord) -> State:
     full = record.attributes.full_run
     if full is None:
         return "done"
-    status = TrialStatus(full.status)
-    if status.is_failure:
+    if full.status in _FAILURES:
         return "full run failed"
-    return "done" if status is TrialStatus.FINISHED else "parked"
+    return "done" if full.status == TrialStatus.FINISHED else "parked"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from autotune.cli.answers.base import Answer
+from pydantic import BaseModel
+
 from autotune.cli.answers.errors import Error
+from autotune.cli.answers.events import Watched
 from autotune.cli.answers.machine import Doctor, Profile
 from autotune.cli.answers.models import Evaluated, Generated, Trained
 from autotune.cli.answers.studies import (
@@ -22,7 +24,7 @@ from autotune.cli.answers.studies import (
     Timeline,
 )
 
-ANSWERS: dict[str, type[Answer]] = {
+ANSWERS: dict[str, type[BaseModel]] = {
     "compare": Compared,
     "doctor": Doctor,
     "error": Error,
@@ -40,6 +42,7 @@ ANSWERS: dict[str, type[Answer]] = {
     "stop": Stopped,
     "timeline": Timeline,
     "train": Trained,
+    "watch": Watched,
 }
 """What each command answers; "error" is what any of them answers that could not do what was asked."""
 
