@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from autotune.api.forms import Changes
     from autotune.store.study_store import StudyRecord
     from reports.card import PageFrame
 
@@ -141,6 +142,42 @@ class Tuned:
         deadline = deadline_of(None, hours, until)
         work(study, self.path, device, deadline, lambda session: session.promote(tokens, trial, as_is, agree))
         return self
+
+    def clone(
+        self,
+        name: str,
+        *,
+        set: Changes | None = None,
+        hours: float | None = None,
+        until: str | None = None,
+        trials: int | None = None,
+    ) -> Path:
+        """Write a study file like this study's, with changes; this one's trials count there where they mean the same.
+
+        Args:
+            name: Of the new study.
+            set: Changes of the study file, as `autotune.run` takes them.
+            hours: Finish everything within this many hours.
+            until: Finish everything by this time of day, "07:00".
+            trials: Trials at most, those that are taken along included.
+
+        Returns:
+            The new study's folder, for `autotune.run`; its study.toml may be edited before.
+
+        Raises:
+            UserError: If there is a study of that name, or a change is wrong.
+        """
+        from autotune.api.forms import changes_text
+        from autotune.api.work import faults_told
+        from autotune.cli.cloning import limits_as_changes, make_clone
+        from autotune.core.text import say
+
+        with faults_told():
+            changes = limits_as_changes(changes_text(set), hours, until, trials)
+            made = make_clone(self.record, name, self.path.parent, changes)
+        for line in made.lines():
+            say(line)
+        return made.run.root
 
     def stop(self, *, now: bool = False) -> None:
         """Park the study, which another thread or process runs, after its next evaluation.

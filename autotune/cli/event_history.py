@@ -180,7 +180,8 @@ class History:
             yield from self._training("finals", TrainingKind.FINALS, trial)
 
     def _training(self, name: Literal["search", "finals"], kind: TrainingKind, trial: TrialRecord) -> Iterator[Told]:
-        if not self._has_begun(kind, trial):
+        # What was taken along is a line of the history.
+        if trial.taken_from is not None or not self._has_begun(kind, trial):
             return
 
         which = {"study": self.record.name, "kind": name, "trial": trial.number}
@@ -224,8 +225,9 @@ class History:
         return self.record.attributes.metric.value(loss)
 
     def _bests(self) -> Iterator[Told]:
-        best = float("inf")
-        finished = [trial for trial in self.record.trials if trial.loss is not None]
+        losses = [trial.loss for trial in self.record.trials if trial.taken_from is not None]
+        best = min((loss for loss in losses if loss is not None), default=math.inf)
+        finished = [trial for trial in self.record.trials if trial.loss is not None and trial.taken_from is None]
         for trial in sorted(finished, key=lambda trial: self._ended_at(TrainingKind.SEARCH, trial)):
             if trial.loss is None or not trial.loss < best:
                 continue
@@ -302,7 +304,8 @@ class History:
             ("finals", TrainingKind.FINALS, [run for run in proving if run.stage != ATTRIBUTE]),
             ("attribution", TrainingKind.FINALS, [run for run in record.finals if run.stage == ATTRIBUTE]),
         ):
-            begun = [self._started_at(kind, trial) for trial in trials if self._has_begun(kind, trial)]
+            own = [trial for trial in trials if trial.taken_from is None]
+            begun = [self._started_at(kind, trial) for trial in own if self._has_begun(kind, trial)]
             if begun:
                 yield (phase,), phase, min(begun), _FIRST - 1  # type: ignore[misc]  # a literal each
 

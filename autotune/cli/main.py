@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli import history, machine, model, output, planning, replay, studies
+from autotune.cli import cloning, history, machine, model, output, planning, replay, studies
 from autotune.cli.ending import Commands, explain_failures
 from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options
 from autotune.cli.options import (
@@ -148,6 +148,7 @@ def _resuming(session_hours: float | None, hours: float | None, until: str | Non
     return given
 
 
+app.command()(cloning.clone)
 app.command()(replay.record)
 app.command()(replay.replay)
 

@@ -66,6 +66,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         "running_pid": record.run.running_pid(),
         "trials_wanted": record.spec.most_trials,
         "trials": dict(counts),
+        "trials_taken_along": sum(trial.taken_from is not None for trial in record.trials),
         "seeds_per_trial": record.spec.budget.seeds,
         **_best_trial(record),
         "finals_finished": sum(run.status is TrialStatus.FINISHED for run in finals),
@@ -136,6 +137,8 @@ def describe(state: Mapping[str, Any]) -> str:
         running = f"running as PID {state['running_pid']}"
     metric = Metric.from_json(state["metric"])
     counts = ", ".join(f"{count} {status}" for status, count in state["trials"].items()) or "none yet"
+    if state["trials_taken_along"]:
+        counts += f" ({state['trials_taken_along']} of them taken along from another study)"
 
     lines = [
         f"{state['study']}: {running}",

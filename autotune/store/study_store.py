@@ -335,6 +335,7 @@ def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecor
         audited_at=attributes.audited_at,
         stopped_at=attributes.stopped_at,
         budget_tokens=attributes.budget_tokens,
+        taken_from=attributes.taken_from,
     )
 
 

@@ -10,7 +10,7 @@ from autotune.store.study_store import StudyRecord
 from reports.formats import count, finite, number, plain, signed
 from reports.sentences.before_after import BeforeAfter, before_after
 from reports.sentences.changes import Change, change_words, changes_tried, setting_changes
-from reports.sentences.cost import cost
+from reports.sentences.cost import cost, own_trials
 from reports.sentences.verdict import failed_on, verdict_summary
 
 
@@ -32,7 +32,7 @@ class StudyRow:
         perplexity: "a → b", or "–".
         accuracy: "a → b", or "–".
         sure: How sure the gain is, in a few words.
-        trials: Search trials.
+        trials: Search trials of its own.
         hours: Hours of training.
         energy: The GPU's energy in words.
         key_change: The changed settings in words.
@@ -123,7 +123,7 @@ def study_row(record: StudyRecord) -> StudyRow:
         perplexity=_known(measures.get("Perplexity")),
         accuracy=_known(measures.get("Accuracy")),
         sure=_how_sure(record),
-        trials=len(record.trials),
+        trials=len(own_trials(record)),
         hours=spent.busy_s / 3600,
         energy=spent.energy_text,
         key_change=_key_change(record),

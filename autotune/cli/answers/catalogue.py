@@ -12,6 +12,7 @@ from autotune.cli.answers.machine import Doctor, Profile
 from autotune.cli.answers.models import Evaluated, Generated, Trained
 from autotune.cli.answers.studies import (
     Begun,
+    Cloned,
     Compared,
     Planned,
     Promote,
@@ -25,6 +26,7 @@ from autotune.cli.answers.studies import (
 )
 
 ANSWERS: dict[str, type[BaseModel]] = {
+    "clone": Cloned,
     "compare": Compared,
     "doctor": Doctor,
     "error": Error,

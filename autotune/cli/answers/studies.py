@@ -37,6 +37,8 @@ class Standing(Answer):
     """Trials at most."""
     trials: dict[str, int]
     """Counts of trials by how they stand."""
+    trials_taken_along: int = 0
+    """Those of them that an earlier study has trained."""
     seeds_per_trial: int | None = None
     best_trial: int | None = None
     """The finished trial with the best value."""
@@ -272,6 +274,28 @@ class Replayed(Answer):
     says: list[str]
     """Of the table that they were tried on."""
     arms: list[Arm]
+
+
+class Cloned(Answer):
+    """A study that was made from another, and is not begun yet."""
+
+    schema_name: Literal["autotune.clone/1"] = "autotune.clone/1"
+
+    study: str
+    file: str
+    """Its study file, which may be edited before it is run."""
+    of: str
+    """The study that it was made from."""
+    taken: int
+    """Trials of that which count in the new one, as it stands now."""
+    taken_s: float
+    """What they took there, seconds; here they take none."""
+    left: dict[str, int]
+    """Counts of those that do not count, by the reason."""
+    trials_wanted: int
+    """Trials of the new study at most, those taken along included."""
+    next: str
+    """The command to type next."""
 
 
 class Begun(Answer):
