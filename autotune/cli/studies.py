@@ -182,7 +182,7 @@ def watch(
 
 
 def _watch_events(study: str, out: Path, storage: str, since: str, once: bool, heartbeat_s: float) -> None:
-    from autotune.cli.event_stream import Stream, moment, print_events
+    from autotune.cli.events.stream import Stream, moment, print_events
 
     _heed_ctrl_c()
     root, url = run_directory(study, out), named_storage(study, out, storage)

@@ -15,7 +15,7 @@ from pathlib import Path
 from autotune.cli import output
 from autotune.cli.answers.events import Event, Heartbeat
 from autotune.cli.answers.studies import State
-from autotune.cli.event_history import History, Told, of_lines
+from autotune.cli.events.history import History, Told, of_lines
 from autotune.core.errors import UserError
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import read_events, read_study

@@ -9,7 +9,7 @@ import pytest
 import study_builder
 
 from autotune.cli.answers import events
-from autotune.cli.event_history import History
+from autotune.cli.events.history import History
 from autotune.core.metric import Metric
 from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialStatus

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from autotune.cli.event_stream import moment
+from autotune.cli.events.stream import moment
 from autotune.core.errors import UserError
 
 
