@@ -23,7 +23,7 @@ from autotune.store.study_store import read_events, read_study
 _LOOK_EVERY_S = 1.0
 """Seconds between two looks at the records."""
 _LOOK_FRAC = 0.05
-"""Largest share of the time that reading the records may take."""
+"""Largest share of a core that reading the records may take."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -75,9 +75,9 @@ class Stream:
         if signature == self._signature:
             return []
 
-        began = time.monotonic()
+        began = time.process_time()
         fresh = [told for told in self._look() if told.key not in self._told]
-        self._read_s = time.monotonic() - began
+        self._read_s = time.process_time() - began
         self._signature = signature
         self._told |= {told.key for told in fresh}
         return [told.event for told in fresh if told.event.at >= self.since]
