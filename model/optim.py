@@ -18,6 +18,10 @@ from model.weights import WeightGroup
 
 _NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_ITERATIONS = 5
+_LEAST_NORM = 1e-14
+"""Smaller matrices are not scaled up to 1. The momentum of an expert that gets no tokens shrinks at every step, until
+the squares of its elements vanish in fp32 (under 1.1e-19), and with them its norm: divided by that it would grow
+without bound. Matrices of less than 1e10 elements vanish under this norm."""
 ADAMW_EPS = 1e-8
 """Keeps AdamW from dividing by zero. Source: Kingma and Ba 2015, arXiv 1412.6980, algorithm 1."""
 
@@ -50,10 +54,10 @@ def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tenso
 
 
 def _normalised(matrices: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return each matrix divided by its Frobenius norm, in `dtype`."""
+    """Return each matrix divided by its Frobenius norm, in `dtype`; tiny ones stay below 1."""
     # In fp32: small gradients would lose their digits, or vanish, in half precision.
     norm = torch.linalg.vector_norm(matrices, dim=(-2, -1), keepdim=True, dtype=torch.float32)
-    scale = 1.0 / norm.clamp_min(torch.finfo(torch.float32).tiny)
+    scale = 1.0 / norm.clamp_min(_LEAST_NORM)
     if fused.available(matrices):
         return fused.scale_matrices(matrices, scale, dtype)
     return (matrices * scale).to(dtype)

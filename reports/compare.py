@@ -13,15 +13,19 @@ import plotly.graph_objects as go
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
+from autotune.core.metric import Metric
+from autotune.core.statistics import INTERVAL
 from autotune.promotion.selection import best_settings
 from autotune.store.study_store import StudyRecord
 from reports.figures.figure_cards import Drawn, draw_card, require
+from reports.figures.scale import digits, drawn
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure
 from reports.formats import duration, finite, label, plain, setting
 from reports.page import render, writable
-from reports.sentences.study_row import StudyRow, study_row
+from reports.sentences.study_row import StudyRow, name_of_metrics, names_of_further, study_row
 from reports.tables.comparable import data_hash, what_must_match
 from reports.tables.finals import baseline_loss
+from reports.tables.in_metric import in_metric
 from reports.tables.trials import trials_table
 
 # Colour and dash of each study's line, oldest first; further ones are grey and dotted.
@@ -29,11 +33,6 @@ _LINES = (
     (BLUE, "solid"), (ORANGE, "dash"), (GREEN, "dot"), (VERMILLION, "dashdot"), (PURPLE, "longdash"), (SKY, "solid"),
 )  # fmt: skip
 _FURTHER_LINES = (GREY, "dot")
-
-_PROGRESS_SENTENCE = (
-    "The lowest loss of each search against the training time that it had spent. The band is the default with its "
-    "noise. The lowest of many trials looks better than it is: the verdicts above are measured on fresh seeds."
-)
 
 
 def compare_table(records: Sequence[StudyRecord]) -> list[StudyRow]:
@@ -54,7 +53,7 @@ def _oldest_first(records: Sequence[StudyRecord]) -> list[StudyRecord]:
 
 
 def _require_comparable(records: Sequence[StudyRecord]) -> None:
-    """Refuse studies whose losses do not mean the same, naming each difference and its values."""
+    """Refuse studies whose results do not mean the same, naming each difference and its values."""
     if len(records) < 2:
         raise UserError(f"a comparison needs two studies, and there is {len(records)}; name another")
 
@@ -68,7 +67,7 @@ def _require_comparable(records: Sequence[StudyRecord]) -> None:
 
     if differences:
         lines = "\n".join(differences)
-        raise UserError(f"these studies cannot be compared, since their losses do not mean the same:\n{lines}")
+        raise UserError(f"these studies cannot be compared, since their results do not mean the same:\n{lines}")
 
 
 def _shown(value: Any) -> str:
@@ -97,7 +96,8 @@ def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
         "compare.html.j2",
         [draw_card("progress", "Best so far", partial(_progress, ordered))],
         rows=rows,
-        row_cells=[_row_cells(row) for row in rows],
+        heads=_heads(rows),
+        row_cells=[_row_cells(row, names_of_further(rows)) for row in rows],
         names=[row.name for row in rows],
         settings=_settings_side_by_side(ordered),
         differences=_config_differences(ordered),
@@ -109,9 +109,16 @@ def write_compare(records: Sequence[StudyRecord], folder: Path) -> Path:
     return path
 
 
-def _row_cells(row: StudyRow) -> list[str]:
+def _heads(rows: Sequence[StudyRow]) -> list[str]:
+    measured = f"{name_of_metrics(rows)}: default → best"
+    sure = f"how sure ({INTERVAL})"
+    return ["study", measured, "change", *names_of_further(rows), sure, "trials", "training", "GPU energy"]
+
+
+def _row_cells(row: StudyRow, further: Sequence[str]) -> list[str]:
+    others = [row.further.get(name, "–") for name in further]
     hours = duration(row.hours * 3600)
-    return [row.name, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, str(row.trials), hours, row.energy]
+    return [row.name, row.measured, row.moved, *others, row.sure, str(row.trials), hours, row.energy]
 
 
 def _settings_side_by_side(records: Sequence[StudyRecord]) -> list[list[str]]:
@@ -189,7 +196,14 @@ def _progress(records: Sequence[StudyRecord]) -> Drawn:
 
     table = pd.concat(named, ignore_index=True)
     require(not table.empty, "no trial has finished")
-    return _PROGRESS_SENTENCE, [_progress_figure(records, lines)], table[["study", "hours", "best"]]
+    metric = records[0].attributes.metric
+    sentence = (
+        f"The {metric.best} {plain(metric.name)} of each search against the training time that it had spent. The band "
+        f"is the default with its noise. The {metric.best} of many trials looks better than it is: the verdicts above "
+        "are measured on fresh seeds."
+    )
+    figure = _progress_figure(records, lines, metric)
+    return sentence, [figure], in_metric(table[["study", "hours", "best"]], metric)
 
 
 def _progress_line(record: StudyRecord) -> pd.DataFrame:
@@ -201,23 +215,23 @@ def _progress_line(record: StudyRecord) -> pd.DataFrame:
     return line[trials["loss"].notna()].reset_index(drop=True)
 
 
-def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFrame]) -> go.Figure:
+def _progress_figure(records: Sequence[StudyRecord], lines: Sequence[pd.DataFrame], metric: Metric) -> go.Figure:
     """Draw every study's best so far against its hours, or its minutes where none took an hour."""
     unit, units_per_hour = "minutes", 60
     if max(line["hours"].max() for line in lines if len(line)) >= 1:
         unit, units_per_hour = "hours", 1
 
-    figure = base_figure(f"{unit} of training", "lowest loss so far (nats per token)")
+    figure = base_figure(f"{unit} of training", f"{metric.best} so far: {label(metric.title)}")
 
     for place, (record, line) in enumerate(zip(records, lines, strict=True)):
         colour, dash = _FURTHER_LINES
         if place < len(_LINES):
             colour, dash = _LINES[place]
         figure.add_scatter(
-            x=(line["hours"] * units_per_hour).to_numpy(), y=line["best"].to_numpy(),
+            x=(line["hours"] * units_per_hour).to_numpy(), y=drawn(line["best"], metric),
             mode="lines+markers", name=label(record.name),
             line={"color": colour, "dash": dash, "width": 2.5, "shape": "hv"},
-            hovertemplate="%{y:.4f} after %{x:.3g} " + unit + "<extra></extra>",
+            hovertemplate=f"%{{y:{digits(metric)}}}" + " after %{x:.3g} " + unit + "<extra></extra>",
         )  # fmt: skip
         _add_noise_of_default(figure, record, colour)
     return figure
@@ -230,6 +244,5 @@ def _add_noise_of_default(figure: go.Figure, record: StudyRecord, colour: str) -
 
     sigma = finite(record.verdict.sigma)
     if sigma:
-        low = default - 2 * sigma
-        high = default + 2 * sigma
+        low, high = record.attributes.metric.values((default - 2 * sigma, default + 2 * sigma))
         figure.add_hrect(y0=low, y1=high, fillcolor=colour, opacity=0.15, line={"width": 0}, layer="below")

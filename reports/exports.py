@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from autotune.core.objectives import num_values
+from autotune.core.metric import Metric
+from autotune.core.objectives import judged_by, num_values
+from autotune.core.own_words import told
 from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import Verdict
 from autotune.core.study_results import Attribution
@@ -28,6 +30,7 @@ from reports.sentences.verdict import verdict_summary
 from reports.tables.curves import curves_table
 from reports.tables.finals import finals_runs, finals_table
 from reports.tables.fronts import front_table
+from reports.tables.in_metric import in_metric
 from reports.tables.trials import settings_table, trials_table
 
 # What a trainer reports of the data and the model, as far as it says where the numbers come from.
@@ -44,6 +47,7 @@ def report_json(record: StudyRecord) -> str:
     Args:
         record: The study.
     """
+    metric = record.attributes.metric
     gave = attribution_of(record)
     best = best_settings(record)
     measured = measured_gain(record)
@@ -54,45 +58,46 @@ def report_json(record: StudyRecord) -> str:
 
     front = None
     if num_values(record.spec.objective) > 1:
-        front = front_table(record).to_dict("records")
+        front = in_metric(front_table(record), metric).to_dict("records")
 
     step = next_step(record)
     next_words = {
         "sentence": step.what,
         "command": step.command,
-        "expected": expected_words(step, record.attributes.metric),
+        "expected": expected_words(step, metric),
     }
 
     content = {
         "study": record.name,
         "title": record.spec.title,
+        "metric": metric.to_json(),
         "headline": verdict_summary(record),
-        "verdict": _stored(record.verdict),
+        "verdict": _stored(record.verdict, metric),
         "before_after": before_after(record),
         "how_sure": how_sure(record),
         "cost": cost(record),
         "next": next_words,
         "changes": setting_changes(record),
         "changes_tried": changes_tried(record),
-        "promoted": promoted,
+        "promoted": told(promoted, metric),
         "left_at_default": best.left_at_default if best else {},
-        "attribution": _stored(gave),
-        "finals": finals_table(finals_runs(record)).to_dict("records"),
+        "attribution": _stored(gave, metric),
+        "finals": in_metric(finals_table(finals_runs(record)), metric).to_dict("records"),
         "health": health_checks(record),
         "failures": failures(record),
         "front": front,
-        "promotion": _stored(record.attributes.promotion),
-        "full": _stored(record.attributes.full_run),
+        "promotion": _stored(record.attributes.promotion, metric),
+        "full": _stored(record.attributes.full_run, metric),
         "provenance": dict(provenance(record)),
         "config": record.spec.base,
     }
     return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
 
 
-def _stored(value: Verdict | Attribution | Promotion | FullRunRecord | None) -> dict[str, Any] | None:
+def _stored(value: Verdict | Attribution | Promotion | FullRunRecord | None, metric: Metric) -> Any:
     if value is None:
         return None
-    return value.to_json()
+    return told(value.to_json(), metric)
 
 
 def _jsonable(value: Any) -> Any:
@@ -115,6 +120,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
     Args:
         record: The study.
     """
+    metric = record.attributes.metric
     seeds = sorted({run.seed for run in record.finals})
     known: dict[str, Any] = {
         "study": record.name,
@@ -123,8 +129,8 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
         "spec hash": record.spec.fingerprint(),
         "seed of the search": record.spec.seed,
         "seeds of the finals": ", ".join(map(str, seeds)),
-        "objective": record.spec.objective,
-        "tokens per trial": record.spec.budget.tokens,
+        "objective": judged_by(record.spec.objective, metric),
+        f"{metric.budget_unit} per trial": record.spec.budget.tokens,
         "sampler": record.spec.sampler.name,
         "pruner": record.spec.pruner.name,
     }
@@ -174,10 +180,11 @@ def trials_frame(record: StudyRecord) -> pd.DataFrame:
         record: The study.
 
     Returns:
-        The columns of `trials_table`, and one for each setting that is searched, under "params_" and its dotted path.
+        The columns of `trials_table` as the trainer calls them, and one for each setting that is searched, under
+        "params_" and its dotted path.
     """
     settings = settings_table(record).add_prefix("params_")
-    return trials_table(record).join(settings, on="number")
+    return in_metric(trials_table(record), record.attributes.metric).join(settings, on="number")
 
 
 def curves_csv(record: StudyRecord) -> str:
@@ -196,7 +203,8 @@ def curves_frame(record: StudyRecord) -> pd.DataFrame:
         record: The study.
 
     Returns:
-        The columns of `curves_table` after one that says where a training belongs: queue, "search" or "finals".
+        The columns of `curves_table` as the trainer calls them, after one that says where a training belongs: queue,
+        "search" or "finals".
     """
     search = curves_table(record.trials)
     finals = curves_table(record.finals)
@@ -212,7 +220,7 @@ def curves_frame(record: StudyRecord) -> pd.DataFrame:
 
     table = pd.concat(filled, ignore_index=True)
     others = [name for name in table.columns if name != "queue"]
-    return table[["queue", *others]]
+    return in_metric(table[["queue", *others]], record.attributes.metric)
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -24,6 +24,7 @@ from reports.sentences.pareto import front_words
 from reports.sentences.verdict import verdict_summary
 from reports.tables.attribution import attribution_table, attribution_words
 from reports.tables.fronts import front_table
+from reports.tables.in_metric import in_metric
 from reports.tables.promotion import bracket_table
 
 # Letters of a figure's sentences at most.
@@ -82,8 +83,8 @@ def _long_run_lines(record: StudyRecord) -> list[str]:
     if long_run is None:
         return []
 
-    lines = _bullets(promotion.sentences(long_run))
-    losses = bracket_table(long_run)
+    lines = _bullets(promotion.sentences(long_run, record.attributes.metric))
+    losses = in_metric(bracket_table(long_run), record.attributes.metric)
     if len(losses):
         lines += _table(list(losses.columns), cells(losses))
 
@@ -91,7 +92,7 @@ def _long_run_lines(record: StudyRecord) -> list[str]:
 
 
 def _full_run_lines(record: StudyRecord) -> list[str]:
-    lines = [markdown(line) for line in full_run_lines(record)]
+    lines = [markdown(line, _LONG) for line in full_run_lines(record)]
     return _section("The full run", [*lines, ""]) if lines else []
 
 
@@ -99,10 +100,10 @@ def _front_lines(record: StudyRecord) -> list[str]:
     if num_values(record.spec.objective) <= 1:
         return []
 
-    front = front_table(record)
+    front = in_metric(front_table(record), record.attributes.metric)
     heads = [plain(name) for name in front.columns]
-    words = markdown(front_words(record))
-    return _section("Loss against training time", [words, "", *_table(heads, cells(front))])
+    words = markdown(front_words(record), _LONG)
+    return _section("Quality against training time", [words, "", *_table(heads, cells(front))])
 
 
 def _change_lines(record: StudyRecord) -> list[str]:
@@ -125,8 +126,8 @@ def _which_change(record: StudyRecord) -> list[str]:
     if gave is None:
         return [markdown(f"Not known: {attribution.why_none(record)}."), ""]
 
-    table = attribution_words(attribution_table(gave))
-    said = _bullets(attribution.sentences(gave))
+    table = attribution_words(attribution_table(gave), record.attributes.metric)
+    said = _bullets(attribution.sentences(gave, record.attributes.metric))
     return [*said, *_table(list(table.columns), table.to_numpy().tolist())]
 
 
@@ -158,7 +159,7 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def _bullets(sentences: Sequence[str]) -> list[str]:
-    return [*(f"- {markdown(sentence)}" for sentence in sentences), ""]
+    return [*(f"- {markdown(sentence, _LONG)}" for sentence in sentences), ""]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -12,15 +12,15 @@ import plotly.graph_objects as go
 
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
+from autotune.core.objectives import judged_by
 from autotune.store.study_store import StudyRecord, read_study
 from reports.figures.pictures import of_cards
 from reports.figures.timeline_cards import draw_cards
-from reports.formats import count, markdown, plain, tokens
+from reports.formats import as_sentence, count, markdown, plain, tokens
 from reports.page import render, writable
-from reports.sentences.study_row import StudyRow, study_row
+from reports.sentences.study_row import StudyRow, name_of_metrics, names_of_further, study_row
 from reports.tables.comparable import data_hash, what_must_match
 
-HEADS = ("date", "study", "key change", "loss", "change", "perplexity", "accuracy", "how sure", "group")
 # The Markdown section stands between these in a README, so that a later one can replace it.
 BEGIN = "<!-- timeline -->"
 END = "<!-- end of timeline -->"
@@ -32,7 +32,7 @@ class Timeline:
 
     Args:
         rows: A row per study.
-        kinds: For each row the letter of what its loss means; losses can be compared where letters are equal.
+        kinds: For each row the letter of what its result means; results can be compared where letters are equal.
         meanings: What each letter stands for, in words.
         unreadable: Names of studies that could not be read, and why.
     """
@@ -71,7 +71,7 @@ def read_timeline(runs: Path, storage_url: str = "") -> Timeline:
 
 
 def timeline(records: Sequence[StudyRecord], unreadable: Mapping[str, str] | None = None) -> Timeline:
-    """Return the studies oldest first, each with the letter of what its loss means.
+    """Return the studies oldest first, each with the letter of what its result means.
 
     Args:
         records: The studies.
@@ -104,21 +104,33 @@ def _letter(place: int) -> str:
 
 
 def _meaning_in_words(record: StudyRecord) -> str:
-    spec = record.spec
-    text = "a text that the trainer does not name"
+    spec, metric = record.spec, record.attributes.metric
+    kind = "text" if metric.of_text else "data"
+    named = f"{kind} that the trainer does not name"
     data = data_hash(record)
     if data:
-        text = f"text {data[:8]}"
-    return plain(f"{tokens(spec.budget.tokens)} a trial, {text}, {spec.objective}, {spec.trainer}")
+        named = f"{kind} {data[:8]}"
+    elif metric.of_text:
+        named = f"a {named}"
+
+    length = tokens(spec.budget.tokens, metric.budget_unit)
+    return plain(f"{length} a trial, {named}, {judged_by(spec.objective, metric)}, {spec.trainer}")
+
+
+def heads(timeline: Timeline) -> list[str]:
+    """Return the heads of the table's columns."""
+    judged = name_of_metrics(timeline.rows)
+    return ["date", "study", "key change", judged, "change", *names_of_further(timeline.rows), "how sure", "group"]
 
 
 def _table_cells(timeline: Timeline) -> list[list[str]]:
-    """Return the table's cells: a row per study, with the columns of `HEADS`."""
+    """Return the table's cells: a row per study, with the columns of `heads`."""
+    is_mixed = len({row.name_of_metric for row in timeline.rows}) > 1
     rows = []
     for row, kind in zip(timeline.rows, timeline.kinds, strict=True):
-        rows.append(
-            [row.date, row.name, row.key_change, row.loss, row.moved, row.perplexity, row.accuracy, row.sure, kind]
-        )
+        measured = f"{row.name_of_metric} {row.measured}" if is_mixed else row.measured
+        further = [row.further.get(name, "–") for name in names_of_further(timeline.rows)]
+        rows.append([row.date, row.name, row.key_change, measured, row.moved, *further, row.sure, kind])
     return rows
 
 
@@ -133,7 +145,14 @@ def write_timeline(timeline: Timeline, folder: Path) -> dict[str, go.Figure]:
         Its figures by file name, for `reports.figures.pictures.write_pictures`.
     """
     cards = draw_cards(timeline.rows, timeline.kinds, timeline.meanings)
-    page = render("timeline.html.j2", cards, heads=HEADS, rows=_table_cells(timeline), timeline=timeline)
+    page = render(
+        "timeline.html.j2",
+        cards,
+        heads=heads(timeline),
+        judged=_judged(timeline),
+        rows=_table_cells(timeline),
+        timeline=timeline,
+    )
     write_text(folder / "index.html", writable(page))
     return of_cards(cards)
 
@@ -147,13 +166,14 @@ def timeline_markdown(timeline: Timeline, pictures: Sequence[str] = ()) -> str:
     """
     lines = [BEGIN, "## Timeline", ""]
 
-    lines.append("| " + " | ".join(HEADS) + " |")
-    lines.append("|" + " --- |" * len(HEADS))
+    names = [markdown(name) for name in heads(timeline)]
+    lines.append("| " + " | ".join(names) + " |")
+    lines.append("|" + " --- |" * len(names))
     for row in _table_cells(timeline):
         escaped = [markdown(cell) for cell in row]
         lines.append("| " + " | ".join(escaped) + " |")
 
-    lines += ["", "Losses can be compared within a group:", ""]
+    lines += ["", "Results can be compared within a group:", ""]
     for letter, words in timeline.meanings.items():
         lines.append(f"- {letter}: {markdown(words)}")
     for name, why in timeline.unreadable.items():
@@ -193,5 +213,15 @@ def summary(timeline: Timeline) -> list[str]:
     lines = [f"{row.date} {row.name}: {row.sentence}" for row in timeline.rows]
     lines += [f"{name}: could not be read: {why}" for name, why in timeline.unreadable.items()]
     number_of_studies = count(len(timeline.rows), "study", "studies")
-    number_of_kinds = count(len(timeline.meanings), "kind")
-    return [*lines, f"{number_of_studies}, {number_of_kinds} of loss"]
+    number_of_kinds = count(len(timeline.meanings), "group")
+    return [*lines, f"{number_of_studies} in {number_of_kinds}; results can be compared within a group"]
+
+
+def _judged(timeline: Timeline) -> str:
+    """Return what the column of the metric shows, for someone who has never seen it."""
+    metrics = {(row.metric.of_text, row.name_of_metric): row.metric for row in timeline.rows}
+    said = []
+    for (of_text, name), metric in metrics.items():
+        surprise = " is how surprised the model is by unseen text" if of_text else ""
+        said.append(f"{name}{surprise}: {metric.better} is better")
+    return as_sentence("; ".join(said))

@@ -109,7 +109,8 @@ def _promoted(record: StudyRecord) -> dict[str, Any]:
     """Return the gain of the settings in best_config.toml, and the changes that they leave at their default."""
     values: dict[str, Any] = {"promoted_gain": None, "promoted_loss": None, "left_at_default": []}
     if (measured := measured_gain(record)) is not None:
-        values |= {"promoted_gain": measured.gain, "promoted_loss": measured.loss}
+        metric = record.attributes.metric
+        values |= {"promoted_gain": measured.gain, "promoted_loss": metric.value(measured.loss)}
     if (best := best_settings(record)) is not None:
         values["left_at_default"] = list(best.left_at_default)
     return values
@@ -170,18 +171,15 @@ def _gain(state: Mapping[str, Any]) -> str:
     if None in numbers:
         return ""
 
-    gain, low, high = (_signed(value) for value in numbers)
+    metric = Metric.from_json(state["metric"])
+    gain, low, high = (metric.signed(value) for value in numbers)
     interval = f"({INTERVAL} {low} to {high})"
     if not state["left_at_default"]:
-        return f", gain in {state['metric']['name']} {gain} {interval}"
+        return f", gain in {metric.name} {gain} {interval}"
 
-    promoted = _signed(state["promoted_gain"])
-    name = state["metric"]["name"]
-    return f", gain in {name} {promoted} with the promoted settings; {gain} with all changes of the winner {interval}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+    promoted = metric.signed(state["promoted_gain"])
+    whole = f"{gain} with all changes of the winner {interval}"
+    return f", gain in {metric.name} {promoted} with the promoted settings; {whole}"
 
 
 def _full_run_line(state: Mapping[str, Any]) -> str:

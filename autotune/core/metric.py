@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,6 +33,30 @@ class Metric:
     def value(self, loss: float) -> float:
         """Return what the trainer reported, from the loss that is stored of it."""
         return -loss if self.maximize else loss
+
+    def values(self, losses: Iterable[float]) -> list[float]:
+        """Return what the trainer reported, from the losses that are stored of it."""
+        return [self.value(loss) for loss in losses]
+
+    @property
+    def better(self) -> str:
+        """Where the better of two values lies: "lower" or "higher"."""
+        return "higher" if self.maximize else "lower"
+
+    @property
+    def worse(self) -> str:
+        """Where the worse of two values lies: "higher" or "lower"."""
+        return "lower" if self.maximize else "higher"
+
+    @property
+    def best(self) -> str:
+        """Where the best of all values lies: "lowest" or "highest"."""
+        return "highest" if self.maximize else "lowest"
+
+    @property
+    def title(self) -> str:
+        """Its name with its unit, such as "loss (nats per token)" or "accuracy"."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def number(self, loss: float) -> str:
         """Return a value in digits: four places of a language model's loss, else five significant digits."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
+from autotune.core.metric import Metric
 from autotune.core.records import TrialRecord, TrialResult
 
 Objective = Literal["loss_at_equal_tokens", "loss_at_equal_seconds", "loss_and_seconds"]
@@ -15,6 +16,24 @@ EARLIER_NAMES = {"val_loss": "loss_at_equal_tokens"}
 """Names of objectives that stored studies may have, and the present ones."""
 TERMS = {"loss_at_equal_tokens": "", "loss_at_equal_seconds": " at equal training seconds", "loss_and_seconds": ""}
 """Words that a sentence about a gain in loss adds, by objective."""
+
+
+def judged_by(objective: Objective, metric: Metric) -> str:
+    """Return what trials are judged by: the objective's name, or of another metric than a loss the same in its words.
+
+    Args:
+        objective: Of the study.
+        metric: What its trials report.
+    """
+    if metric.of_text:
+        return objective
+
+    words = {
+        "loss_at_equal_tokens": f"at equal {metric.budget_unit}",
+        "loss_at_equal_seconds": "at equal training seconds",
+        "loss_and_seconds": "and training seconds",
+    }
+    return f"{metric.name} ({metric.better} is better) {words[objective]}"
 
 
 def num_values(objective: Objective) -> int:

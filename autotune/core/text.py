@@ -147,13 +147,18 @@ def moment(unix_s: float) -> str:
     return f"{datetime.fromtimestamp(unix_s):%a %H:%M}"
 
 
-def speed(tokens_per_s: float) -> str:
-    """Return a training speed as a person writes it: "12.3k tokens/s"."""
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if tokens_per_s >= size:
-            return f"{tokens_per_s / size:.3g}{unit} tokens/s"
+def speed(tokens_per_s: float, unit: str = "tokens") -> str:
+    """Return a training speed as a person writes it: "12.3k tokens/s".
 
-    return f"{tokens_per_s:.3g} tokens/s"
+    Args:
+        tokens_per_s: Tokens a second, or whatever else a training counts.
+        unit: What that is.
+    """
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if tokens_per_s >= size:
+            return f"{tokens_per_s / size:.3g}{letter} {unit}/s"
+
+    return f"{tokens_per_s:.3g} {unit}/s"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
 from autotune.core.files import append_line, require_space
+from autotune.core.own_words import told
 from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
 from autotune.core.text import duration
 from autotune.engine.assignment import Assignment
@@ -130,7 +131,7 @@ class EventLoop:
         if needed_s > self.session.usable_s:
             raise UserError(
                 f"a training may take {duration(needed_s)}, and a session has {duration(self.session.usable_s)} for "
-                "it: raise --session-hours, or train on fewer tokens"
+                "it: raise --session-hours, or train for less"
             )
         if not self.stop.level:
             self.stop.end_session()
@@ -290,11 +291,11 @@ class QueueWork:
             running.submit()
         else:
             self._loop.pool.give_back(running.worker)
-            self._end(running, running.ending or running.natural_ending, message)
+            self._end(running, running.ending or running.natural_ending(self._rules.metric), message)
 
     def _answer(self, running: Running, point: EvalPoint) -> bool | int:
         """Take an evaluation and return the answer to it: go on, stop, or end at so many tokens."""
-        append_line(running.assignment.folder / "metrics.jsonl", point.to_json())
+        append_line(running.assignment.folder / "metrics.jsonl", told(point.to_json(), self._rules.metric))
         if self._queue.plan.kind is TrainingKind.FULL:
             self._loop.heed_session(MARGIN * running.waited_s)
 
@@ -321,12 +322,12 @@ class QueueWork:
         # Of several seeds Optuna is told the final losses alone.
         is_reported = self._queue.plan.seeds == 1
         if is_reported and not self._queue.report(running.assignment, point):
-            return taken_over(f"at {point.tokens_seen:,} tokens")
+            return taken_over(f"at {self._rules.metric.budget(point.tokens_seen)}")
 
         return self._rules.after_evaluation(running, point)
 
     def _handle_done(self, running: Running, done: Done) -> None:
-        ending: Ending | None = running.ending or running.natural_ending
+        ending: Ending | None = running.ending or running.natural_ending(self._rules.metric)
         if self._queue.plan.seeds > 1 and ending == Ending(TrialStatus.FINISHED):
             ending = self._after_seed(running)
         if ending is None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from autotune.core.files import now_iso
+from autotune.core.metric import Metric
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus
 from autotune.engine.assignment import Assignment
 from autotune.engine.probes import RunningProbe
@@ -56,16 +57,20 @@ class Running:
     is_preparing: bool = False
     waited_s: float = 0.0
 
-    @property
-    def natural_ending(self) -> Ending:
-        """How it ends when the trainer returns without having been told to stop."""
+    def natural_ending(self, metric: Metric) -> Ending:
+        """Return how it ends when the trainer returns without having been told to stop.
+
+        Args:
+            metric: What the trainer reports.
+        """
         if not self.points:
             return Ending(TrialStatus.CRASHED, "the trainer returned without reporting an evaluation")
 
         last_tokens = self.points[-1].tokens_seen
         budget_tokens = self.assignment.budget_tokens
         if last_tokens < (self.end_tokens or budget_tokens):
-            cause = f"the trainer returned at {last_tokens:,} of {budget_tokens:,} tokens without being asked to stop"
+            whole = metric.budget(budget_tokens)
+            cause = f"the trainer returned at {last_tokens:,} of {whole} without being asked to stop"
             return Ending(TrialStatus.CRASHED, cause)
         return Ending(TrialStatus.FINISHED)
 

@@ -124,7 +124,7 @@ class TrialStore:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            save_result(trial, result, folder)
+            save_result(trial, result, folder, self.study.trainer.metric)
             self.tell_optuna(trial.number, result)
         except UpdateFinishedTrialError:
             return False

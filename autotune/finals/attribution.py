@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.records import TrialRecord
 from autotune.core.statistics import CONFIDENCE, student_quantile
 from autotune.core.study_results import AttributedChange, Attribution
@@ -42,6 +43,7 @@ class Attributing:
         winner: The winner's search trial.
         seeds: Proving seeds on which both were trained; the arms are trained on the same.
         min_gain: Smallest gain worth having, nats per token; infinite if only what is measurable counts.
+        metric: What the trainer reports.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Attributing:
         winner: TrialRecord,
         seeds: Sequence[int],
         min_gain: float = math.inf,
+        metric: Metric = TEXT_LOSS,
     ) -> None:
         self._space = space
         self._base = base
@@ -59,6 +62,7 @@ class Attributing:
         self._winner = winner
         self._seeds = tuple(seeds)
         self._min_gain = min_gain
+        self._metric = metric
         self._defaults = space.defaults(base)
         self.changed = [path for path, value in winner.params.items() if value != self._defaults[path]]
 
@@ -99,7 +103,8 @@ class Attributing:
             kept = dict(self._winner.params)
             note = f"no gain could be measured for {', '.join(ties)} alone, but together they count and are kept"
             if lost is not None:
-                note += f" (without them the loss is {lost[0]:.4f} higher)"
+                less = f"{self._metric.difference(lost[0])} {self._metric.worse}"
+                note += f" (without them the {self._metric.name} is {less})"
         else:
             note = f"no gain could be measured for {', '.join(ties)}: left at default"
 

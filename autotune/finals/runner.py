@@ -220,7 +220,8 @@ class FinalsRunner:
 
         attributes = StudyAttributes(self.optuna_study)
         min_gain = verdict.min_gain or math.inf
-        attributing = Attributing(self.spec.space, self.spec.base, record.baseline, winner, seeds, min_gain)
+        space, base, metric = self.spec.space, self.spec.base, self.queue.study.trainer.metric
+        attributing = Attributing(space, base, record.baseline, winner, seeds, min_gain, metric)
         missing = attributing.missing(self.queue.records())
         all_runs = self.spec.attributing_runs(len(attributing.changed))
         if missing and not self._has_time(self._seconds(all_runs)):

@@ -181,7 +181,7 @@ def judge(
     min_gain = spec.min_gain_frac * abs(baseline_loss)
     word, reason = _word(low, high, min_gain, len(pairs), lost)
     if word is VerdictWord.BETTER and len(set(baseline_losses)) == len(set(winner_losses)) == 1:
-        word, reason = VerdictWord.INCONCLUSIVE, "every seed gave the same losses, so they say nothing of chance"
+        word, reason = VerdictWord.INCONCLUSIVE, "every seed gave the same result, so the runs say nothing of chance"
 
     return Verdict(
         word=word,

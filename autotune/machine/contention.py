@@ -89,7 +89,7 @@ class Contention:
             self._is_crowded = True
             return (
                 f"other processes use the CPU: the training has waited for a core {waited_frac:.0%} of the time, so it "
-                "takes longer; results stay comparable, since trials are compared by tokens"
+                "takes longer; results stay comparable, since all trials train to the same length"
             )
 
         if self._is_crowded and waited_frac < _FREE_FRAC:

@@ -304,7 +304,7 @@ def _require_same_device(spec: StudySpec, options: Options, before: HardwareProf
         return
     raise UserError(
         f"{spec.name} was begun on {_device_words(before.device, before.emulate)} and this is "
-        f"{_device_words(now, options.emulate)}: their losses and times are not comparable; "
+        f"{_device_words(now, options.emulate)}: their results and times are not comparable; "
         'use the same device, or give the study another name (--set name="...")'
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,18 +11,17 @@ from autotune.core.config_paths import drop_unknown_paths, flatten
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.cost_model import CostModel
-from autotune.engine.deadline import MARGIN, REPORT_S, Deadline
+from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
-from autotune.finals.allotment import FEW_TRIALS, allot
+from autotune.finals.allotment import Allotment
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import capacity
 from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
-from autotune.night.search_share import search_seconds
-from autotune.promotion.early_end import END_MARGIN, EXPORT_S
+from autotune.night.shares import TimeShares
 from autotune.promotion.repetition import repetition
-from autotune.promotion.run_length import Check, full_tokens, longest_run
+from autotune.promotion.run_length import full_tokens
 from autotune.search.dimension import Value
 from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
 from autotune.study.spec import StudySpec
@@ -40,8 +38,6 @@ _STUDY_BYTES = 6e6
 _EVALUATION_BYTES = 3_500
 """Disk of each evaluation, in files and two copies of the database, rounded up from the same study."""
 _JOULES_PER_KWH = 3.6e6
-_BEGIN_S = 10.0
-"""Seconds that may pass between the plan and the first trial, rounded up: it is stored, and workers start."""
 
 
 def matched_epochs(spec: StudySpec, trainer: Trainer, facts: Mapping[str, Any], run_tokens: int) -> float:
@@ -105,108 +101,50 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         profile: The hardware.
     """
     spec = study.spec
-    training_s = max(probe.seconds_for(spec.budget.tokens), 1e-6)
-    trial_s = spec.budget.seeds * training_s
+    shares = TimeShares(study, probe, slots, seconds_left)
+    full_run, finals = shares.full_run_and_finals()
+    trials, most_trials, likely_trials = _counts_of_trials(spec, finals)
 
-    def full_seconds(tokens: int) -> tuple[float, float]:
-        """Return the seconds of a full run with its brackets and export, and those to keep for it and the report."""
-        check = Check.of(study, probe.facts.get("train_tokens", 0), tokens)
-        run_s = check.full_run_s(spec, tokens, probe.seconds_for, slots)
-        margin = MARGIN
-        if run_tokens:
-            # Brackets that do not fit beside a run of all the time that there is are not trained.
-            run_s, margin = min(run_s, rest_s), END_MARGIN
-        full_s = run_s + EXPORT_S if run_s else 0.0
-        return full_s, margin * run_s + (full_s - run_s) + REPORT_S
+    search_s = trials * shares.trial_s
+    later_s = finals.finals_s + full_run.seconds + REPORT_S
+    total_s = search_s + later_s
 
-    run_tokens, rest_s = _rest_of_the_night(
-        study, probe, slots, seconds_left, spec.finals.runs + spec.attributing_runs()
-    )
-    if not run_tokens:
-        run_tokens, rest_s = _rest_of_the_night(study, probe, slots, seconds_left, spec.finals.runs)
-    full_s, later_s = full_seconds(run_tokens or full_tokens(spec))
-    allotment = allot(spec, seconds_left, training_s, slots, later_s)
-    if run_tokens and allotment.describe_cuts():
-        # What the finals are spared is the full run's.
-        kept_runs = allotment.final_runs + allotment.attributing_runs
-        run_tokens, rest_s = _rest_of_the_night(study, probe, slots, seconds_left, kept_runs)
-        full_s, later_s = full_seconds(run_tokens)
-        allotment = replace(allotment, later_s=later_s)
-    tokens = run_tokens or full_tokens(spec)
-    reserve_s = allotment.finals_s + full_s + REPORT_S
-
-    # How many trials fit, if none is stopped early and if as many are as usual.
-    whole = allotment.whole_trials
-    trials = int(min(spec.most_trials, whole))
-    share = 1.0 if spec.pruner.name == "none" else _STOPPED_SHARE
-    fitting = whole
-    if whole > WHOLE_TRIALS:
-        fitting = WHOLE_TRIALS + (whole - WHOLE_TRIALS) / share
-    most_trials = int(min(spec.most_trials, fitting))
-
-    search_s = trials * trial_s / slots
-    total_s = search_s + reserve_s
-    likely_trials = min(most_trials, WHOLE_TRIALS) + share * max(0, most_trials - WHOLE_TRIALS)
-    trainings = most_trials * spec.budget.seeds + allotment.final_runs + allotment.attributing_runs
+    trainings = most_trials * spec.budget.seeds + finals.final_runs + finals.attributing_runs
     return Plan(
-        trial_s=trial_s,
+        trial_s=shares.trial_s * slots,
         trials=trials,
         most_trials=most_trials,
         search_s=search_s,
-        finals_s=allotment.finals_s,
-        full_s=full_s,
+        finals_s=finals.finals_s,
+        full_s=full_run.seconds,
         total_s=total_s,
-        likely_s=min(total_s, likely_trials * trial_s / slots + reserve_s),
+        likely_s=min(total_s, likely_trials * shares.trial_s + later_s),
         slots=slots,
         tokens_per_s=probe.tokens_per_s,
         peak_bytes=probe.peak_bytes,
         max_pass_sequences=0,
         energy_kwh=profile.power_limit_w * slots * total_s / _JOULES_PER_KWH,
-        run_tokens=run_tokens,
-        epochs=matched_epochs(spec, study.trainer, probe.facts, tokens),
+        run_tokens=full_run.tokens if full_run.takes_rest else 0,
+        epochs=matched_epochs(spec, study.trainer, probe.facts, full_run.tokens),
         disk_bytes=_STUDY_BYTES + trainings * probe.evaluations * _EVALUATION_BYTES,
-        final_runs=allotment.final_runs,
-        attributing_runs=allotment.attributing_runs,
-        cuts=allotment.describe_cuts(),
-        refusal=allotment.refusal() if allotment.is_too_short else "",
+        final_runs=finals.final_runs,
+        attributing_runs=finals.attributing_runs,
+        cuts=finals.describe_cuts(),
+        refusal=finals.refusal() if finals.is_too_short else "",
     )
 
 
-def _rest_of_the_night(
-    study: Study, probe: Probe, slots: int, seconds_left: float, final_runs: int
-) -> tuple[int, float]:
-    """Return how long an automatic full run is that takes what a search that is worth its time leaves of the night.
+def _counts_of_trials(spec: StudySpec, finals: Allotment) -> tuple[int, int, float]:
+    """Return how many trials fit if none is stopped early.
 
-    Args:
-        study: The study.
-        probe: A short training of the baseline.
-        slots: Devices that train at once.
-        seconds_left: Seconds until the deadline; infinite without one.
-        final_runs: Trainings on fresh seeds that follow the search.
-
-    Returns:
-        Its tokens, and the seconds for it and its brackets; 0 tokens if the study file names them, without a deadline,
-        or if less than a trial's length is left.
+    Also how many if as many are as usual, and how many whole ones those take as long as.
     """
-    spec = study.spec
-    if not spec.promote.automatic or spec.promote.tokens or math.isinf(seconds_left):
-        return 0, 0.0
+    share = 1.0 if spec.pruner.name == "none" else _STOPPED_SHARE
+    whole = finals.whole_trials
+    fitting = min(whole, WHOLE_TRIALS) + max(0.0, whole - WHOLE_TRIALS) / share
 
-    length = spec.budget.tokens
-    training_s = max(probe.seconds_for(length), 1e-6)
-    trial_s = spec.budget.seeds * training_s / slots
-    seconds = seconds_left - MARGIN * final_runs * training_s / slots - EXPORT_S - REPORT_S
-
-    # Twice what a search must have, since the trials may turn out slower than the probe.
-    least_s = _BEGIN_S + 2 * MARGIN * min(FEW_TRIALS, spec.most_trials) * trial_s
-    searched_s = max(least_s, search_seconds(max(0.0, seconds), trial_s))
-    run_s = (seconds - searched_s) / END_MARGIN
-
-    # Evaluations take as long in a longer run.
-    as_much_again_s = max(probe.seconds_for(2 * length) - training_s, 1e-6)
-    fit = int(length * (1 + (run_s - training_s) / as_much_again_s))
-    run = longest_run(study, probe.facts.get("train_tokens", 0), length, fit, MARGIN / END_MARGIN)
-    return (run if run >= length else 0), run_s
+    most = int(min(spec.most_trials, fitting))
+    return int(min(spec.most_trials, whole)), most, min(most, WHOLE_TRIALS) + share * max(0, most - WHOLE_TRIALS)
 
 
 @dataclass(frozen=True)
@@ -224,6 +162,7 @@ class Survey:
     baseline: Probe
     model: CostModel | None = None
     left: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+    unit: str = "tokens"
 
     def lines(self, spec: StudySpec, profile: HardwareProfile, free_bytes: int, now: datetime) -> list[tuple[str, str]]:
         """Return what a person is told, with the kind of event that each line is.
@@ -235,7 +174,7 @@ class Survey:
             now: Local time at which the night begins.
         """
         lines = [("ranges", capacity.describe_left(spec, path, left, profile)) for path, left in self.left.items()]
-        lines.append(("plan", describe(self.plan, spec)))
+        lines.append(("plan", describe(self.plan, spec, self.unit)))
         for words in (_small_space(spec), self.plan.cuts, self._repetition(spec), self._lack_of_disk(spec, free_bytes)):
             if words:
                 lines.append(("plan", words))
@@ -251,7 +190,7 @@ class Survey:
         tokens = full_tokens(spec, self.plan)
         trial_epochs = self.plan.epochs or spec.budget.tokens / train_tokens
         repeats = repetition(train_tokens, tokens, trial_epochs)
-        return f"full run of {tokens:,} tokens: {repeats}" if repeats else ""
+        return f"full run of {tokens:,} {self.unit}: {repeats}" if repeats else ""
 
     def _lack_of_disk(self, spec: StudySpec, free_bytes: int) -> str:
         """Return what to do where the disk is too small for the study; else ""."""
@@ -320,11 +259,12 @@ def planned(
         trials = replace(baseline, tokens_per_s=faster * baseline.tokens_per_s)
 
     plan = make_plan(study, trials, slots, seconds_left, profile)
+    unit = study.trainer.metric.budget_unit
     disk_bytes = plan.disk_bytes
     if study.spec.promote.automatic:
         counted = study.trainer.counts(config_on(study, profile, {}), baseline.facts) or {}
         disk_bytes += counted.get("disk_bytes", 0.0)
-    return Survey(replace(plan, disk_bytes=disk_bytes, max_pass_sequences=size), baseline, model, left)
+    return Survey(replace(plan, disk_bytes=disk_bytes, max_pass_sequences=size), baseline, model, left, unit)
 
 
 def _small_space(spec: StudySpec) -> str:
@@ -334,9 +274,15 @@ def _small_space(spec: StudySpec) -> str:
     return f"the space has {spec.most_trials} settings, so there are no more than as many trials (budget.trials)"
 
 
-def describe(plan: Plan, spec: StudySpec) -> str:
-    """Return the plan in one line for a person."""
-    length = f"{spec.budget.tokens:,} tokens"
+def describe(plan: Plan, spec: StudySpec, unit: str = "tokens") -> str:
+    """Return the plan in one line for a person.
+
+    Args:
+        plan: What was found.
+        spec: The study.
+        unit: What a training's budget counts.
+    """
+    length = f"{spec.budget.tokens:,} {unit}"
     if spec.objective == "loss_at_equal_seconds":
         length = f"the time that the default takes for {length}"
 
@@ -351,14 +297,14 @@ def describe(plan: Plan, spec: StudySpec) -> str:
         parts.append(f"{plan.final_runs} final runs{attributing}")
     if plan.full_s:
         rest = " in the time that the search leaves" if plan.run_tokens else ""
-        parts.append(f"a full run of {full_tokens(spec, plan):,} tokens{rest}")
+        parts.append(f"a full run of {full_tokens(spec, plan):,} {unit}{rest}")
     line = ", ".join(parts) + f": at most {duration(plan.total_s)}"
 
     if plan.energy_kwh:
         line += f", {plan.energy_kwh:.1f} kWh"
     line += f", {in_bytes(plan.disk_bytes)} of disk"
     if plan.tokens_per_s:
-        line += f"; {plan.tokens_per_s:,.0f} tokens/s"
+        line += f"; {plan.tokens_per_s:,.0f} {unit}/s"
     if plan.epochs:
         line += f"; each reads {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text"
     if plan.max_pass_sequences:

@@ -51,7 +51,7 @@ def require_same_data(study: Study, attributes: StudyAttributes, prepared: Mappi
 
     raise UserError(
         f"the data have changed since {study.spec.name} was begun: their hash was {before[:12]} and is {now[:12]}, and "
-        "losses on two texts cannot be ranked together; put the data back, or give the study another name "
+        "results on different data cannot be ranked together; put the data back, or give the study another name "
         '(--set name="...") or another folder (--out)'
     )
 

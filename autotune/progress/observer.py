@@ -119,7 +119,7 @@ class RunObserver:
         self._tell = say
         self._said = time.monotonic()
         self._monitor = monitor
-        self._tracking = Tracking(trackers, run, run.root.name, self.note)
+        self._tracking = Tracking(trackers, run, run.root.name, self.note, metric)
         self._sampled = 0.0
         self._contention = Contention()
         self._refresh = refresh

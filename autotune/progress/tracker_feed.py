@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from autotune.core.metric import TEXT_LOSS, Metric
+from autotune.core.own_words import told
 from autotune.core.records import EvalPoint, TrialResult, Verdict
 from autotune.store.run_directory import RunDirectory
 
@@ -26,10 +28,19 @@ class Tracking:
         run: The run directory; a tracker writes into a folder of its name there, and what it prints into NAME.log.
         study: The study's name.
         note: Takes the kind of something noteworthy and a sentence about it.
+        metric: What trainings report.
     """
 
-    def __init__(self, names: Sequence[str], run: RunDirectory, study: str, note: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        run: RunDirectory,
+        study: str,
+        note: Callable[[str, str], None],
+        metric: Metric = TEXT_LOSS,
+    ) -> None:
         self._note = note
+        self._metric = metric
         self._feeds = [_Feed(name, run, study) for name in names]
 
     def started(self, kind: str, number: int, settings: Mapping[str, Any]) -> None:
@@ -38,7 +49,7 @@ class Tracking:
 
     def point(self, kind: str, number: int, point: EvalPoint) -> None:
         """Tell that a training was evaluated."""
-        metrics = {"val_loss": point.val_loss, **point.metrics}
+        metrics = told({"val_loss": point.val_loss, **point.metrics}, self._metric)
         self._send("point", run=_name(kind, number), tokens=point.tokens_seen, metrics=metrics)
 
     def ended(self, kind: str, number: int, result: TrialResult) -> None:
@@ -51,7 +62,7 @@ class Tracking:
         names = ("winner", "baseline_loss", "winner_loss", "gain", "gain_low", "gain_high")
         values = {name: getattr(verdict, name) for name in names}
         facts = {name: value for name, value in values.items() if value is not None}
-        self._send("concluded", text=f"{verdict.word}: {verdict.reason}", facts=facts)
+        self._send("concluded", text=f"{verdict.word}: {verdict.reason}", facts=told(facts, self._metric))
 
     def _send(self, event: str, **message: Any) -> None:
         line = json.dumps({"event": event, **message}, default=str) + "\n"

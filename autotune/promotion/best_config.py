@@ -15,6 +15,7 @@ import tomli_w
 
 from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.files import now_iso, write_text
+from autotune.core.own_words import told
 from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.promotion.selection import best_settings, measured_gain
@@ -146,7 +147,7 @@ def best_config_of(
         trainer=record.spec.trainer,
         tokens=promotion.tokens,
         config=with_paths(record.spec.base, {**trial.params, **changed, **seed}),
-        provenance=_without_none(provenance),
+        provenance=_without_none(told(provenance, trainer.metric)),
         promotion=promotion,
         comments=(title, *notes),
     )

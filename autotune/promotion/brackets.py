@@ -167,8 +167,9 @@ class BracketRunner:
 
         if tokens < length:
             minutes = seconds_left / 60
+            fitting = self.study.trainer.metric.budget(tokens)
             raise UserError(
-                f"only {tokens:,} tokens fit into {minutes:.0f} min, fewer than a trial's {length:,}; give more --hours"
+                f"only {fitting} fit into {minutes:.0f} min, fewer than a trial's {length:,}; give more --hours"
             )
 
         return tokens
@@ -191,13 +192,14 @@ class BracketRunner:
         assert cost is not None, "the pace is known"
 
         seconds, bracket_s = cost.seconds, cost.bracket_s
+        length_words = self.study.trainer.metric.budget(tokens)
         if seconds > _LONGEST_S:
             raise UserError(
-                f"a full run of {tokens:,} tokens would take {seconds / _LONGEST_S:,.1f} years here; give fewer "
+                f"a full run of {length_words} would take {seconds / _LONGEST_S:,.1f} years here; give fewer "
                 "--tokens, or --hours for as many as fit"
             )
 
-        words = f"a full run of {tokens:,} tokens, {tokens / length:.3g} times as long as a trial"
+        words = f"a full run of {length_words}, {tokens / length:.3g} times as long as a trial"
         if bracket_s:
             words += f", after shorter ones for its settings ({bracket_s / seconds:.0%} of the time)"
         return f"{words}: about {duration(seconds)}, {done_by(seconds, datetime.now())}"

@@ -137,6 +137,7 @@ def throttling(
     seconds: float,
     earlier: Sequence[Mapping[str, Any]] = (),
     now: Sequence[Mapping[str, Any]] = (),
+    unit: str = "tokens",
 ) -> EarlyWarning | None:
     """Warn of a training that has become slower, with the GPU's own reason if it reports one.
 
@@ -146,6 +147,7 @@ def throttling(
         seconds: Likewise.
         earlier: Samples of the GPU's health from before, as `gpu_monitor.GpuSample` has them.
         now: Samples of the time in which it was slow.
+        unit: What a training counts.
     """
     if not is_slow(speeds, seconds):
         return None
@@ -153,7 +155,8 @@ def throttling(
     usual = _best_quarter(speeds)
     present = statistics.fmean(speeds[-SLOW_IN_A_ROW:])
     finding = (
-        f"it trains at {speed(present)}, {1 - present / usual:.0%} below the best quarter of this run ({speed(usual)})"
+        f"it trains at {speed(present, unit)}, {1 - present / usual:.0%} below the best quarter of this run "
+        f"({speed(usual, unit)})"
     )
 
     clock_before = _clock(earlier)

@@ -126,7 +126,8 @@ class FullRun:
         seen = _reached([last])
         budget = self.queue.budget_tokens
         if last.status is TrialStatus.FINISHED and seen < budget:
-            ended = f"the full run of {budget:,} tokens is finished; it ended at {seen:,}, which was all that fitted"
+            size = self.observer.board.metric.budget(budget)
+            ended = f"the full run of {size} is finished; it ended at {seen:,}, which was all that fitted"
             longer = self.queue.run.command("promote", "--tokens", str(2 * budget))
             self.observer.say(f"{ended}; for a longer one: {longer}")
 

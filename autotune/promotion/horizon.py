@@ -216,10 +216,10 @@ class Horizon:
             before = float(values[path])
             after, why = self._changed(rule, before, tokens, multiples)
 
-            # Three digits are enough for a person who reads the file.
+            # Three digits are enough for a person who reads the file, and a change of fewer is none.
             is_whole = rule == "batch" and isinstance(values[path], int)
             after = round(after) if is_whole else float(f"{after:.3g}")
-            if after != before:
+            if after != float(f"{before:.3g}"):
                 length_changes.append(LengthChange(path, before, after, why))
 
         return length_changes
@@ -235,14 +235,14 @@ class Horizon:
             case "weight_decay":
                 forgets = longer**_TIMESCALE_EXPONENT
                 after = before * multiples.batch / (multiples.rate * forgets)
-                return after, f"so that weights are forgotten over {forgets:.2g} times the tokens of the trial"
+                return after, f"so that weights are forgotten over {forgets:.2g} times the length of the trial"
             case "beta2":
-                return before**multiples.batch, "as many tokens as in the trial, with another batch"
+                return before**multiples.batch, "as long as in the trial, with another batch"
             case "warmup_frac":
                 kept = before / longer
                 after = max(kept, min(before, _MIN_WARMUP_FRAC))
                 floor = f"at least {_MIN_WARMUP_FRAC:.0%} of the run"
-                return after, "as many tokens as in the trial" if after == kept else floor
+                return after, "as long as in the trial" if after == kept else floor
 
 
 def batch_worth(batch: float) -> tuple[float, float]:

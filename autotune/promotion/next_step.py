@@ -151,7 +151,8 @@ def _after_full_run(record: StudyRecord, full: FullRunRecord) -> NextStep:
     if full.status == TrialStatus.FINISHED:
         command = _promote(record, full, 2 * tokens)
         expected = _of_full_run(record, 2 * tokens, full.trial, full.folder.endswith(AS_IS_SUFFIX))
-        return NextStep("To go further, train on twice as many tokens.", command, expected)
+        unit = record.attributes.metric.budget_unit
+        return NextStep(f"To go further, train on twice as many {unit}.", command, expected)
 
     return NextStep("The full run has not finished; this resumes it.", _promote(record, full, tokens))
 
@@ -267,7 +268,9 @@ def _after_failed_winner(record: StudyRecord) -> NextStep:
 
 def _longer_trials(record: StudyRecord) -> NextStep:
     tokens = 2 * record.spec.budget.tokens
-    what = "More seeds would hardly settle it. Give each trial more text, so that settings differ more."
+    metric = record.attributes.metric
+    more = "more text" if metric.of_text else f"more {metric.budget_unit}"
+    what = f"More seeds would hardly settle it. Give each trial {more}, so that settings differ more."
     trainings = (*record.trials, *record.finals)
     return NextStep(what, _repeat(record, "longer", f"budget.tokens={tokens}"), Expected(2 * _seconds(trainings)))
 
@@ -283,7 +286,9 @@ def _of_study(record: StudyRecord, runs: int) -> Expected:
 
 
 def _seconds(trainings: Sequence[TrialRecord]) -> float:
-    return sum(training.result.seconds for training in trainings if training.result)
+    """Return what trainings took, wherever: another study may have to train those again that this one took along."""
+    taken_s = sum(training.taken_from.seconds for training in trainings if training.taken_from)
+    return taken_s + sum(training.result.seconds for training in trainings if training.result)
 
 
 def _run(record: StudyRecord, *changes: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.files import read_lines
+from autotune.core.metric import Metric
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord
 from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
 from autotune.core.text import speed, time_of_day
@@ -114,9 +115,10 @@ class RunWatch:
             self._say_end()
         elif tokens[-1] > self._end.end_tokens and not self._is_past_end:
             self._is_past_end = True
+            end = self._metric.budget(self._end.end_tokens)
             self._observer.note(
                 "full",
-                f"the trainer has gone past the {self._end.end_tokens:,} tokens at which it was asked to end; "
+                f"the trainer has gone past the {end} at which it was asked to end; "
                 "if time runs out before it ends, its last checkpoint is kept",
             )
 
@@ -130,10 +132,14 @@ class RunWatch:
 
         self._said_end = end
         why = "there is more time" if math.isinf(left_s) else f"that is what fits until {time_of_day(left_s)}"
-        pace = speed(self._pace.tokens_per_s or 0.0)
-        budget = self._observer.board.metric.budget(self._budget)
+        pace = speed(self._pace.tokens_per_s or 0.0, self._metric.budget_unit)
+        budget = self._metric.budget(self._budget)
         line = f"the full run will end at {end:,} of {budget}: at {pace} {why}"
         self._observer.note("full", line)
+
+    @property
+    def _metric(self) -> Metric:
+        return self._observer.board.metric
 
     def _warn(self, points: Sequence[EvalPoint]) -> None:
         """Store and tell what looks wrong, each kind of it once."""
@@ -144,12 +150,12 @@ class RunWatch:
         self._warnings.append(warning)
         with _unless_taken_over():
             self._attributes.early_warnings = tuple(self._warnings)
-        at = f"warning at {self._observer.board.metric.budget(warning.tokens_seen)}"
+        at = f"warning at {self._metric.budget(warning.tokens_seen)}"
         self._observer.note("warning", f"{at}: {warning.finding}; {warning.action}")
 
     def _warning(self, points: Sequence[EvalPoint]) -> EarlyWarning | None:
         """Return what looks wrong and was not said yet."""
-        metric = self._observer.board.metric
+        metric = self._metric
         checks: dict[str, Callable[[], EarlyWarning | None]] = {
             "divergence": lambda: early_warnings.divergence(points, metric),
             "plateau": lambda: early_warnings.plateau(points, self._budget, self._sigma, metric),
@@ -174,7 +180,8 @@ class RunWatch:
         stored = read_lines(self._observer.run.gpu)
         samples = [sample for sample in stored if sample.get("time", 0.0) >= self._times[0]]
         earlier = [sample for sample in samples if sample["time"] < since]
-        return early_warnings.throttling(tokens_seen, self._speeds, slow_s, earlier, samples[len(earlier) :])
+        now = samples[len(earlier) :]
+        return early_warnings.throttling(tokens_seen, self._speeds, slow_s, earlier, now, self._metric.budget_unit)
 
     def _say_progress(self, point: EvalPoint) -> None:
         share = point.tokens_seen / self._ends_at
@@ -187,9 +194,9 @@ class RunWatch:
 
         self._said_at = time.monotonic()
         self._said_part = part
-        line = f"full run {share:5.0%}  {self._observer.board.metric.words(point.val_loss)}"
+        line = f"full run {share:5.0%}  {self._metric.words(point.val_loss)}"
         if left_s is not None:
-            line += f"  {speed(self._pace.tokens_per_s or 0.0)}"
+            line += f"  {speed(self._pace.tokens_per_s or 0.0, self._metric.budget_unit)}"
             line += f"  done about {time_of_day(left_s)}" if share < 1 else ""
 
         self._observer.say(line)

@@ -140,7 +140,7 @@ def best_settings(record: StudyRecord) -> BestSettings | None:
         finished = ranked(record.trials)
         if not finished:
             return None
-        return BestSettings(finished[0], "the lowest loss so far, not proved", is_decided=False)
+        return BestSettings(finished[0], "the best trial so far, not proved", is_decided=False)
 
     attribution = attribution_of(record)
     left = {} if attribution is None else left_at_default(attribution)

@@ -19,10 +19,12 @@ from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.disk_faults import is_full
 from autotune.core.errors import UserError, exit_code_of
 from autotune.core.files import nearest_existing
+from autotune.core.metric import Metric
 from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
 from autotune.promotion.best_config import card_lines
 from autotune.store.faults import explained
+from autotune.study import command_trainer
 from autotune.study.preparation import prepare
 from autotune.study.stored_function import make_importable
 from autotune.study.trainer import Trainer, load_trainer
@@ -96,7 +98,7 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         folder=str(training.folder),
         tokens=training.tokens,
         seen_tokens=int(last.get("tokens_seen", 0)),
-        loss=last.get("val_loss"),
+        loss=training.metric.value(last["val_loss"]) if last else None,
         next=go_on if stop.level else None,
         speaks=speaks,
     )
@@ -149,6 +151,14 @@ class _Training:
     tokens: int
     folder: Path
 
+    @property
+    def metric(self) -> Metric:
+        """What its trainer reports, or the program that it runs."""
+        program = self.config.get(command_trainer.SECTION)
+        if self.trainer.name == command_trainer.NAME and isinstance(program, Mapping):
+            return Metric(**program["metric"])
+        return self.trainer.metric
+
 
 def _prepared(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> _Training:
     """Read the file and make its data ready; Ctrl-C ends this at once, since what is ready of them is kept."""
@@ -176,19 +186,21 @@ def _train(
             raise KeyboardInterrupt
 
     def report(point: Mapping[str, float]) -> bool:
-        loss = point["val_loss"]
+        loss, metric = point["val_loss"], training.metric
         keep(point)
-        say(f"{point['tokens_seen'] / training.tokens:5.0%}  loss {loss:.4f}")
+        say(f"{point['tokens_seen'] / training.tokens:5.0%}  {metric.words(loss)}")
         if not math.isfinite(loss):
             # Raised here, so that nothing of it is kept: the checkpoints before it stay.
             raise FloatingPointError(
-                f"the training has diverged: its loss is {loss} after {point['tokens_seen']:,.0f} tokens. Nothing is "
-                "exported; lower its learning rates and train again"
+                f"the training has diverged: its {metric.name} is {metric.value(loss)} after "
+                f"{metric.budget(point['tokens_seen'])}. Nothing is exported; lower its learning rates and train again"
             )
         return stop.level == 0
 
     report.preparing = preparing  # type: ignore[attr-defined]
     with _faults_told(training.path, training.folder):
+        # As for a full run: a trainer need not make the folder that it is given.
+        training.folder.mkdir(parents=True, exist_ok=True)
         training.trainer.run(training.config, training.tokens, report)
 
 

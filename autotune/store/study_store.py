@@ -16,6 +16,8 @@ from autotune.core import objectives
 from autotune.core.attributes import PRIOR, Snapshot, StudyAttributes, TrialAttributes
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, read_lines, write_json
+from autotune.core.metric import TEXT_LOSS, Metric
+from autotune.core.own_words import told
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.store.database import exclusive, named_storage, storage_to_read
@@ -132,9 +134,9 @@ def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
     )
 
 
-def save_result(trial: optuna.Trial, result: TrialResult, folder: Path) -> None:
-    """Store a result with its trial and as a file; Optuna is told afterwards."""
-    write_json(folder / "result.json", result.to_json())
+def save_result(trial: optuna.Trial, result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
+    """Store a result with its trial and, in the words of its metric, as a file; Optuna is told afterwards."""
+    write_json(folder / "result.json", told(result.to_json(), metric))
     TrialAttributes(trial).result = result
 
 

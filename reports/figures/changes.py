@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from autotune.core.metric import TEXT_LOSS, Metric
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, base_figure
 from reports.formats import label, plain, setting
 from reports.tables.attribution import COUNTS, TIE, WORSE, interval_words
@@ -26,24 +27,26 @@ _BAR_SHIFT = -0.15
 _MARK_SHIFT = 0.2
 
 
-def which_change(rows: pd.DataFrame, gain: float) -> go.Figure:
+def which_change(rows: pd.DataFrame, gain: float, metric: Metric = TEXT_LOSS) -> go.Figure:
     """Draw what each change brought when added in this order, and what the winner loses without it.
 
     Args:
         rows: As `reports.tables.attribution.attribution_table` gives it.
         gain: Of the winner with all its changes, nats per token.
+        metric: What trials report.
     """
-    figure = base_figure("worth (nats per token)", "", height=170 + 56 * (len(rows) + 1))
+    unit = metric.unit or f"in {metric.name}"
+    figure = base_figure(f"worth ({label(unit)})", "", height=170 + 56 * (len(rows) + 1))
 
     for word, (name, colour, pattern) in _GAIN_STYLE.items():
-        _add_gain_bars(figure, rows[rows["word"] == word], name, colour, pattern)
+        _add_gain_bars(figure, rows[rows["word"] == word], (name, colour, pattern), metric)
     for word, colour in _HARM_COLOURS.items():
-        _add_harm_marks(figure, rows[rows["word"] == word], colour)
+        _add_harm_marks(figure, rows[rows["word"] == word], colour, metric)
     _add_marks_of_missing(figure, rows, gain)
 
     figure.add_bar(
         x=[gain], y=[len(rows)], orientation="h", width=0.4, marker={"color": GREEN}, showlegend=False,
-        name="all changes together", hovertemplate="all changes together: %{x:+.4f}<extra></extra>",
+        name="all changes together", hovertemplate=f"all changes together: {metric.signed(gain)}<extra></extra>",
     )  # fmt: skip
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
 
@@ -79,11 +82,12 @@ def _change_label(row: Mapping[Any, Any]) -> str:
     return f"{path}<br>{before} → {after}{mark}"
 
 
-def _add_gain_bars(figure: go.Figure, rows: pd.DataFrame, name: str, colour: str, pattern: str) -> None:
+def _add_gain_bars(figure: go.Figure, rows: pd.DataFrame, style: tuple[str, str, str], metric: Metric) -> None:
     known = rows[rows["gain"].notna()]
     if not len(known):
         return
 
+    name, colour, pattern = style
     half_widths = (known["gain_high"] - known["gain"]).to_numpy()
     hatching = {"shape": pattern, "solidity": 0.3, "fillmode": "overlay"}
 
@@ -91,11 +95,11 @@ def _add_gain_bars(figure: go.Figure, rows: pd.DataFrame, name: str, colour: str
         x=known["gain"].to_numpy(), y=known.index.to_numpy() + _BAR_SHIFT, orientation="h", width=0.3, name=name,
         error_x={"type": "data", "array": half_widths, "color": colour},
         marker={"color": colour, "opacity": 0.55, "pattern": hatching},
-        text=interval_words(known, "gain"), hovertemplate="gave %{text}<extra></extra>", textposition="none",
+        text=interval_words(known, "gain", metric), hovertemplate="gave %{text}<extra></extra>", textposition="none",
     )  # fmt: skip
 
 
-def _add_harm_marks(figure: go.Figure, rows: pd.DataFrame, colour: str) -> None:
+def _add_harm_marks(figure: go.Figure, rows: pd.DataFrame, colour: str, metric: Metric) -> None:
     known = rows[rows["harm"].notna()]
     if not len(known):
         return
@@ -106,7 +110,7 @@ def _add_harm_marks(figure: go.Figure, rows: pd.DataFrame, colour: str) -> None:
         x=known["harm"].to_numpy(), y=known.index.to_numpy() + _MARK_SHIFT, mode="markers", name="lost without it",
         error_x={"type": "data", "array": half_widths, "color": colour},
         marker={"color": colour, "symbol": "diamond", "size": 10}, showlegend=colour == ORANGE,
-        text=interval_words(known, "harm"), hovertemplate="lost without it: %{text}<extra></extra>",
+        text=interval_words(known, "harm", metric), hovertemplate="lost without it: %{text}<extra></extra>",
     )  # fmt: skip
 
 

@@ -1,21 +1,24 @@
-"""Figure cards about the losses of a study: its trials, its finals, its curves, and what they cost."""
+"""Figure cards about what the trials of a study came to: its trials, its finals, its curves, and what they cost."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from autotune.core.metric import Metric
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import CONFIDENCE, INTERVAL
 from reports.figures import losses, trade_offs
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
-from reports.figures.scale import OFF_THE_SCALE, Scale
+from reports.figures.scale import Scale, off_the_scale
 from reports.figures.study_tables import StudyTables
-from reports.formats import count, duration, finite, number, percent, was_or_were
+from reports.formats import count, duration, finite, number, percent, plain, was_or_were
 from reports.sentences.pareto import front_words
 from reports.tables.curves import curve_band
 from reports.tables.finals import baseline_loss, finals_runs, finals_table
 from reports.tables.fronts import front_table, speed_front
+from reports.tables.in_metric import in_metric
 from reports.tables.pruning import PruningAudit, pruning_audit
+from reports.tables.roles import single_run
 
 
 def best_so_far(study: StudyTables) -> Drawn:
@@ -32,14 +35,18 @@ def best_so_far(study: StudyTables) -> Drawn:
     sigma = None
     if verdict is not None:
         sigma = finite(verdict.sigma)
-    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma, study.names)
+    figure = losses.best_so_far(trials, baseline_loss(study.record), sigma, study.names, study.metric)
 
+    metric = study.metric
+    cut = losses.has_marks_off_the_scale(trials, baseline_loss(study.record))
+    note = f"{off_the_scale(metric)} " if cut else ""
     sentence = (
-        "Each mark is one trial, in the order in which they ran; lower is better. The green line is the lowest loss "
-        f"so far, the dashed line the default settings. {OFF_THE_SCALE} Rings say which trials matter: the winner won "
-        "the finals on fresh seeds; the lowest single run may owe its place to luck."
+        f"Each mark is one trial, in the order in which they ran; {metric.better} is better. The green line is the "
+        f"{metric.best} {plain(metric.name)} so far, the dashed line the default settings. {note}"
+        f"Rings say which trials matter: the winner won the finals on fresh seeds; the {single_run(metric)} may owe "
+        "its place to luck."
     )
-    return sentence, [figure], trials[["number", "status", "loss", "last_loss", "seconds"]]
+    return sentence, [figure], in_metric(trials[["number", "status", "loss", "last_loss", "seconds"]], metric)
 
 
 def finals(study: StudyTables) -> Drawn:
@@ -57,7 +64,8 @@ def finals(study: StudyTables) -> Drawn:
         f"the bar is where the true mean lies with {100 * CONFIDENCE:.0f} % confidence. Runs of the same seed are "
         "compared in pairs, so two bars may overlap although the gain is clear."
     )
-    return sentence, [losses.finals(runs, arms, study.names)], arms.drop(columns="arm")
+    figure = losses.finals(runs, arms, study.names, study.metric)
+    return sentence, [figure], in_metric(arms.drop(columns="arm"), study.metric)
 
 
 def learning_curves(study: StudyTables) -> Drawn:
@@ -67,17 +75,22 @@ def learning_curves(study: StudyTables) -> Drawn:
         study: Its tables.
     """
     require(len(study.curves) > 0, "no trial has been evaluated yet")
-    figure = losses.learning_curves(study.curves, study.trials, study.baseline_number, study.names)
+    figure = losses.learning_curves(study.curves, study.trials, study.baseline_number, study.names, study.metric)
 
+    metric = study.metric
     sentence = (
-        "How the loss fell while each trial trained. The grey band holds most trials; the lines are the best "
-        f"{losses.BEST_CURVES}, the default, the winner and the lowest single run."
+        f"How the {plain(metric.name)} changed while each trial trained; {metric.better} is better. The grey band "
+        f"holds most trials; the lines are {_best_curves(study)}the default, the winner and the "
+        f"{single_run(metric)}."
     )
     if study.record.spec.objective == "loss_at_equal_seconds":
-        sentence += (
-            " Trials read text at different speeds: each is drawn at the share of its training that it had done."
-        )
-    return sentence, [figure], curve_band(study.curves)
+        sentence += " Trials have different speeds: each is drawn at the share of its training that it had done."
+    return sentence, [figure], in_metric(curve_band(study.curves), metric)
+
+
+def _best_curves(study: StudyTables) -> str:
+    finished = int(study.trials["loss"].notna().sum())
+    return f"the best {losses.BEST_CURVES}, " if finished > losses.BEST_CURVES else "those that finished, among them "
 
 
 def pruning(study: StudyTables) -> Drawn:
@@ -94,19 +107,24 @@ def pruning(study: StudyTables) -> Drawn:
     if audit.spearman is not None:
         agreement = f"rank correlation {number(audit.spearman, 2)}"
 
+    metric = study.metric
+    worse = "left" if metric.maximize else "right"
     sentence = (
-        "Was it right to stop trials early? Each mark is a finished trial: its loss early on, when trials are first "
-        "judged, against its loss at the end. The closer the marks lie to one rising line, the better: "
+        f"Was it right to stop trials early? Each mark is a finished trial: its {plain(metric.name)} early on, when "
+        "trials are first judged, against that at the end. The closer the marks lie to one rising line, the better: "
         f"{agreement}, where 1 is perfect. Stopping {audit.pruned} early saved about {duration(audit.saved_s)}. Of the "
         f"best quarter ({count(audit.best_quarter, 'trial')}), {was_or_were(audit.at_risk)} in the worse half early on "
-        f"(right of the dotted line). {_reliable_from(audit)} {_audited(audit)} {_off_the_scale(audit.table)}"
+        f"({worse} of the dotted line). {_reliable_from(audit)} {_audited(audit)} {_off_the_scale(audit.table, metric)}"
     )
-    return sentence, [losses.pruning_audit(audit)], audit.table
+    return sentence, [losses.pruning_audit(audit, metric)], in_metric(audit.table, metric)
 
 
-def _off_the_scale(table: pd.DataFrame) -> str:
+def _off_the_scale(table: pd.DataFrame, metric: Metric) -> str:
     scales = [Scale.of(table[name]) for name in ("rung_loss", "final_loss")]
-    return "Marks at the top or at the right are off the scale." if any(scale.is_cut for scale in scales) else ""
+    if not any(scale.is_cut for scale in scales):
+        return ""
+    ends = "bottom or at the left" if metric.maximize else "top or at the right"
+    return f"Marks at the {ends} are off the scale."
 
 
 def _reliable_from(audit: PruningAudit) -> str:
@@ -152,12 +170,13 @@ def speed(study: StudyTables) -> Drawn:
     has_both = trials["loss"].notna() & trials["tokens_per_s"].notna()
     require(bool(has_both.any()), "no finished trial has a speed")
 
+    metric = study.metric
     sentence = (
-        "Quality against speed: better is lower, faster is further right. On the dotted line no other trial is both "
-        f"better and faster. {Scale.of(trials['loss'].dropna()).note}"
+        f"Quality against speed: better is {metric.better}, faster is further right. On the dotted line no other "
+        f"trial is both better and faster. {Scale.of(trials['loss'].dropna(), metric=metric).note}"
     )
-    figure = trade_offs.speed_against_loss(trials, study.baseline_number, study.names)
-    return sentence, [figure], speed_front(trials)
+    figure = trade_offs.speed_against_loss(trials, study.baseline_number, study.names, metric)
+    return sentence, [figure], in_metric(speed_front(trials), metric)
 
 
 def pareto_front(study: StudyTables) -> Drawn:
@@ -169,9 +188,10 @@ def pareto_front(study: StudyTables) -> Drawn:
     table = front_table(study.record)
     require(len(table) > 0, "no trial has finished")
 
+    metric = study.metric
     sentence = (
-        "Quality against training time: better is lower, faster is further left. On the dotted line no other trial is "
-        f"both better and faster. {front_words(study.record)}"
+        f"Quality against training time: better is {metric.better}, faster is further left. On the dotted line no "
+        f"other trial is both better and faster. {front_words(study.record)}"
     )
-    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table, study.names)
-    return sentence, [figure], table
+    figure = trade_offs.seconds_against_loss(study.trials, study.baseline_number, table, study.names, metric)
+    return sentence, [figure], in_metric(table, metric)

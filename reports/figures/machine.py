@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from autotune.core.metric import TEXT_LOSS, Metric
+from reports.figures.scale import digits, drawn
 from reports.figures.style import BLUE, GREEN, ORANGE, STATUS_STYLE, VERMILLION, base_figure
-from reports.formats import finite
+from reports.formats import finite, label
 from reports.tables.machine import MAX_SAMPLE_GAP_S
 
 # Pattern of a trial's bar by its status.
@@ -40,7 +42,8 @@ def timeline(rows: pd.DataFrame) -> go.Figure:
         _add_bars(figure, str(status), group)
 
     figure.update_layout(barmode="overlay", margin={"l": 82, "b": 72})
-    figure.update_xaxes(type="date")
+    # Words beside one another, on a phone too, where plotly would turn them upright.
+    figure.update_xaxes(type="date", nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
 
@@ -81,18 +84,19 @@ class _Row:
     mode: str = "lines"
 
 
-def gpu_health(gpu: pd.DataFrame, speeds: pd.DataFrame) -> go.Figure:
+def gpu_health(gpu: pd.DataFrame, speeds: pd.DataFrame, unit: str = "tokens") -> go.Figure:
     """Draw temperature, power, clock and training speed through the night, throttling shaded.
 
     Args:
         gpu: As `reports.tables.machine.gpu_table` gives it, not empty.
         speeds: Columns start (local time) and tokens_per_s, a row per trial; may be empty.
+        unit: What is counted of a training.
     """
     samples = _thinned(gpu)
     rows = _gpu_rows(samples)
     if len(speeds):
         starts = [start.isoformat() for start in speeds["start"]]
-        rows.append(_Row(starts, speeds["tokens_per_s"].to_numpy(), "tokens per s", GREEN, "markers"))
+        rows.append(_Row(starts, speeds["tokens_per_s"].to_numpy(), f"{label(unit)} per s", GREEN, "markers"))
 
     figure = base_figure("", "", height=120 * max(1, len(rows)) + 60)
     for place, row in enumerate(rows):
@@ -174,14 +178,16 @@ def _local_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).isoformat(timespec="seconds")
 
 
-def full_run(points: Sequence[Mapping[str, Any]], trial_curve: pd.DataFrame) -> go.Figure:
-    """Draw the full run's loss beside that of the trial which it grew from.
+def full_run(points: Sequence[Mapping[str, Any]], trial_curve: pd.DataFrame, metric: Metric = TEXT_LOSS) -> go.Figure:
+    """Draw the full run's evaluations beside those of the trial which it grew from.
 
     Args:
         points: Evaluations as `EvalPoint.to_json` gives them.
         trial_curve: Columns tokens_seen and val_loss of that trial; may be empty.
+        metric: What trials report.
     """
-    figure = base_figure("training tokens seen", "loss (nats per token)")
+    unit = label(metric.budget_unit)
+    figure = base_figure(f"training {unit} seen", label(metric.title))
 
     seen_tokens = []
     losses = []
@@ -193,13 +199,14 @@ def full_run(points: Sequence[Mapping[str, Any]], trial_curve: pd.DataFrame) -> 
             losses.append(loss)
 
     figure.add_scatter(
-        x=seen_tokens, y=losses, mode="lines+markers", name="full run",
-        line={"color": BLUE, "width": 2.5}, hovertemplate="%{y:.4f} at %{x:,} tokens<extra></extra>",
+        x=seen_tokens, y=drawn(losses, metric), mode="lines+markers", name="full run",
+        line={"color": BLUE, "width": 2.5},
+        hovertemplate=f"%{{y:{digits(metric)}}} at %{{x:,}} {unit}<extra></extra>",
     )  # fmt: skip
 
     if len(trial_curve):
         figure.add_scatter(
-            x=trial_curve["tokens_seen"].to_numpy(), y=trial_curve["val_loss"].to_numpy(dtype=float), mode="lines",
-            name="its trial in the search", line={"color": ORANGE, "dash": "dash", "width": 2},
+            x=trial_curve["tokens_seen"].to_numpy(), y=drawn(trial_curve["val_loss"].astype(float), metric),
+            mode="lines", name="its trial in the search", line={"color": ORANGE, "dash": "dash", "width": 2},
         )  # fmt: skip
     return figure

@@ -7,9 +7,10 @@ import pandas as pd
 from reports.figures import machine
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require
 from reports.figures.study_tables import StudyTables
-from reports.formats import percent
+from reports.formats import percent, plain
 from reports.sentences.full_run import full_run_lines
 from reports.tables.curves import curves_table
+from reports.tables.in_metric import in_metric
 from reports.tables.machine import gpu_table, run_times
 
 
@@ -42,7 +43,7 @@ def gpu(study: StudyTables) -> Drawn:
         "Temperature, power and clock of the GPU, and training speed. Red stretches: heat or power supply slowed it "
         f"({percent(float(samples['throttled'].mean()))} of the samples)."
     )
-    return sentence, [machine.gpu_health(samples, speeds)], _extremes(samples)
+    return sentence, [machine.gpu_health(samples, speeds, study.metric.budget_unit)], _extremes(samples)
 
 
 def _extremes(samples: pd.DataFrame) -> pd.DataFrame:
@@ -67,6 +68,7 @@ def full_run(study: StudyTables) -> Drawn:
     points = [point.to_json() for point in run.points]
     curve = curves_table(trial for trial in record.trials if trial.number == run.trial)
 
-    sentence = "The loss of the full run as it trained, beside the short trial that it grew from. "
+    metric = study.metric
+    sentence = f"The {plain(metric.name)} of the full run as it trained, beside the short trial that it grew from. "
     sentence += full_run_lines(record)[0]
-    return sentence, [machine.full_run(points, curve)], pd.DataFrame(points)
+    return sentence, [machine.full_run(points, curve, metric)], in_metric(pd.DataFrame(points), metric)

@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from autotune.promotion.selection import attribution_of, best_settings
 from autotune.store.study_store import StudyRecord
 from reports.figures import changes, settings
@@ -14,10 +16,13 @@ from reports.figures.figure_cards import Drawn, NothingToDrawError, require
 from reports.figures.scale import Scale
 from reports.figures.settings import SearchedSetting
 from reports.figures.study_tables import StudyTables
+from reports.formats import plain
 from reports.sentences import attribution, promotion
 from reports.tables.attribution import attribution_table, attribution_words
+from reports.tables.in_metric import in_metric
 from reports.tables.promotion import bracket_table, promotion_table
 from reports.tables.ranges import parallel_table, settings_at_edges
+from reports.tables.roles import single_run
 
 # Settings shown in pairs: three pictures.
 _MAX_PAIRED = 3
@@ -36,9 +41,9 @@ def which_change(study: StudyTables) -> Drawn:
     rows = attribution_table(measured)
     require(len(rows) > 0, "the winner changes nothing")
 
-    sentence = " ".join([*attribution.sentences(measured), attribution.READING])
-    figure = changes.which_change(rows, measured.baseline_loss - measured.winner_loss)
-    return sentence, [figure], attribution_words(rows)
+    sentence = " ".join([*attribution.sentences(measured, study.metric), attribution.READING])
+    figure = changes.which_change(rows, measured.baseline_loss - measured.winner_loss, study.metric)
+    return sentence, [figure], attribution_words(rows, study.metric)
 
 
 def _best_params(record: StudyRecord) -> Mapping[str, Any]:
@@ -50,12 +55,12 @@ def _best_words(record: StudyRecord) -> str:
     """Return whose value a dotted line shows."""
     best = best_settings(record)
     if best is None or not best.is_decided:
-        return "that of the lowest single run so far"
+        return f"that of the {single_run(record.attributes.metric)} so far"
     return "what is promoted"
 
 
 def each_setting(study: StudyTables) -> Drawn:
-    """Return what the card of each setting against the loss shows.
+    """Return what the card of each setting against the metric shows.
 
     Args:
         study: Its tables.
@@ -68,16 +73,22 @@ def each_setting(study: StudyTables) -> Drawn:
     plots = []
     for path, dimension in study.record.spec.space.root.items():
         searched = SearchedSetting(path, dimension, best.get(path), edges.get(path, ""))
-        plots.append(settings.setting_against_loss(searched, study.settings[path], trials))
+        plots.append(settings.setting_against_loss(searched, study.settings[path], trials, study.metric))
 
+    metric = study.metric
     sentence = (
-        "One picture for each setting: where did low losses come from? The dotted line is "
+        f"One picture for each setting: where did good values come from? For {plain(metric.name)}, {metric.better} is "
+        "better. The dotted line is "
         f"{_best_words(study.record)}; a red flag says that it lies at the end of the range that was allowed. "
-        f"{Scale.of(trials['loss'].dropna()).note}"
+        f"{Scale.of(trials['loss'].dropna(), metric=metric).note}"
     )
-    finished = trials.loc[trials["loss"].notna(), ["number", "loss"]]
-    table = finished.join(study.settings, on="number").sort_values("loss")
-    return sentence, plots, table
+    return sentence, plots, _finished(study).join(study.settings, on="number")
+
+
+def _finished(study: StudyTables) -> pd.DataFrame:
+    """Return number and result of the finished trials, best first."""
+    finished = study.trials.loc[study.trials["loss"].notna(), ["number", "loss"]]
+    return in_metric(finished.sort_values("loss"), study.metric)
 
 
 def importance(study: StudyTables) -> Drawn:
@@ -109,7 +120,7 @@ def pairs(study: StudyTables) -> Drawn:
     searched = [SearchedSetting(path, space[path], best.get(path)) for path in paths]
     plots = []
     for along_x, along_y in itertools.combinations(searched, 2):
-        plots.append(settings.pair(along_x, along_y, study.settings, study.trials))
+        plots.append(settings.pair(along_x, along_y, study.settings, study.trials, study.metric))
 
     sentence = (
         f"The {len(paths)} settings that mattered most, two at a time; each mark is a finished trial. Green diamonds "
@@ -117,9 +128,7 @@ def pairs(study: StudyTables) -> Drawn:
         "two settings belong together: one must be changed with the other. The dotted lines are "
         f"{_best_words(study.record)}."
     )
-    finished = study.trials.loc[study.trials["loss"].notna(), ["number", "loss"]]
-    table = finished.join(study.settings[paths], on="number").sort_values("loss")
-    return sentence, plots, table
+    return sentence, plots, _finished(study).join(study.settings[paths], on="number")
 
 
 def parallel(study: StudyTables) -> Drawn:
@@ -135,8 +144,8 @@ def parallel(study: StudyTables) -> Drawn:
         f"The best {len(table)} trials, one line each, through the range of every setting from its low end (left) to "
         "its high end (right). Where the green lines meet, the good trials agree."
     )
-    figure = settings.parallel_coordinates(table, study.record.spec.space.root)
-    return sentence, [figure], table
+    figure = settings.parallel_coordinates(table, study.record.spec.space.root, study.metric)
+    return sentence, [figure], in_metric(table, study.metric)
 
 
 def long_run(study: StudyTables) -> Drawn:
@@ -149,7 +158,7 @@ def long_run(study: StudyTables) -> Drawn:
     if promoted is None:
         raise NothingToDrawError("the study has not reached its full run yet")
 
-    sentence = " ".join(promotion.sentences(promoted))
+    sentence = " ".join(promotion.sentences(promoted, study.metric))
     if not promoted.brackets:
         return sentence, [], promotion_table(promoted)
-    return sentence, brackets(promoted), bracket_table(promoted)
+    return sentence, brackets(promoted, study.metric), in_metric(bracket_table(promoted), study.metric)

@@ -1,4 +1,4 @@
-"""Plotly figures of the settings: each against the loss, in pairs, their importance, and the best trials' lines."""
+"""Plotly figures of the settings: each against the metric, in pairs, their importance, and the best trials' lines."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.search.dimension import Dimension
-from reports.figures.scale import Scale
+from reports.figures.scale import Scale, digits, drawn
 from reports.figures.style import BLUE, GREEN, GREY, VERMILLION, base_figure
 from reports.formats import label, setting
 
@@ -33,13 +34,16 @@ class SearchedSetting:
     edge: str = ""
 
 
-def setting_against_loss(searched: SearchedSetting, values: pd.Series[Any], trials: pd.DataFrame) -> go.Figure:
-    """Draw one setting against the final loss of the finished trials.
+def setting_against_loss(
+    searched: SearchedSetting, values: pd.Series[Any], trials: pd.DataFrame, metric: Metric = TEXT_LOSS
+) -> go.Figure:
+    """Draw one setting against what the finished trials came to.
 
     Args:
         searched: The setting.
         values: Its values by trial number; None where it was not searched.
         trials: As `reports.tables.trials.trials_table` gives it.
+        metric: What trials report.
     """
     dimension = searched.dimension
     done = trials[trials["loss"].notna()]
@@ -51,14 +55,14 @@ def setting_against_loss(searched: SearchedSetting, values: pd.Series[Any], tria
         places.append(_place(dimension, value))
         texts.append(f"trial {number}: {label(setting(value))}")
 
-    figure = base_figure(_axis_title(searched), "loss", height=250)
-    scale = Scale.of(done["loss"])
+    figure = base_figure(_axis_title(searched), label(metric.name), height=250)
+    scale = Scale.of(done["loss"], metric=metric)
     figure.add_scatter(
-        x=places, y=scale.place(done["loss"]), customdata=done["loss"].to_numpy(), cliponaxis=False,
+        x=places, y=scale.place(done["loss"]), customdata=drawn(done["loss"], metric), cliponaxis=False,
         mode="markers", marker={"color": BLUE, "size": 7, "opacity": 0.7}, showlegend=False,
-        text=texts, hovertemplate="%{text}, loss %{customdata:.4f}<extra></extra>",
+        text=texts, hovertemplate=f"%{{text}}, {label(metric.name)} %{{customdata:{digits(metric)}}}<extra></extra>",
     )  # fmt: skip
-    figure.update_yaxes(range=[scale.low, scale.high])
+    figure.update_yaxes(range=scale.range)
     figure.update_xaxes(**_ticks(dimension) | _whole_range(dimension))
 
     if searched.best is not None:
@@ -83,7 +87,13 @@ def _add_edge_flag(figure: go.Figure, edge: str) -> None:
     )  # fmt: skip
 
 
-def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFrame, trials: pd.DataFrame) -> go.Figure:
+def pair(
+    along_x: SearchedSetting,
+    along_y: SearchedSetting,
+    settings: pd.DataFrame,
+    trials: pd.DataFrame,
+    metric: Metric = TEXT_LOSS,
+) -> go.Figure:
     """Draw two settings against each other, finished trials told apart by their rank.
 
     Args:
@@ -91,6 +101,7 @@ def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFr
         along_y: The setting along y.
         settings: As `reports.tables.trials.settings_table` gives it.
         trials: As `reports.tables.trials.trials_table` gives it.
+        metric: What trials report.
     """
     figure = base_figure(label(along_x.path), label(along_y.path), height=270)
     done = trials[trials["loss"].notna()]
@@ -104,7 +115,7 @@ def pair(along_x: SearchedSetting, along_y: SearchedSetting, settings: pd.DataFr
     for name, group, colour, symbol in groups:
         texts = []
         for number, loss in zip(group["number"], group["loss"], strict=True):
-            texts.append(f"trial {number}: loss {loss:.4f}")
+            texts.append(f"trial {number}: {label(metric.words(loss))}")
         figure.add_scatter(
             x=_places(along_x, settings, group), y=_places(along_y, settings, group), mode="markers", name=name,
             marker={"color": colour, "symbol": symbol, "size": 9}, text=texts, hovertemplate="%{text}<extra></extra>",
@@ -205,7 +216,9 @@ def importance(shares: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension]) -> go.Figure:
+def parallel_coordinates(
+    table: pd.DataFrame, dimensions: Mapping[str, Dimension], metric: Metric = TEXT_LOSS
+) -> go.Figure:
     """Draw the best trials as lines through the ranges of their settings, one row a setting.
 
     Drawn with ordinary lines, one row below another: readable on a phone and on paper, and without WebGL.
@@ -213,6 +226,7 @@ def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension
     Args:
         table: As `reports.tables.ranges.parallel_table` gives it, best first.
         dimensions: The space, by dotted path.
+        metric: What trials report.
     """
     paths = list(dimensions)
     rows = [-place for place in range(len(paths))]
@@ -220,7 +234,7 @@ def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension
 
     # The best trial comes last, so that it is drawn on top.
     for place in reversed(range(len(table))):
-        _add_trial_line(figure, table, place, paths, rows)
+        _add_trial_line(figure, table, place, rows, metric)
     for row, path in zip(rows, paths, strict=True):
         _add_setting_row(figure, row, path, dimensions[path])
 
@@ -230,15 +244,16 @@ def parallel_coordinates(table: pd.DataFrame, dimensions: Mapping[str, Dimension
     return figure
 
 
-def _add_trial_line(figure: go.Figure, table: pd.DataFrame, place: int, paths: list[str], rows: list[int]) -> None:
+def _add_trial_line(figure: go.Figure, table: pd.DataFrame, place: int, rows: list[int], metric: Metric) -> None:
     trial = table.iloc[place]
+    paths = [name for name in table.columns if name not in ("number", "loss")]
     best_tenth = max(1, len(table) // 10)
     if place < best_tenth:
         style = {"name": "best tenth", "opacity": 1, "line": {"color": GREEN, "width": 3}}
     else:
         style = {"name": "other trials", "opacity": 0.35, "line": {"color": GREY, "width": 1}}
 
-    text = f"trial {int(trial['number'])}: loss {trial['loss']:.4f}"
+    text = f"trial {int(trial['number'])}: {label(metric.words(trial['loss']))}"
     figure.add_scatter(
         x=trial[paths].to_numpy(dtype=float), y=rows, mode="lines", connectgaps=False,
         # One entry in the legend for each of the two kinds of line, that of the best first.

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from autotune.core.metric import Metric
 from autotune.store.study_store import StudyRecord
 from reports.tables.curves import at_equal_shares, curves_table
 from reports.tables.importance import importance_table
@@ -22,6 +23,11 @@ class StudyTables:
 
     def __init__(self, record: StudyRecord) -> None:
         self.record = record
+
+    @property
+    def metric(self) -> Metric:
+        """What trials report."""
+        return self.record.attributes.metric
 
     @cached_property
     def trials(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
-from reports.tables.roles import DEFAULT, LOWEST, PROMOTED, WINNER
+from reports.tables.roles import DEFAULT, PROMOTED, WINNER, is_single_run
 
 BLUE = "#0072B2"
 ORANGE = "#E69F00"
@@ -36,9 +36,9 @@ STATUS_STYLE = {
 _RINGS = {
     WINNER: (GREEN, "star-diamond-open"),
     PROMOTED: (GREEN, "circle-open"),
-    LOWEST: (PURPLE, "square-open"),
     DEFAULT: (ORANGE, "diamond-open"),
 }
+_RING_OF_A_SINGLE_RUN = (PURPLE, "square-open")
 
 
 def ring_of(name: str) -> tuple[str, str]:
@@ -48,7 +48,10 @@ def ring_of(name: str) -> tuple[str, str]:
         name: As `reports.tables.roles.named_trials` calls it.
     """
     words = name.split(", ")
-    return next(style for word, style in _RINGS.items() if word in words)
+    for word in (WINNER, PROMOTED):
+        if word in words:
+            return _RINGS[word]
+    return _RING_OF_A_SINGLE_RUN if any(map(is_single_run, words)) else _RINGS[DEFAULT]
 
 
 def add_rings(figure: go.Figure, names: Mapping[int, str], places: Mapping[int, tuple[float, float]]) -> None:

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from autotune.core.statistics import INTERVAL
 from reports.figures.figure_cards import Card, Drawn, draw_card, require
+from reports.figures.scale import digits
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, VERMILLION, base_figure
 from reports.formats import label, plain
 from reports.sentences.study_row import StudyRow
@@ -27,7 +28,7 @@ def draw_cards(rows: Sequence[StudyRow], kinds: Sequence[str], meanings: Mapping
 
     Args:
         rows: The studies, oldest first.
-        kinds: For each row the letter of what its loss means.
+        kinds: For each row the letter of what its result means.
         meanings: What each letter stands for, in words.
     """
     cards = [draw_card("gains", "What each study gained", partial(_gains, rows))]
@@ -40,7 +41,7 @@ def draw_cards(rows: Sequence[StudyRow], kinds: Sequence[str], meanings: Mapping
         title = "From default to best"
         if len(meanings) > 1:
             title += f": {letter}"
-        cards.append(draw_card(f"losses-{letter.lower()}", title, partial(_losses, comparable, words)))
+        cards.append(draw_card(f"results-{letter.lower()}", title, partial(_losses, comparable, words)))
 
     return cards
 
@@ -50,7 +51,7 @@ def _gains(rows: Sequence[StudyRow]) -> Drawn:
     require(len(judged) > 0, "no study has a verdict yet")
 
     sentence = (
-        "By how much each study's best settings lowered the loss of its own default, measured on fresh seeds. The bar "
+        "By how much each study's best settings are better than its own default, measured on fresh seeds. The bar "
         f"is the {INTERVAL}: where it lies right of the line at zero, chance alone is an unlikely explanation. A study "
         "has no bar where some of its winner's changes are not promoted, since the interval is that of all of them."
     )
@@ -62,8 +63,8 @@ def _gains(rows: Sequence[StudyRow]) -> Drawn:
 
 
 def _gains_figure(rows: Sequence[StudyRow]) -> go.Figure:
-    """Draw each study's gain in per cent of its default's loss, with its interval."""
-    figure = base_figure("gain (% of the loss)", "", height=130 + 44 * len(rows))
+    """Draw each study's gain in per cent of what its default came to, with its interval."""
+    figure = base_figure("gain (% of the default's)", "", height=130 + 44 * len(rows))
 
     for verdict in dict.fromkeys(row.verdict for row in rows):
         places = [place for place, row in enumerate(rows) if row.verdict == verdict]
@@ -86,7 +87,7 @@ def _add_gains(figure: go.Figure, rows: Sequence[StudyRow], places: Sequence[int
             "array": [_distance_percent(row.gain_high_frac, row.gain_frac) for row in judged],
             "arrayminus": [_distance_percent(row.gain_frac, row.gain_low_frac) for row in judged],
         },
-        text=[f"{label(row.name)}: {label(row.loss)}" for row in judged],
+        text=[f"{label(row.name)}: {label(row.name_of_metric)} {label(row.measured)}" for row in judged],
         hovertemplate="%{text}, %{x:.1f} %<extra></extra>",
     )  # fmt: skip
 
@@ -107,7 +108,10 @@ def _losses(rows: Sequence[StudyRow], words: str) -> Drawn:
     known = [row for row in rows if row.before is not None]
     require(len(known) > 0, "no study has finished training its default")
 
-    sentence = f"Studies whose losses can be compared ({words}). Further left is better; a line joins default and best."
+    better = "right" if known[0].metric.maximize else "left"
+    sentence = (
+        f"Studies whose results can be compared ({words}). Further {better} is better; a line joins default and best."
+    )
     table = pd.DataFrame(
         [(row.date, row.name, row.before, row.after) for row in known], columns=["date", "study", "default", "best"]
     )
@@ -115,18 +119,20 @@ def _losses(rows: Sequence[StudyRow], words: str) -> Drawn:
 
 
 def _losses_figure(rows: Sequence[StudyRow]) -> go.Figure:
-    """Draw the default's loss and the winner's of each study, joined by a line."""
-    figure = base_figure("loss (nats per token)", "", height=130 + 44 * len(rows))
+    """Draw what default and winner of each study came to, joined by a line."""
+    metric = rows[0].metric
+    figure = base_figure(label(metric.title), "", height=130 + 44 * len(rows))
     _add_joining_lines(figure, rows)
 
     marks = [
         ("default", [row.before for row in rows], ORANGE, "diamond"),
         ("best", [row.after for row in rows], BLUE, "circle"),
     ]
-    for name, losses, colour, symbol in marks:
+    for name, values, colour, symbol in marks:
         figure.add_scatter(
-            x=losses, y=list(range(len(rows))), mode="markers", name=name,
-            marker={"color": colour, "symbol": symbol, "size": 12}, hovertemplate=f"{name} %{{x:.4f}}<extra></extra>",
+            x=values, y=list(range(len(rows))), mode="markers", name=name,
+            marker={"color": colour, "symbol": symbol, "size": 12},
+            hovertemplate=f"{name} %{{x:{digits(metric)}}}<extra></extra>",
         )  # fmt: skip
     _name_rows(figure, rows)
     return figure

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from autotune.core.metric import Metric
 from autotune.core.records import VerdictWord
 from autotune.core.statistics import INTERVAL
 from autotune.core.study_results import Attribution
 from autotune.promotion.selection import attribution_of
 from autotune.store.study_store import StudyRecord
-from reports.formats import count, percent, plain, signed
+from reports.formats import count, percent, plain
 from reports.tables.attribution import COUNTS, TIE, WORSE, attribution_table
 
 TITLE = "Which change gave what"
@@ -19,7 +20,7 @@ TITLE = "Which change gave what"
 # How the figure is to be read, for someone who has never seen one like it.
 READING = (
     "A bar shows what a change brought when the changes were made one after the other, from the default (top) to the "
-    "winner; a diamond shows how much the loss rises when that change alone is taken back. Thin lines are "
+    "winner; a diamond shows how much is lost when that change alone is taken back. Thin lines are "
     f"{INTERVAL}s: where both reach zero, the change may do nothing."
 )
 
@@ -48,27 +49,29 @@ def why_none(record: StudyRecord) -> str:
     return "the trainings that it needs have not finished yet"
 
 
-def sentences(attribution: Attribution) -> list[str]:
+def sentences(attribution: Attribution, metric: Metric) -> list[str]:
     """Return in plain words what each change gave and what became of the ties.
 
     Args:
         attribution: As `attribution_of` gives it.
+        metric: What trials report.
     """
     table = attribution_table(attribution)
-    gain = signed(attribution.baseline_loss - attribution.winner_loss)
+    gain = metric.signed(attribution.baseline_loss - attribution.winner_loss)
     if len(table) == 1:
-        return [f"{plain(table['path'][0])} is the only change, so the whole gain of {gain} in loss comes from it."]
+        only = plain(table["path"][0])
+        return [f"{only} is the only change, so the whole gain of {gain} in {plain(metric.name)} comes from it."]
 
     kept = table[~table["left"]]
     seeds = count(len(attribution.seeds), "fresh seed")
-    lines = _given(kept[kept["word"] == COUNTS], gain, seeds)
+    lines = _given(kept[kept["word"] == COUNTS], f"{gain} gained in {plain(metric.name)} on {seeds}", metric)
 
     ties = _left_as(attribution, TIE)
     if ties:
         lines.append(f"No difference could be measured for {listed(ties)}, so {_stay(ties)}.")
     worse = _left_as(attribution, WORSE)
     if worse:
-        lines.append(f"The loss was higher with {listed(worse)}, so {_stay(worse)}.")
+        lines.append(f"The {plain(metric.name)} was {metric.worse} with {listed(worse)}, so {_stay(worse)}.")
 
     together = list(kept.loc[kept["word"] != COUNTS, "path"])
     if together:
@@ -82,15 +85,15 @@ def sentences(attribution: Attribution) -> list[str]:
     return lines
 
 
-def _given(counting: pd.DataFrame, gain: str, seeds: str) -> list[str]:
+def _given(counting: pd.DataFrame, gain: str, metric: Metric) -> list[str]:
     """Return what the changes that count gave, largest first; of some that is not known."""
     known = counting[counting["gain"].notna()].sort_values("gain", ascending=False, kind="stable")
     parts: list[str] = []
     for path, value in zip(known["path"], known["gain"], strict=True):
         if not parts:
-            parts.append(f"{plain(path)} gave {signed(value)} of the {gain} gained in loss on {seeds}")
+            parts.append(f"{plain(path)} gave {metric.signed(value)} of the {gain}")
         else:
-            parts.append(f"{plain(path)} {signed(value)}")
+            parts.append(f"{plain(path)} {metric.signed(value)}")
 
     lines = []
     if parts:
@@ -157,7 +160,11 @@ def left_line(record: StudyRecord) -> str:
     if attribution is None:
         return ""
 
-    reasons = {TIE: "no difference could be measured", WORSE: "the loss was higher with the change"}
+    metric = record.attributes.metric
+    reasons = {
+        TIE: "no difference could be measured",
+        WORSE: f"the {plain(metric.name)} was {metric.worse} with the change",
+    }
     lines = []
     for word, why in reasons.items():
         left = _left_as(attribution, word)

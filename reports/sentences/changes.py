@@ -134,7 +134,7 @@ def _direction(before: Any, after: Any) -> str:
         return "changed"
 
     if old > 0 and new > 0:
-        return f"{new / old:.2g} times the default"
+        return f"{float(f'{new / old:.2g}'):,.10g} times the default"
     return "raised" if new > old else "lowered"
 
 

@@ -14,7 +14,7 @@ _MAX_CAUSES = 5
 # What each kind of failure means, and what to do about it.
 _MEANINGS = {
     TrialStatus.DIVERGED: (
-        "The loss ran away instead of falling: the training steps were too big.",
+        "The training ran away instead of improving: its steps were too big.",
         "Normal at the upper end of a learning rate's range. If there are many, lower that end.",
     ),
     TrialStatus.OUT_OF_MEMORY: (

@@ -31,6 +31,7 @@ _LATE_FRAC = 0.2
 _MIN_SEARCH_TRIALS = 10
 # If more of the stopped trials than this may have been good ones, too few were run on to call early stopping right.
 _MOST_LOST_FRAC = 0.5
+_OF_TEXT = "Repeated text and dropout"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def health_checks(record: StudyRecord) -> list[Check]:
     Args:
         record: The study.
     """
-    return [_safely(name, check, record) for name, check in CHECKS.items()]
+    asked = dict(CHECKS)
+    if not record.attributes.metric.of_text:
+        del asked[_OF_TEXT]
+    return [_safely(name, check, record) for name, check in asked.items()]
 
 
 def _safely(name: str, check: Callable[[str, StudyRecord], Check], record: StudyRecord) -> Check:
@@ -91,7 +95,8 @@ def _noise(name: str, record: StudyRecord) -> Check:
     if gain is None or sigma is None:
         return Check(name, "skip", "Noise and gain are known only after the finals.")
 
-    finding = f"The gain is {number(gain)}, the noise of a single run {number(sigma)}."
+    metric = record.attributes.metric
+    finding = f"The gain is {metric.signed(gain)}, the noise of a single run {metric.difference(sigma)}."
     if sigma >= gain:
         return Check(name, "warn", finding, "Do not trust single runs of this size; use more seeds or longer trials.")
     return Check(name, "pass", finding)
@@ -116,7 +121,7 @@ def _edge(name: str, record: StudyRecord) -> Check:
     widen = " ".join(options)
     return Check(
         name, "warn", f"The best settings reach the edge of their range: {', '.join(places)}.",
-        f"Something better may lie beyond. Give the next study a new name and wider ranges: {widen}",
+        f"Something better may lie beyond. Give the next study a new name and wider ranges: `{widen}`",
     )  # fmt: skip
 
 
@@ -169,14 +174,15 @@ def _prune_later(record: StudyRecord) -> str:
 def _early_ranking(name: str, record: StudyRecord) -> Check:
     audit = pruning_audit(record)
     if audit is None or audit.spearman is None:
-        return Check(name, "skip", "Too few finished trials to compare early with final losses.")
+        return Check(name, "skip", "Too few finished trials to compare early with final results.")
 
+    rung = plain(audit.rung_words(record.attributes.metric))
     finding = (
-        f"The order of the trials at {audit.rung_words} and their order at the end have a rank correlation of "
+        f"The order of the trials at {rung} and their order at the end have a rank correlation of "
         f"{number(audit.spearman, 2)} (1 means the same order)."
     )
     if audit.spearman < _MIN_SPEARMAN:
-        return Check(name, "warn", finding, f"Early losses said little about the final ones: {_prune_later(record)}.")
+        return Check(name, "warn", finding, f"Early results said little about the final ones: {_prune_later(record)}.")
     return Check(name, "pass", finding)
 
 
@@ -211,7 +217,7 @@ def _throttling(name: str, record: StudyRecord) -> Check:
     throttled = float(gpu["throttled"].mean())
     finding = f"Heat or power supply slowed the GPU in {percent(throttled)} of the samples."
     if throttled > _MAX_THROTTLED_FRAC:
-        lost = "Losses stay comparable (equal tokens)"
+        lost = f"Results stay comparable (equal {plain(record.attributes.metric.budget_unit)})"
         if record.spec.objective != "loss_at_equal_tokens":
             lost = "Speeds count in this study, and some may have been measured while the GPU was slow"
         return Check(name, "warn", finding, f"{lost}; improve the cooling.")
@@ -275,7 +281,8 @@ def _full_run(name: str, record: StudyRecord) -> Check:
     advised = []
     for warning in full.warnings:
         action = plain(warning.action)
-        said.append(f"At {warning.tokens_seen:,} tokens {plain(warning.finding)}.")
+        at = plain(record.attributes.metric.budget(warning.tokens_seen))
+        said.append(f"At {at} {plain(warning.finding)}.")
         advised.append(f"{action[:1].upper()}{action[1:]}.")
 
     return Check(name, "warn", " ".join(said), " ".join(advised))
@@ -291,7 +298,9 @@ def _more_trials(name: str, record: StudyRecord) -> Check:
         improved = best["best"].diff().fillna(0) < 0
         last = int(best.loc[improved, "number"].max())
 
-    finding = f"The lowest loss of {count(len(record.trials), 'trial')} came with trial {last}."
+    metric = record.attributes.metric
+    best_of_all = f"{metric.best} {plain(metric.name)}"
+    finding = f"The {best_of_all} of {count(len(record.trials), 'trial')} came with trial {last}."
     if last >= (1 - _LATE_FRAC) * len(record.trials):
         more = 2 * len(record.trials)
         return Check(name, "warn", finding, f"The search was still improving: go on with --trials {more}.")
@@ -309,12 +318,12 @@ def _last_study(name: str, record: StudyRecord) -> Check:
         verb = "differs" if len(unequal) == 1 else "differ"
         named = ", ".join(unequal)
         return Check(
-            name, "warn", f"The losses of {last} do not mean the same as this study's: {named} {verb}.",
-            "Compare the gains of the two, not their losses. Losses need the same data, budget and evaluation.",
+            name, "warn", f"The results of {last} do not mean the same as this study's: {named} {verb}.",
+            "Compare the gains of the two, not their results. Those need the same data, budget and evaluation.",
         )  # fmt: skip
 
     command = plain(record.run.command("compare", last))
-    return Check(name, "pass", f"The losses of this study and of {last} can be compared: `{command}` shows both.")
+    return Check(name, "pass", f"The results of this study and of {last} can be compared: `{command}` shows both.")
 
 
 def _study_before(record: StudyRecord) -> StudyRecord | None:
@@ -339,13 +348,13 @@ CHECKS: dict[str, Callable[[str, StudyRecord], Check]] = {
     "Gain on fresh seeds": _fresh_seeds,
     "Gain against noise": _noise,
     "Ranges wide enough": _edge,
-    "Early against final losses": _early_ranking,
+    "Early against final results": _early_ranking,
     "Good trials pruned": _good_trials_pruned,
     "Enough trials": _more_trials,
     "Speed of the GPU": _throttling,
     "Crashed trials": _crashes,
     "Wasted trials": _wasted,
-    "Repeated text and dropout": _repeated_data,
+    _OF_TEXT: _repeated_data,
     "The full run as it trained": _full_run,
     "Comparable with the last study": _last_study,
 }

@@ -37,10 +37,11 @@ def how_sure(record: StudyRecord) -> list[str]:
         shown = record.attributes.metric.difference(min_gain)
         lines.append(f"Gains below {shown} are treated as too small to matter.")
 
+    metric = record.attributes.metric
     if record.spec.objective == "loss_at_equal_seconds":
         lines.append(
-            f"Each trial trained on as many tokens as its settings can read while the default reads "
-            f"{record.spec.budget.tokens:,}, by the measured speeds."
+            f"Each trial trained for as many {plain(metric.budget_unit)} as its settings get through while the default "
+            f"gets through {record.spec.budget.tokens:,}, by the measured speeds."
         )
 
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]

@@ -1,11 +1,12 @@
-"""What the trials that are good in both loss and training time say."""
+"""What the trials that are good in both metric and training time say."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from autotune.core.metric import Metric
 from autotune.store.study_store import StudyRecord
-from reports.formats import finite, number
+from reports.formats import finite, number, plain
 from reports.tables.finals import baseline_loss
 from reports.tables.fronts import front_table
 
@@ -20,18 +21,18 @@ def front_words(record: StudyRecord) -> str:
     if front.empty:
         return "No trial has finished."
 
+    metric = record.attributes.metric
     best = front.iloc[0]
     min_gain = _min_gain(record, float(best["loss"]))
     fastest = front[front["loss"] <= best["loss"] + min_gain].iloc[-1]
 
+    within = metric.difference(min_gain)
     if fastest["number"] == best["number"]:
-        return (
-            f"The best is {_trial_words(best)}; no faster trial comes within {number(min_gain)} of it (one seed each)."
-        )
+        return f"The best is {_trial_words(best, metric)}; no faster trial comes within {within} of it (one seed each)."
 
     return (
-        f"The best is {_trial_words(best)}; the fastest within {number(min_gain)} of it, the smallest gain worth "
-        f"having, is {_trial_words(fastest)} (one seed each)."
+        f"The best is {_trial_words(best, metric)}; the fastest within {within} of it, the smallest gain worth having, "
+        f"is {_trial_words(fastest, metric)} (one seed each)."
     )
 
 
@@ -43,8 +44,9 @@ def _min_gain(record: StudyRecord, best_loss: float) -> float:
             return min_gain
 
     # Without a default that finished, the best loss stands in for its own.
-    return record.spec.finals.min_gain_frac * (baseline_loss(record) or best_loss)
+    return record.spec.finals.min_gain_frac * abs(baseline_loss(record) or best_loss)
 
 
-def _trial_words(trial: pd.Series) -> str:
-    return f"trial {trial['number']}, loss {number(trial['loss'])} in {number(trial['training_s'], 1)} s of training"
+def _trial_words(trial: pd.Series, metric: Metric) -> str:
+    reached = plain(metric.words(trial["loss"]))
+    return f"trial {trial['number']}, {reached} in {number(trial['training_s'], 1)} s of training"

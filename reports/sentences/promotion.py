@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autotune.core.metric import Metric
 from autotune.core.promotion_results import Promotion, Scaling
 from autotune.core.statistics import INTERVAL
 from reports.formats import as_sentence, number, plain
@@ -11,17 +12,18 @@ _ALIKE = 1.2
 """Factor between two batches below which they are not told apart."""
 
 
-def sentences(promotion: Promotion) -> list[str]:
+def sentences(promotion: Promotion, metric: Metric) -> list[str]:
     """Return in words what is changed, by what evidence and how sure that is.
 
     Args:
         promotion: As it is stored with the study.
+        metric: What trials report.
     """
     note = f" ({promotion.note})" if promotion.note else ""
     if promotion.scaling is None:
         said = [f"The long run takes the settings of trial {promotion.trial} as they are{note}."]
     else:
-        said = [*_on_the_batch(promotion), *_on_learning_rates(promotion), *_on_the_evidence(promotion, note)]
+        said = [*_on_the_batch(promotion, metric), *_on_learning_rates(promotion), *_on_the_evidence(promotion, note)]
 
     if promotion.repeats:
         said.append(as_sentence(promotion.repeats))
@@ -29,7 +31,7 @@ def sentences(promotion: Promotion) -> list[str]:
     return said
 
 
-def _on_the_batch(promotion: Promotion) -> list[str]:
+def _on_the_batch(promotion: Promotion, metric: Metric) -> list[str]:
     """Return why the batch is changed and what that is worth; nothing where it stays."""
     batch = promotion.batch
     if batch is None:
@@ -49,7 +51,8 @@ def _on_the_batch(promotion: Promotion) -> list[str]:
         )
     if promotion.batch_worth is None:
         return said
-    if batch.factor < 1:
+    # What a batch is worth was measured on language models.
+    if batch.factor < 1 or not metric.of_text:
         return [*said, f"The batch is multiplied by {number(batch.factor, 2)} ({_interval(batch)})."]
 
     flat, steep = (f"{100 * share:.2g}" for share in promotion.batch_worth)
@@ -86,7 +89,7 @@ def _on_the_evidence(promotion: Promotion, note: str) -> list[str]:
         if promotion.batch is not None:
             what = "batches and learning rates"
         said = [
-            "This comes from what is known of other runs together with this study's own at two lengths, whose losses "
+            "This comes from what is known of other runs together with this study's own at two lengths, whose results "
             f"at lower and higher {what} are shown below."
         ]
 

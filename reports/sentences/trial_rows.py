@@ -12,7 +12,7 @@ import pandas as pd
 from autotune.core.metric import Metric
 from autotune.store.study_store import StudyRecord
 from reports.formats import number, plain, setting
-from reports.tables.roles import DEFAULT, LOWEST, PROMOTED, WINNER, named_trials
+from reports.tables.roles import DEFAULT, PROMOTED, WINNER, named_trials, single_run
 from reports.tables.trials import settings_table, trials_table
 
 MOST_ROWS = 1_000
@@ -71,7 +71,7 @@ def trial_rows(record: StudyRecord) -> TrialRows:
         heads=(*heads, *(plain(path) for path in settings.columns)),
         rows=tuple(rows[:MOST_ROWS]),
         left_out=max(0, len(rows) - MOST_ROWS),
-        pair=_pair(rows, names),
+        pair=_pair(rows, names, single_run(metric)),
     )
 
 
@@ -117,10 +117,10 @@ def _log(record: StudyRecord, path: str) -> str:
     return f"../{path}"
 
 
-def _pair(rows: list[TrialRow], names: dict[int, str]) -> tuple[TrialRow, ...]:
+def _pair(rows: list[TrialRow], names: dict[int, str], best_run: str) -> tuple[TrialRow, ...]:
     by_number = {row.number: row for row in rows}
     default = next((number for number, name in names.items() if DEFAULT in name.split(", ")), None)
-    for word in (WINNER, PROMOTED, LOWEST):
+    for word in (WINNER, PROMOTED, best_run):
         other = next((number for number, name in names.items() if word in name.split(", ")), None)
         if default in by_number and other in by_number and other != default:
             return by_number[default], by_number[other]

@@ -6,9 +6,10 @@ import math
 
 import pandas as pd
 
+from autotune.core.metric import Metric
 from autotune.core.study_results import AttributedChange, Attribution
 from autotune.promotion.selection import left_at_default
-from reports.formats import setting, signed
+from reports.formats import setting
 
 COUNTS, TIE, WORSE = "counts", "tie", "worse"
 
@@ -50,14 +51,15 @@ def _word(change: AttributedChange) -> str:
     return WORSE if did_harm else TIE
 
 
-def attribution_words(table: pd.DataFrame) -> pd.DataFrame:
+def attribution_words(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     """Return the rows as a person would write them.
 
     Args:
         table: As `attribution_table` gives it.
+        metric: What trials report.
 
     Returns:
-        Columns setting, default, winner, gained when added in this order, rise in loss without it, and what follows.
+        Columns setting, default, winner, gained when added in this order, lost without it, and what follows.
     """
     follows = {True: "left at default", False: "kept"}
     what_follows = [f"{word}: {follows[left]}" for word, left in zip(table["word"], table["left"], strict=True)]
@@ -66,14 +68,14 @@ def attribution_words(table: pd.DataFrame) -> pd.DataFrame:
         "setting": table["path"],
         "default": table["before"].map(setting),
         "winner": table["after"].map(setting),
-        "gained when added in this order": interval_words(table, "gain", "not measured"),
-        "rise in loss without it": interval_words(table, "harm", "cannot be trained without it"),
+        "gained when added in this order": interval_words(table, "gain", metric, "not measured"),
+        "lost without it": interval_words(table, "harm", metric, "cannot be trained without it"),
         "what follows": what_follows,
     }
     return pd.DataFrame(content)
 
 
-def interval_words(table: pd.DataFrame, name: str, missing: str = "") -> list[str]:
+def interval_words(table: pd.DataFrame, name: str, metric: Metric, missing: str = "") -> list[str]:
     """Return "gain" or "harm" of each row with its interval, or what is said where it is missing."""
     columns = zip(table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True)
 
@@ -82,6 +84,6 @@ def interval_words(table: pd.DataFrame, name: str, missing: str = "") -> list[st
         if math.isnan(value):
             written.append(missing)
         else:
-            written.append(f"{signed(value)} ({signed(low)} to {signed(high)})")
+            written.append(f"{metric.signed(value)} ({metric.signed(low)} to {metric.signed(high)})")
 
     return written

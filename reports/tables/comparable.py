@@ -1,4 +1,4 @@
-"""What makes the losses of two studies mean the same."""
+"""What makes the results of two studies mean the same."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def what_must_match() -> Mapping[str, Callable[[StudyRecord], Any]]:
     """Return what must be equal for two studies' losses to mean the same: its name, and how it is read."""
     readers: dict[str, Callable[[StudyRecord], Any]] = {
         "the trainer": lambda record: record.spec.trainer,
+        "the metric": lambda record: record.attributes.metric.describe(),
         "the objective (objective)": lambda record: record.spec.objective,
         "the data (data_hash)": data_hash,
         "the budget (budget.tokens)": lambda record: record.spec.budget.tokens,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from autotune.core.metric import Metric
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
 from autotune.core.statistics import CONFIDENCE
 from autotune.search.pruning import WarmUp, curves_unbiased_by_pruning, measure_warm_up
@@ -52,12 +53,11 @@ class PruningAudit:
     audited_good: int
     warm_up: WarmUp | None
 
-    @property
-    def rung_words(self) -> str:
-        """Where trials are first judged: "500 tokens" or "2 of 5 seeds"."""
+    def rung_words(self, metric: Metric) -> str:
+        """Return where trials are first judged: "500 tokens" or "2 of 5 seeds"."""
         if self.unit == "seeds":
             return f"{self.rung} of {self.whole} seeds"
-        return f"{self.rung:,} tokens"
+        return metric.budget(self.rung)
 
     @property
     def lost(self) -> tuple[float, float, float] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -33,16 +34,18 @@ def trials_table(record: StudyRecord) -> pd.DataFrame:
 
     Returns:
         `_TRIAL_COLUMNS`: `loss` is the final loss of a finished trial (nats per token, NaN otherwise), `last_loss`
-        and `last_tokens` the last finite evaluation of any trial, `started_at` the ISO text as stored.
+        and `last_tokens` the last finite evaluation of any trial, `started_at` the ISO text as stored; and what else
+        the trainer wants to be shown.
     """
-    rows = [{"budget_tokens": record.spec.budget.tokens, **_trial_row(trial)} for trial in record.trials]
-    table = pd.DataFrame(rows, columns=list(_TRIAL_COLUMNS))
+    also = [name for name in record.attributes.metric.also if name not in _TRIAL_COLUMNS]
+    rows = [{"budget_tokens": record.spec.budget.tokens, **_trial_row(trial, also)} for trial in record.trials]
+    table = pd.DataFrame(rows, columns=[*_TRIAL_COLUMNS, *also])
 
     # Without a row, or with None alone, pandas would guess "object", which has no smallest and no mean.
-    return table.astype(dict.fromkeys(_NUMBERS, float))
+    return table.astype(dict.fromkeys((*_NUMBERS, *also), float))
 
 
-def _trial_row(trial: TrialRecord) -> dict[str, Any]:
+def _trial_row(trial: TrialRecord, also: Sequence[str]) -> dict[str, Any]:
     result = trial.result
     row: dict[str, Any] = {
         "number": trial.number, "role": trial.role, "status": trial.status.value, "seed": trial.seed,
@@ -65,7 +68,7 @@ def _trial_row(trial: TrialRecord) -> dict[str, Any]:
 
     if result.points:
         row["training_s"] = result.training_s
-        for name in _METRICS:
+        for name in (*_METRICS, *also):
             row[name] = finite(result.points[-1].metrics.get(name))
     if row.get("tokens_per_s") is None:
         row["tokens_per_s"] = _overall_speed(trial)

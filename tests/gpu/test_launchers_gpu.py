@@ -476,6 +476,12 @@ def test_orthogonalise_equals_plain_torch(draw, plain, rows, columns):
     torch.testing.assert_close(given, orthogonalise(matrices), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-16, 1e-19, 1e-20, 1e-30, 1e-42])
+def test_a_matrix_whose_norm_vanishes_is_no_large_update(kernels, draw, scale):
+    for dtype in (torch.float32, torch.bfloat16):
+        assert orthogonalise(draw(3, 8, 40) * scale, dtype).abs().max() <= 1.25
+
+
 LEARNERS = [
     {},
     {"top_k": 1},

@@ -195,9 +195,9 @@ def test_the_report_has_the_front_as_figure_table_and_twins(both: StudyFolder, t
     front = [trial.number for trial in pareto_front(record.trials)]
     html = write_report(record, tmp_path).read_text()
     assert [row["number"] for row in json.loads((tmp_path / "report.json").read_text())["front"]] == front
-    assert "Loss against training time" in html and "Could not draw" not in html
+    assert "Quality against training time" in html and "Could not draw" not in html
     text = (tmp_path / "report.md").read_text()
-    assert "## Loss against training time" in text and f"The best is trial {front[0]}, loss" in text
+    assert "## Quality against training time" in text and f"The best is trial {front[0]}, loss" in text
 
 
 def test_killed_by_loss_and_seconds_it_goes_on(folder: StudyFolder) -> None:

@@ -86,7 +86,7 @@ def test_a_program_is_swept_unchanged(place: Path) -> None:
     trial = place / "runs/sweep/trials/0000"
     assert (trial / "log.txt").read_text().startswith("starting with {'lr': 0.001")
     points = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
-    assert [point["tokens_seen"] for point in points] == list(range(1, 11)) and points[-1]["val_loss"] < -0.7
+    assert [point["epochs"] for point in points] == list(range(1, 11)) and points[-1]["accuracy"] > 0.7
 
 
 def test_a_program_that_fails_says_why_and_the_study_goes_on(place: Path) -> None:
@@ -103,7 +103,7 @@ def test_one_that_is_not_told_its_length_is_stopped_at_it(place: Path) -> None:
     said = autotune(place, "run", "sweep.toml", "--trials=2", "--set=budget.tokens=5", "--set=finals.finalists=0")
     assert "trial 0 finished" in said
     points = (place / "runs/sweep/trials/0000/metrics.jsonl").read_text().splitlines()
-    assert [json.loads(point)["tokens_seen"] for point in points] == [1, 2, 3, 4, 5]
+    assert [json.loads(point)["epochs"] for point in points] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])

@@ -196,14 +196,14 @@ class Reported(Answer):
 
 
 class StudyFigures(Part):
-    """One study among others; fractions are of the default's loss."""
+    """One study among others; fractions are of what the default came to."""
 
     study: str
     created_at: str
     """ISO 8601."""
     verdict: str
     before: float | None
-    """The default's loss on fresh seeds."""
+    """What the default came to on fresh seeds, as the trainer reports it."""
     after: float | None
     """That of the promoted settings, or of the winner where none are."""
     gain_frac: float | None

@@ -159,7 +159,7 @@ def test_words(gains: list[float], word: VerdictWord) -> None:
 def test_losses_that_no_seed_changes_prove_nothing() -> None:
     verdict = judge(BASELINE, WINNER, proving([3.0] * 4, [2.0] * 4), SPEC)
     assert (verdict.word, verdict.gain) == (VerdictWord.INCONCLUSIVE, 1.0)
-    assert verdict.reason == "every seed gave the same losses, so they say nothing of chance"
+    assert verdict.reason == "every seed gave the same result, so the runs say nothing of chance"
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.99, VerdictWord.INCONCLUSIVE), (1.01, VerdictWord.NO_CLEAR_GAIN)])

@@ -63,13 +63,37 @@ def test_a_tall_matrix_is_its_transpose_turned(dtype):
     torch.testing.assert_close(tall, wide.mT, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("scale", [1e-7, 1e-15, 1e6])
+@pytest.mark.parametrize("scale", [1e-7, 1e-12, 1e6])
 @pytest.mark.parametrize(("rows", "columns"), [(8, 16), (16, 8)])
 def test_orthogonalise_does_not_depend_on_the_gradients_size(scale, rows, columns):
     matrices = torch.randn(2, rows, columns, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         expected = orthogonalise(matrices, dtype)
         torch.testing.assert_close(orthogonalise(matrices * scale, dtype), expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1e-16, 1e-20, 1e-30, 1e-37, 1e-42])
+def test_what_is_too_small_for_its_squares_is_no_large_update(scale, dtype):
+    """The norm of such a matrix vanishes before its elements do."""
+    matrices = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+    result = orthogonalise(matrices * scale, dtype)
+    assert result.abs().max() <= 1.25  # a NaN is not
+
+
+def test_an_expert_without_tokens_comes_to_rest():
+    """Its momentum shrinks through all magnitudes of fp32, and is gone in the end."""
+    groups = random_groups()
+    muon = Muon(groups)
+    muon_step(muon, beta=0.85)
+    for each in groups:
+        each.grad.zero_()
+
+    for step in range(1_000):
+        before = [each.weight.clone() for each in groups]
+        muon_step(muon, beta=0.85)
+        assert all(each.weight.isfinite().all() for each in groups), step
+    assert all(torch.equal(each.weight, weight) for each, weight in zip(groups, before, strict=True))
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 8), (8, 4)])

@@ -180,6 +180,11 @@ def test_nothing_changes_at_the_same_length() -> None:
     assert horizon(RULES).expected(1_000) == Multiples(1.0, pytest.approx(1.0))
 
 
+def test_what_stays_the_same_in_three_digits_is_no_change() -> None:
+    """Where the batch moves so that learning rates stay, a page would say 0.0935 -> 0.0935."""
+    assert Horizon({"lr": 0.09350701}, RATE, 1_000).changes(8_000, Multiples(1.0, 1.0)) == []
+
+
 def test_no_weight_decay_stays_none() -> None:
     assert Horizon({"wd": 0.0}, {"wd": "weight_decay"}, 1_000).changes(8_000, Multiples(1.0, 0.5)) == []
 

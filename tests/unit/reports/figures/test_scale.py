@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from reports.figures.scale import OFF_THE_SCALE, Scale
+from autotune.core.metric import TEXT_LOSS, Metric
+from reports.figures.scale import Scale, off_the_scale
 
 
 def test_a_loss_beyond_the_outer_fence_is_cut_off() -> None:
@@ -17,7 +18,15 @@ def test_a_loss_beyond_the_outer_fence_is_cut_off() -> None:
     cut = Scale.of([1, 2, 3, 4, 11])
     assert cut == Scale(pytest.approx(0.76), pytest.approx(4.24), is_cut=True)
     assert list(cut.place([1, 11, math.inf])) == pytest.approx([1, 4.24, 4.24])
-    assert cut.note == OFF_THE_SCALE
+    assert cut.note == off_the_scale(TEXT_LOSS) == "Marks at the top are off the scale."
+
+
+def test_of_what_is_maximised_the_low_end_is_cut_off() -> None:
+    accuracies = [0.9, 0.92, 0.94, 0.96, 0.1]
+    scale = Scale.of([-value for value in accuracies], metric=Metric("accuracy", maximize=True))
+    assert scale.is_cut and scale.note == "Marks at the bottom are off the scale."
+    assert scale.range == pytest.approx([0.8952, 0.9648])
+    assert list(scale.place([-0.96, -0.1])) == pytest.approx([0.96, 0.8952])
 
 
 def test_what_must_be_seen_is_never_cut_off() -> None:

@@ -25,7 +25,7 @@ RUNNING = study_row(study_builder.running_study())
 def test_studies_are_compared_within_their_group_where_it_has_two() -> None:
     cards = timeline_cards.draw_cards([FIRST, LONGER, RUNNING], ["A", "B", "A"], {"A": "1K tokens", "B": "2K tokens"})
 
-    assert [card.key for card in cards] == ["gains", "losses-a"]
+    assert [card.key for card in cards] == ["gains", "results-a"]
     assert cards[1].title == "From default to best: A"
     assert "(1K tokens)" in cards[1].sentence
 

@@ -12,6 +12,7 @@ from study_builder import around, attributed_study, change
 
 from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.config_paths import get_path
+from autotune.core.metric import TEXT_LOSS
 from autotune.core.promotion_results import Promotion
 from autotune.core.study_results import AttributedChange, Attribution
 from autotune.finals.runner import NO_TIME, NOT_ALL_ENDED
@@ -78,12 +79,12 @@ def test_a_tie_that_did_measurable_harm_is_called_worse() -> None:
 def test_words_name_what_was_not_measured() -> None:
     table = attribution_table(found(change("a", 0.5, 2, None, None, False), change("b", True, False, 0.1, -0.2, True)))
 
-    assert attribution_words(table).to_numpy().tolist() == [
+    assert attribution_words(table, TEXT_LOSS).to_numpy().tolist() == [
         ["a", "0.5", "2", "not measured", "cannot be trained without it", "counts: kept"],
         ["b", "on", "off", "+0.1000 (+0.0700 to +0.1300)", "−0.2000 (−0.2300 to −0.1700)", "worse: left at default"],
     ]
-    assert list(attribution_words(table).columns) == [
-        "setting", "default", "winner", "gained when added in this order", "rise in loss without it", "what follows",
+    assert list(attribution_words(table, TEXT_LOSS).columns) == [
+        "setting", "default", "winner", "gained when added in this order", "lost without it", "what follows",
     ]  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def test_words_name_what_was_not_measured() -> None:
 
 
 def test_the_sentence_names_the_largest_gain_and_the_ties() -> None:
-    assert attribution.sentences(study_builder.attribution()) == [
+    assert attribution.sentences(study_builder.attribution(), TEXT_LOSS) == [
         "optim.muon_lr gave +0.2500 of the +0.3800 gained in loss on 2 fresh seeds, model.num_experts +0.0800 and "
         "optim.warmup_frac +0.0500.",
         "No difference could be measured for model.dropout, optim.adamw_lr and optim.decay_frac, so they stay at "
@@ -130,7 +131,7 @@ TIE = change("b", 0, 1, 0.0, 0.0, True)
     ],
 )  # fmt: skip
 def test_sentences(changes: list[AttributedChange], others: dict[str, Any], expected: list[str]) -> None:
-    assert attribution.sentences(found(*changes, **others)) == expected
+    assert attribution.sentences(found(*changes, **others), TEXT_LOSS) == expected
 
 
 # --- the card ---
@@ -244,7 +245,7 @@ def test_the_page_leads_with_what_is_promoted_and_says_the_whole_winner_below(re
     assert any(line.startswith("Measured gain in loss with all changes of the winner: +0.3800;") for line in lines)
     assert page.summary_lines(record)[1].startswith("loss 5.020 → 4.645;")
     row = study_row(record)
-    assert (row.loss, row.interval) == ("5.0200 → 4.6450", "–")
+    assert (row.measured, row.interval) == ("5.0200 → 4.6450", "–")
     assert row.sure.startswith("better: gain of the winner with all its changes +7.1 %")
 
     whole = attributed_study(params=dict(record.verdict.params))

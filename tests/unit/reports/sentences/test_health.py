@@ -33,7 +33,7 @@ def test_every_check_answers_for_every_kind_of_study(night: StudyRecord) -> None
 def test_the_statuses_of_the_finished_study(night: StudyRecord) -> None:
     assert {found.name: found.status for found in health_checks(night)} == {
         "Gain on fresh seeds": "pass", "Gain against noise": "pass", "Ranges wide enough": "pass",
-        "Early against final losses": "pass", "Good trials pruned": "skip", "Enough trials": "skip",
+        "Early against final results": "pass", "Good trials pruned": "skip", "Enough trials": "skip",
         "Speed of the GPU": "warn", "Crashed trials": "warn", "Wasted trials": "pass",
         "Repeated text and dropout": "warn", "The full run as it trained": "skip",
         "Comparable with the last study": "skip",
@@ -78,7 +78,7 @@ def test_low_rank_correlation_warns() -> None:
         study_builder.trial(place, "finished", [6.0, rung, 5.0, last], study_builder.settings(0.02, 0.0, 8, 1))
         for place, (rung, last) in enumerate(zip(rungs, finals, strict=True))
     )
-    found = check(study_builder.study(trials=trials, verdict=None), "Early against final losses")
+    found = check(study_builder.study(trials=trials, verdict=None), "Early against final results")
 
     assert found.status == "warn" and "-1.00" in found.finding
 
@@ -216,7 +216,7 @@ def test_a_check_that_fails_says_so_and_spares_the_others(night: StudyRecord, mo
         raise RuntimeError("no audit today")
 
     monkeypatch.setattr(health, "pruning_audit", broken)
-    found = check(night, "Early against final losses")
+    found = check(night, "Early against final results")
 
     assert (found.status, found.finding) == ("skip", "Could not be checked: no audit today.")
     assert check(night, "Gain against noise").status == "pass"

@@ -81,4 +81,4 @@ def test_the_verdict_names_its_terms(night: StudyRecord) -> None:
     seconds = halved(night)
     assert "below the default's at equal training seconds, measured" in verdict_summary(seconds).sentence
     assert "equal training" not in verdict_summary(night).sentence
-    assert any("while the default reads 1,000, by the measured speeds" in line for line in how_sure(seconds))
+    assert any("while the default gets through 1,000, by the measured speeds" in line for line in how_sure(seconds))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import study_builder
 
+from autotune.core.metric import TEXT_LOSS
 from autotune.core.promotion_results import Bracket, LengthChange, Promotion, Scaling
 from autotune.store.study_store import StudyRecord
 from reports.figures.brackets import brackets
@@ -44,8 +45,12 @@ def test_rows_and_losses() -> None:
     assert table["loss"].tolist()[:5] == [4.1, 4.0, 4.2, 3.8, 3.7] and table["loss"].isna().tolist()[5]
 
 
+def said_of(long_run: Promotion) -> list[str]:
+    return promotion.sentences(long_run, TEXT_LOSS)
+
+
 def test_words_say_what_changes_by_what_evidence() -> None:
-    said = " ".join(promotion.sentences(FOUND))
+    said = " ".join(said_of(FOUND))
     assert "For a run 9.0 times as long as a trial" in said
     assert "multiplied by 0.50 (95 % interval 0.40 to 0.60)" in said
     assert "So the batch is multiplied by 3.00 (95 % interval 1.50 to 6.00)" in said
@@ -53,18 +58,18 @@ def test_words_say_what_changes_by_what_evidence() -> None:
     assert "at lower and higher batches and learning rates are shown below" in said
     assert "optim.muon_lr 0.02 → 0.01 (learning rate x 0.5)" in said
     assert said.endswith("The run reads its text 9.0 times, a trial 1.0 times.")
-    unchecked = " ".join(promotion.sentences(replace(FOUND, brackets=(), note="not checked by shorter runs")))
+    unchecked = " ".join(said_of(replace(FOUND, brackets=(), note="not checked by shorter runs")))
     assert "what is known of other runs (not checked by shorter runs)" in unchecked
-    kept = " ".join(promotion.sentences(replace(FOUND, batch=None, batch_worth=None)))
+    kept = " ".join(said_of(replace(FOUND, batch=None, batch_worth=None)))
     assert "batch" not in kept and "The best learning rate moves with the length of a run. For a run" in kept
-    least = " ".join(promotion.sentences(replace(FOUND, has_least_batch=True, batch_worth=None)))
+    least = " ".join(said_of(replace(FOUND, has_least_batch=True, batch_worth=None)))
     assert least.startswith("The smallest batch that was searched won") and "a batch of text" not in least
-    others = promotion.sentences(replace(FOUND, best_batch=0.5))
+    others = said_of(replace(FOUND, best_batch=0.5))
     assert others[0].startswith(f"The best trials had smaller batches than trial {FOUND.trial}. ")
-    assert "best trials" not in " ".join(promotion.sentences(replace(FOUND, best_batch=0.9)))
-    shorter = promotion.sentences(replace(FOUND, batch=Scaling(0.5, 0.2, 0.9, 0.5, 0.1)))
+    assert "best trials" not in " ".join(said_of(replace(FOUND, best_batch=0.9)))
+    shorter = said_of(replace(FOUND, batch=Scaling(0.5, 0.2, 0.9, 0.5, 0.1)))
     assert shorter[0] == "The batch is multiplied by 0.50 (95 % interval 0.20 to 0.90)."
-    as_is = promotion.sentences(Promotion(3, 1_000, 9_000, None, note="as requested"))
+    as_is = said_of(Promotion(3, 1_000, 9_000, None, note="as requested"))
     assert as_is == ["The long run takes the settings of trial 3 as they are (as requested)."]
 
 

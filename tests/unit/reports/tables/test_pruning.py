@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import study_builder
 
+from autotune.core.metric import TEXT_LOSS
 from autotune.core.records import TrialRecord
 from autotune.store.study_store import StudyRecord
 from reports.tables.pruning import pruning_audit
@@ -13,7 +14,7 @@ def test_pruning_audit_compares_the_first_rung_with_the_end(night: StudyRecord) 
     audit = pruning_audit(night)
 
     assert audit is not None
-    assert audit.rung_words == "500 tokens"
+    assert audit.rung_words(TEXT_LOSS) == "500 tokens"
     assert dict(zip(audit.table["number"], audit.table["rung_loss"], strict=True)) == {
         0: 5.5, 1: 5.4, 3: 5.6, 6: 5.2, 9: 5.3, 10: 5.35,
     }  # fmt: skip
@@ -47,7 +48,7 @@ def test_trials_of_several_seeds_are_audited_by_their_seeds() -> None:
     audit = pruning_audit(study_builder.study(spec=spec, trials=trials))
 
     assert audit is not None
-    assert audit.rung_words == "2 of 4 seeds"
+    assert audit.rung_words(TEXT_LOSS) == "2 of 4 seeds"
     # After two seeds, and the mean of all four.
     assert [list(row) for row in audit.table.to_numpy()] == [
         [0, 5.0, 5.0], [1, pytest.approx(4.7), pytest.approx(4.6)], [3, pytest.approx(5.4), pytest.approx(4.8)],
@@ -68,7 +69,9 @@ def test_a_good_trial_that_was_behind_early_is_at_risk() -> None:
     audit = pruning_audit(study_builder.study(trials=(late, *rest)))
 
     assert audit is not None
-    assert audit.rung_words == "500 tokens", "the first evaluation past 30 % of the budget where nothing was pruned"
+    assert audit.rung_words(TEXT_LOSS) == "500 tokens", (
+        "the first evaluation past 30 % of the budget where nothing was pruned"
+    )
     assert (audit.best_quarter, audit.at_risk) == (1, 1)
 
 
