@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UserError
-from autotune.core.records import TrialStatus, Verdict, VerdictWord
+from autotune.core.records import Verdict
+from autotune.promotion.standing import State, state_of
 from autotune.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from autotune.api.forms import Changes
     from autotune.store.study_store import StudyRecord
     from reports.card import PageFrame
-
-State = Literal["not begun", "running", "parked", "failed", "full run failed", "done"]
-"""How a study stands: "failed" if no trial finished, "full run failed" if the last full run did."""
 
 
 class Tuned:
@@ -45,7 +44,7 @@ class Tuned:
     @property
     def state(self) -> State:
         """How it stands: see `State`. `autotune.run` goes on with one that is parked."""
-        return _state(self.record)
+        return state_of(self.record)
 
     @property
     def record(self) -> StudyRecord:
@@ -146,6 +145,42 @@ class Tuned:
         work(study, self.path, device, deadline, lambda session: session.promote(tokens, trial, as_is, agree))
         return self
 
+    def clone(
+        self,
+        name: str,
+        *,
+        set: Changes | None = None,
+        hours: float | None = None,
+        until: str | None = None,
+        trials: int | None = None,
+    ) -> Path:
+        """Write a study file like this study's, with changes; this one's trials count there where they mean the same.
+
+        Args:
+            name: Of the new study.
+            set: Changes of the study file, as `autotune.run` takes them.
+            hours: Finish everything within this many hours.
+            until: Finish everything by this time of day, "07:00".
+            trials: Trials at most, those that are taken along included.
+
+        Returns:
+            The new study's folder, for `autotune.run`; its study.toml may be edited before.
+
+        Raises:
+            UserError: If there is a study of that name, or a change is wrong.
+        """
+        from autotune.api.forms import changes_text
+        from autotune.api.work import faults_told
+        from autotune.cli.cloning import limits_as_changes, make_clone
+        from autotune.core.text import say
+
+        with faults_told():
+            changes = limits_as_changes(changes_text(set), hours, until, trials)
+            made = make_clone(self.record, name, self.path.parent, changes)
+        for line in made.lines():
+            say(line)
+        return made.run.root
+
     def stop(self, *, now: bool = False) -> None:
         """Park the study, which another thread or process runs, after its next evaluation.
 
@@ -223,27 +258,8 @@ class Tuned:
         from reports.card import study_card
 
         record = self.record
-        return study_card(record, _state(record))
+        return study_card(record, state_of(record))
 
     @property
     def _run(self) -> RunDirectory:
         return RunDirectory(self.path)
-
-
-def _state(record: StudyRecord) -> State:
-    from autotune.promotion.next_step import is_at_work
-
-    if is_at_work(record):
-        return "running"
-    if record.verdict is None:
-        return "parked" if record.has_trained else "not begun"
-    if record.verdict.word is VerdictWord.FAILED:
-        return "failed"
-
-    full = record.attributes.full_run
-    if full is None:
-        return "done"
-    status = TrialStatus(full.status)
-    if status.is_failure:
-        return "full run failed"
-    return "done" if status is TrialStatus.FINISHED else "parked"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autotune.cli.options import RUNS, DeviceOption, EmulateOption, JsonOption, RunsOption, load_study
+from autotune.cli.output import answer
 from autotune.core.errors import UserError
 from autotune.core.text import say
 
@@ -24,7 +24,9 @@ def doctor(out: RunsOption = RUNS, as_json: JsonOption = False) -> None:
 
     findings = examination.diagnose(out)
     if as_json:
-        typer.echo(json.dumps(examination.to_json(findings), indent=2))
+        from autotune.cli.answers.machine import Doctor
+
+        answer(Doctor(**examination.to_json(findings)))
     else:
         typer.echo(examination.render(findings))
     raise typer.Exit(examination.exit_code(findings))
@@ -43,17 +45,20 @@ def profile(
     as_json: JsonOption = False,
 ) -> None:
     """Measures this machine: its speed, memory and limits."""
-    if share:
-        typer.echo(_block_to_share(measured_hardware(device, emulate), study))
+    taken = measured_hardware(device, emulate)
+    block = _block_to_share(taken, study) if share else None
+    if block and not as_json:
+        typer.echo(block)
         return
 
-    taken = measured_hardware(device, emulate)
     measured = taken.to_json()
-    if study:
+    if study and not share:
         measured |= {"largest_micro_batch": _largest_micro_batch(study, taken)}
 
     if as_json:
-        typer.echo(json.dumps(measured, indent=2))
+        from autotune.cli.answers.machine import Profile
+
+        answer(Profile(**measured, block=block))
         return
 
     for line in _hardware_lines(measured):

@@ -1,25 +1,21 @@
-"""The command line: plan run promote train, and the commands of `machine`, `replay`, `studies` and `model`."""
+"""The command line: run promote init train schema, and the commands of the modules beside it."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from autotune.cli import machine, model, replay, steer, studies
+from autotune.cli import cloning, history, machine, model, output, planning, replay, steer, studies
 from autotune.cli.ending import Commands, explain_failures
 from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options
-from autotune.cli.machine import measured_hardware
 from autotune.cli.options import (
     MOST_TOKENS,
     RUNS,
-    CardOption,
     DeviceOption,
     EmulateOption,
     HoursOption,
@@ -45,9 +41,9 @@ from autotune.cli.options import (
     run_directory,
 )
 from autotune.cli.streams import prepare_streams, restore_help
-from autotune.cli.studies import finish_report, try_to_report
+from autotune.cli.studies import ended, finish_report, try_to_report
 from autotune.core.errors import UserError
-from autotune.core.text import say, seldom
+from autotune.core.text import say
 from autotune.machine.host import choose_thread_waiting
 
 app = typer.Typer(
@@ -62,93 +58,13 @@ app = typer.Typer(
     ),
 )
 
-for further_commands in (studies.app, model.app):
+for further_commands in (studies.app, history.app, model.app):
     app.add_typer(further_commands)
 
 # The help lists the commands in the order in which they are registered.
 app.command()(machine.doctor)
 app.command()(machine.profile)
-
-
-@app.command()
-def plan(
-    study: StudyArgument,
-    hours: HoursOption = None,
-    until: UntilOption = None,
-    trials: TrialsOption = None,
-    change: SetOption = None,
-    device: DeviceOption = "auto",
-    emulate: EmulateOption = "",
-    card: CardOption = "",
-    session_hours: SessionHoursOption = None,
-    out: RunsOption = RUNS,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Show the settings that are the same in all trials, too.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Estimates a study's trials, time, memory and disk space.
-
-    It trains for a few seconds to measure the speed, and saves nothing. With --card it trains nothing either.
-    """
-    from autotune.core.config_paths import flatten
-    from autotune.core.files import free_bytes
-    from autotune.machine.cards import card_named
-    from autotune.night import absent_card, opening, planner
-    from autotune.night.preparation import prepare_study
-
-    def tell(line: str) -> None:
-        if not as_json:
-            say(line)
-
-    loaded = load_study(study, out, change, trials=trials)
-    deadline = deadline_of(loaded, hours, until)
-    absent = card_named(card) if card else None
-    prepared = prepare_study(loaded, tell, seldom(tell))
-
-    if absent:
-        tell(f"reasoned from published figures of the {absent.name}, and not measured:")
-        taken = absent.profile()
-        survey = absent_card.survey_of(loaded, taken, prepared, deadline)
-    else:
-        tell("profiling the hardware ...")
-        taken = measured_hardware(device, emulate, quick=True)
-        tell("probing the baseline ...")
-        survey = planner.survey(loaded, taken, opening.slots_of(taken), deadline, preparing=seldom(tell))
-    now = datetime.now().astimezone()
-    lines = survey.lines(loaded.spec, taken, free_bytes(out), now)
-    lines += Hosting(session_hours).session.lines(survey.plan.total_s, now)
-
-    settings = flatten(loaded.spec.base)
-    # Settings that are searched are taken out; the others are the same in all trials.
-    space = {path: (dimension, settings.pop(path)) for path, dimension in loaded.spec.space.root.items()}
-
-    if as_json:
-        searches = {}
-        for path, (dimension, value) in space.items():
-            searches[path] = dimension.model_dump(exclude_none=True) | {"default": value}
-        told = {"plan": survey.plan.to_json(), "says": [line for _, line in lines], "left": survey.left}
-        typer.echo(json.dumps(told | {"searches": searches, "config": settings}, indent=2))
-        return
-
-    for _, line in lines:
-        say(line)
-    if survey.plan.refusal:
-        raise UserError(survey.plan.refusal)
-    for path, (dimension, value) in space.items():
-        say(f"  searches {path}: {dimension.describe()}, by default {json.dumps(value)}")
-    _say_others(settings, everything)
-
-
-def _say_others(settings: Mapping[str, Any], everything: bool) -> None:
-    """Say the settings that are the same in all trials, or how many they are."""
-    if not everything:
-        say(f"  {len(settings)} other settings are the same in all trials: --all shows them")
-        return
-
-    say("everything else, the same in all trials:")
-    for path, value in settings.items():
-        say(f"  {path} = {json.dumps(value)}")
+app.command()(planning.plan)
 
 
 @app.command()
@@ -174,6 +90,7 @@ def run(
     mirror_minutes: MirrorMinutesOption = MIRROR_MINUTES,
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Runs a study from its search to its report, or resumes it.
 
@@ -214,6 +131,10 @@ def run(
 
     if failure is not None:
         raise failure
+    if as_json:
+        from autotune.cli.answers.studies import Run
+
+        output.answer(Run(**ended(session.run.root, loaded.spec.storage, code, lines)))
     raise typer.Exit(code)
 
 
@@ -228,6 +149,7 @@ def _resuming(session_hours: float | None, hours: float | None, until: str | Non
 
 
 app.command()(steer.steer)
+app.command()(cloning.clone)
 app.command()(replay.record)
 app.command()(replay.replay)
 
@@ -260,6 +182,7 @@ def promote(
     mirror_minutes: MirrorMinutesOption = MIRROR_MINUTES,
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Trains a study's best settings for longer: the full run.
 
@@ -287,7 +210,7 @@ def promote(
 
     def agree(cost: str) -> bool:
         say(cost)
-        return yes or not sys.stdin.isatty() or typer.confirm("start the full run?", default=True)
+        return yes or as_json or not sys.stdin.isatty() or typer.confirm("start the full run?", default=True)
 
     try:
         code = session.promote(tokens, trial, as_is, agree)
@@ -295,6 +218,10 @@ def promote(
     finally:
         hosting.finish()
     announce(session.run.root, code, lines, on_finish, webhook)
+    if as_json:
+        from autotune.cli.answers.studies import Promote
+
+        output.answer(Promote(**ended(session.run.root, loaded.spec.storage, code, lines)))
     raise typer.Exit(code)
 
 
@@ -305,12 +232,18 @@ def init(
     trainer: Annotated[
         Path | None, typer.Option(help="Write an example of a trainer of one's own to this Python file, and its study.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Writes a study file to begin with, for this machine and a text, or for a trainer of one's own."""
     from autotune.cli import init
 
     written = init.of_a_trainer(name, trainer) if trainer else init.of_a_text(name, text)
-    say(f"wrote {' and '.join(map(str, written))}; next: autotune run {written[-1]}")
+    following = f"autotune run {written[-1]}"
+    say(f"wrote {' and '.join(map(str, written))}; next: {following}")
+    if as_json:
+        from autotune.cli.answers.studies import Begun
+
+        output.answer(Begun(written=[str(path) for path in written], next=following))
 
 
 @app.command()
@@ -322,6 +255,7 @@ def train(
     folder: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints and weights; by default full/ beside the file.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Trains a model with the settings of one configuration file.
 
@@ -329,13 +263,34 @@ def train(
     """
     from autotune.promotion.train_file import train_file
 
-    raise typer.Exit(train_file(config, tokens, folder, say))
+    trained = train_file(config, tokens, folder, say)
+    if as_json and trained.speaks:
+        from autotune.cli.answers.models import Trained
+
+        output.answer(Trained(**trained.to_json()))
+    raise typer.Exit(trained.exit_code)
+
+
+@app.command()
+def schema(
+    command: Annotated[
+        str, typer.Argument(metavar="[COMMAND]", help='Of this command alone; "error" for what any may answer.')
+    ] = "",
+) -> None:
+    """Prints the JSON schemas of what commands answer with --json."""
+    from autotune.cli.answers.catalogue import schemas
+
+    known = schemas()
+    if command and command not in known:
+        raise UserError(f"{command}: no command answers under this name; those that do are {', '.join(known)}")
+    typer.echo(json.dumps(known[command] if command else known, indent=2))
 
 
 def main() -> None:
     """Run the `autotune` command."""
     choose_thread_waiting(os.environ)
     prepare_streams()
-    restore_help(command.callback for part in (app, studies.app, model.app) for command in part.registered_commands)
-    with explain_failures():
+    parts = (app, studies.app, history.app, model.app)
+    restore_help(command.callback for part in parts for command in part.registered_commands)
+    with output.for_programs(output.FLAG in sys.argv[1:]), explain_failures():
         app()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.options import RUNS, JsonOption, RunsOption
+from autotune.cli.output import answer
 from autotune.core.errors import UserError
 from autotune.core.text import say
 
@@ -48,6 +48,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Another seed, another text.", min=0, max=2**63 - 1)] = 0,
     trainer: TrainerOption = "",
     out: RunsOption = RUNS,
+    as_json: JsonOption = False,
 ) -> None:
     """Writes text with a trained model, as it comes."""
     if not math.isfinite(temperature):
@@ -61,9 +62,11 @@ def generate(
     if prompt is None:
         prompt = "" if sys.stdin.isatty() else sys.stdin.read().removesuffix("\n")
     unsaid = prompt  # until the first piece comes: loading the model may still fail
+    pieces: list[str] = []
 
     def write(piece: str) -> None:
         nonlocal unsaid
+        pieces.append(piece)
         say(unsaid + piece, end="")
         unsaid = ""
 
@@ -72,8 +75,14 @@ def generate(
             who.writer(path, prompt, write, num_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed)
     except KeyboardInterrupt:
         say("")
+        if as_json:
+            raise UserError("stopped while the text was written", 130) from None
         raise typer.Exit(130) from None
     say(unsaid)
+    if as_json:
+        from autotune.cli.answers.models import Generated
+
+        answer(Generated(model=str(path), prompt=prompt, text="".join(pieces)))
 
 
 @app.command()
@@ -96,7 +105,9 @@ def evaluate(
         measured = dict(who.evaluator(path, data, num_tokens=tokens))
 
     if as_json:
-        typer.echo(json.dumps(measured, indent=2))
+        from autotune.cli.answers.models import Evaluated
+
+        answer(Evaluated(**measured))
         return
 
     width = max(map(len, measured), default=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +22,7 @@ from autotune.cli.options import (
     load_study,
     read_named,
 )
+from autotune.cli.output import answer
 from autotune.core.text import say
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ def record(
     change: SetOption = None,
     device: DeviceOption = "auto",
     emulate: EmulateOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Records many whole trials as a table for `autotune replay`.
 
     The settings are spread over the whole space, and no trial is stopped early. If it is interrupted, the same command
     resumes it.
     """
+    from autotune.cli import status
     from autotune.night.session import PARKED, Session
     from autotune.replay import table
     from autotune.store.study_store import read_study
@@ -72,14 +74,20 @@ def record(
     code = session.work()
 
     trained = read_study(session.run.root, loaded.spec.storage)
+    path, rows_written = session.run.root / "table.json", 0
     if any(trial.loss is not None for trial in trained.trials):
-        path = session.run.root / "table.json"
         recorded = table.from_record(trained)
         table.write(recorded, path)
-        say(f"table of {len(recorded.rows)} trials: {path}")
+        rows_written = len(recorded.rows)
+        say(f"table of {rows_written} trials: {path}")
 
     if code == PARKED:
         say("the same `autotune record` command resumes it and adds to the table")
+    if as_json:
+        from autotune.cli.answers.studies import Record
+
+        state = {**status.summarize(trained), "exit_code": code, "says": [], "report": None}
+        answer(Record(**state, table=str(path) if rows_written else None, table_trials=rows_written))
     raise typer.Exit(code)
 
 
@@ -127,9 +135,9 @@ def replay(
     budget_s = arms.WHOLE_TRIALS * arms.trial_s(recorded)
     if hours:
         budget_s = 3600 * hours
-    if not as_json:
-        for line in arms.describe_table(recorded, source, budget_s):
-            say(line)
+    described = arms.describe_table(recorded, source, budget_s)
+    for line in described:
+        say(line)
 
     tried = []
     for chosen, stopper in pairs:
@@ -143,11 +151,12 @@ def replay(
             within_frac=within,
         )
         tried.append(arm)
-        if not as_json:
-            say(arms.describe(arm))
+        say(arms.describe(arm))
 
     if as_json:
-        typer.echo(json.dumps([arms.to_json(arm) for arm in tried], indent=2))
+        from autotune.cli.answers.studies import Replayed
+
+        answer(Replayed(says=described, arms=[arms.to_json(arm) for arm in tried]))
 
 
 def _recorded_table(study: str, out: Path, storage: str) -> Table:

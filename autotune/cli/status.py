@@ -17,6 +17,7 @@ from autotune.core.text import of_seeds, time_of_day
 from autotune.finals.verdict import ranked
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings, measured_gain
+from autotune.promotion.standing import state_of
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
 
@@ -35,7 +36,7 @@ def in_preparation(root: Path) -> dict[str, Any] | None:
     last_event = None
     if events:
         last_event = events[-1]["message"]
-    return {"study": root.name, "running_pid": pid, "trials": {}, "last_event": last_event}
+    return {"study": root.name, "state": "preparing", "running_pid": pid, "trials": {}, "last_event": last_event}
 
 
 def describe_preparation(state: Mapping[str, Any]) -> str:
@@ -61,9 +62,11 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
 
     return {
         "study": record.name,
+        "state": state_of(record),
         "running_pid": record.run.running_pid(),
         "trials_wanted": record.spec.most_trials,
         "trials": dict(counts),
+        "trials_taken_along": sum(trial.taken_from is not None for trial in record.trials),
         "seeds_per_trial": record.spec.budget.seeds,
         **_best_trial(record),
         "finals_finished": sum(run.status is TrialStatus.FINISHED for run in finals),
@@ -85,7 +88,7 @@ def _steered(record: StudyRecord) -> list[dict[str, Any]]:
     for request in record.attributes.requests:
         done = None if request.answer is None else request.is_done
         says = request.sentence(record.created_at)
-        told.append({"at": request.at, "says": says, "done": done, **request.wish.model_dump(mode="json")})
+        told.append({"at": request.at, "says": says, "done": done, "wish": request.wish.model_dump(mode="json")})
     return told
 
 
@@ -146,6 +149,8 @@ def describe(state: Mapping[str, Any]) -> str:
         running = f"running as PID {state['running_pid']}"
     metric = Metric.from_json(state["metric"])
     counts = ", ".join(f"{count} {status}" for status, count in state["trials"].items()) or "none yet"
+    if state["trials_taken_along"]:
+        counts += f" ({state['trials_taken_along']} of them taken along from another study)"
 
     lines = [
         f"{state['study']}: {running}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from autotune.cli.options import (
     require_begun,
     run_directory,
 )
+from autotune.cli.output import answer
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
 from autotune.core.text import say
@@ -83,15 +83,15 @@ def steer(
 
     record = read_study(root, url)
     at_work = is_at_work(record)
-    if as_json:
-        told = [{"says": each.says, **each.wish.model_dump(mode="json")} for each in accepted]
-        typer.echo(json.dumps({"study": record.name, "running": at_work, "accepted": told}, indent=2))
-        return
-
     for each in accepted:
         say(each.says)
     if not at_work:
         say(f"{record.name} is not running: this counts once it goes on, with {record.run.command('run')}")
+    if as_json:
+        from autotune.cli.answers.studies import AcceptedWish, Steered
+
+        wishes = [AcceptedWish(says=each.says, wish=each.wish) for each in accepted]
+        answer(Steered(study=record.name, running=at_work, accepted=wishes))
 
 
 def end_of(hours: float | None, until: str | None) -> float | None:

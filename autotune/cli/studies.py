@@ -1,13 +1,13 @@
-"""The commands on studies that were begun: status stop report watch compare timeline."""
+"""The commands on one study that was begun: status stop report watch."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,13 +17,12 @@ from autotune.cli.options import (
     RunsOption,
     StorageOption,
     StudyArgument,
-    known_studies,
     named_storage,
     read_named,
     require_begun,
     run_directory,
-    usable_folder,
 )
+from autotune.cli.output import answer
 from autotune.core.errors import UserError
 from autotune.core.text import say
 
@@ -53,7 +52,9 @@ def status(
         words = status.describe
 
     if as_json:
-        typer.echo(json.dumps(state, indent=2, default=str))
+        from autotune.cli.answers.studies import Status
+
+        answer(Status(**state))
     else:
         say(words(state))
 
@@ -65,6 +66,7 @@ def stop(
     now: Annotated[
         bool, typer.Option("--now", help="Stop at once; the trials that were running are run again later.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Parks a running study: `autotune run` resumes it.
 
@@ -91,10 +93,16 @@ def stop(
         say(f"asked PID {pid} to stop now")
     else:
         say(f"asked PID {pid} to park after the next evaluation")
+    if as_json:
+        from autotune.cli.answers.studies import Stopped
+
+        answer(Stopped(study=run_dir.name, pid=pid, now=now))
 
 
 @app.command()
-def report(study: StudyArgument, out: RunsOption = RUNS, storage: StorageOption = "") -> None:
+def report(
+    study: StudyArgument, out: RunsOption = RUNS, storage: StorageOption = "", as_json: JsonOption = False
+) -> None:
     """Writes a study's report again, from its stored records.
 
     If Chromium or Chrome is installed, it also saves the figures as PNG files.
@@ -108,8 +116,15 @@ def report(study: StudyArgument, out: RunsOption = RUNS, storage: StorageOption 
             f"{folder} is a link to {os.readlink(folder)}: remove it, and the report is written in its place"
         )
 
-    _report(record)
-    say(add_pictures(record, folder) or f"pictures: {folder}/*.png")
+    lines = _report(record)
+    skipped = add_pictures(record, folder)
+    say(skipped or f"pictures: {folder}/*.png")
+    if as_json:
+        from autotune.cli.answers.studies import Reported
+
+        pictures = [] if skipped else sorted(map(str, folder.glob("*.png")))
+        page = str(folder / "index.html")
+        answer(Reported(study=record.name, says=lines, report=page, pictures=pictures, no_pictures_why=skipped))
 
 
 @app.command()
@@ -118,11 +133,30 @@ def watch(
     out: RunsOption = RUNS,
     storage: StorageOption = "",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 picks a free one.", min=0, max=65535)] = 8642,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Serve nothing: print each event as a line of JSON until the study ends.")
+    ] = False,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="With --json: events from then on, as 30m or 2026-01-31T22:00.")
+    ] = "",
+    once: Annotated[
+        bool, typer.Option("--once", help="With --json: what has happened until now, and no more.")
+    ] = False,
+    heartbeat: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="With --json: a sign of life after so long without an event.", min=1),
+    ] = 15,
 ) -> None:
-    """Serves a study's page on 127.0.0.1, for this machine's browser.
+    """Serves a study's page on 127.0.0.1, for this machine's browser; with --json it prints events for programs.
 
     While the study runs, the page shows its progress. Ctrl-C stops the server and not the study.
     """
+    if as_json:
+        _watch_events(study, out, storage, since, once, heartbeat)
+        return
+    if since or once:
+        raise UserError("--since and --once go with --json: the page shows everything")
+
     from autotune.cli import status
     from autotune.cli.page_server import PageServer
     from autotune.store.study_store import read_study
@@ -140,13 +174,24 @@ def watch(
     if status.in_preparation(root) is None:
         read_study(root, url)  # it raises if there is none, before anything is served
 
-    for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
-        signal.signal(name, signal.default_int_handler)
-
+    _heed_ctrl_c()
     with PageServer(draw, port, lambda trial: read_log(root, trial)) as server:
         say(f"{root.name}: {server.address}  (Ctrl-C stops this server and not the study)")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+def _watch_events(study: str, out: Path, storage: str, since: str, once: bool, heartbeat_s: float) -> None:
+    from autotune.cli.events.stream import Stream, moment, print_events
+
+    _heed_ctrl_c()
+    root, url = run_directory(study, out), named_storage(study, out, storage)
+    print_events(Stream(root, url, moment(since) if since else 0.0, heartbeat_s), once)
+
+
+def _heed_ctrl_c() -> None:
+    for name in (signal.SIGINT, signal.SIGTERM):  # a shell may have left the first ignored
+        signal.signal(name, signal.default_int_handler)
 
 
 def read_log(root: Path, trial: str) -> bytes | None:
@@ -167,72 +212,6 @@ def read_log(root: Path, trial: str) -> bytes | None:
         return None
 
 
-@app.command()
-def compare(
-    studies: Annotated[
-        list[str],
-        typer.Argument(metavar="STUDY", help="Two studies or more.", autocompletion=known_studies),
-    ],
-    out: RunsOption = RUNS,
-    storage: StorageOption = "",
-    folder: Annotated[Path, typer.Option(help="Folder for the page.", callback=usable_folder)] = RUNS / "compare",
-) -> None:
-    """Compares studies side by side."""
-    from reports.compare import compare_table, write_compare
-    from reports.formats import count, duration
-
-    if len(studies) < 2:
-        raise UserError("compare needs the names of two studies or more")
-
-    records = [read_named(study, out, storage) for study in studies]
-    path = write_compare(records, folder)
-
-    for row in compare_table(records):
-        say(f"{row.name}: {row.sentence}  [{count(row.trials, 'trial')}, {duration(row.hours * 3600)} of training]")
-    say(f"page: {path}")
-
-
-@app.command()
-def timeline(
-    out: RunsOption = RUNS,
-    storage: StorageOption = "",
-    folder: Annotated[
-        Path, typer.Option(help="Folder for the page, timeline.md and the pictures.", callback=usable_folder)
-    ] = RUNS / "timeline",
-    into: Annotated[
-        Path | None,
-        typer.Option(help="A Markdown file, such as a README, to put the timeline into, or to renew it in."),
-    ] = None,
-) -> None:
-    """Lists all studies by date: what changed, and what it brought."""
-    from autotune.core.files import write_text
-    from reports import timeline as history
-    from reports.figures import pictures
-
-    if into is not None and into.is_dir():
-        raise UserError(f"--into {into} is a folder; name a Markdown file")
-    studies = history.read_timeline(out, storage)
-    figures = history.write_timeline(studies, folder)
-
-    skipped = pictures.write_pictures(figures, folder)
-    shown: tuple[str, ...] = ()
-    if not skipped:
-        shown = tuple(figures)
-    write_text(folder / "timeline.md", history.timeline_markdown(studies, shown))
-
-    if into is not None:
-        beside = [os.path.relpath(folder / name, into.parent) for name in shown]
-        text = ""
-        if into.exists():
-            text = into.read_text(encoding="utf-8", errors="replace")
-        write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
-
-    for line in history.summary(studies):
-        say(line)
-    say(skipped or f"pictures: {len(figures)} PNG files in {folder}")
-    say(f"page: {folder / 'index.html'}")
-
-
 def refresh_report(root: Path, storage: str) -> None:
     """Write the report of a study that is running."""
     from autotune.progress.observer import REFRESH_EVERY_S
@@ -251,6 +230,23 @@ def finish_report(root: Path, storage: str) -> list[str]:
     from autotune.store.study_store import read_study
 
     return _report(read_study(root, storage))
+
+
+def ended(root: Path, storage: str, code: int, lines: Sequence[str]) -> dict[str, Any]:
+    """Return what is told to programs of a study when a command that trained has ended.
+
+    Args:
+        root: The run directory.
+        storage: The shared database of a study that has one.
+        code: What the command ends with.
+        lines: What a person was told at the end.
+    """
+    from autotune.cli import status
+    from autotune.store.study_store import read_study
+
+    page = root / "report" / "index.html"
+    told = {"exit_code": code, "says": list(lines), "report": str(page) if lines and page.exists() else None}
+    return status.summarize(read_study(root, storage)) | told
 
 
 def try_to_report(root: Path, storage: str) -> tuple[list[str], UserError | None]:

@@ -17,7 +17,7 @@ from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
 from autotune.core.requests import Answer, Request, Wish, answered, asked, requests_in
-from autotune.core.study_results import Attribution, Noise, Plan
+from autotune.core.study_results import Attribution, Noise, Plan, TakenAlong, TakenFrom
 
 T = TypeVar("T")
 
@@ -144,6 +144,14 @@ def _warnings(stored: list[dict[str, Any]]) -> tuple[EarlyWarning, ...]:
     return tuple(EarlyWarning(**warning) for warning in stored)
 
 
+def _taken_along(stored: Mapping[str, Mapping[str, Any]]) -> dict[str, TakenAlong]:
+    return {folder: TakenAlong.from_json(taken) for folder, taken in stored.items()}
+
+
+def _taken_along_to_json(taken: Mapping[str, TakenAlong]) -> dict[str, Any]:
+    return {folder: each.to_json() for folder, each in taken.items()}
+
+
 class StudyAttributes(_Attributes):
     """What is stored with the Optuna study of a search."""
 
@@ -182,6 +190,9 @@ class StudyAttributes(_Attributes):
 
     warm_start: Stored[tuple[str, ...]] = Stored((), tuple)
     """Names of the earlier studies that the sampler has been taught from."""
+
+    taken_along: Stored[Mapping[str, TakenAlong]] = Stored({}, _taken_along, _taken_along_to_json)
+    """What was taken along from earlier studies, by their run directory as the study file names it."""
 
     speeds: Stored[Mapping[str, float]] = Stored({}, dict)
     """Tokens per second of each configuration as a multiple of the baseline's, by a hash of what decides it."""
@@ -283,6 +294,9 @@ class TrialAttributes(_Attributes):
 
     request = Stored("", str)
     """Of a trial that a person added: the id of that request."""
+
+    taken_from: Stored[TakenFrom | None] = Stored(None, TakenFrom.from_json, TakenFrom.to_json)
+    """Of a trial that an earlier study trained and that counts here: which one it was."""
 
     end_tokens: Stored[int | None] = Stored(None, int)
     """Of a full run that must end early: the tokens at which it does."""

@@ -12,6 +12,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
+from autotune.core.study_results import TakenFrom
+
 
 class TrialStatus(StrEnum):
     """How a trial stands; Optuna's own state knows fewer cases."""
@@ -189,6 +191,7 @@ class TrialRecord:
         audited_at: Tokens at which the pruner would have stopped it, had it not been kept as an audit.
         stopped_at: Tokens at which the pruner did stop it.
         budget_tokens: Its own token budget, where trials have equal seconds; None where all have the study's.
+        taken_from: Which trial of an earlier study it was, if it was taken along; its result then took no seconds.
     """
 
     number: int
@@ -205,6 +208,7 @@ class TrialRecord:
     audited_at: int | None = None
     stopped_at: int | None = None
     budget_tokens: int | None = None
+    taken_from: TakenFrom | None = None
 
     @property
     def loss(self) -> float | None:

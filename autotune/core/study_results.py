@@ -73,6 +73,61 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class TakenFrom:
+    """Which trial of another study one was that counts here.
+
+    Args:
+        study: The other study.
+        number: Its trial there.
+        seconds: What it took there.
+    """
+
+    study: str
+    number: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> TakenFrom:
+        """Read what `to_json` wrote."""
+        return cls(**raw)
+
+    @property
+    def words(self) -> str:
+        """What it was, such as "overnight's trial 7"."""
+        return f"{self.study}'s trial {self.number}"
+
+
+@dataclass(frozen=True)
+class TakenAlong:
+    """What was taken along from an earlier study.
+
+    Args:
+        study: Its name.
+        taken: Trials that count here.
+        seconds: What they took there.
+        left: Counts of those that do not count, by the reason.
+    """
+
+    study: str
+    taken: int
+    seconds: float
+    left: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> TakenAlong:
+        """Read what `to_json` wrote."""
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
 class Noise:
     """How much the baseline's loss changes with the seed, and what can be proved in spite of it.
 

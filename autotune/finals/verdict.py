@@ -74,13 +74,23 @@ def finalists(trials: Sequence[TrialRecord], baseline: TrialRecord, count: int) 
     return chosen
 
 
+def fresh_seeds(spec: FinalsSpec, search_seed: int) -> range:
+    """Return all seeds on which the finals of a study may ever train.
+
+    Args:
+        spec: How its finals are run.
+        search_seed: The seed of its search.
+    """
+    first = search_seed + _FRESH_SEED_OFFSET + spec.skip_seeds
+    return range(first, first + spec.select_seeds + spec.looks[-1])
+
+
 def selection_runs(arms: Sequence[TrialRecord], spec: FinalsSpec, search_seed: int) -> list[FinalRun]:
     """Return the trainings that choose the winner; none when there is only one finalist."""
     if len(arms) < 2:
         return []
 
-    first = search_seed + _FRESH_SEED_OFFSET
-    seeds = range(first, first + spec.select_seeds)
+    seeds = fresh_seeds(spec, search_seed)[: spec.select_seeds]
     return [FinalRun(arm.number, arm.params, seed, SELECT) for seed in seeds for arm in arms]
 
 
@@ -98,8 +108,7 @@ def noise_runs(baseline: TrialRecord, spec: FinalsSpec, search_seed: int, count:
 
 
 def _prove_seeds(spec: FinalsSpec, search_seed: int, count: int) -> range:
-    first = search_seed + _FRESH_SEED_OFFSET + spec.select_seeds
-    return range(first, first + count)
+    return fresh_seeds(spec, search_seed)[spec.select_seeds : spec.select_seeds + count]
 
 
 def confidences(spec: FinalsSpec) -> list[float]:

@@ -13,7 +13,7 @@ from autotune.core.study_results import Noise
 from autotune.engine.queue import Queue
 from autotune.finals.allotment import FEW_TRIALS
 from autotune.finals.runner import FinalsRunner
-from autotune.night import planner, warm_start
+from autotune.night import planner, taking_along, warm_start
 from autotune.night.opening import Night
 from autotune.night.queues import Queues
 from autotune.night.search_end import SearchEnd
@@ -83,6 +83,11 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     spec = night.spec
     night.attributes.search_ended = False
     queue = queues.search()
+    with exclusive(night.search.storage, spec.name):
+        hardware = night.profile.to_json()
+        for line in taking_along.take(night.study, night.search.optuna_study, hardware, night.attributes.plan):
+            night.observer.note("taken along", line)
+
     data_hash = str(night.attributes.probe_facts.get("data_hash", ""))
     earlier = list(warm_start.read(night.study, data_hash, night.attributes.plan))
     with exclusive(night.search.storage, spec.name):

@@ -16,6 +16,7 @@ from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.text import seldom
 from autotune.engine.deadline import REPORT_S, StopRequest
 from autotune.finals.runner import FinalsRunner
+from autotune.night import taking_along
 from autotune.night.opening import Night, open_night, open_search
 from autotune.night.opening import Options as Options  # the command line makes them
 from autotune.night.preparation import prepare_study, require_same_data
@@ -154,6 +155,7 @@ class Session:
     def _night(self, prepared: Mapping[str, Any]) -> Iterator[Night]:
         stored = open_search(self.study, self.run)
         require_same_data(self.study, stored.attributes, prepared)
+        taking_along.require_there(stored.study.spec, stored.attributes)
         self.began = True
         if self.options.mirror is not None:
             self.options.mirror.start(self.run)

@@ -25,6 +25,7 @@ from autotune.promotion.repetition import as_often
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.study_store import StudyRecord, read_study
+from autotune.study.fingerprints import trainer_code
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 from autotune.study.trainer import Trainer
@@ -104,9 +105,13 @@ def difference(study: Study, record: StudyRecord, data_hash: str = "", plan: Pla
     # Settings may name the same file when another text is in it.
     if data_hash and record.attributes.probe_facts.get("data_hash", data_hash) != data_hash:
         return "the data have changed since"
+    code = record.attributes.provenance.get("trainer_code")
+    if code and code != trainer_code(spec.trainer, spec.command):
+        return "the trainer's code has changed since"
 
     must_agree = (
         ("trainer", spec.trainer, record.spec.trainer),
+        ("metric", trainer.metric.describe(), record.attributes.metric.describe()),
         ("objective", spec.objective, record.spec.objective),
         ("budget.tokens", spec.budget.tokens, record.spec.budget.tokens),
         # Trials report by tokens with one seed and by seeds with several, and the noise of their losses differs.
@@ -173,7 +178,7 @@ def _priors(spec: StudySpec, record: StudyRecord) -> list[Prior]:
             continue
 
         active = spec.space.active(settings, spec.base)
-        priors.append(Prior(active, trial.loss, _reported(record, trial), trial.seed))
+        priors.append(Prior(active, trial.loss, reported(record.spec, trial), trial.seed))
 
     return priors
 
@@ -182,12 +187,17 @@ def _possible_settings(spec: StudySpec, values: Mapping[str, Any]) -> dict[str, 
     return {path: values[path] for path in spec.space if _is_possible(spec, path, values)}
 
 
-def _reported(record: StudyRecord, trial: TrialRecord) -> Mapping[int, float]:
-    """Return what the trial reported to Optuna: losses by the baseline's tokens, or by the count of its seeds."""
-    if record.spec.budget.seeds > 1:
+def reported(spec: StudySpec, trial: TrialRecord) -> Mapping[int, float]:
+    """Return what a trial reported to Optuna: losses by the baseline's tokens, or by the count of its seeds.
+
+    Args:
+        spec: Its study.
+        trial: The trial.
+    """
+    if spec.budget.seeds > 1:
         return dict(enumerate(trial.seed_losses, start=1))
 
-    baseline_tokens = record.spec.budget.tokens
+    baseline_tokens = spec.budget.tokens
     own_tokens = trial.budget_tokens or baseline_tokens
     return {comparable_tokens(tokens, own_tokens, baseline_tokens): loss for tokens, loss in trial.values.items()}
 

@@ -20,6 +20,7 @@ from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
+from autotune.study.fingerprints import trainer_code
 from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer
 
@@ -40,6 +41,7 @@ def provenance(spec: StudySpec, hardware: Mapping[str, Any], facts: Mapping[str,
         "spec_hash": spec.fingerprint(),
         "git_commit": git_commit(),
         "data_hash": facts.get("data_hash", ""),
+        "trainer_code": trainer_code(spec.trainer, spec.command),
         "gpu": hardware.get("name", ""),
         "driver": hardware.get("driver_version", ""),
         "versions": {"python": platform.python_version(), **_versions()},

@@ -286,7 +286,9 @@ def _of_study(record: StudyRecord, runs: int) -> Expected:
 
 
 def _seconds(trainings: Sequence[TrialRecord]) -> float:
-    return sum(training.result.seconds for training in trainings if training.result)
+    """Return what trainings took, wherever: another study may have to train those again that this one took along."""
+    taken_s = sum(training.taken_from.seconds for training in trainings if training.taken_from)
+    return taken_s + sum(training.result.seconds for training in trainings if training.result)
 
 
 def _run(record: StudyRecord, *changes: str) -> str:

@@ -9,7 +9,7 @@ import shlex
 import signal
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,34 @@ _MOST_TOKENS = 2**63 - 1
 """Longest training: what a file can hold as a number."""
 
 
-def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> int:
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the training of one configuration file.
+
+    Args:
+        exit_code: 0 done, 130 stopped by Ctrl-C.
+        folder: Where checkpoints and weights are.
+        tokens: Length that was asked for.
+        seen_tokens: Where the last evaluation was; 0 before the first.
+        loss: Held-out loss there; None before the first.
+        next: The command that goes on; None if it is done.
+        speaks: Whether this process is the one, of those that train together, which speaks.
+    """
+
+    exit_code: int
+    folder: str
+    tokens: int
+    seen_tokens: int
+    loss: float | None
+    next: str | None
+    speaks: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is told of it."""
+        return {name: value for name, value in asdict(self).items() if name != "speaks"}
+
+
+def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callable[[str], None]) -> Outcome:
     """Train one configuration file in this process; running it again goes on from the last checkpoint.
 
     Args:
@@ -43,27 +70,38 @@ def train_file(path: Path, tokens: int | None, folder: Path | None, say: Callabl
         say: Takes a line for a person.
 
     Returns:
-        The exit code: 0 done, 130 stopped by Ctrl-C.
+        What became of it.
 
     Raises:
         UserError: If the file cannot be read, the trainer refuses it, or the training diverges (exit code 1).
     """
     # torchrun runs this once for each GPU; only the first process speaks.
-    if os.environ.get("RANK", "0") != "0":
+    speaks = os.environ.get("RANK", "0") == "0"
+    if not speaks:
         say = _nothing
 
     go_on = _command(path, tokens, folder)
     training = _prepared(path, tokens, folder, say)
     stop = StopRequest()
+    points: list[Mapping[str, float]] = []
     with _ctrl_c_raising(stop, say):
         try:
-            _train(training, stop, say)
+            _train(training, stop, say, points.append)
+            say(f"stopped; go on with: {go_on}" if stop.level else f"done: {training.folder}")
         except KeyboardInterrupt:
+            stop.raise_level()
             say(f"stopped at once; what came after the last checkpoint is trained again by: {go_on}")
-            return 130
 
-    say(f"stopped; go on with: {go_on}" if stop.level else f"done: {training.folder}")
-    return 130 if stop.level else 0
+    last = points[-1] if points else {}
+    return Outcome(
+        exit_code=130 if stop.level else 0,
+        folder=str(training.folder),
+        tokens=training.tokens,
+        seen_tokens=int(last.get("tokens_seen", 0)),
+        loss=training.metric.value(last["val_loss"]) if last else None,
+        next=go_on if stop.level else None,
+        speaks=speaks,
+    )
 
 
 def _nothing(line: str) -> None:
@@ -136,8 +174,10 @@ def _prepared(path: Path, tokens: int | None, folder: Path | None, say: Callable
     return _Training(path, trainer, config, length, folder)
 
 
-def _train(training: _Training, stop: StopRequest, say: Callable[[str], None]) -> None:
-    """Train until the end, or until somebody asks to stop."""
+def _train(
+    training: _Training, stop: StopRequest, say: Callable[[str], None], keep: Callable[[Mapping[str, float]], None]
+) -> None:
+    """Train until the end, or until somebody asks to stop; `keep` takes each evaluation."""
     heard = seldom(say)
 
     def preparing(words: str) -> None:
@@ -147,6 +187,7 @@ def _train(training: _Training, stop: StopRequest, say: Callable[[str], None]) -
 
     def report(point: Mapping[str, float]) -> bool:
         loss, metric = point["val_loss"], training.metric
+        keep(point)
         say(f"{point['tokens_seen'] / training.tokens:5.0%}  {metric.words(loss)}")
         if not math.isfinite(loss):
             # Raised here, so that nothing of it is kept: the checkpoints before it stay.

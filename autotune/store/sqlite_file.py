@@ -174,10 +174,15 @@ def explain_damage(run: RunDirectory) -> Iterator[None]:
 
 def damage_of(connection: sqlite3.Connection) -> str:
     """Return what is wrong with a database, "" if nothing is."""
-    answer = connection.execute("PRAGMA quick_check").fetchone()
-    if answer != ("ok",):
-        return "SQLite's quick_check fails"
-    return describe_damage(connection)
+    # In one transaction: while a study runs, what is asked first must not be older than what is asked last.
+    connection.execute("BEGIN")
+    try:
+        answer = connection.execute("PRAGMA quick_check").fetchone()
+        if answer != ("ok",):
+            return "SQLite's quick_check fails"
+        return describe_damage(connection)
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _has_studies(connect: Connect) -> bool:

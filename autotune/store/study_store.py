@@ -233,7 +233,7 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
         hardware=_hardware(run),
         verdict=attributes.verdict,
         created_at=attributes.created_at,
-        events=_events(run),
+        events=read_events(run),
         gpu=tuple(read_lines(run.gpu)),
         attributes=attributes,
     )
@@ -265,8 +265,12 @@ def _hardware(run: RunDirectory) -> Mapping[str, Any]:
     return dict(stored)
 
 
-def _events(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
-    """Return the stored events, less those that are damaged."""
+def read_events(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
+    """Return the events of a study's history, oldest first, less those that are damaged.
+
+    Args:
+        run: Its run directory; the study need not be stored yet.
+    """
     lines = read_lines(run.events)
     return tuple(line for line in lines if isinstance(line.get("message"), str) and "kind" in line and "time" in line)
 
@@ -333,6 +337,7 @@ def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecor
         audited_at=attributes.audited_at,
         stopped_at=attributes.stopped_at,
         budget_tokens=attributes.budget_tokens,
+        taken_from=attributes.taken_from,
     )
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 import ast
 import dis
 import hashlib
+import importlib.util
 import inspect
+import os
+import shlex
 import textwrap
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -163,3 +167,35 @@ def _digest(value: Any) -> str:
     except Exception as error:  # noqa: BLE001 - whatever a class of someone else raises
         content = reason(error).partition(":")[0]
     return f"{kind} {content}"
+
+
+def trainer_code(trainer: str, command: str = "") -> str:
+    """Return a hash of the files that a study trains with, 16 hexadecimal digits; "" if none is found.
+
+    These are the module of a trainer, with all modules of its package, and what a program's command line names.
+
+    Args:
+        trainer: "package.module:function".
+        command: The command line of a program that is swept in its place, or "".
+    """
+    if command:
+        files = [Path(word) for word in shlex.split(command) if os.path.isfile(word)]
+    else:
+        files = _files_of(trainer.partition(":")[0].partition(".")[0])
+
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16] if files else ""
+
+
+def _files_of(package: str) -> list[Path]:
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    if found is None:
+        return []
+    if found.submodule_search_locations:
+        return sorted(file for folder in found.submodule_search_locations for file in Path(folder).rglob("*.py"))
+    return [Path(found.origin)] if found.origin and os.path.isfile(found.origin) else []

@@ -85,6 +85,7 @@ class FinalsSpec(_Table):
             part of them is trained before the search and says how large the noise is.
         max_seeds: Seeds to go on to, doubling, while the pairs do not decide; 0 means 4 times prove_seeds.
         min_gain_frac: Smallest gain worth having, as a share of the baseline's loss.
+        skip_seeds: Fresh seeds to leave out at the beginning, since another study has seen them.
         attribute_seeds: Proving seeds on which a better winner's changes are undone one by one, to tell how much each
             of them gained; 0 leaves that out.
     """
@@ -93,6 +94,7 @@ class FinalsSpec(_Table):
     select_seeds: Whole = Field(default=1, ge=1, le=_MOST_SEEDS)
     prove_seeds: Whole = Field(default=4, ge=2, le=_MOST_SEEDS)
     max_seeds: Whole = Field(default=0, ge=0, le=_MOST_SEEDS)
+    skip_seeds: Whole = Field(default=0, ge=0, le=_SEEDS)
     min_gain_frac: Real = Field(default=0.005, gt=0, lt=1)
     attribute_seeds: Whole = Field(default=3, ge=0, le=_MOST_SEEDS)
 
@@ -185,6 +187,8 @@ class StudySpec(_Table):
         enqueue: Settings by dotted path to try first, right after the baseline; those left out are proposed.
         warm_start: Run directories of earlier studies: their good settings are tried next, and their trials teach the
             sampler where they are comparable.
+        trials_from: Run directories of earlier studies whose trials count as this study's own where all but the space
+            is the same: `autotune clone` writes it.
         trackers: Experiment trackers that follow the study: "tensorboard", "wandb" (offline), "trackio".
     """
 
@@ -202,6 +206,7 @@ class StudySpec(_Table):
     space: SearchSpace
     enqueue: tuple[dict[str, Value], ...] = ()
     warm_start: tuple[str, ...] = ()
+    trials_from: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()
     sampler: SamplerSpec = Field(default_factory=SamplerSpec)
     pruner: PrunerSpec = Field(default_factory=PrunerSpec)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autotune.core.records import TrialResult, TrialStatus
+from autotune.core.records import TrialRecord, TrialResult, TrialStatus
+from autotune.core.study_results import TakenAlong
 from autotune.store.study_store import StudyRecord
-from reports.formats import duration, local_time
+from reports.formats import duration, local_time, plain
 from reports.sentences.verdict import ended_finals
 from reports.tables.machine import energy_j, gpu_table
 
@@ -19,9 +20,10 @@ class Cost:
     Args:
         wall_s: From the first start to the last end of anything stored.
         busy_s: Sum of all trainings.
-        counts: Search trials by status, every status that occurred.
+        counts: Search trials of its own by status, every status that occurred.
         finals: Finals' runs that ended.
         energy_j: The GPU's energy, or None when it was not measured.
+        taken: Trials of earlier studies that count here: by study, how many and what they took there.
     """
 
     wall_s: float
@@ -29,6 +31,7 @@ class Cost:
     counts: Mapping[str, int]
     finals: int
     energy_j: float | None
+    taken: tuple[TakenAlong, ...] = ()
 
     @property
     def energy_text(self) -> str:
@@ -43,12 +46,18 @@ def cost(record: StudyRecord) -> Cost:
         record: The study.
     """
     counts: dict[str, int] = {}
-    for trial in record.trials:
+    for trial in own_trials(record):
         counts[trial.status.value] = counts.get(trial.status.value, 0) + 1
 
     results = [trial.result for trial in (*record.trials, *record.finals) if trial.result is not None]
     busy_s = sum(result.seconds for result in results)
-    return Cost(_wall_s(results, busy_s), busy_s, counts, ended_finals(record), _energy_j(record))
+    taken = tuple(each for each in record.attributes.taken_along.values() if each.taken)
+    return Cost(_wall_s(results, busy_s), busy_s, counts, ended_finals(record), _energy_j(record), taken)
+
+
+def own_trials(record: StudyRecord) -> list[TrialRecord]:
+    """Return the search trials that the study has trained itself."""
+    return [trial for trial in record.trials if trial.taken_from is None]
 
 
 def _energy_j(record: StudyRecord) -> float | None:
@@ -86,6 +95,10 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
         ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),
         *_when_any("Stopped by you", spent.counts.get(TrialStatus.STOPPED, 0)),
         ("Failed", str(failed)),
+        *[
+            (f"Taken along from {plain(each.study)}", f"{each.taken} ({duration(each.seconds)} there)")
+            for each in spent.taken
+        ],
         *_when_any("Interrupted and run again", spent.counts.get(TrialStatus.INTERRUPTED, 0)),
         *_when_any("Not ended yet", waiting),
         ("Runs on fresh seeds", str(spent.finals)),

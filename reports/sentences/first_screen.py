@@ -77,6 +77,8 @@ def _full_run(record: StudyRecord) -> list[tuple[str, str]]:
 def _cost(record: StudyRecord) -> str:
     spent = cost(record)
     words = f"{duration(spent.wall_s)}, {count(sum(spent.counts.values()), 'trial')}"
+    for each in spent.taken:
+        words += f", {each.taken} more taken along from {plain(each.study)}"
     if spent.finals:
         words += f", {count(spent.finals, 'run')} on fresh seeds"
     if spent.energy_j is not None:

@@ -11,7 +11,7 @@ from autotune.store.study_store import StudyRecord
 from reports.formats import count, finite, plain, signed
 from reports.sentences.before_after import BeforeAfter, before_after
 from reports.sentences.changes import Change, change_words, changes_tried, setting_changes
-from reports.sentences.cost import cost
+from reports.sentences.cost import cost, own_trials
 from reports.sentences.verdict import failed_on, verdict_summary
 
 _LEFT_OUT = ("Bits per byte",)
@@ -36,7 +36,7 @@ class StudyRow:
         interval: The gain's 95 % interval in words.
         further: What else is measured, in words by its name: "a → b", or "–".
         sure: How sure the gain is, in a few words.
-        trials: Search trials.
+        trials: Search trials of its own.
         hours: Hours of training.
         energy: The GPU's energy in words.
         key_change: The changed settings in words.
@@ -144,7 +144,7 @@ def study_row(record: StudyRecord) -> StudyRow:
         interval=interval,
         further={row.name.lower(): _known(row) for row in further if row.name not in _LEFT_OUT},
         sure=_how_sure(record),
-        trials=len(record.trials),
+        trials=len(own_trials(record)),
         hours=spent.busy_s / 3600,
         energy=spent.energy_text,
         key_change=_key_change(record),

@@ -80,7 +80,7 @@ def _row(record: StudyRecord, row: Mapping[Any, Any], settings: pd.DataFrame, na
     values = [_NONE if value is None else plain(setting(value)) for value in settings.loc[trial]]
     cells = (
         str(trial),
-        names.get(trial, _NONE),
+        _what_it_is(trial, str(row["taken_from"]), names),
         plain(row["status"]),
         _loss(row["loss"], record.attributes.metric),
         _loss(row["last_loss"], record.attributes.metric),
@@ -89,6 +89,13 @@ def _row(record: StudyRecord, row: Mapping[Any, Any], settings: pd.DataFrame, na
         *values,
     )
     return TrialRow(trial, cells, _log(record, str(row["log"])))
+
+
+def _what_it_is(trial: int, taken_from: str, names: Mapping[int, str]) -> str:
+    words = [names[trial]] if trial in names else []
+    if taken_from != "nan":
+        words.append(f"{plain(taken_from)}, taken along")
+    return ", ".join(words) or _NONE
 
 
 def _loss(value: object, metric: Metric) -> str:

@@ -16,7 +16,7 @@ from reports.formats import finite, or_nan
 _TRIAL_COLUMNS = (
     "number", "role", "status", "cause", "loss", "last_loss", "last_tokens", "seconds", "started_at", "seed",
     "budget_tokens", "training_s", "val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps",
-    "num_params", "num_active_params", "epochs", "host", "device", "log", "retry_of",
+    "num_params", "num_active_params", "epochs", "host", "device", "log", "retry_of", "taken_from",
 )  # fmt: skip
 _METRICS = ("val_accuracy", "val_bpb", "tokens_per_s", "peak_memory_bytes", "skipped_steps")
 _NUMBERS = (
@@ -51,6 +51,8 @@ def _trial_row(trial: TrialRecord, also: Sequence[str]) -> dict[str, Any]:
         "number": trial.number, "role": trial.role, "status": trial.status.value, "seed": trial.seed,
         "loss": or_nan(finite(trial.loss)), "retry_of": or_nan(trial.retry_of),
     }  # fmt: skip
+    if trial.taken_from is not None:
+        row["taken_from"] = trial.taken_from.words
     row["last_tokens"], row["last_loss"] = _last(trial)
     if trial.budget_tokens is not None:
         row["budget_tokens"] = trial.budget_tokens

@@ -88,6 +88,15 @@ def test_a_script_without_a_guard_tunes_once_and_goes_on_elsewhere(place: Path) 
     (place / "runs").rename(place / "moved")
     promoted = python(place, "-m", "autotune", "promote", "fit", "--out", "moved", "--tokens", "200000", "--yes")
     assert "full run finished" in promoted.stdout, promoted.stderr
+    cloned = python(
+        place,
+        script="import autotune\nprint(autotune.load('moved/fit').clone('other', set={'space.lr.high': 0.5}, hours=1))",
+    )
+    assert cloned.stdout.splitlines()[-1] == "moved/other" and "trials of fit are taken along" in cloned.stdout
+    (place / "script.py").unlink()
+    loads = "from pathlib import Path; from autotune.cli.options import load_study as load"
+    spec = python(place, "-c", f"{loads}; print(load('other', Path('moved'), None).spec.budget.hours)")
+    assert spec.stdout == "1.0\n", spec.stderr
     trained = python(place, "-m", "autotune", "train", "moved/fit/best_config.toml", "--folder", "trained")
     assert "100%" in trained.stdout, trained.stderr
 

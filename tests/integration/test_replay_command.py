@@ -6,6 +6,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from study_folder import Run, StudyFolder
@@ -64,6 +65,12 @@ def _lines(run: Run) -> list[str]:
     return run.text.splitlines()
 
 
+def _answer(run: Run, **how: Any) -> dict[str, Any]:
+    """Returns the JSON object that a command ends with; what it told people before went to the same file."""
+    text = run.text
+    return dict(json.loads(text[text.index("\n{\n") :], **how))
+
+
 def test_each_sampler_with_each_pruner_is_a_line(tabled: StudyFolder) -> None:
     options = (
         "--sampler",
@@ -96,14 +103,14 @@ def test_without_options_it_is_the_defaults_on_60_trials(tabled: StudyFolder) ->
     assert arms[0].startswith("gp + rank: good settings found in ") and " of 2 searches" in arms[0]
 
 
-def test_json_is_all_that_is_printed(tabled: StudyFolder) -> None:
+def test_figures_for_programs_are_strict_json(tabled: StudyFolder) -> None:
     run = tabled.run("replay", "--json", "--sampler", "random", "--pruner", "none", "--pruner", "median", *SHORT)
     assert run.end() == 0, run.text
 
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
 
-    arms = json.loads(run.text, parse_constant=refuse)
+    arms = _answer(run, parse_constant=refuse)["arms"]
     assert [arm["name"] for arm in arms] == ["random + none", "random + median"]
     best = recorded().finished()[0].losses[-1]
     for arm in arms:
@@ -147,7 +154,7 @@ def test_the_figures_are_those_of_the_searches_run_here(tabled: StudyFolder, sur
         budget_s=12 * 12.5,
         within_frac=0.02,
     )
-    [arm] = json.loads(run.text)
+    [arm] = _answer(run)["arms"]
     assert arm["seconds"] == pytest.approx([each if math.isfinite(each) else None for each in expected.seconds])
     assert arm["best"] == pytest.approx([search.best for search in expected.searches])
     assert arm["target"] == pytest.approx(expected.target)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import tomllib
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from study_folder import COPIED_LOG, StudyFolder
 
+from autotune.cli.status import summarize
+from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.records import TrialStatus
+from autotune.night import warm_start
 from autotune.store.study_store import StudyRecord, read_study
+from autotune.study.study_file import load
+from reports.sentences.cost import cost
+from reports.sentences.trial_rows import trial_rows
 
 
 def second(folder: StudyFolder, **changes: Any) -> StudyRecord:
@@ -128,3 +137,88 @@ def test_a_study_that_is_not_there_is_refused(folder: StudyFolder) -> None:
     assert run.end() == 2
     assert 'warm_start.0: there is no study at "runs/nothing"; name a folder such as runs/NAME' in run.text
     assert not folder.directory().root.joinpath("study.db").exists()
+
+
+# --- clones ---
+
+
+def test_a_clone_counts_the_trials_that_lie_in_its_space(folder: StudyFolder, first: StudyRecord) -> None:
+    losses = {trial.params["lr"]: trial.loss for trial in first.trials if trial.retry_of is None}
+    within = [lr for lr in losses if lr <= 0.01]
+    assert 0 < len(within) < len(losses)
+
+    changes = ("--set", "space.lr.high=0.01", "--set", "finals.attribute_seeds=0")
+    cloned = folder.command("clone", "fake", "second", *changes, "--trials", str(len(within) + 1), "--json")
+    assert cloned.end() == 0, cloned.text
+    told = json.loads(cloned.text[cloned.text.index("\n{\n") :])
+    assert told["taken"] == len(within) and sum(told["left"].values()) == len(first.trials) - len(within)
+    assert "lr is searched in 0.0001 to 0.01 (log) here" in told["left"]
+    text = (folder.root / "runs" / "second" / "study.toml").read_text()
+    assert text.startswith("# A clone of fake, made on ") and tomllib.loads(text)["trials_from"] == ["runs/fake"]
+
+    shutil.copy(folder.directory().hardware, folder.root / "runs" / "second" / "hardware.json")
+    before = len(folder.started())
+    run = folder.command("run", "second")
+    assert run.end() == 0, run.text
+    assert f"{len(within)} of {len(first.trials)} trials of fake are taken along" in run.text
+    record = read_study(folder.root / "runs" / "second")
+
+    taken = [trial for trial in record.trials if trial.taken_from is not None]
+    own = [trial for trial in record.trials if trial.taken_from is None]
+    assert {trial.params["lr"]: trial.loss for trial in taken} == {lr: losses[lr] for lr in within}
+    assert len(own) == 1 and own[0].params["lr"] not in losses, "what was tried is not tried again"
+    assert record.baseline is not None and record.baseline.taken_from is not None
+    assert len(folder.started()) - before == len(own) + len(record.finals)
+
+    # Fresh seeds are fresh for both.
+    assert record.finals and not {run.seed for run in record.finals} & {run.seed for run in first.finals}
+    assert record.verdict is not None and set(record.verdict.seeds) <= {run.seed for run in record.finals}
+
+    spent = cost(record)
+    assert sum(spent.counts.values()) == 1
+    assert spent.busy_s == pytest.approx(sum(run.result.seconds for run in (*own, *record.finals) if run.result))
+    [from_first] = spent.taken
+    there = sum(trial.result.seconds for trial in first.trials if trial.params["lr"] in within and trial.result)
+    assert (from_first.study, from_first.taken, from_first.seconds) == ("fake", len(within), pytest.approx(there))
+    assert any("fake's trial 0, taken along" in row.cells[1] for row in trial_rows(record).rows)
+    assert summarize(record)["trials_taken_along"] == len(within)
+
+    # It goes on without the first, and takes nothing along twice.
+    shutil.rmtree(folder.root / "runs" / "fake")
+    again = folder.command("run", "second")
+    assert again.end() == 0 and "taken along" not in again.text, again.text
+    assert len(read_study(folder.root / "runs" / "second").trials) == len(record.trials)
+
+
+def test_a_clone_of_other_conditions_says_why_nothing_counts(folder: StudyFolder, first: StudyRecord) -> None:
+    for number, (change, reason) in enumerate(
+        (
+            ("budget.tokens=200_000", "budget.tokens is 200000 here and 100000 there"),
+            ("seed=7", "seed is 7 here and 1 there"),
+            ("base.layers=3", "layers is 3 here and 2 there"),
+        )
+    ):
+        cloned = folder.command("clone", "fake", f"clone-{number}", "--set", change)
+        assert cloned.end() == 0, cloned.text
+        assert f"0 of {len(first.trials)} trials of fake are taken along" in cloned.text
+        assert f"{len(first.trials)} not, since {reason}" in cloned.text
+
+    again = folder.command("clone", "fake", "clone-0")
+    assert again.end() == 2 and "is there already, and is left as it is" in again.text
+
+    # Seeds that have chosen a winner prove no other.
+    path = folder.root / "runs" / "clone-1" / "study.toml"
+    text = path.read_text()
+    path.write_text(text.replace("seed = 7", "seed = 1").replace("skip_seeds = ", "skip_seeds = 0  # "))
+    shutil.copy(folder.directory().hardware, path.parent / "hardware.json")
+    refused = folder.command("run", "clone-1")
+    assert refused.end() == 2 and "write finals.skip_seeds = 3" in refused.text, refused.text
+
+
+def test_code_that_has_changed_makes_other_trials(folder: StudyFolder, first: StudyRecord) -> None:
+    changed = dict(first.attributes.provenance, trainer_code="0123456789abcdef")
+    moved = replace(
+        first, attributes=StudyAttributes(Snapshot({**first.attributes.holder.user_attrs, "provenance": changed}))
+    )
+    for record, reason in ((first, ""), (moved, "the trainer's code has changed since")):
+        assert warm_start.difference(load(folder.file), record) == reason

@@ -32,6 +32,8 @@ VERBS = (
     "train",
     "generate",
     "evaluate",
+    "clone",
+    "schema",
 )
 HEAVY = ("torch", "optuna", "pandas", "numpy", "scipy", "scipy.stats", "scipy.optimize", "plotly", "sqlalchemy")
 # Does something and then says on stderr which of the heavy packages that has imported.

@@ -172,4 +172,10 @@ def test_measures_are_shown_to_people_and_to_programs(study: Path) -> None:
         "text           held out",
     ]
     found = json.loads(use("evaluate", "night", "--json", "--data", "book.txt", "--tokens", "50").stdout)
-    assert found == {"tokens": 50, "loss": 2.5, "bits_per_byte": 1.25, "text": "book.txt"}
+    assert found == {
+        "schema": "autotune.evaluate/1",
+        "tokens": 50,
+        "loss": 2.5,
+        "bits_per_byte": 1.25,
+        "text": "book.txt",
+    }

@@ -13,7 +13,7 @@ from autotune.core.attributes import Snapshot, Stored, StudyAttributes, TrialAtt
 from autotune.core.metric import Metric
 from autotune.core.promotion_results import Bracket, EarlyWarning, FullRunRecord, LengthChange, Promotion, Scaling
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import AttributedChange, Attribution, Noise, Plan
+from autotune.core.study_results import AttributedChange, Attribution, Noise, Plan, TakenAlong, TakenFrom
 
 WARNING = EarlyWarning("divergence", 3_000, "the loss rises", "stop it")
 STUDY: dict[str, Any] = {
@@ -29,6 +29,7 @@ STUDY: dict[str, Any] = {
     "run_tokens": 64_000,
     "worked_s": 39_600.5,
     "warm_start": ("first", "second"),
+    "taken_along": {"runs/first": TakenAlong("first", 2, 60.5, {"it crashed": 1})},
     "speeds": {"0f3a": 0.5},
     "search_ended": True,
     "hears_requests": True,
@@ -58,6 +59,7 @@ TRIAL: dict[str, Any] = {
     "passed_over": True,
     "stopped_at": 600,
     "request": "01.0000",
+    "taken_from": TakenFrom("first", 7, 30.5),
     "end_tokens": 7_000,
     "early_warnings": (WARNING,),
 }

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 def trained(path: Path, tokens: int | None = None, folder: Path | None = None) -> tuple[int, list[str]]:
     said: list[str] = []
-    return train_file(path, tokens, folder, said.append), said
+    return train_file(path, tokens, folder, said.append).exit_code, said
 
 
 def test_the_file_can_be_trained(path: Path) -> None:
@@ -79,7 +79,7 @@ def test_ctrl_c_stops_after_the_evaluation_and_names_the_way_on(path: Path) -> N
         if len(said) == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    assert train_file(path, None, None, say) == 130
+    assert train_file(path, None, None, say).exit_code == 130
     assert said[2:] == [
         "stopping after the next evaluation; Ctrl-C again stops at once",
         f"stopped; go on with: autotune train {path}",
@@ -129,7 +129,7 @@ def test_the_way_on_has_the_length_and_the_folder(path: Path, tmp_path: Path, co
             for _ in range(count):
                 os.kill(os.getpid(), signal.SIGINT)
 
-    assert train_file(path, 50, folder, say) == 130
+    assert train_file(path, 50, folder, say).exit_code == 130
     words = shlex.split(said[-1].partition(": ")[2])
     assert words == ["autotune", "train", str(path), "--tokens", "50", "--folder", str(folder)]
     assert "stopped at once" in said[-1] or count == 1

@@ -85,3 +85,20 @@ def test_database_is_read_without_its_journal_being_written(run: RunDirectory, t
     with reader_of(copies / "study.db") as connect, contextlib.closing(connect()) as connection:
         assert connection.execute("SELECT COUNT(*) FROM extra").fetchone() == (0,)
     copies.chmod(0o755)
+
+
+def test_a_trial_that_ends_while_its_database_is_looked_through_is_no_damage(run: RunDirectory) -> None:
+    """What is asked first and what is asked last are of one moment."""
+    with (
+        contextlib.closing(sqlite_file.connect_to_write(run.database)) as writer,
+        contextlib.closing(sqlite_file.connect_to_write(run.database)) as reader,
+    ):
+
+        def end_a_trial(statement: str) -> None:
+            if statement.startswith("SELECT trial_id, study_id, number, state"):
+                writer.execute("UPDATE trials SET state = 'COMPLETE' WHERE number = 1")
+
+        reader.set_trace_callback(end_a_trial)
+        assert sqlite_file.damage_of(reader) == ""
+        reader.set_trace_callback(None)
+        assert sqlite_file.damage_of(reader) == "the value of trial 1 is missing"

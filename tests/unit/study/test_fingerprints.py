@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from autotune.study.fingerprints import trainer_code
+
 SCRIPT = """
 import math
 import numpy as np
@@ -83,3 +85,26 @@ def test_remarks_layout_and_place_do_not_count(usual: str, tmp_path: Path, befor
 def test_whatever_a_function_uses_counts(usual: str, tmp_path: Path, before: str, after: str) -> None:
     assert SCRIPT.replace(before, after) != SCRIPT
     assert words(tmp_path, SCRIPT.replace(before, after)) != usual
+
+
+def test_the_code_of_a_trainer_is_all_of_its_package_or_what_a_program_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "own_package_of_code"
+    package.mkdir()
+    for name in ("__init__.py", "fit.py", "helper.py"):
+        (package / name).write_text("a = 1\n")
+    program = tmp_path / "train.py"
+    program.write_text("print(1)\n")
+
+    def hashes() -> tuple[str, str]:
+        return trainer_code("own_package_of_code.fit:train"), trainer_code("ignored:x", f"python {program} --lr {{lr}}")
+
+    before = hashes()
+    assert all(len(code) == 16 for code in before) and hashes() == before
+    (package / "helper.py").write_text("a = 2\n")
+    assert hashes()[0] != before[0] and hashes()[1] == before[1]
+    program.write_text("print(2)\n")
+    assert hashes()[1] != before[1]
+    assert trainer_code("no_such_module_anywhere:train") == trainer_code("", "nothing --here") == ""

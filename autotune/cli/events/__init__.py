@@ -1,0 +1,1 @@
+"""`autotune watch --json`: what has happened to a study, and what happens, as events."""
