@@ -80,7 +80,7 @@ class TrialEnded(Event):
     event: Literal["trial_ended"] = "trial_ended"
     kind: Literal["search", "finals"]
     trial: int
-    status: Literal["finished", "pruned", "diverged", "out of memory", "crashed", "interrupted"]
+    status: Literal["finished", "pruned", "stopped", "diverged", "out of memory", "crashed", "interrupted"]
     reason: str | None
     """Why it ended early; null if it came to its end."""
     tokens: int

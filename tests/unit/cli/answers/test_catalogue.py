@@ -6,13 +6,15 @@ import copy
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 
 from autotune.cli.answers.catalogue import ANSWERS, schemas
+from autotune.cli.answers.events import TrialEnded
 from autotune.cli.main import app
+from autotune.core.records import TrialStatus
 
 KEPT = Path(__file__).with_name("schemas.json")
 RENEW = "autotune schema > tests/unit/cli/answers/schemas.json"
@@ -129,3 +131,8 @@ def test_answers_are_named_after_their_commands_and_keep_open_to_further_keys() 
         assert schema["properties"]["schema"]["const"] == f"autotune.{command}/1"
         assert "additionalProperties" not in schema or command == "evaluate"
         assert "schema" in schema["required"]
+
+
+def test_events_know_every_way_in_which_a_trial_ends() -> None:
+    told = set(get_args(TrialEnded.model_fields["status"].annotation))
+    assert told == set(TrialStatus) - {TrialStatus.WAITING, TrialStatus.RUNNING}
