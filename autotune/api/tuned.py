@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from autotune.cli.launch import MIRROR_MINUTES
 from autotune.core.errors import UserError
 from autotune.core.records import TrialStatus, Verdict, VerdictWord
 from autotune.store.run_directory import RunDirectory
@@ -110,6 +111,9 @@ class Tuned:
         trial: int | None = None,
         as_is: bool = False,
         device: str = "auto",
+        session_hours: float | None = None,
+        mirror: str | Path | None = None,
+        mirror_minutes: float = MIRROR_MINUTES,
     ) -> Tuned:
         """Train the best settings for longer: the full run. If it is interrupted, the same call resumes it.
 
@@ -120,6 +124,9 @@ class Tuned:
             trial: Use the settings of this trial instead of the study's best.
             as_is: Use the settings unchanged, not fitted to the longer run.
             device: "auto", "cpu", "cuda" or "cuda:1".
+            session_hours: The session ends within so many hours: park before.
+            mirror: Keep snapshots of the study in this folder.
+            mirror_minutes: Minutes between two snapshots.
 
         Returns:
             The study; its `state` tells whether the full run was parked or failed.
@@ -127,7 +134,8 @@ class Tuned:
         Raises:
             UserError: If nothing can be promoted, or the run cannot go on.
         """
-        from autotune.api.work import require_known_device, work
+        from autotune.api.work import hosting_of, require_known_device, work
+        from autotune.cli.launch import make_options
         from autotune.cli.options import deadline_of, load_study
         from autotune.core.text import say
 
@@ -139,9 +147,11 @@ class Tuned:
             say(cost)
             return True
 
+        hosting = hosting_of(session_hours, mirror, mirror_minutes)
+        hosting.adopt(self.path)
         study = load_study(str(self.path), self.path.parent, None)
-        deadline = deadline_of(None, hours, until)
-        work(study, self.path, device, deadline, lambda session: session.promote(tokens, trial, as_is, agree))
+        options = make_options(study, self.path.parent, device, "", deadline_of(None, hours, until), hosting)
+        work(study, self.path, options, hosting, lambda session: session.promote(tokens, trial, as_is, agree))
         return self
 
     def stop(self, *, now: bool = False) -> None:

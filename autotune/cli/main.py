@@ -14,7 +14,7 @@ import typer
 
 from autotune.cli import machine, model, replay, studies
 from autotune.cli.ending import Commands, explain_failures
-from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options
+from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options, night_options
 from autotune.cli.machine import measured_hardware
 from autotune.cli.options import (
     MOST_TOKENS,
@@ -35,7 +35,6 @@ from autotune.cli.options import (
     TrialsOption,
     UntilOption,
     WebhookOption,
-    begun_folder,
     deadline_of,
     default_study,
     folder_to_run,
@@ -185,14 +184,11 @@ def run(
     check_webhook(webhook)
     study = study or default_study()
     hosting = Hosting(session_hours, mirror, mirror_minutes)
-    # The study file of a name may be in the mirror alone.
-    if study.strip() and not os.path.isfile(study):
-        hosting.adopt(begun_folder(study, out) or out / study)
+    hosting.adopt_named(study, out)
     loaded = load_study(study, out, change, trials=trials, seed=seed)
     root = folder_to_run(study, out, loaded, change)
-    options = make_options(
-        loaded, out, device, emulate, deadline_of(loaded, hours, until), hosting, _resuming(session_hours, hours, until)
-    )
+    deadline = deadline_of(loaded, hours, until)
+    options = make_options(loaded, out, device, emulate, deadline, hosting, night_options(hours, until))
     hosting.adopt(root)
     session = Session(loaded, options, root)
 
@@ -215,16 +211,6 @@ def run(
     if failure is not None:
         raise failure
     raise typer.Exit(code)
-
-
-def _resuming(session_hours: float | None, hours: float | None, until: str | None) -> list[str]:
-    """Return the options of the command that resumes a night which counts its hours over several sessions."""
-    given: list[str] = []
-    if session_hours and hours is not None:
-        given += ["--hours", f"{hours:g}"]
-    if session_hours and until is not None:
-        given += ["--until", until]
-    return given
 
 
 app.command()(replay.record)

@@ -90,7 +90,12 @@ class Session:
                 ended = promotion.train(order)
             else:
                 promotion.write(order)
-            return self._parked(night) if night.is_stopped else _exit_code(ended)
+            if night.is_stopped:
+                return self._parked(night)
+
+            # What is still missing then, for lack of time, has the hours of a night of its own.
+            night.attributes.worked_s = 0.0
+            return _exit_code(ended)
 
     def promote(
         self,
@@ -153,6 +158,7 @@ class Session:
         stored = open_search(self.study, self.run)
         require_same_data(self.study, stored.attributes, prepared)
         self.began = True
+        self.run.keep_options(self.options.again)
         if self.options.mirror is not None:
             self.options.mirror.start(self.run)
         with open_night(self.options, self.run, stored, self.stop) as night:
@@ -182,12 +188,7 @@ class Session:
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""
         self.options.session.keep()
-        kept = [*arguments]
-        if self.options.device != Options.device:
-            kept += ["--device", self.options.device]
-        if self.options.emulate:
-            kept += ["--emulate", self.options.emulate]
-        again = self.run.command(command, *kept, *self.options.again)
+        again = self.run.command(command, *arguments)
         night.observer.note("parked", f"parked, nothing is lost; resume with: {again}")
         return PARKED
 

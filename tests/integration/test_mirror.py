@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from study_folder import StudyFolder, is_over, wait_for
 
 from autotune.core.records import TrialStatus, VerdictWord
+from autotune.promotion.next_step import next_step
 from autotune.store.mirror import Manifest, Mirror
 from autotune.store.run_directory import RunDirectory
 
@@ -257,6 +258,8 @@ def test_a_night_over_sessions_counts_its_hours_together(folder: StudyFolder) ->
     record = folder.record()
     assert record.verdict is not None and record.verdict.word is VerdictWord.BETTER
     assert sum(trial.status.teaches for trial in record.trials) == 60
+    assert next_step(record).command == "autotune promote fake --session-hours 0.005 --mirror drive"
+    assert record.attributes.worked_s == 0, "what is run from now on is another night"
 
 
 def test_a_session_that_is_shorter_than_a_training_is_refused(folder: StudyFolder) -> None:

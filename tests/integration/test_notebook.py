@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -130,15 +131,17 @@ def test_cells_tune_a_function_and_the_study_is_shown(place: Path) -> None:
     assert "\x1b" not in tuned["printed"] + command["printed"]
 
 
-def test_an_interrupt_parks_and_the_next_kernel_goes_on(place: Path) -> None:
+def test_an_interrupt_parks_and_the_next_kernel_goes_on_from_the_mirror(place: Path) -> None:
     (place / "slow").touch()
+    (place / "drive").mkdir()
+    tune = TUNE.replace('device="cpu"', 'device="cpu", mirror="drive"')
 
     async def interrupted() -> tuple[dict[str, str], dict[str, str]]:
         notebook = Notebook(place)
         async with notebook.client.async_setup_kernel():
             await notebook.execute(TRAINER)
             button = asyncio.create_task(notebook.interrupt_when(place / "begun"))
-            parked = await notebook.execute(TUNE)
+            parked = await notebook.execute(tune)
             await button
             return parked, await notebook.execute("print(study.state, len(study.trials))")
 
@@ -147,7 +150,7 @@ def test_an_interrupt_parks_and_the_next_kernel_goes_on(place: Path) -> None:
         async with notebook.client.async_setup_kernel():
             await notebook.execute("# the cells have other numbers now")
             await notebook.execute(TRAINER.replace("noise =", "# a remark\n    noise  ="))
-            done = await notebook.execute(TUNE)
+            done = await notebook.execute(tune)
             counted = "print(study.state, (study.trials.status != 'interrupted').sum())"
             return done, await notebook.execute(counted)
 
@@ -155,9 +158,13 @@ def test_an_interrupt_parks_and_the_next_kernel_goes_on(place: Path) -> None:
     assert "stopping after the next evaluation" in parked["printed"] and "parked, nothing is lost" in parked["printed"]
     assert (place / "runs/fit/report/index.html").exists() and "fit: parked" in parked["text/html"]
     assert state["printed"].startswith("parked ")
+    command = "autotune run fit --device cpu --mirror drive"
+    assert f"resume with: {command}" in parked["printed"] and f"<code>{command}</code>" in parked["text/html"]
 
     os.unlink(place / "slow")
+    shutil.rmtree(place / "runs")
     done, state = awaited(resumed())
+    assert "going on from the snapshot of" in done["printed"]
     assert state["printed"] == "done 6\n" and "verdict: " in done["printed"]
 
 
