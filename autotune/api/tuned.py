@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+    from autotune.core.page_frame import PageFrame
     from autotune.store.study_store import StudyRecord
-    from reports.card import PageFrame
 
 State = Literal["not begun", "running", "parked", "failed", "full run failed", "done"]
 """How a study stands: "failed" if no trial finished, "full run failed" if the last full run did."""
@@ -173,7 +173,7 @@ class Tuned:
         Args:
             height: Of the frame, in pixels.
         """
-        from reports.card import PageFrame
+        from autotune.core.page_frame import PageFrame
         from reports.page import study_page
 
         return PageFrame(study_page(self.record), height)

@@ -6,6 +6,7 @@ usage: python3 autotune/machine/bootstrap.py VENV REQUIREMENT     (REQUIREMENT: 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -86,7 +87,7 @@ def create(folder: Path, requirement: str) -> None:
     if not python.exists():
         on_top = f" on top of the machine's torch {machine_torch[0]}" if machine_torch else ""
         print(f"creating {folder}{on_top}", flush=True)
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=_has_ensurepip())
         if machine_torch:
             share_packages(folder, machine_torch[1].parent)
 
@@ -112,14 +113,21 @@ def _usable_machine_torch() -> tuple[str, Path] | None:
     return machine_torch
 
 
+def _has_ensurepip() -> bool:
+    """Return whether an environment gets a pip of its own; Debian, and so Colab, keep that in another package."""
+    return importlib.util.find_spec("ensurepip") is not None
+
+
 def _install(python: Path, requirement: str, locked_versions: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
         file.write(locked_versions)
 
     try:
-        subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", "-c", file.name, "-e", requirement], cwd=_ROOT, check=True
-        )
+        pip = [str(python), "-m", "pip"]
+        if not python.with_name("pip").exists():
+            # This Python's own installs into an environment that has none.
+            pip = [sys.executable, "-m", "pip", "--python", str(python)]
+        subprocess.run([*pip, "install", "--quiet", "-c", file.name, "-e", requirement], cwd=_ROOT, check=True)
     finally:
         os.unlink(file.name)
 

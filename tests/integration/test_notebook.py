@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from study_folder import StudyFolder, wait_for
+
+from autotune.core.files import read_lines
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat, nbclient and ipykernel: pip install -e '.[dev]'")
 nbclient = pytest.importorskip("nbclient", reason="needs nbformat, nbclient and ipykernel: pip install -e '.[dev]'")
@@ -191,3 +194,45 @@ def test_a_study_in_a_thread_of_a_kernel_is_stopped_from_a_cell(place: Path) -> 
     assert "running\n" in running["printed"]
     assert "autotune.load('runs/fit').stop() parks it" in told["printed"]
     assert parked["printed"].endswith("parked\n")
+
+
+def test_a_hosted_study_parks_and_shows_its_page_and_parks_when_its_kernel_dies(
+    place: Path, hardware: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cell of studies/overnight.ipynb calls, on a study whose trainings wait at a gate."""
+    folder = StudyFolder(place, hardware).write(base={"fault": "gate", "fault_budget": 100_000})
+    folder.place_hardware()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "fakes"))))
+    cell = (
+        "from autotune.machine.hosted import HostedStudy\n"
+        "study = HostedStudy('fake.toml', mirror='', options='--device cpu')\nstudy.run()"
+    )
+
+    async def stop(notebook: Notebook) -> None:
+        await notebook.interrupt_when(folder.log / "at-gate.txt")
+        while "stopping after the next evaluation" not in str(notebook.node.cells[-1].outputs):
+            await asyncio.sleep(0.05)
+        folder.open_gate()
+
+    async def cells() -> dict[str, str]:
+        notebook = Notebook(place)
+        async with notebook.client.async_setup_kernel():
+            button = asyncio.create_task(stop(notebook))
+            parked = await notebook.execute(cell)
+            await button
+            folder.close_gate()
+
+            running = asyncio.create_task(notebook.execute(cell))
+            while not (folder.log / "at-gate.txt").exists():
+                await asyncio.sleep(0.05)
+            await notebook.client.km.shutdown_kernel(now=True)
+            folder.open_gate()
+            with pytest.raises(nbclient.exceptions.DeadKernelError):
+                await running
+        return parked
+
+    parked = awaited(cells())
+    assert "resume with: autotune run fake --device cpu" in parked["printed"]
+    assert parked["text/html"].startswith('<iframe srcdoc="&lt;!doctype html')
+    wait_for(lambda: folder.directory().running_pid() is None)
+    assert [event["kind"] for event in read_lines(folder.directory().events)].count("parked") == 2

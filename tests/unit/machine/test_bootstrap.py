@@ -76,3 +76,15 @@ def test_a_failing_install_ends_with_the_command(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "setting up failed" in ended.stderr
+
+
+def test_where_an_environment_gets_no_pip_this_pythons_own_installs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Colab, whose Python lacks ensurepip."""
+    monkeypatch.setattr(bootstrap, "_has_ensurepip", lambda: False)
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        bootstrap.create(tmp_path / "venv", "./no-such-folder")
+    python = str(tmp_path / "venv" / "bin" / "python")
+    assert failed.value.cmd[:6] == [sys.executable, "-m", "pip", "--python", python, "install"]
+    assert not (tmp_path / "venv" / "bin" / "pip").exists()
