@@ -88,6 +88,8 @@ def create(folder: Path, requirement: str) -> None:
         on_top = f" on top of the machine's torch {machine_torch[0]}" if machine_torch else ""
         print(f"creating {folder}{on_top}", flush=True)
         venv.create(folder, with_pip=_has_ensurepip())
+        if not _has_ensurepip():
+            _install_pip(python)
         if machine_torch:
             share_packages(folder, machine_torch[1].parent)
 
@@ -118,16 +120,19 @@ def _has_ensurepip() -> bool:
     return importlib.util.find_spec("ensurepip") is not None
 
 
+def _install_pip(python: Path) -> None:
+    """Have this Python's pip install itself into an environment that has none."""
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "pip"], check=True)
+
+
 def _install(python: Path, requirement: str, locked_versions: str) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as file:
         file.write(locked_versions)
 
     try:
-        pip = [str(python), "-m", "pip"]
-        if not python.with_name("pip").exists():
-            # This Python's own installs into an environment that has none.
-            pip = [sys.executable, "-m", "pip", "--python", str(python)]
-        subprocess.run([*pip, "install", "--quiet", "-c", file.name, "-e", requirement], cwd=_ROOT, check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "-c", file.name, "-e", requirement], cwd=_ROOT, check=True
+        )
     finally:
         os.unlink(file.name)
 
