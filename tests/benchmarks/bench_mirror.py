@@ -5,6 +5,10 @@ usage: python tests/benchmarks/bench_mirror.py [--kills 20] [--seed N] [--append
 Each round runs the study, kills every process of it at a random moment, deletes its folder, and goes on from the mirror
 in a new process. No trial that a snapshot holds may be missing, changed or doubled afterwards, and the study must end
 like one that was never killed.
+
+The bytes of a night: a search of 200 trials of a trainer that takes little time, with about as many snapshots as eight
+hours have at the default of one in five minutes, and a checkpoint of the model of overnight.toml, of which a full run
+writes one in ten minutes.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from results import publish
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "support")]
 
+import numpy as np  # noqa: E402 - the paths come first
 import torch  # noqa: E402 - the paths come first
 from told import Told, count, includes, told, told_in  # noqa: E402
 
@@ -38,6 +43,9 @@ from autotune.core.records import TrialStatus  # noqa: E402
 from autotune.store.mirror import Mirror  # noqa: E402
 from autotune.store.run_directory import RunDirectory  # noqa: E402
 from autotune.store.study_store import read_study  # noqa: E402
+from autotune.study.study_file import load  # noqa: E402
+from model.config import TrainConfig  # noqa: E402
+from model.train import train  # noqa: E402
 
 TRIALS = 6
 EVERY_S = 2.0
@@ -82,6 +90,25 @@ bracket = false
 """
 
 
+NIGHT = """
+name = "night"
+trainer = "fake_trainer:train"
+[budget]
+tokens = 100_000
+trials = 200
+ends_early = false
+[base]
+lr = 0.001
+evaluations = 20
+seconds = 0.2
+[space]
+lr = {low = 1e-4, high = 1.0, log = true}
+[sampler]
+name = "tpe"
+"""
+NIGHT_EVERY_S = 0.5
+
+
 @dataclass
 class Kill:
     """What one kill cost.
@@ -108,14 +135,12 @@ class Outcome:
         before_first: Kills before there was a snapshot.
         studies: Studies that ended.
         torn: Snapshots that were passed over, as not whole.
-        written: What the mirror wrote in a round that ended by itself, as the console says it.
     """
 
     kills: list[Kill] = field(default_factory=list)
     before_first: int = 0
     studies: int = 0
     torn: int = 0
-    written: list[str] = field(default_factory=list)
 
 
 def killed(kills: int, seed: int, folder: Path) -> Outcome:
@@ -168,7 +193,6 @@ def _until_its_end(place: Path, kills: int, draw: random.Random, outcome: Outcom
     code, said = process.wait(PATIENCE_S), (place / "output.txt").read_text()
     assert code == 0, said
     outcome.torn += said.count("is not whole and is passed over")
-    outcome.written.append(said.strip().splitlines()[-1])
     for snapshot in kept:
         assert includes(told(run), snapshot), "what a snapshot held is missing or changed"
     _require_whole(run)
@@ -203,10 +227,10 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 def _at_work(run: RunDirectory) -> str:
     if not run.database.exists():
         return "the start"
-    attributes = read_study(run.root).attributes
-    if attributes.full_run is not None:
+    record = read_study(run.root)
+    if record.attributes.full_run is not None:
         return "the full run"
-    return "the finals" if attributes.verdict is None and (run.root / "finals").exists() else "the search"
+    return "the finals" if record.finals else "the search"
 
 
 def _require_whole(run: RunDirectory) -> None:
@@ -224,6 +248,44 @@ def _require_whole(run: RunDirectory) -> None:
     assert (run.root / full.folder / "export" / "model.safetensors").exists()
 
 
+def night(folder: Path) -> str:
+    """Run a study of as many trials as a night has, and return what its mirror came to, as the console says it.
+
+    Args:
+        folder: An empty one.
+    """
+    (folder / "drive").mkdir()
+    (folder / "night.toml").write_text(NIGHT)
+    options = ["--device", "cpu", "--mirror", "drive", "--mirror-minutes", str(NIGHT_EVERY_S / 60)]
+    done = subprocess.run(
+        [sys.executable, "-m", "autotune", "run", "night.toml", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'fakes'}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip().splitlines()[-1].partition(": ")[2]
+
+
+def checkpoint_bytes(folder: Path) -> int:
+    """Return the size of a checkpoint of the model of overnight.toml.
+
+    Args:
+        folder: An empty one.
+    """
+    ids = np.random.default_rng(0).integers(0, 49_152, size=40_000, dtype=np.uint16)
+    ids.tofile(folder / "ids.bin")
+    base = load(ROOT / "studies" / "overnight.toml").spec.base
+    data = {"source": "tokens", "path": str(folder / "ids.bin"), "vocab_size": 49_152, "eval_tokens": 1_024}
+    system = {**base["system"], "device": "cpu", "micro_batch_size": 1}
+    optim = {**base["optim"], "grad_accum_steps": 1}
+    output = {"dir": str(folder / "full"), "checkpoint_every_tokens": 512}
+    config = {**base, "data": {**data, "cache_dir": str(folder)}, "system": system, "optim": optim, "output": output}
+    train(TrainConfig.model_validate(config), 2_048, lambda point: False)
+    return max(path.stat().st_size for path in (folder / "full" / "checkpoints").iterdir())
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -234,6 +296,10 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         outcome = killed(args.kills, args.seed, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        search = night(Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = checkpoint_bytes(Path(folder))
 
     lost = sum(kill.ended - kill.kept for kill in outcome.kills)
     ages = sorted(kill.age_s for kill in outcome.kills)
@@ -252,9 +318,10 @@ def main() -> None:
         f"| trainings that had ended, and were trained again | {lost} |",
         f"| snapshots passed over as not whole | {outcome.torn} |",
         "| trials of a snapshot missing, changed or doubled at the end | 0 |",
+        f"| a search of 200 trials with 20 evaluations each | {search} |",
+        f"| a checkpoint of overnight.toml's model | {checkpoint / 1e6:.0f} MB |",
     ]
     publish(lines, append=args.append)
-    print("\n".join(outcome.written))
 
 
 if __name__ == "__main__":
