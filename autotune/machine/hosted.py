@@ -131,7 +131,8 @@ def mounted(mirror: str) -> str:
         return mirror
 
     try:
-        importlib.import_module("google.colab.drive").mount(str(_DRIVE))
+        # By force, since a connection that has broken is still mounted, and answers nothing (errno 107).
+        importlib.import_module("google.colab.drive").mount(str(_DRIVE), force_remount=True)
     except Exception as error:  # noqa: BLE001 - whatever keeps Drive away must not keep the study from running
         print(f"Google Drive is not mounted ({error}): without it, what is done is lost with this machine")
         return ""

@@ -22,7 +22,7 @@ def colab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (package / "drive.py").write_text(
         "from pathlib import Path\n"
         f"here = Path({str(tmp_path)!r})\n"
-        "def mount(folder):\n"
+        "def mount(folder, force_remount):\n"
         "    if (here / 'refused').exists():\n"
         "        raise ValueError('mount failed')\n"
         "    (here / 'mounted').write_text(folder)\n"
