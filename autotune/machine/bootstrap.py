@@ -88,10 +88,10 @@ def create(folder: Path, requirement: str) -> None:
         on_top = f" on top of the machine's torch {machine_torch[0]}" if machine_torch else ""
         print(f"creating {folder}{on_top}", flush=True)
         venv.create(folder, with_pip=_has_ensurepip())
-        if not _has_ensurepip():
-            _install_pip(python)
         if machine_torch:
             share_packages(folder, machine_torch[1].parent)
+    if not python.with_name("pip").exists():
+        _install_pip(python)
 
     print("installing the locked versions (a minute or two) ...", flush=True)
     _install(python, requirement, constraints(keep_torch=machine_torch is not None))

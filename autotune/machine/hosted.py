@@ -18,6 +18,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from autotune.core.child import end_with_parent
 from autotune.core.page_frame import PageFrame
@@ -69,8 +70,8 @@ class HostedStudy:
         mirror = mounted(self.mirror)
         arguments += ["--mirror", mirror] if mirror else []
 
-        lines = _streamed([*command(), "run", *filter(None, [self.study]), *arguments])
-        told = re.findall(r"^report: (.+)$", "\n".join(lines), flags=re.MULTILINE)
+        ended = _streamed([*command(), "run", *filter(None, [self.study]), *arguments])
+        told = re.findall(r"^report: (.+)$", ended.text, flags=re.MULTILINE)
         self._page = _folder() / told[-1] if told else None
         return self.page()
 
@@ -84,19 +85,19 @@ class HostedStudy:
             return None
         return PageFrame(self._page.read_text(encoding="utf-8"), height)
 
-    def do(self, verb: str, *arguments: str) -> None:
-        """Run another command on the study, such as `generate`.
+    @property
+    def folder(self) -> str:
+        """The study's folder, by which every command knows it; "" if it has not run here."""
+        return str(self._page.parents[1]) if self._page else ""
+
+    def do(self, line: str) -> None:
+        """Run another command, as `run` and the page show it.
 
         Args:
-            verb: The command.
-            arguments: What follows the study's name.
+            line: The command, such as "autotune promote overnight --tokens 2000000000".
         """
-        if self._page is None:
-            print("run the study first: it has no page yet")
-            return
-
-        run_directory = self._page.parents[1]
-        _streamed([*command(), verb, run_directory.name, *arguments, "--out", str(run_directory.parent)])
+        first, *arguments = shlex.split(line)
+        _streamed([*command(), *([] if first == "autotune" else [first]), *arguments])
 
 
 def command() -> list[str]:
@@ -110,10 +111,8 @@ def command() -> list[str]:
         return [str(beside_this_python)]
 
     # What is up to date is left as it is.
-    target = ".venv/.tune"
-    make = ["make", "--no-print-directory", "-C", str(_ROOT), f"PYTHON={sys.executable}", target]
-    _streamed(make)
-    if not (_ROOT / target).exists():
+    make = ["make", "--silent", "--no-print-directory", "-C", str(_ROOT), f"PYTHON={sys.executable}", ".venv/.tune"]
+    if _streamed(make).code != 0:
         raise RuntimeError(f"setting up in {_ROOT} has failed, for the reason above")
     return [str(_ROOT / ".venv" / "bin" / "autotune")]
 
@@ -152,8 +151,20 @@ def _folder() -> Path:
     return _ROOT if here.is_relative_to(_ROOT) else here
 
 
-def _streamed(arguments: Sequence[str]) -> list[str]:
-    """Run a command, print its lines as they come, and return them; an interrupt of the kernel is passed on to it."""
+class _Ended(NamedTuple):
+    """A command that has ended.
+
+    Args:
+        code: Its exit code.
+        text: What it has printed.
+    """
+
+    code: int
+    text: str
+
+
+def _streamed(arguments: Sequence[str]) -> _Ended:
+    """Run a command and print its lines as they come; an interrupt of the kernel is passed on to it."""
     # In a session of its own it is interrupted once, whatever the kernel's host signals. If the kernel dies, it parks.
     process = subprocess.Popen(
         arguments,
@@ -173,11 +184,11 @@ def _streamed(arguments: Sequence[str]) -> list[str]:
             try:
                 for line in process.stdout:
                     print(line, end="", flush=True)
-                    lines.append(line.rstrip("\n"))
+                    lines.append(line)
                 break
             except KeyboardInterrupt:
                 os.killpg(process.pid, signal.SIGINT)
 
     if process.returncode not in (0, _PARKED):
         print(f"{shlex.join(arguments)} has ended with exit code {process.returncode}")
-    return lines
+    return _Ended(process.returncode, "".join(lines))

@@ -54,7 +54,7 @@ def test_a_drive_that_is_refused_costs_the_study_nothing_else(colab: Path, capsy
     assert "Google Drive is not mounted (mount failed)" in capsys.readouterr().out
 
 
-def test_a_command_that_fails_says_so_and_one_on_no_study_too(
+def test_a_command_that_fails_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -63,5 +63,6 @@ def test_a_command_that_fails_says_so_and_one_on_no_study_too(
     said = capsys.readouterr().out
     assert "no-such-study" in said and "has ended with exit code 2" in said and "Traceback" not in said
 
-    study.do("generate")
-    assert "run the study first" in capsys.readouterr().out
+    study.do("autotune status 'no such study'")
+    assert "no study at runs/no such study" in capsys.readouterr().out
+    assert study.folder == "" and study.page() is None
