@@ -38,5 +38,6 @@ def study_card(record: StudyRecord, state: str) -> str:
     parts += [f"<p>{escape(line)}</p>" for line in lines if not line.startswith(_NEXT)]
     parts.append(f"<p>{_NEXT}<code>{escape(plain(next_step(record).command))}</code></p>")
     if (record.run.report / "index.html").exists():
-        parts.append(f"<p>page: <code>{escape(plain(record.run.report / 'index.html'))}</code></p>")
+        page = escape(plain(record.run.report / "index.html"))
+        parts.append(f"<p>page: <code>{page}</code>; <code>.page()</code> shows it here</p>")
     return f'<div class="autotune-card"><style>{_STYLE}</style>{"".join(parts)}</div>'

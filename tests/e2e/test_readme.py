@@ -273,8 +273,21 @@ def test_every_command_of_the_readme_exists() -> None:
     assert {"tune", "test"} <= targets
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
     assert {"doctor", "plan", "run", "report", "compare", "promote"} <= verbs
+    lines = re.findall(r"^\$ autotune (\w+)(.*)", readme, flags=re.MULTILINE)
     for verb in verbs:
-        subprocess.run([str(AUTOTUNE), verb, "--help"], check=True, capture_output=True, timeout=60)
+        told = subprocess.run([AUTOTUNE, verb, "--help"], check=True, capture_output=True, text=True, timeout=60).stdout
+        named = {option for name, rest in lines if name == verb for option in re.findall(r"--[a-z-]+", rest)}
+        assert named <= set(re.findall(r"--[a-z-]+", told)), verb
+
+
+def test_every_study_of_the_readme_loads() -> None:
+    from autotune.study.study_file import load_text
+
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    whole, program = blocks
+    assert load_text(whole, Path("my-study.toml")).spec.name == "my-study"
+    rest = "[budget]\ntokens = 30\n[base]\nlr = 0.1\n[space]\nlr = {low = 0.01, high = 1.0, log = true}\n"
+    assert load_text(f'name = "swept"\n{program}\n{rest}', Path("swept.toml")).spec.name == "swept"
 
 
 def test_python_from_the_readme_does_what_it_says(tmp_path: Path) -> None:
