@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -72,7 +73,7 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]
     client = nbclient.NotebookClient(node, timeout=280, resources={"metadata": {"path": str(folder)}})
     # In a thread, since Chromium's tests may have left an event loop in this one.
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(client.execute, env={**os.environ, **environment}).result()
+        pool.submit(asyncio.run, client.async_execute(env={**os.environ, **environment})).result()
     return folder, [cell.outputs for cell in cells]
 
 
