@@ -50,6 +50,7 @@ from model.train import train  # noqa: E402
 TRIALS = 6
 EVERY_S = 2.0
 """Seconds between two snapshots, so that a study of minutes has as many as a night."""
+START = "the start"
 LONGEST_S = 20.0
 """A round is killed at a moment that is drawn evenly from its first evaluation to so many seconds after it ..."""
 EARLY = 0.2
@@ -229,7 +230,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _at_work(run: RunDirectory) -> str:
     if not run.database.exists():
-        return "the start"
+        return START
     record = read_study(run.root)
     if record.attributes.full_run is not None:
         return "the full run"
@@ -306,19 +307,21 @@ def main() -> None:
         checkpoint = checkpoint_bytes(Path(folder))
 
     lost = sum(kill.ended - kill.kept for kill in outcome.kills)
-    ages = sorted(kill.age_s for kill in outcome.kills)
+    # Killed while it goes on from its mirror, a run has trained nothing that could be lost.
+    ages = sorted(kill.age_s for kill in outcome.kills if kill.at != START)
+    age = f"{ages[len(ages) // 2]:.1f} s, {ages[-1]:.1f} s at most"
     where = Counter(kill.at for kill in outcome.kills)
     lines = [f"## {datetime.now(UTC):%Y-%m-%d}: {args.kills} kills with only the mirror left", ""]
     lines += [
         f"{psutil.cpu_count()} CPU cores, Python {platform.python_version()}, torch {torch.__version__}; "
-        f"`bench_mirror.py --kills {args.kills} --seed {args.seed}`. {outcome.studies} studies of the real trainer, a "
-        f"snapshot every {EVERY_S:g} s.",
+        f"`bench_mirror.py --kills {args.kills} --seed {args.seed}`.",
+        f"Studies of the real trainer that ended: {outcome.studies}; a snapshot every {EVERY_S:g} s.",
         "",
         "| what | figure |",
         "|---|---|",
         f"| killed in | {', '.join(f'{what} {times} times' for what, times in where.most_common())} |",
         f"| before the first snapshot | {outcome.before_first} |",
-        f"| age of the newest whole snapshot at a kill | {ages[len(ages) // 2]:.1f} s, {ages[-1]:.1f} s at most |",
+        f"| age of the newest whole snapshot at a kill, the start left out | {age} |",
         f"| trainings that had ended, and were trained again | {lost} |",
         f"| snapshots passed over as not whole | {outcome.torn} |",
         "| trials of a snapshot missing, changed or doubled at the end | 0 |",
