@@ -63,6 +63,7 @@ class Session:
         with self._opened() as night:
             self._count_hours(night)
             plan_night(night)
+            self.run.keep_options(self.options.again)  # hours that are refused are not to be given again
             queues = Queues(night, equal_seconds(night))
             promotion = PromotionStep(night, queues)
             finals = _finals(night, queues, promotion)
@@ -122,6 +123,7 @@ class Session:
         with self._opened() as night:
             trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
+            self.run.keep_options(self.options.again)
             self._end_within_session(night)
 
             promotion = PromotionStep(night, Queues(night))
@@ -158,7 +160,6 @@ class Session:
         stored = open_search(self.study, self.run)
         require_same_data(self.study, stored.attributes, prepared)
         self.began = True
-        self.run.keep_options(self.options.again)
         if self.options.mirror is not None:
             self.options.mirror.start(self.run)
         with open_night(self.options, self.run, stored, self.stop) as night:
