@@ -219,9 +219,9 @@ def test_promote_trains_a_chosen_trial_and_goes_on_from_its_mirrored_checkpoint(
     with subprocess.Popen([AUTOTUNE, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as parked:
         assert parked.stdout is not None
         for line in parked.stdout:
-            seen += evaluated(line)
-            if len(seen) == 1:
+            if evaluated(line) and not seen:
                 parked.send_signal(signal.SIGINT)
+            seen += evaluated(line)
     assert parked.returncode == 130 and seen[-1] < 100
     shutil.rmtree(tmp_path / "runs")
 
