@@ -1,8 +1,7 @@
-"""A study in a notebook: a card of a few lines, and its page in a frame."""
+"""A study in a notebook: a card of a few lines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from html import escape
 
 from autotune.promotion.next_step import next_step
@@ -39,25 +38,6 @@ def study_card(record: StudyRecord, state: str) -> str:
     parts += [f"<p>{escape(line)}</p>" for line in lines if not line.startswith(_NEXT)]
     parts.append(f"<p>{_NEXT}<code>{escape(plain(next_step(record).command))}</code></p>")
     if (record.run.report / "index.html").exists():
-        parts.append(f"<p>page: <code>{escape(plain(record.run.report / 'index.html'))}</code></p>")
+        page = escape(plain(record.run.report / "index.html"))
+        parts.append(f"<p>page: <code>{page}</code>; <code>.page()</code> shows it here</p>")
     return f'<div class="autotune-card"><style>{_STYLE}</style>{"".join(parts)}</div>'
-
-
-@dataclass(frozen=True)
-class PageFrame:
-    """A whole page in a frame of its own, which a notebook shows and keeps.
-
-    What the page runs cannot reach the notebook around it.
-
-    Args:
-        html: The page.
-        height: Of the frame, in pixels.
-    """
-
-    html: str = field(repr=False)
-    height: int = 800
-
-    def _repr_html_(self) -> str:
-        content = escape(self.html, quote=True)
-        style = f"width:100%;height:{int(self.height)}px;border:1px solid #8886"
-        return f'<iframe srcdoc="{content}" sandbox="allow-scripts allow-popups" style="{style}"></iframe>'

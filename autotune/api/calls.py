@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.api.forms import Changes, changes_text, study_text
 from autotune.api.tuned import Tuned
+from autotune.cli.launch import MIRROR_MINUTES
 from autotune.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ def run(
     out: str | Path = "runs",
     device: str = "auto",
     set: Changes | None = None,
+    session_hours: float | None = None,
+    mirror: str | Path | None = None,
+    mirror_minutes: float = MIRROR_MINUTES,
 ) -> Tuned:
     """Run a study from its search to its report, or resume it: `autotune run`.
 
@@ -42,6 +46,10 @@ def run(
         out: Folder that holds one run directory for each study.
         device: "auto", "cpu", "cuda" or "cuda:1".
         set: Changes of the study file: {"budget.tokens": 1_000_000}, or assignments in TOML as `--set` takes them.
+        session_hours: The session ends within so many hours, as on hosted notebooks: park before. `hours` then counts
+            those of all sessions.
+        mirror: Keep snapshots of the study in this folder, and go on from them where it is not in `out`.
+        mirror_minutes: Minutes between two snapshots.
 
     Returns:
         The study; its `state` says whether it is done, was parked, or has no trial that finished.
@@ -49,17 +57,22 @@ def run(
     Raises:
         UserError: If it cannot begin or go on; what was done before stays usable.
     """
-    from autotune.api.work import faults_told, require_known_device, work
+    from autotune.api.work import faults_told, hosting_of, require_known_device, work
+    from autotune.cli.launch import make_options, night_options
     from autotune.cli.options import deadline_of, folder_to_run, load_study
 
     require_known_device(device)
-    name, changes = str(study), changes_text(set)
+    name, runs, changes = str(study), Path(out), changes_text(set)
+    hosting = hosting_of(session_hours, mirror, mirror_minutes)
     with faults_told():
-        loaded = load_study(name, Path(out), changes, trials=trials, seed=seed)
-        root = folder_to_run(name, Path(out), loaded, changes)
+        hosting.adopt_named(name, runs)
+        loaded = load_study(name, runs, changes, trials=trials, seed=seed)
+        root = folder_to_run(name, runs, loaded, changes)
+        hosting.adopt(root)
         deadline = deadline_of(loaded, hours, until)
+        options = make_options(loaded, runs, device, "", deadline, hosting, night_options(hours, until))
 
-    work(loaded, root, device, deadline, lambda session: session.work())
+    work(loaded, root, options, hosting, lambda session: session.work())
     return Tuned(root, loaded.spec.storage)
 
 
@@ -76,6 +89,9 @@ def tune(
     name: str = "",
     out: str | Path = "runs",
     device: str = "auto",
+    session_hours: float | None = None,
+    mirror: str | Path | None = None,
+    mirror_minutes: float = MIRROR_MINUTES,
     **tables: Any,
 ) -> Tuned:
     """Search for good settings of a training of one's own, or resume that search.
@@ -98,6 +114,10 @@ def tune(
         name: The study's name; by default the function's.
         out: Folder that holds one run directory for each study.
         device: "auto", "cpu", "cuda" or "cuda:1".
+        session_hours: The session ends within so many hours, as on hosted notebooks: park before. `hours` then counts
+            those of all sessions.
+        mirror: Keep snapshots of the study in this folder, and go on from them where it is not in `out`.
+        mirror_minutes: Minutes between two snapshots.
         tables: Whatever else a study file may have, such as `seed=3`, `finals={"prove_seeds": 8}` or
             `sampler={"name": "tpe"}`.
 
@@ -107,7 +127,8 @@ def tune(
     Raises:
         UserError: If it cannot begin or go on; what was done before stays usable.
     """
-    from autotune.api.work import faults_told, require_known_device, work
+    from autotune.api.work import faults_told, hosting_of, require_known_device, work
+    from autotune.cli.launch import make_options, night_options
     from autotune.cli.options import deadline_of
     from autotune.study.stored_function import is_importable, store
 
@@ -120,6 +141,7 @@ def tune(
         budget["trials"] = trials
     content = {"name": name or _name_of(train), "budget": budget, "base": base or {}, **tables}
 
+    hosting = hosting_of(session_hours, mirror, mirror_minutes)
     with faults_told():
         stored = None if metric is None and is_importable(train) else store(train, metric)
         if stored is None:
@@ -131,10 +153,12 @@ def tune(
         study = _load(study_text(content, space))
         root = Path(out) / study.spec.name
         deadline = deadline_of(study, hours, until)
+        options = make_options(study, root.parent, device, "", deadline, hosting, night_options(hours, until))
+        hosting.adopt(root)
         if stored is not None:
             stored.write(root)
 
-    work(study, root, device, deadline, lambda session: session.work())
+    work(study, root, options, hosting, lambda session: session.work())
     return Tuned(root, study.spec.storage)
 
 

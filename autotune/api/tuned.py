@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autotune.cli.launch import MIRROR_MINUTES
 from autotune.core.errors import UserError
 from autotune.core.records import Verdict
 from autotune.promotion.standing import State, state_of
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from autotune.api.forms import Changes
+    from autotune.core.page_frame import PageFrame
     from autotune.store.study_store import StudyRecord
-    from reports.card import PageFrame
 
 
 class Tuned:
@@ -111,6 +112,9 @@ class Tuned:
         trial: int | None = None,
         as_is: bool = False,
         device: str = "auto",
+        session_hours: float | None = None,
+        mirror: str | Path | None = None,
+        mirror_minutes: float = MIRROR_MINUTES,
     ) -> Tuned:
         """Train the best settings for longer: the full run. If it is interrupted, the same call resumes it.
 
@@ -121,6 +125,9 @@ class Tuned:
             trial: Use the settings of this trial instead of the study's best.
             as_is: Use the settings unchanged, not fitted to the longer run.
             device: "auto", "cpu", "cuda" or "cuda:1".
+            session_hours: The session ends within so many hours: park before.
+            mirror: Keep snapshots of the study in this folder.
+            mirror_minutes: Minutes between two snapshots.
 
         Returns:
             The study; its `state` tells whether the full run was parked or failed.
@@ -128,7 +135,8 @@ class Tuned:
         Raises:
             UserError: If nothing can be promoted, or the run cannot go on.
         """
-        from autotune.api.work import require_known_device, work
+        from autotune.api.work import hosting_of, require_known_device, work
+        from autotune.cli.launch import make_options
         from autotune.cli.options import deadline_of, load_study
         from autotune.core.text import say
 
@@ -140,9 +148,11 @@ class Tuned:
             say(cost)
             return True
 
+        hosting = hosting_of(session_hours, mirror, mirror_minutes)
+        hosting.adopt(self.path)
         study = load_study(str(self.path), self.path.parent, None)
-        deadline = deadline_of(None, hours, until)
-        work(study, self.path, device, deadline, lambda session: session.promote(tokens, trial, as_is, agree))
+        options = make_options(study, self.path.parent, device, "", deadline_of(None, hours, until), hosting)
+        work(study, self.path, options, hosting, lambda session: session.promote(tokens, trial, as_is, agree))
         return self
 
     def clone(
@@ -241,7 +251,7 @@ class Tuned:
         Args:
             height: Of the frame, in pixels.
         """
-        from reports.card import PageFrame
+        from autotune.core.page_frame import PageFrame
         from reports.page import study_page
 
         return PageFrame(study_page(self.record), height)

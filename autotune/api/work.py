@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from autotune.cli.launch import make_options
+from autotune.cli.launch import Hosting
 from autotune.cli.options import known_device
 from autotune.cli.studies import try_to_report
 from autotune.core.errors import UserError
-from autotune.engine.deadline import Deadline, StopRequest
+from autotune.engine.deadline import StopRequest
 from autotune.machine.host import choose_thread_waiting
 from autotune.machine.nvml import NvmlError
-from autotune.night.session import Session
+from autotune.night.session import Options, Session
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 
@@ -38,21 +39,21 @@ def faults_told() -> Iterator[None]:
         raise UserError(f"{error}; see `autotune doctor`", 3) from error
 
 
-def work(study: Study, root: Path, device: str, deadline: Deadline, steps: Callable[[Session], int]) -> None:
-    """Do the steps of a study, and write its report however they end.
+def work(study: Study, root: Path, options: Options, hosting: Hosting, steps: Callable[[Session], int]) -> None:
+    """Do the steps of a study, and write its report and the last snapshot of its mirror however they end.
 
     Args:
         study: The study file and its trainer.
         root: Its run directory.
-        device: "auto", "cpu", "cuda" or "cuda:1".
-        deadline: When everything must be done.
+        options: What the call says, by `make_options`.
+        hosting: Its session and mirror.
         steps: What is done, such as `Session.work`.
 
     Raises:
         UserError: If the study cannot go on; what was done before stays usable.
     """
     choose_thread_waiting(os.environ)
-    session = Session(study, make_options(study, root.parent, device, "", deadline), root)
+    session = Session(study, options, root)
 
     no_report: UserError | None = None
     with faults_told(), _stoppable(session):
@@ -61,9 +62,27 @@ def work(study: Study, root: Path, device: str, deadline: Deadline, steps: Calla
         finally:
             if session.began:
                 _, no_report = try_to_report(root, study.spec.storage)
+                hosting.finish()
 
     if no_report is not None:
         raise no_report
+
+
+def hosting_of(session_hours: float | None, mirror: str | Path | None, mirror_minutes: float) -> Hosting:
+    """Return the session and the mirror that a call names.
+
+    Args:
+        session_hours: Hours until the session ends; None if it does not.
+        mirror: Folder of the mirror; None for none.
+        mirror_minutes: Minutes between two snapshots.
+
+    Raises:
+        UserError: If a number is not above 0.
+    """
+    for name, number in (("session_hours", session_hours), ("mirror_minutes", mirror_minutes)):
+        if number is not None and not 0 < number < math.inf:
+            raise UserError(f"{name} is {number}; write a number above 0")
+    return Hosting(session_hours, Path(mirror) if mirror else None, mirror_minutes)
 
 
 def require_known_device(device: str) -> None:

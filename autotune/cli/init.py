@@ -6,6 +6,7 @@ import glob
 import re
 from pathlib import Path
 
+from autotune.cli.options import STUDIES
 from autotune.core.errors import UserError
 
 TRAINER = '''\
@@ -72,7 +73,6 @@ path = "{text}"          # a file, a folder or a glob
 vocab_size = {vocab_size}
 eval_tokens = {eval_tokens}
 """
-_STUDIES = Path(__file__).parents[2] / "studies"
 _OF_THE_EXAMPLES = {"quickstart": (1_024, 16_384), "overnight": (8_192, 204_800)}
 """Vocabulary and held-out tokens for a text of one's own, by the study that is taken as an example. A small model has a
 small vocabulary, which its own tokenizer is trained for."""
@@ -117,7 +117,7 @@ def of_a_text(name: str, text: str) -> list[Path]:
     if text and not glob.glob(text):
         raise UserError(f"--text {text}: there is no such file or folder")
 
-    example = _STUDIES / ("overnight.toml" if visible_devices() else "quickstart.toml")
+    example = STUDIES / ("overnight.toml" if visible_devices() else "quickstart.toml")
     content = example.read_text(encoding="utf-8")
     content = re.sub(r"\A#.*\n", f"# Made from {example.name} by: autotune init {name}\n", content)
     content = re.sub(r'^name = ".*"', f'name = "{name}"', content, count=1, flags=re.MULTILINE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autotune.cli.options import begun_folder
 from autotune.cli.studies import refresh_report
 from autotune.core.errors import UserError
 from autotune.core.text import say
@@ -68,6 +69,16 @@ class Hosting:
         if self.mirroring is not None:
             self.mirroring.adopt(RunDirectory(root))
 
+    def adopt_named(self, study: str, out: Path) -> None:
+        """Go on from the mirror with the study that a name means: its study file may be in the mirror alone.
+
+        Args:
+            study: What the command line says; a study file names no run directory yet.
+            out: Folder of the run directories.
+        """
+        if study.strip() and not os.path.isfile(study):
+            self.adopt(begun_folder(study, out) or out / study)
+
     def require_own_database(self, study: Study) -> None:
         """Refuse the mirror of a study whose records are in a database that its machines share."""
         if self.mirror is not None and study.spec.storage:
@@ -100,7 +111,7 @@ def make_options(
     emulate: str,
     deadline: Deadline,
     hosting: Hosting | None = None,
-    again: Sequence[str] = (),
+    night: Sequence[str] | None = None,
 ) -> Options:
     """Return the options of one run of a study.
 
@@ -111,12 +122,17 @@ def make_options(
         emulate: "" or "t4".
         deadline: When everything must be done.
         hosting: Session and mirror; None for none.
-        again: Further options for the command that resumes it.
+        night: The options of a night's hours, see `night_options`; None if this is not a night.
     """
     from autotune.night.session import Options
 
     hosting = hosting or Hosting()
     hosting.require_own_database(study)
+
+    place = [*_named("--device", device, "auto"), *_named("--emulate", emulate, "")]
+    again = {"promote": [*place, *hosting.arguments()]}
+    if night is not None:
+        again["run"] = [*place, *night, *hosting.arguments()]
 
     def refresh(root: Path) -> None:
         refresh_report(root, study.spec.storage)
@@ -130,8 +146,23 @@ def make_options(
         refresh,
         session=hosting.session,
         mirror=hosting.mirroring,
-        again=(*again, *hosting.arguments()),
+        again=again,
     )
+
+
+def night_options(hours: float | None, until: str | None) -> list[str]:
+    """Return the options of a night's hours, as the command that goes on with it has them.
+
+    Args:
+        hours: Within how many hours everything is to be finished; None for those of the study file.
+        until: By which time of day; None for that of the study file.
+    """
+    given = [] if hours is None else ["--hours", f"{hours:g}"]
+    return [*given, *_named("--until", until, None)]
+
+
+def _named(option: str, value: str | None, default: str | None) -> list[str]:
+    return [] if value is None or value == default else [option, value]
 
 
 def audience() -> Callable[[str], None]:

@@ -12,7 +12,7 @@ import typer
 
 from autotune.cli import cloning, history, machine, model, output, planning, replay, steer, studies
 from autotune.cli.ending import Commands, explain_failures
-from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options
+from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options, night_options
 from autotune.cli.options import (
     MOST_TOKENS,
     RUNS,
@@ -31,7 +31,6 @@ from autotune.cli.options import (
     TrialsOption,
     UntilOption,
     WebhookOption,
-    begun_folder,
     deadline_of,
     default_study,
     folder_to_run,
@@ -102,14 +101,11 @@ def run(
     check_webhook(webhook)
     study = study or default_study()
     hosting = Hosting(session_hours, mirror, mirror_minutes)
-    # The study file of a name may be in the mirror alone.
-    if study.strip() and not os.path.isfile(study):
-        hosting.adopt(begun_folder(study, out) or out / study)
+    hosting.adopt_named(study, out)
     loaded = load_study(study, out, change, trials=trials, seed=seed)
     root = folder_to_run(study, out, loaded, change)
-    options = make_options(
-        loaded, out, device, emulate, deadline_of(loaded, hours, until), hosting, _resuming(session_hours, hours, until)
-    )
+    deadline = deadline_of(loaded, hours, until)
+    options = make_options(loaded, out, device, emulate, deadline, hosting, night_options(hours, until))
     hosting.adopt(root)
     session = Session(loaded, options, root)
 
@@ -136,16 +132,6 @@ def run(
 
         output.answer(Run(**ended(session.run.root, loaded.spec.storage, code, lines)))
     raise typer.Exit(code)
-
-
-def _resuming(session_hours: float | None, hours: float | None, until: str | None) -> list[str]:
-    """Return the options of the command that resumes a night which counts its hours over several sessions."""
-    given: list[str] = []
-    if session_hours and hours is not None:
-        given += ["--hours", f"{hours:g}"]
-    if session_hours and until is not None:
-        given += ["--until", until]
-    return given
 
 
 app.command()(steer.steer)

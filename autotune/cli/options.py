@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from autotune.study.study_file import Study
 
 RUNS = Path("runs")
+STUDIES = Path(__file__).parents[2] / "studies"
+"""The study files of the project, wherever it is installed."""
 MOST_TOKENS = 2**63 - 1
 """Most tokens that a database can hold as a number."""
 
@@ -168,7 +170,7 @@ def load_study(
 
     begun = begun_folder(name, out)
     kept = (begun or out / name) / "study.toml"
-    candidates = [Path(name), kept, Path("studies") / f"{name}.toml"]
+    candidates = [Path(name), kept, Path("studies") / f"{name}.toml", STUDIES / f"{name}.toml"]
     # os.path.isfile also answers for a name that is too long to be one.
     path = next((candidate for candidate in candidates if os.path.isfile(candidate)), Path(name))
     if begun is not None and not os.path.isfile(path):
@@ -233,7 +235,8 @@ def default_study() -> str:
         name = "quickstart"
 
     say(f"{seen} found: running studies/{name}.toml")
-    return str(Path("studies") / f"{name}.toml")
+    here = Path("studies") / f"{name}.toml"
+    return str(here if here.is_file() else STUDIES / here.name)
 
 
 def run_directory(name: str, out: Path) -> Path:

@@ -10,7 +10,11 @@ _PR_SET_PDEATHSIG = 1
 """The option of Linux's prctl that has the kernel signal a child when its parent dies; see prctl(2)."""
 
 
-def end_with_parent() -> None:
-    """Have this process killed when its parent dies, whatever it is doing; on Linux alone."""
+def end_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
+    """Have this process signalled when its parent dies; on Linux alone.
+
+    Args:
+        by: The signal; by default it is killed, whatever it is doing.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)

@@ -6,6 +6,7 @@ usage: python3 autotune/machine/bootstrap.py VENV REQUIREMENT     (REQUIREMENT: 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -86,9 +87,11 @@ def create(folder: Path, requirement: str) -> None:
     if not python.exists():
         on_top = f" on top of the machine's torch {machine_torch[0]}" if machine_torch else ""
         print(f"creating {folder}{on_top}", flush=True)
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=_has_ensurepip())
         if machine_torch:
             share_packages(folder, machine_torch[1].parent)
+    if not python.with_name("pip").exists():
+        _install_pip(python)
 
     print("installing the locked versions (a minute or two) ...", flush=True)
     _install(python, requirement, constraints(keep_torch=machine_torch is not None))
@@ -110,6 +113,16 @@ def _usable_machine_torch() -> tuple[str, Path] | None:
         print(f"torch {version} works here, but {needed} is needed; installing another beside it")
         return None
     return machine_torch
+
+
+def _has_ensurepip() -> bool:
+    """Return whether an environment gets a pip of its own; Debian, and so Colab, keep that in another package."""
+    return importlib.util.find_spec("ensurepip") is not None
+
+
+def _install_pip(python: Path) -> None:
+    """Have this Python's pip install itself into an environment that has none."""
+    subprocess.run([sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "pip"], check=True)
 
 
 def _install(python: Path, requirement: str, locked_versions: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ class Options:
         refresh: Takes the run directory, now and then while the study runs, and writes its report anew; None for none.
         session: When the session ends, which may be before the deadline.
         mirror: What keeps a mirror of the study; None for none.
-        again: Further options for the command that resumes it.
+        again: The options of the commands that go on with it, by the command's name.
     """
 
     out: Path = Path("runs")
@@ -72,7 +72,7 @@ class Options:
     refresh: Callable[[Path], None] | None = None
     session: SessionEnd = field(default_factory=SessionEnd)
     mirror: Mirroring | None = None
-    again: tuple[str, ...] = ()
+    again: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Session:
             self._count_hours(night)
             night.loop.steering.begin("run")
             plan_night(night)
+            self.run.keep_options(self.options.again)  # hours that are refused are not to be given again
             queues = Queues(night, equal_seconds(night))
             promotion = PromotionStep(night, queues)
             finals = _finals(night, queues, promotion)
@@ -92,7 +93,12 @@ class Session:
                 ended = promotion.train(order)
             else:
                 promotion.write(order)
-            return self._parked(night) if night.is_stopped else _exit_code(ended)
+            if night.is_stopped:
+                return self._parked(night)
+
+            # What is still missing then, for lack of time, has the hours of a night of its own.
+            night.attributes.worked_s = 0.0
+            return _exit_code(ended)
 
     def promote(
         self,
@@ -119,6 +125,7 @@ class Session:
         with self._opened() as night:
             trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
+            self.run.keep_options(self.options.again)
             self.options.session.bound(night.deadline)
             night.loop.steering.begin("promote")
 
@@ -180,12 +187,7 @@ class Session:
     def _parked(self, night: Night, command: str = "run", *arguments: str) -> int:
         """Say how to go on, and return the exit code."""
         self.options.session.keep()
-        kept = [*arguments]
-        if self.options.device != Options.device:
-            kept += ["--device", self.options.device]
-        if self.options.emulate:
-            kept += ["--emulate", self.options.emulate]
-        again = self.run.command(command, *kept, *self.options.again)
+        again = self.run.command(command, *arguments)
         night.observer.note("parked", f"parked, nothing is lost; resume with: {again}")
         return PARKED
 

@@ -11,7 +11,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks answers, by its make."""
+_TRAINING = ("run", "promote")
+"""The commands that train a study."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,11 @@ class RunDirectory:
         """Who runs the study now, JSON."""
         return self.root / "holder.json"
 
+    @property
+    def options(self) -> Path:
+        """The options that commands which train were last given here, JSON: lists by the command's name."""
+        return self.root / "options.json"
+
     def trial(self, queue: str, number: int) -> Path:
         """Return the folder of one trial.
 
@@ -151,8 +158,24 @@ class RunDirectory:
         folder.rename(target)
         return target
 
+    def keep_options(self, given: Mapping[str, Sequence[str]]) -> None:
+        """Keep how the study was started, for the commands that go on with it: see `command`.
+
+        Args:
+            given: Options by the name of the command that is to have them; those of other commands stay.
+        """
+        kept = {verb: self._kept_options(verb) for verb in _TRAINING}
+        write_json(self.options, {**kept, **{verb: list(options) for verb, options in given.items()}})
+
+    def _kept_options(self, verb: str) -> list[str]:
+        kept = read_json(self.options)
+        options = kept.get(verb) if isinstance(kept, dict) else None
+        return list(map(str, options)) if isinstance(options, list) else []
+
     def command(self, verb: str, *arguments: str) -> str:
         """Return a command on this study, to be typed where its `runs/` is.
+
+        One that trains has the options that the study was last started with: device, hours, session and mirror.
 
         Args:
             verb: "run", "promote", "status" ...
@@ -161,7 +184,9 @@ class RunDirectory:
         parent = self.root.parent if self.root.name else self.root.resolve().parent
         where = [] if parent.name == "runs" else ["--out", str(parent)]
 
-        return shlex.join(["autotune", verb, self.name, *arguments, *where])
+        options = self._kept_options(verb) if verb in _TRAINING else []
+
+        return shlex.join(["autotune", verb, self.name, *arguments, *options, *where])
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import study_builder
 from playwright.sync_api import Browser
 
-from reports.card import PageFrame, study_card
+from autotune.core.page_frame import PageFrame
+from reports.card import study_card
 from reports.page import study_page
 
 

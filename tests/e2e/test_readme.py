@@ -1,17 +1,28 @@
-"""The README's commands on real text with the real trainer: a whole night in small, through the console."""
+"""The README's notebook and commands on real text with the real trainer: a whole night in small."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="needs nbformat, nbclient and ipykernel: pip install -e '.[dev]'")
+nbclient = pytest.importorskip("nbclient", reason="needs nbformat, nbclient and ipykernel: pip install -e '.[dev]'")
+# zmq's own loops, and the event loop that nbclient leaves to the end of the process.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 ROOT = Path(__file__).parents[2]
 AUTOTUNE = Path(sys.executable).with_name("autotune")
@@ -40,23 +51,61 @@ def autotune(folder: Path, *arguments: str, code: int = 0) -> subprocess.Complet
     return ended
 
 
+def filled_in(source: str, **fields: str) -> str:
+    """Returns a cell's code with fields of its form filled in, as Colab does it."""
+    for name, value in fields.items():
+        source, count = re.subn(rf"^{name} = \S+", lambda _, set=f"{name} = {value!r}": set, source, flags=re.MULTILINE)
+        assert count == 1, name
+    return source
+
+
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished small quickstart: its folder and what the console said."""
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """The notebook of hosted nights, executed on a small quickstart: its folder, and the outputs of its code cells."""
     folder = tmp_path_factory.mktemp("night")
-    ended = autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *SMALL)
-    assert ended.stderr == "", "no library warns of what a user can do nothing about"
+    node = nbformat.read(ROOT / "studies" / "overnight.ipynb", as_version=4)
+    cells = [cell for cell in node.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in cells), "it is kept without outputs"
+    study, drive = str(ROOT / "studies" / "quickstart.toml"), str(folder / "drive")
+    cells[0].source = filled_in(cells[0].source, STUDY=study, MIRROR=drive, OPTIONS=shlex.join(SMALL))
+
+    environment = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "IPYTHONDIR": str(folder / "ipython")}
+    client = nbclient.NotebookClient(node, timeout=280, resources={"metadata": {"path": str(folder)}})
+    # In a thread, since Chromium's tests may have left an event loop in this one.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, client.async_execute(env={**os.environ, **environment})).result()
+    return folder, [cell.outputs for cell in cells]
+
+
+@pytest.fixture(scope="module")
+def night(notebook: tuple[Path, list[Any]]) -> tuple[Path, str]:
+    """A finished small quickstart: its folder and what its cell said."""
+    folder, (outputs, *_) = notebook
+    said = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "Warning" not in said, "no library warns of what a user can do nothing about"
     logs = (folder / "runs" / "quickstart").glob("*/**/log.txt")
     assert not [path for path in logs if "Warning" in path.read_text(encoding="utf-8")]
-    return folder, ended.stdout
+    return folder, said
+
+
+def test_the_notebook_runs_the_study_shows_its_page_and_has_its_model_write(notebook: tuple[Path, list[Any]]) -> None:
+    folder, (ran, shown, wrote) = notebook
+    page = (folder / "runs/quickstart/report/index.html").read_text(encoding="utf-8")
+    for outputs in (ran, shown):
+        frame = outputs[-1].data["text/html"]
+        assert unescape(frame.partition('srcdoc="')[2].partition('" sandbox')[0]) == page
+    (text,) = wrote
+    assert text.text.startswith("My fellow") and len(text.text) > 40
 
 
 def test_the_night_ends_with_verdict_report_and_next_command(night: tuple[Path, str]) -> None:
     folder, said = night
-    last = said.strip().splitlines()
+    *last, mirrored = said.strip().splitlines()
+    assert mirrored.startswith(f"mirrored to {night[0]}/drive/quickstart: ")
     assert any(word in said for word in ("better", "no clear gain", "inconclusive"))
     assert last[-1] == "report: runs/quickstart/report/index.html"
-    assert re.search(r"^next: autotune ", said, flags=re.MULTILINE)
+    command = rf"autotune promote quickstart --tokens \d+ --session-hours 11 --mirror {night[0]}/drive"
+    assert re.search(rf"^next: {command} ", said, flags=re.MULTILINE)
     assert (folder / "runs/quickstart/report/index.html").stat().st_size > 1_000_000
 
 
@@ -126,12 +175,16 @@ def test_best_config_has_provenance_and_can_be_trained(night: tuple[Path, str]) 
     assert (folder / "trained/sample.txt").exists()
 
 
-def test_status_report_and_a_second_run_change_nothing(night: tuple[Path, str]) -> None:
+def test_status_report_and_a_second_run_from_the_mirror_alone_change_nothing(
+    night: tuple[Path, str], tmp_path: Path
+) -> None:
     folder, _ = night
     before = json.loads(autotune(folder, "status", "quickstart", "--json").stdout)
-    autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *SMALL)
-    autotune(folder, "report", "quickstart")
-    after = json.loads(autotune(folder, "status", "quickstart", "--json").stdout)
+    again = ["--hours", "8", "--session-hours", "11", "--mirror", str(folder / "drive")]
+    said = autotune(tmp_path, "run", str(ROOT / "studies" / "quickstart.toml"), *SMALL, *again).stdout
+    assert "going on from the snapshot of" in said
+    autotune(tmp_path, "report", "quickstart")
+    after = json.loads(autotune(tmp_path, "status", "quickstart", "--json").stdout)
     assert {**after, "last_event": None} == {**before, "last_event": None}
     assert before["trials"].get("finished", 0) + before["trials"].get("pruned", 0) == 5
 
@@ -143,7 +196,8 @@ def test_compare_puts_two_studies_side_by_side(night: tuple[Path, str]) -> None:
     # The machine is the same, and profiling it has its own test.
     (folder / "runs/other").mkdir()
     shutil.copy(folder / "runs/quickstart/hardware.json", folder / "runs/other")
-    autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *small)
+    ended = autotune(folder, "run", str(ROOT / "studies" / "quickstart.toml"), *small)
+    assert ended.stderr == "", "no library warns of what a user can do nothing about"
     said = autotune(folder, "compare", "quickstart", "other").stdout
     assert "quickstart" in said
     assert "other" in said
@@ -156,11 +210,30 @@ def test_a_changed_study_is_refused_with_the_change_named(night: tuple[Path, str
     assert "base.optim.grad_clip: was 1.0, is 2.0" in ended.stderr
 
 
-def test_promote_trains_a_chosen_trial(night: tuple[Path, str]) -> None:
-    folder, _ = night
-    said = autotune(folder, "promote", "quickstart", "--trial", "0", "--tokens", "24576").stdout
-    assert "full run finished" in said
-    assert (folder / "runs/quickstart/full/trial-0000-24576-tokens/export/model.safetensors").exists()
+def test_promote_trains_a_chosen_trial_and_goes_on_from_its_mirrored_checkpoint(
+    night: tuple[Path, str], tmp_path: Path
+) -> None:
+    shutil.copytree(night[0] / "drive", tmp_path / "drive")
+    command = ["promote", "quickstart", "--trial", "0", "--tokens", "24576", "--mirror", "drive"]
+    seen = []
+    with subprocess.Popen([AUTOTUNE, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as parked:
+        assert parked.stdout is not None
+        for line in parked.stdout:
+            if evaluated(line) and not seen:
+                parked.send_signal(signal.SIGINT)
+            seen += evaluated(line)
+    assert parked.returncode == 130 and seen[-1] < 100
+    shutil.rmtree(tmp_path / "runs")
+
+    ended = autotune(tmp_path, *command)
+    assert "going on from the snapshot of" in ended.stdout and ended.stderr == ""
+    assert seen[-1] < min(evaluated(ended.stdout)) and "full run finished" in ended.stdout
+    assert (tmp_path / "runs/quickstart/full/trial-0000-24576-tokens/export/model.safetensors").exists()
+
+
+def evaluated(said: str) -> list[int]:
+    """Returns at how many percent of a full run it was evaluated."""
+    return [int(percent) for percent in re.findall(r"^full run +(\d+)%", said, flags=re.MULTILINE)]
 
 
 def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Path) -> None:
@@ -201,8 +274,21 @@ def test_every_command_of_the_readme_exists() -> None:
     assert {"tune", "test"} <= targets
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
     assert {"doctor", "plan", "run", "report", "compare", "promote"} <= verbs
+    lines = re.findall(r"^\$ autotune (\w+)(.*)", readme, flags=re.MULTILINE)
     for verb in verbs:
-        subprocess.run([str(AUTOTUNE), verb, "--help"], check=True, capture_output=True, timeout=60)
+        told = subprocess.run([AUTOTUNE, verb, "--help"], check=True, capture_output=True, text=True, timeout=60).stdout
+        named = {option for name, rest in lines if name == verb for option in re.findall(r"--[a-z-]+", rest)}
+        assert named <= set(re.findall(r"--[a-z-]+", told)), verb
+
+
+def test_every_study_of_the_readme_loads() -> None:
+    from autotune.study.study_file import load_text
+
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    whole, program = blocks
+    assert load_text(whole, Path("my-study.toml")).spec.name == "my-study"
+    rest = "[budget]\ntokens = 30\n[base]\nlr = 0.1\n[space]\nlr = {low = 0.01, high = 1.0, log = true}\n"
+    assert load_text(f'name = "swept"\n{program}\n{rest}', Path("swept.toml")).spec.name == "swept"
 
 
 def test_python_from_the_readme_does_what_it_says(tmp_path: Path) -> None:

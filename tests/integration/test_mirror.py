@@ -9,24 +9,21 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from study_folder import StudyFolder, is_over, wait_for
+from told import Told, count, includes, told, told_in
 
 from autotune.core.records import TrialStatus, VerdictWord
+from autotune.promotion.next_step import next_step
 from autotune.store.mirror import Manifest, Mirror
-from autotune.store.run_directory import RunDirectory
 
 KILLS = 3
 FULL_TOKENS = 200_000
 TRIALS = 6
 OFTEN = ("--mirror", "drive", "--mirror-minutes", "0.005")
 PARKED = 130
-
-Told = dict[str, dict[int, tuple[Any, ...]]]
-"""Of each Optuna study, what is stored of its ended trials, by number."""
 
 
 def killed_again_and_again(folder: StudyFolder, kills: int, seed: int) -> list[str]:
@@ -53,19 +50,19 @@ def killed_again_and_again(folder: StudyFolder, kills: int, seed: int) -> list[s
         run.kill()
         folder.wait_until_empty()
 
-        reached = _told(folder, folder.directory())
+        reached = told(folder.directory())
         shutil.rmtree(folder.directory().root)
         with contextlib.suppress(IndexError):
-            kept.append(_told_in(folder, mirror, newest(mirror)))
-            before, after = _count(reached), _count(kept[-1])
+            kept.append(told_in(mirror, newest(mirror), folder.root / "looked-at"))
+            before, after = count(reached), count(kept[-1])
             lines.append(f"kill {number}: {before} trainings had ended, {after} of them in the newest snapshot")
-            assert _includes(reached, kept[-1])
+            assert includes(reached, kept[-1])
 
     last = folder.start(*OFTEN)
     assert last.end() == 0, last.text
-    final = _told(folder, folder.directory())
+    final = told(folder.directory())
     for snapshot in kept:
-        assert _includes(final, snapshot)
+        assert includes(final, snapshot)
     return [*lines, last.text.strip().splitlines()[-1]]
 
 
@@ -79,44 +76,17 @@ def newest(mirror: Mirror) -> Manifest:
     return mirror.manifests()[0][0]
 
 
-def _told(folder: StudyFolder, run: RunDirectory) -> Told:
-    if not run.database.exists():
-        return {}
-    return {
-        name: {trial.number: _stored(trial) for trial in trials if trial.state.is_finished()}
-        for name, trials in folder.optuna_trials(run.root.parent.name).items()
-    }
-
-
-def _stored(trial: FrozenTrial) -> tuple[Any, ...]:
-    return trial.state, tuple(trial.values or ()), tuple(sorted(trial.params.items())), trial.datetime_complete
-
-
-def _told_in(folder: StudyFolder, mirror: Mirror, manifest: Manifest) -> Told:
-    restored = folder.root / "looked-at" / "fake"
-    mirror.restore(manifest, restored)
-    return _told(folder, RunDirectory(restored))
-
-
-def _count(told: Told) -> int:
-    return sum(map(len, told.values()))
-
-
-def _includes(told: Told, part: Told) -> bool:
-    return all(name in told and trials.items() <= told[name].items() for name, trials in part.items())
-
-
 def assert_whole(folder: StudyFolder) -> None:
     """Asserts that nothing is doubled, nothing is missing, and the verdict is that of a night without kills."""
-    record, told = folder.record(), folder.optuna_trials()
-    assert is_over(told)
+    record, trials = folder.record(), folder.optuna_trials()
+    assert is_over(trials)
     assert record.verdict is not None and record.verdict.word is VerdictWord.BETTER
     assert record.attributes.full_run.status == "finished"
     counted = [trial for trial in record.trials if trial.status is not TrialStatus.INTERRUPTED]
     assert len(counted) == TRIALS and sum(trial.role == "baseline" for trial in counted) == 1
     finals = Counter((run.arm, run.seed, run.stage) for run in record.finals if run.status is TrialStatus.FINISHED)
     assert set(finals.values()) == {1} and len(finals) == 6
-    (full,) = (group for name, group in told.items() if ".full-" in name)
+    (full,) = (group for name, group in trials.items() if ".full-" in name)
     assert sum(trial.state is TrialState.COMPLETE for trial in full) == 1
 
 
@@ -206,7 +176,7 @@ def test_a_drive_that_is_gone_in_mid_run_costs_the_study_nothing(folder: StudyFo
     again = folder.run("--mirror", "drive")
     assert again.end() == 0, again.text
     assert "going on from" not in again.text and "mirrored to" in again.text
-    assert newest(Mirror(drive / "fake")).done.trials == _count(_told(folder, folder.directory()))
+    assert newest(Mirror(drive / "fake")).done.trials == count(told(folder.directory()))
 
 
 @pytest.mark.parametrize("options", ["ro", "size=12k"])
@@ -257,6 +227,8 @@ def test_a_night_over_sessions_counts_its_hours_together(folder: StudyFolder) ->
     record = folder.record()
     assert record.verdict is not None and record.verdict.word is VerdictWord.BETTER
     assert sum(trial.status.teaches for trial in record.trials) == 60
+    assert next_step(record).command == "autotune promote fake --session-hours 0.005 --mirror drive"
+    assert record.attributes.worked_s == 0, "what is run from now on is another night"
 
 
 def test_a_session_that_is_shorter_than_a_training_is_refused(folder: StudyFolder) -> None:

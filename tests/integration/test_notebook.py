@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from study_folder import StudyFolder, wait_for
+
+from autotune.core.files import read_lines
 
 nbformat = pytest.importorskip("nbformat", reason="needs nbformat, nbclient and ipykernel: pip install -e '.[dev]'")
 nbclient = pytest.importorskip("nbclient", reason="needs nbformat, nbclient and ipykernel: pip install -e '.[dev]'")
@@ -130,15 +134,17 @@ def test_cells_tune_a_function_and_the_study_is_shown(place: Path) -> None:
     assert "\x1b" not in tuned["printed"] + command["printed"]
 
 
-def test_an_interrupt_parks_and_the_next_kernel_goes_on(place: Path) -> None:
+def test_an_interrupt_parks_and_the_next_kernel_goes_on_from_the_mirror(place: Path) -> None:
     (place / "slow").touch()
+    (place / "drive").mkdir()
+    tune = TUNE.replace('device="cpu"', 'device="cpu", mirror="drive"')
 
     async def interrupted() -> tuple[dict[str, str], dict[str, str]]:
         notebook = Notebook(place)
         async with notebook.client.async_setup_kernel():
             await notebook.execute(TRAINER)
             button = asyncio.create_task(notebook.interrupt_when(place / "begun"))
-            parked = await notebook.execute(TUNE)
+            parked = await notebook.execute(tune)
             await button
             return parked, await notebook.execute("print(study.state, len(study.trials))")
 
@@ -147,7 +153,7 @@ def test_an_interrupt_parks_and_the_next_kernel_goes_on(place: Path) -> None:
         async with notebook.client.async_setup_kernel():
             await notebook.execute("# the cells have other numbers now")
             await notebook.execute(TRAINER.replace("noise =", "# a remark\n    noise  ="))
-            done = await notebook.execute(TUNE)
+            done = await notebook.execute(tune)
             counted = "print(study.state, (study.trials.status != 'interrupted').sum())"
             return done, await notebook.execute(counted)
 
@@ -155,9 +161,13 @@ def test_an_interrupt_parks_and_the_next_kernel_goes_on(place: Path) -> None:
     assert "stopping after the next evaluation" in parked["printed"] and "parked, nothing is lost" in parked["printed"]
     assert (place / "runs/fit/report/index.html").exists() and "fit: parked" in parked["text/html"]
     assert state["printed"].startswith("parked ")
+    command = "autotune run fit --device cpu --mirror drive"
+    assert f"resume with: {command}" in parked["printed"] and f"<code>{command}</code>" in parked["text/html"]
 
     os.unlink(place / "slow")
+    shutil.rmtree(place / "runs")
     done, state = awaited(resumed())
+    assert "going on from the snapshot of" in done["printed"]
     assert state["printed"] == "done 6\n" and "verdict: " in done["printed"]
 
 
@@ -184,3 +194,45 @@ def test_a_study_in_a_thread_of_a_kernel_is_stopped_from_a_cell(place: Path) -> 
     assert "running\n" in running["printed"]
     assert "autotune.load('runs/fit').stop() parks it" in told["printed"]
     assert parked["printed"].endswith("parked\n")
+
+
+def test_a_hosted_study_parks_and_shows_its_page_and_parks_when_its_kernel_dies(
+    place: Path, hardware: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the cell of studies/overnight.ipynb calls, on a study whose trainings wait at a gate."""
+    folder = StudyFolder(place, hardware).write(base={"fault": "gate", "fault_budget": 100_000})
+    folder.place_hardware()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "fakes"))))
+    cell = (
+        "from autotune.machine.hosted import HostedStudy\n"
+        "study = HostedStudy('fake.toml', mirror='', options='--device cpu')\nstudy.run()"
+    )
+
+    async def stop(notebook: Notebook) -> None:
+        await notebook.interrupt_when(folder.log / "at-gate.txt")
+        while "stopping after the next evaluation" not in str(notebook.node.cells[-1].outputs):
+            await asyncio.sleep(0.05)
+        folder.open_gate()
+
+    async def cells() -> dict[str, str]:
+        notebook = Notebook(place)
+        async with notebook.client.async_setup_kernel():
+            button = asyncio.create_task(stop(notebook))
+            parked = await notebook.execute(cell)
+            await button
+            folder.close_gate()
+
+            running = asyncio.create_task(notebook.execute(cell))
+            while not (folder.log / "at-gate.txt").exists():
+                await asyncio.sleep(0.05)
+            await notebook.client.km.shutdown_kernel(now=True)
+            folder.open_gate()
+            with pytest.raises(nbclient.exceptions.DeadKernelError):
+                await running
+        return parked
+
+    parked = awaited(cells())
+    assert "resume with: autotune run fake --device cpu" in parked["printed"]
+    assert parked["text/html"].startswith('<iframe srcdoc="&lt;!doctype html')
+    wait_for(lambda: folder.directory().running_pid() is None)
+    assert [event["kind"] for event in read_lines(folder.directory().events)].count("parked") == 2

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import optuna
 import prepared
 import psutil
 import tomli_w
 from optuna.trial import FrozenTrial
+from told import optuna_trials
 
-from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord, read_study
 
@@ -268,13 +267,7 @@ class StudyFolder:
 
     def optuna_trials(self, out: str = "runs") -> dict[str, list[FrozenTrial]]:
         """Returns Optuna's own trials of every study in the storage (search, finals, full run), by its name."""
-        opened = open_storage(self.directory(out), self.url)
-        try:
-            names = optuna.get_all_study_names(opened)
-            return {name: opened.get_all_trials(opened.get_study_id_from_name(name)) for name in names}
-        finally:
-            opened.remove_session()
-            opened.engine.dispose()
+        return optuna_trials(self.directory(out), self.url)
 
     def started(self) -> list[Started]:
         """Returns the trainings that began, the probe left out."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from autotune.core.errors import UserError
 from autotune.core.text import plain, say
 from autotune.store.run_directory import RunDirectory
 
+ROOT = Path(__file__).parents[3]
 VERBS = (
     "doctor",
     "profile",
@@ -39,6 +41,7 @@ HEAVY = ("torch", "optuna", "pandas", "numpy", "scipy", "scipy.stats", "scipy.op
 # Does something and then says on stderr which of the heavy packages that has imported.
 PROBE = """
 import sys
+import tomllib
 heavy = sys.argv.pop().split(",")
 try:
     {statement}
@@ -227,6 +230,18 @@ def test_a_study_is_found_by_its_path_its_run_and_its_name(tmp_path: Path, monke
         Path(place).write_text(f'title = "{title}"\n{text}')
     titles = [options.load_study(name, Path("runs"), None).spec.title for name in ("night.toml", "night", "x")]
     assert titles == ["", "run", "other"]
+
+
+def test_the_projects_own_studies_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert options.load_study("quickstart", Path("runs"), None).spec.name == "quickstart"
+
+
+def test_the_projects_own_studies_are_installed_with_it() -> None:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert "studies" in table["packages"]["find"]["include"] and (options.STUDIES / "__init__.py").exists()
+    shipped = {path for pattern in table["package-data"]["studies"] for path in options.STUDIES.glob(pattern)}
+    assert shipped == set(options.STUDIES.glob("*.toml"))
 
 
 def test_the_run_directory_is_found_by_name_folder_and_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

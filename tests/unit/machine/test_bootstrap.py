@@ -76,3 +76,16 @@ def test_a_failing_install_ends_with_the_command(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "setting up failed" in ended.stderr
+
+
+def test_an_environment_without_pip_gets_this_pythons_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Colab, whose Python lacks ensurepip."""
+    (tmp_path / "packages").mkdir()
+    monkeypatch.setattr(bootstrap, "_has_ensurepip", lambda: False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "packages"))
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        bootstrap.create(tmp_path / "venv", ".")
+    python = str(tmp_path / "venv" / "bin" / "python")
+    assert failed.value.cmd == [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "pip"]
+    assert not (tmp_path / "venv" / "bin" / "pip").exists()

@@ -1,4 +1,4 @@
-"""A study in a notebook's cell: short, escaped, without scripts, and its page in a frame of its own."""
+"""A study in a notebook's cell: short, escaped, without scripts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import unescape
 import pytest
 import study_builder
 
-from reports.card import PageFrame, study_card
+from reports.card import study_card
 
 
 @pytest.mark.parametrize("name", study_builder.STUDIES)
@@ -30,13 +30,3 @@ def test_a_card_says_what_the_console_says() -> None:
 def test_names_stay_text() -> None:
     record = study_builder.study(spec=study_builder.spec(title="<script>alert(1)</script>&"))
     assert "<script>" not in study_card(record, "done")
-
-
-def test_a_page_is_a_part_of_its_frame() -> None:
-    page = '<p title="a & b">"quoted" \'too\'</p>'
-    html = PageFrame(page, 300)._repr_html_()
-    frame = r'<iframe srcdoc="([^"]*)" sandbox="allow-scripts allow-popups" style="([^"]*)"></iframe>'
-    content = re.fullmatch(frame, html)
-    assert content is not None
-    assert unescape(content[1]) == page and "height:300px" in content[2]
-    assert "quoted" not in repr(PageFrame(page, 300))

@@ -100,3 +100,24 @@ def test_files_of_an_unknown_training_are_set_aside(tmp_path: Path) -> None:
         (folder / "metrics.jsonl").write_text("{}")
         assert run.set_aside(folder) == run.root / "set_aside" / name
         assert not folder.exists()
+
+
+def test_commands_that_train_have_the_options_that_the_study_was_started_with(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "runs" / "night")
+    assert run.command("run") == "autotune run night", "before it was started"
+    run.keep_options({"run": ["--hours", "20", "--mirror", "my drive"], "promote": ["--mirror", "my drive"]})
+    assert run.command("run") == "autotune run night --hours 20 --mirror 'my drive'"
+    assert run.command("promote", "--trial", "3") == "autotune promote night --trial 3 --mirror 'my drive'"
+    assert run.command("watch") == "autotune watch night"
+
+    run.keep_options({"promote": []})
+    assert run.command("promote") == "autotune promote night"
+    assert run.command("run") == "autotune run night --hours 20 --mirror 'my drive'", "a full run has hours of its own"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"run": "--hours"}', '{"run": ['])
+def test_damaged_options_are_left_out(tmp_path: Path, content: str) -> None:
+    run = RunDirectory(tmp_path / "runs" / "night")
+    run.root.mkdir(parents=True)
+    run.options.write_text(content)
+    assert run.command("run") == "autotune run night"
