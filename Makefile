@@ -12,7 +12,7 @@ tune: .venv/.tune   ## Set up, then find good settings: a short study on a CPU, 
 	$(BIN)/autotune run $(STUDY)
 
 test: .venv/.dev    ## Set up, then run the tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.dev   ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
