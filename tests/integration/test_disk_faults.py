@@ -31,7 +31,6 @@ NO_SPACE = "no space left on the disk"
 FULL_TOKENS = 1_600_000
 PHASES = {
     "search": "trials/0002",
-    "noise": "finals/0001",
     "finals": "finals/0004",
     "attribution": "finals/0007",
     "bracket": "bracket/*/0001",

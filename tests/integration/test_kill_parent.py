@@ -14,7 +14,7 @@ from study_folder import Run, StudyFolder, is_over, wait_for
 
 from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
 
-KILLS = 22
+KILLS = 16
 FULL_TOKENS = 200_000
 
 
