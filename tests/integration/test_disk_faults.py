@@ -32,7 +32,6 @@ FULL_TOKENS = 1_600_000
 PHASES = {
     "search": "trials/0002",
     "finals": "finals/0004",
-    "attribution": "finals/0007",
     "bracket": "bracket/*/0001",
     "full run": "full/*/0000",
 }

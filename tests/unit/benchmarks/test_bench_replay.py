@@ -141,6 +141,15 @@ def test_two_tables_in_both_ways_with_both_defaults(tables: Path) -> None:
         (("--only", "("), "'(' is no regular expression"),
     ],
 )
-def test_what_cannot_be_run_is_said_before_anything_is(tables: Path, arguments: tuple[str, ...], says: str) -> None:
-    done = bench(str(tables), *arguments)
-    assert (done.returncode, says in done.stderr, done.stdout.strip()) == (2, True, "")
+def test_what_cannot_be_run_is_said_before_anything_is(
+    tables: Path,
+    arguments: tuple[str, ...],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench_replay.py", str(tables), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        bench_replay.main()
+    said = capsys.readouterr()
+    assert (ended.value.code, says in said.err, said.out.strip()) == (2, True, "")

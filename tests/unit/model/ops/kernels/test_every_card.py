@@ -45,8 +45,11 @@ def cache(tmp_path_factory):
         yield
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("capability", SHARED_KIB)
+# The quickstart is made for CPUs: the oldest and the newest card speak for the others.
+ON_CARDS = [(shape, card) for shape in SHAPES for card in SHARED_KIB if shape != "quickstart" or card in (75, 120)]
+
+
+@pytest.mark.parametrize(("shape", "capability"), ON_CARDS)
 def test_kernels_fit_a_card(shape, capability):
     dtype = usual_dtype(capability)
     kernels = compiled_kernels(shape, capability, dtype)
