@@ -141,10 +141,7 @@ def storage_to_read(run: RunDirectory, spec_storage: str = "", heartbeat_s: int 
             require_sound(run, connect)
             storage = _storage(connect, "BEGIN")
             stack.enter_context(explain_damage(run))
-        stack.callback(storage.engine.dispose)
-        stack.callback(storage.remove_session)
-
-        yield storage
+        yield stack.enter_context(_closing(storage))
 
 
 @contextlib.contextmanager
@@ -162,7 +159,12 @@ def storage_to_write(run: RunDirectory, spec_storage: str = "", heartbeat_s: int
     if not spec_storage:
         require_there(run, is_read=True)
 
-    storage = open_storage(run, spec_storage, heartbeat_s)
+    with _closing(open_storage(run, spec_storage, heartbeat_s)) as storage:
+        yield storage
+
+
+@contextlib.contextmanager
+def _closing(storage: RDBStorage) -> Iterator[RDBStorage]:
     try:
         yield storage
     finally:
