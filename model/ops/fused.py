@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.ops import grouped
-from model.ops.gradient_sums import added, added_product, for_autograd, sum_for
+from model.ops.gradient_sums import added_product, for_autograd, sum_for
 from model.ops.graphs import beside
 
 
@@ -169,8 +169,8 @@ class _MoE(torch.autograd.Function):
         weight_grads: dict[str, Tensor | None] = {}
 
         def weight_gradients() -> None:
-            weight_grads["down"] = added(down, grouped.product(dy_SD.mT, hidden_SF, ends_E))
-            weight_grads["gate_up"] = added(gate_up, grouped.product(dgate_up_SF.mT, x_SD, ends_E))
+            weight_grads["down"] = grouped.added_product(down, dy_SD.mT, hidden_SF, ends_E)
+            weight_grads["gate_up"] = grouped.added_product(gate_up, dgate_up_SF.mT, x_SD, ends_E)
 
         beside.run(weight_gradients, dy_SD, hidden_SF, dgate_up_SF, x_SD, ends_E)
 

@@ -76,12 +76,6 @@ def usual_dtype(capability: int) -> torch.dtype:
     return torch.bfloat16 if capability >= 80 else torch.float16
 
 
-def way(capability: int, dtype: torch.dtype) -> grouped.Way:
-    """Return how grouped products are done on a card where our own are taken as soon as they can be."""
-    with mock.patch.object(grouped, "_OWN_FROM", (8, 0)):
-        return grouped.way_on(divmod(capability, 10), dtype)
-
-
 def compiled_kernels(shape: str, capability: int, dtype: torch.dtype) -> list[Compiled]:
     """Return every kernel that a pass, an update and an evaluation launch, each once.
 
@@ -135,7 +129,7 @@ def _on_absent_card(capability: int, all_tiles: bool) -> Iterator[dict[str, trit
             mock.patch.object(JITFunction, "run", compile_only),
             mock.patch.object(Autotuner, "run", each_config),
             mock.patch.object(fused, "available", return_value=True),
-            mock.patch.object(grouped, "way", lambda _, dtype: way(capability, dtype)),
+            mock.patch.object(grouped, "way", lambda _, dtype: grouped.way_on(divmod(capability, 10), dtype)),
             # What has no kernel of ours: torch's own knows only shapes of bf16, or none.
             mock.patch.object(torch.nn.functional, "grouped_mm", grouped_shape),
             mock.patch.object(MuonAdamW, "_update_rest", autospec=True),

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LANES, LANE_DEPTH = 8192, 2
+LANES, LANE_DEPTH = 4096, 4
 """Logits that the cross-entropy reads at a time: LANES x LANE_DEPTH."""
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from model.ops.kernels.blocks import TOKENS, pow2
 
-_BACKWARD_TOKENS = 16
-"""Tokens of one program at a time in the backward pass."""
+_BACKWARD_TOKENS, _BACKWARD_WARPS = 8, 2
+"""Tokens of one program at a time in the backward pass, and its warps for numbers of two bytes."""
 
-NORM_PROGRAMS = 264
-"""Programs of the backward pass; each adds its sum of the gain's gradient once."""
+NORM_PROGRAMS = 528
+"""Programs of the backward pass; each adds its sum of the gain's gradient once. Of 80 choices of the three the fastest
+on an H200, 49,152 tokens, 384 wide: 2.3 times as fast as 16 tokens, 8 warps and 264 programs."""
 
 
 @triton.jit
@@ -118,6 +119,6 @@ def add_norm_backward(
         BLOCK=pow2(width),
         ROWS=_BACKWARD_TOKENS,
         HAS_DSUM=dtotal_ND is not None,
-        num_warps=8,
+        num_warps=_BACKWARD_WARPS * total_ND.element_size() // 2,
     )
     return dx_ND
