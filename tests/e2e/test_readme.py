@@ -33,7 +33,7 @@ SMALL = [
     "--set=finals={finalists=2,select_seeds=1,prove_seeds=2,max_seeds=2,attribute_seeds=0}",
     "--set=promote.tokens=24576",
     "--set=base.data.eval_tokens=4096",
-    "--set=pruner={name='median',n_startup_trials=2,warmup_frac=0.3}",
+    "--set=pruner={name='median',n_startup_trials=3,warmup_frac=0.3}",
 ]
 
 
