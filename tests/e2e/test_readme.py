@@ -31,7 +31,7 @@ SMALL = [
     "--trials=4",
     "--set=budget.tokens=8192",
     "--set=finals={finalists=2,select_seeds=1,prove_seeds=2,max_seeds=2,attribute_seeds=0}",
-    "--set=promote.tokens=24576",
+    "--set=promote.tokens=32768",
     "--set=base.data.eval_tokens=4096",
     "--set=pruner={name='median',n_startup_trials=3,warmup_frac=0.3}",
 ]
@@ -134,13 +134,13 @@ def test_the_full_run_leaves_loadable_weights_and_a_sample(night: tuple[Path, st
     (folder,) = (night[0] / "runs/quickstart/full").glob("trial-*-tokens")
     weights = load_file(folder / "export" / "model.safetensors")
     assert "model.embed_tokens.weight" in weights
-    assert len((folder / "sample.txt").read_text().split()) > 20
+    assert len((folder / "sample.txt").read_text()) > 100
 
 
 def test_the_full_run_can_be_used_by_its_studys_name(night: tuple[Path, str]) -> None:
     folder, _ = night
     (full,) = (night[0] / "runs/quickstart/full").glob("trial-*-tokens")
-    said = autotune(folder, "generate", "quickstart", "--prompt", "My fellow", "--tokens", "20").stdout
+    said = autotune(folder, "generate", "quickstart", "--prompt", "My fellow", "--tokens", "60").stdout
     assert said.startswith("My fellow")
     assert len(said) > len("My fellow") + 20
     found = json.loads(autotune(folder, "evaluate", "quickstart", "--json").stdout)
