@@ -236,15 +236,15 @@ def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Pat
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/corpus").symlink_to(night[0] / "runs/corpus")  # the night has built it
     study = str(ROOT / "studies" / "quickstart.toml")
-    told = json.loads(autotune(tmp_path, "plan", study, *SMALL[1:2], "--hours", "1", "--json").stdout)
-    said = "\n".join(told["says"])
-    assert said.startswith("plan: up to 14 trials of 8,192 tokens")
+    said = autotune(tmp_path, "plan", study, *SMALL[1:2], "--hours", "8").stdout
+    assert "plan: up to 14 trials of 8,192 tokens" in said
     assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "model.top_k" not in said
     assert len(said.splitlines()) <= 24, "it fits onto one screen"
     assert not (tmp_path / "runs" / "quickstart").exists()
+    told = json.loads(autotune(tmp_path, "plan", study, *SMALL[1:2], "--json").stdout)
     assert told["plan"]["trials"] == told["plan"]["most_trials"] == 14
     assert told["searches"]["optim.muon_lr"]["default"] == 0.014 and told["config"]["model.top_k"] == 2
-    assert told["plan"]["disk_bytes"] > 1e7
+    assert told["plan"]["disk_bytes"] > 1e7 and told["says"][0].startswith("plan: up to 14 trials")
 
     absent = autotune(tmp_path, "plan", study, "--card", "rtx 3060", "--all").stdout
     assert absent.startswith("reasoned from published figures of the RTX 3060, and not measured:\nplan: ")
