@@ -51,9 +51,10 @@ def clone(
     run: Annotated[bool, typer.Option("--run", help="Run it at once.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Makes a study like another, with changes; the other's trials count in it where they still mean the same.
+    """Makes a study like another, and takes its trials along.
 
-    It writes the new study's file, which may be edited, and says which trials are taken along and why others are not.
+    It writes the new study's file, which may be edited, and says which trials still mean the same and are taken along,
+    and why others are not.
     Its winner is proved on seeds that the other study has not seen.
     """
     record = read_named(study, out, storage)

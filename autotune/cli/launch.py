@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autotune.cli.options import begun_folder
+from autotune.cli.ending import INTERRUPTED
+from autotune.cli.options import RUNS, begun_folder
 from autotune.cli.studies import refresh_report
 from autotune.core.errors import UserError
 from autotune.core.text import say
@@ -18,7 +20,7 @@ from autotune.core.text import say
 if TYPE_CHECKING:
     from autotune.engine.deadline import Deadline
     from autotune.engine.session_end import SessionEnd
-    from autotune.night.session import Options
+    from autotune.night.session import Options, Session
     from autotune.progress.mirroring import Mirroring
     from autotune.study.study_file import Study
 
@@ -92,16 +94,43 @@ class Hosting:
         for line in self.mirroring.finish() if self.mirroring else []:
             say(line)
 
-    def arguments(self) -> tuple[str, ...]:
-        """Return the options of the command that goes on."""
+    def arguments(self, out: Path) -> tuple[str, ...]:
+        """Return the options of the command that goes on.
+
+        Args:
+            out: Folder of the run directories.
+        """
         given: list[str] = []
         if self.session_hours is not None:
             given += ["--session-hours", f"{self.session_hours:g}"]
         if self.mirror is not None:
-            given += ["--mirror", str(self.mirror)]
+            # That command is typed where `runs/` is, which need not be here.
+            mirror = self.mirror if out == RUNS else self.mirror.absolute()
+            given += ["--mirror", str(mirror)]
         if self.mirror is not None and self.mirror_minutes != MIRROR_MINUTES:
             given += ["--mirror-minutes", f"{self.mirror_minutes:g}"]
         return tuple(given)
+
+
+@contextlib.contextmanager
+def keeping_what_was_trained(session: Session) -> Iterator[None]:
+    """Tell of a Ctrl-C that comes after the study has parked, as its report is written, what is true then.
+
+    Args:
+        session: What runs in the block.
+
+    Raises:
+        UserError: With exit code 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not session.began:
+            raise
+        run = session.run
+        raise UserError(
+            f"stopped before its end was told; what was trained is kept: see {run.command('status')}", INTERRUPTED
+        ) from None
 
 
 def make_options(
@@ -130,9 +159,9 @@ def make_options(
     hosting.require_own_database(study)
 
     place = [*_named("--device", device, "auto"), *_named("--emulate", emulate, "")]
-    again = {"promote": [*place, *hosting.arguments()]}
+    again = {"promote": [*place, *hosting.arguments(out)]}
     if night is not None:
-        again["run"] = [*place, *night, *hosting.arguments()]
+        again["run"] = [*place, *night, *hosting.arguments(out)]
 
     def refresh(root: Path) -> None:
         refresh_report(root, study.spec.storage)

@@ -12,7 +12,14 @@ import typer
 
 from autotune.cli import cloning, history, machine, model, output, planning, replay, steer, studies
 from autotune.cli.ending import Commands, explain_failures
-from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options, night_options
+from autotune.cli.launch import (
+    MIRROR_MINUTES,
+    Hosting,
+    announce,
+    keeping_what_was_trained,
+    make_options,
+    night_options,
+)
 from autotune.cli.options import (
     MOST_TOKENS,
     RUNS,
@@ -111,19 +118,20 @@ def run(
 
     failure: UserError | None = None
     code = 1  # of an end that nobody expected
-    try:
-        code = session.work()
-    except UserError as error:
-        failure, code = error, error.exit_code
-    finally:
-        if session.began:
-            lines, no_report = try_to_report(session.run.root, loaded.spec.storage)
-            failure = failure or no_report
-            if failure is not None:
-                code = failure.exit_code
-                lines = lines or str(failure).splitlines()
-            hosting.finish()
-            announce(session.run.root, code, lines, on_finish, webhook)
+    with keeping_what_was_trained(session):
+        try:
+            code = session.work()
+        except UserError as error:
+            failure, code = error, error.exit_code
+        finally:
+            if session.began:
+                lines, no_report = try_to_report(session.run.root, loaded.spec.storage)
+                failure = failure or no_report
+                if failure is not None:
+                    code = failure.exit_code
+                    lines = lines or str(failure).splitlines()
+                hosting.finish()
+                announce(session.run.root, code, lines, on_finish, webhook)
 
     if failure is not None:
         raise failure
@@ -198,12 +206,13 @@ def promote(
         say(cost)
         return yes or as_json or not sys.stdin.isatty() or typer.confirm("start the full run?", default=True)
 
-    try:
-        code = session.promote(tokens, trial, as_is, agree)
-        lines = finish_report(session.run.root, loaded.spec.storage)
-    finally:
-        hosting.finish()
-    announce(session.run.root, code, lines, on_finish, webhook)
+    with keeping_what_was_trained(session):
+        try:
+            code = session.promote(tokens, trial, as_is, agree)
+            lines = finish_report(session.run.root, loaded.spec.storage)
+        finally:
+            hosting.finish()
+        announce(session.run.root, code, lines, on_finish, webhook)
     if as_json:
         from autotune.cli.answers.studies import Promote
 
@@ -220,7 +229,10 @@ def init(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Writes a study file to begin with, for this machine and a text, or for a trainer of one's own."""
+    """Writes a study file to begin with.
+
+    It is for this machine and a text, or for a trainer of one's own.
+    """
     from autotune.cli import init
 
     written = init.of_a_trainer(name, trainer) if trainer else init.of_a_text(name, text)

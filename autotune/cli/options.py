@@ -281,7 +281,26 @@ def read_named(study: str, out: Path, storage: str) -> StudyRecord:
     """Read the study that a command line names, from the database that it names if the study has a shared one."""
     from autotune.store.study_store import read_study
 
-    return read_study(run_directory(study, out), named_storage(study, out, storage))
+    root = run_directory(study, out)
+    _require_prepared(root)
+    return read_study(root, named_storage(study, out, storage))
+
+
+def _require_prepared(root: Path) -> None:
+    """Refuse a study of which nothing is stored yet, since its data is being made ready.
+
+    Raises:
+        UserError: It says how far that is.
+    """
+    from autotune.cli import status
+
+    state = status.in_preparation(root)
+    if state is not None:
+        how_far = f" ({state['last_event']})" if state["last_event"] else ""
+        raise UserError(
+            f"{root.name} is still being prepared by PID {state['running_pid']}{how_far}: try again when its first "
+            "trial has begun"
+        )
 
 
 def require_begun(root: Path) -> None:
@@ -296,6 +315,7 @@ def require_begun(root: Path) -> None:
     from autotune.store.run_directory import RunDirectory
     from autotune.store.study_store import read_study
 
+    _require_prepared(root)
     if not os.path.isfile(RunDirectory(root).spec):
         read_study(root)  # it raises, and names the studies that there are
 

@@ -109,10 +109,10 @@ def replay(
         float | None, typer.Option(help="Device time of a search; by default that of 60 whole trials.", min=0.001)
     ] = None,
     within: Annotated[
-        float, typer.Option(help="How far above the lowest recorded loss, as a fraction, still counts as found.", min=0)
+        float, typer.Option(help="How much worse than the best trial, as a fraction, still counts as found.", min=0)
     ] = 0.005,
     surrogate: Annotated[
-        bool, typer.Option("--surrogate", help="Estimate the losses of settings between the recorded ones.")
+        bool, typer.Option("--surrogate", help="Estimate what settings between the recorded ones would reach.")
     ] = False,
     out: RunsOption = RUNS,
     storage: StorageOption = "",

@@ -147,9 +147,10 @@ def watch(
         typer.Option(metavar="SECONDS", help="With --json: a sign of life after so long without an event.", min=1),
     ] = 15,
 ) -> None:
-    """Serves a study's page on 127.0.0.1, for this machine's browser; with --json it prints events for programs.
+    """Serves a study's page, or with --json prints its events.
 
-    While the study runs, the page shows its progress. Ctrl-C stops the server and not the study.
+    The page is served on 127.0.0.1, for this machine's browser. While the study runs, it shows its progress.
+    Ctrl-C stops the server and not the study.
     """
     if as_json:
         _watch_events(study, out, storage, since, once, heartbeat)

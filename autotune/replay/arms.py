@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.statistics import CONFIDENCE, INTERVAL
 from autotune.replay.simulation import Search, simulate
 from autotune.replay.sources import Source
@@ -30,12 +31,14 @@ class Arm:
     Args:
         name: For a person.
         searches: One for each seed.
-        target: Final loss at or below which good settings count as reached, nats per token.
+        target: Final loss at or below which good settings count as reached.
+        metric: What the trainer reports.
     """
 
     name: str
     searches: tuple[Search, ...]
     target: float
+    metric: Metric = TEXT_LOSS
 
     @property
     def seconds(self) -> list[float]:
@@ -81,11 +84,12 @@ def run_arm(
         pruner: As in a study file.
         repeats: Searches, >= 1.
         budget_s: Device time of each.
-        within_frac: A trial is good at this share above the source's best loss.
+        within_frac: A trial is good if it is at most this share worse than the source's best.
     """
     searches = tuple(simulate(table, new_source(), sampler, pruner, seed, budget_s) for seed in range(repeats))
-    target = new_source().best * (1 + within_frac)
-    return Arm(arm_name(sampler, pruner), searches, target)
+    best = new_source().best
+    target = best + within_frac * abs(best)
+    return Arm(arm_name(sampler, pruner), searches, target, table.metric)
 
 
 def arm_name(sampler: SamplerSpec, pruner: PrunerSpec) -> str:
@@ -120,17 +124,19 @@ def describe_table(table: Table, surrogate: Surrogate | None, budget_s: float) -
         surrogate: The model that is replayed instead of exact rows, or None.
         budget_s: Device time of a search.
     """
-    finished = table.finished()
+    finished, metric = table.finished(), table.metric
     best = finished[0].losses[-1]
     median = finished[len(finished) // 2].losses[-1]
     lines = [
         f"{table.spec.name}: {len(table.rows)} rows, {len(finished)} finished, {len(table.tokens)} evaluations each; "
-        f"best loss {best:.4f}, median {median:.4f}; {budget_s / 60:.0f} min of device time per search"
+        f"best {metric.words(best)}, median {metric.number(median)}; "
+        f"{budget_s / 60:.0f} min of device time per search"
     ]
 
     if surrogate is not None:
         lines.append(
-            f"interpolated: the final loss predicted for rows left out is {surrogate.error:.4f} off "
+            f"interpolated: the final {metric.name} predicted for rows left out is "
+            f"{metric.difference(surrogate.error)} off "
             f"(root mean square), rank correlation {surrogate.rank_correlation:.2f}"
         )
 
@@ -164,13 +170,13 @@ def to_json(arm: Arm) -> dict[str, Any]:
     """
     return {
         "name": arm.name,
-        "target": arm.target,
+        "target": arm.metric.value(arm.target),
         "searches": len(arm.searches),
         "reached_frac": arm.reached_frac,
         "median_s": _finite_or_none(arm.median_s),
         "interval_s": [_finite_or_none(value) for value in arm.interval_s()],
         "seconds": [_finite_or_none(value) for value in arm.seconds],
-        "best": [_finite_or_none(search.best) for search in arm.searches],
+        "best": [_finite_or_none(arm.metric.value(search.best)) for search in arm.searches],
     }
 
 

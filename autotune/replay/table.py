@@ -16,6 +16,7 @@ from typing import Any
 from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
+from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.store.study_store import StudyRecord
 from autotune.study.spec import StudySpec
@@ -66,12 +67,14 @@ class Table:
         provenance: What it was recorded with.
         tokens: Training tokens at each evaluation, the last at the end.
         rows: Trained configurations, the baseline first.
+        metric: What the trainer reports; tables of before do not say it.
     """
 
     spec: StudySpec
     provenance: Mapping[str, Any]
     tokens: tuple[int, ...]
     rows: tuple[Row, ...]
+    metric: Metric = TEXT_LOSS
 
     def finished(self) -> list[Row]:
         """Return the rows that were trained to the end, best first."""
@@ -122,7 +125,7 @@ def from_record(record: StudyRecord) -> Table:
     if plan is not None:
         provenance["plan"] = plan.to_json()
 
-    return Table(record.spec, provenance, tokens, rows)
+    return Table(record.spec, provenance, tokens, rows, record.attributes.metric)
 
 
 def _row(trial: TrialRecord, result: TrialResult) -> Row:
@@ -152,6 +155,7 @@ def write(table: Table, path: Path) -> None:
         "spec": table.spec.model_dump(mode="json"),
         "provenance": table.provenance,
         "tokens": table.tokens,
+        "metric": table.metric.to_json(),
     }
 
     # The rows are put into the head by hand, since a JSON writer would not leave each on a line of its own.
@@ -182,7 +186,8 @@ def read(path: Path) -> Table:
             raise UserError(f"{path}: this table was written by another version of the program; record it again")
 
         rows = tuple(_from_json(row) for row in raw["rows"])
-        return Table(StudySpec.model_validate(raw["spec"]), raw["provenance"], tuple(raw["tokens"]), rows)
+        metric = Metric(**raw["metric"]) if "metric" in raw else TEXT_LOSS
+        return Table(StudySpec.model_validate(raw["spec"]), raw["provenance"], tuple(raw["tokens"]), rows, metric)
     except FileNotFoundError:
         raise UserError(f"{path}: no such table; `autotune record STUDY` writes one") from None
     except OSError as error:

@@ -34,6 +34,8 @@ _STORAGE_VARIABLE = "OPTUNA_STORAGE"
 """Names a shared database, for Optuna's own commands too."""
 MISSED_HEARTBEATS = 3
 """Heartbeats without a sign of life after which a peer counts as dead."""
+_READABLE: set[tuple[int, int]] = set()
+"""Files (device, inode) whose tables this process has found to be in Optuna's present form: that takes a while."""
 _AS_URL = 'write it as "postgresql://user@host/database"'
 _AS_PERCENT = "write @ : / ? # in a password as %40 %3A %2F %3F %23, or give it in PGPASSWORD or ~/.pgpass"
 
@@ -101,20 +103,26 @@ def _open_sqlite(run: RunDirectory) -> RDBStorage:
         return connect_to_write(run.database)
 
     require_sound(run, connect)
-    storage = _storage(connect, "BEGIN IMMEDIATE")
+    storage = _storage(connect, "BEGIN IMMEDIATE", is_readable=_file_of(run) in _READABLE)
     with explain_damage(run):
         for study in storage.get_all_studies():
             storage.get_all_trials(study._study_id, deepcopy=False)
 
+    _READABLE.add(_file_of(run))
     return storage
 
 
-def _storage(connect: Connect, begin: str) -> RDBStorage:
+def _file_of(run: RunDirectory) -> tuple[int, int]:
+    found = run.database.stat()
+    return found.st_dev, found.st_ino
+
+
+def _storage(connect: Connect, begin: str, is_readable: bool = False) -> RDBStorage:
     from optuna.storages import RDBStorage
     from sqlalchemy import event
 
     # The address is of no consequence, since `connect` knows the file; no path has to be written as one.
-    storage = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
+    storage = RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect}, skip_compatibility_check=is_readable)
     event.listen(storage.engine, "begin", lambda connection: connection.exec_driver_sql(begin))
     return storage
 

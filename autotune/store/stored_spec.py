@@ -58,14 +58,12 @@ def _stored_pruner(storage: RDBStorage, name: str, pruner: PrunerSpec) -> Pruner
 
 def stored_name(storage: RDBStorage, name: str) -> str:
     """Return the name of the one search that a study's own database holds, or the given name."""
-    import optuna
-
     # A shared database holds many studies, which only their names tell apart.
     if is_shared(storage):
         return name
 
-    summaries = optuna.get_all_study_summaries(storage)
-    searches = [study.study_name for study in summaries if StudyAttributes.spec.name in study.user_attrs]
+    studies = storage.get_all_studies()
+    searches = [study.study_name for study in studies if StudyAttributes.spec.name in study.user_attrs]
     if name in searches or not searches:
         return name
     if len(searches) > 1:

@@ -211,18 +211,17 @@ def read_study(root: Path, storage_url: str = "") -> StudyRecord:
 
 
 def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecord:
-    import optuna
-
     spec = spec.model_copy(update={"name": stored_name(storage, spec.name)})
-    summaries = {study.study_name: study for study in optuna.get_all_study_summaries(storage)}
-    if spec.name not in summaries:
+    # Not Optuna's summaries: they copy every trial to find the best one.
+    studies = {study.study_name: study for study in storage.get_all_studies()}
+    if spec.name not in studies:
         return StudyRecord(run, spec, ())
 
-    stored = summaries[spec.name].user_attrs
+    stored = studies[spec.name].user_attrs
     attributes = StudyAttributes(Snapshot({**stored, **_moved_full_run(run, stored)}))
     require_unchanged(run, spec, attributes)
     finals: tuple[TrialRecord, ...] = ()
-    if finals_name(spec.name) in summaries:
+    if finals_name(spec.name) in studies:
         finals = _records(storage, finals_name(spec.name), spec.budget)
 
     return StudyRecord(

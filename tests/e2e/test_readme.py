@@ -28,12 +28,12 @@ ROOT = Path(__file__).parents[2]
 AUTOTUNE = Path(sys.executable).with_name("autotune")
 # The quickstart with shorter trials and fewer of them: everything else is the study a newcomer runs.
 SMALL = [
-    "--trials=5",
-    "--set=budget.tokens=16384",
+    "--trials=4",
+    "--set=budget.tokens=8192",
     "--set=finals={finalists=2,select_seeds=1,prove_seeds=2,max_seeds=2,attribute_seeds=0}",
     "--set=promote.tokens=32768",
     "--set=base.data.eval_tokens=4096",
-    "--set=pruner={name='median',n_startup_trials=2,warmup_frac=0.3}",
+    "--set=pruner={name='median',n_startup_trials=3,warmup_frac=0.3}",
 ]
 
 
@@ -45,7 +45,7 @@ def autotune(folder: Path, *arguments: str, code: int = 0) -> subprocess.Complet
         capture_output=True,
         text=True,
         timeout=280,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "BROWSER_PATH": str(folder / "none")},  # no pictures
     )
     assert ended.returncode == code, ended.stdout + ended.stderr
     return ended
@@ -134,13 +134,13 @@ def test_the_full_run_leaves_loadable_weights_and_a_sample(night: tuple[Path, st
     (folder,) = (night[0] / "runs/quickstart/full").glob("trial-*-tokens")
     weights = load_file(folder / "export" / "model.safetensors")
     assert "model.embed_tokens.weight" in weights
-    assert len((folder / "sample.txt").read_text().split()) > 20
+    assert len((folder / "sample.txt").read_text()) > 100
 
 
 def test_the_full_run_can_be_used_by_its_studys_name(night: tuple[Path, str]) -> None:
     folder, _ = night
     (full,) = (night[0] / "runs/quickstart/full").glob("trial-*-tokens")
-    said = autotune(folder, "generate", "quickstart", "--prompt", "My fellow", "--tokens", "20").stdout
+    said = autotune(folder, "generate", "quickstart", "--prompt", "My fellow", "--tokens", "60").stdout
     assert said.startswith("My fellow")
     assert len(said) > len("My fellow") + 20
     found = json.loads(autotune(folder, "evaluate", "quickstart", "--json").stdout)
@@ -170,7 +170,7 @@ def test_best_config_has_provenance_and_can_be_trained(night: tuple[Path, str]) 
     assert content["provenance"]["study"] == "quickstart"
     assert content["provenance"]["data_hash"]
     assert content["provenance"]["versions"]["torch"]
-    ended = autotune(folder, "train", str(path), "--tokens", "8192", "--folder", "trained")
+    ended = autotune(folder, "train", str(path), "--tokens", "4096", "--folder", "trained")
     assert "100%" in ended.stdout
     assert ended.stderr == "", "no library warns of what a user can do nothing about"
     assert (folder / "trained/sample.txt").exists()
@@ -188,7 +188,7 @@ def test_status_report_and_a_second_run_from_the_mirror_alone_change_nothing(
     autotune(tmp_path, "report", "quickstart")
     after = json.loads(autotune(tmp_path, "status", "quickstart", "--json").stdout)
     assert {**after, "last_event": None} == {**before, "last_event": None}
-    assert before["trials"].get("finished", 0) + before["trials"].get("pruned", 0) == 5
+    assert before["trials"].get("finished", 0) + before["trials"].get("pruned", 0) == 4
 
 
 def test_compare_puts_two_studies_side_by_side(night: tuple[Path, str]) -> None:
@@ -210,7 +210,7 @@ def test_promote_trains_a_chosen_trial_and_goes_on_from_its_mirrored_checkpoint(
     night: tuple[Path, str], tmp_path: Path
 ) -> None:
     shutil.copytree(night[0] / "drive", tmp_path / "drive")
-    command = ["promote", "quickstart", "--trial", "0", "--tokens", "24576", "--mirror", "drive"]
+    command = ["promote", "quickstart", "--trial", "0", "--tokens", "12288", "--mirror", "drive"]
     seen = []
     with subprocess.Popen([AUTOTUNE, *command], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as parked:
         assert parked.stdout is not None
@@ -224,7 +224,7 @@ def test_promote_trains_a_chosen_trial_and_goes_on_from_its_mirrored_checkpoint(
     ended = autotune(tmp_path, *command)
     assert "going on from the snapshot of" in ended.stdout and ended.stderr == ""
     assert seen[-1] < min(evaluated(ended.stdout)) and "full run finished" in ended.stdout
-    assert (tmp_path / "runs/quickstart/full/trial-0000-24576-tokens/export/model.safetensors").exists()
+    assert (tmp_path / "runs/quickstart/full/trial-0000-12288-tokens/export/model.safetensors").exists()
 
 
 def evaluated(said: str) -> list[int]:
@@ -235,19 +235,17 @@ def evaluated(said: str) -> list[int]:
 def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/corpus").symlink_to(night[0] / "runs/corpus")  # the night has built it
-    said = autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--hours", "1").stdout
-    assert "plan: up to 14 trials of 16,384 tokens" in said
+    study = str(ROOT / "studies" / "quickstart.toml")
+    said = autotune(tmp_path, "plan", study, *SMALL[1:2], "--hours", "8").stdout
+    assert "plan: up to 14 trials of 8,192 tokens" in said
     assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "model.top_k" not in said
     assert len(said.splitlines()) <= 24, "it fits onto one screen"
     assert not (tmp_path / "runs" / "quickstart").exists()
-    told = json.loads(
-        autotune(tmp_path, "plan", str(ROOT / "studies" / "quickstart.toml"), *SMALL[1:2], "--json").stdout
-    )
+    told = json.loads(autotune(tmp_path, "plan", study, *SMALL[1:2], "--json").stdout)
     assert told["plan"]["trials"] == told["plan"]["most_trials"] == 14
     assert told["searches"]["optim.muon_lr"]["default"] == 0.014 and told["config"]["model.top_k"] == 2
     assert told["plan"]["disk_bytes"] > 1e7 and told["says"][0].startswith("plan: up to 14 trials")
 
-    study = str(ROOT / "studies" / "quickstart.toml")
     absent = autotune(tmp_path, "plan", study, "--card", "rtx 3060", "--all").stdout
     assert absent.startswith("reasoned from published figures of the RTX 3060, and not measured:\nplan: ")
     assert "  model.top_k = 2" in absent

@@ -19,6 +19,12 @@ def hardware() -> dict[str, Any]:
     return profile(quick=True, device="cpu").to_json()
 
 
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser takes longer to draw them than most tests take, and they have tests of their own."""
+    monkeypatch.setenv("BROWSER_PATH", "none")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_server_is_left() -> Iterator[None]:
     yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from study_folder import StudyFolder
 
 
@@ -38,7 +40,8 @@ def test_a_night_that_is_refused_leaves_nothing_to_resume(folder: StudyFolder) -
     short = folder.whole_command(
         "run", "fake.toml", "--hours", "0.001", "--on-finish", f'echo "$AUTOTUNE_TEXT" > {told}'
     )
-    assert short.returncode == 2 and "give it --hours 0.05 or more" in short.stderr
+    # How many depends on how long the probe took on a busy machine.
+    assert short.returncode == 2 and re.search(r"give it --hours \d+\.\d+ or more", short.stderr)
     assert short.stdout == "probing the baseline ...\n"
     assert told.read_text() == f"autotune: fake ended with exit code 2\n{short.stderr}"
     assert not folder.directory().report.exists()

@@ -138,7 +138,7 @@ def test_a_compressed_shard_that_is_read_again_from_its_start(
     undisturbed = client.load(**fields, cache_dir=str(tmp_path / "undisturbed"))
 
     rows = set()
-    for number in (2, 20, 70):
+    for number in (2, 40):
         with HubClient(environment) as killed:
             killed.ask(**fields, cache_dir=str(tmp_path))
             while len(_pieces(tmp_path)) < number:
@@ -148,7 +148,7 @@ def test_a_compressed_shard_that_is_read_again_from_its_start(
         shard, row = json.loads(_pieces(tmp_path)[-1].read_text())["next"]
         assert row, "killed between two shards"
         rows.add((shard, row))
-    assert len(rows) == 3
+    assert len(rows) == 2
 
     again = client.load(**fields, cache_dir=str(tmp_path))
     assert (again["train"], again["val"]) == (undisturbed["train"], undisturbed["val"])

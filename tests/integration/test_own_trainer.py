@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 import autotune as autotune_module
 from autotune.cli.init import TRAINER
 from autotune.cli.main import app
+from autotune.core.errors import UserError
 from reports.figures.study_cards import draw_cards
 from reports.sentences.trial_rows import trial_rows
 
@@ -40,7 +42,8 @@ def folder(tmp_path: Path, hardware: dict[str, Any]) -> Path:
     measured.parent.mkdir(parents=True)
     measured.write_text(json.dumps(hardware), encoding="utf-8")
 
-    said = autotune(tmp_path, "init", "regression", "--trainer", "my_trainer.py")
+    with contextlib.chdir(tmp_path):
+        said = invoked("init", "regression", "--trainer", "my_trainer.py")
     assert said == "wrote my_trainer.py and regression.toml; next: autotune run regression.toml\n"
     return tmp_path
 
@@ -50,9 +53,10 @@ def test_a_true_improvement_is_found_and_told_in_the_trainers_words(folder: Path
     assert re.search(r"trial 0 finished  error 0\.\d+ K", said) and re.search(r"pruned: .* epochs \(error .* K\)", said)
     assert "better: Better settings were found" in said
 
-    state = json.loads(autotune(folder, "status", "regression", "--json"))
+    with contextlib.chdir(folder):
+        state, shown = json.loads(invoked("status", "regression", "--json")), invoked("status", "regression")
     assert state["verdict"] == "better" and state["gain_low"] > 0
-    assert re.search(r"best so far \(one seed\): trial \d+, error 0\.\d+ K", autotune(folder, "status", "regression"))
+    assert re.search(r"best so far \(one seed\): trial \d+, error 0\.\d+ K", shown)
 
 
 def test_what_changes_nothing_is_not_called_better(folder: Path) -> None:
@@ -122,7 +126,10 @@ COMMANDS = (
 
 
 def invoked(*words: str) -> str:
+    """What a command says that is asked in this process, which has done the imports; of one that is refused, why."""
     ended = CliRunner().invoke(app, list(words))
+    if isinstance(ended.exception, UserError):
+        return str(ended.exception)
     assert ended.exit_code == 0, ended.output
     return ended.output
 
@@ -163,13 +170,15 @@ def test_the_readme_shows_the_trainer_that_is_written() -> None:
 
 
 def test_what_is_there_is_not_overwritten(folder: Path) -> None:
-    said = autotune(folder, "init", "other", "--trainer", "my_trainer.py", code=2)
-    assert "my_trainer.py is there already" in said and not (folder / "other.toml").exists()
-    assert "name a Python file" in autotune(folder, "init", "other", "--trainer", "my-trainer.txt", code=2)
+    with contextlib.chdir(folder):
+        said = invoked("init", "other", "--trainer", "my_trainer.py")
+        assert "my_trainer.py is there already" in said and not (folder / "other.toml").exists()
+        assert "name a Python file" in invoked("init", "other", "--trainer", "my-trainer.txt")
 
 
 def test_a_study_for_a_text_can_be_planned(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("My fellow citizens, this is what I have to tell you. \n\n" * 8_000)
-    autotune(tmp_path, "init", "mine", "--text", "book.txt")
+    with contextlib.chdir(tmp_path):
+        invoked("init", "mine", "--text", "book.txt")
+        assert "there is no such file" in invoked("init", "none", "--text", "nothing.txt")
     assert "trials of 163,840 tokens" in autotune(tmp_path, "plan", "mine.toml")
-    assert "no such file" in autotune(tmp_path, "init", "none", "--text", "nothing.txt", code=2)

@@ -52,6 +52,9 @@ def test_what_is_made_ready_before_the_study_is_stored_is_told_and_can_be_stoppe
     status = folder.run("status")
     assert status.end() == 0, status.text
     assert "its data is being made ready\nlast event: fetching the text: 3600" in status.text
+    for command in ("report", "promote"):
+        refused = folder.run(command)
+        assert refused.end() == 2 and "fake is still being prepared by PID " in refused.text, refused.text
     watching = folder.begin("watch", "fake.toml", "--port", "0")
     assert watching.says("Ctrl-C stops this server"), watching.text
     address = re.search(r"http://127\.0\.0\.1:\d+/", watching.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
+
+from autotune.cli.main import app
+from autotune.core.errors import UserError
 
 PROGRAM = """
 import argparse, json, math, random, sys, time
@@ -145,5 +150,6 @@ def _alive(folder: Path) -> list[int]:
 )
 def test_what_is_wrong_with_a_command_is_told(place: Path, change: str, words: str) -> None:
     write(place)
-    said = autotune(place, "plan", "sweep.toml", "--set", change, code=2)
-    assert words in said and "Traceback" not in said
+    with contextlib.chdir(place):
+        refused = CliRunner().invoke(app, ["plan", "sweep.toml", "--set", change])
+    assert isinstance(refused.exception, UserError) and words in str(refused.exception)

@@ -200,7 +200,7 @@ def test_a_study_that_ran_is_replayed_by_its_name_its_file_or_its_directory(fold
         said.append(_lines(folder.run("replay", "--repeats", "2", "--sampler", "random", "--pruner", "none")))
     assert said[0] == said[1] == said[2]
     head, arm = said[0]
-    assert head.startswith(f"fake: 6 rows, 6 finished, 5 evaluations each; best loss {best:.4f}, median ")
+    assert head.startswith(f"fake: 6 rows, 6 finished, 5 evaluations each; best loss {best:#.5g}, median ")
     assert arm.startswith("random + none: good settings found in 100% of 2 searches, median ")
 
     refused = folder.run("replay", "--surrogate")

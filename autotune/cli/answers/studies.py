@@ -283,7 +283,7 @@ class Arm(Part):
 
     name: str
     target: float | None
-    """Loss that counts as found."""
+    """What counts as found, in the metric's own sign."""
     searches: int
     reached_frac: float | None
     """Share of the searches that found it."""
@@ -294,7 +294,7 @@ class Arm(Part):
     seconds: list[float | None]
     """Device time of each search until it is found."""
     best: list[float | None]
-    """Lowest loss of each search."""
+    """What each search reached at best."""
 
 
 class Replayed(Answer):

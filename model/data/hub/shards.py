@@ -142,7 +142,8 @@ def download_tokenizer(name: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        return Path(hf_hub_download(name, "tokenizer.json"))
+        with _library_speaks_to(logging.NullHandler()):  # where it gives up, the error says all of it
+            return Path(hf_hub_download(name, "tokenizer.json"))
     except errors.RemoteEntryNotFoundError:
         raise not_there(
             f'data.tokenizer = "{name}": the repository has no tokenizer.json; save it as one '
@@ -172,10 +173,17 @@ def retries_heard(preparation: Preparation) -> Iterator[None]:
             # Without what signs an address.
             preparation.held_up(re.sub(r"\?\S*", "", lines[0])[:200])
 
-    ear = Ear(logging.WARNING)
+    with _library_speaks_to(Ear(logging.WARNING)):
+        yield
+
+
+@contextmanager
+def _library_speaks_to(handler: logging.Handler) -> Iterator[None]:
+    """Let what the hub's library logs go to a handler, and not to stderr, while the block runs."""
     logger = logging.getLogger(_LIBRARIES)
-    logger.addHandler(ear)
+    before = logger.handlers
+    logger.handlers = [handler]
     try:
         yield
     finally:
-        logger.removeHandler(ear)
+        logger.handlers = before

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from recorded_tables import bowl_table, row, table
 
+from autotune.core.metric import Metric
 from autotune.core.records import TrialStatus
 from autotune.replay.algorithms import parse_pruner, parse_sampler
 from autotune.replay.arms import Arm, arm_name, describe, describe_table, run_arm, to_json, trial_s
@@ -119,6 +121,16 @@ def test_a_table_in_words() -> None:
         "night: 4 rows, 3 finished, 2 evaluations each; best loss 2.2500, median 3.0000; "
         "14 min of device time per search"
     ]
+
+
+def test_a_metric_of_which_more_is_better_is_told_in_its_own_words_and_sign() -> None:
+    rows = [row({"lr": 0.1}, (-0.5, -0.75)), row({"lr": 0.2}, (-0.5, -0.5))]
+    recorded = replace(table(rows), metric=Metric(name="accuracy", maximize=True))
+    assert "best accuracy 0.75000, median 0.50000; " in describe_table(recorded, None, 840.0)[0]
+
+    arm = run_arm(recorded, lambda: Rows(recorded), RANDOM, NONE, repeats=2, budget_s=600.0, within_frac=0.1)
+    told = to_json(arm)
+    assert told["target"] == pytest.approx(0.9 * 0.75) and told["best"] == [0.75, 0.75]
 
 
 def test_a_surrogate_in_words() -> None:
