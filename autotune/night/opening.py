@@ -13,7 +13,7 @@ from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, write_json, write_text
-from autotune.core.secrets import holds_password
+from autotune.core.secrets import to_be_stored
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.event_loop import EventLoop
@@ -173,9 +173,8 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     optuna_study = open_study(storage, study, sampler, pruner)
     _keep_metric(study, StudyAttributes(optuna_study))
 
-    has_password = holds_password(spec.storage)
-    write_text(run.study_file, study.text, private=has_password)
-    write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
+    write_text(run.study_file, to_be_stored(study.text, spec.storage))
+    write_json(run.spec, spec.to_store())
     carry_along(run.root, spec.trainer)
     return StoredSearch(study, storage, optuna_study)
 

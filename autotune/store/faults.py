@@ -44,10 +44,12 @@ _REFUSALS = {
     "certificate": "name the right certificate in the URL (sslrootcert, sslcert, sslkey)",
     "sslmode": "correct it in the URL: disable, prefer, require, verify-ca or verify-full",
     "invalid connection option": "take it out of the URL: libpq has no such option",
-    "invalid integer value": "correct it in the URL",
+    "invalid integer value|bad value": "correct it in the URL",
     "resolve host": "correct the host in storage, or see to the network",
 }
 """Patterns of what is said of a refused connection, and the way out; the first that fits counts."""
+_FINAL = ("fatal:", "invalid", "bad value", "no password supplied", "does not support ssl", "certificate")
+"""What a server, or libpq by itself, says of a connection that it refuses."""
 _LATER = (
     "starting up",
     "shutting down",
@@ -57,7 +59,7 @@ _LATER = (
     "connection slots",
     "too many connections",
 )
-"""Refusals that pass by themselves."""
+"""Of these, what passes by itself."""
 _WAYS_OUT_BY_STATE = {
     "25006": "the server may only be read (a standby, or set so): name the primary in storage",
     "42501": "have its owner GRANT what is missing: CREATE on the schema, and all on its tables and sequences",
@@ -79,8 +81,7 @@ def first_line(error: BaseException) -> str:
 def is_final(error: BaseException) -> bool:
     """Return whether a connection that failed would fail again: the server, or libpq by itself, has refused it."""
     said = str(error).lower()
-    is_refused = "fatal:" in said or "invalid" in said
-    return is_refused and not answers_soon(error)
+    return any(words in said for words in _FINAL) and not answers_soon(error)
 
 
 def answers_soon(error: BaseException) -> bool:

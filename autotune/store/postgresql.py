@@ -174,12 +174,16 @@ class SharedStorage(RDBStorage):
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        super().__init__(
-            _SCHEME,
-            engine_kwargs={"pool_pre_ping": True, "creator": server.connect},
-            heartbeat_interval=server.heartbeat_s,
-            grace_period=server.grace_s,
-        )
+        try:
+            super().__init__(
+                _SCHEME,
+                engine_kwargs={"pool_pre_ping": True, "creator": server.connect},
+                heartbeat_interval=server.heartbeat_s,
+                grace_period=server.grace_s,
+            )
+        except BaseException:
+            self.engine.dispose()
+            raise
         event.listen(self.engine, "handle_error", _as_lost)
         event.listen(self.engine, "checkout", _require_lock)
 

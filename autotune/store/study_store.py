@@ -82,7 +82,7 @@ def open_study(
 
         if attributes.spec is None:
             attributes.created_at = now_iso()
-        attributes.spec = spec.model_dump(mode="json")
+        attributes.spec = spec.to_store()
         attributes.length_rules = dict(study.trainer.length_rules)
 
     return optuna_study
