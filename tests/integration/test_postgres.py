@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,16 @@ from autotune.study.study_file import load
 TRIALS = 6
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[postgres.Server]:
+    yield from postgres.servers()
+
+
+@pytest.fixture
+def server(running: postgres.Server) -> Iterator[str]:
     """URL of a running server."""
-    yield from postgres.served()
+    yield running.url
+    running.start()
 
 
 @pytest.fixture
@@ -193,6 +200,46 @@ def test_parked_peer_leaves_its_trial_to_the_others(shared: StudyFolder) -> None
     assert first.end() == 130, first.text
     assert second.end() == 0, second.text
     _assert_whole(shared, ["b"])
+
+
+def test_peers_wait_for_a_server_that_goes_away_in_each_phase(shared: StudyFolder, running: postgres.Server) -> None:
+    _write(shared, seconds=0.3)
+    full = ("--set", "promote.automatic=true", "--set", "promote.tokens=200000")
+    peers = [shared.start(*full, out=out) for out in "ab"]
+    phases: list[Callable[[], bool]] = [
+        lambda: len(shared.started()) > 2,
+        lambda: any("to choose the winner" in peer.text for peer in peers),
+        lambda: any(training.tokens == 200_000 for training in shared.started()),
+    ]
+    for has_begun in phases:
+        wait_for(has_begun)
+        running.stop()
+        time.sleep(4)
+        running.start()
+    for peer in peers:
+        assert peer.end() == 0, peer.text
+        assert "the database does not answer (" in peer.text and "the database is back after " in peer.text
+        assert "leave storage out" not in peer.text
+    _assert_whole(shared, ["a", "b"])
+    assert Counter(training.tokens for training in shared.started()) == {100_000: TRIALS + 6, 200_000: 1}
+    assert shared.record("a").attributes.full_run.status == "finished"
+
+
+def test_a_study_is_parked_while_its_database_is_away(shared: StudyFolder, running: postgres.Server) -> None:
+    _write(shared, fault="gate", fault_budget=STUDY["budget"]["tokens"])
+    run = shared.start()
+    shared.wait_at_gate()
+    running.stop()
+    shared.open_gate()
+    assert run.says("the database does not answer (")
+    run.signal(signal.SIGTERM)
+    assert run.end() == 130, run.text
+    assert "stopped while the database was away; nothing is lost" in run.text and "Traceback" not in run.text
+    again = shared.start()
+    assert again.says("the database does not answer (")
+    running.start()
+    assert again.end() == 0, again.text
+    _assert_whole(shared, ["runs"])
 
 
 def test_a_database_that_is_closed_ends_in_a_sentence(shared: StudyFolder, server: str) -> None:
