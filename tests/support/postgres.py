@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Server:
         self._started.psql(f"{statement}; ")
 
 
-def servers() -> Iterator[Server]:
+def servers() -> Generator[Server, None, None]:
     """Starts a server for as long as the generator lives.
 
     The folder's name is short since it holds the server's socket, whose path may have 107 characters.
