@@ -52,6 +52,7 @@ PHASES: dict[str, Callable[[StudyFolder, Sequence[Run]], bool]] = {
     "full run": lambda folder, _: any(training.tokens == FULL_TOKENS for training in folder.started()),
 }
 _STARTING = threading.Lock()
+"""The package of the server knows no threads, and processes are started one after the other."""
 
 
 def write_study(folder: StudyFolder) -> None:
@@ -81,7 +82,8 @@ def case(root: Path, hardware: dict[str, Any], fault: str, phase: str) -> str:
     """
     folder = StudyFolder(root, hardware)
     with contextlib.closing(postgres.servers()) as servers:
-        server = next(servers)
+        with _STARTING:
+            server = next(servers)
         folder.url = server.url
         write_study(folder)
         with _STARTING:
@@ -90,7 +92,10 @@ def case(root: Path, hardware: dict[str, Any], fault: str, phase: str) -> str:
         wait_for(lambda: PHASES[phase](folder, peers))
         on_again = befall(fault, server, peers)
         codes = [peer.end() for peer in peers]
-        return row(folder, fault, phase, peers, codes, on_again)
+        told = row(folder, fault, phase, peers, codes, on_again)
+        with _STARTING:
+            servers.close()
+        return told
 
 
 def befall(fault: str, server: postgres.Server, peers: Sequence[Run]) -> list[float]:
@@ -102,9 +107,11 @@ def befall(fault: str, server: postgres.Server, peers: Sequence[Run]) -> list[fl
         time.sleep(SUSPENDED_S)
         peers[0].signal(signal.SIGCONT)
     elif fault != "none":
-        server.stop()
+        with _STARTING:
+            server.stop()
         time.sleep(float(fault))
-        server.start()
+        with _STARTING:
+            server.start()
         return [seconds_until_back(peer) for peer in peers]
     return []
 
