@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +14,13 @@ import typer
 
 from autotune.cli.launch import Hosting
 from autotune.cli.options import known_device
-from autotune.cli.studies import try_to_report
+from autotune.cli.studies import say_words, try_to_report
 from autotune.core.errors import UserError
 from autotune.engine.deadline import StopRequest
 from autotune.machine.host import choose_thread_waiting
 from autotune.machine.nvml import NvmlError
 from autotune.night.session import Options, Session
+from autotune.store.absence import Patience, patient
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 
@@ -61,7 +63,9 @@ def work(study: Study, root: Path, options: Options, hosting: Hosting, steps: Ca
             steps(session)
         finally:
             if session.began:
-                _, no_report = try_to_report(root, study.spec.storage)
+                has_failed = sys.exc_info()[0] is not None
+                with patient(None if has_failed else Patience(say_words)):
+                    _, no_report = try_to_report(root, study.spec.storage)
                 hosting.finish()
 
     if no_report is not None:

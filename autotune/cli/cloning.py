@@ -26,7 +26,7 @@ from autotune.cli.options import (
 from autotune.cli.output import answer
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
-from autotune.core.secrets import holds_password
+from autotune.core.secrets import to_be_stored
 from autotune.core.text import say
 from autotune.store.run_directory import RunDirectory
 
@@ -165,7 +165,7 @@ def make_clone(record: StudyRecord, name: str, out: Path, changes: Sequence[str]
     run = RunDirectory(out / name)
     if run.study_file.exists() or run.spec.exists():
         raise UserError(f"{run.root} is there already, and is left as it is; choose another name")
-    write_text(run.study_file, _header(record, name, changes) + study.text, private=holds_password(study.spec.storage))
+    write_text(run.study_file, to_be_stored(_header(record, name, changes) + study.text, study.spec.storage))
     carry_along(run.root, study.spec.trainer)
     return Clone(record, study, run, account(study, record))
 

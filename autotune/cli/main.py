@@ -47,10 +47,11 @@ from autotune.cli.options import (
     run_directory,
 )
 from autotune.cli.streams import prepare_streams, restore_help
-from autotune.cli.studies import ended, finish_report, try_to_report
+from autotune.cli.studies import ended, finish_report, say_words, try_to_report
 from autotune.core.errors import UserError
 from autotune.core.text import say
 from autotune.machine.host import choose_thread_waiting
+from autotune.store.absence import Patience, patient
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -125,7 +126,9 @@ def run(
             failure, code = error, error.exit_code
         finally:
             if session.began:
-                lines, no_report = try_to_report(session.run.root, loaded.spec.storage)
+                # Who has stopped it does not wait for a database that is away.
+                with patient(None if failure else Patience(say_words)):
+                    lines, no_report = try_to_report(session.run.root, loaded.spec.storage)
                 failure = failure or no_report
                 if failure is not None:
                     code = failure.exit_code
@@ -209,7 +212,8 @@ def promote(
     with keeping_what_was_trained(session):
         try:
             code = session.promote(tokens, trial, as_is, agree)
-            lines = finish_report(session.run.root, loaded.spec.storage)
+            with patient(Patience(say_words)):
+                lines = finish_report(session.run.root, loaded.spec.storage)
         finally:
             hosting.finish()
         announce(session.run.root, code, lines, on_finish, webhook)

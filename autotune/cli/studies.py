@@ -213,6 +213,11 @@ def read_log(root: Path, trial: str) -> bytes | None:
         return None
 
 
+def say_words(_kind: str, words: str) -> None:
+    """Say what is noteworthy of a study that has ended."""
+    say(words)
+
+
 def refresh_report(root: Path, storage: str) -> None:
     """Write the report of a study that is running."""
     from autotune.progress.observer import REFRESH_EVERY_S

@@ -15,28 +15,26 @@ from typing import Any, BinaryIO
 from autotune.core.errors import UserError
 
 
-def write_text(path: Path, text: str, private: bool = False) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file at once: a reader, or a crash, meets either the old content or the new.
 
     Args:
         path: The file.
         text: Its whole content.
-        private: Whether its owner alone may read it, from the first moment on.
     """
     # A path may hold bytes that are no UTF-8, and a log half a character.
-    write_bytes(path, text.encode("utf-8", "backslashreplace"), private)
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
-def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file at once, as `write_text` does.
 
     Args:
         path: The file.
         content: Its whole content.
-        private: Whether its owner alone may read it, from the first moment on.
     """
     try:
-        _replace(path, content, private)
+        _replace(path, content)
     except OSError as error:
         if error.errno is None:
             raise
@@ -44,7 +42,7 @@ def write_bytes(path: Path, content: bytes, private: bool = False) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _replace(path: Path, content: bytes, private: bool) -> None:
+def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
 
@@ -53,17 +51,16 @@ def _replace(path: Path, content: bytes, private: bool) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if not private:
-            os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, value: object, private: bool = False) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, as `write_text` does."""
-    write_text(path, json.dumps(value, indent=2, default=str) + "\n", private)
+    write_text(path, json.dumps(value, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import StudyAttributes
 from autotune.engine.cost_model import CostModel, Counts
+from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
 from autotune.study.study_file import Study
 
@@ -63,6 +64,7 @@ class EqualSeconds:
         assert counts is not None, "the model was fitted to such counts"
         return self.keep(params, config, self.model.tokens_per_s(Counts.of(counts)))
 
+    @again_if_cut_off
     def keep(self, params: Mapping[str, Any], config: Mapping[str, Any], tokens_per_s: float) -> int:
         """Keep a configuration's speed, unless a peer was first, and return its token budget.
 

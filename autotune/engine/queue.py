@@ -20,6 +20,7 @@ from autotune.engine.draw import Draw
 from autotune.engine.recovery import Recovery
 from autotune.engine.trial_store import TrialStore
 from autotune.progress.board import title
+from autotune.store.absence import again_if_cut_off
 from autotune.store.run_directory import RunDirectory, log_event
 from autotune.study.study_file import Study
 
@@ -83,6 +84,7 @@ class Queue:
         fixed = params if self.plan.asks_sampler else {}
         self.store.enqueue({**attributes, "params": dict(params)}, fixed)
 
+    @again_if_cut_off
     def take(self) -> Assignment | None:
         """Draw the next trial.
 
@@ -137,6 +139,7 @@ class Queue:
             with contextlib.suppress(UpdateFinishedTrialError):  # the peer that has ended it has stored what it knew
                 TrialAttributes(assignment.trial).stopped_at = points[-1].tokens_seen
 
+    @again_if_cut_off
     def tell(self, trial: optuna.Trial, result: TrialResult, folder: Path) -> None:
         """Store a trial's result and tell Optuna.
 
@@ -169,6 +172,7 @@ class Queue:
         """Queue a trial's settings and role again, however it ended and however often; once for each time it ended."""
         self._recovery.try_again(number)
 
+    @again_if_cut_off
     def is_settled(self) -> bool:
         """Return whether no trial waits and none runs that may come back to be repeated."""
         with self.store.locked():

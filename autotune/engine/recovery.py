@@ -13,6 +13,7 @@ from autotune.core.requests import stopped_trials
 from autotune.engine.end_rules import as_unwanted
 from autotune.engine.running import Ending
 from autotune.engine.trial_store import TrialStore
+from autotune.store.absence import again_if_cut_off
 from autotune.store.run_directory import log_event
 from autotune.store.study_store import record_of
 
@@ -41,6 +42,7 @@ class Recovery:
         for trial in trials:
             self.store.storage.record_heartbeat(trial._trial_id)
 
+    @again_if_cut_off
     def recover(self, own: Collection[int]) -> None:
         """End the trials of dead processes and queue again what was interrupted; safe to repeat.
 
@@ -77,6 +79,7 @@ class Recovery:
                 cause = f"trial {trial.number} was interrupted; its settings are queued again"
                 log_event(self.store.run, "requeued", cause)
 
+    @again_if_cut_off
     def try_again(self, number: int) -> None:
         """Queue a trial's settings and role again, however it ended and however often; once for each time it ended.
 

@@ -24,6 +24,7 @@ from autotune.core.requests import (
 )
 from autotune.engine.deadline import Deadline, Interval
 from autotune.engine.session_end import SessionEnd
+from autotune.store.absence import again_if_cut_off
 
 if TYPE_CHECKING:
     from autotune.engine.trial_store import TrialStore
@@ -92,6 +93,7 @@ class Steering:
         if self._search is not None and self._is_due.has_passed():
             self.look()
 
+    @again_if_cut_off
     def look(self) -> None:
         """Take up what was asked, in its order."""
         if self._search is None:
@@ -109,6 +111,7 @@ class Steering:
         self.stopped = stopped_trials(requests)
         self._follow(_last_end(requests))
 
+    @again_if_cut_off
     def ends_search(self) -> bool:
         """Mark the search as over, unless it has to see to something first that was asked; return whether it is."""
         if self._search is None:

@@ -148,7 +148,8 @@ class TrialStore:
             save_result(trial, result, folder, self.study.trainer.metric)
             self.tell_optuna(trial.number, result)
         except UpdateFinishedTrialError:
-            return False
+            # A first attempt may have been stored as its connection was lost.
+            return TrialAttributes(self.storage.get_trial(trial._trial_id)).result == result
         return True
 
     def pass_over(self, trial: optuna.Trial) -> None:

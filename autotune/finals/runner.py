@@ -38,6 +38,7 @@ from autotune.finals.verdict import (
     ranked,
     selection_runs,
 )
+from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
 from autotune.store.stored_spec import in_force
 from autotune.store.study_store import StudyRecord, read_study
@@ -253,16 +254,19 @@ class FinalsRunner:
         if self.loop.stop.level or not runs:
             return
 
-        with exclusive(self.queue.storage, self.spec.name):
-            for run in runs:
-                self.queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
-
+        self._enqueue(runs)
         waiting = sum(record.status is TrialStatus.WAITING for record in self.queue.records())
         if waiting:
             noun = "run" if waiting == 1 else "runs"
             self.loop.observer.note("finals", f"{waiting} {noun} on fresh seeds {purpose or _PURPOSES[runs[0].stage]}")
 
         self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)
+
+    @again_if_cut_off
+    def _enqueue(self, runs: Sequence[FinalRun]) -> None:
+        with exclusive(self.queue.storage, self.spec.name):
+            for run in runs:
+                self.queue.enqueue(run.params, role="final", arm=run.arm, seed=run.seed, stage=run.stage)
 
 
 def _nothing_finished(trials: Sequence[TrialRecord]) -> Verdict:

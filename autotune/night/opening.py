@@ -13,7 +13,7 @@ from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, write_json, write_text
-from autotune.core.secrets import holds_password
+from autotune.core.secrets import to_be_stored
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.event_loop import EventLoop
@@ -33,6 +33,7 @@ from autotune.progress.mirroring import Mirroring
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
+from autotune.store.absence import Patience, patient
 from autotune.store.backup import back_up
 from autotune.store.database import open_storage
 from autotune.store.faults import explain_storage_errors
@@ -172,9 +173,8 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     optuna_study = open_study(storage, study, sampler, pruner)
     _keep_metric(study, StudyAttributes(optuna_study))
 
-    has_password = holds_password(spec.storage)
-    write_text(run.study_file, study.text, private=has_password)
-    write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
+    write_text(run.study_file, to_be_stored(study.text, spec.storage))
+    write_json(run.spec, spec.to_store())
     carry_along(run.root, spec.trainer)
     return StoredSearch(study, storage, optuna_study)
 
@@ -260,13 +260,28 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
     )
     night = Night(study, options, run, search, hardware, slots, loop)
     try:
-        with explain_storage_errors(run.root):
+        with explain_storage_errors(run.root), patient(patience_of(options, stop, observer.note)):
             yield night
     finally:
         loop.close()
         observer.close()
         if not spec.storage:
             back_up(run)
+
+
+def patience_of(options: Options, stop: StopRequest, note: Callable[[str, str], None]) -> Patience:
+    """Return how a run waits for a shared database that goes away: until it is stopped or has to end anyway.
+
+    Args:
+        options: What the command line says.
+        stop: Whether the user wants the run to end.
+        note: Takes the kind of something noteworthy and a sentence about it.
+    """
+
+    def seconds_left() -> float:
+        return min(options.deadline.seconds_left, options.session.seconds_left)
+
+    return Patience(note, lambda: stop.level > 0, seconds_left)
 
 
 def _stored_hardware(spec: StudySpec, options: Options, run: RunDirectory, stop: StopRequest) -> HardwareProfile:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autotune.core.errors import UserError
 from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.engine.deadline import MARGIN, REPORT_S
+from autotune.engine.queue import Queue
 from autotune.night.opening import Night
 from autotune.night.probing import Place, careful_length, probe
 from autotune.night.queues import Queues
@@ -21,6 +23,7 @@ from autotune.promotion.full_run import FullRun, evaluations
 from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import Check, full_tokens
 from autotune.promotion.selection import select_trial_to_promote
+from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
 from autotune.store.study_store import read_study
 
@@ -109,9 +112,17 @@ class PromotionStep:
         if night.is_stopped:
             return known
 
+        return Order(self._settled_tokens(trial, token_s), token_s=token_s)
+
+    @again_if_cut_off
+    def _settled_tokens(self, trial: TrialRecord, token_s: float | None) -> int:
+        """Return the length of the full run that a peer has measured out, or measure it out for all."""
+        night = self.night
+        attributes = night.attributes
+
         with exclusive(night.search.storage, night.spec.name):
             measured = attributes.run_tokens
-            tokens = full_tokens(night.spec, plan, measured)
+            tokens = full_tokens(night.spec, attributes.plan, measured)
             if not measured:
                 # A run that turns out too long for the time is shortened; less than a trial would not be one.
                 with contextlib.suppress(UserError):
@@ -119,8 +130,7 @@ class PromotionStep:
 
                 # Peers and later starts train the same run.
                 attributes.run_tokens = tokens
-
-        return Order(tokens, token_s=token_s)
+        return tokens
 
     def measured_token_s(self, trial: TrialRecord, as_is: bool) -> float | None:
         """Return the seconds that a run of all the time left takes for a token, by a short training with its settings.
@@ -192,13 +202,17 @@ class PromotionStep:
         queue = self.queues.full(trial, order.tokens, order.as_is, best_config.card_lines())
         changed = {change.path: change.after for change in chosen.promotion.changes}
         params = {**trial.params, **changed}
-        with exclusive(night.search.storage, night.spec.name):
-            queue.enqueue(params, role="full", arm=trial.number, seed=night.spec.seed)
+        self._enqueue(queue, params, trial.number)
 
         folder = night.run.root / queue.plan.folder
         sigma = self.brackets.sigma(trial)
         full_run = FullRun(queue, params, folder, night.deadline, night.observer, sigma, self._keep)
         return full_run.train(night.loop)
+
+    @again_if_cut_off
+    def _enqueue(self, queue: Queue, params: Mapping[str, Any], arm: int) -> None:
+        with exclusive(queue.storage, self.night.spec.name):
+            queue.enqueue(params, role="full", arm=arm, seed=self.night.spec.seed)
 
     def _keep(self, shown: FullRunRecord) -> None:
         self.night.attributes.full_run = shown

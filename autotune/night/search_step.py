@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 from autotune.core import objectives
 from autotune.core.errors import UserError
@@ -18,6 +20,7 @@ from autotune.night.opening import Night
 from autotune.night.queues import Queues
 from autotune.night.search_end import SearchEnd
 from autotune.promotion.best_config import provenance
+from autotune.store.absence import again_if_cut_off
 from autotune.store.backup import back_up
 from autotune.store.database import exclusive
 from autotune.store.stored_spec import in_force
@@ -83,28 +86,16 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     spec = night.spec
     night.attributes.search_ended = False
     queue = queues.search()
-    with exclusive(night.search.storage, spec.name):
-        hardware = night.profile.to_json()
-        for line in taking_along.take(night.study, night.search.optuna_study, hardware, night.attributes.plan):
-            night.observer.note("taken along", line)
-
+    _take_along(night)
     data_hash = str(night.attributes.probe_facts.get("data_hash", ""))
     earlier = list(warm_start.read(night.study, data_hash, night.attributes.plan))
-    with exclusive(night.search.storage, spec.name):
-        queue.enqueue(spec.space.baseline(spec.base), role="baseline")
-        for study in earlier:
-            if warm_start.teach(night.search.optuna_study, spec, study):
-                night.observer.note("warm start", study.describe())
-
+    _enqueue_baseline(night, queue, earlier)
     _train_baseline(night, queues.baseline(), finals)
     if night.is_stopped:
         return
     finals.noise()
 
-    with exclusive(night.search.storage, spec.name):
-        for settings in [*spec.enqueue, *(good for study in earlier for good in study.good)]:
-            queue.enqueue(settings, role="search")
-
+    _enqueue_settings(night, queue, [*spec.enqueue, *(good for study in earlier for good in study.good)])
     plan = night.attributes.plan
     assert plan is not None, "a search begins after the night is planned"
     end = SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, plan.trials)
@@ -114,6 +105,33 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     end.say_if_exhausted()
     if not night.is_stopped and not spec.storage:
         back_up(night.run)
+
+
+@again_if_cut_off
+def _take_along(night: Night) -> None:
+    with exclusive(night.search.storage, night.spec.name):
+        hardware = night.profile.to_json()
+        for line in taking_along.take(night.study, night.search.optuna_study, hardware, night.attributes.plan):
+            night.observer.note("taken along", line)
+
+
+@again_if_cut_off
+def _enqueue_baseline(night: Night, queue: Queue, earlier: Sequence[warm_start.Earlier]) -> None:
+    """Queue the default settings, and teach the sampler what earlier studies found."""
+    spec = night.spec
+    with exclusive(night.search.storage, spec.name):
+        queue.enqueue(spec.space.baseline(spec.base), role="baseline")
+        for study in earlier:
+            if warm_start.teach(night.search.optuna_study, spec, study):
+                night.observer.note("warm start", study.describe())
+
+
+@again_if_cut_off
+def _enqueue_settings(night: Night, queue: Queue, settings: Sequence[Mapping[str, Any]]) -> None:
+    """Queue settings that the study file, or an earlier study, names."""
+    with exclusive(night.search.storage, night.spec.name):
+        for each in settings:
+            queue.enqueue(each, role="search")
 
 
 def _train_baseline(night: Night, queue: Queue, finals: FinalsRunner) -> None:

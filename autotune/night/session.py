@@ -17,7 +17,7 @@ from autotune.core.text import seldom
 from autotune.engine.deadline import REPORT_S, StopRequest
 from autotune.finals.runner import FinalsRunner
 from autotune.night import taking_along
-from autotune.night.opening import Night, open_night, open_search
+from autotune.night.opening import Night, open_night, open_search, patience_of
 from autotune.night.opening import Options as Options  # the command line makes them
 from autotune.night.preparation import prepare_study, require_same_data
 from autotune.night.promotion_step import Order, PromotionStep
@@ -27,6 +27,7 @@ from autotune.night.signals import signals_raising
 from autotune.promotion.run_cost import TrainingPace
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
+from autotune.store.absence import patient
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory, log_event
 from autotune.store.study_store import read_study
@@ -155,12 +156,18 @@ class Session:
                 yield night
 
     def _preparing(self, words: str) -> None:
-        log_event(self.run, "preparing", words)
+        self._note("preparing", words)
+
+    def _note(self, kind: str, words: str) -> None:
+        log_event(self.run, kind, words)
         self.options.say(words)
 
     @contextlib.contextmanager
     def _night(self, prepared: Mapping[str, Any]) -> Iterator[Night]:
-        stored = open_search(self.study, self.run)
+        # An address that has never answered may be wrong, which is told at once.
+        patience = patience_of(self.options, self.stop, self._note) if self.run.spec.exists() else None
+        with patient(patience):
+            stored = open_search(self.study, self.run)
         require_same_data(self.study, stored.attributes, prepared)
         taking_along.require_there(stored.study.spec, stored.attributes)
         self.began = True

@@ -26,6 +26,7 @@ from autotune.promotion.horizon import FACTORS, ONE_SEED_SIGMA, Horizon, Multipl
 from autotune.promotion.repetition import repeats
 from autotune.promotion.run_cost import TrainingPace, run_cost
 from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run
+from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
 from autotune.store.study_store import StudyRecord
 from autotune.study.study_file import Study
@@ -304,10 +305,14 @@ class BracketRunner:
         if self.loop.stop.level or all(each in known for each in params):
             return
 
+        self._enqueue(trial, queue, params)
+        self.loop.run(queue, has_time)
+
+    @again_if_cut_off
+    def _enqueue(self, trial: TrialRecord, queue: Queue, params: Sequence[Mapping[str, Any]]) -> None:
         with exclusive(queue.storage, self.study.spec.name):
             for each in params:  # what is queued already is not queued again
                 queue.enqueue(each, role="bracket", arm=trial.number, seed=self.study.spec.seed)
-        self.loop.run(queue, has_time)
 
     def _fitting_batch(self, trial: TrialRecord, tokens: int) -> float:
         """Return the highest multiple of a trial's batch that no bracket found too large for the memory."""

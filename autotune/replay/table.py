@@ -152,7 +152,7 @@ def write(table: Table, path: Path) -> None:
     """
     head = {
         "format": _FORMAT,
-        "spec": table.spec.model_dump(mode="json"),
+        "spec": table.spec.to_store(),
         "provenance": table.provenance,
         "tokens": table.tokens,
         "metric": table.metric.to_json(),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
 from autotune.core.text import shortened
+from autotune.store.faults import AS_PERCENT, explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 from autotune.store.sqlite_file import (
     Connect,
@@ -28,16 +28,12 @@ from autotune.study.spec import STORAGE_SCHEMES
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
-    from sqlalchemy import Engine
 
 _STORAGE_VARIABLE = "OPTUNA_STORAGE"
 """Names a shared database, for Optuna's own commands too."""
-MISSED_HEARTBEATS = 3
-"""Heartbeats without a sign of life after which a peer counts as dead."""
 _READABLE: set[tuple[int, int]] = set()
 """Files (device, inode) whose tables this process has found to be in Optuna's present form: that takes a while."""
 _AS_URL = 'write it as "postgresql://user@host/database"'
-_AS_PERCENT = "write @ : / ? # in a password as %40 %3A %2F %3F %23, or give it in PGPASSWORD or ~/.pgpass"
 
 
 def open_storage(run: RunDirectory, spec_storage: str = "", heartbeat_s: int = 20) -> RDBStorage:
@@ -197,54 +193,26 @@ def _takes_writers(run: RunDirectory) -> bool:
 
 
 def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
-    from sqlalchemy.exc import ArgumentError, OperationalError
-
-    scheme, mark, rest = url.partition("://")
+    scheme, mark, address = url.partition("://")
     if not mark:
         scheme = ""  # what stands there instead may be a password
     if scheme not in STORAGE_SCHEMES:
-        raise UserError(f'storage = "{scheme}...": {_AS_URL}, or leave storage out', 3)
+        raise UserError(f'storage = "{scheme}...": {_AS_URL}', 3)
 
     try:
-        return _open_postgresql(f"postgresql+psycopg://{rest}", heartbeat_s)
+        from autotune.store.postgresql import Server
     except ImportError:
         raise UserError(
             f'storage = "{scheme}://...": the database driver is missing; run pip install -e ".[postgres]"', 3
         ) from None
-    except OperationalError as error:
-        reason = str(error.orig).strip().splitlines()[0]
-        if _is_ambiguous(rest):  # what was taken for the host may be a part of the password
-            reason = _AS_PERCENT
-        raise UserError(
-            f'storage = "{scheme}://...": cannot connect: {reason}; start the server, or leave storage out', 3
-        ) from None
+
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        with explain_storage_errors():
+            return Server(address, heartbeat_s).open()
     except (ArgumentError, ValueError, UnicodeError):
-        raise UserError(f'storage = "{scheme}://...": not a database URL: {_AS_URL}; {_AS_PERCENT}', 3) from None
-
-
-def _is_ambiguous(rest: str) -> bool:
-    """Return whether a URL, less its scheme, has an "@", ":" or "/" that may belong to a password."""
-    before_host, at, _ = rest.rpartition("@")
-    return bool(at) and not re.fullmatch(r"[^@:/?#]*(:[^@:/?#]*)?", before_host)
-
-
-def _open_postgresql(url: str, heartbeat_s: int) -> RDBStorage:
-    from optuna.storages import RDBStorage
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
-
-    grace_s = MISSED_HEARTBEATS * heartbeat_s
-    # A peer suspended in the middle of a transaction keeps its locks until the server ends it.
-    connect_args = {"options": f"-c idle_in_transaction_session_timeout={grace_s}s"}
-
-    # Peers that start together on an empty database would collide as they create its tables.
-    with _advisory_lock(create_engine(url, poolclass=NullPool), "tables"):
-        return RDBStorage(
-            url,
-            engine_kwargs={"pool_pre_ping": True, "connect_args": connect_args},
-            heartbeat_interval=heartbeat_s,
-            grace_period=grace_s,
-        )
+        raise UserError(f'storage = "{scheme}://...": not a database URL: {_AS_URL}; {AS_PERCENT}', 3) from None
 
 
 @contextlib.contextmanager
@@ -252,7 +220,8 @@ def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
     """Let one process at a time into a block that must not be done twice.
 
     SQLite needs nothing, since its run directory is held by one process; PostgreSQL gives an advisory
-    lock, which it releases by itself when the holder dies.
+    lock, which it releases by itself when the holder dies. A holder that loses its connection can write nothing more:
+    `ConnectionLostError` leaves the block, and `again_if_cut_off`, around the function that has it, does it again.
 
     Args:
         storage: The study's storage.
@@ -262,23 +231,8 @@ def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
         yield
         return
 
-    with _advisory_lock(storage.engine, name):
+    from autotune.store.postgresql import SharedStorage, locked
+
+    assert isinstance(storage, SharedStorage)
+    with locked(storage, name):
         yield
-
-
-@contextlib.contextmanager
-def _advisory_lock(engine: Engine, name: str) -> Iterator[None]:
-    from sqlalchemy import text
-    from sqlalchemy.exc import DBAPIError
-
-    with engine.connect() as connection:
-        connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": name})
-
-        try:
-            yield
-        finally:
-            # A peer that was suspended in here for too long has lost its connection, and the lock with it.
-            try:
-                connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
-            except DBAPIError:
-                connection.invalidate()

@@ -20,6 +20,7 @@ from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.own_words import told
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.machine.hardware import HardwareError, HardwareProfile
+from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive, named_storage, storage_to_read
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
@@ -49,6 +50,7 @@ def long_name(study_name: str, kind: str, arm: int, tokens: int) -> str:
     return f"{study_name}.{kind}-{arm}-{tokens}"
 
 
+@again_if_cut_off
 def open_study(
     storage: RDBStorage,
     study: Study,
@@ -80,7 +82,7 @@ def open_study(
 
         if attributes.spec is None:
             attributes.created_at = now_iso()
-        attributes.spec = spec.model_dump(mode="json")
+        attributes.spec = spec.to_store()
         attributes.length_rules = dict(study.trainer.length_rules)
 
     return optuna_study

@@ -138,9 +138,7 @@ def _check_conditions(space: SearchSpace, base: Mapping[str, Any], errors: Study
 def _check_storage(spec: StudySpec, errors: StudyFileErrors) -> None:
     scheme = spec.storage.partition("://")[0]
     if spec.storage and scheme not in STORAGE_SCHEMES:
-        errors.add(
-            ("storage",), 'must be a URL such as "postgresql://user@host/database"; leave it out for a file of its own'
-        )
+        errors.add(("storage",), 'must be a URL such as "postgresql://user@host/database"')
 
 
 def _dimension_error(path: str, dimension: Dimension, known: Mapping[str, Any]) -> str:

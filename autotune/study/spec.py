@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from autotune.core import objectives
 from autotune.core.config_paths import flatten
 from autotune.core.objectives import Objective
+from autotune.core.secrets import to_be_stored
 from autotune.search.dimension import Value, refusal
 from autotune.search.space import SearchSpace
 from autotune.study.algorithm_spec import PrunerSpec, SamplerSpec
@@ -295,6 +296,10 @@ class StudySpec(_Table):
         kept = {"trainer", "seed", "objective", "base", "space", "sampler", "pruner", "finals"}
         budget = {"tokens": self.budget.tokens, "seeds": self.budget.seeds}
         return {**self.model_dump(mode="json", include=kept), "budget": budget}
+
+    def to_store(self) -> dict[str, Any]:
+        """Return the whole content as JSON, less what is stored nowhere: the password of a shared database."""
+        return {**self.model_dump(mode="json"), "storage": to_be_stored(self.storage, self.storage)}
 
     def fingerprint(self) -> str:
         """Return a hash of `semantics`, 16 hexadecimal digits."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,22 @@ from autotune.engine.deadline import REPORT_S
 from autotune.promotion.early_end import EXPORT_S
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
+from autotune.store.study_store import read_study
 from autotune.study.study_file import load
 
 TRIALS = 6
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
+@pytest.fixture(scope="module")
+def running() -> Iterator[postgres.Server]:
+    yield from postgres.servers()
+
+
+@pytest.fixture
+def server(running: postgres.Server) -> Iterator[str]:
     """URL of a running server."""
-    yield from postgres.served()
+    yield running.url
+    running.start()
 
 
 @pytest.fixture
@@ -194,7 +202,47 @@ def test_parked_peer_leaves_its_trial_to_the_others(shared: StudyFolder) -> None
     _assert_whole(shared, ["b"])
 
 
-def test_lost_database_ends_in_a_sentence(shared: StudyFolder, server: str) -> None:
+def test_peers_wait_for_a_server_that_goes_away_in_each_phase(shared: StudyFolder, running: postgres.Server) -> None:
+    _write(shared, seconds=0.3)
+    full = ("--set", "promote.automatic=true", "--set", "promote.tokens=200000")
+    peers = [shared.start(*full, out=out) for out in "ab"]
+    phases: list[Callable[[], bool]] = [
+        lambda: len(shared.started()) > 2,
+        lambda: any("to choose the winner" in peer.text for peer in peers),
+        lambda: any(training.tokens == 200_000 for training in shared.started()),
+    ]
+    for has_begun in phases:
+        wait_for(has_begun)
+        running.stop()
+        time.sleep(4)
+        running.start()
+    for peer in peers:
+        assert peer.end() == 0, peer.text
+        assert "the database does not answer (" in peer.text and "the database is back after " in peer.text
+        assert "leave storage out" not in peer.text
+    _assert_whole(shared, ["a", "b"])
+    assert Counter(training.tokens for training in shared.started()) == {100_000: TRIALS + 6, 200_000: 1}
+    assert shared.record("a").attributes.full_run.status == "finished"
+
+
+def test_a_study_is_parked_while_its_database_is_away(shared: StudyFolder, running: postgres.Server) -> None:
+    _write(shared, fault="gate", fault_budget=STUDY["budget"]["tokens"])
+    run = shared.start()
+    shared.wait_at_gate()
+    running.stop()
+    shared.open_gate()
+    assert run.says("the database does not answer (")
+    run.signal(signal.SIGTERM)
+    assert run.end() == 130, run.text
+    assert "stopped while the database was away; nothing is lost" in run.text and "Traceback" not in run.text
+    again = shared.start()
+    assert again.says("the database does not answer (")
+    running.start()
+    assert again.end() == 0, again.text
+    _assert_whole(shared, ["runs"])
+
+
+def test_a_database_that_is_closed_ends_in_a_sentence(shared: StudyFolder, server: str) -> None:
     _write(shared, fault="gate", fault_budget=STUDY["budget"]["tokens"])
     run = shared.start()
     shared.wait_at_gate()
@@ -204,7 +252,8 @@ def test_lost_database_ends_in_a_sentence(shared: StudyFolder, server: str) -> N
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
         shared.open_gate()
         assert run.end() == 3, run.text
-        assert "what was stored before is safe: run again" in run.text and "Traceback" not in run.text
+        assert "is not currently accepting connections; let it be used again" in run.text
+        assert "Traceback" not in run.text
         connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     again = shared.run()
     assert again.end() == 0, again.text
@@ -223,26 +272,49 @@ def test_missing_database_and_wrong_password(folder: StudyFolder, server: str) -
 PASSWORD = "hunter2"
 
 
-def _readable_by_others(folder: StudyFolder) -> str:
-    """All that others can read of what a study left."""
-    files = [path for path in folder.root.rglob("*") if path.is_file() and path.stat().st_mode & 0o077]
-    return "".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
+def _all_that_is_stored(folder: StudyFolder) -> str:
+    """Everything in a study's run directory and in its database."""
+    files = [path for path in (folder.root / "runs").rglob("*") if path.is_file()]
+    texts = [file.read_text(encoding="utf-8", errors="replace") for file in files]
+    with psycopg.connect(folder.url) as connection:
+        for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes"):
+            texts += [str(row) for row in connection.execute(f"SELECT * FROM {table}")]
+    return "".join(texts)
 
 
-def test_a_password_lies_in_no_file_that_others_can_read(shared: StudyFolder) -> None:
-    """The server asks for none; what is seen is where one goes."""
-    shared.url = shared.url.replace("://postgres:@", f"://postgres:{PASSWORD}@")
-    assert PASSWORD in shared.url
-    _write(shared)
-    (shared.root / "fake.toml").chmod(0o600)
-    run = shared.run("--set", f'storage="{shared.url}"')
+def test_a_password_is_used_and_stored_nowhere(shared: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a part of the URL, as a variable in it, and by libpq's own ways."""
+    with psycopg.connect(shared.url, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE worker LOGIN PASSWORD '{PASSWORD}'")
+        connection.execute("GRANT ALL ON SCHEMA public TO worker")
+        hba = Path(connection.execute("SHOW hba_file").fetchone()[0])  # type: ignore[index]
+        hba.write_text("local all worker scram-sha-256\n" + hba.read_text())
+        connection.execute("SELECT pg_reload_conf()")
+    without = shared.url.replace("://postgres:@", "://worker@")
+    shared.url = shared.url.replace("://postgres:@", f"://worker:{PASSWORD}@")
+    shared.write(finals={"finalists": 0}, limits={"heartbeat_s": 1, "min_free_bytes": 0})
+
+    run = shared.run("--set", f'storage="{shared.url}"', "--trials", "1")
     assert run.end() == 0, run.text
-    assert PASSWORD not in run.text
-    for command in ("status", "report"):
-        assert PASSWORD not in shared.run(command).text
-    assert "fake" in _readable_by_others(shared)
-    assert PASSWORD not in _readable_by_others(shared)
-    assert (shared.root / "runs/fake/spec.json").stat().st_mode & 0o777 == 0o600
+    report = shared.run("report", "--json")
+    stored = _all_that_is_stored(shared)
+    assert '"storage": "postgresql://worker@/study_' in stored
+    assert PASSWORD not in run.text + report.text + stored
+
+    run = shared.run("--set", f'storage="{without}"')
+    assert run.end() == 3 and "give the password in PGPASSWORD" in run.text and "Traceback" not in run.text
+    monkeypatch.setenv("WORKERS", PASSWORD)
+    run = shared.run("--set", 'storage="' + shared.url.replace(PASSWORD, "${WORKERS}") + '"', "--trials", "2")
+    assert run.end() == 0, run.text
+    assert "worker:${WORKERS}@" in (shared.root / "runs/fake/study.toml").read_text()
+    assert PASSWORD not in run.text + _all_that_is_stored(shared)
+
+    # The folder alone is enough where libpq knows the password.
+    passwords = shared.root / "passwords"
+    passwords.write_text(f"*:*:*:worker:{PASSWORD}\n")
+    passwords.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(passwords))
+    assert len(read_study(shared.directory().root, without).trials) == 2
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_storage_that_cannot_be_opened(folder: StudyFolder, storage: str, messag
 @pytest.mark.parametrize("storage", ["sqlite:///shared.db", "mysql://localhost/none", "somewhere"])
 def test_storage_of_another_kind_is_a_fault_of_the_study_file(folder: StudyFolder, storage: str) -> None:
     run = folder.write(storage=storage).run()
-    _assert_refused(run, 2, 'storage: must be a URL such as "postgresql://user@host/database"; leave it out for')
+    _assert_refused(run, 2, 'storage: must be a URL such as "postgresql://user@host/database"')
 
 
 def test_stray_files_of_a_killed_writer_are_swept(copy: StudyFolder) -> None:
