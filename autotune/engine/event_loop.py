@@ -265,6 +265,8 @@ class QueueWork:
             self._handle_probe(running, running.probe, message)
         elif isinstance(message, Progress):
             running.worker.answer(self._answer(running, message.point))
+            # Its silence begins with the answer, which may have waited for a database that was away.
+            running.heard = time.monotonic()
         elif isinstance(message, Done):
             self._handle_done(running, message)
         elif isinstance(message, Failed) and message.disk_fault and running.ending is None:

@@ -179,7 +179,8 @@ class StudySpec(_Table):
         pattern: Regular expression that finds a program's evaluations in its lines; "" where they are JSON.
         metric: What a program reports; a trainer's module declares it itself.
         seed: Seed that every search trial trains with; finals take later ones.
-        storage: URL of a shared database, or empty for SQLite in the run directory.
+        storage: URL of a shared database, in which ${VAR} stands for a variable of the environment; empty for SQLite in
+            the run directory.
         objective: What a trial is judged by: "loss_at_equal_tokens"; "loss_at_equal_seconds", where `budget.tokens` are
             the baseline's and every other configuration gets what it trains on in the same time; or
             "loss_and_seconds", where trials of equal tokens are judged by both.
