@@ -289,8 +289,41 @@ def own_records(trials: Sequence[optuna.trial.FrozenTrial], budget: BudgetSpec) 
         trials: All trials of an Optuna study.
         budget: The budget of the search that they belong to.
     """
-    records = [record_of(trial, budget) for trial in trials if not TrialAttributes(trial).passed_over]
-    return [record for record in records if record.role != PRIOR]
+    return KnownRecords(budget).own(trials)
+
+
+class KnownRecords:
+    """Our records of an Optuna study's trials; that of a trial which has ended is made once, as it never changes.
+
+    Args:
+        budget: The budget of the search that they belong to.
+    """
+
+    def __init__(self, budget: BudgetSpec) -> None:
+        self._budget = budget
+        self._ended: dict[int, tuple[optuna.trial.FrozenTrial, TrialRecord | None]] = {}
+
+    def own(self, trials: Sequence[optuna.trial.FrozenTrial]) -> list[TrialRecord]:
+        """Return our records of a study's own Optuna trials, by number.
+
+        Args:
+            trials: All trials of the Optuna study.
+        """
+        records = map(self._own_record, trials)
+        return [record for record in records if record is not None]
+
+    def _own_record(self, trial: optuna.trial.FrozenTrial) -> TrialRecord | None:
+        trial_before, record = self._ended.get(trial.number, (None, None))
+        # Optuna, too, reads an ended trial once, and gives out the same object from then on.
+        if trial_before is trial:
+            return record
+
+        attributes = TrialAttributes(trial)
+        is_own = not attributes.passed_over and attributes.role != PRIOR
+        record = record_of(trial, self._budget) if is_own else None
+        if trial.state.is_finished():
+            self._ended[trial.number] = trial, record
+        return record
 
 
 def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecord:
