@@ -135,7 +135,7 @@ class Draw:
         spec = self.store.study.spec
         attributes = StudyAttributes(Snapshot(self.store.optuna_study.user_attrs))
         space, whole = present_space(spec.space, attributes), whole_space(spec.space, attributes)
-        stored = self.store.storage.get_trial(trial._trial_id)
+        stored = trial._cached_frozen_trial
         proposals = Proposals(trial, stored, self.store.optuna_study, space, whole, spec.base)
         tried = Tried(look.trials, spec.seed, trial.number)
         settings = self._untried(proposals, tried, stored, proposals.first())
@@ -147,11 +147,9 @@ class Draw:
                 self.store.pass_over(trial)
                 return False
 
-            for path, value in settings.items():
-                if path not in stored.params:
-                    distribution = proposals.told(path, space[path].distribution())
-                    internal = distribution.to_internal_repr(value)
-                    self.store.storage.set_trial_param(trial._trial_id, path, internal, distribution)
+            proposed = {path: value for path, value in settings.items() if path not in stored.params}
+            told = {path: proposals.told(path, space[path].distribution()) for path in proposed}
+            self.store.set_params(trial, proposed, told)
         return True
 
     def _still_untried(

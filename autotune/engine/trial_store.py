@@ -24,6 +24,7 @@ from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial, TrialState
 
@@ -138,6 +139,26 @@ class TrialStore:
                 return
 
         self.optuna_study.enqueue_trial(dict(fixed), user_attrs=dict(identity))
+
+    def set_params(
+        self, trial: optuna.Trial, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Store what a trial trains: all of it, or nothing.
+
+        Args:
+            trial: A running trial.
+            params: Settings by dotted path.
+            distributions: Under which Optuna is told of each.
+        """
+        from optuna.storages._rdb.storage import _create_scoped_session
+
+        # Optuna's own call takes a transaction for each, which peers would wait for.
+        with _create_scoped_session(self.storage.scoped_session) as session:
+            for path, value in params.items():
+                internal = distributions[path].to_internal_repr(value)
+                self.storage._set_trial_param_without_commit(
+                    session, trial._trial_id, path, internal, distributions[path]
+                )
 
     def report(self, trial: optuna.Trial, place: int, loss: float) -> bool:
         """Store an intermediate loss.

@@ -20,7 +20,7 @@ from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.own_words import told
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.machine.hardware import HardwareError, HardwareProfile
-from autotune.store.database import exclusive, named_storage, storage_to_read
+from autotune.store.database import exclusive, is_shared, named_storage, storage_to_read
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import changed, completed, in_force, read_spec, require_unchanged, stored_name
@@ -29,7 +29,7 @@ from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage, RDBStorage
 
 
 def finals_name(study_name: str) -> str:
@@ -70,7 +70,7 @@ def open_study(
         _require_unchanged(storage, study)
         optuna_study = optuna.create_study(
             study_name=spec.name,
-            storage=storage,
+            storage=_cached(storage),
             sampler=sampler,
             pruner=pruner,
             directions=["minimize"] * objectives.num_values(spec.objective),
@@ -126,12 +126,21 @@ def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
 
     return optuna.create_study(
         study_name=name,
-        storage=storage,
+        storage=_cached(storage),
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=optuna.pruners.NopPruner(),
         direction="minimize",
         load_if_exists=True,
     )
+
+
+def _cached(storage: RDBStorage) -> BaseStorage:
+    """Return what keeps trials in memory as far as they do not change; Optuna's own cache for a file of our own."""
+    from optuna.storages import get_storage
+
+    from autotune.store.shared_trials import ChangedTrials
+
+    return ChangedTrials(storage) if is_shared(storage) else get_storage(storage)
 
 
 def save_result(trial: optuna.Trial, result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
