@@ -135,7 +135,7 @@ class Draw:
         spec = self.store.study.spec
         attributes = StudyAttributes(Snapshot(self.store.optuna_study.user_attrs))
         space, whole = present_space(spec.space, attributes), whole_space(spec.space, attributes)
-        stored = trial._cached_frozen_trial
+        stored = self.store.storage.get_trial(trial._trial_id)
         proposals = Proposals(trial, stored, self.store.optuna_study, space, whole, spec.base)
         tried = Tried(look.trials, spec.seed, trial.number)
         settings = self._untried(proposals, tried, stored, proposals.first())

@@ -59,6 +59,21 @@ EVALUATIONS = 5
 MOST_ON_GP = 16
 """Processes that the default sampler is tried with at most."""
 PATIENCE_S = 240.0
+COLUMNS = (
+    "sampler",
+    "finished",
+    "processes",
+    "trials a minute",
+    "of N-fold",
+    "lock a trial, ms (computing)",
+    "a lock: mean, largest, ms",
+    "wait for it: mean, largest, ms",
+    "engines, CPU ms a trial",
+    "server, CPU ms a trial",
+    "transactions a trial",
+    "kB a trial, of the first process",
+    "connections a process",
+)
 
 
 # --- the study -------------------------------------------------------------------------------------------
@@ -263,7 +278,7 @@ class Fleet:
         self.root = root
         self._server = server
         self._peers: list[prepared.Command] = []
-        self._hardware = json.dumps(asdict(HARDWARE()))
+        self._hardware = json.dumps(asdict(hardware()))
         self._connection = psycopg.connect(url, autocommit=True)
         self._has_backends: dict[str, float] = {}
 
@@ -333,7 +348,8 @@ class Fleet:
     def connections(self) -> int:
         """Return how many connections the processes have at present."""
         row = self._connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+            "AND backend_type = 'client backend'"
         ).fetchone()
         assert row is not None
         return int(row[0])
@@ -365,7 +381,7 @@ class Fleet:
 
 
 @functools.cache
-def HARDWARE() -> Any:
+def hardware() -> Any:
     """Return a quick profile of this machine's CPU, which each process would take for itself."""
     return profile(quick=True, device="cpu")
 
@@ -397,7 +413,8 @@ def measure(fleet: Fleet, processes: int, window_s: float) -> tuple[float, str]:
         f"{1000 * sum(held) / trials:.0f} ({1000 * sum(computed) / trials:.0f})",
         f"{1000 * statistics.fmean(held):.0f}, {1000 * max(held):.0f}",
         f"{1000 * statistics.fmean(waited):.0f}, {1000 * max(waited):.0f}",
-        f"{1000 * (after.engine_s - before.engine_s) / trials:.0f} + {1000 * (after.server_s - before.server_s) / trials:.0f}",
+        f"{1000 * (after.engine_s - before.engine_s) / trials:.0f}",
+        f"{1000 * (after.server_s - before.server_s) / trials:.0f}",
         f"{(after.commits - before.commits) / trials:.0f}",
         f"{(after.num_bytes - before.num_bytes) / own / 1e3:,.0f}",
         f"{fleet.connections() / processes:.1f}",
@@ -419,14 +436,12 @@ def main() -> None:
     arguments = " ".join(sys.argv[1:]).replace(" --append", "").replace("--append", "")
     lines = [f"## {datetime.now(UTC):%Y-%m-%d} a fleet on one PostgreSQL", ""]
     lines += [
-        f"{HARDWARE().cpu_name}, {HARDWARE().cpu_count} cores, Python {platform.python_version()}; "
+        f"{hardware().cpu_name}, {hardware().cpu_count} cores, Python {platform.python_version()}; "
         f'`make bench BENCH=fleet ARGS="{arguments}"`. A trial sleeps {args.seconds:g} s and is evaluated '
         f"{EVALUATIONS} times; {args.window:g} s are counted.",
         "",
-        "| sampler | finished | processes | trials a minute | of N-fold | lock a trial, ms (of them computing) | a lock, mean "
-        "and largest, ms | wait for it, mean and largest, ms | engines + server, CPU ms a trial | transactions a trial | kB "
-        "a trial | connections a process |",
-        f"|{'---|' * 12}",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
     ]
     with tempfile.TemporaryDirectory(prefix="fleet-") as folder, contextlib.contextmanager(postgres.served)() as url:
         server = prepared.Server(HERE / "fleet_peer.py", _environment())
