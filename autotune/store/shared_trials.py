@@ -27,7 +27,7 @@ _Sign = tuple[object, ...]
 class ChangedTrials(_CachedStorage):
     """Optuna's cache of what has ended, which would build every running trial anew at each look.
 
-    That takes three quarters of a millisecond for each, so that among many peers a look takes as long as they are many.
+    That takes half a millisecond for each, so that a look takes the longer the more peers there are.
 
     Args:
         backend: A PostgreSQL.

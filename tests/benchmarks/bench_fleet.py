@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import random
+import signal
 import socket
 import statistics
 import sys
@@ -443,7 +444,9 @@ def main() -> None:
         f"| {' | '.join(COLUMNS)} |",
         f"|{'---|' * len(COLUMNS)}",
     ]
-    with tempfile.TemporaryDirectory(prefix="fleet-") as folder, contextlib.contextmanager(postgres.served)() as url:
+    # Whatever ends it, no process may be left behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with tempfile.TemporaryDirectory(prefix="fleet-") as folder, _served() as url:
         server = prepared.Server(HERE / "fleet_peer.py", _environment())
         for number, (sampler, finished) in enumerate(itertools.product(args.samplers, args.finished)):
             root = Path(folder) / str(number)
@@ -458,6 +461,15 @@ def main() -> None:
 def _environment() -> dict[str, str]:
     paths = [str(TESTS.parent), str(TESTS / "support"), str(TESTS / "fakes"), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+
+
+@contextlib.contextmanager
+def _served() -> Iterator[str]:
+    server = postgres.served()
+    try:
+        yield next(server)
+    finally:
+        next(server, None)
 
 
 def _new_database(url: str, number: int) -> str:
