@@ -57,7 +57,7 @@ class Draw:
         """
         while self._has_next(look):
             self._widen_ranges(look)
-            trial = self.store.optuna_study.ask()
+            trial = self.store.ask(look)
             if not self.plan.asks_sampler or trial.number not in stopped_trials(look.attributes.requests):
                 return trial
             # A person has stopped it before it began.

@@ -94,10 +94,11 @@ class Queue:
             with self.store.locked():
                 look = self._recovery.requeue_interrupted(self.store.look())
                 trial = self._draw.begin(look)
-                if trial is None:
-                    return None
-                self.beat([trial])
+            if trial is None:
+                return None
 
+            # Should this process die before it: a sweep of its peers gives a trial its first sign of life.
+            self.beat([trial])
             if self._draw.settle(trial, look):
                 return self._draw.assign(trial)
 

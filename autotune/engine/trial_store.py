@@ -140,6 +140,22 @@ class TrialStore:
 
         self.optuna_study.enqueue_trial(dict(fixed), user_attrs=dict(identity))
 
+    def ask(self, look: Look) -> optuna.Trial:
+        """Start a trial: the first that waits, or a new one; the caller holds the lock.
+
+        Args:
+            look: What is stored at present.
+        """
+        from optuna import Trial
+
+        study = self.optuna_study
+        if look.has_waiting:
+            return study.ask()
+
+        # The same, less one more reading of all that runs, to see whether anything waits.
+        study._thread_local.cached_all_trials = None
+        return Trial(study, study._storage.create_new_trial(study._study_id))
+
     def set_params(
         self, trial: optuna.Trial, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
     ) -> None:
