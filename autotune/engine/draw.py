@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import TrialAttributes
+from autotune.core.attributes import Snapshot, StudyAttributes, TrialAttributes
 from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import write_json
@@ -16,8 +16,9 @@ from autotune.core.records import TrialStatus
 from autotune.core.requests import ranges_set, stopped_trials, trials_wanted
 from autotune.engine.assignment import Assignment, TrainingPlan
 from autotune.engine.recovery import attempts_before
-from autotune.engine.trial_store import TrialStore
+from autotune.engine.trial_store import Look, TrialStore
 from autotune.search import ranges
+from autotune.search.searched import present_space, whole_space
 from autotune.search.untried import Proposals, Tried
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ class Draw:
     store: TrialStore
     note: Callable[[str, str], None]
 
-    def ask(self) -> optuna.Trial | None:
-        """Start the next trial; the caller holds the lock.
+    def begin(self, look: Look) -> optuna.Trial | None:
+        """Start the next trial, whose settings are still to be settled; the caller holds the lock.
+
+        Args:
+            look: What is stored at present.
 
         Returns:
             None when there is nothing to start now.
@@ -51,12 +55,14 @@ class Draw:
         Raises:
             UserError: If far more trials were started than are wanted, and too few of them ended.
         """
-        while self._has_next():
-            self._widen_ranges()
-            trial = self.store.optuna_study.ask()
-            if self._is_wanted(trial) and (not self.plan.asks_sampler or self._settle(trial)):
+        while self._has_next(look):
+            self._widen_ranges(look)
+            trial = self.store.ask(look)
+            if not self.plan.asks_sampler or trial.number not in stopped_trials(look.attributes.requests):
                 return trial
+            # A person has stopped it before it began.
             self.store.pass_over(trial)
+            look = self.store.look()
 
         return None
 
@@ -113,35 +119,56 @@ class Draw:
             TrialAttributes(assignment.trial).budget_tokens = budget_tokens
         return replace(assignment, budget_tokens=budget_tokens, probe_points=None)
 
-    def _is_wanted(self, trial: optuna.Trial) -> bool:
-        """Return whether nobody has stopped a trial of the search before it began."""
-        return not self.plan.asks_sampler or trial.number not in stopped_trials(self.store.attributes.requests)
+    def settle(self, trial: optuna.Trial, look: Look) -> bool:
+        """Choose the settings of a trial of the search, and store them with it; without the lock, which it takes.
 
-    def _settle(self, trial: optuna.Trial) -> bool:
-        """Choose the settings of a trial of the search, and store them with it.
+        Args:
+            trial: The trial that begins.
+            look: What was stored right before.
 
         Returns:
-            False if everything that it may train was tried before.
+            False if everything that it may train was tried before: then it has ended.
         """
-        study, space, spec = self.store.optuna_study, self.store.space, self.store.study.spec
-        trials = study.get_trials(deepcopy=False)
-        stored = trials[trial.number]
+        if not self.plan.asks_sampler:
+            return True
 
-        proposals = Proposals(trial, study, space, self.store.whole_space, spec.base)
-        settings = self._untried(proposals, Tried(trials, spec.seed, trial.number), stored)
-        if settings is None:
-            return False
+        spec = self.store.study.spec
+        attributes = StudyAttributes(Snapshot(self.store.optuna_study.user_attrs))
+        space, whole = present_space(spec.space, attributes), whole_space(spec.space, attributes)
+        stored = self.store.storage.get_trial(trial._trial_id)
+        proposals = Proposals(trial, stored, self.store.optuna_study, space, whole, spec.base)
+        tried = Tried(look.trials, spec.seed, trial.number)
+        settings = self._untried(proposals, tried, stored, proposals.first())
 
-        for path, value in settings.items():
-            if path not in stored.params:
-                distribution = proposals.told(path, space[path].distribution())
-                internal = distribution.to_internal_repr(value)
-                self.store.storage.set_trial_param(trial._trial_id, path, internal, distribution)
+        with self.store.locked():
+            if settings is not None and self.store.is_shared:
+                settings = self._still_untried(settings, proposals, stored, look)
+            if settings is None:
+                self.store.pass_over(trial)
+                return False
+
+            proposed = {path: value for path, value in settings.items() if path not in stored.params}
+            told = {path: proposals.told(path, space[path].distribution()) for path in proposed}
+            self.store.set_params(trial, proposed, told)
         return True
 
-    def _untried(self, proposals: Proposals, tried: Tried, stored: FrozenTrial) -> dict[str, Any] | None:
-        """Return settings for a trial that no other has tried; None if there are none."""
-        settings = proposals.first()
+    def _still_untried(
+        self, settings: dict[str, Any], proposals: Proposals, stored: FrozenTrial, look: Look
+    ) -> dict[str, Any] | None:
+        """Return settings, or others in their place if a peer has chosen the same since a look."""
+        seed = self.store.study.spec.seed
+        trials = self.store.trials()
+        known = {trial.number: trial for trial in look.trials}
+        news = [trial for trial in trials if trial is not known.get(trial.number)]
+
+        if settings not in Tried(news, seed, stored.number):
+            return settings
+        return self._untried(proposals, Tried(trials, seed, stored.number), stored, settings)
+
+    def _untried(
+        self, proposals: Proposals, tried: Tried, stored: FrozenTrial, settings: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """Return settings, or others in their place if they were tried; None if there are none."""
         if attempts_before(stored) and stored.params:
             return settings  # the very point is to train them again
 
@@ -164,14 +191,14 @@ class Draw:
             self.note("search", f"the queued settings {queued} are those of trial {number}: they are not tried again")
         return other
 
-    def _has_next(self) -> bool:
-        records = self.store.records()
-        if any(record.status is TrialStatus.WAITING for record in records):
+    def _has_next(self, look: Look) -> bool:
+        if look.has_waiting:
             return True
-        if self.plan.target is None or self.store.attributes.exhausted:
+        if self.plan.target is None or look.attributes.exhausted:
             return False
 
-        target = trials_wanted(self.plan.target, self.store.attributes.requests)
+        records = look.records
+        target = trials_wanted(self.plan.target, look.attributes.requests)
         attempts = sum(not record.excused for record in records)
         if attempts >= MAX_ATTEMPTS * (target + 1):
             raise UserError(
@@ -183,18 +210,18 @@ class Draw:
         counted = sum(record.status is not TrialStatus.INTERRUPTED for record in records)
         return counted < target
 
-    def _widen_ranges(self) -> None:
+    def _widen_ranges(self, look: Look) -> None:
         # With several values, the trial of the lowest loss is not the best one.
         if not self.plan.asks_sampler or not self.store.has_one_value:
             return
         if self.store.study.spec.sampler.name not in ranges.CHANGING_RANGE_SAMPLERS:
             return
 
-        space, attributes = self.store.space, self.store.attributes
-        set_by_hand = {wish.path for wish in ranges_set(attributes.requests)}
-        widened = ranges.widened_ranges(space, self.store.records(), set_by_hand)
+        space = present_space(self.store.study.spec.space, look.attributes)
+        set_by_hand = {wish.path for wish in ranges_set(look.attributes.requests)}
+        widened = ranges.widened_ranges(space, look.records, set_by_hand)
         if widened:
-            attributes.ranges = {**attributes.ranges, **widened}
+            self.store.attributes.ranges = {**look.attributes.ranges, **widened}
             self.note("ranges", ranges.describe_widening(space, widened))
 
     def _folder(self, number: int) -> Path:

@@ -91,13 +91,18 @@ class Queue:
         Returns:
             None when there is nothing to start now.
         """
-        with self.store.locked():
-            self._recovery.requeue_interrupted()
-            trial = self._draw.ask()
+        while True:
+            # What must be decided once is whether a trial begins. What it trains is proposed while peers go on.
+            with self.store.locked():
+                look = self._recovery.requeue_interrupted(self.store.look())
+                trial = self._draw.begin(look)
             if trial is None:
                 return None
+
+            # Should this process die before it: a sweep of its peers gives a trial its first sign of life.
             self.beat([trial])
-        return self._draw.assign(trial)
+            if self._draw.settle(trial, look):
+                return self._draw.assign(trial)
 
     def with_next_seed(self, assignment: Assignment) -> Assignment:
         """Return the same training with the next of its trial's seeds."""
@@ -154,7 +159,8 @@ class Queue:
             if not self.store.finish(trial, result, folder):
                 cause = f"another process ended {title(self.plan.kind, trial.number)} in the meantime"
                 log_event(self.run, "taken over", cause)
-            self._recovery.requeue_interrupted()
+            if result.status is TrialStatus.INTERRUPTED:
+                self._recovery.requeue_interrupted(self.store.look())
 
     def beat(self, trials: Sequence[optuna.Trial]) -> None:
         """Record a sign of life of running trials, for the peers of a shared storage."""
@@ -175,11 +181,12 @@ class Queue:
     @again_if_cut_off
     def is_settled(self) -> bool:
         """Return whether no trial waits and none runs that may come back to be repeated."""
-        with self.store.locked():
-            records = self.records()
+        if _is_unsettled(self.records()):
+            return False
 
-        unsettled = (TrialStatus.WAITING, TrialStatus.RUNNING)
-        return all(record.status not in unsettled for record in records)
+        # A peer may be about to queue again what it has just told as interrupted.
+        with self.store.locked():
+            return not _is_unsettled(self.records())
 
     @property
     def _draw(self) -> Draw:
@@ -188,3 +195,7 @@ class Queue:
     @property
     def _recovery(self) -> Recovery:
         return Recovery(self.store, self.plan.folder_name)
+
+
+def _is_unsettled(records: Sequence[TrialRecord]) -> bool:
+    return any(record.status in (TrialStatus.WAITING, TrialStatus.RUNNING) for record in records)

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autotune.core.attributes import PRIOR, TrialAttributes
+from autotune.core.attributes import TrialAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
 from autotune.core.requests import stopped_trials
 from autotune.engine.end_rules import as_unwanted
 from autotune.engine.running import Ending
-from autotune.engine.trial_store import TrialStore
+from autotune.engine.trial_store import Look, TrialStore
 from autotune.store.absence import again_if_cut_off
 from autotune.store.run_directory import log_event
 from autotune.store.study_store import record_of
@@ -51,33 +51,54 @@ class Recovery:
         """
         from optuna.storages import fail_stale_trials
 
+        # Peers look often, and hardly ever find anything: to look takes no lock.
+        if self.store.is_shared and not self._has_lost(own):
+            return
+
         with self.store.locked():
             self._finish_telling(own)
             if self.store.is_shared:
-                self._beat_for_silent()
+                for trial_id in self._silent():
+                    self.store.storage.record_heartbeat(trial_id)
                 fail_stale_trials(self.store.optuna_study)
             else:
                 self._end_orphans(own)
-            self.requeue_interrupted()
+            self.requeue_interrupted(self.store.look())
 
-    def requeue_interrupted(self) -> None:
-        """Queue interrupted trials again that were not yet; the caller holds the lock."""
-        trials = self._trials()
-        unwanted = self._unwanted()
-        repeated = {number for trial in trials for number in attempts_before(trial)}
+    def requeue_interrupted(self, look: Look) -> Look:
+        """Queue interrupted trials again that were not yet; the caller holds the lock.
 
-        for trial in trials:
-            record = self._record(trial)
-            if trial.number in repeated or record.role == PRIOR or record.status is not TrialStatus.INTERRUPTED:
-                continue
-            if TrialAttributes(trial).passed_over or trial.number in unwanted:
-                continue
-            attempts = [self._record(trials[number]) for number in [*attempts_before(trial), trial.number]]
-            # A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.
-            if sum(not attempt.excused for attempt in attempts) <= self.store.study.spec.limits.retries:
-                self._repeat(trial)
-                cause = f"trial {trial.number} was interrupted; its settings are queued again"
-                log_event(self.store.run, "requeued", cause)
+        Args:
+            look: What is stored at present.
+
+        Returns:
+            What is stored after that.
+        """
+        lost = self._to_repeat(look)
+        for trial in lost:
+            self._repeat(trial)
+            cause = f"trial {trial.number} was interrupted; its settings are queued again"
+            log_event(self.store.run, "requeued", cause)
+        return self.store.look() if lost else look
+
+    def _to_repeat(self, look: Look) -> list[FrozenTrial]:
+        """Return the interrupted trials that are to be queued again."""
+        interrupted = [record.number for record in look.records if record.status is TrialStatus.INTERRUPTED]
+        if not interrupted:
+            return []
+
+        repeated = {number for trial in look.trials for number in attempts_before(trial)}
+        settled = repeated | stopped_trials(look.attributes.requests)
+        lost = [look.trials[number] for number in interrupted if number not in settled]
+        return [trial for trial in lost if self._may_repeat(trial, look)]
+
+    def _may_repeat(self, trial: FrozenTrial, look: Look) -> bool:
+        """Return whether a trial has not failed too often.
+
+        A worker that dies again and again is the fault of the settings; a run that is killed or parked is not.
+        """
+        attempts = [self._record(look.trials[number]) for number in [*attempts_before(trial), trial.number]]
+        return sum(not attempt.excused for attempt in attempts) <= self.store.study.spec.limits.retries
 
     @again_if_cut_off
     def try_again(self, number: int) -> None:
@@ -87,57 +108,54 @@ class Recovery:
             number: The trial's number.
         """
         with self.store.locked():
-            trials = self._trials()
+            trials = self.store.trials()
             if all(number not in attempts_before(trial) for trial in trials):
                 self._repeat(trials[number])
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self.store.optuna_study.get_trials(deepcopy=False)
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
         return record_of(trial, self.store.study.spec.budget)
 
-    def _unwanted(self) -> frozenset[int]:
-        """Return the trials of a search that a person has stopped."""
-        return stopped_trials(self.store.attributes.requests)
-
-    def _abandoned(self, own: Collection[int]) -> list[TrialRecord]:
-        records = self.store.records()
-        return [record for record in records if record.status is TrialStatus.RUNNING and record.number not in own]
+    def _has_lost(self, own: Collection[int]) -> bool:
+        """Return whether a dead process seems to have left anything to do."""
+        look = self.store.look()
+        is_untold = any(record.result is not None for record in _abandoned(look.records, own))
+        if is_untold or self._to_repeat(look) or self._silent():
+            return True
+        return bool(self.store.storage._get_stale_trial_ids(self.store.optuna_study._study_id))
 
     def _finish_telling(self, own: Collection[int]) -> None:
         """Tell Optuna what a process stored just before it died; a result is stored and told under one lock."""
-        for record in self._abandoned(own):
+        for record in _abandoned(self.store.records(), own):
             if record.result is not None:
                 self.store.tell_optuna(record.number, record.result)
 
-    def _beat_for_silent(self) -> None:
-        """Give running trials without any sign of life a first one, so that they can become stale.
+    def _silent(self) -> list[int]:
+        """Return the ids of running trials without any sign of life, which get a first one, so as to become stale.
 
         A peer that died between drawing a trial and its first beat would otherwise never be noticed.
         """
         from sqlalchemy import text
 
+        query = text(
+            "SELECT trials.trial_id FROM trials LEFT JOIN trial_heartbeats USING (trial_id) "
+            "WHERE study_id = :study AND state = 'RUNNING' AND trial_heartbeats.trial_id IS NULL"
+        )
         with self.store.storage.engine.connect() as connection:
-            heard = set(connection.execute(text("SELECT trial_id FROM trial_heartbeats")).scalars())
-
-        for trial in self._trials():
-            is_running = self._record(trial).status is TrialStatus.RUNNING
-            if is_running and trial._trial_id not in heard:
-                self.store.storage.record_heartbeat(trial._trial_id)
+            return list(connection.execute(query, {"study": self.store.optuna_study._study_id}).scalars())
 
     def _end_orphans(self, own: Collection[int]) -> None:
         """End the trials that a dead process left running."""
         from optuna import Trial
 
-        unwanted = self._unwanted()
-        for record in self._abandoned(own):
+        look = self.store.look()
+        unwanted = stopped_trials(look.attributes.requests)
+        for record in _abandoned(look.records, own):
             points = tuple(EvalPoint(tokens, loss) for tokens, loss in sorted(record.values.items()))
             ending = Ending(TrialStatus.INTERRUPTED, "the run was killed")
             if record.number in unwanted:
                 ending = as_unwanted(ending)
             result = TrialResult(ending.status, ending.cause, points)
-            trial = Trial(self.store.optuna_study, self._trials()[record.number]._trial_id)
+            trial = Trial(self.store.optuna_study, look.trials[record.number]._trial_id)
             folder = self.store.run.trial(self.folder_name, record.number)
             self.store.finish(trial, result, folder)
 
@@ -145,6 +163,10 @@ class Recovery:
         from optuna.storages import RetryHeartbeatStaleTrialCallback
 
         RetryHeartbeatStaleTrialCallback()(self.store.optuna_study, _as_new(trial))
+
+
+def _abandoned(records: Sequence[TrialRecord], own: Collection[int]) -> list[TrialRecord]:
+    return [record for record in records if record.status is TrialStatus.RUNNING and record.number not in own]
 
 
 def attempts_before(trial: FrozenTrial) -> list[int]:

@@ -6,10 +6,11 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import StudyAttributes, TrialAttributes
+from autotune.core.attributes import Snapshot, StudyAttributes, TrialAttributes
 from autotune.core.objectives import values
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.search.searched import present_space, whole_space
@@ -17,14 +18,41 @@ from autotune.search.space import SearchSpace
 from autotune.store.database import exclusive, is_shared
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import in_force
-from autotune.store.study_store import own_records, save_result
+from autotune.store.study_store import KnownRecords, save_result
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.storages import RDBStorage
-    from optuna.trial import TrialState
+    from optuna.trial import FrozenTrial, TrialState
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is stored at one moment: whatever is decided together is decided by one of these.
+
+    Args:
+        trials: All trials of the Optuna study, by number.
+        records: Our records of its own trials, by number.
+        attributes: What is stored with the Optuna study.
+    """
+
+    trials: Sequence[FrozenTrial]
+    records: Sequence[TrialRecord]
+    attributes: StudyAttributes
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a trial waits for its turn."""
+        return any(record.status is TrialStatus.WAITING for record in self.records)
+
+    @property
+    def has_trial_by_hand(self) -> bool:
+        """Whether a trial that a person has added waits for its turn."""
+        waiting = [record.number for record in self.records if record.status is TrialStatus.WAITING]
+        return any(TrialAttributes(self.trials[number]).request for number in waiting)
 
 
 @dataclass(frozen=True)
@@ -64,14 +92,6 @@ class TrialStore:
         return in_force(self.study.spec, self.attributes)
 
     @property
-    def has_trial_by_hand(self) -> bool:
-        """Whether a trial that a person has added waits for its turn."""
-        from optuna.trial import TrialState
-
-        waiting = self.optuna_study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return any(TrialAttributes(trial).request for trial in waiting)
-
-    @property
     def has_one_value(self) -> bool:
         """Whether trials are judged by one value; with several, Optuna keeps no curve and prunes nothing."""
         return len(self.optuna_study.directions) == 1
@@ -81,9 +101,23 @@ class TrialStore:
         """Whether other processes may work at the same study."""
         return is_shared(self.storage)
 
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials of the Optuna study, by number; those that have ended are not read again."""
+        return self.optuna_study.get_trials(deepcopy=False)
+
     def records(self) -> list[TrialRecord]:
-        """Return all of its trials, by number."""
-        return own_records(self.optuna_study.get_trials(deepcopy=False), self.study.spec.budget)
+        """Return all of its own trials, by number."""
+        return self._known.own(self.trials())
+
+    def look(self) -> Look:
+        """Return what is stored at present."""
+        trials = self.trials()
+        attributes = StudyAttributes(Snapshot(self.optuna_study.user_attrs))
+        return Look(trials, self._known.own(trials), attributes)
+
+    @cached_property
+    def _known(self) -> KnownRecords:
+        return KnownRecords(self.study.spec.budget)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -100,11 +134,47 @@ class TrialStore:
             identity: Attributes that identify the trial (params, role, arm, stage, seed).
             fixed: Values that the sampler is not asked for, by dotted path.
         """
-        for trial in self.optuna_study.get_trials(deepcopy=False):
+        for trial in self.trials():
             if all(trial.user_attrs.get(name) == value for name, value in identity.items()):
                 return
 
         self.optuna_study.enqueue_trial(dict(fixed), user_attrs=dict(identity))
+
+    def ask(self, look: Look) -> optuna.Trial:
+        """Start a trial: the first that waits, or a new one; the caller holds the lock.
+
+        Args:
+            look: What is stored at present.
+        """
+        from optuna import Trial
+
+        study = self.optuna_study
+        if look.has_waiting:
+            return study.ask()
+
+        # The same, less one more reading of all that runs, to see whether anything waits.
+        study._thread_local.cached_all_trials = None
+        return Trial(study, study._storage.create_new_trial(study._study_id))
+
+    def set_params(
+        self, trial: optuna.Trial, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Store what a trial trains: all of it, or nothing.
+
+        Args:
+            trial: A running trial.
+            params: Settings by dotted path.
+            distributions: Under which Optuna is told of each.
+        """
+        from optuna.storages._rdb.storage import _create_scoped_session
+
+        # Optuna's own call takes a transaction for each, which peers would wait for.
+        with _create_scoped_session(self.storage.scoped_session) as session:
+            for path, value in params.items():
+                internal = distributions[path].to_internal_repr(value)
+                self.storage._set_trial_param_without_commit(
+                    session, trial._trial_id, path, internal, distributions[path]
+                )
 
     def report(self, trial: optuna.Trial, place: int, loss: float) -> bool:
         """Store an intermediate loss.
@@ -182,7 +252,7 @@ class TrialStore:
         is_told = result.status.teaches
         if result.status is TrialStatus.STOPPED:
             # One that a person stopped before it said anything of its settings would count as the worst of all.
-            is_told = bool(self.optuna_study.get_trials(deepcopy=False)[number].intermediate_values)
+            is_told = bool(self.trials()[number].intermediate_values)
         self._tell(number, state=TrialState.PRUNED if is_told else TrialState.FAIL)
 
     def _tell(self, number: int, values: Sequence[float] | None = None, state: TrialState | None = None) -> None:

@@ -83,13 +83,14 @@ class SearchEnd:
 
     def may_start(self, training_s: float) -> bool:
         """Return whether there is time for a training of so many seconds, and something to be gained by it."""
-        trials = self._queue.records()
+        look = self._queue.store.look()
+        trials = look.records
         if not self._deadline.has_time(self._reserve_s)(training_s):
             self._say_no_time(trials)
             return False
 
         self._replan(done=sum(trial.status.teaches for trial in trials))
-        return self._queue.store.has_trial_by_hand or not self._is_enough(trials)
+        return look.has_trial_by_hand or not self._is_enough(trials)
 
     def say_if_exhausted(self) -> None:
         """Say so if the search has ended because everything that its space holds was tried."""

@@ -23,6 +23,8 @@ from autotune.search.unit_cube import UnitCube
 
 N_STARTUP_TRIALS = 2
 """Trials before the first proposal that is not random: the baseline and a random one, unless a study file says."""
+_MOST_LEARNED = 1_000
+"""Ended trials that a proposal learns from; the time for one grows with their cube."""
 _EVERYWHERE = 1_000
 _NEAR_EACH = 60
 _BEST = 5
@@ -172,10 +174,13 @@ class ForecastSampler(CurrentRanges):
             self._process = GaussianProcess(cube.dimensions, self._is_exact)
         process = self._process
 
-        points = cube.points(positions)
         is_running = np.isnan(losses)
         values = np.full(len(losses), np.nan)
         values[~is_running] = flattened(losses[~is_running])
+
+        learned = _learned(values)
+        positions, values, is_running = positions[learned], values[learned], is_running[learned]
+        points = cube.points(positions)
         posterior = process.fit(points[~is_running], values[~is_running])
 
         # A running trial is believed to end as expected, so that the next one goes elsewhere (Ginsbourger et al. 2010).
@@ -241,6 +246,25 @@ def flattened(losses: np.ndarray) -> np.ndarray:
 def _standardised(values: np.ndarray) -> np.ndarray:
     sigma = float(values.std())
     return np.asarray((values - values.mean()) / (sigma if sigma > 0 else 1.0))
+
+
+def _learned(values: np.ndarray) -> np.ndarray:
+    """Return the places of the trials to learn from, in their order: all that run, and not too many that have ended.
+
+    Of too many, half are the best, around which proposals lie; the others are spread evenly over the ranks of the rest.
+
+    Args:
+        values: Losses, NaN where a trial runs, shape (n,).
+    """
+    ended = np.flatnonzero(~np.isnan(values))
+    if len(ended) <= _MOST_LEARNED:
+        return np.arange(len(values))
+
+    by_rank = ended[np.argsort(values[ended], kind="stable")]
+    num_best = _MOST_LEARNED // 2
+    best, rest = by_rank[:num_best], by_rank[num_best:]
+    spread = rest[np.linspace(0, len(rest) - 1, _MOST_LEARNED - num_best).astype(int)]
+    return np.sort(np.concatenate([best, spread, np.flatnonzero(np.isnan(values))]))
 
 
 def log_expected_improvement(mean: np.ndarray, sigma: np.ndarray, best: float) -> np.ndarray:

@@ -65,6 +65,7 @@ class Proposals:
 
     Args:
         trial: The running trial. What was queued with it stays as it is.
+        stored: The same, as it is stored.
         study: Its Optuna study.
         space: What is searched at present.
         whole: What was searched at any time, of which trials are told to Optuna.
@@ -72,13 +73,19 @@ class Proposals:
     """
 
     def __init__(
-        self, trial: optuna.Trial, study: optuna.Study, space: SearchSpace, whole: SearchSpace, base: Mapping[str, Any]
+        self,
+        trial: optuna.Trial,
+        stored: FrozenTrial,
+        study: optuna.Study,
+        space: SearchSpace,
+        whole: SearchSpace,
+        base: Mapping[str, Any],
     ) -> None:
         self._trial = trial
         self._space = space
         self._whole = whole
         self._base = base
-        self._frozen = copy.copy(study._storage.get_trial(trial._trial_id))
+        self._frozen = copy.copy(stored)
         self._study = _filter_study(study, self._frozen)
         self.given: dict[str, Any] = {**self._frozen.system_attrs.get("fixed_params", {}), **self._frozen.params}
         """Settings that are not to be proposed: queued ones, and those of the attempt that the trial repeats."""

@@ -21,7 +21,7 @@ from autotune.core.own_words import told
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.store.absence import again_if_cut_off
-from autotune.store.database import exclusive, named_storage, storage_to_read
+from autotune.store.database import exclusive, is_shared, named_storage, storage_to_read
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import changed, completed, in_force, read_spec, require_unchanged, stored_name
@@ -30,7 +30,7 @@ from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage, RDBStorage
 
 
 def finals_name(study_name: str) -> str:
@@ -72,7 +72,7 @@ def open_study(
         _require_unchanged(storage, study)
         optuna_study = optuna.create_study(
             study_name=spec.name,
-            storage=storage,
+            storage=_cached(storage),
             sampler=sampler,
             pruner=pruner,
             directions=["minimize"] * objectives.num_values(spec.objective),
@@ -128,12 +128,21 @@ def open_fixed(storage: RDBStorage, name: str) -> optuna.Study:
 
     return optuna.create_study(
         study_name=name,
-        storage=storage,
+        storage=_cached(storage),
         sampler=optuna.samplers.RandomSampler(seed=0),
         pruner=optuna.pruners.NopPruner(),
         direction="minimize",
         load_if_exists=True,
     )
+
+
+def _cached(storage: RDBStorage) -> BaseStorage:
+    """Return what keeps trials in memory as far as they do not change; Optuna's own cache for a file of our own."""
+    from optuna.storages import get_storage
+
+    from autotune.store.shared_trials import ChangedTrials
+
+    return ChangedTrials(storage) if is_shared(storage) else get_storage(storage)
 
 
 def save_result(trial: optuna.Trial, result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
@@ -290,8 +299,41 @@ def own_records(trials: Sequence[optuna.trial.FrozenTrial], budget: BudgetSpec) 
         trials: All trials of an Optuna study.
         budget: The budget of the search that they belong to.
     """
-    records = [record_of(trial, budget) for trial in trials if not TrialAttributes(trial).passed_over]
-    return [record for record in records if record.role != PRIOR]
+    return KnownRecords(budget).own(trials)
+
+
+class KnownRecords:
+    """Our records of an Optuna study's trials; that of a trial which has ended is made once, as it never changes.
+
+    Args:
+        budget: The budget of the search that they belong to.
+    """
+
+    def __init__(self, budget: BudgetSpec) -> None:
+        self._budget = budget
+        self._ended: dict[int, tuple[optuna.trial.FrozenTrial, TrialRecord | None]] = {}
+
+    def own(self, trials: Sequence[optuna.trial.FrozenTrial]) -> list[TrialRecord]:
+        """Return our records of a study's own Optuna trials, by number.
+
+        Args:
+            trials: All trials of the Optuna study.
+        """
+        records = map(self._own_record, trials)
+        return [record for record in records if record is not None]
+
+    def _own_record(self, trial: optuna.trial.FrozenTrial) -> TrialRecord | None:
+        trial_before, record = self._ended.get(trial.number, (None, None))
+        # Optuna, too, reads an ended trial once, and gives out the same object from then on.
+        if trial_before is trial:
+            return record
+
+        attributes = TrialAttributes(trial)
+        is_own = not attributes.passed_over and attributes.role != PRIOR
+        record = record_of(trial, self._budget) if is_own else None
+        if trial.state.is_finished():
+            self._ended[trial.number] = trial, record
+        return record
 
 
 def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecord:

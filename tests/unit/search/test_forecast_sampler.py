@@ -11,7 +11,9 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autotune.search.forecast_sampler import (
+    _MOST_LEARNED,
     ForecastSampler,
+    _learned,
     expected_losses,
     flattened,
     log_expected_improvement,
@@ -210,3 +212,20 @@ def test_two_objectives_are_passed_on() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     study.optimize(lambda trial: (float(LR.suggest(trial, {})["lr"]), 1.0), n_trials=5)
     assert len(study.trials) == 5 and study.best_trials
+
+
+def test_of_too_many_trials_the_best_and_some_of_all_ranks_are_learned_from() -> None:
+    few = np.array([3.0, np.nan, 1.0])
+    assert _learned(few).tolist() == [0, 1, 2]
+
+    values = np.random.default_rng(1).permutation(np.arange(3.0 * _MOST_LEARNED))
+    values[[5, 70]] = np.nan
+    learned = _learned(values)
+    assert len(learned) == _MOST_LEARNED + 2 and {5, 70} <= set(learned)
+    assert (np.diff(learned) > 0).all()
+
+    told = np.sort(values[learned][~np.isnan(values[learned])])
+    ended = np.sort(values[~np.isnan(values)])
+    half = _MOST_LEARNED // 2
+    assert (told[:half] == ended[:half]).all()
+    assert told[-1] == ended[-1] and np.diff(told[half:]).max() <= 7
