@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
 
+from autotune.store.absence import again_if_cut_off
+
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
@@ -38,6 +40,7 @@ class ChangedTrials(_CachedStorage):
         self._signs: dict[int, _Sign] = {}
         """Of trials that have not ended, by id."""
 
+    @again_if_cut_off
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
         with self._lock:
             study = self._studies.setdefault(study_id, _StudyInfo())
