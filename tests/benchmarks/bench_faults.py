@@ -158,9 +158,8 @@ def main() -> None:
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d}: a server that goes away, and peers that are killed, in each phase",
         "",
-        f"`python tests/benchmarks/bench_faults.py{''.join(f' {word}' for word in sys.argv[1:])}`, "
-        f"{platform.machine()}, {os.cpu_count()} cores; two processes, heartbeats every {HEARTBEAT_S} s, "
-        "2 s for 100,000 tokens.",
+        f"`python {' '.join(['tests/benchmarks/bench_faults.py', *sys.argv[1:]])}`, {platform.machine()}, "
+        f"{os.cpu_count()} cores; two processes, heartbeats every {HEARTBEAT_S} s, 2 s for 100,000 tokens.",
         "",
         "| phase | fault | exit codes | say that they wait | go on after its return | lost | stored twice "
         "| trainings begun twice |",

@@ -17,6 +17,7 @@ from scripted_workers import ScriptedPool, training
 
 from autotune.core.records import EvalPoint, TrialStatus
 from autotune.engine.deadline import REPORT_S
+from autotune.engine.trial_store import TrialStore
 from autotune.engine.worker import Done, Failed, Job, Message, Progress
 
 
@@ -143,6 +144,23 @@ def test_one_that_was_told_to_stop_keeps_its_ending_however_it_stops(tmp_path: P
     case.run()
     [(status, cause)] = case.endings
     assert status is TrialStatus.DIVERGED and cause.startswith("diverged at 250 tokens")
+
+
+def test_a_training_whose_evaluation_waits_for_the_database_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, store = time.monotonic(), TrialStore.report
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def report(*arguments: Any) -> bool:
+        nonlocal now
+        now += 600
+        return store(*arguments)
+
+    monkeypatch.setattr(TrialStore, "report", report)
+    case = Case(tmp_path, SOUND, "limits.hang_s=10", target=1)
+    case.run()
+    assert [status for status, _ in case.endings] == [TrialStatus.FINISHED]
 
 
 def test_a_silent_trainer_is_ended_sooner_after_its_first_evaluation(
