@@ -112,6 +112,7 @@ def make_options(
     deadline: Deadline,
     hosting: Hosting | None = None,
     night: Sequence[str] | None = None,
+    is_worker: bool = False,
 ) -> Options:
     """Return the options of one run of a study.
 
@@ -122,12 +123,21 @@ def make_options(
         emulate: "" or "t4".
         deadline: When everything must be done.
         hosting: Session and mirror; None for none.
-        night: The options of a night's hours, see `night_options`; None if this is not a night.
+        night: The options of a night, see `night_options`; None if this is not one.
+        is_worker: Whether it trains for a shared study alone.
+
+    Raises:
+        UserError: If the study's storage is not for that.
     """
     from autotune.night.session import Options
 
     hosting = hosting or Hosting()
     hosting.require_own_database(study)
+    if is_worker and not study.spec.storage:
+        raise UserError(
+            f"{study.spec.name} is run by one process, in its own folder, so there is nothing for a --worker: leave it "
+            'out, or name a database that machines share (storage = "postgresql://user@host/db")'
+        )
 
     place = [*_named("--device", device, "auto"), *_named("--emulate", emulate, "")]
     again = {"promote": [*place, *hosting.arguments()]}
@@ -147,18 +157,20 @@ def make_options(
         session=hosting.session,
         mirror=hosting.mirroring,
         again=again,
+        is_worker=is_worker,
     )
 
 
-def night_options(hours: float | None, until: str | None) -> list[str]:
-    """Return the options of a night's hours, as the command that goes on with it has them.
+def night_options(hours: float | None, until: str | None, is_worker: bool = False) -> list[str]:
+    """Return the options of a night, as the command that goes on with it has them.
 
     Args:
         hours: Within how many hours everything is to be finished; None for those of the study file.
         until: By which time of day; None for that of the study file.
+        is_worker: Whether it trains for a shared study alone.
     """
     given = [] if hours is None else ["--hours", f"{hours:g}"]
-    return [*given, *_named("--until", until, None)]
+    return [*given, *_named("--until", until, None), *(["--worker"] if is_worker else [])]
 
 
 def _named(option: str, value: str | None, default: str | None) -> list[str]:

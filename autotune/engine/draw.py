@@ -51,7 +51,7 @@ class Draw:
         Raises:
             UserError: If far more trials were started than are wanted, and too few of them ended.
         """
-        while self._has_next():
+        while self.has_next():
             self._widen_ranges()
             trial = self.store.optuna_study.ask()
             if self._is_wanted(trial) and (not self.plan.asks_sampler or self._settle(trial)):
@@ -65,6 +65,8 @@ class Draw:
         spec = self.store.study.spec
         attributes = TrialAttributes(trial)
         attributes.seed = seed = attributes.seed or spec.seed
+        if self.store.peer:
+            attributes.peer = self.store.peer
 
         frozen = self.store.storage.get_trial(trial._trial_id)
         params = attributes.params
@@ -164,7 +166,12 @@ class Draw:
             self.note("search", f"the queued settings {queued} are those of trial {number}: they are not tried again")
         return other
 
-    def _has_next(self) -> bool:
+    def has_next(self) -> bool:
+        """Return whether there is something to start, by what is stored at this moment.
+
+        Raises:
+            UserError: If far more trials were started than are wanted, and too few of them ended.
+        """
         records = self.store.records()
         if any(record.status is TrialStatus.WAITING for record in records):
             return True

@@ -239,6 +239,17 @@ def _open_postgresql(url: str, heartbeat_s: int) -> RDBStorage:
         )
 
 
+def beat_every(storage: RDBStorage, heartbeat_s: int) -> None:
+    """Count trials of a shared storage as lost by other heartbeats than it was opened with.
+
+    Args:
+        storage: A shared storage.
+        heartbeat_s: Seconds between signs of life.
+    """
+    storage.heartbeat_interval = heartbeat_s
+    storage.grace_period = MISSED_HEARTBEATS * heartbeat_s
+
+
 @contextlib.contextmanager
 def exclusive(storage: RDBStorage, name: str) -> Iterator[None]:
     """Let one process at a time into a block that must not be done twice.
