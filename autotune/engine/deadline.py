@@ -27,10 +27,14 @@ class StopRequest:
         self.by = self.USER
         """Why, as the end of a sentence."""
 
-    def end_session(self) -> None:
-        """Ask for the end after the next evaluation since the session ends, which nobody asked for."""
+    def end_session(self, words: str) -> None:
+        """Ask for the end after the next evaluation, for a reason that came about by itself.
+
+        Args:
+            words: The reason: "the session ends".
+        """
         if not self.level:
-            self.by = "as the session ends"
+            self.by = f"as {words}"
             self.level = 1
 
     def park(self, now: bool) -> None:

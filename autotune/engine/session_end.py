@@ -28,6 +28,8 @@ class SessionEnd:
         self.hours = hours
         self._began = time.monotonic()
         self._leaves_at = float("inf")
+        self.words = "the session ends"
+        """What ends, for a sentence."""
         self._snapshot_s = snapshot_s
         self._before_s = 0.0
         self._keep: Callable[[float], None] | None = None
@@ -64,6 +66,7 @@ class SessionEnd:
         """
         margin_s = min(REPORT_S, _MARGIN_FRAC * seconds)
         self._leaves_at = time.monotonic() + seconds - margin_s
+        self.words = "this process leaves the study"
 
     def bound(self, deadline: Deadline) -> None:
         """Let a night that is over before its session ends be over before it would be parked.

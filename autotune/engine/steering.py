@@ -139,6 +139,7 @@ class Steering:
             if id_ not in self._stops_seen:
                 self._stops_seen.add(id_)
                 self._stop.park(now=wish.now)
+                self._note("stopped", "the study is stopped, on all machines: nothing is lost")
 
     def _take_up(self, request: Request) -> None:
         assert self._search is not None

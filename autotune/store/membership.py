@@ -123,8 +123,8 @@ class SharedMembership(Membership):
     def leave(self) -> None:
         """Give up the place, for another process to take."""
         self._leaving.set()
-        self._beating.join()
-        with self._held:
+        self._beating.join(self._every_s)
+        if not self._beating.is_alive():  # else it waits for a server that does not answer, and ends with the process
             self._drop()
 
     def _keep_beating(self) -> None:
