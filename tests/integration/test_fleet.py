@@ -39,7 +39,7 @@ def _write(folder: StudyFolder, trials: int = 8, **base: Any) -> None:
 
 
 def _peers(folder: StudyFolder, out: str) -> dict[str, Peer]:
-    """The processes that work on the study, by their role and id."""
+    """The processes that work on the study, by their id."""
     return {peer.id: peer for peer in folder.record(out).peers}
 
 
@@ -92,12 +92,15 @@ def test_whoever_dies_or_leaves_the_study_comes_to_one_end(fleet: StudyFolder) -
     assert len(verdicts) == 1
     fleet.wait_until_empty()
 
-    # On a machine that has nothing but the study file.
+    # On a machine that has nothing but the study file, and for a start not even its trainer.
+    text = fleet.file.read_text()
+    fleet.file.write_text(text.replace("fake_trainer:train", "absent_trainer:train"))
     told = fleet.command("status", str(fleet.file), "--out", "nowhere")
     assert told.end() == 0 and "fake: not running" in told.text and "verdict: " in told.text
     reported = fleet.whole_command("report", str(fleet.file), "--out", "nowhere", "--json")
     assert reported.returncode == 0, reported.stderr
     assert (fleet.root / "nowhere/fake/report/index.html").exists()
+    fleet.file.write_text(text)
     longer = fleet.run("promote", "--tokens", "300000", "--yes", out="elsewhere")
     assert longer.end() == 0, longer.text
     assert [training.tokens for training in fleet.started()].count(300_000) == 1
@@ -180,6 +183,8 @@ class Process:
     def end(self) -> None:
         """Ends."""
         self.opened.__exit__(None, None, None)
+        self.search.storage.remove_session()
+        self.search.storage.engine.dispose()
 
 
 def test_later_processes_have_the_end_and_the_limits_of_the_first(
