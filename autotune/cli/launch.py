@@ -123,7 +123,7 @@ def make_options(
         emulate: "" or "t4".
         deadline: When everything must be done.
         hosting: Session and mirror; None for none.
-        night: The options of a night, see `night_options`; None if this is not one.
+        night: The options of a night's hours, see `night_options`; None if this is not a night.
         is_worker: Whether it trains for a shared study alone.
 
     Raises:
@@ -161,16 +161,15 @@ def make_options(
     )
 
 
-def night_options(hours: float | None, until: str | None, is_worker: bool = False) -> list[str]:
-    """Return the options of a night, as the command that goes on with it has them.
+def night_options(hours: float | None, until: str | None) -> list[str]:
+    """Return the options of a night's hours, as the command that goes on with it has them.
 
     Args:
         hours: Within how many hours everything is to be finished; None for those of the study file.
         until: By which time of day; None for that of the study file.
-        is_worker: Whether it trains for a shared study alone.
     """
     given = [] if hours is None else ["--hours", f"{hours:g}"]
-    return [*given, *_named("--until", until, None), *(["--worker"] if is_worker else [])]
+    return [*given, *_named("--until", until, None)]
 
 
 def _named(option: str, value: str | None, default: str | None) -> list[str]:

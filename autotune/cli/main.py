@@ -107,7 +107,7 @@ def run(
     loaded = load_study(study, out, change, trials=trials, seed=seed)
     root = folder_to_run(study, out, loaded, change)
     deadline = deadline_of(loaded, hours, until)
-    options = make_options(loaded, out, device, emulate, deadline, hosting, night_options(hours, until, worker), worker)
+    options = make_options(loaded, out, device, emulate, deadline, hosting, night_options(hours, until), worker)
     hosting.adopt(root)
     session = Session(loaded, options, root)
 

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from autotune.core.errors import UserError
 from autotune.core.peers import Peer, Stage, Terms, peers_in
+from autotune.core.requests import study_stops
 from autotune.core.text import duration, shown, time_of_day
 from autotune.engine.deadline import Deadline
 from autotune.engine.session_end import SessionEnd
@@ -56,12 +58,17 @@ def agree(
         deadline: Of this process; it is moved to that of the study.
         session: When this process ends; it is told when to leave.
         heed_stop: Raises if the user wants this process to end; called now and then while it waits.
+
+    Raises:
+        UserError: With exit code 130 if the study is stopped while it waits.
     """
     if not search.membership.is_shared:
         return Agreement(search)
 
     while (agreed := _agreed(search, peer, deadline, session)) is None:
         heed_stop()
+        if study_stops(search.attributes.requests).keys() - search.stops_before:
+            raise UserError("the study was stopped while this process waited for it to begin", 130)
         time.sleep(_WAIT_S)
     return agreed
 

@@ -75,6 +75,8 @@ class Session:
 
             steps = Steps(night, agreed.elapsed_s)
             takes_over = agreed.joined or not night.membership.is_coordinator
+            if takes_over:
+                self.run.keep_options(self.options.again)
             while True:
                 with contextlib.suppress(StoppedError):
                     code = assist(night, steps, agreed.ended_at)

@@ -6,6 +6,7 @@ no sign of life for some heartbeats, so that nobody has to compare the clocks of
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
@@ -122,10 +123,17 @@ class SharedMembership(Membership):
 
     def leave(self) -> None:
         """Give up the place, for another process to take."""
+        from sqlalchemy.exc import DBAPIError
+
         self._leaving.set()
         self._beating.join(self._every_s)
-        if not self._beating.is_alive():  # else it waits for a server that does not answer, and ends with the process
-            self._drop()
+        if self._beating.is_alive():
+            return  # it waits for a server that does not answer, and ends with the process
+
+        # Closing the session would free the place as well, but only a moment later.
+        with contextlib.suppress(DBAPIError):
+            self._value("SELECT pg_advisory_unlock_all()")
+        self._drop()
 
     def _keep_beating(self) -> None:
         while not self._leaving.wait(self._every_s):
@@ -146,9 +154,7 @@ class SharedMembership(Membership):
 
     def _enter(self) -> None:
         """Begin a session and take the place of this id in it, unless another session holds that."""
-        session = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        session.detach()
-        self._session = session
+        self._session = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._set_patience()
         place = int(self.id, 16)
         if place == _COORDINATOR or not self._takes(place):

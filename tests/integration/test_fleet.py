@@ -224,10 +224,10 @@ def test_later_processes_have_the_end_and_the_limits_of_the_first(
     late = Process(fleet)
     assert late.agree().joined and late.deadline.seconds_left < 601
 
+    late.search.attributes.stage = Stage.SEARCH
     for process in (same, hasty, slow, early, late):
         process.end()
     # The same command goes on with the night that was under way, another one begins a night of its own.
-    late.search.attributes.stage = Stage.SEARCH
     resumed = Process(fleet, hours=2.0)
     assert not resumed.agree().joined and resumed.deadline.seconds_left < 601
     resumed.end()
@@ -248,7 +248,7 @@ def test_a_coordinator_that_was_silent_learns_that_another_one_took_over(
         connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND objid = 0"
         )
-    assert second.search.membership.confirm()
+    wait_for(second.search.membership.confirm)
     assert not membership.confirm() and first.stop.level == 1
     assert living_peers(second.search.storage, "fake") == {membership.id: False, second.search.membership.id: True}
     assert first.stop.goes_on()
