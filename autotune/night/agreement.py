@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from autotune.night.opening import StoredSearch
 
 
+_SAME_FRAC = 0.05
+"""Two ends that differ by less than this share of the time left are one, said in two ways."""
 _WAIT_S = 1.0
 """Seconds between two looks for a night that is under way."""
 
@@ -129,7 +131,8 @@ def _heed_end(terms: Terms, deadline: Deadline, session: SessionEnd, now: float)
     seconds_left = math.inf if terms.ends_at is None else terms.ends_at - now
     deadline.move_to(seconds_left)
     session.bound(deadline)
-    if deadline.words == terms.words or math.isinf(own_s):
+    is_same = deadline.words == terms.words or abs(own_s - seconds_left) < _SAME_FRAC * seconds_left
+    if is_same or math.isinf(own_s):
         return []
 
     end = "it has no deadline"
