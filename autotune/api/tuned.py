@@ -202,7 +202,7 @@ class Tuned:
         """
         from autotune.api.work import stop
 
-        stop(self._run, now)
+        stop(self._run, now, self._storage)
 
     def steer(
         self,

@@ -116,12 +116,13 @@ def _stoppable(session: Session) -> Iterator[None]:
         del _AT_WORK[folder]
 
 
-def stop(run: RunDirectory, now: bool) -> None:
+def stop(run: RunDirectory, now: bool, storage: str = "") -> None:
     """Park a study that runs, in this process or in another.
 
     Args:
         run: Its run directory.
         now: Whether trainings are not let go on to their next evaluation.
+        storage: URL of the database that it shares with other machines: it is parked on all of them.
 
     Raises:
         UserError: If it does not run.
@@ -129,8 +130,8 @@ def stop(run: RunDirectory, now: bool) -> None:
     from autotune.cli import studies
 
     request = _AT_WORK.get(run.root.resolve())
-    if request is None:
-        studies.stop(str(run.root), out=run.root.parent, now=now)
+    if request is None or storage:
+        studies.stop(str(run.root), out=run.root.parent, now=now, storage=storage)
         return
 
     request.raise_level()

@@ -141,6 +141,7 @@ def make_options(
     deadline: Deadline,
     hosting: Hosting | None = None,
     night: Sequence[str] | None = None,
+    is_worker: bool = False,
 ) -> Options:
     """Return the options of one run of a study.
 
@@ -152,11 +153,20 @@ def make_options(
         deadline: When everything must be done.
         hosting: Session and mirror; None for none.
         night: The options of a night's hours, see `night_options`; None if this is not a night.
+        is_worker: Whether it trains for a shared study alone.
+
+    Raises:
+        UserError: If the study's storage is not for that.
     """
     from autotune.night.session import Options
 
     hosting = hosting or Hosting()
     hosting.require_own_database(study)
+    if is_worker and not study.spec.storage:
+        raise UserError(
+            f"{study.spec.name} is run by one process, in its own folder, so there is nothing for a --worker: leave it "
+            'out, or name a database that machines share (storage = "postgresql://user@host/db")'
+        )
 
     place = [*_named("--device", device, "auto"), *_named("--emulate", emulate, "")]
     again = {"promote": [*place, *hosting.arguments(out)]}
@@ -176,6 +186,7 @@ def make_options(
         session=hosting.session,
         mirror=hosting.mirroring,
         again=again,
+        is_worker=is_worker,
     )
 
 

@@ -38,6 +38,7 @@ from autotune.cli.options import (
     TrialsOption,
     UntilOption,
     WebhookOption,
+    WorkerOption,
     deadline_of,
     default_study,
     folder_to_run,
@@ -95,6 +96,7 @@ def run(
     session_hours: SessionHoursOption = None,
     mirror: MirrorOption = None,
     mirror_minutes: MirrorMinutesOption = MIRROR_MINUTES,
+    worker: WorkerOption = False,
     on_finish: OnFinishOption = "",
     webhook: WebhookOption = "",
     as_json: JsonOption = False,
@@ -113,7 +115,7 @@ def run(
     loaded = load_study(study, out, change, trials=trials, seed=seed)
     root = folder_to_run(study, out, loaded, change)
     deadline = deadline_of(loaded, hours, until)
-    options = make_options(loaded, out, device, emulate, deadline, hosting, night_options(hours, until))
+    options = make_options(loaded, out, device, emulate, deadline, hosting, night_options(hours, until), worker)
     hosting.adopt(root)
     session = Session(loaded, options, root)
 

@@ -130,6 +130,13 @@ SessionHoursOption = Annotated[
         callback=_above_zero,
     ),
 ]
+WorkerOption = Annotated[
+    bool,
+    typer.Option(
+        "--worker",
+        help="Of a study that machines share: only train what another process queues; never plan, conclude or promote.",
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of the search trials.")]
 RunsOption = Annotated[
     Path, typer.Option("--out", help="Folder that holds one run directory for each study.", callback=usable_folder)
@@ -254,9 +261,19 @@ def run_directory(name: str, out: Path) -> Path:
     if not name.strip():
         raise UserError("the name of the study is empty; name a study that was run")
     if path.suffix == ".toml" and os.path.isfile(path):
-        study = load_study(name, out, None)
-        return out / str(study.spec.name)
+        return out / _name_in(path, out)
     return out / name
+
+
+def _name_in(path: Path, out: Path) -> str:
+    """Return the name of a study from its file; of one that machines share without its trainer, which may be absent."""
+    from autotune.study.errors import parse
+
+    content = parse(path.read_text(encoding="utf-8-sig"), str(path))
+    name = content.get("name")
+    if content.get("storage") and isinstance(name, str) and name == Path(name).name:
+        return name
+    return str(load_study(str(path), out, None).spec.name)
 
 
 def named_storage(study: str, out: Path, storage: str) -> str:
@@ -275,6 +292,23 @@ def named_storage(study: str, out: Path, storage: str) -> str:
     if storage or path.suffix != ".toml" or not os.path.isfile(path) or begun_folder(study, out) is not None:
         return storage
     return str(parse(path.read_text(encoding="utf-8-sig"), study).get("storage", ""))
+
+
+def is_shared(study: str, out: Path, storage: str) -> bool:
+    """Return whether a command line means a study that machines share.
+
+    Args:
+        study: What it says: a name, a folder or a study file.
+        out: Folder of the run directories.
+        storage: `--storage`, or "".
+    """
+    from autotune.store.run_directory import RunDirectory
+    from autotune.store.stored_spec import read_spec
+
+    run = RunDirectory(run_directory(study, out))
+    if os.path.isfile(run.spec):
+        return bool(read_spec(run).storage)
+    return bool(named_storage(study, out, storage))
 
 
 def read_named(study: str, out: Path, storage: str) -> StudyRecord:

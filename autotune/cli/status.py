@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         "study": record.name,
         "state": state_of(record),
         "running_pid": record.run.running_pid(),
+        "peers": _peers(record),
         "trials_wanted": record.spec.most_trials,
         "trials": dict(counts),
         "trials_taken_along": sum(trial.taken_from is not None for trial in record.trials),
@@ -89,6 +91,22 @@ def _steered(record: StudyRecord) -> list[dict[str, Any]]:
         done = None if request.answer is None else request.is_done
         says = request.sentence(record.created_at)
         told.append({"at": request.at, "says": says, "done": done, "wish": request.wish.model_dump(mode="json")})
+    return told
+
+
+def _peers(record: StudyRecord) -> list[dict[str, Any]]:
+    """Return the processes that work on a shared study, and what each is at."""
+    trains: dict[str, list[str]] = {}
+    for kind, runs in (("trial", record.trials), ("run on fresh seeds", record.finals)):
+        for run in runs:
+            if run.status is TrialStatus.RUNNING:
+                trains.setdefault(run.peer, []).append(f"{kind} {run.number}")
+
+    told = []
+    for peer in record.peers:
+        doing = ", ".join(trains.get(peer.id, [])) or peer.doing
+        fields = {"id": peer.id, "host": peer.host, "device": peer.device, "since": peer.since, "role": peer.role}
+        told.append({**fields, "doing": doing})
     return told
 
 
@@ -147,6 +165,8 @@ def describe(state: Mapping[str, Any]) -> str:
     running = "not running"
     if state["running_pid"]:
         running = f"running as PID {state['running_pid']}"
+    if state["peers"]:
+        running = f"running, by {len(state['peers'])} process{'es' if len(state['peers']) > 1 else ''}"
     metric = Metric.from_json(state["metric"])
     counts = ", ".join(f"{count} {status}" for status, count in state["trials"].items()) or "none yet"
     if state["trials_taken_along"]:
@@ -154,6 +174,7 @@ def describe(state: Mapping[str, Any]) -> str:
 
     lines = [
         f"{state['study']}: {running}",
+        *map(_peer_line, state["peers"]),
         f"trials: {counts}; {state['trials_wanted']} at most",
     ]
     if state["best_trial"] is not None:
@@ -172,6 +193,12 @@ def describe(state: Mapping[str, Any]) -> str:
     lines += [state["next_why"], f"next: {state['next']}"]
 
     return "\n".join(lines)
+
+
+def _peer_line(peer: Mapping[str, Any]) -> str:
+    since = datetime.fromisoformat(peer["since"]).astimezone()
+    device = peer["device"] or "a device that is being measured"
+    return f"  {peer['role']} {peer['id']} on {peer['host']}, {device}, since {since:%a %H:%M}: {peer['doing']}"
 
 
 def _gain(state: Mapping[str, Any]) -> str:
@@ -206,7 +233,7 @@ def _full_run_line(state: Mapping[str, Any]) -> str:
 
     if (end := state["full_run_end_tokens"]) is not None:
         line += f", will end at {end:,}"
-    if state["running_pid"] is None:
+    if state["running_pid"] is None and not state["peers"]:
         return f"{line}, not running"
     if state["full_run_done_at"] is None:
         return line

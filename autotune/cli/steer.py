@@ -16,6 +16,7 @@ from autotune.cli.options import (
     RunsOption,
     StorageOption,
     StudyArgument,
+    begun_folder,
     deadline_of,
     load_study,
     named_storage,
@@ -69,8 +70,13 @@ def steer(
     from autotune.promotion.next_step import is_at_work
     from autotune.store.study_store import read_study
 
-    root = run_directory(study, out)
-    require_begun(root)
+    root, url = run_directory(study, out), named_storage(study, out, storage)
+    # Of a study that other machines run nothing need be here but its file.
+    source = partial(load_study, str(root), root.parent, None)
+    if not url:
+        require_begun(root)
+    elif begun_folder(study, out) is None:
+        source = partial(load_study, study, out, None)
     orders = Orders(
         stop=stop_trial or (),
         add=[parse_settings(text) for text in add or ()],
@@ -78,8 +84,7 @@ def steer(
         trials=trials,
         ends_at=end_of(hours, until),
     )
-    url = named_storage(study, out, storage)
-    accepted = ask(root, url, partial(load_study, str(root), root.parent, None), orders)
+    accepted = ask(root, url, source, orders)
 
     record = read_study(root, url)
     at_work = is_at_work(record)

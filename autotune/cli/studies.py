@@ -17,6 +17,7 @@ from autotune.cli.options import (
     RunsOption,
     StorageOption,
     StudyArgument,
+    is_shared,
     named_storage,
     read_named,
     require_begun,
@@ -66,15 +67,20 @@ def stop(
     now: Annotated[
         bool, typer.Option("--now", help="Stop at once; the trials that were running are run again later.")
     ] = False,
+    storage: StorageOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """Parks a running study: `autotune run` resumes it.
 
-    It stops after the next evaluation, and nothing is lost.
+    It stops after the next evaluation, on all machines that share it, and nothing is lost.
     """
     from autotune.store.run_directory import RunDirectory
 
     run_dir = RunDirectory(run_directory(study, out))
+    if is_shared(study, out, storage):
+        _stop_all(read_named(study, out, storage), now, as_json)
+        return
+
     pid = run_dir.running_pid()
     if pid is None:
         require_begun(run_dir.root)
@@ -97,6 +103,19 @@ def stop(
         from autotune.cli.answers.studies import Stopped
 
         answer(Stopped(study=run_dir.name, pid=pid, now=now))
+
+
+def _stop_all(record: StudyRecord, now: bool, as_json: bool) -> None:
+    from autotune.night.steer import stop_all
+
+    stop_all(record, now)
+    when = "now" if now else "after the next evaluation"
+    for peer in record.peers:
+        say(f"asked peer {peer.id} on {peer.host} to park {when}")
+    if as_json:
+        from autotune.cli.answers.studies import Stopped
+
+        answer(Stopped(study=record.name, peers=tuple(peer.id for peer in record.peers), now=now))
 
 
 @app.command()

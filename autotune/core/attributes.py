@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from pydantic import TypeAdapter
 
 from autotune.core.metric import TEXT_LOSS, Metric
+from autotune.core.peers import Peer, Stage, Terms, stored_peer
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
 from autotune.core.requests import Answer, Request, Wish, answered, asked, requests_in
@@ -229,6 +230,22 @@ class StudyAttributes(_Attributes):
     )
     """The latest full run."""
 
+    terms: Stored[Terms | None] = Stored(None, Terms.from_json, Terms.to_json)
+    """Of a shared study: the limits and the end that hold for all of its processes."""
+
+    stage: Stored[Stage] = Stored(Stage.NONE, Stage, int)
+    """Of a shared study: how far its night is."""
+
+    coordinator = Stored("", str)
+    """Of a shared study: the id of the peer that coordinated it last."""
+
+    ended_at = Stored("", str)
+    """Of a shared study: when its last night came to its end, ISO 8601."""
+
+    def keep_peer(self, peer: Peer) -> None:
+        """Store who works on the study, and what it is at."""
+        self.holder.set_user_attr(*stored_peer(peer))
+
     @property
     def requests(self) -> tuple[Request, ...]:
         """All that a person asked of the study as it ran, in that order."""
@@ -291,6 +308,9 @@ class TrialAttributes(_Attributes):
 
     stopped_at: Stored[int | None] = Stored(None, int)
     """Of a trial that the pruner, or a person, did stop, unlike one that diverged: the tokens at which it was."""
+
+    peer = Stored("", str)
+    """In a shared study: the id of the peer that trains it."""
 
     request = Stored("", str)
     """Of a trial that a person added: the id of that request."""

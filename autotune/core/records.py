@@ -192,6 +192,7 @@ class TrialRecord:
         stopped_at: Tokens at which the pruner did stop it.
         budget_tokens: Its own token budget, where trials have equal seconds; None where all have the study's.
         taken_from: Which trial of an earlier study it was, if it was taken along; its result then took no seconds.
+        peer: In a study that machines share, the id of the process that trains it, or did.
     """
 
     number: int
@@ -209,6 +210,7 @@ class TrialRecord:
     stopped_at: int | None = None
     budget_tokens: int | None = None
     taken_from: TakenFrom | None = None
+    peer: str = ""
 
     @property
     def loss(self) -> float | None:

@@ -159,7 +159,26 @@ class SetEnd(_Record):
         return time_of_day(self.ends_at - asked_at.timestamp(), asked_at)
 
 
-Wish = Annotated[StopTrial | AddTrial | SetRange | SetTrials | SetEnd, Field(discriminator="kind")]
+class StopStudy(_Record):
+    """Park every process that works on the study: of a study that machines share.
+
+    Args:
+        now: Whether trainings are not let go on to their next evaluation.
+    """
+
+    kind: Literal["stop"] = "stop"
+    now: bool = False
+
+    def wanted(self, at: str) -> str:
+        """Return what is asked, after "asked to"."""
+        return "stop the study at once" if self.now else "stop the study"
+
+    def done(self, at: str, answer: Answer) -> str:
+        """Return what was done, after "you"."""
+        return "stopped the study at once" if self.now else "stopped the study"
+
+
+Wish = Annotated[StopTrial | AddTrial | SetRange | SetTrials | SetEnd | StopStudy, Field(discriminator="kind")]
 
 
 class Answer(_Record):
@@ -269,6 +288,11 @@ def stopped_trials(requests: Iterable[Request]) -> frozenset[int]:
     """Return the numbers of the trials that a person does not want to go on, or to be repeated."""
     wishes = [request.wish for request in requests if not request.is_refused]
     return frozenset(wish.trial for wish in wishes if isinstance(wish, StopTrial))
+
+
+def study_stops(requests: Iterable[Request]) -> dict[str, StopStudy]:
+    """Return how often, and how, a person has stopped a shared study, by the ids of the requests."""
+    return {request.id: request.wish for request in requests if isinstance(request.wish, StopStudy)}
 
 
 def ranges_set(requests: Iterable[Request]) -> list[SetRange]:

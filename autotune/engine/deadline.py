@@ -14,6 +14,9 @@ REPORT_S = 20.0
 """Seconds kept for the verdict, the report and the end of the process."""
 
 
+_SUCCEEDED = "as another process coordinates the study by now"
+
+
 class StopRequest:
     """How urgently the user wants the run to end: 0 not at all, 1 after the next evaluation, 2 now."""
 
@@ -24,11 +27,37 @@ class StopRequest:
         self.by = self.USER
         """Why, as the end of a sentence."""
 
-    def end_session(self) -> None:
-        """Ask for the end after the next evaluation since the session ends, which nobody asked for."""
+    def end_session(self, words: str) -> None:
+        """Ask for the end after the next evaluation, for a reason that came about by itself.
+
+        Args:
+            words: The reason: "the session ends".
+        """
         if not self.level:
-            self.by = "as the session ends"
+            self.by = f"as {words}"
             self.level = 1
+
+    def park(self, now: bool) -> None:
+        """Ask for the end as a user does who is not at this machine.
+
+        Args:
+            now: Whether trainings are not let go on to their next evaluation.
+        """
+        self.by = self.USER
+        self.level = max(self.level, 2 if now else 1)
+
+    def step_down(self) -> None:
+        """Ask for the end of what this process coordinates, since another has taken over: it goes on as a worker."""
+        if not self.level:
+            self.by = _SUCCEEDED
+            self.level = 1
+
+    def goes_on(self) -> bool:
+        """Take back what `step_down` asked for; return whether there is no other reason to end."""
+        if self.by == _SUCCEEDED and self.level == 1:
+            self.level = 0
+            self.by = self.USER
+        return not self.level
 
     def raise_level(self, *_: object) -> None:
         """Count one more request; fits a signal handler."""

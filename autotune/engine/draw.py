@@ -55,7 +55,7 @@ class Draw:
         Raises:
             UserError: If far more trials were started than are wanted, and too few of them ended.
         """
-        while self._has_next(look):
+        while self.has_next(look):
             self._widen_ranges(look)
             trial = self.store.ask(look)
             if not self.plan.asks_sampler or trial.number not in stopped_trials(look.attributes.requests):
@@ -71,6 +71,8 @@ class Draw:
         spec = self.store.study.spec
         attributes = TrialAttributes(trial)
         attributes.seed = seed = attributes.seed or spec.seed
+        if self.store.peer:
+            attributes.peer = self.store.peer
 
         frozen = self.store.storage.get_trial(trial._trial_id)
         params = attributes.params
@@ -191,7 +193,15 @@ class Draw:
             self.note("search", f"the queued settings {queued} are those of trial {number}: they are not tried again")
         return other
 
-    def _has_next(self, look: Look) -> bool:
+    def has_next(self, look: Look) -> bool:
+        """Return whether there is something to start.
+
+        Args:
+            look: What is stored at present.
+
+        Raises:
+            UserError: If far more trials were started than are wanted, and too few of them ended.
+        """
         if look.has_waiting:
             return True
         if self.plan.target is None or look.attributes.exhausted:

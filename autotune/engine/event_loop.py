@@ -138,9 +138,9 @@ class EventLoop:
                 "it: raise --session-hours, or train for less"
             )
         if not self.stop.level:
-            self.stop.end_session()
+            self.stop.end_session(self.session.words)
             why = f"the next training may take {duration(needed_s)}" if needed_s else "it parks before that"
-            self.observer.note("session", f"the session ends in {duration(self.session.ends_in_s)}: {why}")
+            self.observer.note("session", f"{self.session.words} in {duration(self.session.ends_in_s)}: {why}")
 
     def close(self) -> None:
         """End every worker; trials that still run are left for the next run to take up."""

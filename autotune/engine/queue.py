@@ -178,6 +178,10 @@ class Queue:
         """Queue a trial's settings and role again, however it ended and however often; once for each time it ended."""
         self._recovery.try_again(number)
 
+    def has_next(self) -> bool:
+        """Return whether there is something to start, by what is stored at this moment."""
+        return self._draw.has_next(self.store.look())
+
     @again_if_cut_off
     def is_settled(self) -> bool:
         """Return whether no trial waits and none runs that may come back to be repeated."""

@@ -177,7 +177,7 @@ def attempts_before(trial: FrozenTrial) -> list[int]:
 def _as_new(trial: FrozenTrial) -> FrozenTrial:
     """Return a copy of a trial without what came of it, for another attempt that keeps its settings and its role."""
     stored = TrialAttributes
-    outcome = [part.name for part in (stored.result, stored.curve, stored.audited_at, stored.stopped_at)]
+    outcome = [part.name for part in (stored.result, stored.curve, stored.audited_at, stored.stopped_at, stored.peer)]
 
     fresh = copy.deepcopy(trial)
     fresh.user_attrs = {name: value for name, value in trial.user_attrs.items() if name not in outcome}

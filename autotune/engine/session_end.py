@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from autotune.core.text import duration, time_of_day
-from autotune.engine.deadline import Deadline, Interval
+from autotune.engine.deadline import REPORT_S, Deadline, Interval
 
 _MARGIN_S = 180.0
 """Seconds before the end at which a study parks: for an evaluation, the report and the last snapshot."""
@@ -27,6 +27,9 @@ class SessionEnd:
     def __init__(self, hours: float | None = None, snapshot_s: Callable[[], float] = lambda: 0.0) -> None:
         self.hours = hours
         self._began = time.monotonic()
+        self._leaves_at = float("inf")
+        self.words = "the session ends"
+        """What ends, for a sentence."""
         self._snapshot_s = snapshot_s
         self._before_s = 0.0
         self._keep: Callable[[float], None] | None = None
@@ -47,12 +50,23 @@ class SessionEnd:
     @property
     def seconds_left(self) -> float:
         """Seconds until the study is to be parked, below zero from then on; infinite if the session does not end."""
-        return self.usable_s - (time.monotonic() - self._began)
+        now = time.monotonic()
+        return min(self.usable_s - (now - self._began), self._leaves_at - now)
 
     @property
     def ends_in_s(self) -> float:
         """Seconds until the session itself ends."""
         return self.seconds_left + self.margin_s
+
+    def leave_within(self, seconds: float) -> None:
+        """Let this process leave a study, which others go on with, before some seconds from now are over.
+
+        Args:
+            seconds: From now until it is to be gone.
+        """
+        margin_s = min(REPORT_S, _MARGIN_FRAC * seconds)
+        self._leaves_at = time.monotonic() + seconds - margin_s
+        self.words = "this process leaves the study"
 
     def bound(self, deadline: Deadline) -> None:
         """Let a night that is over before its session ends be over before it would be parked.

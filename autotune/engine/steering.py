@@ -7,7 +7,7 @@ stopped trials are read from the requests wherever they matter. Only a trial is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from autotune.core.attributes import TrialAttributes
@@ -19,10 +19,12 @@ from autotune.core.requests import (
     SetEnd,
     SetRange,
     SetTrials,
+    StopStudy,
     StopTrial,
     stopped_trials,
+    study_stops,
 )
-from autotune.engine.deadline import Deadline, Interval
+from autotune.engine.deadline import Deadline, Interval, StopRequest
 from autotune.engine.session_end import SessionEnd
 from autotune.store.absence import again_if_cut_off
 
@@ -44,6 +46,8 @@ class Steering:
         session: When the session ends.
         note: Takes the kind of something noteworthy and a sentence about it.
         replan: Called after the deadline was moved.
+        stop: Raised when the study is to be stopped.
+        stops_before: Ids of requests to stop it that this process has come after.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Steering:
         session: SessionEnd | None = None,
         note: Callable[[str, str], None] = lambda kind, message: None,
         replan: Callable[[], None] = lambda: None,
+        stop: StopRequest | None = None,
+        stops_before: Collection[str] = (),
     ) -> None:
         self.stopped: frozenset[int] = frozenset()
         """Trials of the search that a person does not want to go on."""
@@ -61,6 +67,8 @@ class Steering:
         self._session = session or SessionEnd()
         self._note = note
         self._replan = replan
+        self._stop = stop or StopRequest()
+        self._stops_seen = set(stops_before)
         self._is_due = Interval(LOOK_EVERY_S)
         self._followed = ""
         self._started = ""
@@ -109,6 +117,7 @@ class Steering:
             requests = self._search.attributes.requests
 
         self.stopped = stopped_trials(requests)
+        self._heed_stops(requests)
         self._follow(_last_end(requests))
 
     @again_if_cut_off
@@ -126,6 +135,14 @@ class Steering:
                 return False
             attributes.search_ended = True
         return True
+
+    def _heed_stops(self, requests: tuple[Request, ...]) -> None:
+        """Park if the study was stopped since this process joined it: whoever has answered, all of them do."""
+        for id_, wish in study_stops(requests).items():
+            if id_ not in self._stops_seen:
+                self._stops_seen.add(id_)
+                self._stop.park(now=wish.now)
+                self._note("stopped", "the study is stopped, on all machines: nothing is lost")
 
     def _take_up(self, request: Request) -> None:
         assert self._search is not None
@@ -147,6 +164,8 @@ class Steering:
             if wish.ends_at <= time.time():
                 return Answer(why="that time had passed when the study went on")
             return Answer(instead_of=self._started)
+        if isinstance(wish, StopStudy):
+            return Answer()
         if isinstance(wish, StopTrial):
             return self._answer_stop(wish)
         if attributes.is_search_over:

@@ -64,12 +64,14 @@ class TrialStore:
         storage: Its storage.
         run: The run directory.
         study: The study file and trainer.
+        peer: The id of this process among those that share the study; "" if none do.
     """
 
     optuna_study: optuna.Study
     storage: RDBStorage
     run: RunDirectory
     study: Study
+    peer: str = ""
 
     @property
     def attributes(self) -> StudyAttributes:

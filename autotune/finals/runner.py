@@ -69,6 +69,7 @@ class FinalsRunner:
         loop: What trains.
         slots: Devices that train at once.
         later_s: Seconds to keep for what comes after the proof: the full run and the report.
+        elapsed_s: Seconds for which other processes had worked on the night when this one opened the study.
     """
 
     spec: StudySpec
@@ -77,6 +78,7 @@ class FinalsRunner:
     loop: EventLoop
     slots: int
     later_s: Callable[[], float]
+    elapsed_s: float = 0.0
     _proved: int = 0  # runs of the baseline that the proof will find done
     _began: float = field(default_factory=time.monotonic)
 
@@ -94,8 +96,8 @@ class FinalsRunner:
         return max(self.later_s(), self.allotment().reserve_s - done_s)
 
     def allotment(self) -> Allotment:
-        """Return how the time since this process opened the study is divided, by what trainings have taken so far."""
-        seconds = time.monotonic() - self._began + self.loop.deadline.seconds_left
+        """Return how the time since the study was opened is divided, by what trainings have taken so far."""
+        seconds = self.elapsed_s + time.monotonic() - self._began + self.loop.deadline.seconds_left
         spec = in_force(self.spec, StudyAttributes(self.optuna_study))
         return allot(spec, seconds, self._seconds(1) * self.slots, self.slots, self.later_s())
 
@@ -117,17 +119,21 @@ class FinalsRunner:
             runs = noise_runs(baseline, spec, self.spec.seed, count)
             self._train(runs, "with the default settings, to see how much chance alone changes", awaits_peers=False)
 
-        records = self.queue.records()
-        proofs = [run for run in records if (run.arm, run.stage) == (baseline.number, PROVE)]
-        finished = sum(run.status is TrialStatus.FINISHED for run in proofs)
-        self._proved = min(spec.prove_seeds, finished)
-        self._require_chance([run.loss for run in proofs if run.loss is not None])
+        self._require_chance(self._proofs(baseline))
 
-        noise = measure_noise(baseline.number, records, spec)
+        noise = measure_noise(baseline.number, self.queue.records(), spec)
         attributes = StudyAttributes(self.optuna_study)
         if noise is not None and attributes.noise is None:
             attributes.noise = noise
             self.loop.observer.note("noise", noise.describe(self.queue.study.trainer.metric))
+
+    def _proofs(self, baseline: TrialRecord) -> list[float]:
+        """Return the baseline's losses on the seeds of the proof, which will find these trainings done."""
+        of_baseline = (baseline.number, PROVE)
+        losses = [run.loss for run in self.queue.records() if (run.arm, run.stage) == of_baseline]
+        finished = [loss for loss in losses if loss is not None]
+        self._proved = min(self.spec.finals.prove_seeds, len(finished))
+        return finished
 
     def _require_chance(self, losses: Sequence[float]) -> None:
         """Refuse to go on if the trainer seems not to use its seed: any difference would look proved.
@@ -172,6 +178,7 @@ class FinalsRunner:
         if not arms:
             return Verdict(VerdictWord.INCONCLUSIVE, "no trial with settings other than the baseline's finished")
 
+        self._proofs(baseline)
         affordable = self._affordable(arms)
         self._train(selection_runs(affordable, self.spec.finals, self.spec.seed))
         winner = choose_winner(affordable, self.queue.records())

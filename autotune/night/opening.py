@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
-from autotune.core.files import read_json, write_json, write_text
+from autotune.core.files import now_iso, read_json, write_json, write_text
+from autotune.core.peers import Peer, Stage
+from autotune.core.requests import study_stops
 from autotune.core.secrets import to_be_stored
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline, StopRequest
@@ -27,6 +29,7 @@ from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.machine.measurement import profile, require_device
 from autotune.machine.nvml import visible_devices, visible_gpus
+from autotune.night.agreement import keep_end
 from autotune.night.preparation import expected_data
 from autotune.night.replanning import replan_rest
 from autotune.progress.mirroring import Mirroring
@@ -35,8 +38,9 @@ from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
 from autotune.store.absence import Patience, patient
 from autotune.store.backup import back_up
-from autotune.store.database import open_storage
+from autotune.store.database import is_shared, open_storage
 from autotune.store.faults import explain_storage_errors
+from autotune.store.membership import Membership, SharedMembership
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import as_stored
 from autotune.store.study_store import open_study
@@ -63,6 +67,7 @@ class Options:
         session: When the session ends, which may be before the deadline.
         mirror: What keeps a mirror of the study; None for none.
         again: The options of the commands that go on with it, by the command's name.
+        is_worker: Whether it trains for a shared study alone, and never coordinates it.
     """
 
     out: Path = Path("runs")
@@ -74,6 +79,7 @@ class Options:
     session: SessionEnd = field(default_factory=SessionEnd)
     mirror: Mirroring | None = None
     again: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    is_worker: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,16 +90,24 @@ class StoredSearch:
         study: The study file and its trainer, under the name that it has in the storage.
         storage: The study's storage.
         optuna_study: The search.
+        membership: The place of this process among those that work on it.
+        stops_before: Ids of the requests to stop it that this process came after.
     """
 
     study: Study
     storage: RDBStorage
     optuna_study: optuna.Study
+    membership: Membership
+    stops_before: frozenset[str] = frozenset()
 
     @property
     def attributes(self) -> StudyAttributes:
         """What is stored with the search: what the study found out."""
         return StudyAttributes(self.optuna_study)
+
+
+class StoppedError(Exception):
+    """Ends the work of the process that coordinates a study: nothing has failed."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,7 @@ class Night:
         profile: The hardware.
         slots: Devices that train at once.
         loop: What trains on them.
+        peer: What is told of this process where several share the study.
     """
 
     study: Study
@@ -117,6 +132,7 @@ class Night:
     profile: HardwareProfile
     slots: Sequence[Slot]
     loop: EventLoop
+    peer: Peer
 
     @property
     def spec(self) -> StudySpec:
@@ -139,9 +155,82 @@ class Night:
         return self.options.deadline
 
     @property
+    def membership(self) -> Membership:
+        """The place of this process among those that work on the study."""
+        return self.search.membership
+
+    @property
     def is_stopped(self) -> bool:
         """Whether the user wants the run to end."""
         return self.loop.stop.level > 0
+
+    def heeds_stop(self) -> bool:
+        """Take up what was asked of the study meanwhile, and return whether this run is to end."""
+        self.loop.steering.tick()
+        self.loop.heed_session()
+        return self.is_stopped
+
+    def take_the_lead(self) -> None:
+        """Let this process be the one that coordinates the study.
+
+        Raises:
+            StoppedError: If the user wants this run to end.
+        """
+        if self.is_stopped:
+            raise StoppedError
+        if not self.membership.is_shared:
+            return
+
+        attributes = self.attributes
+        if attributes.stage is not Stage.NONE and attributes.coordinator not in ("", self.membership.id):
+            self.observer.note("fleet", f"this process coordinates the study now, after peer {attributes.coordinator}")
+        attributes.coordinator = self.membership.id
+
+    def require_lead(self) -> None:
+        """Go on only as the process that coordinates the study: asked before whatever must be done once.
+
+        Raises:
+            StoppedError: If the user wants this run to end, or another process coordinates by now.
+        """
+        is_latest = not self.membership.is_shared or self.attributes.coordinator == self.membership.id
+        if not self.is_stopped and not (is_latest and self.membership.confirm()):
+            self.loop.stop.step_down()
+        if self.is_stopped:
+            raise StoppedError
+
+    def enter(self, stage: Stage) -> None:
+        """Let the study be at a stage of its night, if this process leads it.
+
+        Args:
+            stage: The stage.
+
+        Raises:
+            StoppedError: As `require_lead`.
+        """
+        self.require_lead()
+        if self.membership.is_shared:
+            self.attributes.stage = stage
+            self.tell(stage.name.lower())
+
+    def end(self) -> None:
+        """Let the night of a shared study be over, for all of its processes.
+
+        Raises:
+            StoppedError: As `require_lead`.
+        """
+        self.require_lead()
+        if self.membership.is_shared:
+            self.attributes.ended_at = now_iso()
+            self.attributes.stage = Stage.NONE
+
+    def tell(self, doing: str) -> None:
+        """Store what this process of a shared study is at, where that is no training.
+
+        Args:
+            doing: In a few words.
+        """
+        if self.membership.is_shared:
+            self.attributes.keep_peer(replace(self.peer, doing=doing))
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -154,29 +243,65 @@ class Night:
         return overrides | expected_data(self.study, self.attributes)
 
 
-def open_search(study: Study, run: RunDirectory) -> StoredSearch:
-    """Open a study's storage and its search, and keep the study file as it is now.
+@contextlib.contextmanager
+def open_search(study: Study, run: RunDirectory, stop: StopRequest, is_worker: bool = False) -> Iterator[StoredSearch]:
+    """Open a study's storage and its search, and take a place among the processes that work on it.
 
     Args:
         study: The study file and its trainer.
         run: The run directory.
+        stop: Told when another process has taken over the coordination.
+        is_worker: Whether this process never coordinates.
 
     Raises:
         UserError: If the storage cannot be used, or holds another study of that name.
     """
-    storage = open_storage(run, study.spec.storage, study.spec.limits.heartbeat_s)
+    heartbeat_s = study.spec.limits.heartbeat_s
+    storage = open_storage(run, study.spec.storage, heartbeat_s)
     study = as_stored(study, storage)
+    membership = Membership()
+    if is_shared(storage):
+        membership = SharedMembership(storage, study.spec.name, heartbeat_s, not is_worker, stop.step_down)
+
+    try:
+        yield _open_search(study, storage, membership)
+    finally:
+        membership.leave()
+
+
+def _open_search(study: Study, storage: RDBStorage, membership: Membership) -> StoredSearch:
     spec = study.spec
-    seed = _sampler_seed(spec, storage)
+    seed = _sampler_seed(spec, storage, membership.id)
     sampler = build_sampler(spec.sampler.name, spec.sampler.options, spec.space, spec.base, seed)
     pruner = build_pruner(spec.pruner.name, spec.pruner.options, spec.budget.tokens)
     optuna_study = open_study(storage, study, sampler, pruner)
-    _keep_metric(study, StudyAttributes(optuna_study))
 
+    attributes = StudyAttributes(optuna_study)
+    _keep_metric(study, attributes)
+    return StoredSearch(study, storage, optuna_study, membership, frozenset(study_stops(attributes.requests)))
+
+
+def this_peer(membership: Membership, is_worker: bool) -> Peer:
+    """Return what is told of this process where several share the study, before its device is known.
+
+    Args:
+        membership: Its place among them.
+        is_worker: Whether it never coordinates.
+    """
+    return Peer(membership.id, socket.gethostname(), "", now_iso(), is_worker, "preparing")
+
+
+def keep_files(study: Study, run: RunDirectory) -> None:
+    """Keep the study file as it is now in the run directory.
+
+    Args:
+        study: The study file and its trainer, with the limits that count.
+        run: The run directory.
+    """
+    spec = study.spec
     write_text(run.study_file, to_be_stored(study.text, spec.storage))
     write_json(run.spec, spec.to_store())
     carry_along(run.root, spec.trainer)
-    return StoredSearch(study, storage, optuna_study)
 
 
 def _keep_metric(study: Study, attributes: StudyAttributes) -> None:
@@ -195,8 +320,10 @@ def _keep_metric(study: Study, attributes: StudyAttributes) -> None:
         attributes.metric = now
 
 
-def _sampler_seed(spec: StudySpec, storage: RDBStorage) -> int:
+def _sampler_seed(spec: StudySpec, storage: RDBStorage, peer: str) -> int:
     """Return a seed that differs between restarts, which would repeat their first draws, and between peers.
+
+    Process numbers do not tell peers apart: in a container each of them may be 1.
 
     Of a low-discrepancy sequence all have to draw from the same one; the study keeps its place in it.
     """
@@ -208,18 +335,20 @@ def _sampler_seed(spec: StudySpec, storage: RDBStorage) -> int:
     drawn = 0
     if spec.name in optuna.get_all_study_names(storage):
         drawn = len(optuna.load_study(study_name=spec.name, storage=storage).trials)
-    peer = os.getpid() if spec.storage else 0
-    return (spec.seed * 1_000_003 + drawn * 7919 + peer) % 2**32
+    return (spec.seed * 1_000_003 + drawn * 7919 + int(peer or "0", 16)) % 2**32
 
 
 @contextlib.contextmanager
-def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: StopRequest) -> Iterator[Night]:
+def open_night(
+    options: Options, run: RunDirectory, search: StoredSearch, peer: Peer, stop: StopRequest
+) -> Iterator[Night]:
     """Start the workers of an open search; end them, and back the database up, when the block is left.
 
     Args:
         options: What the command line says.
         run: The run directory.
         search: The search in its storage.
+        peer: What is told of this process where several share the study.
         stop: Whether the user wants the run to end.
 
     Raises:
@@ -238,7 +367,9 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
     slots = slots_of(hardware)
 
     def replan() -> None:
-        replan_rest(night)
+        if search.membership.is_coordinator:
+            keep_end(search, options.deadline)
+            replan_rest(night)
 
     steering = Steering(
         TrialStore(search.optuna_study, search.storage, run, study),
@@ -246,6 +377,8 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
         options.session,
         observer.note,
         replan,
+        stop,
+        search.stops_before,
     )
     loop = EventLoop(
         pool=WorkerPool(slots, spec.trainer),
@@ -258,7 +391,8 @@ def open_night(options: Options, run: RunDirectory, search: StoredSearch, stop: 
         session=options.session,
         steering=steering,
     )
-    night = Night(study, options, run, search, hardware, slots, loop)
+    night = Night(study, options, run, search, hardware, slots, loop, replace(peer, device=hardware.name))
+    night.tell("waiting")
     try:
         with explain_storage_errors(run.root), patient(patience_of(options, stop, observer.note)):
             yield night

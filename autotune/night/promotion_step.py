@@ -167,6 +167,15 @@ class PromotionStep:
         """Write the configuration of a full run without training anything."""
         self._write_best_config(self._choose(order, has_time=lambda _: False, most_batch=math.inf))
 
+    def write_again(self) -> None:
+        """Write the configuration that another process of a shared study has chosen, for this one's own folder."""
+        promotion = self.night.attributes.promotion
+        if promotion is not None:
+            record = read_study(self.night.run.root, self.night.spec.storage)
+            trial, why = select_trial_to_promote(record)
+            if trial.number == promotion.trial:
+                self._write_best_config(Chosen(trial, why, promotion))
+
     def train(self, order: Order) -> TrialStatus | None:
         """Train the chosen settings for longer, with checkpoints, and store what came of it.
 

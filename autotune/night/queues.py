@@ -157,5 +157,5 @@ class Queues:
 
     def _open(self, plan: TrainingPlan, optuna_study: optuna.Study) -> Queue:
         night = self.night
-        store = TrialStore(optuna_study, night.search.storage, night.run, night.study)
+        store = TrialStore(optuna_study, night.search.storage, night.run, night.study, night.membership.id)
         return Queue(plan, store, night.observer.note)

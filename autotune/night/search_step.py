@@ -10,6 +10,7 @@ from typing import Any
 from autotune.core import objectives
 from autotune.core.errors import UserError
 from autotune.core.files import free_bytes
+from autotune.core.peers import Stage
 from autotune.core.records import TrialStatus
 from autotune.core.study_results import Noise
 from autotune.engine.queue import Queue
@@ -51,7 +52,7 @@ def plan_night(night: Night) -> None:
 
     night.options.say("probing the baseline ...")
     survey = planner.survey(
-        night.study, night.profile, night.slots, night.deadline, lambda: night.is_stopped, night.observer.preparing
+        night.study, night.profile, night.slots, night.deadline, night.heeds_stop, night.observer.preparing
     )
     night.loop.pace.expect(trial_tokens, survey.plan.trial_s)
     if survey.plan.refusal:
@@ -82,6 +83,9 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
         night: The open study, planned.
         queues: Its queues.
         finals: What is trained after the search, for which time is kept.
+
+    Raises:
+        StoppedError: If the user wants the run to end, or another process coordinates the study by now.
     """
     spec = night.spec
     night.attributes.search_ended = False
@@ -90,21 +94,33 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     data_hash = str(night.attributes.probe_facts.get("data_hash", ""))
     earlier = list(warm_start.read(night.study, data_hash, night.attributes.plan))
     _enqueue_baseline(night, queue, earlier)
+    night.enter(Stage.SEARCH)
     _train_baseline(night, queues.baseline(), finals)
     if night.is_stopped:
         return
     finals.noise()
 
     _enqueue_settings(night, queue, [*spec.enqueue, *(good for study in earlier for good in study.good)])
-    plan = night.attributes.plan
-    assert plan is not None, "a search begins after the night is planned"
-    end = SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, plan.trials)
+    end = search_end(night, queue, finals)
     night.loop.run(queue, end.may_start)
     while not night.is_stopped and not night.loop.steering.ends_search():
         night.loop.run(queue, end.may_start)
     end.say_if_exhausted()
     if not night.is_stopped and not spec.storage:
         back_up(night.run)
+
+
+def search_end(night: Night, queue: Queue, finals: FinalsRunner) -> SearchEnd:
+    """Return what tells when the search ends.
+
+    Args:
+        night: The open study, planned.
+        queue: The search.
+        finals: What is trained after it, for which time is kept.
+    """
+    plan = night.attributes.plan
+    assert plan is not None, "a search begins after the night is planned"
+    return SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, plan.trials)
 
 
 @again_if_cut_off

@@ -12,16 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from autotune.core import objectives
+from autotune.core.errors import UserError
+from autotune.core.peers import Stage
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.text import seldom
-from autotune.engine.deadline import REPORT_S, StopRequest
-from autotune.finals.runner import FinalsRunner
+from autotune.engine.deadline import StopRequest
 from autotune.night import taking_along
-from autotune.night.opening import Night, open_night, open_search, patience_of
+from autotune.night.agreement import Agreement, agree
+from autotune.night.assisting import NOTHING_FINISHED, Steps, assist, exit_code
+from autotune.night.opening import (
+    Night,
+    StoppedError,
+    keep_files,
+    open_night,
+    open_search,
+    patience_of,
+    this_peer,
+)
 from autotune.night.opening import Options as Options  # the command line makes them
 from autotune.night.preparation import prepare_study, require_same_data
 from autotune.night.promotion_step import Order, PromotionStep
-from autotune.night.queues import Queues, equal_seconds
+from autotune.night.queues import Queues
 from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
 from autotune.promotion.run_cost import TrainingPace
@@ -33,8 +44,8 @@ from autotune.store.run_directory import RunDirectory, log_event
 from autotune.store.study_store import read_study
 from autotune.study.study_file import Study
 
-DONE, FAULT, NOTHING_FINISHED, PARKED = 0, 1, 4, 130
-"""Exit codes."""
+PARKED = 130
+"""Exit code of a run that was stopped."""
 
 
 class Session:
@@ -56,50 +67,76 @@ class Session:
     def work(self) -> int:
         """Go through the study, taking up what an earlier run left.
 
+        Of the processes that share a study one coordinates: it plans, concludes and promotes. The others train what it
+        queues, and one of them takes over when it has died.
+
         Returns:
             The exit code: 0 done, 1 if the full run failed, 4 no trial finished, 130 parked.
 
         Raises:
             UserError: If the study cannot go on; what was done before stays usable.
         """
-        with self._opened() as night:
+        with self._opened() as (night, agreed):
             self._count_hours(night)
+            for note in agreed.notes:
+                night.observer.note("fleet", note)
             night.loop.steering.begin("run")
-            plan_night(night)
-            self.run.keep_options(self.options.again)  # hours that are refused are not to be given again
-            queues = Queues(night, equal_seconds(night))
-            promotion = PromotionStep(night, queues)
-            finals = _finals(night, queues, promotion)
 
-            search(night, queues, finals)
-            if night.is_stopped:
-                return self._parked(night)
+            steps = Steps(night, agreed.elapsed_s)
+            takes_over = agreed.joined or not night.membership.is_coordinator
+            if takes_over:
+                self.run.keep_options(self.options.again)
+            while True:
+                with contextlib.suppress(StoppedError):
+                    code = assist(night, steps, agreed.ended_at)
+                    if code is None:
+                        code = self._coordinate(night, steps, takes_over)
+                    return code
+                if not self.stop.goes_on():
+                    return self._parked(night)
+                takes_over = True
 
-            verdict = finals.verdict()
-            if night.is_stopped:
-                return self._parked(night)
+    def _coordinate(self, night: Night, steps: Steps, takes_over: bool) -> int:
+        """Go through the night, from the stage that it is at if another process has coordinated it until now.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            StoppedError: If the user wants the run to end, or another process coordinates by now.
+        """
+        attributes = night.attributes
+        begun = attributes.stage if takes_over else Stage.NONE
+        night.take_the_lead()
+        if begun < Stage.SEARCH:
+            night.enter(Stage.PLAN)
+        plan_night(night)
+        self.run.keep_options(self.options.again)  # hours that are refused are not to be given again
+
+        if begun < Stage.FINALS:
+            search(night, steps.queues, steps.finals)
+            night.enter(Stage.FINALS)
+
+        verdict = attributes.verdict
+        if verdict is None or begun < Stage.ATTRIBUTION:
+            verdict = steps.finals.verdict()
+            night.require_lead()
             _conclude(night, verdict)
 
-            finals.attribute(verdict)
-            if night.is_stopped:
-                return self._parked(night)
-            if verdict.word is VerdictWord.FAILED:
-                return NOTHING_FINISHED
+        if begun < Stage.PROMOTION:
+            night.enter(Stage.ATTRIBUTION)
+            steps.finals.attribute(verdict)
+        full_run = None
+        if verdict.word is not VerdictWord.FAILED:
+            night.enter(Stage.PROMOTION)
+            full_run = _promote(night, steps.promotion)
 
-            order = promotion.order()
-            if night.is_stopped:
-                return self._parked(night)
-            ended = None
-            if night.spec.promote.automatic:
-                ended = promotion.train(order)
-            else:
-                promotion.write(order)
-            if night.is_stopped:
-                return self._parked(night)
-
-            # What is still missing then, for lack of time, has the hours of a night of its own.
-            night.attributes.worked_s = 0.0
-            return _exit_code(ended)
+        night.end()
+        if verdict.word is VerdictWord.FAILED:
+            return NOTHING_FINISHED
+        # What is still missing then, for lack of time, has the hours of a night of its own.
+        attributes.worked_s = 0.0
+        return exit_code(full_run)
 
     def promote(
         self,
@@ -123,12 +160,15 @@ class Session:
         Raises:
             UserError: If nothing can be promoted, or the run cannot go on.
         """
-        with self._opened() as night:
+        with self._opened(is_night=False) as (night, _):
+            if not night.membership.is_coordinator:
+                raise UserError(f"{self.run.name} is at work on other machines; wait for it, or stop it first", 5)
             trial, _ = select_trial_to_promote(read_study(self.run.root, night.spec.storage), number)
             _expect_pace(night, trial)
             self.run.keep_options(self.options.again)
             self.options.session.bound(night.deadline)
             night.loop.steering.begin("promote")
+            night.tell("full run")
 
             promotion = PromotionStep(night, Queues(night))
             brackets, seconds_left, token_s = promotion.brackets, night.deadline.seconds_left, None
@@ -143,17 +183,23 @@ class Session:
 
             if night.is_stopped:
                 return self._parked(night, "promote", *_arguments(tokens, number, as_is))
-            return _exit_code(ended)
+            return exit_code(ended)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Night]:
+    def _opened(self, is_night: bool = True) -> Iterator[tuple[Night, Agreement]]:
         # Peers share a storage; without one, the run directory belongs to one process at a time.
         held = contextlib.nullcontext() if self.study.spec.storage else self.run.held()
         with explain_storage_errors(self.run.root), held:
             # Before the study is stored: one that cannot be trained leaves nothing that would have to be put back.
             prepared = prepare_study(self.study, self.options.say, seldom(self._preparing))
-            with signals_raising(self.stop, self.options.say), self._night(prepared) as night:
-                yield night
+            with signals_raising(self.stop, self.options.say), self._night(prepared, is_night) as opened:
+                yield opened
+
+    def _heed_stop(self) -> None:
+        if self.stop.level:
+            raise UserError(
+                "stopped while it waited for a process that coordinates; nothing is lost: run again", PARKED
+            )
 
     def _preparing(self, words: str) -> None:
         self._note("preparing", words)
@@ -163,23 +209,32 @@ class Session:
         self.options.say(words)
 
     @contextlib.contextmanager
-    def _night(self, prepared: Mapping[str, Any]) -> Iterator[Night]:
+    def _night(self, prepared: Mapping[str, Any], is_night: bool) -> Iterator[tuple[Night, Agreement]]:
+        options = self.options
         # An address that has never answered may be wrong, which is told at once.
-        patience = patience_of(self.options, self.stop, self._note) if self.run.spec.exists() else None
-        with patient(patience):
-            stored = open_search(self.study, self.run)
-        require_same_data(self.study, stored.attributes, prepared)
-        taking_along.require_there(stored.study.spec, stored.attributes)
-        self.began = True
-        if self.options.mirror is not None:
-            self.options.mirror.start(self.run)
-        with open_night(self.options, self.run, stored, self.stop) as night:
-            yield night
+        patience = patience_of(options, self.stop, self._note) if self.run.spec.exists() else None
+        with patient(patience), open_search(self.study, self.run, self.stop, options.is_worker) as stored:
+            peer, agreed = this_peer(stored.membership, options.is_worker), Agreement(stored)
+            if is_night:
+                agreed = agree(stored, peer, options.deadline, options.session, self._heed_stop)
+            stored = agreed.search
+            keep_files(stored.study, self.run)
+
+            require_same_data(self.study, stored.attributes, prepared)
+            taking_along.require_there(stored.study.spec, stored.attributes)
+            self.began = True
+            if options.mirror is not None:
+                options.mirror.start(self.run)
+            with open_night(options, self.run, stored, peer, self.stop) as night:
+                yield night, agreed
 
     def _count_hours(self, night: Night) -> None:
-        """Count the hours of a night over its sessions, where these end; without sessions each start has its own."""
+        """Count the hours of a night over its sessions, where these end; without sessions each start has its own.
+
+        Those of a shared study are the study's, whoever works on it.
+        """
         session = self.options.session
-        if session.hours is None:
+        if session.hours is None or night.membership.is_shared:
             return
 
         worked_s = night.attributes.worked_s
@@ -209,21 +264,14 @@ def _arguments(tokens: int, number: int | None, as_is: bool) -> list[str]:
     return arguments
 
 
-def _exit_code(full_run: TrialStatus | None) -> int:
-    """Return the exit code after a full run; one that waits for more time, or that another process trains, is no fault.
+def _promote(night: Night, promotion: PromotionStep) -> TrialStatus | None:
+    order = promotion.order()
+    night.require_lead()
+    if night.spec.promote.automatic:
+        return promotion.train(order)
 
-    Args:
-        full_run: How it stands; None if none was asked for.
-    """
-    is_fault = full_run is not None and (full_run.is_failure or full_run is TrialStatus.INTERRUPTED)
-    return FAULT if is_fault else DONE
-
-
-def _finals(night: Night, queues: Queues, promotion: PromotionStep) -> FinalsRunner:
-    def later_s() -> float:
-        return promotion.seconds() + REPORT_S
-
-    return FinalsRunner(night.spec, night.search.optuna_study, queues.finals, night.loop, len(night.slots), later_s)
+    promotion.write(order)
+    return None
 
 
 def _conclude(night: Night, verdict: Verdict) -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from autotune.core.attributes import StudyAttributes
 from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord, TrialStatus
-from autotune.core.requests import AddTrial, SetEnd, SetRange, SetTrials, StopTrial, Wish, stopped_trials
+from autotune.core.requests import AddTrial, SetEnd, SetRange, SetTrials, StopStudy, StopTrial, Wish, stopped_trials
 from autotune.core.text import duration, shown, time_of_day
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.promotion.next_step import is_at_work
@@ -79,8 +79,6 @@ def steer(root: Path, storage_url: str, load: Callable[[], Study], orders: Order
     Raises:
         UserError: With a line for each thing that cannot be done; nothing is stored then.
     """
-    import optuna
-
     record = read_study(root, storage_url)
     checks = _Checks(record, load)
     _require_open(record, orders)
@@ -101,13 +99,35 @@ def steer(root: Path, storage_url: str, load: Callable[[], Study], orders: Order
     if not checks.accepted:
         raise UserError("nothing is asked: name a trial to stop or to add, a range, a number of trials, or an end", 2)
 
+    _ask(record, [accepted.wish for accepted in checks.accepted])
+    return checks.accepted
+
+
+def stop_all(record: StudyRecord, now: bool) -> None:
+    """Ask all processes that share a study to park.
+
+    Args:
+        record: The study.
+        now: Whether trainings are not let go on to their next evaluation.
+
+    Raises:
+        UserError: If none is at work.
+    """
+    if not record.peers:
+        shows = record.run.command("status")
+        raise UserError(f"{record.name} is not running on any machine; `{shows}` shows what it has done", 2)
+    _ask(record, [StopStudy(now=now)])
+
+
+def _ask(record: StudyRecord, wishes: Sequence[Wish]) -> None:
+    import optuna
+
     with (
-        explain_storage_errors(root),
+        explain_storage_errors(record.run.root),
         storage_to_write(record.run, record.storage_url, record.spec.limits.heartbeat_s) as storage,
     ):
         search = optuna.load_study(study_name=record.spec.name, storage=storage)
-        StudyAttributes(search).ask([accepted.wish for accepted in checks.accepted])
-    return checks.accepted
+        StudyAttributes(search).ask(wishes)
 
 
 def _require_open(record: StudyRecord, orders: Orders) -> None:

@@ -61,20 +61,12 @@ class NextStep:
 def is_at_work(record: StudyRecord) -> bool:
     """Return whether a process is working on a study now.
 
-    Of a study that several machines share, another machine's process is known by what it trains.
+    The database of a study that several machines share knows those on other machines.
 
     Args:
         record: The study.
     """
-    if record.run.running_pid() is not None:
-        return True
-
-    full = record.attributes.full_run
-    statuses = [str(trial.status) for trial in (*record.trials, *record.finals)]
-    if full is not None:
-        statuses.append(full.status)
-
-    return bool(record.spec.storage) and str(TrialStatus.RUNNING) in statuses
+    return bool(record.peers) or record.run.running_pid() is not None
 
 
 def next_step(record: StudyRecord) -> NextStep:
@@ -84,7 +76,8 @@ def next_step(record: StudyRecord) -> NextStep:
         record: The study.
     """
     verdict = record.verdict
-    full = record.attributes.full_run
+    attributes = record.attributes
+    full = attributes.full_run
     if is_at_work(record):
         return _while_at_work(record)
     if verdict is None and not record.has_trained:
@@ -95,7 +88,9 @@ def next_step(record: StudyRecord) -> NextStep:
         return _after_full_run(record, full)
     if verdict.word is VerdictWord.FAILED:
         return _after_failure(record)
-    if not record.run.best_config.exists():
+    # What another machine has written is in that machine's folder.
+    is_written = record.run.best_config.exists() or (record.spec.storage and attributes.promotion is not None)
+    if not is_written:
         return _before_best_config(record, verdict)
     if verdict.word is VerdictWord.INCONCLUSIVE:
         return _after_inconclusive(record, verdict)

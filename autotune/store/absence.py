@@ -20,6 +20,8 @@ from autotune.core.errors import UserError
 from autotune.core.text import duration
 from autotune.store.faults import ConnectionLostError
 
+MISSED_HEARTBEATS = 3
+"""Heartbeats without a sign of life after which a peer counts as dead."""
 LONGEST_WAIT_S = 3600.0
 """A process that is at work waits this long for its database, or until its deadline."""
 SHORT_WAIT_S = 30.0

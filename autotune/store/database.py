@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from autotune.core.errors import UserError
 from autotune.core.text import shortened
+from autotune.store.absence import MISSED_HEARTBEATS
 from autotune.store.faults import AS_PERCENT, explain_storage_errors
 from autotune.store.run_directory import RunDirectory
 from autotune.store.sqlite_file import (
@@ -213,6 +214,17 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
             return Server(address, heartbeat_s).open()
     except (ArgumentError, ValueError, UnicodeError):
         raise UserError(f'storage = "{scheme}://...": not a database URL: {_AS_URL}; {AS_PERCENT}', 3) from None
+
+
+def beat_every(storage: RDBStorage, heartbeat_s: int) -> None:
+    """Count trials of a shared storage as lost by other heartbeats than it was opened with.
+
+    Args:
+        storage: A shared storage.
+        heartbeat_s: Seconds between signs of life.
+    """
+    storage.heartbeat_interval = heartbeat_s
+    storage.grace_period = MISSED_HEARTBEATS * heartbeat_s
 
 
 @contextlib.contextmanager

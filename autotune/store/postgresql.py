@@ -21,15 +21,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from autotune.core.errors import UserError
-from autotune.store.absence import HELD, Absence, again_if_cut_off, seconds_since_back
+from autotune.store.absence import HELD, MISSED_HEARTBEATS, Absence, again_if_cut_off, seconds_since_back
 from autotune.store.faults import ConnectionLostError, answers_soon, first_line, is_final, refusal_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine import ExceptionContext
 
-MISSED_HEARTBEATS = 3
-"""Heartbeats without a sign of life after which a peer counts as dead."""
 _SCHEME = "postgresql+psycopg://"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_PAUSE_S = 10.0
@@ -189,7 +187,7 @@ class SharedStorage(RDBStorage):
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         """Return the trials of dead peers: none as long as living peers may not have found the server back."""
-        grace_s = self.server.grace_s
+        grace_s = self.grace_period or self.server.grace_s
         if seconds_since_back() < grace_s or self._server_s() < grace_s:
             return []
         return super()._get_stale_trial_ids(study_id)

@@ -7,6 +7,7 @@ The files in `trials/` are copies of it for people and other programs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, read_lines, write_json
 from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.own_words import told
+from autotune.core.peers import Peer, peers_in
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict
 from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive, is_shared, named_storage, storage_to_read
 from autotune.store.faults import explain_storage_errors
+from autotune.store.membership import living_peers
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import changed, completed, in_force, read_spec, require_unchanged, stored_name
 from autotune.study.spec import BudgetSpec, StudySpec
@@ -170,6 +173,7 @@ class StudyRecord:
         gpu: Samples of the GPU's health, oldest first.
         attributes: What else is stored with the study.
         storage_url: The shared database that it was read from; "" for the file in its folder.
+        peers: The processes that work on a study that machines share, the coordinator first.
     """
 
     run: RunDirectory
@@ -183,6 +187,7 @@ class StudyRecord:
     gpu: tuple[Mapping[str, Any], ...] = ()
     attributes: StudyAttributes = field(default_factory=lambda: StudyAttributes(Snapshot()))
     storage_url: str = field(default="", repr=False)
+    peers: tuple[Peer, ...] = ()
 
     @property
     def name(self) -> str:
@@ -212,6 +217,9 @@ def read_study(root: Path, storage_url: str = "") -> StudyRecord:
         UserError: If there is no study there, or what is there cannot be read.
     """
     run = RunDirectory(root)
+    if storage_url and not os.path.lexists(run.spec):
+        return _read_from_elsewhere(run, storage_url)
+
     spec = read_spec(run)
     named_url = named_storage(run, spec.storage, storage_url)
     with (
@@ -219,6 +227,25 @@ def read_study(root: Path, storage_url: str = "") -> StudyRecord:
         storage_to_read(run, named_url, spec.limits.heartbeat_s) as storage,
     ):
         return replace(_read(run, spec, storage), storage_url=named_url)
+
+
+def _read_from_elsewhere(run: RunDirectory, storage_url: str) -> StudyRecord:
+    """Read a study that other machines have run: all that is known of it is in the shared database.
+
+    Raises:
+        UserError: If the database has no study of the folder's name.
+    """
+    import optuna
+
+    with explain_storage_errors(run.root), storage_to_read(run, storage_url) as storage:
+        stored = None
+        if run.name in optuna.get_all_study_names(storage):
+            stored = StudyAttributes(optuna.load_study(study_name=run.name, storage=storage)).spec
+        if stored is None:
+            raise UserError(
+                f"the shared database holds no study {run.name}; `autotune run` with its study file begins it"
+            )
+        return replace(_read(run, StudySpec.model_validate(stored), storage), storage_url=storage_url)
 
 
 def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecord:
@@ -246,6 +273,7 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
         events=read_events(run),
         gpu=tuple(read_lines(run.gpu)),
         attributes=attributes,
+        peers=peers_in(stored, living_peers(storage, spec.name)),
     )
 
 
@@ -381,6 +409,7 @@ def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecor
         stopped_at=attributes.stopped_at,
         budget_tokens=attributes.budget_tokens,
         taken_from=attributes.taken_from,
+        peer=attributes.peer,
     )
 
 

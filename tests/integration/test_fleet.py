@@ -1,161 +1,258 @@
-"""Processes that share a PostgreSQL: what each keeps in memory of the trials, and what two propose at once."""
+"""One study, one end: who coordinates the processes that share a PostgreSQL, and what belongs to the study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import math
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import optuna
-import postgres
 import pytest
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
-from study_case import make_study, result
+from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, wait_for
 
-from autotune.core.attributes import TrialAttributes
-from autotune.core.records import TrainingKind, TrialResult, TrialStatus
-from autotune.engine.assignment import TrainingPlan
-from autotune.engine.queue import Queue
-from autotune.engine.trial_store import TrialStore
-from autotune.store.database import open_storage
-from autotune.store.run_directory import RunDirectory
-from autotune.store.shared_trials import ChangedTrials
-from autotune.store.study_store import open_study
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """URL of a running server."""
-    yield from postgres.served()
-
-
-class Stubborn(optuna.samplers.RandomSampler):
-    """Proposes the same whenever it is asked."""
-
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, dist: BaseDistribution) -> Any:
-        return {"lr": 0.1, "layers": 2}[name]
+from autotune.core.peers import Peer, Stage
+from autotune.core.records import TrialStatus, VerdictWord
+from autotune.engine.deadline import Deadline, StopRequest
+from autotune.engine.session_end import SessionEnd
+from autotune.night.agreement import Agreement, agree, keep_end
+from autotune.night.opening import StoredSearch, open_search, this_peer
+from autotune.store.membership import living_peers
+from autotune.study.study_file import load
 
 
 @pytest.fixture
-def open_peer(tmp_path: Path, server: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], Queue]]:
-    """Opens the search of one study as a further process would."""
-    space = "lr = {choices = [0.001, 0.1]}\nlayers = {choices = [1, 2]}"
-    study = make_study(tmp_path, f'name="{request.node.name[:30]}"', f'storage="{server}"', space=space)
-    plan = TrainingPlan(TrainingKind.SEARCH, study.spec.budget.tokens, target=30)
-    storages = []
-
-    def opened() -> Queue:
-        run = RunDirectory(tmp_path / f"peer-{len(storages)}" / study.spec.name)
-        storages.append(open_storage(run, server))
-        optuna_study = open_study(storages[-1], study, Stubborn(), optuna.pruners.NopPruner())
-        return Queue(plan, TrialStore(optuna_study, storages[-1], run, study))
-
-    yield opened
-    for storage in storages:
-        storage.remove_session()
-        storage.engine.dispose()
+def fleet(empty_database: StudyFolder) -> StudyFolder:
+    """A folder whose studies are shared."""
+    return empty_database
 
 
-def test_whatever_a_peer_changes_is_seen_and_nothing_else_is_read_again(
-    open_peer: Callable[[], Queue], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    mine, peers = open_peer(), open_peer()
-    first, second = peers.take(), peers.take()
-    assert first is not None and second is not None
-    read: list[int] = []
-    build = mine.storage._build_frozen_trial_from_trial_model
-    monkeypatch.setattr(
-        mine.storage,
-        "_build_frozen_trial_from_trial_model",
-        lambda model: (read.append(model.number), build(model))[1],
+def _write(folder: StudyFolder, trials: int = 8, **base: Any) -> None:
+    folder.write(
+        storage=folder.url,
+        budget={"trials": trials},
+        base={"seconds": 0.3, **base},
+        pruner={"name": "none"},
+        limits={"heartbeat_s": 1, "min_free_bytes": 0},
     )
 
-    def assert_reads(*numbers: int) -> None:
-        read.clear()
-        seen = mine.store.trials()
-        assert sorted(read) == list(numbers)
-        assert seen == peers.storage.get_all_trials(peers.optuna_study._study_id)
 
-    assert isinstance(mine.optuna_study._storage, ChangedTrials)
-    assert_reads(0, 1)
-    assert_reads()
-    first.trial.report(3.0, step=500)
-    assert_reads(0)
-    TrialAttributes(second.trial).budget_tokens = 800
-    assert_reads(1)
-    TrialAttributes(second.trial).budget_tokens = 900
-    assert_reads(1)
-    peers.storage.set_trial_system_attr(second.trial._trial_id, "generation", 1)
-    assert_reads(1)
-    peers.tell(second.trial, result(), second.folder)
-    assert_reads(1)
-    every = [{"lr": lr, "layers": layers} for lr in (0.001, 0.1) for layers in (1, 2)]
-    peers.enqueue(next(each for each in every if each not in (first.params, second.params)), role="search")
-    assert_reads(2)
-    third = peers.take()
-    assert third is not None and third.trial.number == 2
-    assert_reads(2)
-
-    # One that ends before another that began earlier, and is queued again.
-    peers.tell(third.trial, TrialResult(TrialStatus.INTERRUPTED, "stopped"), third.folder)
-    assert_reads(2, 3)
-    first.trial.report(2.5, step=1_000)
-    peers.tell(first.trial, result(), first.folder)
-    assert_reads(0)
-    assert_reads()
-    assert [trial.state for trial in mine.store.trials()] == [
-        TrialState.COMPLETE,
-        TrialState.COMPLETE,
-        TrialState.FAIL,
-        TrialState.WAITING,
-    ]
+def _peers(folder: StudyFolder, out: str) -> dict[str, Peer]:
+    """The processes that work on the study, by their id."""
+    return {peer.id: peer for peer in folder.record(out).peers}
 
 
-def test_what_a_peer_chose_while_settings_were_proposed_is_not_tried_twice(open_peer: Callable[[], Queue]) -> None:
-    mine, peers = open_peer(), open_peer()
-    seen = []
-    for _ in range(2):
-        with mine.store.locked():
-            look = mine.store.look()
-            trial = mine._draw.begin(look)
-        assert trial is not None
-
-        other = peers.take()
-        assert other is not None
-        assert mine._draw.settle(trial, look)
-        seen += [dict(other.params), dict(mine._draw.assign(trial).params)]
-    assert len({tuple(sorted(each.items())) for each in seen}) == len(seen) == 4
-
-    # Nothing is left: a trial that had begun counts as none, and no further one begins.
-    assert mine.take() is None
-    assert mine.store.attributes.exhausted
-    assert len(mine.records()) == 4
-    assert peers.take() is None
+def _kill_the_coordinator(folder: StudyFolder, runs: dict[str, Run], reader: str) -> Run:
+    """Kills whichever process of these coordinates, as nobody but the database knows it; returns it."""
+    log = {out: folder.directory(out).events.read_text() for out in runs}
+    leading = [out for out in runs if "this process coordinates the study now" in log[out]]
+    (out,) = leading
+    assert folder.record(reader).peers[0].role == "coordinator"
+    runs[out].kill()
+    return runs.pop(out)
 
 
-def test_a_sweep_ends_what_is_dead_and_takes_no_lock_where_nothing_is(
-    open_peer: Callable[[], Queue], monkeypatch: pytest.MonkeyPatch
+def test_whoever_dies_or_leaves_the_study_comes_to_one_end(fleet: StudyFolder) -> None:
+    """The coordinator is killed in the search and the next one in the finals; another peer has limits of its own."""
+    _write(fleet, fault="gate", fault_budget=STUDY["budget"]["tokens"], strikes=1)
+    full = ("--set", "promote.automatic=true", "--set", "promote.tokens=200000")
+    first = fleet.start(*full, out="a")
+    fleet.wait_at_gate()
+    runs = {out: fleet.start(*full, out=out) for out in "bc"}
+    worker = fleet.start("--worker", "--set", "limits.heartbeat_s=2", out="w")
+    hasty = fleet.start(*full, "--hours", "0.0015", "--set", "limits.hang_s=0.1", out="h")
+    wait_for(lambda: len(_peers(fleet, "a")) >= 4)
+    told = fleet.command("status", str(fleet.file), "--out", "nowhere")
+    assert told.text.count("  worker ") >= 3 and told.text.count("  coordinator ") == 1, told.text
+
+    first.kill()
+    wait_for(lambda: fleet.record("a").attributes.stage is Stage.FINALS)
+    wait_for(lambda: any(run.stage == "select" for run in fleet.record("a").finals))
+    _kill_the_coordinator(fleet, runs, "a")
+    (last,) = runs.values()
+    assert (last.end(), worker.end(), hasty.end()) == (0, 0, 130), last.text + worker.text + hasty.text
+    assert "heartbeat_s = 1 (here 2)" in worker.text
+    assert "this process leaves the study" in hasty.text
+
+    record = fleet.record("a")
+    assert record.peers == ()
+    assert record.verdict is not None and record.verdict.word is not VerdictWord.FAILED
+    assert record.attributes.full_run is not None and record.attributes.full_run.status == "finished"
+    assert [training.tokens for training in fleet.started()].count(200_000) == 1
+    lost = {trial.number for trial in record.trials if trial.status is TrialStatus.INTERRUPTED}
+    again = {trial.retry_of: trial for trial in record.trials if trial.retry_of is not None}
+    assert lost and lost <= again.keys()
+    whole = [trial for trial in record.trials if trial.number not in lost]
+    assert len({trial.params["lr"] for trial in whole}) == len(whole) == 8
+    assert {trial.status for trial in whole} == {TrialStatus.FINISHED}
+    done = Counter((run.arm, run.seed, run.stage) for run in record.finals if run.status is TrialStatus.FINISHED)
+    assert set(done.values()) == {1} and len(done) == 6
+    verdicts = [out for out in "abcwh" if "verdict: " in fleet.directory(out).events.read_text()]
+    assert len(verdicts) == 1
+    fleet.wait_until_empty()
+
+    # On a machine that has nothing but the study file, and for a start not even its trainer.
+    text = fleet.file.read_text()
+    fleet.file.write_text(text.replace("fake_trainer:train", "absent_trainer:train"))
+    told = fleet.command("status", str(fleet.file), "--out", "nowhere")
+    assert told.end() == 0 and "fake: not running" in told.text and "verdict: " in told.text
+    reported = fleet.whole_command("report", str(fleet.file), "--out", "nowhere", "--json")
+    assert reported.returncode == 0, reported.stderr
+    assert (fleet.root / "nowhere/fake/report/index.html").exists()
+    fleet.file.write_text(text)
+    longer = fleet.run("promote", "--tokens", "300000", "--yes", out="elsewhere")
+    assert longer.end() == 0, longer.text
+    assert [training.tokens for training in fleet.started()].count(300_000) == 1
+
+
+def test_a_shared_study_is_stopped_on_all_machines_and_goes_on(fleet: StudyFolder) -> None:
+    _write(fleet, fault="gate", fault_budget=STUDY["budget"]["tokens"])
+    none = fleet.command("stop", str(fleet.file), "--out", "nowhere")
+    assert none.end() != 0 and "holds no study fake" in none.text
+    runs = [fleet.start(out="a"), fleet.start("--worker", out="w")]
+    wait_for(lambda: fleet.directory("a").spec.exists() and len(_peers(fleet, "a")) == 2)
+    wait_for(lambda: len({training.pid for training in fleet.started()}) == 2)
+
+    stopped = fleet.command("stop", str(fleet.file), "--out", "nowhere", "--now")
+    assert stopped.end() == 0 and stopped.text.count("asked peer ") == 2, stopped.text
+    assert [run.end() for run in runs] == [130, 130], runs[0].text + runs[1].text
+    again = fleet.command("stop", str(fleet.file), "--out", "nowhere")
+    assert again.end() == 2 and "not running on any machine" in again.text
+    assert fleet.record("a").attributes.requests[0].is_done
+
+    fleet.open_gate()
+    assert fleet.run(out="a").end() == 0
+    assert fleet.record("a").verdict is not None
+
+
+def test_pods_whose_process_number_is_one_search_different_settings(fleet: StudyFolder) -> None:
+    """They also have one folder."""
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode:
+        pytest.skip("no namespace of processes can be made here")
+    _write(fleet)
+    fleet.place_hardware()
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, str(HERE / "drive.py")]
+    pods = [
+        subprocess.Popen(
+            [*command, "run", str(fleet.file)], cwd=fleet.root, env=fleet.environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    texts = [pod.communicate(timeout=PATIENCE_S)[0].decode() for pod in pods]
+    assert [pod.returncode for pod in pods] == [0] * 4, texts
+    record = fleet.record()
+    assert len({trial.params["lr"] for trial in record.trials}) == len(record.trials) == 8
+    assert "" not in {trial.peer for trial in record.trials}
+    assert record.verdict is not None and len(record.finals) == 6
+
+
+# --- what belongs to the study, told by what later processes take -----------------------------------------------
+
+
+class Process:
+    """A process as far as its place in the fleet: it has opened the search and agreed, and trains nothing.
+
+    Args:
+        folder: The study's folder.
+        hours: Its `--hours`.
+        heartbeat_s: What its study file says.
+        is_worker: Whether it is started as `--worker`.
+    """
+
+    def __init__(
+        self, folder: StudyFolder, hours: float | None = None, heartbeat_s: int = 5, is_worker: bool = False
+    ) -> None:
+        self.stop = StopRequest()
+        self.deadline = Deadline(hours, None, is_asked=hours is not None)
+        self.session = SessionEnd()
+        study = load(folder.file, [f"limits.heartbeat_s={heartbeat_s}"])
+        self.opened = open_search(study, folder.directory(), self.stop, is_worker)
+        self.search: StoredSearch = self.opened.__enter__()
+        self.is_worker = is_worker
+
+    def agree(self) -> Agreement:
+        """Agrees with those that are there."""
+        peer = this_peer(self.search.membership, self.is_worker)
+        return agree(self.search, peer, self.deadline, self.session, self._give_up)
+
+    def _give_up(self) -> None:
+        raise TimeoutError
+
+    def end(self) -> None:
+        """Ends."""
+        self.opened.__exit__(None, None, None)
+        self.search.storage.remove_session()
+        self.search.storage.engine.dispose()
+
+
+def test_later_processes_have_the_end_and_the_limits_of_the_first(
+    fleet: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, peers = open_peer(), open_peer()
-    trained = peers.take()
-    assert trained is not None
-    locked = []
-    real = TrialStore.locked
-    monkeypatch.setattr(TrialStore, "locked", lambda store: (locked.append(store), real(store))[1])
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
+    _write(fleet)
+    early = Process(fleet, is_worker=True)
+    with pytest.raises(TimeoutError):
+        early.agree()  # there is no night to work for
 
-    mine.recover()
-    assert not locked
-    with peers.storage.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '1 hour'")
-    mine.recover()
-    assert locked
-    assert [record.status for record in mine.records()] == [TrialStatus.INTERRUPTED, TrialStatus.WAITING]
+    first = Process(fleet, hours=2.0)
+    assert first.search.membership.is_coordinator and not early.search.membership.is_coordinator
+    agreed = first.agree()
+    assert not agreed.joined and agreed.notes == ()
+    same = Process(fleet, hours=2.0)
+    assert same.agree().notes == () and abs(same.deadline.seconds_left - first.deadline.seconds_left) < 1
 
-    # A peer that died before its first sign of life gets one, and becomes stale by it.
-    silent = replace(peers, plan=replace(peers.plan, target=3))
-    with peers.store.locked():
-        assert silent._draw.begin(peers.store.look()) is not None
-    mine.recover()
-    assert not mine._recovery._silent()
+    hasty = Process(fleet, hours=0.5, heartbeat_s=1)
+    agreed = hasty.agree()
+    assert agreed.joined and agreed.search.study.spec.limits.heartbeat_s == 5 == hasty.search.storage.heartbeat_interval
+    assert any("heartbeat_s = 5 (here 1)" in note for note in agreed.notes)
+    assert hasty.deadline.seconds_left > 7_000 and hasty.session.seconds_left < 1_800
+    slow = Process(fleet, hours=9.0)
+    assert "`autotune steer --hours`" in slow.agree().notes[0]
+    assert slow.deadline.seconds_left < 7_201 and math.isinf(slow.session.seconds_left)
+    worker = early.agree()
+    assert worker.joined and worker.notes == () and early.deadline.seconds_left < 7_201
+
+    first.deadline.move_to(600.0)
+    keep_end(first.search, first.deadline)
+    living = living_peers(first.search.storage, "fake")
+    assert len(living) == 5 and living[first.search.membership.id] and sum(living.values()) == 1
+    first.end()
+    assert first.search.membership.id not in living_peers(same.search.storage, "fake")
+    assert same.search.membership.confirm() and not hasty.search.membership.confirm()
+    late = Process(fleet)
+    assert late.agree().joined and late.deadline.seconds_left < 601
+
+    late.search.attributes.stage = Stage.SEARCH
+    for process in (same, hasty, slow, early, late):
+        process.end()
+    # The same command goes on with the night that was under way, another one begins a night of its own.
+    resumed = Process(fleet, hours=2.0)
+    assert not resumed.agree().joined and resumed.deadline.seconds_left < 601
+    resumed.end()
+    other = Process(fleet, hours=3.0)
+    assert not other.agree().joined and other.deadline.seconds_left > 10_000
+    other.end()
+
+
+def test_a_coordinator_that_was_silent_learns_that_another_one_took_over(
+    fleet: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
+    _write(fleet)
+    first, second = Process(fleet), Process(fleet)
+    membership = first.search.membership
+    with first.search.storage.engine.connect() as connection:
+        # As the server does with a session that gives no sign of life.
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND objid = 0"
+        )
+    wait_for(second.search.membership.confirm)
+    assert not membership.confirm() and first.stop.level == 1
+    assert living_peers(second.search.storage, "fake") == {membership.id: False, second.search.membership.id: True}
+    assert first.stop.goes_on()
+
+    second.end()
+    wait_for(membership.confirm)
+    first.end()

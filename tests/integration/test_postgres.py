@@ -43,14 +43,10 @@ def server(running: postgres.Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def shared(server: str, folder: StudyFolder, request: pytest.FixtureRequest) -> StudyFolder:
+def shared(empty_database: StudyFolder) -> StudyFolder:
     """A study in an empty database of its own."""
-    name = f"study_{abs(hash(request.node.name))}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    folder.url = server.replace("/postgres?", f"/{name}?")
-    _write(folder)
-    return folder
+    _write(empty_database)
+    return empty_database
 
 
 def _write(folder: StudyFolder, **base: Any) -> None:
@@ -90,8 +86,8 @@ def _assert_whole(folder: StudyFolder, outs: list[str]) -> None:
     assert not Counter((training.seed, training.lr) for training in short) - known
 
 
-@pytest.mark.parametrize("outs", [["a", "b", "c"], ["runs", "runs", "runs"]], ids=["own-folders", "one-folder"])
-def test_three_peers_share_a_study(shared: StudyFolder, outs: list[str]) -> None:
+def test_three_peers_share_a_study(shared: StudyFolder) -> None:
+    outs = ["a", "b", "c"]
     full = ("--set", "promote.automatic=true", "--set", "promote.tokens=200000")
     peers = [shared.start(*full, out=out) for out in outs]
     for peer in peers:
@@ -106,8 +102,8 @@ def test_three_peers_share_a_study(shared: StudyFolder, outs: list[str]) -> None
 
 
 def test_peers_train_one_full_run_of_what_is_left_of_the_night(shared: StudyFolder) -> None:
-    """Each has a deadline of its own, a little later than the other's, and would measure out another length."""
-    ends_s = REPORT_S + EXPORT_S + 25
+    """The end of the one that comes second is a little later, by its own reckoning, and does not count."""
+    ends_s = REPORT_S + EXPORT_S + 35
     full = ("--set", "promote.automatic=true", "--set", "base={seconds = 0.25, obeys = true}", "--hours")
     peers = [shared.start(*full, str((ends_s + late) / 3600), out=out) for late, out in enumerate("ab")]
     for peer in peers:
@@ -151,18 +147,6 @@ def _two_peers_one_at_the_gate(folder: StudyFolder) -> tuple[Run, Run]:
     second = folder.start(out="b")
     wait_for(lambda: len({training.pid for training in folder.started()}) > 1)
     return first, second
-
-
-def test_killed_peer_is_found_by_its_silence(shared: StudyFolder) -> None:
-    first, second = _two_peers_one_at_the_gate(shared)
-    first.kill()
-    assert second.end() == 0, second.text
-    _assert_whole(shared, ["b"])
-    trials = shared.record("b").trials
-    (lost,) = (trial for trial in trials if trial.status is TrialStatus.INTERRUPTED)
-    (again,) = (trial for trial in trials if trial.retry_of == lost.number)
-    assert (again.params, again.role, again.status) == (lost.params, lost.role, TrialStatus.FINISHED)
-    shared.wait_until_empty()
 
 
 def test_suspended_peer_lets_go_of_what_was_taken_over(shared: StudyFolder) -> None:

@@ -152,6 +152,10 @@ class StudyFolder:
         self.file.write_text(tomli_w.dumps(content))
         return self
 
+    def environment(self) -> dict[str, str]:
+        """Returns the environment of commands on the study."""
+        return {**_environment(), MARK: str(self.root)}
+
     def directory(self, out: str = "runs") -> RunDirectory:
         """Returns the run directory under a folder of run directories."""
         return RunDirectory(self.root / out / "fake")
@@ -191,7 +195,7 @@ class StudyFolder:
         command, rest = ("run", options) if not options or options[0].startswith("-") else (options[0], options[1:])
         self._runs += 1
         output = self.root / f"output-{self._runs}.txt"
-        environment = {**_environment(), MARK: str(self.root)}
+        environment = self.environment()
         arguments = [command, str(self.file), "--out", out, *rest]
         with output.open("wb") as file:
             if not plainly and before is None and not more:
@@ -219,7 +223,7 @@ class StudyFolder:
         """Starts any `autotune` command in this folder."""
         self._runs += 1
         output = self.root / f"output-{self._runs}.txt"
-        environment = {**_environment(), MARK: str(self.root)}
+        environment = self.environment()
         with output.open("wb") as file:
             forked = _server().start(list(arguments), self.root, environment, file.fileno())
         self._forked.append(forked)
@@ -230,7 +234,7 @@ class StudyFolder:
         return subprocess.run(
             [sys.executable, "-m", "autotune", *arguments],
             cwd=self.root,
-            env={**_environment(), MARK: str(self.root)},
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

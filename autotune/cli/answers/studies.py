@@ -42,6 +42,20 @@ class SteeredWish(AcceptedWish):
     """Whether it was done; null if the study has not taken it up yet."""
 
 
+class PeerAtWork(Part):
+    """A process that works on a study that machines share."""
+
+    id: str
+    host: str
+    device: str
+    """Name of what it trains on; "" as long as that is being measured."""
+    since: str
+    """When it began, ISO 8601."""
+    role: Literal["coordinator", "worker"]
+    """Whether it plans, concludes and promotes for all: one does."""
+    doing: str
+
+
 class Standing(Answer):
     """How a study stands. Gains are positive for the better, in the unit of the metric."""
 
@@ -50,7 +64,9 @@ class Standing(Answer):
     state: State
     """Whether it runs, and if not, how it ended: "parked" goes on by the same command."""
     running_pid: int | None
-    """The process that runs it; null if none does."""
+    """The process that runs it; null if none does, and of a study that machines share."""
+    peers: tuple[PeerAtWork, ...] = ()
+    """Of a study that machines share: the processes that work on it now, the coordinator first."""
     trials_wanted: int | None = None
     """Trials at most."""
     trials: dict[str, int]
@@ -195,7 +211,10 @@ class Stopped(Answer):
     schema_name: Literal["autotune.stop/1"] = "autotune.stop/1"
 
     study: str
-    pid: int
+    pid: int | None = None
+    """The process that was asked; null of a study that machines share."""
+    peers: tuple[str, ...] = ()
+    """Of a study that machines share: the ids of the processes that were asked."""
     now: bool
     """Whether it stops at once, and not after the next evaluation."""
 

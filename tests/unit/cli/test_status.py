@@ -12,6 +12,7 @@ import study_builder
 from study_case import make_queue, make_study, result
 
 from autotune.cli import status
+from autotune.core.peers import Peer
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.store.run_directory import log_event
 from autotune.store.study_store import read_study
@@ -131,3 +132,24 @@ def test_a_full_run_that_does_not_train_now(tmp_path: Path, full: dict[str, obje
     queue.optuna_study.set_user_attr("full", full)
     lines = status.describe(status.summarize(read_study(queue.run.root))).splitlines()
     assert (lines[-3], lines[-1]) == (line, f"next: {after}")
+
+
+def test_of_a_shared_study_it_says_who_works_on_it_and_at_what() -> None:
+    running = study_builder.running_study()
+    trials = [
+        replace(trial, peer="0f3a77c1") if trial.status is TrialStatus.RUNNING else trial for trial in running.trials
+    ]
+    numbers = [trial.number for trial in trials if trial.peer]
+    peers = (
+        Peer("9d00e1aa", "pod-2", "", "2026-11-29T21:00:00+00:00", doing="plan", coordinates=True),
+        Peer("0f3a77c1", "pod-1", "Tesla T4", "2026-11-29T21:05:00+00:00", doing="search"),
+    )
+    state = status.summarize(replace(running, trials=tuple(trials), peers=peers))
+    assert [(peer["role"], peer["doing"]) for peer in state["peers"]] == [
+        ("coordinator", "plan"),
+        ("worker", ", ".join(f"trial {number}" for number in numbers)),
+    ]
+    first, coordinator, worker, *_ = status.describe(state).splitlines()
+    assert first.endswith("by 2 processes")
+    assert "9d00e1aa on pod-2, a device that is being measured" in coordinator
+    assert "0f3a77c1 on pod-1, Tesla T4" in worker and worker.endswith(f"trial {numbers[-1]}")

@@ -11,6 +11,7 @@ import pytest
 
 from autotune.core.attributes import Snapshot, Stored, StudyAttributes, TrialAttributes
 from autotune.core.metric import Metric
+from autotune.core.peers import Stage, Terms
 from autotune.core.promotion_results import Bracket, EarlyWarning, FullRunRecord, LengthChange, Promotion, Scaling
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import AttributedChange, Attribution, Noise, Plan, TakenAlong, TakenFrom
@@ -44,6 +45,10 @@ STUDY: dict[str, Any] = {
         3, 1_000, 8_000, Scaling(0.5, 0.3, 0.8, 0.33, 0.1), (LengthChange("lr", 0.1, 0.05, "longer"),),
         (Bracket(2_000, (0.5, 1.0, 2.0), (2.5, 2.4, None)),), "", "twice",
     ),
+    "terms": Terms({"heartbeat_s": 5}, 1_796_000_000.5, None, "hours None, until None"),
+    "stage": Stage.FINALS,
+    "coordinator": "0f3a77c1",
+    "ended_at": "2026-11-30T06:00:00+00:00",
     "full_run": FullRunRecord("running", "", 3, 8_000, 4_000, points=(EvalPoint(4_000, 2.2),), warnings=(WARNING,)),
 }  # fmt: skip
 TRIAL: dict[str, Any] = {
@@ -54,6 +59,7 @@ TRIAL: dict[str, Any] = {
     "params": {"lr": 0.1},
     "result": TrialResult(TrialStatus.FINISHED, points=(EvalPoint(500, 3.0), EvalPoint(1_000, 2.0))),
     "budget_tokens": 900,
+    "peer": "0f3a77c1",
     "curve": {500: 3.0},
     "audited_at": 500,
     "passed_over": True,

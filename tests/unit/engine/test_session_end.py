@@ -66,9 +66,26 @@ def test_hours_of_earlier_sessions_are_taken_off_and_a_time_of_day_is_not() -> N
 
 def test_the_end_of_a_session_is_told_from_the_users_wish() -> None:
     stop = StopRequest()
-    stop.end_session()
+    stop.end_session("the session ends")
     assert (stop.level, stop.by) == (1, "as the session ends")
     asked = StopRequest()
     asked.raise_level()
-    asked.end_session()
+    asked.end_session("the session ends")
     assert (asked.level, asked.by) == (1, "by the user")
+
+
+def test_a_process_that_leaves_a_shared_study_parks_before_its_own_end() -> None:
+    session = SessionEnd()
+    session.leave_within(100.0)
+    assert 80 < session.seconds_left <= 90
+    assert session.usable_s == float("inf"), "no training is too long for the study, which others go on with"
+
+
+def test_a_coordinator_that_was_replaced_goes_on_unless_the_user_stops_it_too() -> None:
+    stop = StopRequest()
+    stop.step_down()
+    assert stop.level == 1 and stop.by != StopRequest.USER
+    assert stop.goes_on() and (stop.level, stop.by) == (0, StopRequest.USER)
+    stop.step_down()
+    stop.park(now=False)
+    assert not stop.goes_on() and (stop.level, stop.by) == (1, StopRequest.USER)

@@ -15,9 +15,9 @@ from study_case import make_queue, make_study, result
 
 from autotune.core.attributes import TrialAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
-from autotune.core.requests import AddTrial, Answer, SetEnd, SetRange, SetTrials, StopTrial, Wish
+from autotune.core.requests import AddTrial, Answer, SetEnd, SetRange, SetTrials, StopStudy, StopTrial, Wish
 from autotune.engine import steering
-from autotune.engine.deadline import Deadline
+from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.queue import Queue
 from autotune.engine.session_end import SessionEnd
 from autotune.engine.steering import Steering
@@ -327,3 +327,19 @@ def test_a_search_ends_once_nothing_is_asked_of_it(tmp_path: Path) -> None:
     hand.look()
     assert [answer.why for answer in answers(case.queue)[1:] if answer] == [steering.TOO_LATE] * 3
     assert len(case.records) == 2
+
+
+@pytest.mark.parametrize(("now", "level"), [(False, 1), (True, 2)])
+def test_a_stop_of_a_shared_study_counts_once_for_each_process_that_was_there(
+    tmp_path: Path, now: bool, level: int
+) -> None:
+    queue = make_queue(tmp_path, make_study(tmp_path))
+    ask(queue, StopStudy(now=now))
+    before = [request.id for request in queue.store.attributes.requests]
+    there, answering, later = StopRequest(), StopRequest(), StopRequest()
+    Steering(queue.store, stop=answering).look()
+    Steering(queue.store, stop=there).look()
+    Steering(queue.store, stop=later, stops_before=before).look()
+    assert (answering.level, there.level, later.level) == (level, level, 0)
+    assert there.by == StopRequest.USER
+    assert [request.is_done for request in queue.store.attributes.requests] == [True]

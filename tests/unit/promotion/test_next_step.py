@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import study_builder
 
+from autotune.core.peers import Peer
+from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialStatus
 from autotune.promotion.next_step import is_at_work, next_step
 from autotune.store.run_directory import RunDirectory
@@ -38,18 +40,28 @@ def test_while_a_process_is_at_work_its_page_is_to_be_watched() -> None:
     assert next_step(done).command == "autotune watch night", "another process goes on with a study that has a verdict"
 
 
+PEER = Peer("0f3a77c1", "pod-1", "Tesla T4", "2026-11-29T21:00:00+00:00")
+
+
 def test_a_stopped_study_goes_on_where_it_was() -> None:
     stopped = replace(study_builder.running_study(), run=WITHOUT_BEST_CONFIG)
     assert not is_at_work(stopped)
     assert next_step(stopped).command == "autotune run night"
 
 
-def test_of_a_shared_study_another_machine_is_known_by_what_it_trains() -> None:
+def test_of_a_shared_study_another_machine_is_at_work_as_long_as_it_lives() -> None:
     stopped = replace(study_builder.running_study(), run=WITHOUT_BEST_CONFIG)
     shared = replace(stopped, spec=study_builder.spec(storage="postgresql://u@h/db"))
-    assert is_at_work(shared)
-    idle = tuple(trial for trial in shared.trials if trial.status is not TrialStatus.RUNNING)
-    assert not is_at_work(replace(shared, trials=idle))
+    assert not is_at_work(shared), "what a dead process left running is nobody's work"
+    assert is_at_work(replace(shared, peers=(PEER,)))
+
+
+def test_of_a_shared_study_another_machine_has_written_the_best_settings() -> None:
+    done = replace(
+        study_builder.study(), run=WITHOUT_BEST_CONFIG, spec=study_builder.spec(storage="postgresql://u@h/d")
+    )
+    promotion = Promotion(3, 100, 100, None, note="")
+    assert next_step(study_builder.with_attributes(done, promotion=promotion.to_json())).command != "autotune run night"
 
 
 def test_what_was_stopped_between_verdict_and_best_config_goes_on() -> None:

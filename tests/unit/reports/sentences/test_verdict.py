@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import study_builder
 
+from autotune.core.peers import Peer
 from autotune.core.records import TrialStatus
 from autotune.promotion.next_step import next_step
 from autotune.store.run_directory import RunDirectory
@@ -43,7 +44,8 @@ def test_a_study_that_no_process_works_at_is_not_called_running() -> None:
     assert (said.word, said.icon) == ("parked", "…")
     assert said.sentence == "No verdict yet: 4 of up to 12 trials done. Nothing is lost."
     shared = study_builder.spec(storage="postgresql://u@h/db")
-    assert verdict_summary(replace(killed, spec=shared)).word == "still running"
+    peer = Peer("0f3a77c1", "pod-1", "Tesla T4", "2026-11-29T21:00:00+00:00")
+    assert verdict_summary(replace(killed, spec=shared, peers=(peer,))).word == "still running"
     assert verdict_summary(replace(parked, spec=shared)).word == "parked"
 
 

@@ -1,0 +1,97 @@
+"""The processes that share a study: who they are, what holds for all of them, and how far their night is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import IntEnum
+from typing import Any
+
+_PEER = "peer "
+"""A key of the storage begins with this, and ends with the id of a peer."""
+
+
+class Stage(IntEnum):
+    """How far the night of a shared study is, by the word of its coordinator; the next one begins anew."""
+
+    NONE = 0
+    """No night is under way."""
+    PLAN = 1
+    SEARCH = 2
+    FINALS = 3
+    ATTRIBUTION = 4
+    """The verdict is stored."""
+    PROMOTION = 5
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What belongs to a shared study, and not to each of its processes: whoever begins its night sets it.
+
+    Args:
+        limits: The table `limits` of the study file.
+        begun_at: When its night began, seconds since 1970 by the clock of the database.
+        ends_at: When everything must be done, by the same clock; None for no deadline.
+        words: What that end was made from: hours and time of day.
+    """
+
+    limits: Mapping[str, Any]
+    begun_at: float
+    ends_at: float | None
+    words: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Terms:
+        """Read what `to_json` wrote."""
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A process that works on a shared study.
+
+    Args:
+        id: Its name, 8 random hexadecimal digits: process numbers and host names repeat themselves in containers.
+        host: Name of its machine.
+        device: Name of what it trains on.
+        since: When it began, ISO 8601.
+        is_worker: Whether it was started to train alone, and never coordinates.
+        doing: What it is at, if it does not train; "" if it does.
+        coordinates: Whether it plans, concludes and promotes for all; the database knows, and it is not stored.
+    """
+
+    id: str
+    host: str
+    device: str
+    since: str
+    is_worker: bool = False
+    doing: str = ""
+    coordinates: bool = False
+
+    @property
+    def role(self) -> str:
+        """Its part, in a word."""
+        return "coordinator" if self.coordinates else "worker"
+
+
+def stored_peer(peer: Peer) -> tuple[str, dict[str, Any]]:
+    """Return what stores a peer: the name of an attribute of the Optuna study, and its value."""
+    fields = asdict(peer)
+    del fields["id"], fields["coordinates"]
+    return f"{_PEER}{peer.id}", fields
+
+
+def peers_in(stored: Mapping[str, Any], living: Mapping[str, bool | None]) -> tuple[Peer, ...]:
+    """Return the peers that live, the coordinator first, then by when they began.
+
+    Args:
+        stored: The attributes of the Optuna study, by name.
+        living: Whether each living peer coordinates, by its id; those that say nothing of themselves yet are left out.
+    """
+    known = [Peer(id=id_, **stored[f"{_PEER}{id_}"]) for id_ in living if f"{_PEER}{id_}" in stored]
+    peers = [replace(peer, coordinates=bool(living[peer.id])) for peer in known]
+    return tuple(sorted(peers, key=lambda peer: (not peer.coordinates, peer.since, peer.id)))

@@ -1,0 +1,146 @@
+"""What a process does for a study that another one coordinates: it trains what is queued until the night is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from autotune.core.peers import Stage
+from autotune.core.records import TrialStatus, VerdictWord
+from autotune.engine.deadline import REPORT_S
+from autotune.engine.event_loop import TICK_S
+from autotune.engine.queue import Queue
+from autotune.finals.runner import FinalsRunner
+from autotune.night.opening import Night
+from autotune.night.promotion_step import PromotionStep
+from autotune.night.queues import Queues, equal_seconds
+from autotune.night.search_end import SearchEnd
+from autotune.night.search_step import search_end
+
+DONE, FAULT, NOTHING_FINISHED = 0, 1, 4
+"""Exit codes."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a night consists of, opened once it is planned.
+
+    Args:
+        night: The open study.
+        elapsed_s: Seconds for which other processes had worked on the night before.
+    """
+
+    night: Night
+    elapsed_s: float = 0.0
+
+    @cached_property
+    def queues(self) -> Queues:
+        """What is trained."""
+        return Queues(self.night, equal_seconds(self.night))
+
+    @cached_property
+    def promotion(self) -> PromotionStep:
+        """The full run."""
+        return PromotionStep(self.night, self.queues)
+
+    @cached_property
+    def finals(self) -> FinalsRunner:
+        """The trainings on fresh seeds."""
+        night = self.night
+
+        def later_s() -> float:
+            return self.promotion.seconds() + REPORT_S
+
+        return FinalsRunner(
+            spec=night.spec,
+            optuna_study=night.search.optuna_study,
+            open_queue=self.queues.finals,
+            loop=night.loop,
+            slots=len(night.slots),
+            later_s=later_s,
+            elapsed_s=self.elapsed_s,
+        )
+
+    @cached_property
+    def search(self) -> Queue:
+        """The search."""
+        return self.queues.search()
+
+    @cached_property
+    def search_end(self) -> SearchEnd:
+        """When the search ends."""
+        return search_end(self.night, self.search, self.finals)
+
+
+def assist(night: Night, steps: Steps, ended_at: str) -> int | None:
+    """Train what the coordinator queues.
+
+    Args:
+        night: The open study.
+        steps: Its steps.
+        ended_at: When the study had last come to its end, as this process joined it.
+
+    Returns:
+        The exit code once the study has ended; None if this process was stopped, or has to coordinate from now on.
+    """
+    attributes = night.attributes
+    doing = ""
+    while not night.heeds_stop() and not night.membership.is_coordinator:
+        stage = attributes.stage
+        if attributes.ended_at != ended_at:
+            return _ended(night)
+        if night.options.is_worker and (stage is Stage.PROMOTION or night.deadline.seconds_left < 0):
+            night.observer.note("fleet", "search and finals are over: nothing is left for a worker to train")
+            return DONE
+
+        before, doing = doing, "waiting"
+        if Stage.SEARCH <= stage < Stage.PROMOTION:
+            doing = stage.name.lower()
+        if doing != before:
+            night.tell(doing)
+        if doing != "waiting":
+            _train(night, steps, stage)
+        time.sleep(TICK_S)
+    return None
+
+
+def _train(night: Night, steps: Steps, stage: Stage) -> None:
+    """Train what is there to be trained, until nothing is left for now or this process has to coordinate."""
+    plan = night.attributes.plan
+    assert plan is not None, "what is trained was planned"
+    pace, spec, membership = night.loop.pace, night.spec, night.membership
+    if not pace.seconds(1):
+        pace.expect(spec.budget.seeds * spec.budget.tokens, plan.trial_s)
+
+    def work(queue: Queue, may_start: Callable[[float], bool]) -> None:
+        if queue.has_next():
+            night.loop.run(queue, lambda s: not membership.is_coordinator and may_start(s), awaits_peers=False)
+
+    if spec.finals.runs:
+        work(steps.finals.queue, night.deadline.has_time(steps.finals.later_s))
+    if stage is Stage.SEARCH and not night.is_stopped:
+        work(steps.search, steps.search_end.may_start)
+
+
+def _ended(night: Night) -> int:
+    verdict, full = night.attributes.verdict, night.attributes.full_run
+    if verdict is None or verdict.word is VerdictWord.FAILED:
+        return NOTHING_FINISHED
+
+    night.observer.note("fleet", f"the study has come to its end: {verdict.word}")
+    PromotionStep(night, Queues(night)).write_again()
+    if full is None or not night.spec.promote.automatic:
+        return DONE
+    return exit_code(TrialStatus(full.status))
+
+
+def exit_code(full_run: TrialStatus | None) -> int:
+    """Return the exit code after a full run; one that waits for more time, or that another process trains, is no fault.
+
+    Args:
+        full_run: How it stands; None if none was asked for.
+    """
+    is_fault = full_run is not None and (full_run.is_failure or full_run is TrialStatus.INTERRUPTED)
+    return FAULT if is_fault else DONE
