@@ -20,19 +20,34 @@ class StopRequest:
     USER = "by the user"
 
     def __init__(self) -> None:
-        self.level = 0
         self.by = self.USER
         """Why, as the end of a sentence."""
+        self._asked = 0
+        self._now_from = float("inf")
+
+    @property
+    def level(self) -> int:
+        """How urgently; what was to be waited for within a grace is not waited for after it."""
+        return 2 if time.monotonic() >= self._now_from else self._asked
 
     def end_session(self) -> None:
         """Ask for the end after the next evaluation since the session ends, which nobody asked for."""
-        if not self.level:
+        if not self._asked:
             self.by = "as the session ends"
-            self.level = 1
+            self._asked = 1
 
     def raise_level(self, *_: object) -> None:
         """Count one more request; fits a signal handler."""
-        self.level = min(2, self.level + 1)
+        self._asked = min(2, self._asked + 1)
+
+    def end_within(self, grace_s: float) -> None:
+        """Count one more request, of somebody who does not wait for long: a system that ends this process.
+
+        Args:
+            grace_s: Seconds for which the next evaluation is waited for.
+        """
+        self.raise_level()
+        self._now_from = min(self._now_from, time.monotonic() + grace_s)
 
 
 class Deadline:

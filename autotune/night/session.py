@@ -151,7 +151,10 @@ class Session:
         with explain_storage_errors(self.run.root), held:
             # Before the study is stored: one that cannot be trained leaves nothing that would have to be put back.
             prepared = prepare_study(self.study, self.options.say, seldom(self._preparing))
-            with signals_raising(self.stop, self.options.say), self._night(prepared) as night:
+            with (
+                signals_raising(self.stop, self.options.say, self.study.spec.limits.grace_s),
+                self._night(prepared) as night,
+            ):
                 yield night
 
     def _preparing(self, words: str) -> None:

@@ -36,6 +36,7 @@ _MOST_SEEDS = 10_000
 _MOST_EVALS = 1_000_000
 _MOST_HOURS = 100_000
 _MOST_HEARTBEAT_S = 86_400
+_MOST_GRACE_S = 86_400
 _SEEDS = 2**32
 
 
@@ -158,6 +159,7 @@ class LimitsSpec(_Table):
         retries: Times an interrupted trial is queued again.
         heartbeat_s: Seconds between signs of life in a shared storage.
         min_free_bytes: Free disk below which no trial starts.
+        grace_s: Seconds after SIGTERM for which the next evaluation is waited for; then the training is given up.
     """
 
     hang_s: Real = Field(default=600, gt=0)
@@ -165,6 +167,7 @@ class LimitsSpec(_Table):
     retries: Whole = Field(default=3, ge=0)
     heartbeat_s: Whole = Field(default=20, ge=1, le=_MOST_HEARTBEAT_S)
     min_free_bytes: Whole = Field(default=500_000_000, ge=0)
+    grace_s: Real = Field(default=5, ge=0, le=_MOST_GRACE_S)
 
 
 class StudySpec(_Table):
