@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli import cloning, history, machine, model, output, planning, replay, steer, studies
+from autotune.cli import cloning, history, machine, model, output, planning, replay, steer, studies, submit
 from autotune.cli.ending import Commands, explain_failures
 from autotune.cli.launch import MIRROR_MINUTES, Hosting, announce, make_options, night_options
 from autotune.cli.options import (
@@ -134,6 +134,7 @@ def run(
     raise typer.Exit(code)
 
 
+app.command()(submit.submit)
 app.command()(steer.steer)
 app.command()(cloning.clone)
 app.command()(replay.record)
