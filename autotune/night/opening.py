@@ -172,11 +172,21 @@ def open_search(study: Study, run: RunDirectory) -> StoredSearch:
     optuna_study = open_study(storage, study, sampler, pruner)
     _keep_metric(study, StudyAttributes(optuna_study))
 
-    has_password = holds_password(spec.storage)
-    write_text(run.study_file, study.text, private=has_password)
-    write_json(run.spec, spec.model_dump(mode="json"), private=has_password)
+    keep_study(study, run)
     carry_along(run.root, spec.trainer)
     return StoredSearch(study, storage, optuna_study)
+
+
+def keep_study(study: Study, run: RunDirectory) -> None:
+    """Write the study file as it is now into a run directory, which is a study's from then on.
+
+    Args:
+        study: The study file and its trainer.
+        run: The run directory.
+    """
+    has_password = holds_password(study.spec.storage)
+    write_text(run.study_file, study.text, private=has_password)
+    write_json(run.spec, study.spec.model_dump(mode="json"), private=has_password)
 
 
 def _keep_metric(study: Study, attributes: StudyAttributes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
+from autotune.progress.mirroring import Mirroring
+from autotune.progress.sharing import Sharing
 from autotune.promotion.run_cost import TrainingPace
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
@@ -167,10 +170,28 @@ class Session:
         require_same_data(self.study, stored.attributes, prepared)
         taking_along.require_there(stored.study.spec, stored.attributes)
         self.began = True
-        if self.options.mirror is not None:
-            self.options.mirror.start(self.run)
-        with open_night(self.options, self.run, stored, self.stop) as night:
-            yield night
+        with self._kept_elsewhere() as keeper:
+            options = replace(self.options, mirror=keeper)
+            with open_night(options, self.run, stored, self.stop) as night:
+                yield night
+
+    @contextlib.contextmanager
+    def _kept_elsewhere(self) -> Iterator[Mirroring | None]:
+        """Keep a mirror, or put the files where the machines that share a database all reach them."""
+        spec = self.study.spec
+        if not spec.artifacts:
+            if self.options.mirror is not None:
+                self.options.mirror.start(self.run)
+            yield self.options.mirror
+            return
+
+        sharing = Sharing(spec.artifacts, spec.name, self.options.say)
+        sharing.start(self.run)
+        try:
+            yield sharing
+        finally:
+            for line in sharing.finish():
+                self.options.say(line)
 
     def _count_hours(self, night: Night) -> None:
         """Count the hours of a night over its sessions, where these end; without sessions each start has its own."""

@@ -182,6 +182,7 @@ class StudySpec(_Table):
         metric: What a program reports; a trainer's module declares it itself.
         seed: Seed that every search trial trains with; finals take later ones.
         storage: URL of a shared database, or empty for SQLite in the run directory.
+        artifacts: Folder or fsspec URL that all machines of a shared database reach, for their files; "" for none.
         objective: What a trial is judged by: "loss_at_equal_tokens"; "loss_at_equal_seconds", where `budget.tokens` are
             the baseline's and every other configuration gets what it trains on in the same time; or
             "loss_and_seconds", where trials of equal tokens are judged by both.
@@ -203,6 +204,7 @@ class StudySpec(_Table):
     metric: MetricDeclaration | None = None
     seed: Whole = Field(default=1, ge=0, lt=_SEEDS)
     storage: str = ""
+    artifacts: str = ""
     objective: Objective = "loss_at_equal_tokens"
     budget: BudgetSpec
     base: dict[str, Any] = Field(default_factory=dict)
@@ -260,6 +262,16 @@ class StudySpec(_Table):
                 "leave seeds out, or choose another objective",
                 "budget",
                 "seeds",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_shared(self) -> StudySpec:
+        if self.artifacts and not self.storage:
+            raise refusal(
+                "artifacts is for machines that share a database: name that as storage too, or leave it out and give "
+                "--mirror",
+                "artifacts",
             )
         return self
 
