@@ -100,3 +100,20 @@ def test_a_place_that_cannot_be_used_is_told(tmp_path: Path) -> None:
         require_reachable("odd://x")
     assert refusal.value.exit_code == 3
     require_reachable(str(tmp_path / "new"))
+
+
+def test_a_place_that_is_no_folder_is_reached_as_its_package_does(tmp_path: Path) -> None:
+    """In the memory of this process; an object store is reached by the same calls."""
+    url = "memory://shared-files"
+    a, b = machine(tmp_path, "a"), machine(tmp_path, "b")
+    on_a, on_b = (SharedFiles(run, url, "fleet") for run in (a, b))
+    checkpoint = write(a, f"{FULL}/checkpoints/run-1.safetensors", "one")
+    assert on_a.take() > 0 and on_a.take() == 0
+    assert on_b.fetch_run(FULL) == len("one") and on_b.fetch_records() > 0
+    assert (b.root / FULL / "checkpoints/run-1.safetensors").read_text() == "one"
+    assert (b.root / "trials/0007/log.txt").read_text() == "on a\n"
+
+    checkpoint.unlink()
+    on_a.take()
+    assert SharedFiles(machine(tmp_path, "c"), url, "fleet").fetch_run(FULL) == 0
+    require_reachable(url)
