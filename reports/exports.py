@@ -16,6 +16,7 @@ from autotune.core.own_words import told
 from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import Verdict
 from autotune.core.study_results import Attribution
+from autotune.core.text import shortened
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
 from autotune.store.study_store import StudyRecord
@@ -155,7 +156,25 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
             for key, value in versions.items():
                 known[f"{key} version"] = value
 
+    known["not in reach"] = _logs_elsewhere(record)
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _logs_elsewhere(record: StudyRecord) -> str:
+    """Return which logs of a study that machines share lie on others alone; "" if all are here."""
+    if not record.spec.storage:
+        return ""
+
+    numbers: dict[str, list[str]] = {}
+    for kind, trainings in (("trial", record.trials), ("final", record.finals)):
+        for training in trainings:
+            result = training.result
+            if result is not None and result.host and result.log and not (record.run.root / result.log).is_file():
+                numbers.setdefault(result.host, []).append(f"{kind} {training.number}")
+
+    place = "and were not put into the shared place" if record.spec.artifacts else "(artifacts names no shared place)"
+    told = [f"the logs of {shortened(', '.join(names), 200)} lie on {host} {place}" for host, names in numbers.items()]
+    return "; ".join(told)
 
 
 def _reported_facts(record: StudyRecord) -> Mapping[str, Any]:

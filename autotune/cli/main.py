@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli import cloning, history, machine, model, output, planning, replay, steer, studies
+from autotune.cli import cloning, history, machine, model, output, planning, replay, steer, studies, submit
 from autotune.cli.ending import Commands, explain_failures
 from autotune.cli.launch import (
     MIRROR_MINUTES,
@@ -147,6 +147,7 @@ def run(
     raise typer.Exit(code)
 
 
+app.command()(submit.submit)
 app.command()(steer.steer)
 app.command()(cloning.clone)
 app.command()(replay.record)

@@ -337,6 +337,33 @@ def _require_prepared(root: Path) -> None:
         )
 
 
+def fetch_shared(study: str, out: Path) -> None:
+    """Make the run directory of a study that other machines have worked on, with their files that are in reach.
+
+    Args:
+        study: What the command line says; a folder's word reaches nothing, so only a study file of the user's does.
+        out: Folder of the run directories.
+    """
+    from autotune.core.disk_faults import explain_os_error
+    from autotune.night.opening import keep_study
+    from autotune.store.run_directory import RunDirectory
+    from autotune.store.shared_files import SharedFiles
+
+    if not named_storage(study, out, ""):
+        return
+    loaded = load_study(study, out, None)
+    run = RunDirectory(out / loaded.spec.name)
+    if not run.spec.exists():
+        keep_study(loaded, run)
+    if not loaded.spec.artifacts:
+        return
+
+    try:
+        SharedFiles(run, loaded.spec.artifacts, loaded.spec.name).fetch_records()
+    except OSError as error:
+        say(f"the shared place cannot be read, and the page has only what is here: {explain_os_error(error)}")
+
+
 def require_begun(root: Path) -> None:
     """Refuse a run directory in which no study was begun.
 

@@ -17,6 +17,7 @@ from autotune.cli.options import (
     RunsOption,
     StorageOption,
     StudyArgument,
+    fetch_shared,
     is_shared,
     named_storage,
     read_named,
@@ -128,6 +129,7 @@ def report(
     """
     from reports.page import add_pictures
 
+    fetch_shared(study, out)
     record = read_named(study, out, storage)
     folder = record.run.report
     if folder.is_symlink():

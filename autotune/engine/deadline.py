@@ -23,9 +23,15 @@ class StopRequest:
     USER = "by the user"
 
     def __init__(self) -> None:
-        self.level = 0
         self.by = self.USER
         """Why, as the end of a sentence."""
+        self._asked = 0
+        self._now_from = float("inf")
+
+    @property
+    def level(self) -> int:
+        """How urgently; what was to be waited for within a grace is not waited for after it."""
+        return 2 if time.monotonic() >= self._now_from else self._asked
 
     def end_session(self, words: str) -> None:
         """Ask for the end after the next evaluation, for a reason that came about by itself.
@@ -33,9 +39,9 @@ class StopRequest:
         Args:
             words: The reason: "the session ends".
         """
-        if not self.level:
+        if not self._asked:
             self.by = f"as {words}"
-            self.level = 1
+            self._asked = 1
 
     def park(self, now: bool) -> None:
         """Ask for the end as a user does who is not at this machine.
@@ -44,24 +50,33 @@ class StopRequest:
             now: Whether trainings are not let go on to their next evaluation.
         """
         self.by = self.USER
-        self.level = max(self.level, 2 if now else 1)
+        self._asked = max(self._asked, 2 if now else 1)
 
     def step_down(self) -> None:
         """Ask for the end of what this process coordinates, since another has taken over: it goes on as a worker."""
-        if not self.level:
+        if not self._asked:
             self.by = _SUCCEEDED
-            self.level = 1
+            self._asked = 1
 
     def goes_on(self) -> bool:
         """Take back what `step_down` asked for; return whether there is no other reason to end."""
-        if self.by == _SUCCEEDED and self.level == 1:
-            self.level = 0
+        if self.by == _SUCCEEDED and self._asked == 1:
+            self._asked = 0
             self.by = self.USER
         return not self.level
 
     def raise_level(self, *_: object) -> None:
         """Count one more request; fits a signal handler."""
-        self.level = min(2, self.level + 1)
+        self._asked = min(2, self._asked + 1)
+
+    def end_within(self, grace_s: float) -> None:
+        """Count one more request, of somebody who does not wait for long: a system that ends this process.
+
+        Args:
+            grace_s: Seconds for which the next evaluation is waited for.
+        """
+        self.raise_level()
+        self._now_from = min(self._now_from, time.monotonic() + grace_s)
 
 
 class Deadline:

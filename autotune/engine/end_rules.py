@@ -11,6 +11,7 @@ from autotune.core.records import EvalPoint, TrialStatus
 from autotune.core.text import duration
 from autotune.engine.deadline import REPORT_S, Deadline, StopRequest
 from autotune.engine.running import Ending, Running
+from autotune.engine.worker import Failed
 from autotune.search.pruning import should_continue
 from autotune.study.spec import StudySpec
 
@@ -153,6 +154,19 @@ def not_finite(point: EvalPoint, metric: Metric) -> Ending | None:
     at = f"at {metric.budget(point.tokens_seen)}"
     value = metric.value(point.val_loss)
     return Ending(TrialStatus.DIVERGED, f"diverged {at}: the {metric.name} is {value} (learning rate too high?)")
+
+
+def ending_of(failed: Failed) -> Ending:
+    """Return how a training ends whose trainer raised.
+
+    Args:
+        failed: What it raised.
+    """
+    if failed.out_of_memory:
+        return Ending(TrialStatus.OUT_OF_MEMORY, failed.message)
+    if failed.diverged:
+        return Ending(TrialStatus.DIVERGED, f"diverged: {failed.message.partition(': ')[2]}")
+    return Ending(TrialStatus.CRASHED, failed.message)
 
 
 def taken_over(at: str) -> Ending:

@@ -14,7 +14,7 @@ from autotune.core.records import EvalPoint, TrainingKind, TrialStatus
 from autotune.core.text import duration
 from autotune.engine.assignment import Assignment
 from autotune.engine.deadline import MARGIN, Deadline, Interval, Pace, StopRequest
-from autotune.engine.end_rules import EndRules, as_unwanted, not_finite, taken_over
+from autotune.engine.end_rules import EndRules, as_unwanted, ending_of, not_finite, taken_over
 from autotune.engine.failure_streak import FailureStreak
 from autotune.engine.probes import RunningProbe
 from autotune.engine.queue import Queue
@@ -75,6 +75,7 @@ class EventLoop:
         *,
         awaits_peers: bool = True,
         watch: Watch | None = None,
+        before: Callable[[Assignment], None] | None = None,
     ) -> None:
         """Draw and train until the queue is empty, time is up or a stop was asked for.
 
@@ -83,11 +84,12 @@ class EventLoop:
             may_start: Takes the expected seconds of one training; whether there is time for it.
             awaits_peers: Whether to wait for what other processes train of this queue.
             watch: Decides at each evaluation where a training ends; None if all train for their budget.
+            before: Called with each training before it begins.
 
         Raises:
             UserError: When trials crash one after the other, or the disk is full.
         """
-        work = QueueWork(self, queue, may_start, watch)
+        work = QueueWork(self, queue, may_start, watch, before)
         queue.recover()
         sweeps = Interval(self.limits.heartbeat_s)
         was_begun = self.run_directory.spec.exists()
@@ -155,10 +157,16 @@ class QueueWork:
         queue: Where trials come from.
         may_start: Takes the expected seconds of one training; whether there is time for it.
         watch: Decides at each evaluation where a training ends; None if all train for their budget.
+        before: Called with each training before it begins.
     """
 
     def __init__(
-        self, loop: EventLoop, queue: Queue, may_start: Callable[[float], bool], watch: Watch | None = None
+        self,
+        loop: EventLoop,
+        queue: Queue,
+        may_start: Callable[[float], bool],
+        watch: Watch | None = None,
+        before: Callable[[Assignment], None] | None = None,
     ) -> None:
         self.running: dict[Worker, Running] = {}
         self.is_held_up = False
@@ -167,6 +175,7 @@ class QueueWork:
         self._queue = queue
         self._may_start = may_start
         self._watch = watch
+        self._before = before
         self._rules = EndRules(queue.study.spec, queue.plan.seeds, loop.stop, loop.deadline, queue.study.trainer.metric)
 
     @property
@@ -225,6 +234,8 @@ class QueueWork:
         return plan.seeds * plan.slowness * self._loop.pace.seconds(plan.budget_tokens)
 
     def _start(self, assignment: Assignment) -> None:
+        if self._before is not None:
+            self._before(assignment)
         running = Running(assignment, self._loop.pool.take())
         self.running[running.worker] = running
         running.submit()
@@ -276,7 +287,7 @@ class QueueWork:
             self._loop.pool.replace(running.worker)
             # One that was told to stop has its ending, however clumsily it stops.
             self._require_environment(running, message)
-            self._end(running, running.ending or _ending_of(message))
+            self._end(running, running.ending or ending_of(message))
         else:
             death = Ending(TrialStatus.INTERRUPTED, running.worker.cause_of_death())
             self._loop.pool.replace(running.worker)
@@ -388,11 +399,3 @@ class QueueWork:
 
         log = run_directory.root / result.log
         self._loop.failures.count(self._queue.plan.kind, assignment.first_attempt, result, log)
-
-
-def _ending_of(failed: Failed) -> Ending:
-    if failed.out_of_memory:
-        return Ending(TrialStatus.OUT_OF_MEMORY, failed.message)
-    if failed.diverged:
-        return Ending(TrialStatus.DIVERGED, f"diverged: {failed.message.partition(': ')[2]}")
-    return Ending(TrialStatus.CRASHED, failed.message)

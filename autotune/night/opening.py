@@ -291,17 +291,16 @@ def this_peer(membership: Membership, is_worker: bool) -> Peer:
     return Peer(membership.id, socket.gethostname(), "", now_iso(), is_worker, "preparing")
 
 
-def keep_files(study: Study, run: RunDirectory) -> None:
-    """Keep the study file as it is now in the run directory.
+def keep_study(study: Study, run: RunDirectory) -> None:
+    """Write the study file as it is now into a run directory, which is a study's from then on.
 
     Args:
-        study: The study file and its trainer, with the limits that count.
+        study: The study file and its trainer.
         run: The run directory.
     """
-    spec = study.spec
-    write_text(run.study_file, to_be_stored(study.text, spec.storage))
-    write_json(run.spec, spec.to_store())
-    carry_along(run.root, spec.trainer)
+    write_text(run.study_file, to_be_stored(study.text, study.spec.storage))
+    write_json(run.spec, study.spec.to_store())
+    carry_along(run.root, study.spec.trainer)
 
 
 def _keep_metric(study: Study, attributes: StudyAttributes) -> None:

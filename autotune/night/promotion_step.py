@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from autotune.engine.queue import Queue
 from autotune.night.opening import Night
 from autotune.night.probing import Place, careful_length, probe
 from autotune.night.queues import Queues
+from autotune.progress.sharing import Sharing
 from autotune.promotion.best_config import BestConfig, best_config_of
 from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.early_end import END_MARGIN, EXPORT_S
@@ -215,7 +217,10 @@ class PromotionStep:
 
         folder = night.run.root / queue.plan.folder
         sigma = self.brackets.sigma(trial)
-        full_run = FullRun(queue, params, folder, night.deadline, night.observer, sigma, self._keep)
+        keeper, fetch = night.options.mirror, None
+        if isinstance(keeper, Sharing):
+            fetch = functools.partial(keeper.fetch, night.run, str(queue.plan.folder))
+        full_run = FullRun(queue, params, folder, night.deadline, night.observer, sigma, self._keep, fetch)
         return full_run.train(night.loop)
 
     @again_if_cut_off

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from autotune.night.assisting import NOTHING_FINISHED, Steps, assist, exit_code
 from autotune.night.opening import (
     Night,
     StoppedError,
-    keep_files,
+    keep_study,
     open_night,
     open_search,
     patience_of,
@@ -35,6 +36,8 @@ from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues
 from autotune.night.search_step import plan_night, search
 from autotune.night.signals import signals_raising
+from autotune.progress.mirroring import Mirroring
+from autotune.progress.sharing import Sharing
 from autotune.promotion.run_cost import TrainingPace
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
@@ -192,7 +195,8 @@ class Session:
         with explain_storage_errors(self.run.root), held:
             # Before the study is stored: one that cannot be trained leaves nothing that would have to be put back.
             prepared = prepare_study(self.study, self.options.say, seldom(self._preparing))
-            with signals_raising(self.stop, self.options.say), self._night(prepared, is_night) as opened:
+            signals = signals_raising(self.stop, self.options.say, self.study.spec.limits.grace_s)
+            with signals, self._night(prepared, is_night) as opened:
                 yield opened
 
     def _heed_stop(self) -> None:
@@ -218,15 +222,33 @@ class Session:
             if is_night:
                 agreed = agree(stored, peer, options.deadline, options.session, self._heed_stop)
             stored = agreed.search
-            keep_files(stored.study, self.run)
+            keep_study(stored.study, self.run)
 
             require_same_data(self.study, stored.attributes, prepared)
             taking_along.require_there(stored.study.spec, stored.attributes)
             self.began = True
-            if options.mirror is not None:
-                options.mirror.start(self.run)
-            with open_night(options, self.run, stored, peer, self.stop) as night:
-                yield night, agreed
+            with self._kept_elsewhere() as keeper:
+                options = replace(options, mirror=keeper)
+                with open_night(options, self.run, stored, peer, self.stop) as night:
+                    yield night, agreed
+
+    @contextlib.contextmanager
+    def _kept_elsewhere(self) -> Iterator[Mirroring | None]:
+        """Keep a mirror, or put the files where the machines that share a database all reach them."""
+        spec = self.study.spec
+        if not spec.artifacts:
+            if self.options.mirror is not None:
+                self.options.mirror.start(self.run)
+            yield self.options.mirror
+            return
+
+        sharing = Sharing(spec.artifacts, spec.name, self.options.say)
+        sharing.start(self.run)
+        try:
+            yield sharing
+        finally:
+            for line in sharing.finish():
+                self.options.say(line)
 
     def _count_hours(self, night: Night) -> None:
         """Count the hours of a night over its sessions, where these end; without sessions each start has its own.

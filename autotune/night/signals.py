@@ -11,24 +11,31 @@ from autotune.engine.deadline import StopRequest
 
 
 @contextlib.contextmanager
-def signals_raising(stop: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
+def signals_raising(stop: StopRequest, say: Callable[[str], None], grace_s: float) -> Iterator[None]:
     """Let Ctrl-C and the signals of a system that shuts down raise a stop request.
 
+    SIGTERM comes from what kills this process soon after: a scheduler, a container's host, a service manager.
     Python gives signals to the main thread alone: a study in another one is stopped by its `StopRequest`.
 
     Args:
         stop: What they raise.
         say: Takes a line for a person.
+        grace_s: Seconds after SIGTERM for which the next evaluation is waited for.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def on_signal(*_: object) -> None:
-        stop.raise_level()
+    def on_signal(number: int, _: object) -> None:
+        if number == signal.SIGTERM:
+            stop.end_within(grace_s)
+            otherwise = f"if none comes within {grace_s:g} s, at once"
+        else:
+            stop.raise_level()
+            otherwise = "press Ctrl-C again to stop at once"
         if stop.level == 1:
             with contextlib.suppress(RuntimeError):  # a signal in the midst of printing cannot print as well
-                say("stopping after the next evaluation; press Ctrl-C again to stop at once (nothing is lost)")
+                say(f"stopping after the next evaluation; {otherwise} (nothing is lost)")
 
     names = [signal.SIGINT, signal.SIGTERM]
     # Under nohup a run must outlive its terminal, which is what the ignored signal asks for.

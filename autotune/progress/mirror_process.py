@@ -2,7 +2,8 @@
 
 A write that hangs in the kernel cannot be interrupted, and a thread in one keeps its whole process from ending. This
 process may be left behind: it is told what to do by its arguments, says what it does in lines of JSON, and ends with
-its standard input. It is started as `python -m autotune.progress.mirror_process adopt|keep RUN_DIRECTORY FOLDER`.
+its standard input. It is started as `python -m autotune.progress.mirror_process adopt|keep RUN_DIRECTORY FOLDER`, or
+with `share|fetch RUN_DIRECTORY URL NAME` for the place that a study's machines share.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import select
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from autotune.core.errors import UserError
 from autotune.store.adoption import adopt
 from autotune.store.mirror import TornError
 from autotune.store.run_directory import RunDirectory
+from autotune.store.shared_files import SharedFiles
 from autotune.store.snapshots import Snapshots, YieldedError
 
 FINISH = "finish"
@@ -80,21 +83,47 @@ def keep(run: RunDirectory, folder: Path, every_s: float, voice: Voice) -> None:
         voice: Tells what comes of each.
     """
     snapshots = Snapshots(run, folder, secrets.token_hex(4), voice.beat)
+
+    def take() -> None:
+        taken = snapshots.take()
+        if taken is not None:
+            voice.tell(
+                taken=taken.manifest.generation,
+                is_new=taken.is_new,
+                taken_s=taken.manifest.taken_s,
+                trials=taken.manifest.done.trials,
+                written_bytes=taken.written_bytes,
+                seconds=taken.seconds,
+            )
+
+    _again_and_again(take, every_s, voice)
+
+
+def share(files: SharedFiles, every_s: float, voice: Voice) -> None:
+    """Put a study's files where all of its machines reach them until the end is asked for, and once more then.
+
+    Args:
+        files: The files.
+        every_s: Seconds between two times.
+        voice: Tells what comes of each.
+    """
+
+    def take() -> None:
+        began = time.monotonic()
+        written = files.take()
+        now_s, seconds = time.time(), time.monotonic() - began
+        voice.tell(taken=0, is_new=written > 0, taken_s=now_s, written_bytes=written, seconds=seconds)
+
+    _again_and_again(take, every_s, voice)
+
+
+def _again_and_again(take: Callable[[], None], every_s: float, voice: Voice) -> None:
     while True:
         is_last = voice.is_last
         try:
             voice.tell(beat=True)
             wait_s = every_s
-            taken = snapshots.take()
-            if taken is not None:
-                voice.tell(
-                    taken=taken.manifest.generation,
-                    is_new=taken.is_new,
-                    taken_s=taken.manifest.taken_s,
-                    trials=taken.manifest.done.trials,
-                    written_bytes=taken.written_bytes,
-                    seconds=taken.seconds,
-                )
+            take()
         except YieldedError as error:
             voice.tell(yielded=str(error))
             return
@@ -123,6 +152,13 @@ def _adopt(run: RunDirectory, folder: Path, voice: Voice) -> None:
         voice.tell(failed=str(explain_os_error(error, folder)))
 
 
+def _fetch(files: SharedFiles, folder: str, voice: Voice) -> None:
+    try:
+        voice.tell(fetched=files.fetch_run(folder))
+    except OSError as error:
+        voice.tell(failed=_reason(error))
+
+
 def main() -> None:
     """Do what the arguments say."""
     verb, root, folder, *more = sys.argv[1:]
@@ -132,10 +168,15 @@ def main() -> None:
 
     voice = Voice()
     with contextlib.suppress(_LeftError):
+        run = RunDirectory(Path(root))
         if verb == "adopt":
-            _adopt(RunDirectory(Path(root)), Path(folder), voice)
+            _adopt(run, Path(folder), voice)
+        elif verb == "keep":
+            keep(run, Path(folder), float(more[0]), voice)
+        elif verb == "share":
+            share(SharedFiles(run, folder, more[0], voice.beat), float(more[1]), voice)
         else:
-            keep(RunDirectory(Path(root)), Path(folder), float(more[0]), voice)
+            _fetch(SharedFiles(run, folder, more[0], voice.beat), more[1], voice)
 
 
 if __name__ == "__main__":

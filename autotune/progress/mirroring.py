@@ -35,12 +35,14 @@ class Mirroring:
         say: Takes a line for a person.
     """
 
+    _name = "the mirror"
+
     def __init__(self, folder: Path, every_s: float, say: Callable[[str], None] = lambda line: None) -> None:
         self.folder = folder.absolute()
         self._every_s = every_s
         self._say = say
         self._asked: Path | None = None
-        self._process: _Process | None = None
+        self._process: Attendant | None = None
         self._where = ""
         self._fault = ""
         self._has_worked = False
@@ -65,7 +67,7 @@ class Mirroring:
             return
 
         self._asked = run.root
-        process = _Process("adopt", run.root, self.folder)
+        process = Attendant("adopt", run.root, self.folder)
         fault = f"it has not answered for {SILENCE_S:.0f} s"
         try:
             while (message := process.next_message(SILENCE_S)) is not None:
@@ -93,7 +95,7 @@ class Mirroring:
     def start(self, run: RunDirectory) -> None:
         """Begin to take snapshots of a study that is stored."""
         self._where = str(self.folder / run.name)
-        self._process = _Process("keep", run.root, self.folder, str(self._every_s))
+        self._process = Attendant("keep", run.root, self.folder, str(self._every_s))
 
     def news(self) -> list[str]:
         """Return what there is to say since it was last asked: when it begins to fail, and when it works again."""
@@ -141,19 +143,36 @@ class Mirroring:
         if self._is_over:
             return told
         # One that began before the last order may have missed what came after it.
-        if process.exit_code == 0 and not self._fault:
+        is_whole = process.exit_code == 0 and not self._fault
+        why = self._fault or f"it has not answered for {duration(time.time() - asked_s)}"
+        return [*told, self._outcome(is_whole, why)]
+
+    def _outcome(self, is_whole: bool, why: str) -> str:
+        """Return what there is to say at the end.
+
+        Args:
+            is_whole: Whether all that there is was written.
+            why: Why not, if it was not.
+        """
+        if is_whole:
             count = "1 snapshot" if self._snapshots == 1 else f"{self._snapshots} snapshots"
-            told.append(f"mirrored to {self._where}: {count}, {in_bytes(self._written_bytes)} written")
-        elif self._last_taken_s:
-            why = self._fault or f"it has not answered for {duration(time.time() - asked_s)}"
-            told.append(
+            return f"mirrored to {self._where}: {count}, {in_bytes(self._written_bytes)} written"
+        if self._last_taken_s:
+            return (
                 f"the last snapshot could not be written ({why}); the newest in {self._where} is that of "
                 f"{moment(self._last_taken_s)}"
             )
-        else:
-            why = self._fault or "it has not answered"
-            told.append(f"there is no snapshot of this run in {self._where} ({why})")
-        return told
+        return f"there is no snapshot of this run in {self._where} ({self._fault or 'it has not answered'})"
+
+    def _beginning(self, has_failed: bool) -> str:
+        """Return what is said when it works, at first or again.
+
+        Args:
+            has_failed: Whether it was said before that it does not.
+        """
+        if has_failed:
+            return f"the mirror {self._where} works again: the snapshot of {moment(self._last_taken_s)} is in it"
+        return f"mirrored to {self._where}: the first snapshot is in it"
 
     def _take(self, message: dict[str, Any]) -> list[str]:
         if "failed" in message:
@@ -169,10 +188,8 @@ class Mirroring:
         self._written_bytes += int(message["written_bytes"])
         self.longest_s = max(self.longest_s, float(message["seconds"]))
         told = []
-        if self._fault:
-            told.append(f"the mirror {self._where} works again: the snapshot of {moment(self._last_taken_s)} is in it")
-        elif not self._has_worked:
-            told.append(f"mirrored to {self._where}: the first snapshot is in it")
+        if self._fault or not self._has_worked:
+            told.append(self._beginning(bool(self._fault)))
         self._fault, self._has_worked = "", True
         return told
 
@@ -181,15 +198,15 @@ class Mirroring:
         is_new, self._fault = not self._fault, why
         if not is_new:
             return []
-        return [f"the mirror {self._where} cannot be written: {why}; the study goes on, and it is tried again"]
+        return [f"{self._name} {self._where} cannot be written: {why}; the study goes on, and it is tried again"]
 
     def _end(self, why: str) -> list[str]:
         self._is_over = True
-        return [f"the mirror {self._where} is no longer kept: {why}; the study goes on without it"]
+        return [f"{self._name} {self._where} is no longer kept: {why}; the study goes on without it"]
 
 
-class _Process:
-    """The process that reads and writes the mirror, and the thread that hears it."""
+class Attendant:
+    """The process that reads and writes another disk, and the thread that hears it."""
 
     def __init__(self, verb: str, root: Path, *arguments: str | Path) -> None:
         # -P: what lies in the present folder must not stand in for a package.

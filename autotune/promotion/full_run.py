@@ -58,6 +58,8 @@ class FullRun:
         observer: Told what happens.
         sigma: Standard deviation of a loss between seeds in this study; None if it was not measured.
         keep: Takes what a report shows of it, while it trains and when it has ended.
+        fetch: Fetches what another machine has trained of it, and returns what there is to say; it takes what is to be
+            called now and then meanwhile.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class FullRun:
         observer: RunObserver,
         sigma: float | None,
         keep: Callable[[FullRunRecord], None],
+        fetch: Callable[[Callable[[], None]], str] | None = None,
     ) -> None:
         self.queue = queue
         self.deadline = deadline
@@ -77,6 +80,7 @@ class FullRun:
         self._params = dict(params)
         self._folder = folder
         self._keep = keep
+        self._fetch = fetch
         self._watch: RunWatch | None = None
 
     def train(self, loop: EventLoop) -> TrialStatus:
@@ -104,7 +108,7 @@ class FullRun:
                     self._try_again(again)
                 if self._attempts()[-1].status is TrialStatus.WAITING:
                     self._keep(self._latest_summary())
-                loop.run(self.queue, self._may_start, watch=self.evaluated)
+                loop.run(self.queue, self._may_start, watch=self.evaluated, before=self._fetched)
                 again = self._attempts()[-1]
                 if loop.stop.level or again.status is not TrialStatus.CRASHED or not self._got_further():
                     break
@@ -117,6 +121,11 @@ class FullRun:
         if last.status is TrialStatus.DIVERGED:
             self._say_divergence(last)
         return last.status
+
+    def _fetched(self, assignment: Assignment) -> None:
+        """Fetch the checkpoints of another machine, once this one is to train: until then they may become more."""
+        if self._fetch is not None and (said := self._fetch(lambda: self.queue.beat([assignment.trial]))):
+            self.observer.note("full", said)
 
     def _attempts(self) -> list[TrialRecord]:
         return [record for record in self.queue.records() if dict(record.params) == self._params]

@@ -7,6 +7,7 @@ no sign of life for some heartbeats, so that nobody has to compare the clocks of
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 import threading
 import time
@@ -87,6 +88,7 @@ class SharedMembership(Membership):
         self._may_coordinate = may_coordinate
         self._on_lost = on_lost
         self._session: Connection | None = None
+        self._may_lead_from = -math.inf
         self._held = threading.RLock()
         self._leaving = threading.Event()
         self._beating = threading.Thread(target=self._keep_beating, name="signs of life", daemon=True)
@@ -166,7 +168,7 @@ class SharedMembership(Membership):
         place = int(self.id, 16)
         if place == _COORDINATOR or not self._takes(place):
             self._drop()
-        else:
+        elif self._beating.is_alive():
             self._take_up_again()
 
     def _set_patience(self) -> None:
@@ -182,7 +184,11 @@ class SharedMembership(Membership):
         )
 
     def _take_up_again(self) -> None:
-        """Coordinate in the new session as in the one that was lost, unless another process does so by now."""
+        """Coordinate in the new session as in the one that was lost, unless another process does so by now.
+
+        Where the server was away, all have lost theirs: whoever coordinated has time to come back before the others.
+        """
+        self._may_lead_from = time.monotonic() + MISSED_HEARTBEATS * self._every_s
         if not self.is_coordinator:
             return
         self.is_coordinator = self._takes(_COORDINATOR)
@@ -190,7 +196,8 @@ class SharedMembership(Membership):
             self._on_lost()
 
     def _try_to_coordinate(self) -> None:
-        if self._session is not None and self._may_coordinate and not self.is_coordinator:
+        is_free_to = self._may_coordinate and time.monotonic() >= self._may_lead_from
+        if self._session is not None and is_free_to and not self.is_coordinator:
             self.is_coordinator = self._takes(_COORDINATOR)
 
     def _takes(self, place: int) -> bool:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks answers, by its make."""
+MACHINES = "machines"
+"""Folder of what other machines' run directories of a shared study had of their own."""
 _TRAINING = ("run", "promote")
 """The commands that train a study."""
 
@@ -74,6 +76,14 @@ class RunDirectory:
     def events(self) -> Path:
         """What happened, a JSON line each."""
         return self.root / "events.jsonl"
+
+    def of_machines(self, name: str) -> list[Path]:
+        """Return a file of each other machine's run directory, as far as they were fetched.
+
+        Args:
+            name: Its name.
+        """
+        return sorted(self.root.glob(f"{MACHINES}/*/{name}"))
 
     @property
     def gpu(self) -> Path:

@@ -199,7 +199,7 @@ class Snapshots:
         root = self._run.root
         databases = (self._run.database, self._run.backup, self._run.larger_backup)
         left_out = {*_NO_RECORDS, *(path.name + end for path in databases for end in ("", "-wal", "-shm"))}
-        for path in _files_below(root, left_out):
+        for path in files_below(root, left_out):
             name = path.relative_to(root).as_posix()
             yield name, self._content(path, name)
 
@@ -399,7 +399,7 @@ def _remove_database(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _files_below(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
+def files_below(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
     """Yield the files below a folder, of checkpoints the newest; links and what is hidden or being written are left."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -412,7 +412,7 @@ def _files_below(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
         if is_passed_over or entry.is_symlink():
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _files_below(Path(entry.path))
+            yield from files_below(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):
             files.append(Path(entry.path))
     yield from _newest(files) if folder.name == _CHECKPOINTS else files

@@ -7,6 +7,7 @@ The files in `trials/` are copies of it for people and other programs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -295,12 +296,12 @@ def _moved_full_run(run: RunDirectory, stored: Mapping[str, Any]) -> dict[str, A
 
 def _hardware(run: RunDirectory) -> Mapping[str, Any]:
     """Return the stored hardware profile, {} where there is none or where it is damaged."""
-    stored = read_json(run.hardware)
-    try:
-        HardwareProfile.from_json(stored)
-    except HardwareError:
-        return {}
-    return dict(stored)
+    for path in (run.hardware, *run.of_machines(run.hardware.name)):
+        stored = read_json(path)
+        with contextlib.suppress(HardwareError):
+            HardwareProfile.from_json(stored)
+            return dict(stored)
+    return {}
 
 
 def read_events(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
@@ -309,8 +310,12 @@ def read_events(run: RunDirectory) -> tuple[Mapping[str, Any], ...]:
     Args:
         run: Its run directory; the study need not be stored yet.
     """
-    lines = read_lines(run.events)
-    return tuple(line for line in lines if isinstance(line.get("message"), str) and "kind" in line and "time" in line)
+    files = [run.events, *run.of_machines(run.events.name)]
+    lines = [line for file in files for line in read_lines(file)]
+    whole = [line for line in lines if isinstance(line.get("message"), str) and "kind" in line and "time" in line]
+    if len(files) > 1:
+        whole.sort(key=lambda line: float(line["time"]))
+    return tuple(whole)
 
 
 def _records(storage: RDBStorage, name: str, budget: BudgetSpec) -> tuple[TrialRecord, ...]:

@@ -37,6 +37,7 @@ _MOST_SEEDS = 10_000
 _MOST_EVALS = 1_000_000
 _MOST_HOURS = 100_000
 _MOST_HEARTBEAT_S = 86_400
+_MOST_GRACE_S = 86_400
 _SEEDS = 2**32
 
 
@@ -159,6 +160,7 @@ class LimitsSpec(_Table):
         retries: Times an interrupted trial is queued again.
         heartbeat_s: Seconds between signs of life in a shared storage.
         min_free_bytes: Free disk below which no trial starts.
+        grace_s: Seconds after SIGTERM for which the next evaluation is waited for; then the training is given up.
     """
 
     hang_s: Real = Field(default=600, gt=0)
@@ -166,6 +168,7 @@ class LimitsSpec(_Table):
     retries: Whole = Field(default=3, ge=0)
     heartbeat_s: Whole = Field(default=20, ge=1, le=_MOST_HEARTBEAT_S)
     min_free_bytes: Whole = Field(default=500_000_000, ge=0)
+    grace_s: Real = Field(default=5, ge=0, le=_MOST_GRACE_S)
 
 
 class StudySpec(_Table):
@@ -181,6 +184,7 @@ class StudySpec(_Table):
         seed: Seed that every search trial trains with; finals take later ones.
         storage: URL of a shared database, in which ${VAR} stands for a variable of the environment; empty for SQLite in
             the run directory.
+        artifacts: Folder or fsspec URL that all machines of a shared database reach, for their files; "" for none.
         objective: What a trial is judged by: "loss_at_equal_tokens"; "loss_at_equal_seconds", where `budget.tokens` are
             the baseline's and every other configuration gets what it trains on in the same time; or
             "loss_and_seconds", where trials of equal tokens are judged by both.
@@ -202,6 +206,7 @@ class StudySpec(_Table):
     metric: MetricDeclaration | None = None
     seed: Whole = Field(default=1, ge=0, lt=_SEEDS)
     storage: str = ""
+    artifacts: str = ""
     objective: Objective = "loss_at_equal_tokens"
     budget: BudgetSpec
     base: dict[str, Any] = Field(default_factory=dict)
@@ -259,6 +264,16 @@ class StudySpec(_Table):
                 "leave seeds out, or choose another objective",
                 "budget",
                 "seeds",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _files_are_shared(self) -> StudySpec:
+        if self.artifacts and not self.storage:
+            raise refusal(
+                "artifacts is for machines that share a database: name that as storage too, or leave it out and give "
+                "--mirror",
+                "artifacts",
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -374,3 +375,40 @@ def test_a_shared_study_is_steered_from_any_machine_and_each_wish_counts_once(sh
         assert [trial.params["lr"] for trial in record.trials].count(0.02) == 1
         assert record.verdict is not None
     assert (first.text + second.text).count("you lowered the number of trials from 9 to 5.") == 1
+
+
+def test_a_full_run_goes_on_elsewhere_from_its_last_checkpoint(shared: StudyFolder) -> None:
+    """Its machine is gone, with its disk; a third one, which has nothing, writes the whole page."""
+    place = shared.root / "place"
+    place.mkdir()
+    shared.write(
+        storage=shared.url,
+        artifacts=str(place),
+        trainer="resuming_fake_trainer:train",
+        budget={"trials": 2},
+        base={"seconds": 0.05, "fault": "gate", "fault_budget": 200_000, "strikes": 1},
+        pruner={"name": "none"},
+        finals={"finalists": 0},
+        promote={"automatic": True, "tokens": 200_000},
+        limits={"heartbeat_s": 1, "min_free_bytes": 0},
+    )
+    first = shared.start(out="a")
+    shared.wait_at_gate()
+    second = shared.start(out="b")
+    wait_for(lambda: list(place.glob("fake/full/*/checkpoint.txt")))
+    first.kill()
+    shared.directory("a").root.rename(shared.root / "gone")
+    assert second.end() == 0, second.text
+    assert "of this run were fetched from" in second.text and f"the files are in {place}/fake" in second.text
+    begun_at = [int(line) for line in (shared.log / "begun_at.txt").read_text().split()]
+    assert begun_at == [0, 80_000]
+    record = shared.record("b")
+    assert record.attributes.full_run.status == "finished"
+
+    (place / "fake/trials/0001/log.txt").unlink()
+    report = shared.whole_command("report", str(shared.file), "--out", "c")
+    assert report.returncode == 0, report.stdout + report.stderr
+    page = (shared.root / "c/fake/report/report.md").read_text()
+    assert f"the logs of trial 1 lie on {socket.gethostname()} and were not put into the shared place" in page
+    begun = [event["message"] for event in shared.record("c").events if event["kind"] == "started"]
+    assert begun[0] == "trial 0" and len(begun) == 4, "of both machines, two of them the full run"

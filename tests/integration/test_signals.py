@@ -65,6 +65,15 @@ def test_second_signal_stops_at_once(busy: StudyFolder) -> None:
     _assert_parked(busy, run, "stopped at once by the user")
 
 
+def test_sigterm_ends_a_training_whose_evaluation_does_not_come(busy: StudyFolder) -> None:
+    """A scheduler kills what is still there after a while, and the gate stays closed."""
+    busy.write(budget={"trials": 4}, base={"fault": "gate", "fault_budget": 100_000}, limits={"grace_s": 0.5})
+    run = _running(busy)
+    run.signal(signal.SIGTERM)
+    _assert_parked(busy, run, "stopped at once by the user")
+    assert "if none comes within 0.5 s, at once" in run.text
+
+
 def test_stop_now_command(busy: StudyFolder) -> None:
     run = _running(busy)
     assert busy.run("stop", "--now").end() == 0

@@ -23,6 +23,7 @@ from autotune.cli.answers.studies import (
     Status,
     Steered,
     Stopped,
+    Submitted,
     Timeline,
 )
 
@@ -44,6 +45,7 @@ ANSWERS: dict[str, type[BaseModel]] = {
     "status": Status,
     "steer": Steered,
     "stop": Stopped,
+    "submit": Submitted,
     "timeline": Timeline,
     "train": Trained,
     "watch": Watched,

@@ -348,6 +348,20 @@ class Cloned(Answer):
     """The command to type next."""
 
 
+class Submitted(Answer):
+    """What `autotune submit` submitted, or would submit."""
+
+    schema_name: Literal["autotune.submit/1"] = "autotune.submit/1"
+
+    study: str
+    workers: int
+    """Processes of the study at once."""
+    text: str
+    """The script for sbatch, or the command of a Ray job."""
+    said: str | None
+    """What the scheduler answered; null if it was only asked for the text."""
+
+
 class Begun(Answer):
     """What `autotune init` wrote."""
 

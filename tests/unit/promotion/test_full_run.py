@@ -153,9 +153,9 @@ class NothingTrains:
 
     def __init__(self) -> None:
         self.stop = StopRequest()
-        self.stop.level = 1
+        self.stop.raise_level()
 
-    def run(self, queue: Queue, may_start: object, watch: object) -> None:
+    def run(self, queue: Queue, may_start: object, watch: object, before: object) -> None:
         """Trains nothing."""
 
 

@@ -64,7 +64,7 @@ def test_what_makes_trials_incomparable_changes_the_fingerprint(change: dict[str
         {"budget": {"trials": 3}},
         {"budget": {"hours": 3.0}},
         {"budget": {"until": "07:00"}},
-        {"limits": {"hang_s": 1.0, "crashes": 9, "retries": 1, "heartbeat_s": 3, "min_free_bytes": 0}},
+        {"limits": {"hang_s": 1.0, "crashes": 9, "retries": 1, "heartbeat_s": 3, "min_free_bytes": 0, "grace_s": 2}},
         {"promote": {"tokens": 5, "automatic": True}},
     ],
 )
