@@ -337,31 +337,23 @@ def _require_prepared(root: Path) -> None:
         )
 
 
-def fetch_shared(study: str, out: Path) -> None:
-    """Make the run directory of a study that other machines have worked on, with their files that are in reach.
+def read_with_shared_files(study: str, out: Path, storage: str) -> StudyRecord:
+    """Read the study that a command line names, with those files of other machines that are in reach.
 
-    Args:
-        study: What the command line says; a folder's word reaches nothing, so only a study file of the user's does.
-        out: Folder of the run directories.
+    A folder's word reaches nothing, so only a study file of the user's does.
     """
     from autotune.core.disk_faults import explain_os_error
-    from autotune.night.opening import keep_study
-    from autotune.store.run_directory import RunDirectory
     from autotune.store.shared_files import SharedFiles
 
-    if not named_storage(study, out, ""):
-        return
-    loaded = load_study(study, out, None)
-    run = RunDirectory(out / loaded.spec.name)
-    if not run.spec.exists():
-        keep_study(loaded, run)
-    if not loaded.spec.artifacts:
-        return
+    record = read_named(study, out, storage)
+    if not record.spec.artifacts or not named_storage(study, out, ""):
+        return record
 
     try:
-        SharedFiles(run, loaded.spec.artifacts, loaded.spec.name).fetch_records()
+        SharedFiles(record.run, record.spec.artifacts, record.spec.name).fetch_records()
     except OSError as error:
         say(f"the shared place cannot be read, and the page has only what is here: {explain_os_error(error)}")
+    return read_named(study, out, storage)
 
 
 def require_begun(root: Path) -> None:

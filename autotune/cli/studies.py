@@ -17,10 +17,10 @@ from autotune.cli.options import (
     RunsOption,
     StorageOption,
     StudyArgument,
-    fetch_shared,
     is_shared,
     named_storage,
     read_named,
+    read_with_shared_files,
     require_begun,
     run_directory,
 )
@@ -129,8 +129,7 @@ def report(
     """
     from reports.page import add_pictures
 
-    fetch_shared(study, out)
-    record = read_named(study, out, storage)
+    record = read_with_shared_files(study, out, storage)
     folder = record.run.report
     if folder.is_symlink():
         raise UserError(
