@@ -19,7 +19,7 @@ from autotune.store.database import beat_every, exclusive
 from autotune.study.spec import LimitsSpec
 
 if TYPE_CHECKING:
-    from autotune.night.opening import StoredSearch
+    from autotune.night.night import StoredSearch
 
 
 _SAME_FRAC = 0.05

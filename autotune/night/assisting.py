@@ -13,7 +13,7 @@ from autotune.engine.deadline import REPORT_S
 from autotune.engine.event_loop import TICK_S
 from autotune.engine.queue import Queue
 from autotune.finals.runner import FinalsRunner
-from autotune.night.opening import Night
+from autotune.night.night import Night
 from autotune.night.promotion_step import PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_end import SearchEnd

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from autotune.core.attributes import StudyAttributes
-from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, write_json, write_text
-from autotune.core.peers import Peer, Stage
+from autotune.core.peers import Peer
 from autotune.core.requests import study_stops
 from autotune.core.secrets import to_be_stored
-from autotune.engine.assignment import hardware_overrides
-from autotune.engine.deadline import Deadline, StopRequest
+from autotune.engine.deadline import StopRequest
 from autotune.engine.event_loop import EventLoop
 from autotune.engine.failure_streak import FailureStreak
-from autotune.engine.session_end import SessionEnd
 from autotune.engine.steering import Steering
 from autotune.engine.trial_store import TrialStore
 from autotune.engine.worker import Slot
@@ -30,9 +26,8 @@ from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.machine.measurement import profile, require_device
 from autotune.machine.nvml import visible_devices, visible_gpus
 from autotune.night.agreement import keep_end
-from autotune.night.preparation import expected_data
+from autotune.night.night import Night, Options, StoredSearch
 from autotune.night.replanning import replan_rest
-from autotune.progress.mirroring import Mirroring
 from autotune.progress.observer import RunObserver
 from autotune.search.pruners import build_pruner
 from autotune.search.samplers import build_sampler
@@ -49,198 +44,7 @@ from autotune.study.stored_function import carry_along
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
-    import optuna
     from optuna.storages import RDBStorage
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line says about one run.
-
-    Args:
-        out: Folder of the run directories.
-        device: "auto", "cpu", "cuda" or "cuda:1".
-        emulate: "" or "t4".
-        say: Takes a line for a person.
-        deadline: When everything must be done.
-        refresh: Takes the run directory, now and then while the study runs, and writes its report anew; None for none.
-        session: When the session ends, which may be before the deadline.
-        mirror: What keeps a mirror of the study; None for none.
-        again: The options of the commands that go on with it, by the command's name.
-        is_worker: Whether it trains for a shared study alone, and never coordinates it.
-    """
-
-    out: Path = Path("runs")
-    device: str = "auto"
-    emulate: str = ""
-    say: Callable[[str], None] = print
-    deadline: Deadline = field(default_factory=Deadline)
-    refresh: Callable[[Path], None] | None = None
-    session: SessionEnd = field(default_factory=SessionEnd)
-    mirror: Mirroring | None = None
-    again: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    is_worker: bool = False
-
-
-@dataclass(frozen=True)
-class StoredSearch:
-    """The search of a study in its storage.
-
-    Args:
-        study: The study file and its trainer, under the name that it has in the storage.
-        storage: The study's storage.
-        optuna_study: The search.
-        membership: The place of this process among those that work on it.
-        stops_before: Ids of the requests to stop it that this process came after.
-    """
-
-    study: Study
-    storage: RDBStorage
-    optuna_study: optuna.Study
-    membership: Membership
-    stops_before: frozenset[str] = frozenset()
-
-    @property
-    def attributes(self) -> StudyAttributes:
-        """What is stored with the search: what the study found out."""
-        return StudyAttributes(self.optuna_study)
-
-
-class StoppedError(Exception):
-    """Ends the work of the process that coordinates a study: nothing has failed."""
-
-
-@dataclass(frozen=True)
-class Night:
-    """An open study, with everything that works on it.
-
-    Args:
-        study: The study file and its trainer.
-        options: What the command line says.
-        run: The run directory.
-        search: The search in its storage.
-        profile: The hardware.
-        slots: Devices that train at once.
-        loop: What trains on them.
-        peer: What is told of this process where several share the study.
-    """
-
-    study: Study
-    options: Options
-    run: RunDirectory
-    search: StoredSearch
-    profile: HardwareProfile
-    slots: Sequence[Slot]
-    loop: EventLoop
-    peer: Peer
-
-    @property
-    def spec(self) -> StudySpec:
-        """What the study file says."""
-        return self.study.spec
-
-    @property
-    def attributes(self) -> StudyAttributes:
-        """What is stored with the search: what the study found out."""
-        return self.search.attributes
-
-    @property
-    def observer(self) -> RunObserver:
-        """What is told of everything that happens."""
-        return self.loop.observer
-
-    @property
-    def deadline(self) -> Deadline:
-        """When everything must be done."""
-        return self.options.deadline
-
-    @property
-    def membership(self) -> Membership:
-        """The place of this process among those that work on the study."""
-        return self.search.membership
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the user wants the run to end."""
-        return self.loop.stop.level > 0
-
-    def heeds_stop(self) -> bool:
-        """Take up what was asked of the study meanwhile, and return whether this run is to end."""
-        self.loop.steering.tick()
-        self.loop.heed_session()
-        return self.is_stopped
-
-    def take_the_lead(self) -> None:
-        """Let this process be the one that coordinates the study.
-
-        Raises:
-            StoppedError: If the user wants this run to end.
-        """
-        if self.is_stopped:
-            raise StoppedError
-        if not self.membership.is_shared:
-            return
-
-        attributes = self.attributes
-        if attributes.stage is not Stage.NONE and attributes.coordinator not in ("", self.membership.id):
-            self.observer.note("fleet", f"this process coordinates the study now, after peer {attributes.coordinator}")
-        attributes.coordinator = self.membership.id
-
-    def require_lead(self) -> None:
-        """Go on only as the process that coordinates the study: asked before whatever must be done once.
-
-        Raises:
-            StoppedError: If the user wants this run to end, or another process coordinates by now.
-        """
-        is_latest = not self.membership.is_shared or self.attributes.coordinator == self.membership.id
-        if not self.is_stopped and not (is_latest and self.membership.confirm()):
-            self.loop.stop.step_down()
-        if self.is_stopped:
-            raise StoppedError
-
-    def enter(self, stage: Stage) -> None:
-        """Let the study be at a stage of its night, if this process leads it.
-
-        Args:
-            stage: The stage.
-
-        Raises:
-            StoppedError: As `require_lead`.
-        """
-        self.require_lead()
-        if self.membership.is_shared:
-            self.attributes.stage = stage
-            self.tell(stage.name.lower())
-
-    def end(self) -> None:
-        """Let the night of a shared study be over, for all of its processes.
-
-        Raises:
-            StoppedError: As `require_lead`.
-        """
-        self.require_lead()
-        if self.membership.is_shared:
-            self.attributes.ended_at = now_iso()
-            self.attributes.stage = Stage.NONE
-
-    def tell(self, doing: str) -> None:
-        """Store what this process of a shared study is at, where that is no training.
-
-        Args:
-            doing: In a few words.
-        """
-        if self.membership.is_shared:
-            self.attributes.keep_peer(replace(self.peer, doing=doing))
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """What the hardware and the plan fill into each config, by dotted path."""
-        overrides = hardware_overrides(self.study, self.profile.overrides())
-        plan = self.attributes.plan
-        if plan is not None and plan.max_pass_sequences:
-            chosen = self.study.trainer.by_path({"max_pass_sequences": plan.max_pass_sequences})
-            overrides |= drop_unknown_paths(self.spec.base, chosen)
-        return overrides | expected_data(self.study, self.attributes)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from autotune.core.promotion_results import FullRunRecord, Promotion
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.engine.deadline import MARGIN, REPORT_S
 from autotune.engine.queue import Queue
-from autotune.night.opening import Night
+from autotune.night.night import Night
 from autotune.night.probing import Place, careful_length, probe
 from autotune.night.queues import Queues
 from autotune.progress.sharing import Sharing

@@ -14,7 +14,7 @@ from autotune.engine.equal_seconds import EqualSeconds
 from autotune.engine.queue import Queue
 from autotune.engine.trial_store import TrialStore
 from autotune.night import planner
-from autotune.night.opening import Night
+from autotune.night.night import Night
 from autotune.night.probing import Place, probe, probe_length
 from autotune.promotion.full_run import evaluations
 from autotune.promotion.run_length import AS_IS_SUFFIX

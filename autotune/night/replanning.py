@@ -16,7 +16,7 @@ from autotune.store.study_store import own_records
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
-    from autotune.night.opening import Night
+    from autotune.night.night import Night
 
 
 @dataclass(frozen=True)

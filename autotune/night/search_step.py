@@ -17,7 +17,7 @@ from autotune.engine.queue import Queue
 from autotune.finals.allotment import FEW_TRIALS
 from autotune.finals.runner import FinalsRunner
 from autotune.night import planner, taking_along, warm_start
-from autotune.night.opening import Night
+from autotune.night.night import Night
 from autotune.night.queues import Queues
 from autotune.night.search_end import SearchEnd
 from autotune.promotion.best_config import provenance

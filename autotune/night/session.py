@@ -21,16 +21,9 @@ from autotune.engine.deadline import StopRequest
 from autotune.night import taking_along
 from autotune.night.agreement import Agreement, agree
 from autotune.night.assisting import NOTHING_FINISHED, Steps, assist, exit_code
-from autotune.night.opening import (
-    Night,
-    StoppedError,
-    keep_study,
-    open_night,
-    open_search,
-    patience_of,
-    this_peer,
-)
-from autotune.night.opening import Options as Options  # the command line makes them
+from autotune.night.night import Night, StoppedError
+from autotune.night.night import Options as Options  # the command line makes them
+from autotune.night.opening import keep_study, open_night, open_search, patience_of, this_peer
 from autotune.night.preparation import prepare_study, require_same_data
 from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues

@@ -17,7 +17,8 @@ from autotune.core.records import TrialStatus, VerdictWord
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.session_end import SessionEnd
 from autotune.night.agreement import Agreement, agree, keep_end
-from autotune.night.opening import StoredSearch, open_search, this_peer
+from autotune.night.night import StoredSearch
+from autotune.night.opening import open_search, this_peer
 from autotune.store.membership import living_peers
 from autotune.study.study_file import load
 
