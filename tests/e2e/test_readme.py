@@ -241,10 +241,6 @@ def test_plan_says_what_a_study_will_take(night: tuple[Path, str], tmp_path: Pat
     assert "  searches optim.muon_lr: " in said and ", by default 0.014" in said and "model.top_k" not in said
     assert len(said.splitlines()) <= 24, "it fits onto one screen"
     assert not (tmp_path / "runs" / "quickstart").exists()
-    told = json.loads(autotune(tmp_path, "plan", study, *SMALL[1:2], "--json").stdout)
-    assert told["plan"]["trials"] == told["plan"]["most_trials"] == 14
-    assert told["searches"]["optim.muon_lr"]["default"] == 0.014 and told["config"]["model.top_k"] == 2
-    assert told["plan"]["disk_bytes"] > 1e7 and told["says"][0].startswith("plan: up to 14 trials")
 
     absent = autotune(tmp_path, "plan", study, "--card", "rtx 3060", "--all").stdout
     assert absent.startswith("reasoned from published figures of the RTX 3060, and not measured:\nplan: ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from study_folder import StudyFolder
 
 
@@ -55,6 +56,7 @@ def test_a_night_that_is_refused_leaves_nothing_to_resume(folder: StudyFolder) -
     assert not folder.directory().report.exists()
 
 
+@pytest.mark.thorough
 def test_a_night_that_is_refused_later_tells_of_the_trials_before(folder: StudyFolder) -> None:
     """It was killed at its first trial, and is given too little time to go on."""
     folder.write(base={"fault": "gate", "fault_budget": 100_000, "strikes": 1}).place_hardware()

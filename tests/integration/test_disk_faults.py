@@ -164,7 +164,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, An
     return _outcome(folder, "runs")
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase",
+    [name if name in ("search", "full run") else pytest.param(name, marks=pytest.mark.thorough) for name in PHASES],
+)
 def test_full_disk_in_each_phase(folder: StudyFolder, mount: Mount, undisturbed: dict[str, Any], phase: str) -> None:
     disk = mount("size=12m")
     run = _all_phases(folder).start(out="disk")
@@ -220,6 +223,7 @@ def test_full_disk_while_a_checkpoint_of_the_full_run_is_written(folder: StudyFo
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.thorough
 def test_full_disk_in_a_training_of_a_file(speeches: Path, mount: Mount, tmp_path: Path) -> None:
     """Two checkpoints have room there, and a third has none."""
     tokens = 4096

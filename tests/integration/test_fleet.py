@@ -127,6 +127,7 @@ def test_a_shared_study_is_stopped_on_all_machines_and_goes_on(fleet: StudyFolde
     assert fleet.record("a").verdict is not None
 
 
+@pytest.mark.thorough
 def test_pods_whose_process_number_is_one_search_different_settings(fleet: StudyFolder) -> None:
     """They also have one folder."""
     if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode:

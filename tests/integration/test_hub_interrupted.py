@@ -80,7 +80,9 @@ def _pieces(cache: Path) -> list[Path]:
     return sorted(cache.glob("hub/*/[0-9]*.json"))
 
 
-@pytest.mark.parametrize(("command", "bytes_per_s"), [("run", 150_000.0), ("train", 0.0)])
+@pytest.mark.parametrize(
+    ("command", "bytes_per_s"), [("run", 150_000.0), pytest.param("train", 0.0, marks=pytest.mark.thorough)]
+)
 def test_ctrl_c_while_a_text_is_fetched_or_tokenised(
     hub: HubServer, environment: dict[str, str], client: HubClient, tmp_path: Path, command: str, bytes_per_s: float
 ) -> None:
@@ -130,7 +132,7 @@ def test_ctrl_c_while_a_text_is_fetched_or_tokenised(
     assert client.load(**settings["data"])["hash"] == undisturbed["hash"]
 
 
-@pytest.mark.parametrize("name", ["org/gz", "org/zst"])
+@pytest.mark.parametrize("name", ["org/gz", pytest.param("org/zst", marks=pytest.mark.thorough)])
 def test_a_compressed_shard_that_is_read_again_from_its_start(
     environment: dict[str, str], client: HubClient, tmp_path: Path, name: str
 ) -> None:

@@ -18,6 +18,7 @@ KILLS = 16
 FULL_TOKENS = 200_000
 
 
+@pytest.mark.thorough
 def test_killed_at_random_moments(folder: StudyFolder) -> None:
     """Every third kill comes while the run starts, the others after some more evaluations."""
     folder.write(

@@ -16,6 +16,7 @@ BUDGET_TOKENS = PASSES * SEQUENCES * SEQ_LEN
 KILLS = 4
 
 
+@pytest.mark.thorough
 def test_killed_again_and_again_it_ends_as_if_it_never_had_been(speeches, tmp_path):
     """Dropout, three passes a batch and a checkpoint every fifth: it goes on in the midst of batches, too."""
     config = small_config(

@@ -134,6 +134,7 @@ def test_cells_tune_a_function_and_the_study_is_shown(place: Path) -> None:
     assert "\x1b" not in tuned["printed"] + command["printed"]
 
 
+@pytest.mark.thorough
 def test_an_interrupt_parks_and_the_next_kernel_goes_on_from_the_mirror(place: Path) -> None:
     (place / "slow").touch()
     (place / "drive").mkdir()

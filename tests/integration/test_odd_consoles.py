@@ -70,6 +70,7 @@ def test_a_night_in_an_old_terminal(folder: Path) -> None:
     assert b"night" in shown.stdout
 
 
+@pytest.mark.thorough
 def test_a_night_with_every_stream_closed_and_without_docstrings(folder: Path) -> None:
     """As a service manager or a cron job may start it; what it prints must not end up in the database."""
     run = ("run", "night.toml", "--device", "cpu")
@@ -85,6 +86,7 @@ def test_a_night_with_every_stream_closed_and_without_docstrings(folder: Path) -
     assert b"Runs a study from its search to its report" in helped.stdout
 
 
+@pytest.mark.thorough
 def test_folders_that_look_like_something_else(folder: Path) -> None:
     """Optuna takes braces in a URL for a template, SQLAlchemy ? for a query, others * and [ for a pattern."""
     done = _command(folder, "run", "night.toml", "--device", "cpu", "--out", ODD_FOLDER)

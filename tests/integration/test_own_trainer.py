@@ -176,6 +176,7 @@ def test_what_is_there_is_not_overwritten(folder: Path) -> None:
         assert "name a Python file" in invoked("init", "other", "--trainer", "my-trainer.txt")
 
 
+@pytest.mark.thorough
 def test_a_study_for_a_text_can_be_planned(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("My fellow citizens, this is what I have to tell you. \n\n" * 8_000)
     with contextlib.chdir(tmp_path):

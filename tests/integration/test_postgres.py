@@ -102,6 +102,7 @@ def test_three_peers_share_a_study(shared: StudyFolder) -> None:
     shared.wait_until_empty()
 
 
+@pytest.mark.thorough
 def test_peers_train_one_full_run_of_what_is_left_of_the_night(shared: StudyFolder) -> None:
     """The end of the one that comes second is a little later, by its own reckoning, and does not count."""
     ends_s = REPORT_S + EXPORT_S + 35
@@ -150,6 +151,7 @@ def _two_peers_one_at_the_gate(folder: StudyFolder) -> tuple[Run, Run]:
     return first, second
 
 
+@pytest.mark.thorough
 def test_suspended_peer_lets_go_of_what_was_taken_over(shared: StudyFolder) -> None:
     """A laptop that sleeps and wakes: its trial was repeated elsewhere meanwhile."""
     first, second = _two_peers_one_at_the_gate(shared)

@@ -71,6 +71,7 @@ def python(place: Path, *arguments: str, script: str = "") -> subprocess.Complet
     return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.thorough
 def test_a_script_without_a_guard_tunes_once_and_goes_on_elsewhere(place: Path) -> None:
     first = python(place, script=SCRIPT)
     assert first.stdout.count("the script begins") == 1, first.stderr

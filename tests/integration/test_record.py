@@ -174,6 +174,7 @@ def test_killed_in_the_midst_of_a_training_the_rows_are_the_same(
     _assert_as_if_never_killed(folder, recorded, kills=1)
 
 
+@pytest.mark.thorough
 def test_killed_again_and_again_the_rows_are_the_same(new_folder: NewFolder, recorded: RecordFolder) -> None:
     folder = new_folder("killed-often")
     folder.write(pruner=PRUNER, base={"seconds": 0.8})

@@ -80,6 +80,7 @@ def test_a_database_that_a_folder_names_is_not_asked(theirs: StudyFolder, host: 
     assert host.connections == 0
 
 
+@pytest.mark.thorough
 def test_nor_when_another_study_is_looked_at(theirs: StudyFolder, host: Host) -> None:
     for arguments in (("status", "fake"), ("report", "fake"), ("timeline",)):
         ended = theirs.whole_command(*arguments)

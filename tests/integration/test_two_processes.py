@@ -49,7 +49,9 @@ def check(command, expected):
         assert (found[name] - weight).abs().max() < 1e-3, name
 
 
-@pytest.mark.parametrize("accumulation", [1, 4])  # a pass of four is two for each, or one for each in turn
+@pytest.mark.parametrize(
+    "accumulation", [1, pytest.param(4, marks=pytest.mark.thorough)]
+)  # a pass of four is two for each, or one for each in turn
 def test_two_processes_train_what_one_does_and_speak_once(speeches, tmp_path, accumulation):
     config = shared_config(speeches, accumulation, checkpoint_every_tokens=BUDGET_TOKENS // 20)
     command = TrainCommand(tmp_path, config, BUDGET_TOKENS)
@@ -58,6 +60,7 @@ def test_two_processes_train_what_one_does_and_speak_once(speeches, tmp_path, ac
     check(command, alone(config, tmp_path / "alone"))
 
 
+@pytest.mark.thorough
 def test_killed_it_goes_on_with_any_number_of_processes(speeches, tmp_path):
     """One of two dies, then the launcher of two, then one that runs alone in the midst of a batch; two end it."""
     config = shared_config(speeches, 3, checkpoint_every_tokens=4 * SEQ_LEN, keep_checkpoints=3)

@@ -63,6 +63,7 @@ def test_kernels_fit_a_card(shape, capability):
         assert kernel.stack_bytes <= _FEW_BYTES, kernel.name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("capability", "dtype"), [(75, torch.float32), (86, torch.float16)], ids=str)
 def test_kernels_fit_in_formats_that_a_user_may_ask_for(dtype, capability):
     for kernel in compiled_kernels(LARGEST, capability, dtype):
