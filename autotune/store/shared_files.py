@@ -133,12 +133,13 @@ class SharedFiles:
             is_new = status.st_mtime >= self._began_s or name in self._sent
             if not is_new and not self._is_missing(name, status.st_size):
                 return 0
+            # First, so that no checkpoint lies there of which nobody knows whose it is.
+            self._keep_writer(name)
             self._put(path, self._place_of(name))
         except FileNotFoundError:
             return 0  # gone meanwhile
 
         self._sent[name] = stamp
-        self._keep_writer(name)
         return status.st_size
 
     def _is_missing(self, name: str, size: int) -> bool:
@@ -150,11 +151,15 @@ class SharedFiles:
         return f"{MACHINES}/{self._id()}/{name}" if name in _OWN else name
 
     def _keep_writer(self, name: str) -> None:
-        folder, _, _ = name.removeprefix(f"{_FULL}/").partition("/")
+        folder, _, file = name.removeprefix(f"{_FULL}/").partition("/")
         if not name.startswith(f"{_FULL}/") or folder in self._written:
+            return
+        # The files of an attempt are there before what it goes on from has been fetched.
+        if file.partition("/")[0].isdigit():
             return
         self._written.add(folder)
         text = json.dumps({"id": self._id(), "host": socket.gethostname()})
+        self._fs.makedirs(f"{self._root}/{_FULL}/{folder}", exist_ok=True)
         self._fs.pipe_file(f"{self._root}/{_FULL}/{folder}/{_WRITER}", text.encode())
 
     def _id(self) -> str:

@@ -84,7 +84,7 @@ def test_a_full_run_of_no_given_length_takes_the_rest_of_the_night(folder: Study
     record = folder.record()
     plan, full = record.attributes.plan, record.attributes.full_run
     assert plan is not None and full is not None and full.status == TrialStatus.FINISHED
-    assert plan.run_tokens > 20 * 100_000 and full.tokens == record.attributes.run_tokens
+    assert plan.run_tokens > 5 * 100_000 and full.tokens == record.attributes.run_tokens
     assert full.tokens > 0.7 * plan.run_tokens  # less where the trials turn out slower than the probe
     assert time.monotonic() - start > 0.6 * 18
     assert 4 <= sum(trial.status.teaches for trial in record.trials) < 60

@@ -143,7 +143,7 @@ def test_two_machines_take_turns(folder: StudyFolder) -> None:
     folder.wait_at_gate()
     assert folder.run("stop", "--now", out="one").end() == 0
     assert first.end() == PARKED, first.text
-    assert "resume with: autotune run fake --mirror drive --out one" in first.text
+    assert f"resume with: autotune run fake --mirror {folder.root / 'drive'} --out one" in first.text
 
     folder.open_gate()
     second = folder.run("--mirror", "drive", "--trials", "5", out="two")

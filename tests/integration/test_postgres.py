@@ -397,7 +397,9 @@ def test_a_full_run_goes_on_elsewhere_from_its_last_checkpoint(shared: StudyFold
     first = shared.start(out="a")
     shared.wait_at_gate()
     second = shared.start(out="b")
-    wait_for(lambda: list(place.glob("fake/full/*/checkpoint.txt")))
+    wait_for(
+        lambda: list(place.glob("fake/full/*/checkpoint.txt")) and list(place.glob("fake/machines/*/events.jsonl"))
+    )
     first.kill()
     shared.directory("a").root.rename(shared.root / "gone")
     assert second.end() == 0, second.text

@@ -29,8 +29,8 @@ def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, StudyRec
     for name, created in (("second", "2026-02-01"), ("first", "2026-01-01")):
         record = study_builder.study(spec=study_builder.spec(name), created_at=created)
         found[name] = replace(record, run=RunDirectory(tmp_path / "runs" / name))
-    for module in (history, studies):
-        monkeypatch.setattr(module, "read_named", lambda name, out, storage: found[name])
+    for module, name in ((history, "read_named"), (studies, "read_named"), (studies, "read_with_shared_files")):
+        monkeypatch.setattr(module, name, lambda name, out, storage: found[name])
     return found
 
 
