@@ -340,7 +340,11 @@ def _require_prepared(root: Path) -> None:
 def read_with_shared_files(study: str, out: Path, storage: str) -> StudyRecord:
     """Read the study that a command line names, with those files of other machines that are in reach.
 
-    A folder's word reaches nothing, so only a study file of the user's does.
+    Args:
+        study: What the command line says. A folder's word reaches no shared place: only a study file of the user's
+            does.
+        out: Folder of the run directories.
+        storage: `--storage`, or "".
     """
     from autotune.core.disk_faults import explain_os_error
     from autotune.store.shared_files import SharedFiles

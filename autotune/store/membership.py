@@ -100,11 +100,13 @@ class SharedMembership(Membership):
 
         self._beating.start()
 
+    @again_if_cut_off
     def others(self) -> frozenset[str]:
         """Return the ids of the other processes that work on the study now."""
         with self._held, self._in_session() as session:
             return frozenset(_living(session, self._name)) - {self.id}
 
+    @again_if_cut_off
     def clock(self) -> float:
         """Return the time of the database server, seconds since 1970."""
         with self._held, self._in_session():

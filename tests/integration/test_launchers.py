@@ -10,19 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import postgres
-import psycopg
 import pytest
 import slurm
 from study_folder import HERE, PATIENCE_S, StudyFolder, wait_for
 
 from autotune.core.records import TrialStatus
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """URL of a running server."""
-    yield from postgres.served()
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +24,11 @@ def slurm_conf() -> Iterator[Path]:
 
 
 @pytest.fixture
-def shared(server: str, folder: StudyFolder, request: pytest.FixtureRequest) -> StudyFolder:
+def shared(empty_database: StudyFolder) -> StudyFolder:
     """A study in an empty database of its own, whose only training stands at a gate once."""
-    name = f"launched_{abs(hash(request.node.name))}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    folder.url = server.replace("/postgres?", f"/{name}?")
-    folder.place_hardware()
-    return folder.write(
-        storage=folder.url,
+    empty_database.place_hardware()
+    return empty_database.write(
+        storage=empty_database.url,
         budget={"trials": 1},
         base={"fault": "gate", "fault_budget": 100_000, "strikes": 1},
         finals={"finalists": 0},

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import postgres
 import pytest
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -24,12 +23,6 @@ from autotune.store.postgresql import SharedStorage
 from autotune.store.run_directory import RunDirectory
 from autotune.store.shared_trials import ChangedTrials
 from autotune.store.study_store import open_study
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """URL of a running server."""
-    yield from postgres.served()
 
 
 class Stubborn(optuna.samplers.RandomSampler):
