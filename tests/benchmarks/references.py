@@ -322,9 +322,25 @@ class PlainTrainer(_Reference):
 
 
 class TransformersTrainer(_Reference):
-    """What people would take instead: transformers' Qwen3Moe with grouped experts, compiled, autocast, fused AdamW."""
+    """What people would take instead: transformers' Qwen3Moe with grouped experts, compiled, fused AdamW.
 
-    def __init__(self, config: TrainConfig, vocab_size: int, device: torch.device, dtype: torch.dtype) -> None:
+    Args:
+        config: The same as for the trainer under test.
+        vocab_size: Tokens of the vocabulary.
+        device: Where to compute.
+        dtype: Number format of forward and backward.
+        half_weights: Whether the weights have that format too, and nothing is cast: transformers takes torch's grouped
+            product only then, and a loop over experts under autocast. Updates are rounded to the format.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        vocab_size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        half_weights: bool = False,
+    ) -> None:
         from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
         shape = config.model
@@ -347,8 +363,12 @@ class TransformersTrainer(_Reference):
             use_cache=False,
         )
         model = Qwen3MoeForCausalLM._from_config(
-            described, attn_implementation="sdpa", experts_implementation="grouped_mm", dtype=torch.float32
+            described,
+            attn_implementation="sdpa",
+            experts_implementation="grouped_mm",
+            dtype=dtype if half_weights else torch.float32,
         )
+        self.casts = dtype != torch.float32 and not half_weights
         super().__init__(config, model.train(), device, dtype)
 
         self.weights = list(self.model.parameters())
@@ -356,11 +376,11 @@ class TransformersTrainer(_Reference):
         fused = device.type == "cuda" or None
         self.optimizers = [torch.optim.AdamW(self.weights, config.optim.adamw_lr, betas, weight_decay=0.0, fused=fused)]
         self.run = torch.compile(self.model) if device.type == "cuda" else self.model
-        self.note = "AdamW alone"
+        self.note = f"AdamW alone, {'half-precision weights' if half_weights else 'autocast'}"
 
     def micro_step(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Train on one micro-batch and return its loss, that of the router included, on the device."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with torch.autocast(self.device.type, self.dtype, enabled=self.casts):
             loss = self.run(input_ids=tokens_BT, labels=targets_BT, shift_labels=targets_BT).loss
 
         self.scaler.scale(loss / self.config.optim.grad_accum_steps).backward()

@@ -40,6 +40,17 @@ def test_reference_learns(kind, dtype):
     assert losses[-1] < 1.0
 
 
+def test_transformers_model_learns_with_half_precision_weights_too():
+    torch.manual_seed(0)
+    trainer = TransformersTrainer(CONFIG, VOCAB_SIZE, CPU, torch.bfloat16, half_weights=True)
+    assert {weight.dtype for weight in trainer.weights} == {torch.bfloat16}
+
+    batches = trainer.batches(IDS)
+    losses = [trainer.micro_step(*next(batches)).item() for _ in range(80)]
+    assert losses[0] > 4.0
+    assert losses[-1] < 1.0
+
+
 def test_transformers_model_has_the_same_weights_and_operations():
     theirs = TransformersTrainer(CONFIG, VOCAB_SIZE, CPU, torch.float32)
     ours = counts(CONFIG, {"vocab_size": VOCAB_SIZE})
