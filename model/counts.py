@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 
 from model.config import ModelConfig, TrainConfig
-from model.loss import gpu_chunk_rows
+from model.loss import even_rows, gpu_chunk_rows
 from model.ops.grouped import Way, way_on
 from model.transformer import Transformer, flops_per_token, num_params, padded_vocab_size
 from model.weights import group_of
@@ -177,7 +177,7 @@ def _pass_bytes(config: TrainConfig, tokens: int, vocab: int, chunk_rows: int, n
     # The experts' backward pass: both ends, hidden and its gradient, gate and up.
     working = number_bytes * K * (2 * D + 4 * F)
 
-    logits_bytes = min(tokens, chunk_rows) * vocab * number_bytes
+    logits_bytes = even_rows(tokens, chunk_rows) * vocab * number_bytes
     return tokens * shape.num_layers * kept + max(logits_bytes, tokens * working)
 
 

@@ -3,6 +3,8 @@
 Shape suffixes: N tokens, R rows of a chunk, V vocabulary, D d_model, 1 a dimension of one.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,16 @@ def gpu_chunk_rows(vocab_size: int, memory_bytes: float) -> int:
     return max(512, int(memory_bytes * _CHUNK_FRAC) // row_bytes // 512 * 512)
 
 
+def even_rows(num_tokens: int, most_rows: int) -> int:
+    """Return the rows of each chunk where all are as long, rather than the last one short: short products are slow.
+
+    Args:
+        num_tokens: Rows in all.
+        most_rows: Rows of a chunk at most.
+    """
+    return math.ceil(num_tokens / math.ceil(num_tokens / most_rows))
+
+
 @torch.no_grad()
 def loss_and_gradients(
     x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, scale: Tensor, grad_weight_VD: Tensor
@@ -51,7 +63,7 @@ def loss_and_gradients(
         A fp32 scalar in nats per token, and the gradient [N, D] in the dtype of `x_ND`.
     """
     num_tokens = x_ND.shape[0]
-    rows = chunk_rows(len(weight_VD), x_ND.device)
+    rows = even_rows(num_tokens, chunk_rows(len(weight_VD), x_ND.device))
     # Scaled before the cast to half: a mean over many tokens underflows fp16 otherwise.
     row_scale = scale / num_tokens
     loss = torch.zeros((), device=x_ND.device)

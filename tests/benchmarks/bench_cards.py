@@ -37,7 +37,7 @@ def main() -> None:
     print("|---" * (1 + len(SHARED_KIB)) + "|")
     rows = {name.removeprefix("_").removesuffix("_kernel"): row for name, row in cells.items()}
     for name, row in sorted(rows.items()):
-        print(f"| {name} | {' | '.join(row.values())} |")
+        print(f"| {name} | {' | '.join(row.get(capability, '') for capability in SHARED_KIB)} |")
     most = [f"{shared_kib[capability]:g} of {limit}" for capability, limit in SHARED_KIB.items()]
     print(f"| most shared memory, KiB | {' | '.join(most)} |")
 

@@ -13,11 +13,11 @@ from model.ops.kernels.blocks import pow2
 _HEAD_TOKENS = 32
 """Tokens of one program."""
 
-HEAD_PROGRAMS = 66
+HEAD_PROGRAMS = 264
 """Programs of the backward pass for each head; each adds its sum of the gain's gradient once."""
 
-HEAD_BACKWARD_TOKENS = 64
-"""Tokens of one program at a time in the backward pass."""
+HEAD_BACKWARD_TOKENS = 8
+"""Tokens of one program, a single warp, at a time in the backward pass."""
 
 
 @triton.jit
@@ -237,5 +237,6 @@ def heads_backward(
         C=C,
         BLOCK=pow2(C // 2),
         TOKENS=HEAD_BACKWARD_TOKENS,
+        num_warps=1,
     )
     return dqkv_BTW
