@@ -11,7 +11,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system without locks answers, by its make."""
+_CHECKPOINTS = "checkpoints"
+"""A folder of which the newest file alone is needed to go on."""
 MACHINES = "machines"
 """Folder of what other machines' run directories of a shared study had of their own."""
 _TRAINING = ("run", "promote")
@@ -317,3 +319,31 @@ def _this_holder() -> dict[str, Any]:
 def log_event(run: RunDirectory, kind: str, message: str, **details: Any) -> None:
     """Append an event to the study's history."""
     append_line(run.events, {"time": time.time(), "kind": kind, "message": message, **details})
+
+
+def files_below(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, of checkpoints the newest; links and what is hidden or being written are left."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+
+    files = []
+    for entry in entries:
+        is_passed_over = entry.name in left_out or entry.name.startswith(".") or entry.name.endswith(".tmp")
+        if is_passed_over or entry.is_symlink():
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from files_below(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            files.append(Path(entry.path))
+    yield from _newest(files) if folder.name == _CHECKPOINTS else files
+
+
+def _newest(files: Iterable[Path]) -> list[Path]:
+    """Return the file that was changed last, as a list of one; of none, none."""
+    changed: list[tuple[float, Path]] = []
+    for path in files:
+        with contextlib.suppress(FileNotFoundError):
+            changed.append((path.stat().st_mtime, path))
+    return [max(changed)[1]] if changed else []

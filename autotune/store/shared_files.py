@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, write_json
 from autotune.store.mirror import CHUNK_BYTES, Beat
-from autotune.store.run_directory import MACHINES, RunDirectory
-from autotune.store.snapshots import files_below
+from autotune.store.run_directory import MACHINES, RunDirectory, files_below
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

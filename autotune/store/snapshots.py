@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import socket
 import sqlite3
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from autotune.core.attributes import StudyAttributes
-from autotune.store.mirror import CHUNK_BYTES, Beat, Content, Done, Manifest, Mirror, TornError
-from autotune.store.run_directory import RunDirectory
+from autotune.store.mirror import Beat, Content, Done, Manifest, Mirror, TornError
+from autotune.store.mirrored_files import MirroredFiles
+from autotune.store.run_directory import RunDirectory, files_below
 from autotune.store.sqlite_file import BUSY_TIMEOUT_S, damage_of
 
 KEPT = 2
 """Whole snapshots that a mirror keeps: a drive may lose what it has taken, most of all the newest."""
-_COMPRESSED_BYTES = 32 << 20
-"""Larger files are weights, of which compression leaves nine tenths."""
-_APPENDED = (".jsonl", ".txt", ".log")
-"""Endings of files that only grow: of one that grows while it is copied, what was there before is sound."""
-_CHECKPOINTS = "checkpoints"
-"""A folder of which the newest file alone is needed to go on."""
 _NO_RECORDS = ("set_aside", "holder.json")
 
 
@@ -107,10 +100,7 @@ class Snapshots:
         self._writer = writer
         self._beat = beat
         self._last: Manifest | None = None
-        self._contents: dict[str, tuple[tuple[int, ...], Content]] = {}
-        self._verified: set[str] = set()
-        self._known: dict[str, Content] = {}
-        self._written_bytes = 0
+        self._files = MirroredFiles(self.mirror, writer, beat)
 
     def take(self) -> Taken | None:
         """Take a snapshot.
@@ -123,15 +113,14 @@ class Snapshots:
             OSError, sqlite3.Error, TornError: If the drive or the disk fails; what is in the mirror stays as it is.
         """
         began = time.monotonic()
-        self._written_bytes = 0
         staged = self._run.root / ".mirror.db.tmp"
         try:
             state = self._stage(staged)
             if state is None:
                 return None
             manifests = self._own(state)
-            self._known = {sha: content for each in manifests for sha, content in each.objects.items()}
-            files = {self._run.database.name: self._content(staged, "")}
+            self._files.begin({sha: content for each in manifests for sha, content in each.objects.items()})
+            files = {self._run.database.name: self._files.copy(staged, "")}
             files |= {name: content for name, content in self._records() if content is not None}
         finally:
             _remove_database(staged)
@@ -143,7 +132,7 @@ class Snapshots:
             self._last = self._write_manifest(state, files)
             self._remove_old([self._last, *manifests])
         assert self._last is not None, "a snapshot was taken now or before"
-        return Taken(self._last, is_new, self._written_bytes, time.monotonic() - began)
+        return Taken(self._last, is_new, self._files.written_bytes, time.monotonic() - began)
 
     def _stage(self, staged: Path) -> State | None:
         """Copy the database beside itself as it is at one moment, and return its study's state.
@@ -201,118 +190,7 @@ class Snapshots:
         left_out = {*_NO_RECORDS, *(path.name + end for path in databases for end in ("", "-wal", "-shm"))}
         for path in files_below(root, left_out):
             name = path.relative_to(root).as_posix()
-            yield name, self._content(path, name)
-
-    def _content(self, path: Path, name: str) -> Content | None:
-        """Return what a file holds, once the mirror has it; of one that is being rewritten, what it was before.
-
-        Args:
-            path: The file.
-            name: What it is known by from snapshot to snapshot; "" for one that is always new.
-
-        Returns:
-            None if there is nothing of it that is whole.
-        """
-        before = self._contents.get(name)
-        try:
-            with path.open("rb") as file:
-                stamp = _stamp(file)
-                content = before[1] if before and before[0] == stamp else self._hashed(file)
-                if not self._has(content):
-                    content = self._store(file, content)
-                is_sound = _stamp(file) == stamp or path.suffix in _APPENDED
-        except FileNotFoundError:
-            is_sound = False
-        except _ChangedError:
-            is_sound = False
-
-        if not is_sound:
-            return before[1] if before and path.exists() and self._has(before[1]) else None
-        self._contents[name] = (stamp, content)
-        return content
-
-    def _hashed(self, file: BinaryIO) -> Content:
-        size, modified_s = os.fstat(file.fileno()).st_size, os.fstat(file.fileno()).st_mtime
-        digest = hashlib.sha256()
-        for piece in self._read(file, size):
-            digest.update(piece)
-        sha256 = digest.hexdigest()
-        known = self._known.get(sha256)
-        if known is not None:
-            return Content(sha256, size, known.stored_bytes, known.is_compressed, modified_s)
-        return Content(sha256, size, 0, size <= _COMPRESSED_BYTES, modified_s)
-
-    def _read(self, file: BinaryIO, size: int) -> Iterator[bytes]:
-        """Yield the first bytes of a file that may grow meanwhile."""
-        file.seek(0)
-        left = size
-        while left:
-            piece = file.read(min(CHUNK_BYTES, left))
-            if not piece:
-                raise _ChangedError
-            left -= len(piece)
-            yield piece
-            self._beat()
-
-    def _has(self, content: Content) -> bool:
-        """Return whether the mirror holds a content: in its full size, and read once to its end by this process."""
-        if not content.stored_bytes or not self.mirror.has(content):
-            return False
-        if content.sha256 not in self._verified:
-            if not self.mirror.is_whole(content, self._beat):
-                return False
-            self._verified.add(content.sha256)
-        return True
-
-    def _store(self, file: BinaryIO, content: Content) -> Content:
-        """Write a file's content into the mirror, and read it back.
-
-        Raises:
-            TornError: If the drive gives back something else than it was given.
-        """
-        packer = zlib.compressobj(6) if content.is_compressed else None
-        digest = hashlib.sha256()
-
-        def pieces() -> Iterator[bytes]:
-            for piece in self._read(file, content.size_bytes):
-                digest.update(piece)
-                yield packer.compress(piece) if packer else piece
-            if packer:
-                yield packer.flush()
-            if digest.hexdigest() != content.sha256:
-                raise _ChangedError
-
-        stored_bytes = self._write(self.mirror.object(content.sha256), pieces())
-        stored = Content(content.sha256, content.size_bytes, stored_bytes, content.is_compressed, content.modified_s)
-        self._verified.discard(content.sha256)
-        self._known[content.sha256] = stored
-        if not self._has(stored):
-            raise TornError("the drive does not give back what was written")
-        return stored
-
-    def _write(self, path: Path, pieces: Iterable[bytes]) -> int:
-        """Write a file of the mirror under another name first, and return its size."""
-        for folder in reversed([path.parent, *path.parent.parents]):
-            if folder.is_relative_to(self.mirror.root):
-                folder.mkdir(exist_ok=True)
-
-        temporary = path.with_name(f".{path.name}.{self._writer}.tmp")
-        size = 0
-        try:
-            with temporary.open("wb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                    size += len(piece)
-                    self._written_bytes += len(piece)
-                    self._beat()
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        return size
+            yield name, self._files.copy(path, name)
 
     def _write_manifest(self, state: State, files: dict[str, Content | None]) -> Manifest:
         """Write the manifest of what the mirror holds by now; the snapshot counts from then on.
@@ -326,7 +204,7 @@ class Snapshots:
         manifest = Manifest(generation, self._writer, host, time.time(), state.begun, state.done, contents)
         text = manifest.to_text()
         self._beat()
-        self._write(self.mirror.snapshots / manifest.name, [text.encode()])
+        self._files.write(self.mirror.snapshots / manifest.name, [text.encode()])
         if (self.mirror.snapshots / manifest.name).read_text(encoding="utf-8") != text:
             raise TornError("the drive does not give back what was written")
         return manifest
@@ -354,10 +232,6 @@ class Snapshots:
             if path.name not in needed and not _is_in_progress(path):
                 _remove_emptied(path)
             self._beat()
-
-
-class _ChangedError(Exception):
-    """A file was rewritten while it was copied."""
 
 
 _IN_PROGRESS_S = 3600.0
@@ -389,39 +263,6 @@ def _hashes(files: Mapping[str, Content | None]) -> dict[str, str]:
     return {name: content.sha256 for name, content in files.items() if content is not None}
 
 
-def _stamp(file: BinaryIO) -> tuple[int, ...]:
-    status = os.fstat(file.fileno())
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
-
-
 def _remove_database(path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def files_below(folder: Path, left_out: Iterable[str] = ()) -> Iterator[Path]:
-    """Yield the files below a folder, of checkpoints the newest; links and what is hidden or being written are left."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except FileNotFoundError:
-        return
-
-    files = []
-    for entry in entries:
-        is_passed_over = entry.name in left_out or entry.name.startswith(".") or entry.name.endswith(".tmp")
-        if is_passed_over or entry.is_symlink():
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from files_below(Path(entry.path))
-        elif entry.is_file(follow_symlinks=False):
-            files.append(Path(entry.path))
-    yield from _newest(files) if folder.name == _CHECKPOINTS else files
-
-
-def _newest(files: Iterable[Path]) -> list[Path]:
-    """Return the file that was changed last, as a list of one; of none, none."""
-    changed: list[tuple[float, Path]] = []
-    for path in files:
-        with contextlib.suppress(FileNotFoundError):
-            changed.append((path.stat().st_mtime, path))
-    return [max(changed)[1]] if changed else []

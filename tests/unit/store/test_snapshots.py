@@ -184,7 +184,7 @@ def test_a_file_that_is_rewritten_as_it_is_copied_stays_as_it_was(case: MirrorCa
             armed.append(1)
 
     armed: list[int] = []
-    snapshots._beat = rewrite
+    snapshots._files._beat = rewrite
     path.write_text("second")
     armed.append(1)
     take(snapshots)
