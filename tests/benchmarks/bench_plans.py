@@ -19,9 +19,11 @@ STUDY = Path(__file__).parents[2] / "studies" / "overnight.toml"
 HOURS = 8.0
 FACTS = {"vocab_size": 49_152, "train_tokens": 285_000_000}
 """Of the study's tokenizer, and of its text without what is held out."""
+MEASURED = {"H200": 1_180_000}
+"""Tokens per second that the planner measured on a card with this study (RESULTS.md, "A study from there")."""
 HEAD = """\
-| card | tokens/s | a pass | memory | trials in 8 hours | full run |
-|---|---|---|---|---|---|"""
+| card | tokens/s, reasoned | measured | a pass | memory | trials in 8 hours | full run |
+|---|---|---|---|---|---|---|"""
 
 
 class Night(Deadline):
@@ -48,6 +50,7 @@ def row(card: Card) -> str:
     cells = [
         card.name,
         f"{_two_digits(plan.tokens_per_s):,}",
+        f"{MEASURED[card.name]:,}" if card.name in MEASURED else "",
         f"{plan.max_pass_sequences} sequences",
         f"{memory_bytes / 2**30:.1f} GiB",
         trials,
