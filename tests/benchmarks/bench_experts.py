@@ -96,9 +96,8 @@ def main() -> None:
         from other_card import pretend
 
         pretend(args.as_on)
-    print(
-        "| experts | sequences | results differ by | ours, ms | Liger's, ms | Liger's / ours |\n|---|---|---|---|---|---|"
-    )
+    print("| experts | sequences | results differ by | ours, ms | Liger's, ms | Liger's / ours |")
+    print("|---|---|---|---|---|---|")
     for experts in args.experts:
         base = with_paths(load(STUDY).spec.base, {"model.num_experts": experts})
         config = TrainConfig.model_validate(base).model
