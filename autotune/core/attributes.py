@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from pydantic import TypeAdapter
 
 from autotune.core.metric import TEXT_LOSS, Metric
-from autotune.core.peers import Peer, Stage, Terms, stored_peer
+from autotune.core.peers import Peer, Refusal, Stage, Terms, stored_peer
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
 from autotune.core.requests import Answer, Request, Wish, answered, asked, requests_in
@@ -241,6 +241,9 @@ class StudyAttributes(_Attributes):
 
     ended_at = Stored("", str)
     """Of a shared study: when its last night came to its end, ISO 8601."""
+
+    refusal: Stored[Refusal | None] = Stored(None, Refusal.from_json, lambda refusal: refusal and asdict(refusal))
+    """Of a shared study: why its coordinator could not plan the present night; None if that was not so."""
 
     def keep_peer(self, peer: Peer) -> None:
         """Store who works on the study, and what it is at."""

@@ -7,17 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from autotune.core.peers import Stage
+from autotune.core.errors import UserError
+from autotune.core.peers import Stage, lack_coordinator, peers_in
 from autotune.core.records import TrialStatus, VerdictWord
-from autotune.engine.deadline import REPORT_S
+from autotune.engine.deadline import REPORT_S, Interval
 from autotune.engine.event_loop import TICK_S
 from autotune.engine.queue import Queue
 from autotune.finals.runner import FinalsRunner
+from autotune.night.agreement import WAITS_FOR_COORDINATOR
 from autotune.night.night import Night
 from autotune.night.promotion_step import PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_end import SearchEnd
 from autotune.night.search_step import search_end
+from autotune.store.absence import MISSED_HEARTBEATS
+from autotune.store.membership import living_peers
 
 DONE, FAULT, NOTHING_FINISHED = 0, 1, 4
 """Exit codes."""
@@ -82,18 +86,27 @@ def assist(night: Night, steps: Steps, ended_at: str) -> int | None:
         steps: Its steps.
         ended_at: When the study had last come to its end, as this process joined it.
 
+    Raises:
+        UserError: If nobody is left who could plan the study, since that was refused.
+
     Returns:
         The exit code once the study has ended; None if this process was stopped, or has to coordinate from now on.
     """
     attributes = night.attributes
+    lookout = Lookout(night)
     doing = ""
-    while not night.heeds_stop() and not night.membership.is_coordinator:
-        stage = attributes.stage
+    while not night.heeds_stop():
+        # Asked first: whoever coordinated stores the end of the study before it leaves its part to another.
+        has_to_lead = night.membership.is_coordinator
         if attributes.ended_at != ended_at:
             return _ended(night)
+        if has_to_lead:
+            break
+        stage = attributes.stage
         if night.options.is_worker and (stage is Stage.PROMOTION or night.deadline.seconds_left < 0):
             night.observer.note("fleet", "search and finals are over: nothing is left for a worker to train")
             return DONE
+        lookout.look()
 
         before, doing = doing, "waiting"
         if Stage.SEARCH <= stage < Stage.PROMOTION:
@@ -104,6 +117,41 @@ def assist(night: Night, steps: Steps, ended_at: str) -> int | None:
             _train(night, steps, stage)
         time.sleep(TICK_S)
     return None
+
+
+class Lookout:
+    """Sees when a worker waits for what will not come by itself.
+
+    Args:
+        night: The open study.
+    """
+
+    def __init__(self, night: Night) -> None:
+        self._night = night
+        self._looks = Interval(night.spec.limits.heartbeat_s)
+        self._lacking = 0
+
+    def look(self) -> None:
+        """Say once, in a worker, that only workers are left; who has lost its session has some heartbeats to return.
+
+        Raises:
+            UserError: If that is so since the study cannot be planned.
+        """
+        night = self._night
+        if not night.options.is_worker or not self._looks.has_passed():
+            return
+
+        attributes, search = night.attributes, night.search
+        living = living_peers(search.storage, search.study.spec.name)
+        lacks = lack_coordinator(peers_in(attributes.holder.user_attrs, living))
+        self._lacking = self._lacking + 1 if lacks else 0
+        if self._lacking != MISSED_HEARTBEATS:
+            return
+
+        refusal = attributes.refusal
+        if refusal is not None:
+            raise UserError(refusal.words, refusal.exit_code)
+        night.observer.note("fleet", WAITS_FOR_COORDINATOR)
 
 
 def _train(night: Night, steps: Steps, stage: Stage) -> None:
