@@ -236,6 +236,9 @@ class StudyAttributes(_Attributes):
     stage: Stored[Stage] = Stored(Stage.NONE, Stage, int)
     """Of a shared study: how far its night is."""
 
+    checked: Stored[tuple[int, int] | None] = Stored(None, lambda stored: (stored[0], stored[1]))
+    """Of a shared study: the trial whose settings shorter runs fit to a full run, and the tokens of that run."""
+
     coordinator = Stored("", str)
     """Of a shared study: the id of the peer that coordinated it last."""
 

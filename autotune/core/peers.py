@@ -24,6 +24,8 @@ class Stage(IntEnum):
     ATTRIBUTION = 4
     """The verdict is stored."""
     PROMOTION = 5
+    FULL_RUN = 6
+    """What its settings follow from is trained."""
 
 
 @dataclass(frozen=True)

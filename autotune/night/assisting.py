@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from autotune.core.errors import UserError
@@ -34,10 +34,12 @@ class Steps:
     Args:
         night: The open study.
         elapsed_s: Seconds for which other processes had worked on the night before.
+        opened: Queues of shorter runs, by the trial and the length of the full run that they are for.
     """
 
     night: Night
     elapsed_s: float = 0.0
+    opened: dict[tuple[int, int], list[Queue]] = field(default_factory=dict)
 
     @cached_property
     def queues(self) -> Queues:
@@ -48,6 +50,18 @@ class Steps:
     def promotion(self) -> PromotionStep:
         """The full run."""
         return PromotionStep(self.night, self.queues)
+
+    def checks(self) -> list[Queue]:
+        """Return the queues of the shorter runs before the full run, as the coordinator has chosen it."""
+        chosen = self.night.attributes.checked
+        if chosen is None:
+            return []
+        if chosen not in self.opened:
+            number, tokens = chosen
+            brackets = self.promotion.brackets
+            trial = next(trial for trial in brackets.record.trials if trial.number == number)
+            self.opened[chosen] = list(brackets.queues(trial, tokens).values())
+        return self.opened[chosen]
 
     @cached_property
     def finals(self) -> FinalsRunner:
@@ -103,13 +117,13 @@ def assist(night: Night, steps: Steps, ended_at: str) -> int | None:
         if has_to_lead:
             break
         stage = attributes.stage
-        if night.options.is_worker and (stage is Stage.PROMOTION or night.deadline.seconds_left < 0):
-            night.observer.note("fleet", "search and finals are over: nothing is left for a worker to train")
+        if night.options.is_worker and (stage is Stage.FULL_RUN or night.deadline.seconds_left < 0):
+            night.observer.note("fleet", "all but the full run is over: nothing is left for a worker to train")
             return DONE
         lookout.look()
 
         before, doing = doing, "waiting"
-        if Stage.SEARCH <= stage < Stage.PROMOTION:
+        if Stage.SEARCH <= stage < Stage.FULL_RUN:
             doing = stage.name.lower()
         if doing != before:
             night.tell(doing)
@@ -168,6 +182,9 @@ def _train(night: Night, steps: Steps, stage: Stage) -> None:
 
     if spec.finals.runs:
         work(steps.finals.queue, night.deadline.has_time(steps.finals.later_s))
+    if stage is Stage.PROMOTION:
+        for queue in steps.checks():
+            work(queue, night.deadline.has_time(lambda: steps.promotion.seconds() + REPORT_S))
     if stage is Stage.SEARCH and not night.is_stopped:
         work(steps.search, steps.search_end.may_start)
 

@@ -286,7 +286,7 @@ def _promote(night: Night, promotion: PromotionStep) -> TrialStatus | None:
     order = promotion.order()
     night.require_lead()
     if night.spec.promote.automatic:
-        return promotion.train(order)
+        return promotion.train(order, lambda: night.enter(Stage.FULL_RUN))
 
     promotion.write(order)
     return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_faults import FULL_TOKENS, LONG_TOKENS, write_study
 from study_folder import POD, STUDY, Run, StudyFolder, has_pods, wait_for
 
 from autotune.core.files import now_iso
@@ -139,6 +140,19 @@ def test_pods_whose_process_number_is_one_search_different_settings(fleet: Study
     assert len({trial.params["lr"] for trial in record.trials}) == len(record.trials) == 8
     assert "" not in {trial.peer for trial in record.trials}
     assert record.verdict is not None and len(record.finals) == 6
+
+
+def test_a_worker_also_trains_what_precedes_the_full_run(fleet: StudyFolder) -> None:
+    base = {"sigma": 0.001, "lr": 0.05, "seconds": 0.05, "fault": "gate", "fault_budget": LONG_TOKENS}
+    write_study(fleet, trials=4, base=base, limits={"heartbeat_s": 1, "min_free_bytes": 0})
+    first, worker = fleet.start(out="a"), fleet.start("--worker", out="w")
+    wait_for(lambda: len({each.pid for each in fleet.started() if each.tokens == LONG_TOKENS}) == 2)
+    fleet.open_gate()
+    assert (first.end(), worker.end()) == (0, 0), first.text + worker.text
+    assert "all but the full run is over" in worker.text
+    record = fleet.record("a")
+    assert record.attributes.promotion is not None and len(record.attributes.promotion.brackets) == 2
+    assert sorted(Counter(each.tokens for each in fleet.started()).items())[-1] == (FULL_TOKENS, 1)
 
 
 def test_a_study_that_cannot_be_planned_ends_for_all_and_a_worker_says_what_it_waits_for(fleet: StudyFolder) -> None:

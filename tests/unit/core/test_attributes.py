@@ -48,6 +48,7 @@ STUDY: dict[str, Any] = {
     "terms": Terms({"heartbeat_s": 5}, 1_796_000_000.5, None, "hours None, until None"),
     "stage": Stage.FINALS,
     "coordinator": "0f3a77c1",
+    "checked": (3, 8_000),
     "refusal": Refusal("it does not fit", 2, "Tesla T4"),
     "ended_at": "2026-11-30T06:00:00+00:00",
     "full_run": FullRunRecord("running", "", 3, 8_000, 4_000, points=(EvalPoint(4_000, 2.2),), warnings=(WARNING,)),
