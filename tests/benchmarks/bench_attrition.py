@@ -311,11 +311,14 @@ def run_both(root: Path, server: postgres.Server, args: argparse.Namespace) -> t
         single.kill()
 
     command = " ".join(["tests/benchmarks/bench_attrition.py", *(each for each in sys.argv[1:] if each != "--append")])
+    numbered = f"{pods} of them with process number 1"
+    if not has_pods():
+        numbered = "none of them with process number 1, which this machine forbids (unshare --pid)"
     lines = [
         f"## {datetime.now(UTC):%Y-%m-%d}: a fleet that is worn down, and one process alone",
         "",
         f"`python {command}`, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, optuna "
-        f"{optuna.__version__}; {args.processes} processes, {pods} of them with process number 1 and one with other "
+        f"{optuna.__version__}; {args.processes} processes, {numbered}, and one with other "
         f"limits; the server away {args.stops} times for {args.stop_s:g} s; {args.seconds:g} s a trial, heartbeats "
         f"every {HEARTBEAT_S} s.",
         "",
