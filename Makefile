@@ -20,7 +20,7 @@ check: .venv/.dev   ## Check style, types and the direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev   ## Run a benchmark (BENCH=training, cards, experts, search, costs, spine, report, replay, verdict, own_trainer, transfer, lengths, promotion, recipe, night, mirror, fleet, faults, paths, threads or structure; ARGS=--append adds it to RESULTS.md)
+bench: .venv/.dev   ## Run a benchmark (BENCH=training, cards, experts, search, costs, spine, report, replay, verdict, own_trainer, transfer, lengths, promotion, recipe, night, mirror, fleet, faults, attrition, paths, threads or structure; ARGS=--append adds it to RESULTS.md)
 	$(BIN)/python tests/benchmarks/bench_$(BENCH).py $(ARGS)
 
 lock: .venv/.dev    ## Write the installed versions to constraints.txt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,11 +27,7 @@ MOST_TOKENS = 2**63 - 1
 
 
 def known_device(device: str) -> str:
-    """Return the name of a device, or refuse one that means none.
-
-    Args:
-        device: "auto", "cpu", "cuda" or "cuda:1".
-    """
+    """Return the name of a device ("auto", "cpu", "cuda" or "cuda:1"), or refuse one that means none."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
         raise typer.BadParameter(f'there is no device "{device}": use auto, cpu, cuda, or cuda:1 for the second GPU')
     return device
@@ -317,7 +314,10 @@ def read_named(study: str, out: Path, storage: str) -> StudyRecord:
 
     root = run_directory(study, out)
     _require_prepared(root)
-    return read_study(root, named_storage(study, out, storage))
+    record = read_study(root, named_storage(study, out, storage))
+    if not os.path.isfile(study) or begun_folder(study, out) is not None:
+        return record
+    return replace(record, run=replace(record.run, named=study))
 
 
 def _require_prepared(root: Path) -> None:

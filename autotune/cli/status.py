@@ -12,6 +12,7 @@ from typing import Any
 
 from autotune.core.files import read_lines
 from autotune.core.metric import Metric
+from autotune.core.peers import AWAITS
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import INTERVAL
 from autotune.core.text import of_seeds, time_of_day
@@ -65,7 +66,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         "study": record.name,
         "state": state_of(record),
         "running_pid": record.run.running_pid(),
-        "peers": _peers(record),
+        "peers": peers_at_work(record),
         "trials_wanted": record.spec.most_trials,
         "trials": dict(counts),
         "trials_taken_along": sum(trial.taken_from is not None for trial in record.trials),
@@ -94,7 +95,7 @@ def _steered(record: StudyRecord) -> list[dict[str, Any]]:
     return told
 
 
-def _peers(record: StudyRecord) -> list[dict[str, Any]]:
+def peers_at_work(record: StudyRecord) -> list[dict[str, Any]]:
     """Return the processes that work on a shared study, and what each is at."""
     trains: dict[str, list[str]] = {}
     for kind, runs in (("trial", record.trials), ("run on fresh seeds", record.finals)):
@@ -165,8 +166,9 @@ def describe(state: Mapping[str, Any]) -> str:
     running = "not running"
     if state["running_pid"]:
         running = f"running as PID {state['running_pid']}"
-    if state["peers"]:
-        running = f"running, by {len(state['peers'])} process{'es' if len(state['peers']) > 1 else ''}"
+    working = [peer for peer in state["peers"] if peer["doing"] != AWAITS]
+    if working:
+        running = f"running, by {len(working)} process{'es' if len(working) > 1 else ''}"
     metric = Metric.from_json(state["metric"])
     counts = ", ".join(f"{count} {status}" for status, count in state["trials"].items()) or "none yet"
     if state["trials_taken_along"]:

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from pydantic import TypeAdapter
 
 from autotune.core.metric import TEXT_LOSS, Metric
-from autotune.core.peers import Peer, Stage, Terms, stored_peer
+from autotune.core.peers import Peer, Refusal, Stage, Terms, stored_peer
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
 from autotune.core.requests import Answer, Request, Wish, answered, asked, requests_in
@@ -236,11 +236,17 @@ class StudyAttributes(_Attributes):
     stage: Stored[Stage] = Stored(Stage.NONE, Stage, int)
     """Of a shared study: how far its night is."""
 
+    checked: Stored[tuple[int, int] | None] = Stored(None, lambda stored: (stored[0], stored[1]))
+    """Of a shared study: the trial whose settings shorter runs fit to a full run, and the tokens of that run."""
+
     coordinator = Stored("", str)
     """Of a shared study: the id of the peer that coordinated it last."""
 
     ended_at = Stored("", str)
     """Of a shared study: when its last night came to its end, ISO 8601."""
+
+    refusal: Stored[Refusal | None] = Stored(None, Refusal.from_json, lambda refusal: refusal and asdict(refusal))
+    """Of a shared study: why its coordinator could not plan the present night; None if that was not so."""
 
     def keep_peer(self, peer: Peer) -> None:
         """Store who works on the study, and what it is at."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from typing import Any
 
+AWAITS = "waiting for a process that coordinates"
+"""What a process is at that was started to train alone, where nobody plans what."""
 _PEER = "peer "
 """A key of the storage begins with this, and ends with the id of a peer."""
 
@@ -22,6 +24,8 @@ class Stage(IntEnum):
     ATTRIBUTION = 4
     """The verdict is stored."""
     PROMOTION = 5
+    FULL_RUN = 6
+    """What its settings follow from is trained."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,26 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why a coordinator could not plan a study.
+
+    Args:
+        words: What is wrong and what to do.
+        exit_code: That of the process.
+        device: What it would have trained on; processes on the same would only find the same.
+    """
+
+    words: str
+    exit_code: int
+    device: str
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Refusal:
+        """Read what `dataclasses.asdict` made of it."""
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
 class Peer:
     """A process that works on a shared study.
 
@@ -61,6 +85,7 @@ class Peer:
         since: When it began, ISO 8601.
         is_worker: Whether it was started to train alone, and never coordinates.
         doing: What it is at, if it does not train; "" if it does.
+        waits: Whether it has no part in a night yet, since none is under way.
         coordinates: Whether it plans, concludes and promotes for all; the database knows, and it is not stored.
     """
 
@@ -70,6 +95,7 @@ class Peer:
     since: str
     is_worker: bool = False
     doing: str = ""
+    waits: bool = False
     coordinates: bool = False
 
     @property
@@ -78,11 +104,29 @@ class Peer:
         return "coordinator" if self.coordinates else "worker"
 
 
+def lack_coordinator(peers: Sequence[Peer]) -> bool:
+    """Return whether none of the processes that work on a study will ever coordinate it.
+
+    Args:
+        peers: All of them.
+    """
+    return bool(peers) and all(peer.is_worker for peer in peers)
+
+
 def stored_peer(peer: Peer) -> tuple[str, dict[str, Any]]:
     """Return what stores a peer: the name of an attribute of the Optuna study, and its value."""
     fields = asdict(peer)
     del fields["id"], fields["coordinates"]
     return f"{_PEER}{peer.id}", fields
+
+
+def all_peers(stored: Mapping[str, Any]) -> tuple[Peer, ...]:
+    """Return all peers that ever worked on a study.
+
+    Args:
+        stored: The attributes of the Optuna study, by name.
+    """
+    return tuple(Peer(id=key.removeprefix(_PEER), **stored[key]) for key in sorted(stored) if key.startswith(_PEER))
 
 
 def peers_in(stored: Mapping[str, Any], living: Mapping[str, bool | None]) -> tuple[Peer, ...]:

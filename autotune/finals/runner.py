@@ -120,8 +120,11 @@ class FinalsRunner:
             self._train(runs, "with the default settings, to see how much chance alone changes", awaits_peers=False)
 
         self._require_chance(self._proofs(baseline))
+        self._keep_noise(baseline)
 
-        noise = measure_noise(baseline.number, self.queue.records(), spec)
+    def _keep_noise(self, baseline: TrialRecord) -> None:
+        """Store what the baseline's runs tell of the noise, once for all: settings of a longer run follow from it."""
+        noise = measure_noise(baseline.number, self.queue.records(), self.spec.finals)
         attributes = StudyAttributes(self.optuna_study)
         if noise is not None and attributes.noise is None:
             attributes.noise = noise
@@ -212,6 +215,9 @@ class FinalsRunner:
             self._train(proving_runs(baseline, winner, spec, self.spec.seed, pairs))
             runs = self.queue.records()
             verdict = judge(baseline, winner, runs, spec, look)
+
+            # Who was to measure it before the search may have been killed at it.
+            self._keep_noise(baseline)
 
             # After a failed seed more pairs would not change the verdict.
             is_undecided = verdict.word is VerdictWord.INCONCLUSIVE and not failed_seeds(winner.number, runs)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UserError
-from autotune.core.peers import Peer, Stage, Terms, peers_in
+from autotune.core.peers import AWAITS, Peer, Stage, Terms, peers_in
 from autotune.core.requests import study_stops
 from autotune.core.text import duration, shown, time_of_day
 from autotune.engine.deadline import Deadline
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from autotune.night.night import StoredSearch
 
 
+WAITS_FOR_COORDINATOR = (
+    "no process coordinates this study, and a worker only trains what one of them queues: it waits until one is "
+    "started, on any machine, by the same command without --worker"
+)
 _SAME_FRAC = 0.05
 """Two ends that differ by less than this share of the time left are one, said in two ways."""
 _WAIT_S = 1.0
@@ -48,7 +52,12 @@ class Agreement:
 
 
 def agree(
-    search: StoredSearch, peer: Peer, deadline: Deadline, session: SessionEnd, heed_stop: Callable[[], None]
+    search: StoredSearch,
+    peer: Peer,
+    deadline: Deadline,
+    session: SessionEnd,
+    heed_stop: Callable[[], None],
+    say: Callable[[str], None],
 ) -> Agreement:
     """Let limits and deadline be those of the study's night, if one is under way; else begin one with this process's.
 
@@ -61,6 +70,7 @@ def agree(
         deadline: Of this process; it is moved to that of the study.
         session: When this process ends; it is told when to leave.
         heed_stop: Raises if the user wants this process to end; called now and then while it waits.
+        say: Takes a sentence for a person, once where it waits.
 
     Raises:
         UserError: With exit code 130 if the study is stopped while it waits.
@@ -68,7 +78,12 @@ def agree(
     if not search.membership.is_shared:
         return Agreement(search)
 
+    is_said = False
     while (agreed := _agreed(search, peer, deadline, session)) is None:
+        if not is_said:
+            search.attributes.keep_peer(replace(peer, doing=AWAITS, waits=True))
+            say(WAITS_FOR_COORDINATOR)
+            is_said = True
         heed_stop()
         if study_stops(search.attributes.requests).keys() - search.stops_before:
             raise UserError("the study was stopped while this process waited for it to begin", 130)
@@ -85,7 +100,8 @@ def _agreed(search: StoredSearch, peer: Peer, deadline: Deadline, session: Sessi
     with exclusive(search.storage, search.study.spec.name):
         now, before, stage = membership.clock(), attributes.terms, attributes.stage
         # Those that are still coming, as this one is, have said nothing of themselves yet.
-        joined = before is not None and bool(peers_in(attributes.holder.user_attrs, dict.fromkeys(membership.others())))
+        others = peers_in(attributes.holder.user_attrs, dict.fromkeys(membership.others()))
+        joined = before is not None and any(not other.waits for other in others)
         if peer.is_worker and not joined:
             return None
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from autotune.core.peers import Stage
+from autotune.core.errors import UserError
+from autotune.core.peers import Stage, lack_coordinator, peers_in
 from autotune.core.records import TrialStatus, VerdictWord
-from autotune.engine.deadline import REPORT_S
+from autotune.engine.deadline import REPORT_S, Interval
 from autotune.engine.event_loop import TICK_S
 from autotune.engine.queue import Queue
 from autotune.finals.runner import FinalsRunner
+from autotune.night.agreement import WAITS_FOR_COORDINATOR
 from autotune.night.night import Night
 from autotune.night.promotion_step import PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_end import SearchEnd
 from autotune.night.search_step import search_end
+from autotune.store.absence import MISSED_HEARTBEATS
+from autotune.store.membership import living_peers
 
 DONE, FAULT, NOTHING_FINISHED = 0, 1, 4
 """Exit codes."""
@@ -30,10 +34,12 @@ class Steps:
     Args:
         night: The open study.
         elapsed_s: Seconds for which other processes had worked on the night before.
+        opened: Queues of shorter runs, by the trial and the length of the full run that they are for.
     """
 
     night: Night
     elapsed_s: float = 0.0
+    opened: dict[tuple[int, int], list[Queue]] = field(default_factory=dict)
 
     @cached_property
     def queues(self) -> Queues:
@@ -44,6 +50,18 @@ class Steps:
     def promotion(self) -> PromotionStep:
         """The full run."""
         return PromotionStep(self.night, self.queues)
+
+    def checks(self) -> list[Queue]:
+        """Return the queues of the shorter runs before the full run, as the coordinator has chosen it."""
+        chosen = self.night.attributes.checked
+        if chosen is None:
+            return []
+        if chosen not in self.opened:
+            number, tokens = chosen
+            brackets = self.promotion.brackets
+            trial = next(trial for trial in brackets.record.trials if trial.number == number)
+            self.opened[chosen] = list(brackets.queues(trial, tokens).values())
+        return self.opened[chosen]
 
     @cached_property
     def finals(self) -> FinalsRunner:
@@ -82,21 +100,30 @@ def assist(night: Night, steps: Steps, ended_at: str) -> int | None:
         steps: Its steps.
         ended_at: When the study had last come to its end, as this process joined it.
 
+    Raises:
+        UserError: If nobody is left who could plan the study, since that was refused.
+
     Returns:
         The exit code once the study has ended; None if this process was stopped, or has to coordinate from now on.
     """
     attributes = night.attributes
+    lookout = Lookout(night)
     doing = ""
-    while not night.heeds_stop() and not night.membership.is_coordinator:
-        stage = attributes.stage
+    while not night.heeds_stop():
+        # Asked first: whoever coordinated stores the end of the study before it leaves its part to another.
+        has_to_lead = night.membership.is_coordinator
         if attributes.ended_at != ended_at:
             return _ended(night)
-        if night.options.is_worker and (stage is Stage.PROMOTION or night.deadline.seconds_left < 0):
-            night.observer.note("fleet", "search and finals are over: nothing is left for a worker to train")
+        if has_to_lead:
+            break
+        stage = attributes.stage
+        if night.options.is_worker and (stage is Stage.FULL_RUN or night.deadline.seconds_left < 0):
+            night.observer.note("fleet", "all but the full run is over: nothing is left for a worker to train")
             return DONE
+        lookout.look()
 
         before, doing = doing, "waiting"
-        if Stage.SEARCH <= stage < Stage.PROMOTION:
+        if Stage.SEARCH <= stage < Stage.FULL_RUN:
             doing = stage.name.lower()
         if doing != before:
             night.tell(doing)
@@ -104,6 +131,41 @@ def assist(night: Night, steps: Steps, ended_at: str) -> int | None:
             _train(night, steps, stage)
         time.sleep(TICK_S)
     return None
+
+
+class Lookout:
+    """Sees when a worker waits for what will not come by itself.
+
+    Args:
+        night: The open study.
+    """
+
+    def __init__(self, night: Night) -> None:
+        self._night = night
+        self._looks = Interval(night.spec.limits.heartbeat_s)
+        self._lacking = 0
+
+    def look(self) -> None:
+        """Say once, in a worker, that only workers are left; who has lost its session has some heartbeats to return.
+
+        Raises:
+            UserError: If that is so since the study cannot be planned.
+        """
+        night = self._night
+        if not night.options.is_worker or not self._looks.has_passed():
+            return
+
+        attributes, search = night.attributes, night.search
+        living = living_peers(search.storage, search.study.spec.name)
+        lacks = lack_coordinator(peers_in(attributes.holder.user_attrs, living))
+        self._lacking = self._lacking + 1 if lacks else 0
+        if self._lacking != MISSED_HEARTBEATS:
+            return
+
+        refusal = attributes.refusal
+        if refusal is not None:
+            raise UserError(refusal.words, refusal.exit_code)
+        night.observer.note("fleet", WAITS_FOR_COORDINATOR)
 
 
 def _train(night: Night, steps: Steps, stage: Stage) -> None:
@@ -120,6 +182,9 @@ def _train(night: Night, steps: Steps, stage: Stage) -> None:
 
     if spec.finals.runs:
         work(steps.finals.queue, night.deadline.has_time(steps.finals.later_s))
+    if stage is Stage.PROMOTION:
+        for queue in steps.checks():
+            work(queue, night.deadline.has_time(lambda: steps.promotion.seconds() + REPORT_S))
     if stage is Stage.SEARCH and not night.is_stopped:
         work(steps.search, steps.search_end.may_start)
 

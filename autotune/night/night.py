@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import StudyAttributes
 from autotune.core.config_paths import drop_unknown_paths
+from autotune.core.errors import UserError
 from autotune.core.files import now_iso
-from autotune.core.peers import Peer, Stage
+from autotune.core.peers import Peer, Refusal, Stage
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline
 from autotune.engine.event_loop import EventLoop
@@ -28,6 +30,10 @@ from autotune.study.study_file import Study
 if TYPE_CHECKING:
     import optuna
     from optuna.storages import RDBStorage
+
+
+_OF_ONE_MACHINE = (3, 130)
+"""Exit codes of what another machine need not meet: a full disk, a lost network, Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,29 @@ class Night:
         if self.membership.is_shared:
             self.attributes.stage = stage
             self.tell(stage.name.lower())
+
+    @contextlib.contextmanager
+    def refusing(self, takes_over: bool) -> Iterator[None]:
+        """Tell the peers of a shared study why the block cannot plan it, and do not try what one of them has tried.
+
+        Args:
+            takes_over: Whether another process has coordinated the night before this one.
+
+        Raises:
+            UserError: What the block raises, or what it raised for a peer on such a device.
+        """
+        refusal = self.attributes.refusal
+        if refusal is not None and takes_over and refusal.device == self.profile.name:
+            raise UserError(refusal.words, refusal.exit_code)
+        if refusal is not None:
+            self.attributes.refusal = None
+
+        try:
+            yield
+        except UserError as error:
+            if self.membership.is_shared and error.exit_code not in _OF_ONE_MACHINE:
+                self.attributes.refusal = Refusal(str(error), error.exit_code, self.profile.name)
+            raise
 
     def end(self) -> None:
         """Let the night of a shared study be over, for all of its processes.

@@ -178,8 +178,12 @@ class PromotionStep:
             if trial.number == promotion.trial:
                 self._write_best_config(Chosen(trial, why, promotion))
 
-    def train(self, order: Order) -> TrialStatus | None:
+    def train(self, order: Order, begins: Callable[[], None] = lambda: None) -> TrialStatus | None:
         """Train the chosen settings for longer, with checkpoints, and store what came of it.
+
+        Args:
+            order: What is asked for.
+            begins: Called when the settings are known.
 
         Returns:
             How the full run stands; None if a stop came before it.
@@ -196,6 +200,7 @@ class PromotionStep:
             if night.is_stopped:
                 return None
 
+            begins()
             pace.begin_anew(order.tokens, run_s)
             status = self._train(order, chosen)
             batch = chosen.promotion.batch
@@ -235,6 +240,8 @@ class PromotionStep:
         """Choose the trial, find out what its settings become in a run of that length, and store and say it."""
         night = self.night
         trial, why = select_trial_to_promote(read_study(night.run.root, night.spec.storage), order.number)
+        if night.membership.is_shared and night.spec.promote.automatic and not order.as_is:
+            night.attributes.checked = (trial.number, order.tokens)
         promotion = self.brackets.promotion(trial, order.tokens, order.as_is, has_time, most_batch)
 
         # What the trainer said of its text, in tokens: of the whole of it and of what the trial was given.

@@ -6,6 +6,7 @@ Every step looks at what is stored and does what is missing, so that running aga
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -106,7 +107,8 @@ class Session:
         night.take_the_lead()
         if begun < Stage.SEARCH:
             night.enter(Stage.PLAN)
-        plan_night(night)
+        with night.refusing(takes_over):
+            plan_night(night)
         self.run.keep_options(self.options.again)  # hours that are refused are not to be given again
 
         if begun < Stage.FINALS:
@@ -213,7 +215,8 @@ class Session:
         with patient(patience), open_search(self.study, self.run, self.stop, options.is_worker) as stored:
             peer, agreed = this_peer(stored.membership, options.is_worker), Agreement(stored)
             if is_night:
-                agreed = agree(stored, peer, options.deadline, options.session, self._heed_stop)
+                say_wait = functools.partial(self._note, "fleet")
+                agreed = agree(stored, peer, options.deadline, options.session, self._heed_stop, say_wait)
             stored = agreed.search
             keep_study(stored.study, self.run)
 
@@ -283,7 +286,7 @@ def _promote(night: Night, promotion: PromotionStep) -> TrialStatus | None:
     order = promotion.order()
     night.require_lead()
     if night.spec.promote.automatic:
-        return promotion.train(order)
+        return promotion.train(order, lambda: night.enter(Stage.FULL_RUN))
 
     promotion.write(order)
     return None

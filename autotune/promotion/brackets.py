@@ -137,6 +137,16 @@ class BracketRunner:
         check = self._check(tokens)
         return check.trainings * self.loop.pace.usual_seconds(sum(check.lengths(length, tokens)))
 
+    def queues(self, trial: TrialRecord, tokens: int) -> dict[int, Queue]:
+        """Open the queues of the brackets before a run, by their length.
+
+        Args:
+            trial: The trial to promote.
+            tokens: Length of the run.
+        """
+        lengths = self._check(tokens).lengths(self._length(trial), tokens)
+        return {at: self.open_queue(trial, at, tokens) for at in lengths}
+
     def expected(self, trial: TrialRecord, tokens: int) -> dict[str, Any]:
         """Return the settings of a run as they are expected before anything is trained for it.
 
@@ -233,7 +243,7 @@ class BracketRunner:
         if not check.num_settings:
             return (), "not checked by shorter runs, as the study file says"
 
-        queues = self._queues(trial, tokens)
+        queues = self.queues(trial, tokens)
         if not queues:
             return (), "a check by shorter runs would cost more than it is worth"
 
@@ -244,11 +254,6 @@ class BracketRunner:
 
         tried = [self._tried(trial, tokens, at, queue, has_time) for at, queue in queues.items()]
         return tuple(itertools.chain(*tried)), ""
-
-    def _queues(self, trial: TrialRecord, tokens: int) -> dict[int, Queue]:
-        """Open the queues of the brackets before a run of so many tokens, by their length."""
-        lengths = self._check(tokens).lengths(self._length(trial), tokens)
-        return {at: self.open_queue(trial, at, tokens) for at in lengths}
 
     def _params(self, trial: TrialRecord, tokens: int, at: int, multiples: Multiples) -> dict[str, Any]:
         """Return the settings of one training of a bracket."""
@@ -319,7 +324,7 @@ class BracketRunner:
         batches = [path for path, rule in length_rules(self.study).items() if rule == "batch"]
         too_large = [
             float(record.params[path]) / float(trial.params[path])
-            for path, queue in itertools.product(batches, self._queues(trial, tokens).values())
+            for path, queue in itertools.product(batches, self.queues(trial, tokens).values())
             for record in queue.records()
             if record.status is TrialStatus.OUT_OF_MEMORY and path in record.params
         ]

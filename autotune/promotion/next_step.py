@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autotune.core.attributes import StudyAttributes
+from autotune.core.peers import lack_coordinator
 from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.finals.power import pairs_to_settle
@@ -66,7 +67,7 @@ def is_at_work(record: StudyRecord) -> bool:
     Args:
         record: The study.
     """
-    return bool(record.peers) or record.run.running_pid() is not None
+    return any(not peer.waits for peer in record.peers) or record.run.running_pid() is not None
 
 
 def next_step(record: StudyRecord) -> NextStep:
@@ -102,6 +103,10 @@ def next_step(record: StudyRecord) -> NextStep:
 
 
 def _while_at_work(record: StudyRecord) -> NextStep:
+    if lack_coordinator(record.peers):
+        what = "Only workers are at it: they train what is queued, and wait for a process that coordinates."
+        return NextStep(f"{what} This starts one.", _run(record))
+
     full = record.attributes.full_run
     what = "The study is running"
     if full is not None and full.status == TrialStatus.RUNNING:

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +40,11 @@ class RunDirectory:
 
     Args:
         root: The directory itself.
+        named: What a command calls the study by where this directory does not hold it: the study's file.
     """
 
     root: Path
+    named: str = field(default="", compare=False)
 
     @property
     def study_file(self) -> Path:
@@ -198,7 +200,8 @@ class RunDirectory:
 
         options = self._kept_options(verb) if verb in _TRAINING else []
 
-        return shlex.join(["autotune", verb, self.name, *arguments, *options, *where])
+        name = self.named if self.named and not self.spec.exists() else self.name
+        return shlex.join(["autotune", verb, name, *arguments, *options, *where])
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

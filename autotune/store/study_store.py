@@ -158,6 +158,10 @@ def save_result(trial: optuna.Trial, result: TrialResult, folder: Path, metric: 
 # --- reading ---------------------------------------------------------------------------------------------
 
 
+class NotBegunError(UserError):
+    """A shared database holds no study of that name yet."""
+
+
 @dataclass(frozen=True)
 class StudyRecord:
     """Everything stored about a study, read at one moment.
@@ -234,7 +238,7 @@ def _read_from_elsewhere(run: RunDirectory, storage_url: str) -> StudyRecord:
     """Read a study that other machines have run: all that is known of it is in the shared database.
 
     Raises:
-        UserError: If the database has no study of the folder's name.
+        NotBegunError: If the database has no study of the folder's name.
     """
     import optuna
 
@@ -243,7 +247,7 @@ def _read_from_elsewhere(run: RunDirectory, storage_url: str) -> StudyRecord:
         if run.name in optuna.get_all_study_names(storage):
             stored = StudyAttributes(optuna.load_study(study_name=run.name, storage=storage)).spec
         if stored is None:
-            raise UserError(
+            raise NotBegunError(
                 f"the shared database holds no study {run.name}; `autotune run` with its study file begins it"
             )
         return replace(_read(run, StudySpec.model_validate(stored), storage), storage_url=storage_url)

@@ -55,20 +55,29 @@ _STARTING = threading.Lock()
 """The package of the server knows no threads, and processes are started one after the other."""
 
 
-def write_study(folder: StudyFolder) -> None:
-    """Writes a study with all phases, whose trainings take 2 s for 100,000 tokens."""
-    folder.write(
-        storage=folder.url,
-        trainer="length_fake_trainer:train",
-        budget={"trials": TRIALS},
-        base={"sigma": 0.001, "lr": 0.05, "seconds": 2.0},
-        enqueue=[{"lr": 0.012}],
-        space={"lr": {"low": 0.005, "high": 0.1, "log": True}},
-        pruner={"name": "none"},
-        finals={"finalists": 1},
-        promote={"automatic": True, "tokens": FULL_TOKENS},
-        limits={"heartbeat_s": HEARTBEAT_S, "min_free_bytes": 0},
-    )
+def write_study(folder: StudyFolder, trials: int = TRIALS, seconds: float = 2.0, **more: Any) -> None:
+    """Writes a study with all phases, shared if the folder has a database.
+
+    Args:
+        folder: Where it goes.
+        trials: How many it searches.
+        seconds: What 100,000 tokens take.
+        more: Further tables of the study file, or others in place of these.
+    """
+    tables: dict[str, Any] = {
+        "trainer": "length_fake_trainer:train",
+        "budget": {"trials": trials, "ends_early": False},
+        "base": {"sigma": 0.001, "lr": 0.05, "seconds": seconds},
+        "enqueue": [{"lr": 0.012}],
+        "space": {"lr": {"low": 0.005, "high": 0.1, "log": True}},
+        "pruner": {"name": "none"},
+        "finals": {"finalists": 1},
+        "promote": {"automatic": True, "tokens": FULL_TOKENS},
+        "limits": {"heartbeat_s": HEARTBEAT_S, "min_free_bytes": 0},
+    }
+    if folder.url:
+        tables["storage"] = folder.url
+    folder.write(**{**tables, **more})
 
 
 def case(root: Path, hardware: dict[str, Any], fault: str, phase: str) -> str:
@@ -133,8 +142,7 @@ def row(
     lost += sum(None in bracket.losses for bracket in brackets) + (len(brackets) < 2)
     lost += record.attributes.full_run is None or record.attributes.full_run.status != "finished"
     lost += record.verdict is None or not is_over(folder.optuna_trials("b"))
-    begun = Counter((training.lr, training.seed, training.tokens) for training in folder.started())
-    twice = sum(count - 1 for count in begun.values())
+    twice = begun_twice(folder)
     stored_twice = sum(count - 1 for count in finals.values()) + max(0, -lost)
     traceback = any("Traceback" in peer.text for peer in peers)
     back = " / ".join(f"{seconds:.1f} s" for seconds in on_again) or "-"
@@ -142,6 +150,12 @@ def row(
     words = fault if fault in ("none", "killed", "suspended") else f"server away for {fault} s"
     ended = " / ".join(map(str, codes)) + (" with a traceback" if traceback else "")
     return f"| {phase} | {words} | {ended} | {waits} of 2 | {back} | {max(0, lost)} | {stored_twice} | {twice} |"
+
+
+def begun_twice(folder: StudyFolder) -> int:
+    """Returns how many trainings were begun that had been begun before, by settings, seed and length."""
+    begun = Counter((training.lr, training.seed, training.tokens) for training in folder.started())
+    return sum(count - 1 for count in begun.values())
 
 
 def main() -> None:

@@ -9,16 +9,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import bench_attrition
 import pytest
-from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, wait_for
+from bench_faults import FULL_TOKENS, LONG_TOKENS, write_study
+from study_folder import PATIENCE_S, STUDY, Run, StudyFolder, wait_for
 
+from autotune.core.files import now_iso
 from autotune.core.peers import Peer, Stage
 from autotune.core.records import TrialStatus, VerdictWord
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.session_end import SessionEnd
-from autotune.night.agreement import Agreement, agree, keep_end
-from autotune.night.night import StoredSearch
-from autotune.night.opening import open_search, this_peer
+from autotune.night.agreement import WAITS_FOR_COORDINATOR, Agreement, agree, keep_end
+from autotune.night.assisting import NOTHING_FINISHED, Steps, assist
+from autotune.night.night import Options, StoredSearch
+from autotune.night.opening import open_night, open_search, this_peer
 from autotune.store.membership import living_peers
 from autotune.study.study_file import load
 
@@ -128,26 +132,47 @@ def test_a_shared_study_is_stopped_on_all_machines_and_goes_on(fleet: StudyFolde
 
 
 @pytest.mark.thorough
-def test_pods_whose_process_number_is_one_search_different_settings(fleet: StudyFolder) -> None:
-    """They also have one folder."""
-    if subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True).returncode:
-        pytest.skip("no namespace of processes can be made here")
-    _write(fleet)
-    fleet.place_hardware()
-    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, str(HERE / "drive.py")]
-    pods = [
-        subprocess.Popen(
-            [*command, "run", str(fleet.file)], cwd=fleet.root, env=fleet.environment(),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for _ in range(4)
-    ]  # fmt: skip
-    texts = [pod.communicate(timeout=PATIENCE_S)[0].decode() for pod in pods]
-    assert [pod.returncode for pod in pods] == [0] * 4, texts
-    record = fleet.record()
-    assert len({trial.params["lr"] for trial in record.trials}) == len(record.trials) == 8
-    assert "" not in {trial.peer for trial in record.trials}
-    assert record.verdict is not None and len(record.finals) == 6
+def test_processes_that_die_and_a_server_that_goes_away_leave_a_study_like_that_of_one_alone(tmp_path: Path) -> None:
+    """Two of the four have process number 1, where the machine lets them, and one has other limits."""
+    small = ["--trials", "16", "--processes", "4", "--kills", "3", "--stops", "1", "--stop-s", "3", "--seconds", "0.3"]
+    command = [sys.executable, bench_attrition.__file__, *small]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=5 * PATIENCE_S, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_a_worker_also_trains_what_precedes_the_full_run(fleet: StudyFolder) -> None:
+    base = {"sigma": 0.001, "lr": 0.05, "seconds": 0.05, "fault": "gate", "fault_budget": LONG_TOKENS}
+    write_study(fleet, trials=4, base=base, limits={"heartbeat_s": 1, "min_free_bytes": 0})
+    first, worker = fleet.start(out="a"), fleet.start("--worker", out="w")
+    wait_for(lambda: len({each.pid for each in fleet.started() if each.tokens == LONG_TOKENS}) == 2)
+    fleet.open_gate()
+    assert (first.end(), worker.end()) == (0, 0), first.text + worker.text
+    assert "all but the full run is over" in worker.text
+    record = fleet.record("a")
+    assert record.attributes.promotion is not None and len(record.attributes.promotion.brackets) == 2
+    assert sorted(Counter(each.tokens for each in fleet.started()).items())[-1] == (FULL_TOKENS, 1)
+
+
+def test_a_study_that_cannot_be_planned_ends_for_all_and_a_worker_says_what_it_waits_for(fleet: StudyFolder) -> None:
+    _write(fleet, start_s=4.0, fault="crash")
+    worker = fleet.start("--worker", out="w")
+    assert worker.says("by the same command without --worker")
+    told = fleet.command("status", str(fleet.file), "--out", "nowhere")
+    assert "fake: not running" in told.text and "waiting for a process that coordinates" in told.text, told.text
+    assert f"next: autotune run {fleet.file}" in told.text
+    first = fleet.start(out="a")
+    wait_for(lambda: (fleet.log / "started.txt").exists())
+    second = fleet.start(out="b")
+    wait_for(lambda: sum(not peer.waits for peer in _peers(fleet, "a").values()) == 3)
+    seen = fleet.command("watch", str(fleet.file), "--out", "nowhere", "--json", "--once")
+    assert seen.text.count('"peer_joined"') == 3 and '"peer_left"' not in seen.text, seen.text
+
+    assert [run.end() for run in (first, second, worker)] == [1, 1, 1], worker.text + first.text + second.text
+    assert all("the baseline does not train" in run.text for run in (first, second, worker))
+    assert fleet.probed() == 1
+    assert worker.text.count("without --worker") == 1
+    again = fleet.run(out="b")
+    assert again.end() == 1 and fleet.probed() == 2, again.text
 
 
 # --- what belongs to the study, told by what later processes take -----------------------------------------------
@@ -169,6 +194,7 @@ class Process:
         self.stop = StopRequest()
         self.deadline = Deadline(hours, None, is_asked=hours is not None)
         self.session = SessionEnd()
+        self.said: list[str] = []
         study = load(folder.file, [f"limits.heartbeat_s={heartbeat_s}"])
         self.opened = open_search(study, folder.directory(), self.stop, is_worker)
         self.search: StoredSearch = self.opened.__enter__()
@@ -177,7 +203,7 @@ class Process:
     def agree(self) -> Agreement:
         """Agrees with those that are there."""
         peer = this_peer(self.search.membership, self.is_worker)
-        return agree(self.search, peer, self.deadline, self.session, self._give_up)
+        return agree(self.search, peer, self.deadline, self.session, self._give_up, self.said.append)
 
     def _give_up(self) -> None:
         raise TimeoutError
@@ -197,6 +223,8 @@ def test_later_processes_have_the_end_and_the_limits_of_the_first(
     early = Process(fleet, is_worker=True)
     with pytest.raises(TimeoutError):
         early.agree()  # there is no night to work for
+    assert early.said == [WAITS_FOR_COORDINATOR]
+    assert [peer.waits for peer in _peers(fleet, "runs").values()] == [True]
 
     first = Process(fleet, hours=2.0)
     assert first.search.membership.is_coordinator and not early.search.membership.is_coordinator
@@ -258,3 +286,25 @@ def test_a_coordinator_that_was_silent_learns_that_another_one_took_over(
     second.end()
     wait_for(membership.confirm)
     first.end()
+
+
+def test_a_peer_that_may_lead_once_the_study_has_ended_does_not_begin_it_anew(
+    fleet: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator leaves its part a moment before its peers look again whether the study has ended."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
+    _write(fleet)
+    fleet.place_hardware()
+    first, second = Process(fleet), Process(fleet)
+    first.agree()
+    joined = second.agree()
+    first.search.attributes.ended_at = now_iso()
+    first.end()
+    wait_for(second.search.membership.confirm)
+
+    peer = this_peer(second.search.membership, is_worker=False)
+    options = Options(device="cpu", say=lambda line: None)
+    with open_night(options, fleet.directory(), second.search, peer, second.stop) as night:
+        assert assist(night, Steps(night), joined.ended_at) == NOTHING_FINISHED
+        assert assist(night, Steps(night), second.search.attributes.ended_at) is None
+    second.end()

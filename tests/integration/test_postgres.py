@@ -397,9 +397,9 @@ def test_a_full_run_goes_on_elsewhere_from_its_last_checkpoint(shared: StudyFold
     first = shared.start(out="a")
     shared.wait_at_gate()
     second = shared.start(out="b")
-    wait_for(
-        lambda: list(place.glob("fake/full/*/checkpoint.txt")) and list(place.glob("fake/machines/*/events.jsonl"))
-    )
+    log = place / "fake/trials/0001/log.txt"
+    put_there = ("full/*/checkpoint.txt", "machines/*/events.jsonl", "trials/0001/log.txt")
+    wait_for(lambda: all(list(place.glob(f"fake/{file}")) for file in put_there))
     first.kill()
     shared.directory("a").root.rename(shared.root / "gone")
     assert second.end() == 0, second.text
@@ -409,7 +409,7 @@ def test_a_full_run_goes_on_elsewhere_from_its_last_checkpoint(shared: StudyFold
     record = shared.record("b")
     assert record.attributes.full_run.status == "finished"
 
-    (place / "fake/trials/0001/log.txt").unlink()
+    log.unlink()
     report = shared.whole_command("report", str(shared.file), "--out", "c")
     assert report.returncode == 0, report.stdout + report.stderr
     page = (shared.root / "c/fake/report/report.md").read_text()

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,6 +100,16 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(max(0.01, now - looked))
 
 
+POD = ("unshare", "--pid", "--fork", "--kill-child")
+"""Starts a command that has process number 1, as in a container; it dies with its starter."""
+
+
+@functools.cache
+def has_pods() -> bool:
+    """Whether this machine lets anybody number processes anew."""
+    return subprocess.run([*POD, "true"], capture_output=True).returncode == 0
+
+
 # Where the trainer logs, if the study is to be copied: relative to the folder that commands run in.
 COPIED_LOG = {"log_dir": "log"}
 
@@ -178,6 +188,7 @@ class StudyFolder:
         out: str = "runs",
         plainly: bool = False,
         before: Callable[[], None] | None = None,
+        through: Sequence[str] = (),
         **more: Any,
     ) -> Run:
         """Starts `autotune run` on the study, or another command on it.
@@ -189,6 +200,7 @@ class StudyFolder:
             out: Folder of the run directories.
             plainly: Start an interpreter anew, as a user does.
             before: Called in the child before the program begins.
+            through: A command that starts it, as `unshare --pid --fork`.
             more: Passed on to Popen.
         """
         self.place_hardware(out)
@@ -198,13 +210,13 @@ class StudyFolder:
         environment = self.environment()
         arguments = [command, str(self.file), "--out", out, *rest]
         with output.open("wb") as file:
-            if not plainly and before is None and not more:
+            if not plainly and before is None and not through and not more:
                 forked = _server().start(arguments, self.root, environment, file.fileno())
                 self._forked.append(forked)
                 return Run(forked, output)
             streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
             process = subprocess.Popen(
-                [sys.executable, str(HERE / "drive.py"), *arguments],
+                [*through, sys.executable, str(HERE / "drive.py"), *arguments],
                 cwd=self.root,
                 env=environment,
                 start_new_session=True,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, RootModel
 
 from autotune.cli.answers.base import Answer
-from autotune.cli.answers.studies import MetricFields, State
+from autotune.cli.answers.studies import MetricFields, PeerAtWork, State
 
 PhaseName = Literal[
     "preparing", "profiling", "planning", "search", "finals", "attribution", "promotion", "full run", "ended"
@@ -159,6 +159,24 @@ class Failed(Event):
     """The command to type next."""
 
 
+class PeerJoined(Event):
+    """A process began to work on a study that machines share."""
+
+    event: Literal["peer_joined"] = "peer_joined"
+    peer: str
+    """Its id."""
+    host: str
+    device: str
+    """Name of what it trains on; "" if it has left, or waits, before that was measured."""
+
+
+class PeerLeft(Event):
+    """A process no longer works on a study that machines share: it ended, or is dead. `at` is when that was seen."""
+
+    event: Literal["peer_left"] = "peer_left"
+    peer: str
+
+
 class Note(Event):
     """Whatever else the study's history says."""
 
@@ -176,6 +194,8 @@ class Heartbeat(Event):
     """The process that runs the study; null if none does."""
     trials: dict[str, int]
     """Counts of trials by how they stand."""
+    peers: tuple[PeerAtWork, ...] = ()
+    """Of a study that machines share: the processes that work on it now, and what each is at."""
 
 
 class Watched(
@@ -193,6 +213,8 @@ class Watched(
             | Parked
             | Resumed
             | Failed
+            | PeerJoined
+            | PeerLeft
             | Note
             | Heartbeat,
             Field(discriminator="event"),

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from autotune.cli.answers import events
 from autotune.cli.answers.events import Event, PhaseName
-from autotune.cli.answers.studies import MetricFields, State
+from autotune.cli.answers.studies import MetricFields, PeerAtWork, State
+from autotune.cli.status import peers_at_work
+from autotune.core.peers import all_peers
 from autotune.core.records import TrainingKind, TrialRecord, TrialStatus
 from autotune.finals.verdict import ATTRIBUTE
 from autotune.progress.board import title
@@ -107,6 +109,7 @@ class History:
         record = self.record
         told = of_lines(record.name, record.events, record.attributes.ranges)
         told += [*self._beginning(), *self._trainings(), *self._bests(), *self._conclusion(), *self._phases()]
+        told += self._peers()
         return sorted(told, key=lambda each: (each.event.at, each.rank))
 
     def heartbeat(self) -> Event:
@@ -115,7 +118,13 @@ class History:
         for trial in self.record.trials:
             counts[str(trial.status)] = counts.get(str(trial.status), 0) + 1
         pid = self.record.run.running_pid()
-        return events.Heartbeat(**self._at(self.now), state=self.state, running_pid=pid, trials=counts)
+        return events.Heartbeat(
+            **self._at(self.now),
+            state=self.state,
+            running_pid=pid,
+            trials=counts,
+            peers=tuple(PeerAtWork(**peer) for peer in peers_at_work(self.record)),
+        )
 
     @property
     def _is_parked(self) -> bool:
@@ -139,6 +148,17 @@ class History:
     @cached_property
     def _began(self) -> float:
         return _unix_s(self.record.created_at) or self.now
+
+    def _peers(self) -> Iterator[Told]:
+        living = {peer.id for peer in self.record.peers}
+        for peer in all_peers(self.record.attributes.holder.user_attrs):
+            which = {"study": self.record.name, "peer": peer.id}
+            if peer.device or peer.waits or peer.id not in living:
+                at = _unix_s(peer.since) or self.now
+                joined = events.PeerJoined(**which, at=at, host=peer.host, device=peer.device)
+                yield Told(("joined", peer.id), _FIRST, joined)
+            if peer.id not in living:
+                yield Told(("left", peer.id), _LAST, events.PeerLeft(**which, at=self.now))
 
     # --- trainings ---
 

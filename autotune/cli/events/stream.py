@@ -18,7 +18,7 @@ from autotune.cli.answers.studies import State
 from autotune.cli.events.history import History, Told, of_lines
 from autotune.core.errors import UserError
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import read_events, read_study
+from autotune.store.study_store import NotBegunError, StudyRecord, read_events, read_study
 
 _LOOK_EVERY_S = 1.0
 """Seconds between two looks at the records."""
@@ -112,20 +112,29 @@ class Stream:
         run = self._run
         wal = run.database.with_name(run.database.name + "-wal")
         files = [_stat(path) for path in (run.spec, run.hardware, run.database, wal, run.events)]
-        is_shared = run.spec.exists() and not run.database.exists()
+        is_shared = not run.database.exists() and (run.spec.exists() or bool(self.url))
         return (*files, run.running_pid(), time.monotonic() if is_shared else 0)
 
     def _look(self) -> list[Told]:
         run = self._run
-        if not os.path.exists(run.spec):
+        record = self._record()
+        if record is None:
             self._life = self._life_before
             return of_lines(run.name, read_events(run), {})
 
-        record = read_study(self.root, self.url)
         history = History(record, time.time())
         self.is_over = history.is_over
         self._life = lambda: History(record, time.time()).heartbeat()
         return history.all()
+
+    def _record(self) -> StudyRecord | None:
+        """Return the study, from its folder or a database that the user names; None before it is stored."""
+        if not self.url and not os.path.exists(self._run.spec):
+            return None
+        try:
+            return read_study(self.root, self.url)
+        except NotBegunError:
+            return None
 
     def _life_before(self) -> Event:
         """Return a sign of life before the study is stored."""
@@ -154,7 +163,7 @@ def print_events(stream: Stream, once: bool) -> None:
     """
     if once:
         read_study(stream.root, stream.url)  # it raises if there is none
-    elif not stream.root.exists():
+    elif not stream.root.exists() and not stream.url:
         print(f"waiting for {stream.root} to begin (Ctrl-C ends this)", file=sys.stderr, flush=True)
 
     try:

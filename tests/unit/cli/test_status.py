@@ -151,5 +151,7 @@ def test_of_a_shared_study_it_says_who_works_on_it_and_at_what() -> None:
     ]
     first, coordinator, worker, *_ = status.describe(state).splitlines()
     assert first.endswith("by 2 processes")
+    alone = replace(running, trials=tuple(trials), peers=(replace(peers[1], is_worker=True),))
+    assert "wait for a process that coordinates" in status.describe(status.summarize(alone))
     assert "9d00e1aa on pod-2, a device that is being measured" in coordinator
     assert "0f3a77c1 on pod-1, Tesla T4" in worker and worker.endswith(f"trial {numbers[-1]}")

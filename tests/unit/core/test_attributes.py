@@ -11,7 +11,7 @@ import pytest
 
 from autotune.core.attributes import Snapshot, Stored, StudyAttributes, TrialAttributes
 from autotune.core.metric import Metric
-from autotune.core.peers import Stage, Terms
+from autotune.core.peers import Refusal, Stage, Terms
 from autotune.core.promotion_results import Bracket, EarlyWarning, FullRunRecord, LengthChange, Promotion, Scaling
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import AttributedChange, Attribution, Noise, Plan, TakenAlong, TakenFrom
@@ -48,6 +48,8 @@ STUDY: dict[str, Any] = {
     "terms": Terms({"heartbeat_s": 5}, 1_796_000_000.5, None, "hours None, until None"),
     "stage": Stage.FINALS,
     "coordinator": "0f3a77c1",
+    "checked": (3, 8_000),
+    "refusal": Refusal("it does not fit", 2, "Tesla T4"),
     "ended_at": "2026-11-30T06:00:00+00:00",
     "full_run": FullRunRecord("running", "", 3, 8_000, 4_000, points=(EvalPoint(4_000, 2.2),), warnings=(WARNING,)),
 }  # fmt: skip

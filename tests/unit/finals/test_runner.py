@@ -95,6 +95,8 @@ def test_the_finalists_are_chosen_among_and_the_winner_is_proved_in_pairs(case: 
 
 def test_running_again_trains_nothing_again(case: Case) -> None:
     first = case.runner(case.loop()).verdict()
+    # The settings of a longer run follow from it: measured by a later process, it would begin another such run.
+    assert case.attributes.noise is not None
     again = case.loop()
     assert case.runner(again).verdict() == first
     assert again.trained == []

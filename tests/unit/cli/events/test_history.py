@@ -11,6 +11,7 @@ import study_builder
 from autotune.cli.answers import events
 from autotune.cli.events.history import History
 from autotune.core.metric import Metric
+from autotune.core.peers import Peer, stored_peer
 from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialStatus
 from autotune.store.study_store import StudyRecord
@@ -72,6 +73,21 @@ def test_a_full_run_that_diverged_is_a_failure_and_the_end() -> None:
     assert [event.reason for event in happened if isinstance(event, events.Failed)] == [
         "the full run diverged at 500 tokens"
     ]
+
+
+def test_of_a_shared_study_it_is_told_who_came_and_who_has_gone() -> None:
+    here = Peer("0f3a77c1", "pod-1", "Tesla T4", "2026-01-05T22:00:00+00:00", doing="search", coordinates=True)
+    gone = Peer("9d00e1aa", "pod-2", "", "2026-01-05T22:05:00+00:00", doing="preparing")
+    record = study_builder.with_attributes(study_builder.running_study(), **dict(map(stored_peer, (here, gone))))
+    record = replace(record, peers=(here,))
+    joined = [event for event in told(record) if isinstance(event, events.PeerJoined)]
+    assert [(event.peer, event.host, event.device) for event in joined] == [
+        ("0f3a77c1", "pod-1", "Tesla T4"), ("9d00e1aa", "pod-2", "")
+    ]  # fmt: skip
+    assert [event.peer for event in told(record) if isinstance(event, events.PeerLeft)] == ["9d00e1aa"]
+    life = History(record, NOW).heartbeat()
+    assert isinstance(life, events.Heartbeat)
+    assert [(peer.id, peer.role, peer.doing) for peer in life.peers] == [("0f3a77c1", "coordinator", "search")]
 
 
 @pytest.mark.parametrize(
