@@ -111,11 +111,10 @@ class _Range:
         number = self._numbers(np.array([position]))
         if self._distribution.step:
             number = self._on_grid(number)
-        else:
-            # There and back, the logarithm loses a digit, and 0.013999999999999993 would count as a change of 0.014.
-            number = np.array([float(f"{number[0]:.{_DIGITS}g}")])
 
-        value = min(max(float(number[0]), self._distribution.low), self._distribution.high)
+        # There and back, the logarithm loses a digit, and 0.013999999999999993 would count as a change of 0.014.
+        rounded = float(f"{number[0]:.{_DIGITS}g}")
+        value = min(max(rounded, self._distribution.low), self._distribution.high)
         return round(value) if isinstance(self._distribution, IntDistribution) else value
 
     def _numbers(self, positions: np.ndarray) -> np.ndarray:

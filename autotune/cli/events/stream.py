@@ -17,8 +17,9 @@ from autotune.cli.answers.events import Event, Heartbeat
 from autotune.cli.answers.studies import State
 from autotune.cli.events.history import History, Told, of_lines
 from autotune.core.errors import UserError
+from autotune.store.absence import Patience, patient
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import read_events, read_study
+from autotune.store.study_store import is_stored, read_events, read_study
 
 _LOOK_EVERY_S = 1.0
 """Seconds between two looks at the records."""
@@ -68,6 +69,7 @@ class Stream:
     _signature: object = None
     _life: Callable[[], Event] | None = None
     _read_s: float = 0.0
+    _was_elsewhere: bool = False
 
     def news(self) -> list[Event]:
         """Return what has happened since it was last asked, in the order of time."""
@@ -76,7 +78,9 @@ class Stream:
             return []
 
         began = time.process_time()
-        fresh = [told for told in self._look() if told.key not in self._told]
+        # An address that has never answered may be wrong, which is told at once.
+        with patient(Patience(_say_absence) if self._signature is not None else None):
+            fresh = [told for told in self._look() if told.key not in self._told]
         self._read_s = time.process_time() - began
         self._signature = signature
         self._told |= {told.key for told in fresh}
@@ -112,12 +116,12 @@ class Stream:
         run = self._run
         wal = run.database.with_name(run.database.name + "-wal")
         files = [_stat(path) for path in (run.spec, run.hardware, run.database, wal, run.events)]
-        is_shared = run.spec.exists() and not run.database.exists()
+        is_shared = self.url or (run.spec.exists() and not run.database.exists())
         return (*files, run.running_pid(), time.monotonic() if is_shared else 0)
 
     def _look(self) -> list[Told]:
         run = self._run
-        if not os.path.exists(run.spec):
+        if not os.path.exists(run.spec) and not self._is_elsewhere():
             self._life = self._life_before
             return of_lines(run.name, read_events(run), {})
 
@@ -127,11 +131,20 @@ class Stream:
         self._life = lambda: History(record, time.time()).heartbeat()
         return history.all()
 
+    def _is_elsewhere(self) -> bool:
+        """Return whether the shared database holds the study, which other machines have begun."""
+        self._was_elsewhere = self._was_elsewhere or (bool(self.url) and is_stored(self._run, self.url))
+        return self._was_elsewhere
+
     def _life_before(self) -> Event:
         """Return a sign of life before the study is stored."""
         pid = self._run.running_pid()
         state: State = "not begun" if pid is None else "preparing"
         return Heartbeat(at=time.time(), study=self._run.name, state=state, running_pid=pid, trials={})
+
+
+def _say_absence(_kind: str, words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
@@ -154,7 +167,7 @@ def print_events(stream: Stream, once: bool) -> None:
     """
     if once:
         read_study(stream.root, stream.url)  # it raises if there is none
-    elif not stream.root.exists():
+    elif not stream.root.exists() and not stream.url:
         print(f"waiting for {stream.root} to begin (Ctrl-C ends this)", file=sys.stderr, flush=True)
 
     try:
