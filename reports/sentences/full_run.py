@@ -70,7 +70,7 @@ def _stopped(full: FullRunRecord, metric: Metric) -> str:
 
     share = percent(full.tokens_seen / full.tokens, 0) if full.tokens else MISSING
     size = plain(metric.budget(full.tokens))
-    return f"The full run was stopped at {share} of {size}, and will go on from its last checkpoint."
+    return f"The full run was stopped at {share} of {size}, and goes on from its last checkpoint, if it left one."
 
 
 def _in_progress(full: FullRunRecord, metric: Metric) -> str:

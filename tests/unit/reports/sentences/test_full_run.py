@@ -36,7 +36,10 @@ def test_a_full_run_that_no_process_trains_is_not_in_progress(night: StudyRecord
     killed = study_builder.with_attributes(night, full=full)
 
     (line,) = full_run_lines(killed)
-    assert line == "The full run was stopped at 90 % of 8,000 tokens, and will go on from its last checkpoint."
+    assert (
+        line
+        == "The full run was stopped at 90 % of 8,000 tokens, and goes on from its last checkpoint, if it left one."
+    )
     waiting = study_builder.with_attributes(night, full=full | {"status": "waiting"})
     assert full_run_lines(waiting) == [line]
     not_begun = study_builder.with_attributes(night, full={"status": "waiting", "tokens": 8000})
