@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -302,6 +305,16 @@ def _report(record: StudyRecord) -> list[str]:
     path = write_report(record, record.run.report)
     lines = summary_lines(record)
 
-    for line in ["", *lines, f"report: {path}"]:
+    for line in ["", *lines, *_how_to_call(), f"report: {path}"]:
         say(line)
     return lines
+
+
+def _how_to_call() -> list[str]:
+    """Return how a person at a terminal can type the commands that are shown, as `make tune` activates nothing."""
+    activate = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("autotune") or not activate.is_file() or not sys.stdout.isatty():
+        return []
+    if activate.is_relative_to(Path.cwd()):
+        activate = activate.relative_to(Path.cwd())
+    return [f"(first, once in each terminal: source {shlex.quote(str(activate))})"]

@@ -73,7 +73,7 @@ class Metric:
 
     def difference(self, losses: float) -> str:
         """Return how far two values are apart, without a sign, in digits."""
-        return f"{abs(losses):.4f}" if self.of_text else f"{abs(losses):.3g}"
+        return f"{abs(losses):.4f}" if self.of_text else f"{abs(losses):#.3g}".rstrip(".")
 
     def signed(self, gain: float) -> str:
         """Return a gain, which is positive for the better, in digits with its sign."""

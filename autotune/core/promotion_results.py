@@ -133,7 +133,7 @@ class Promotion:
 
         grown = self.tokens / self.trial_tokens
         words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
-        basis = f"by what is known of other runs; {self.note}"
+        basis = "by what is known of other runs" + (f"; {self.note}" if self.note else "")
         if self.brackets:
             basis = "by this study's own runs at two lengths"
 

@@ -39,6 +39,7 @@ class Plan:
         attributing_runs: The most trainings that find out which change gave what.
         cuts: What is left out for lack of time, in words; "" if nothing is.
         refusal: Why the time is too short for the study at all, in words; "" if it is not.
+        taken: Trials of earlier studies that count here, beside those that are planned.
     """
 
     trial_s: float = 0.0
@@ -61,6 +62,7 @@ class Plan:
     attributing_runs: int = 0
     cuts: str = ""
     refusal: str = ""
+    taken: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""

@@ -112,16 +112,17 @@ class Allotment:
 
     def refusal(self) -> str:
         """Return why the time does not do for this study, and how much would."""
-        parts = [f"{self._few_trials} trials"]
+        parts = [f"{self._few_trials} trials"] if self._few_trials else []
         if self.final_runs:
             parts.append(f"the {self.final_runs} runs that prove the gain of the best")
         if self.later_s > REPORT_S:
             parts.append("the full run")
         needed_s = _OPENING_S + self.later_s + MARGIN * self.finals_s + self._few_trials_s
         hours = math.ceil(needed_s / 3600 / _HOURS_STEP) * _HOURS_STEP
+        what = ", ".join(parts) or "its end"
 
         return (
-            f"the {duration(max(0.0, self.seconds))} that are left are too short for this study: {', '.join(parts)} "
+            f"the {duration(max(0.0, self.seconds))} that are left are too short for this study: {what} "
             f"and the report take about {duration(needed_s)}; give it --hours {hours:.2f} or more, or make the trials "
             "shorter (budget.tokens)"
         )

@@ -98,7 +98,9 @@ class FinalsRunner:
     def allotment(self) -> Allotment:
         """Return how the time since the study was opened is divided, by what trainings have taken so far."""
         seconds = self.elapsed_s + time.monotonic() - self._began + self.loop.deadline.seconds_left
-        spec = in_force(self.spec, StudyAttributes(self.optuna_study))
+        attributes = StudyAttributes(self.optuna_study)
+        taken = sum(earlier.taken for earlier in attributes.taken_along.values())
+        spec = in_force(self.spec, attributes).less(taken)
         return allot(spec, seconds, self._seconds(1) * self.slots, self.slots, self.later_s())
 
     def _seconds(self, runs: int) -> float:

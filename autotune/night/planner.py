@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
-from autotune.core.config_paths import drop_unknown_paths, flatten
 from autotune.core.study_results import Plan
 from autotune.core.text import done_by, duration, in_bytes
 from autotune.engine.cost_model import CostModel
@@ -16,17 +14,17 @@ from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.finals.allotment import Allotment
 from autotune.machine.hardware import HardwareProfile
-from autotune.night import capacity
+from autotune.night import capacity, taking_along
 from autotune.night.foresight import require_memory, require_time
 from autotune.night.probing import Place, config_on, probe
 from autotune.night.shares import TimeShares
+from autotune.night.text_share import matched_epochs, text_tokens
 from autotune.promotion.repetition import repetition
 from autotune.promotion.run_length import full_tokens
 from autotune.search.dimension import Value
 from autotune.search.ranges import CHANGING_RANGE_SAMPLERS
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
-from autotune.study.trainer import Trainer
 
 WHOLE_TRIALS = 8
 """Trials that end before any is stopped, about: in searches replayed on the two recorded tables with the default
@@ -40,58 +38,10 @@ _EVALUATION_BYTES = 3_500
 _JOULES_PER_KWH = 3.6e6
 
 
-def matched_epochs(spec: StudySpec, trainer: Trainer, facts: Mapping[str, Any], run_tokens: int) -> float:
-    """Return how often shorter trainings are to read their text before a full run.
-
-    Args:
-        spec: The study.
-        trainer: Its trainer.
-        facts: What the trainer said of a run that was given the whole text.
-        run_tokens: Length of the full run.
-
-    Returns:
-        As often as the full run; 0 if they are to read all of the text.
-    """
-    path = trainer.path_of("train_tokens")
-    if path not in flatten(spec.base) or not spec.budget.match_epochs or not facts.get("train_tokens"):
-        return 0.0
-
-    epochs = float(run_tokens / facts["train_tokens"])
-    return epochs if epochs > 1 else 0.0
-
-
-def _text_tokens(tokens: int, epochs: float) -> int:
-    """Return how many tokens of text a training is given.
-
-    Args:
-        tokens: Length of the training.
-        epochs: How often it is to read that text; 0 for all of it.
-
-    Returns:
-        0 for all of it.
-    """
-    return max(1, round(tokens / epochs)) if epochs else 0
-
-
-def train_tokens_override(study: Study, tokens: int, epochs: float) -> dict[str, Any]:
-    """Return how much text a training is given, under the dotted path of the setting that says so.
-
-    Args:
-        study: The study.
-        tokens: Length of the training.
-        epochs: How often it is to read that text; 0 for all of it.
-
-    Returns:
-        Nothing for all of the text, or if the trainer has no such setting.
-    """
-    if not epochs:
-        return {}
-    by_path = study.trainer.by_path({"train_tokens": _text_tokens(tokens, epochs)})
-    return drop_unknown_paths(study.spec.base, by_path)
-
-
-def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile) -> Plan:
-    """Plan the night from one probe.
+def make_plan(
+    study: Study, probe: Probe, slots: int, seconds_left: float, profile: HardwareProfile, taken: int = 0
+) -> Plan:
+    """Plan the night from one probe: what is still to be trained.
 
     Args:
         study: The study.
@@ -99,7 +49,9 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         slots: Devices that train at once.
         seconds_left: Seconds until the deadline; infinite without one.
         profile: The hardware.
+        taken: Trials of earlier studies that count as if they had been trained here.
     """
+    study = replace(study, spec=study.spec.less(taken))
     spec = study.spec
     shares = TimeShares(study, probe, slots, seconds_left)
     full_run, finals = shares.full_run_and_finals()
@@ -131,6 +83,7 @@ def make_plan(study: Study, probe: Probe, slots: int, seconds_left: float, profi
         attributing_runs=finals.attributing_runs,
         cuts=finals.describe_cuts(),
         refusal=finals.refusal() if finals.is_too_short else "",
+        taken=taken,
     )
 
 
@@ -258,7 +211,13 @@ def planned(
         faster = capacity.speedup(study, model, profile, baseline.facts, size)
         trials = replace(baseline, tokens_per_s=faster * baseline.tokens_per_s)
 
-    plan = make_plan(study, trials, slots, seconds_left, profile)
+    def plan_of(taken: int) -> Plan:
+        return make_plan(study, trials, slots, seconds_left, profile, taken)
+
+    plan = plan_of(0)
+    taken = taking_along.foreseen(study, plan, baseline.facts, profile)
+    if taken:
+        plan = plan_of(taken)
     unit = study.trainer.metric.budget_unit
     disk_bytes = plan.disk_bytes
     if study.spec.promote.automatic:
@@ -274,6 +233,16 @@ def _small_space(spec: StudySpec) -> str:
     return f"the space has {spec.most_trials} settings, so there are no more than as many trials (budget.trials)"
 
 
+def _describe_trials(plan: Plan) -> str:
+    if plan.taken and not plan.most_trials:
+        return f"no trial beside the {plan.taken} taken along,"
+
+    trials = f"{plan.trials} to {plan.most_trials} trials"
+    if plan.most_trials == plan.trials:
+        trials = f"up to {plan.trials} trial{'s' * (plan.trials != 1)}"
+    return f"{trials} beside the {plan.taken} taken along," if plan.taken else trials
+
+
 def describe(plan: Plan, spec: StudySpec, unit: str = "tokens") -> str:
     """Return the plan in one line for a person.
 
@@ -286,11 +255,7 @@ def describe(plan: Plan, spec: StudySpec, unit: str = "tokens") -> str:
     if spec.objective == "loss_at_equal_seconds":
         length = f"the time that the default takes for {length}"
 
-    trials = f"{plan.trials} to {plan.most_trials}"
-    if plan.most_trials == plan.trials:
-        trials = f"up to {plan.trials}"
-
-    parts = [f"plan: {trials} trials of {length} ({duration(plan.trial_s)} each)"]
+    parts = [f"plan: {_describe_trials(plan)} of {length} ({duration(plan.trial_s)} each)"]
     if plan.final_runs:
         runs = plan.attributing_runs
         attributing = f" and up to {runs} to tell which change gave what" if runs else ""
@@ -306,7 +271,7 @@ def describe(plan: Plan, spec: StudySpec, unit: str = "tokens") -> str:
     if plan.tokens_per_s:
         line += f"; {plan.tokens_per_s:,.0f} {unit}/s"
     if plan.epochs:
-        line += f"; each reads {_text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text"
+        line += f"; each reads {text_tokens(spec.budget.tokens, plan.epochs):,} tokens of text"
     if plan.max_pass_sequences:
         line += f"; up to {plan.max_pass_sequences} sequences at a time"
     return line

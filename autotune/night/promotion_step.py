@@ -167,7 +167,9 @@ class PromotionStep:
 
     def write(self, order: Order) -> None:
         """Write the configuration of a full run without training anything."""
-        self._write_best_config(self._choose(order, has_time=lambda _: False, most_batch=math.inf))
+        chosen = self._choose(order, has_time=lambda _: False, most_batch=math.inf)
+        self._announce(chosen.promotion)
+        self._write_best_config(chosen)
 
     def write_again(self) -> None:
         """Write the configuration that another process of a shared study has chosen, for this one's own folder."""
@@ -197,10 +199,12 @@ class PromotionStep:
         most_batch = math.inf
         while True:
             chosen = self._choose(order, has_time, most_batch)
+            # What brackets that were cut short would have told is not known yet.
             if night.is_stopped:
                 return None
 
             begins()
+            self._announce(chosen.promotion)
             pace.begin_anew(order.tokens, run_s)
             status = self._train(order, chosen)
             batch = chosen.promotion.batch
@@ -237,7 +241,7 @@ class PromotionStep:
         self.night.attributes.full_run = shown
 
     def _choose(self, order: Order, has_time: Callable[[float], bool], most_batch: float) -> Chosen:
-        """Choose the trial, find out what its settings become in a run of that length, and store and say it."""
+        """Choose the trial, and find out what its settings become in a run of that length."""
         night = self.night
         trial, why = select_trial_to_promote(read_study(night.run.root, night.spec.storage), order.number)
         if night.membership.is_shared and night.spec.promote.automatic and not order.as_is:
@@ -250,11 +254,15 @@ class PromotionStep:
             words = repetition(self._train_tokens, order.tokens, promotion.trial_tokens / own)
             promotion = replace(promotion, repeats=words)
 
+        return Chosen(trial, why, promotion)
+
+    def _announce(self, promotion: Promotion) -> None:
+        """Store and say what is trained."""
+        night = self.night
         night.attributes.promotion = promotion
         night.observer.note("promotion", promotion.describe())
         if promotion.repeats:
             night.observer.note("promotion", promotion.repeats)
-        return Chosen(trial, why, promotion)
 
     def _write_best_config(self, chosen: Chosen) -> BestConfig:
         night = self.night

@@ -13,9 +13,9 @@ from autotune.engine.cost_model import CostModel, Counts
 from autotune.engine.equal_seconds import EqualSeconds
 from autotune.engine.queue import Queue
 from autotune.engine.trial_store import TrialStore
-from autotune.night import planner
 from autotune.night.night import Night
 from autotune.night.probing import Place, probe, probe_length
+from autotune.night.text_share import matched_epochs, train_tokens_override
 from autotune.promotion.full_run import evaluations
 from autotune.promotion.run_length import AS_IS_SUFFIX
 from autotune.store.study_store import finals_name, long_name, open_fixed
@@ -98,8 +98,8 @@ class Queues:
             run_tokens: Length of the full run, whose text they read as often.
         """
         facts = self.night.attributes.probe_facts
-        epochs = planner.matched_epochs(self.night.spec, self.night.study.trainer, facts, run_tokens)
-        text = planner.train_tokens_override(self.night.study, tokens, epochs)
+        epochs = matched_epochs(self.night.spec, self.night.study.trainer, facts, run_tokens)
+        text = train_tokens_override(self.night.study, tokens, epochs)
         # Runs that repeat their text more or less often are preceded by other trainings.
         suffix = "".join(f"-on-{size}" for size in text.values())
         plan = self._long_plan(TrainingKind.BRACKET, trial, tokens, suffix, text)
@@ -132,7 +132,7 @@ class Queues:
         assert stored is not None, "a queue is opened after the night is planned"
 
         tokens = self.night.spec.budget.tokens
-        text = planner.train_tokens_override(self.night.study, tokens, stored.epochs)
+        text = train_tokens_override(self.night.study, tokens, stored.epochs)
         return TrainingPlan(kind, tokens, {**self.night.overrides, **text}, equal_seconds=self.equal_seconds)
 
     def _long_plan(

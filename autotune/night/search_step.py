@@ -120,7 +120,8 @@ def search_end(night: Night, queue: Queue, finals: FinalsRunner) -> SearchEnd:
     """
     plan = night.attributes.plan
     assert plan is not None, "a search begins after the night is planned"
-    return SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, plan.trials)
+    fit = plan.trials + plan.taken
+    return SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, fit)
 
 
 @again_if_cut_off

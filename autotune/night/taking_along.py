@@ -19,6 +19,7 @@ from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.study_results import Plan, TakenAlong, TakenFrom
 from autotune.core.text import duration
 from autotune.finals.verdict import fresh_seeds
+from autotune.machine.hardware import HardwareProfile
 from autotune.night import warm_start
 from autotune.store.study_store import StudyRecord, read_study
 from autotune.study.spec import StudySpec
@@ -164,6 +165,26 @@ def seeds_to_skip(seed: int, record: StudyRecord) -> int:
     """
     from_the_first = fresh_seeds(record.spec.finals.model_copy(update={"skip_seeds": 0}), seed).start
     return max(0, fresh_seeds(record.spec.finals, record.spec.seed).stop - from_the_first)
+
+
+def foreseen(study: Study, plan: Plan, facts: Mapping[str, Any], profile: HardwareProfile) -> int:
+    """Return how many trials of earlier studies will count in this one, before any of them is stored with it.
+
+    Args:
+        study: The study, with its base config resolved.
+        plan: The plan of the night.
+        facts: What the trainer said of its probe.
+        profile: The hardware.
+
+    Raises:
+        UserError: If one of the studies is not there.
+    """
+    count = 0
+    for folder in study.spec.trials_from:
+        record = read_study(Path(folder), study.spec.storage)
+        found = account(study, record, str(facts.get("data_hash", "")), plan)
+        count += len(_on_the_same_device(found, record, profile.to_json()).taken)
+    return count
 
 
 def take(study: Study, optuna_study: optuna.Study, device: Mapping[str, Any], plan: Plan | None) -> list[str]:

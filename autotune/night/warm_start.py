@@ -20,7 +20,7 @@ from autotune.core.objectives import comparable_tokens
 from autotune.core.records import TrialRecord
 from autotune.core.study_results import Plan
 from autotune.finals.verdict import ranked
-from autotune.night import planner
+from autotune.night.text_share import matched_epochs
 from autotune.promotion.repetition import as_often
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
@@ -146,7 +146,7 @@ def difference(study: Study, record: StudyRecord, data_hash: str = "", plan: Pla
 
 def _epochs(spec: StudySpec, plan: Plan | None, trainer: Trainer, record: StudyRecord) -> float:
     """Return how often the trials of a study on an earlier one's text are to read theirs; 0 for all of it, once."""
-    return planner.matched_epochs(spec, trainer, record.attributes.probe_facts, full_tokens(spec, plan))
+    return matched_epochs(spec, trainer, record.attributes.probe_facts, full_tokens(spec, plan))
 
 
 def _good(spec: StudySpec, record: StudyRecord) -> list[dict[str, Any]]:

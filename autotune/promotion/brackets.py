@@ -306,7 +306,9 @@ class BracketRunner:
         has_time: Callable[[float], bool],
     ) -> None:
         """Train settings that were not trained before."""
-        known = [dict(record.params) for record in queue.records() if record.result is not None]
+        # One that was interrupted waits to be repeated.
+        ended = [record for record in queue.records() if record.result is not None]
+        known = [dict(record.params) for record in ended if record.status is not TrialStatus.INTERRUPTED]
         if self.loop.stop.level or all(each in known for each in params):
             return
 

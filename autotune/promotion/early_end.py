@@ -17,6 +17,8 @@ EXPORT_S = 15.0
 END_MARGIN = 1.03
 """Factor by which the rest of a run may take longer than its recent pace says. A run whose end can be moved needs no
 more, also before it begins."""
+MUCH_FRAC = 0.2
+"""Share of the budget that must fit beside an end that stays for a person to be told that it does."""
 NEWS_FRAC = 0.02
 """Smallest change of the end that is told to a person, and smallest move to a later end, as a share of the budget."""
 
@@ -87,6 +89,8 @@ class EarlyEnd:
 
     budget_tokens: int
     end_tokens: int
+    stays: bool = False
+    """Whether much more fits by now, and it is too late to end later."""
 
     def decide(self, seen: int, interval_tokens: int, tokens_per_s: float | None, seconds_left: float) -> bool:
         """Move the end if it must or should be moved, and return whether it was.
@@ -107,7 +111,9 @@ class EarlyEnd:
         end = _rounded_down(min(fitting_safely, self.budget_tokens - 1), self.budget_tokens)
 
         is_sooner = fitting < self.end_tokens and end - seen >= interval_tokens
-        is_later = end - self.end_tokens > NEWS_FRAC * self.budget_tokens and 2 * seen < self.end_tokens
+        is_in_time = 2 * seen < self.end_tokens
+        is_later = is_in_time and end - self.end_tokens > NEWS_FRAC * self.budget_tokens
+        self.stays = not is_in_time and end - self.end_tokens > MUCH_FRAC * self.budget_tokens
         if is_sooner or is_later:
             self.end_tokens = end
 

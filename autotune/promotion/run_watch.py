@@ -51,6 +51,7 @@ class RunWatch:
         self._is_moved = end_tokens is not None
         self._end = EarlyEnd(self._budget, end_tokens or self._budget)
         self._is_past_end = False
+        self._said_stays = False
         self._said_end: int | None = None
         self._warnings = list(self._attributes.early_warnings)
         self._pace = RunPace(reached)
@@ -113,6 +114,14 @@ class RunWatch:
             with _unless_taken_over():
                 self._attributes.end_tokens = self._end.end_tokens
             self._say_end()
+        elif self._is_moved and self._end.stays and not self._said_stays:
+            self._said_stays = True
+            longer = self._observer.run.command("promote", "--tokens", str(2 * self._budget))
+            self._observer.note(
+                "full",
+                f"there is more time by now, but the full run ends at {self._end.end_tokens:,} all the same, since its "
+                f"learning rate may be coming down already; for a longer one, later: {longer}",
+            )
         elif tokens[-1] > self._end.end_tokens and not self._is_past_end:
             self._is_past_end = True
             end = self._metric.budget(self._end.end_tokens)

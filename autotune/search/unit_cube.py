@@ -11,6 +11,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 _ONE_HOT = 0.5**0.5
 """Coordinate of the choice that is taken: two different choices are then as far apart as two ends of a range."""
 
+_DIGITS = 12
+"""Significant digits of a proposed number."""
+
 
 class UnitCube:
     """The space of a study, each setting on its own scale from 0 to 1.
@@ -109,7 +112,9 @@ class _Range:
         if self._distribution.step:
             number = self._on_grid(number)
 
-        value = min(max(float(number[0]), self._distribution.low), self._distribution.high)
+        # There and back, the logarithm loses a digit, and 0.013999999999999993 would count as a change of 0.014.
+        rounded = float(f"{number[0]:.{_DIGITS}g}")
+        value = min(max(rounded, self._distribution.low), self._distribution.high)
         return round(value) if isinstance(self._distribution, IntDistribution) else value
 
     def _numbers(self, positions: np.ndarray) -> np.ndarray:

@@ -223,34 +223,46 @@ def read_study(root: Path, storage_url: str = "") -> StudyRecord:
     """
     run = RunDirectory(root)
     if storage_url and not os.path.lexists(run.spec):
-        return _read_from_elsewhere(run, storage_url)
+        return _read_from(run, storage_url)
 
     spec = read_spec(run)
-    named_url = named_storage(run, spec.storage, storage_url)
-    with (
-        explain_storage_errors(root),
-        storage_to_read(run, named_url, spec.limits.heartbeat_s) as storage,
-    ):
-        return replace(_read(run, spec, storage), storage_url=named_url)
+    return _read_from(run, named_storage(run, spec.storage, storage_url), spec)
 
 
-def _read_from_elsewhere(run: RunDirectory, storage_url: str) -> StudyRecord:
-    """Read a study that other machines have run: all that is known of it is in the shared database.
+def _read_from(run: RunDirectory, url: str, spec: StudySpec | None = None) -> StudyRecord:
+    """Read a study from its file, or from a shared database, where a connection that is lost meanwhile is made again.
+
+    Args:
+        run: Its run directory.
+        url: The shared database; "" for the file.
+        spec: What the folder says of it; None where that is stored in the database alone, by other machines.
+    """
+
+    @again_if_cut_off
+    def read() -> StudyRecord:
+        with storage_to_read(run, url, *([spec.limits.heartbeat_s] if spec else [])) as storage:
+            return replace(_read(run, spec or _stored_spec(run, storage), storage), storage_url=url)
+
+    with explain_storage_errors(run.root):
+        return read()
+
+
+def _stored_spec(run: RunDirectory, storage: RDBStorage) -> StudySpec:
+    """Return what a shared database alone says of a study, which other machines have begun.
 
     Raises:
-        NotBegunError: If the database has no study of the folder's name.
+        NotBegunError: If it has no study of the folder's name.
     """
     import optuna
 
-    with explain_storage_errors(run.root), storage_to_read(run, storage_url) as storage:
-        stored = None
-        if run.name in optuna.get_all_study_names(storage):
-            stored = StudyAttributes(optuna.load_study(study_name=run.name, storage=storage)).spec
-        if stored is None:
-            raise NotBegunError(
-                f"the shared database holds no study {run.name}; `autotune run` with its study file begins it"
-            )
-        return replace(_read(run, StudySpec.model_validate(stored), storage), storage_url=storage_url)
+    stored = None
+    if run.name in optuna.get_all_study_names(storage):
+        stored = StudyAttributes(optuna.load_study(study_name=run.name, storage=storage)).spec
+    if stored is None:
+        raise NotBegunError(
+            f"the shared database holds no study {run.name}; `autotune run` with its study file begins it"
+        )
+    return StudySpec.model_validate(stored)
 
 
 def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecord:

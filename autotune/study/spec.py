@@ -288,6 +288,15 @@ class StudySpec(_Table):
         is_between = any(path in default and not space[path].is_on_grid(default[path]) for path in space)
         return min(self.budget.trials, most + is_between)
 
+    def less(self, trials: int) -> StudySpec:
+        """Return the study with a search that is still to be trained, where so many of its trials are there already.
+
+        Args:
+            trials: Trials that are there, >= 0.
+        """
+        left = max(0, self.most_trials - trials)
+        return self.model_copy(update={"budget": self.budget.model_copy(update={"trials": left})})
+
     def attributing_runs(self, changes: int | None = None) -> int:
         """Return the most trainings that it takes to tell how much each change of the winner gained.
 

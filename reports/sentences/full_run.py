@@ -57,8 +57,8 @@ def _ended(full: FullRunRecord, metric: Metric) -> str:
         return f"The full run {ended}: {full.tokens_seen:,} of {size} {unit} in {took}."
     if full.tokens_seen < full.tokens:
         return (
-            f"The full run {ended} at {full.tokens_seen:,} of {size} {unit} in {took}: no more fitted before "
-            "its deadline. Its learning rate was brought down early, so the model is complete."
+            f"The full run {ended} at {full.tokens_seen:,} of {size} {unit} in {took}: its end was moved to "
+            "meet a deadline. Its learning rate was brought down by then, so the model is complete."
         )
     return f"The full run {ended}: {size} {unit} in {took}."
 
@@ -70,7 +70,7 @@ def _stopped(full: FullRunRecord, metric: Metric) -> str:
 
     share = percent(full.tokens_seen / full.tokens, 0) if full.tokens else MISSING
     size = plain(metric.budget(full.tokens))
-    return f"The full run was stopped at {share} of {size}, and will go on from its last checkpoint."
+    return f"The full run was stopped at {share} of {size}, and goes on from its last checkpoint, if it left one."
 
 
 def _in_progress(full: FullRunRecord, metric: Metric) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -192,6 +193,9 @@ def test_parked_peer_leaves_its_trial_to_the_others(shared: StudyFolder) -> None
 def test_peers_wait_for_a_server_that_goes_away_in_each_phase(shared: StudyFolder, running: postgres.Server) -> None:
     _write(shared, seconds=0.3)
     full = ("--set", "promote.automatic=true", "--set", "promote.tokens=200000")
+    # On a machine that never runs the study, which it knows by its file alone.
+    watching = shared.start("watch", "--json", "--heartbeat", "1", out="c")
+    assert watching.says('"state": "not begun"'), watching.text
     peers = [shared.start(*full, out=out) for out in "ab"]
     phases: list[Callable[[], bool]] = [
         lambda: len(shared.started()) > 2,
@@ -210,6 +214,17 @@ def test_peers_wait_for_a_server_that_goes_away_in_each_phase(shared: StudyFolde
     _assert_whole(shared, ["a", "b"])
     assert Counter(training.tokens for training in shared.started()) == {100_000: TRIALS + 6, 200_000: 1}
     assert shared.record("a").attributes.full_run.status == "finished"
+
+    assert watching.end() == 0 and "the database is back after " in watching.text, watching.text
+    told = Counter(event["event"] for event in _events(watching))
+    later = Counter(event["event"] for event in _events(shared.run("watch", "--json", "--once", out="d")))
+    assert told["trial_ended"] == later["trial_ended"] == len(shared.record("a").trials) + 6
+    assert told["verdict"] == later["verdict"] == 1 and not told["failed"]
+    assert [each["phase"] for each in _events(watching) if each["event"] == "phase"][-2:] == ["full run", "ended"]
+
+
+def _events(watching: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in watching.text.splitlines() if line.startswith("{")]
 
 
 def test_a_study_is_parked_while_its_database_is_away(shared: StudyFolder, running: postgres.Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -143,12 +144,19 @@ def test_killed_in_a_bracket_it_goes_on(usual: StudyFolder) -> None:
     wait_for(lambda: len(usual.started()) >= before + 2)
     run.kill()
     usual.wait_until_empty()
+    # A scheduler is in a hurry, and asks again and again.
+    run = usual.start("promote", "--tokens", str(TOKENS))
+    assert run.says("bracket"), run.text
+    for _ in range(3):
+        run.signal(signal.SIGTERM)
+    assert run.end() == 130 and "parked, nothing is lost; resume with: " in run.text, run.text
+    assert "for a run 16 times as long" not in run.text, "the brackets have not told it yet"
     _, _, promotion = promoted(usual, "--tokens", str(TOKENS))
     assert all(None not in bracket.losses for bracket in promotion.brackets)
     lengths = [training.tokens for training in usual.started()[before:]]
-    # Nothing that was done is done again: at most the training that was killed.
+    # Nothing that was done is done again: at most the two trainings that were ended.
     needed = sum(len(bracket.factors) for bracket in promotion.brackets) + 1
-    assert needed <= len(lengths) <= needed + 1 and lengths[-1] == TOKENS
+    assert needed <= len(lengths) <= needed + 2 and lengths[-1] == TOKENS
 
 
 # A study that searches the batch as well, whose best one is 4 at a trial's length.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 
 import pytest
-from study_folder import StudyFolder
+from study_folder import StudyFolder, wait_for
 
 import autotune
 from autotune.cli import status
 from autotune.core.records import TrialStatus
+from autotune.engine.deadline import REPORT_S
+from autotune.promotion.early_end import EXPORT_S
+from reports.page import write_report
 
 
 def test_a_running_study_is_steered_and_goes_on_so_after_a_kill(folder: StudyFolder) -> None:
@@ -76,3 +79,34 @@ def test_a_running_study_is_steered_and_goes_on_so_after_a_kill(folder: StudyFol
 
     refused = folder.command("steer", "fake", "--trials", "20")
     assert refused.end() == 2 and "fake is finished, so there is nothing to steer" in refused.text
+
+
+def test_a_full_run_ends_sooner_where_its_end_is_moved_and_says_so(folder: StudyFolder) -> None:
+    """It would take 80 s; 14 are left beside those for its export and the report, and more when it is too late."""
+    full = {"automatic": True, "tokens": 4_000_000}
+    base = {"seconds": 2.0, "obeys": True, "data": {"num_evals": 10}}
+    folder.write(budget={"trials": 1}, base=base, finals={"finalists": 0}, promote=full)
+    run = folder.start("--hours", "8")
+    assert run.says("full run of 4,000,000 tokens begins")
+    study = autotune.load(folder.directory().root)
+    study.steer(hours=(14 + REPORT_S + EXPORT_S) / 3600)
+    assert run.says("the full run will end at "), run.text
+    wait_for(lambda: _is_past_half(folder))
+    study.steer(hours=1)
+    assert run.end() == 0, run.text
+
+    record = folder.record()
+    ended = record.attributes.full_run
+    assert ended.status == "finished" and ended.tokens_seen == ended.end_tokens < 4_000_000
+    assert "there is more time by now, but the full run ends at " in run.text
+    history = [event["message"] for event in record.events]
+    assert sum("you moved the end to " in line for line in history) == 2
+    write_report(record, record.run.report)
+    page = (record.run.report / "report.md").read_text()
+    assert f"The full run finished at {ended.tokens_seen:,} of 4,000,000 training tokens" in page
+    assert page.count("you moved the end to ") >= 2
+
+
+def _is_past_half(folder: StudyFolder) -> bool:
+    full = folder.record().attributes.full_run
+    return full is not None and full.end_tokens is not None and 2 * full.tokens_seen > full.end_tokens

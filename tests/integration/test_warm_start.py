@@ -161,6 +161,7 @@ def test_a_clone_counts_the_trials_that_lie_in_its_space(folder: StudyFolder, fi
     run = folder.command("run", "second")
     assert run.end() == 0, run.text
     assert f"{len(within)} of {len(first.trials)} trials of fake are taken along" in run.text
+    assert f"plan: up to 1 trial beside the {len(within)} taken along, of 100,000 tokens" in run.text
     record = read_study(folder.root / "runs" / "second")
 
     taken = [trial for trial in record.trials if trial.taken_from is not None]

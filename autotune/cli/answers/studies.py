@@ -187,6 +187,8 @@ class PlanFigures(Part):
     """What is left out for lack of time; "" if nothing."""
     refusal: str
     """Why the time is too short for the study at all; "" if it is not."""
+    taken: int = 0
+    """Trials of earlier studies that count here, beside those that are planned."""
 
 
 class Planned(Answer):

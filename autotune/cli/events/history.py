@@ -296,6 +296,9 @@ class History:
             return verdict.reason
         if self.state == "full run failed" and full is not None:
             return f"the full run {full.cause or full.status}"
+        # Of a shared study only the machine that parked it has a line of that.
+        if self.record.storage_url:
+            return None
         if self.state == "parked" and not self._is_parked:
             return "the process that ran it is gone and did not park it: it was killed, or said why on its console"
         if self.state == "not begun":

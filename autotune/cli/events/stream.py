@@ -17,6 +17,7 @@ from autotune.cli.answers.events import Event, Heartbeat
 from autotune.cli.answers.studies import State
 from autotune.cli.events.history import History, Told, of_lines
 from autotune.core.errors import UserError
+from autotune.store.absence import Patience, patient
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import NotBegunError, StudyRecord, read_events, read_study
 
@@ -76,7 +77,9 @@ class Stream:
             return []
 
         began = time.process_time()
-        fresh = [told for told in self._look() if told.key not in self._told]
+        # An address that has never answered may be wrong, which is told at once.
+        with patient(Patience(_say_absence) if self._signature is not None else None):
+            fresh = [told for told in self._look() if told.key not in self._told]
         self._read_s = time.process_time() - began
         self._signature = signature
         self._told |= {told.key for told in fresh}
@@ -141,6 +144,10 @@ class Stream:
         pid = self._run.running_pid()
         state: State = "not begun" if pid is None else "preparing"
         return Heartbeat(at=time.time(), study=self._run.name, state=state, running_pid=pid, trials={})
+
+
+def _say_absence(_kind: str, words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

@@ -19,8 +19,9 @@ from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.machine import measurement
 from autotune.night import opening, session
-from autotune.night.planner import Survey, describe, make_plan, survey, train_tokens_override
+from autotune.night.planner import Survey, describe, make_plan, survey
 from autotune.night.search_share import search_seconds
+from autotune.night.text_share import train_tokens_override
 from autotune.store.study_store import read_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study, load
@@ -60,6 +61,18 @@ def test_without_a_deadline_all_trials_are_planned() -> None:
     assert (planned.trial_s, planned.trials) == (20, 10)
     assert (planned.search_s, planned.finals_s, planned.full_s) == (200, 200, 0)
     assert planned.total_s == 200 + 200 + REPORT_S
+
+
+def test_trials_taken_along_are_no_time_to_be_spent() -> None:
+    study, profile = spec(), Machine(0.0)
+    planned = make_plan(of_a_trainer(study), PROBE, 1, float("inf"), profile, taken=8)  # type: ignore[arg-type]
+    assert (planned.trials, planned.most_trials, planned.search_s) == (2, 2, 40)
+    assert planned.total_s == 40 + 200 + REPORT_S
+    assert describe(planned, study).startswith("plan: up to 2 trials beside the 8 taken along, of 1,000 tokens (20 s")
+    # None has to be trained, so the proof alone needs its time.
+    planned = make_plan(of_a_trainer(study), PROBE, 1, 176 + REPORT_S + 1, profile, taken=12)  # type: ignore[arg-type]
+    assert (planned.trials, planned.search_s, planned.refusal) == (0, 0, "")
+    assert describe(planned, study).startswith("plan: no trial beside the 12 taken along, of 1,000 tokens (20 s each)")
 
 
 def test_the_time_that_is_left_limits_the_trials() -> None:

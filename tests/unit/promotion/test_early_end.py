@@ -113,5 +113,11 @@ def test_the_end_comes_later_again_only_in_the_first_half_and_if_it_is_worth_it(
     assert decided(EarlyEnd(BUDGET, 600_000), 200_000, 1_000.0, float("inf")) == 990_000
 
 
+def test_much_time_that_comes_too_late_is_known() -> None:
+    end = EarlyEnd(BUDGET, 400_000)
+    assert decided(end, 250_000, 1_000.0, 300.0) is None and not end.stays
+    assert decided(end, 250_000, 1_000.0, 3_600.0) is None and end.stays
+
+
 def test_small_budgets_are_not_rounded_away() -> None:
     assert decided(EarlyEnd(500, 500), 100, 1.0, 206.0, interval=5) == 300

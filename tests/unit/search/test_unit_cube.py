@@ -51,3 +51,10 @@ def test_a_range_of_one_value_is_the_middle() -> None:
     cube = UnitCube({"lr": FloatDistribution(0.5, 0.5), "layers": IntDistribution(3, 3)})
     assert cube.positions([{"lr": 0.5, "layers": 3}]).tolist() == [[0.5, 0.5]]
     assert cube.params(np.array([0.9, 0.1])) == {"lr": 0.5, "layers": 3}
+
+
+def test_a_number_that_a_person_wrote_comes_back_to_the_last_digit() -> None:
+    """Otherwise a setting of the default counts as changed, and is taken back in trainings of its own."""
+    cube = UnitCube({"muon_lr": FloatDistribution(0.003, 0.1, log=True), "lr": FloatDistribution(1 / 3, 1.0, log=True)})
+    written = {"muon_lr": 0.014, "lr": 1 / 3}
+    assert cube.params(cube.positions([written])[0]) == written

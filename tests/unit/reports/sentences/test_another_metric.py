@@ -32,7 +32,7 @@ def test_values_have_the_trainers_name_and_sign() -> None:
     assert verdict_summary(study).sentence == (
         "Better settings were found: r2 is 7.6 % above the default's, measured on fresh seeds."
     )
-    assert first_screen(study)[0][1].startswith("the winner (trial 6): r2 -4.6400 on 3 fresh seeds; gain +0.38 (")
+    assert first_screen(study)[0][1].startswith("the winner (trial 6): r2 -4.6400 on 3 fresh seeds; gain +0.380 (")
     assert trial_rows(study).heads[3:7] == ("r2", "last r2", "seconds", "epochs/s")
     assert trial_rows(study).rows[0].cells[3].startswith("-4.")
 

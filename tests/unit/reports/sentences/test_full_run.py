@@ -25,8 +25,8 @@ def test_a_finished_full_run_says_what_it_reached(night: StudyRecord) -> None:
     ]  # fmt: skip
     shorter = study_builder.with_attributes(night, full=full | {"tokens_seen": 5000, "end_tokens": 5000})
     assert full_run_lines(shorter)[0] == (
-        "The full run finished at 5,000 of 8,000 training tokens in 27 min: no more fitted before its deadline. "
-        "Its learning rate was brought down early, so the model is complete."
+        "The full run finished at 5,000 of 8,000 training tokens in 27 min: its end was moved to meet a deadline. "
+        "Its learning rate was brought down by then, so the model is complete."
     )
 
 
@@ -36,7 +36,10 @@ def test_a_full_run_that_no_process_trains_is_not_in_progress(night: StudyRecord
     killed = study_builder.with_attributes(night, full=full)
 
     (line,) = full_run_lines(killed)
-    assert line == "The full run was stopped at 90 % of 8,000 tokens, and will go on from its last checkpoint."
+    assert (
+        line
+        == "The full run was stopped at 90 % of 8,000 tokens, and goes on from its last checkpoint, if it left one."
+    )
     waiting = study_builder.with_attributes(night, full=full | {"status": "waiting"})
     assert full_run_lines(waiting) == [line]
     not_begun = study_builder.with_attributes(night, full={"status": "waiting", "tokens": 8000})
