@@ -47,8 +47,8 @@ def _first_half(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     By their number the first half would have most of the training, and the later half little chance to gain.
     """
     trained = [trial.result.points[-1].tokens_seen if trial.result and trial.result.points else 0 for trial in trials]
-    ends = itertools.accumulate(trained)
-    return [trial for trial, end in zip(trials, ends, strict=True) if 2 * end <= sum(trained)]
+    ends = list(itertools.accumulate(trained))
+    return [trial for trial, end in zip(trials, ends, strict=True) if 2 * end <= ends[-1]]
 
 
 class SearchEnd:
