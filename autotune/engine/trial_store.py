@@ -15,6 +15,7 @@ from autotune.core.objectives import values
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.search.searched import present_space, whole_space
 from autotune.search.space import SearchSpace
+from autotune.search.untried import Tried
 from autotune.store.database import exclusive, is_shared
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import in_force
@@ -116,6 +117,11 @@ class TrialStore:
         trials = self.trials()
         attributes = StudyAttributes(Snapshot(self.optuna_study.user_attrs))
         return Look(trials, self._known.own(trials), attributes)
+
+    @cached_property
+    def tried(self) -> Tried:
+        """The settings that were tried before."""
+        return Tried(self.study.spec.seed)
 
     @cached_property
     def _known(self) -> KnownRecords:

@@ -37,7 +37,7 @@ def late_gain(trials: Sequence[TrialRecord]) -> float | None:
     if len(ended) < MIN_TRIALS or not losses:
         return None
 
-    best_of_all = min(trial.loss for trial in ended if trial.loss is not None)
+    best_of_all = min(loss for trial in ended if (loss := trial.loss) is not None)
     return min(losses) - best_of_all
 
 
@@ -46,8 +46,7 @@ def _first_half(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
     By their number the first half would have most of the training, and the later half little chance to gain.
     """
-    trained = [trial.result.points[-1].tokens_seen if trial.result and trial.result.points else 0 for trial in trials]
-    ends = list(itertools.accumulate(trained))
+    ends = list(itertools.accumulate(trial.trained_tokens for trial in trials))
     return [trial for trial, end in zip(trials, ends, strict=True) if 2 * end <= ends[-1]]
 
 
@@ -119,8 +118,10 @@ class SearchEnd:
 
     def _is_enough(self, trials: Sequence[TrialRecord]) -> bool:
         noise = self._noise()
+        if noise is None:
+            return False
         gain = late_gain(trials)
-        if noise is None or gain is None or gain >= noise.provable_gain:
+        if gain is None or gain >= noise.provable_gain:
             return False
 
         metric = self._queue.study.trainer.metric
