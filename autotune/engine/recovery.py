@@ -134,14 +134,10 @@ class Recovery:
 
         A peer that died between drawing a trial and its first beat would otherwise never be noticed.
         """
-        from sqlalchemy import text
+        from autotune.store.postgresql import SharedStorage
 
-        query = text(
-            "SELECT trials.trial_id FROM trials LEFT JOIN trial_heartbeats USING (trial_id) "
-            "WHERE study_id = :study AND state = 'RUNNING' AND trial_heartbeats.trial_id IS NULL"
-        )
-        with self.store.storage.engine.connect() as connection:
-            return list(connection.execute(query, {"study": self.store.optuna_study._study_id}).scalars())
+        assert isinstance(self.store.storage, SharedStorage)
+        return self.store.storage.silent_trial_ids(self.store.optuna_study._study_id)
 
     def _end_orphans(self, own: Collection[int]) -> None:
         """End the trials that a dead process left running."""

@@ -176,7 +176,14 @@ class TrialStore:
         """
         from optuna.storages._rdb.storage import _create_scoped_session
 
-        # Optuna's own call takes a transaction for each, which peers would wait for.
+        if self.is_shared:
+            from autotune.store.postgresql import SharedStorage
+
+            assert isinstance(self.storage, SharedStorage)
+            self.storage.set_trial_params(trial._trial_id, params, distributions)
+            return
+
+        # Optuna's own call takes a transaction for each.
         with _create_scoped_session(self.storage.scoped_session) as session:
             for path, value in params.items():
                 internal = distributions[path].to_internal_repr(value)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
@@ -23,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from autotune.core.errors import UserError
 from autotune.store.absence import HELD, MISSED_HEARTBEATS, Absence, again_if_cut_off, seconds_since_back
 from autotune.store.faults import ConnectionLostError, answers_soon, first_line, is_final, refusal_of
+from autotune.store.trial_rows import TrialRows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -159,7 +159,7 @@ def _require_lock(*_: object) -> None:
         raise ConnectionLostError("the lock was lost with its connection")
 
 
-class SharedStorage(RDBStorage):
+class SharedStorage(TrialRows):
     """Optuna's storage in a server that may go away: what loses its connection is done again.
 
     Not so a new trial, which would be there twice if it was stored and only the answer was lost, nor the end of one,
@@ -194,12 +194,12 @@ class SharedStorage(RDBStorage):
 
     def _server_s(self) -> float:
         """Return for how many seconds the server has been up."""
-        with self.engine.connect() as connection:
-            up = select(func.extract("epoch", func.clock_timestamp() - func.pg_postmaster_start_time()))
-            return float(connection.execute(up).scalar_one())
+        up = select(func.extract("epoch", func.clock_timestamp() - func.pg_postmaster_start_time()))
+        return float(self.query(up)[0][0])
 
 
 _DONE_AGAIN = (
+    "query",
     "create_new_study",
     "delete_study",
     "set_study_user_attr",
@@ -216,6 +216,7 @@ _DONE_AGAIN = (
     "get_trial_param",
     "set_trial_intermediate_value",
     "set_trial_user_attr",
+    "set_trial_user_attrs",
     "set_trial_system_attr",
     "get_trial",
     "get_all_trials",
@@ -226,6 +227,7 @@ _DONE_AGAIN = (
     "get_trial_system_attrs",
     "record_heartbeat",
     "_get_stale_trial_ids",
+    "silent_trial_ids",
 )
 """Calls that store or read the same when they are made twice."""
 for _name in _DONE_AGAIN:

@@ -145,9 +145,14 @@ def _cached(storage: RDBStorage) -> BaseStorage:
     """Return what keeps trials in memory as far as they do not change; Optuna's own cache for a file of our own."""
     from optuna.storages import get_storage
 
+    if not is_shared(storage):
+        return get_storage(storage)
+
+    from autotune.store.postgresql import SharedStorage
     from autotune.store.shared_trials import ChangedTrials
 
-    return ChangedTrials(storage) if is_shared(storage) else get_storage(storage)
+    assert isinstance(storage, SharedStorage)
+    return ChangedTrials(storage)
 
 
 def save_result(trial: optuna.Trial, result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
