@@ -242,6 +242,10 @@ class StudyAttributes(_Attributes):
     ended_at = Stored("", str)
     """Of a shared study: when its last night came to its end, ISO 8601."""
 
+    def at_present(self) -> StudyAttributes:
+        """Return what is stored at this moment; of a study in a database, each value is a question of its own."""
+        return StudyAttributes(Snapshot(self.holder.user_attrs))
+
     def keep_peer(self, peer: Peer) -> None:
         """Store who works on the study, and what it is at."""
         self.holder.set_user_attr(*stored_peer(peer))

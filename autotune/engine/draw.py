@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import Snapshot, StudyAttributes, TrialAttributes
+from autotune.core.attributes import TrialAttributes
 from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import write_json
@@ -135,7 +135,7 @@ class Draw:
             return True
 
         spec = self.store.study.spec
-        attributes = StudyAttributes(Snapshot(self.store.optuna_study.user_attrs))
+        attributes = self.store.attributes.at_present()
         space, whole = present_space(spec.space, attributes), whole_space(spec.space, attributes)
         stored = self.store.storage.get_trial(trial._trial_id)
         proposals = Proposals(trial, stored, self.store.optuna_study, space, whole, spec.base)

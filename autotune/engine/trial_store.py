@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import Snapshot, StudyAttributes, TrialAttributes
+from autotune.core.attributes import StudyAttributes, TrialAttributes
 from autotune.core.objectives import values
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.search.searched import present_space, whole_space
@@ -115,8 +115,7 @@ class TrialStore:
     def look(self) -> Look:
         """Return what is stored at present."""
         trials = self.trials()
-        attributes = StudyAttributes(Snapshot(self.optuna_study.user_attrs))
-        return Look(trials, self._known.own(trials), attributes)
+        return Look(trials, self._known.own(trials), self.attributes.at_present())
 
     @cached_property
     def tried(self) -> Tried:

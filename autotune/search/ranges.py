@@ -103,7 +103,7 @@ class CurrentRanges(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return every setting with its present range, or all its choices; see optuna.samplers.BaseSampler."""
-        attributes = StudyAttributes(study)
+        attributes = StudyAttributes(study).at_present()
         space = present_space(self._space, attributes)
         whole = whole_space(self._space, attributes)
 

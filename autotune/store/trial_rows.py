@@ -57,6 +57,20 @@ _ADD_SETTING = text(
     "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) "
     f"SELECT trial_id, :name, :value, :distribution {_IF_UNFINISHED}"
 )
+_HOLD_STUDY = text("SELECT study_id FROM studies WHERE study_id = :study FOR UPDATE")
+_BEGIN = text(
+    "INSERT INTO trials (number, study_id, state, datetime_start) "
+    "SELECT count(*), :study, 'RUNNING', :start FROM trials WHERE study_id = :study RETURNING trial_id, number"
+)
+_END = text(
+    "UPDATE trials SET state = CAST(:state AS trialstate), datetime_complete = :end "
+    "WHERE trial_id = :trial AND state IN ('RUNNING', 'WAITING')"
+)
+_SET_VALUE = text(
+    "INSERT INTO trial_values (trial_id, objective, value, value_type) "
+    "VALUES (:trial, :objective, :value, CAST(:type AS trialvaluetype)) ON CONFLICT (trial_id, objective) "
+    "DO UPDATE SET value = excluded.value, value_type = excluded.value_type"
+)
 _BEAT = text(
     "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:trial, CURRENT_TIMESTAMP) "
     "ON CONFLICT (trial_id) DO UPDATE SET heartbeat = excluded.heartbeat"
@@ -154,7 +168,35 @@ class TrialRows(RDBStorage):
             distribution = distributions[path]
             stored = distribution.to_internal_repr(value)
             rows.append({"name": path, "value": stored, "distribution": distribution_to_json(distribution)})
-        self._store(trial_id, _ADD_SETTING, rows)
+        if rows:
+            self._store(trial_id, _ADD_SETTING, rows)
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        if template_trial is not None:
+            return super()._create_new_trial(study_id, template_trial)
+
+        start = _stored_now()
+        with _create_scoped_session(self.scoped_session) as session:
+            connection = session.connection()
+            # Its number is how many there are, so one begins at a time.
+            if connection.execute(_HOLD_STUDY, {"study": study_id}).scalar() is None:
+                raise KeyError(NOT_FOUND_MSG)
+            trial_id, number = connection.execute(_BEGIN, {"study": study_id, "start": start}).one()
+        return _trial((trial_id, number, TrialState.RUNNING.name, start, None, (), (), (), (), ()))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """See optuna.storages.BaseStorage."""
+        if not state.is_finished():
+            return super().set_trial_state_values(trial_id, state, values)
+
+        rows = []
+        for objective, value in enumerate(values or ()):
+            stored, kind = TrialValueModel.value_to_stored_repr(value)
+            rows.append({"trial": trial_id, "objective": objective, "value": stored, "type": kind.name})
+
+        # The end comes first: it holds the trial until all is stored.
+        self._store(trial_id, _END, [{"state": state.name, "end": _stored_now()}], rows)
+        return True
 
     def record_heartbeat(self, trial_id: int) -> None:
         """See optuna.storages.BaseStorage."""
@@ -169,14 +211,29 @@ class TrialRows(RDBStorage):
         """
         return [row[0] for row in self.query(_SILENT, {"study": study_id})]
 
-    def _store(self, trial_id: int, statement: TextClause, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows of an unfinished trial."""
-        values = [{"trial": trial_id, **row} for row in rows]
+    def _store(
+        self,
+        trial_id: int,
+        statement: TextClause,
+        rows: Sequence[Mapping[str, Any]],
+        values: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        """Change an unfinished trial.
+
+        Args:
+            trial_id: Optuna's id of it.
+            statement: Changes nothing of one that has ended.
+            rows: What it names, once for each time that it is made.
+            values: The trial's final values, to be stored with that.
+        """
+        named = [{"trial": trial_id, **row} for row in rows]
         with _create_scoped_session(self.scoped_session) as session:
-            stored = session.connection().execute(statement, values)
-            is_refused = stored.rowcount < len(values)
+            connection = session.connection()
+            is_refused = connection.execute(statement, named).rowcount < len(named)
             if is_refused:
                 session.rollback()
+            elif values:
+                connection.execute(_SET_VALUE, values)
 
         if is_refused:
             self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
@@ -204,6 +261,11 @@ def _trial(row: Any) -> FrozenTrial:
         },
         trial_id=trial_id,
     )
+
+
+def _stored_now() -> datetime:
+    """Return the present moment as Optuna stores it."""
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _number(stored: str | None) -> float | None:

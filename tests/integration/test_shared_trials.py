@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +161,24 @@ def test_what_is_stored_in_one_statement_is_what_optuna_stores_in_many(open_peer
         assert isinstance(storage, SharedStorage)
         storage.set_trial_params(trial_id, params, distributions)
 
-    ids = [storage.create_new_trial(study_id) for _ in range(3)]
+    ids = [RDBStorage._create_new_trial(storage, study_id)._trial_id]
+    ids += [storage.create_new_trial(study_id) for _ in range(2)]
     fill(by_optuna_alone, RDBStorage, ids[0])
     fill(at_once, SharedStorage, ids[1])
-    for trial_id, values in zip(ids, ([2.0], [math.inf], [-math.inf]), strict=True):
-        storage.set_trial_state_values(trial_id, TrialState.COMPLETE, values)
+    storage.set_trial_params(ids[2], {}, {})  # type: ignore[attr-defined]
+    RDBStorage.set_trial_state_values(storage, ids[0], TrialState.COMPLETE, [2.0])
+    storage.set_trial_state_values(ids[1], TrialState.COMPLETE, [math.inf])
+    storage.set_trial_state_values(ids[2], TrialState.COMPLETE, [-math.inf])
 
     mine = [storage.get_trial(trial_id) for trial_id in ids]
     assert plain(mine) == plain(by_optuna(queue)) == plain(storage.get_all_trials(study_id))
     assert plain(storage._get_trials(study_id, [TrialState.COMPLETE], {ids[0]}, ids[1])) == plain([mine[0], mine[2]])
-    first, second, _ = mine
+    first, second, third = mine
+    assert [trial.number for trial in mine] == [0, 1, 2]
+    assert [first.value, second.value, third.value] == [2.0, math.inf, -math.inf]
+    for earlier, later in itertools.pairwise(mine):
+        for at in ("datetime_start", "datetime_complete"):
+            assert timedelta() <= getattr(later, at) - getattr(earlier, at) < timedelta(minutes=10)
     assert (first.params, first.distributions) == (second.params, second.distributions) == (params, distributions)
     assert first.user_attrs == second.user_attrs == {**attributes, "text": "again"}
     assert repr(first.intermediate_values) == repr(second.intermediate_values)
@@ -190,8 +200,10 @@ def test_what_has_ended_or_is_unknown_takes_nothing_more(open_peer: Callable[[],
         with pytest.raises(error):
             storage.set_trial_user_attr(trial_id, "role", "search")
         with pytest.raises(error):
+            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+        with pytest.raises(error):
             storage.set_trial_params(trial_id, {"lr": 0.1}, {"lr": FloatDistribution(0, 1)})  # type: ignore[attr-defined]
-    for read in (storage.get_trial, storage.get_study_user_attrs):
+    for read in (storage.get_trial, storage.get_study_user_attrs, storage.create_new_trial):
         with pytest.raises(KeyError):
             read(ended + 1_000)
     assert storage.get_trial(ended) == before
