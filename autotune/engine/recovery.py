@@ -15,7 +15,7 @@ from autotune.engine.running import Ending
 from autotune.engine.trial_store import Look, TrialStore
 from autotune.store.absence import again_if_cut_off
 from autotune.store.run_directory import log_event
-from autotune.store.study_store import record_of
+from autotune.store.study_store import record_of, write_result
 
 if TYPE_CHECKING:
     import optuna
@@ -153,7 +153,8 @@ class Recovery:
             result = TrialResult(ending.status, ending.cause, points)
             trial = Trial(self.store.optuna_study, look.trials[record.number]._trial_id)
             folder = self.store.run.trial(self.folder_name, record.number)
-            self.store.finish(trial, result, folder)
+            write_result(result, folder, self.store.study.trainer.metric)
+            self.store.finish(trial, result)
 
     def _repeat(self, trial: FrozenTrial) -> None:
         from optuna.storages import RetryHeartbeatStaleTrialCallback

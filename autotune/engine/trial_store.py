@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import StudyAttributes, TrialAttributes
@@ -19,7 +18,7 @@ from autotune.search.untried import Tried
 from autotune.store.database import exclusive, is_shared
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import in_force
-from autotune.store.study_store import KnownRecords, save_result
+from autotune.store.study_store import KnownRecords
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
@@ -215,13 +214,12 @@ class TrialStore:
             return False
         return True
 
-    def finish(self, trial: optuna.Trial, result: TrialResult, folder: Path) -> bool:
+    def finish(self, trial: optuna.Trial, result: TrialResult) -> bool:
         """Store a trial's result, then tell Optuna how it ended.
 
         Args:
             trial: A running trial.
             result: How it ended.
-            folder: Where its files go.
 
         Returns:
             False if a peer has ended the trial meanwhile.
@@ -229,7 +227,7 @@ class TrialStore:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            save_result(trial, result, folder, self.study.trainer.metric)
+            TrialAttributes(trial).result = result
             self.tell_optuna(trial.number, result)
         except UpdateFinishedTrialError:
             # A first attempt may have been stored as its connection was lost.

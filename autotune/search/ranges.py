@@ -41,12 +41,15 @@ def widened_ranges(
         trials: The search.
         kept: Settings whose ranges stay as they are.
     """
+    movable = [path for path in space if path not in kept and space[path].limits is not None]
+    if not movable:
+        return {}
     finished = [trial for trial in trials if trial.loss is not None]
     if len(finished) < MIN_FINISHED:
         return {}
 
     best = min(finished, key=lambda trial: trial.loss or 0.0)
-    ranges = {path: _widened_range(space[path], best.params.get(path)) for path in space if path not in kept}
+    ranges = {path: _widened_range(space[path], best.params.get(path)) for path in movable}
     return {path: ends for path, ends in ranges.items() if ends is not None}
 
 

@@ -155,10 +155,9 @@ def _cached(storage: RDBStorage) -> BaseStorage:
     return ChangedTrials(storage)
 
 
-def save_result(trial: optuna.Trial, result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
-    """Store a result with its trial and, in the words of its metric, as a file; Optuna is told afterwards."""
+def write_result(result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
+    """Write a result, in the words of its metric, as a file."""
     write_json(folder / "result.json", told(result.to_json(), metric))
-    TrialAttributes(trial).result = result
 
 
 # --- reading ---------------------------------------------------------------------------------------------
