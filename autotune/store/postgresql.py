@@ -241,7 +241,6 @@ _DONE_AGAIN = (
     "get_trial_param",
     "set_trial_intermediate_value",
     "set_trial_user_attr",
-    "set_trial_user_attrs",
     "set_trial_system_attr",
     "get_trial",
     "get_all_trials",

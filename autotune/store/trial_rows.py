@@ -129,21 +129,7 @@ class TrialRows(RDBStorage):
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See optuna.storages.BaseStorage."""
-        self.set_trial_user_attrs(trial_id, {key: value})
-
-    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Store several attributes of a trial at once.
-
-        Args:
-            trial_id: Optuna's id of it.
-            attributes: Their values, by name.
-
-        Raises:
-            UpdateFinishedTrialError: If it has ended.
-        """
-        self._store(
-            trial_id, _SET_ATTRIBUTE, [{"key": key, "value": json.dumps(attributes[key])} for key in attributes]
-        )
+        self._store(trial_id, _SET_ATTRIBUTE, [{"key": key, "value": json.dumps(value)}])
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """See optuna.storages.BaseStorage."""
