@@ -248,6 +248,10 @@ class StudyAttributes(_Attributes):
     refusal: Stored[Refusal | None] = Stored(None, Refusal.from_json, lambda refusal: refusal and asdict(refusal))
     """Of a shared study: why its coordinator could not plan the present night; None if that was not so."""
 
+    def at_present(self) -> StudyAttributes:
+        """Return what is stored at this moment; of a study in a database, each value is a question of its own."""
+        return StudyAttributes(Snapshot(self.holder.user_attrs))
+
     def keep_peer(self, peer: Peer) -> None:
         """Store who works on the study, and what it is at."""
         self.holder.set_user_attr(*stored_peer(peer))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -212,12 +213,17 @@ class TrialRecord:
     taken_from: TakenFrom | None = None
     peer: str = ""
 
-    @property
+    @cached_property
     def loss(self) -> float | None:
         """Final held-out loss in nats per token, of a finished trial alone."""
         if self.result is None or self.status is not TrialStatus.FINISHED or not self.result.points:
             return None
         return self.result.points[-1].val_loss
+
+    @cached_property
+    def trained_tokens(self) -> int:
+        """Tokens at its last evaluation, once it has ended; 0 if there was none."""
+        return self.result.points[-1].tokens_seen if self.result and self.result.points else 0
 
     @property
     def excused(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import Snapshot, StudyAttributes, TrialAttributes
+from autotune.core.attributes import TrialAttributes
 from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.errors import UserError
 from autotune.core.files import write_json
@@ -19,7 +19,7 @@ from autotune.engine.recovery import attempts_before
 from autotune.engine.trial_store import Look, TrialStore
 from autotune.search import ranges
 from autotune.search.searched import present_space, whole_space
-from autotune.search.untried import Proposals, Tried
+from autotune.search.untried import Proposals
 
 if TYPE_CHECKING:
     import optuna
@@ -135,16 +135,18 @@ class Draw:
             return True
 
         spec = self.store.study.spec
-        attributes = StudyAttributes(Snapshot(self.store.optuna_study.user_attrs))
+        attributes = self.store.attributes.at_present()
         space, whole = present_space(spec.space, attributes), whole_space(spec.space, attributes)
         stored = self.store.storage.get_trial(trial._trial_id)
         proposals = Proposals(trial, stored, self.store.optuna_study, space, whole, spec.base)
-        tried = Tried(look.trials, spec.seed, trial.number)
-        settings = self._untried(proposals, tried, stored, proposals.first())
+        self.store.tried.see(look.trials)
+        settings = self._untried(proposals, stored, proposals.first())
 
         with self.store.locked():
             if settings is not None and self.store.is_shared:
-                settings = self._still_untried(settings, proposals, stored, look)
+                # A peer may have chosen the same since that look.
+                self.store.tried.see(self.store.trials())
+                settings = self._untried(proposals, stored, settings)
             if settings is None:
                 self.store.pass_over(trial)
                 return False
@@ -154,43 +156,29 @@ class Draw:
             self.store.set_params(trial, proposed, told)
         return True
 
-    def _still_untried(
-        self, settings: dict[str, Any], proposals: Proposals, stored: FrozenTrial, look: Look
-    ) -> dict[str, Any] | None:
-        """Return settings, or others in their place if a peer has chosen the same since a look."""
-        seed = self.store.study.spec.seed
-        trials = self.store.trials()
-        known = {trial.number: trial for trial in look.trials}
-        news = [trial for trial in trials if trial is not known.get(trial.number)]
-
-        if settings not in Tried(news, seed, stored.number):
-            return settings
-        return self._untried(proposals, Tried(trials, seed, stored.number), stored, settings)
-
-    def _untried(
-        self, proposals: Proposals, tried: Tried, stored: FrozenTrial, settings: dict[str, Any]
-    ) -> dict[str, Any] | None:
+    def _untried(self, proposals: Proposals, stored: FrozenTrial, settings: dict[str, Any]) -> dict[str, Any] | None:
         """Return settings, or others in their place if they were tried; None if there are none."""
         if attempts_before(stored) and stored.params:
             return settings  # the very point is to train them again
 
-        seed = self.store.study.spec.seed + stored.number
+        tried, number = self.store.tried, stored.number
+        seed = self.store.study.spec.seed + number
         if not proposals.given:
-            if settings not in tried:
+            if not tried.has(settings, number):
                 return settings
-            other = proposals.untried(tried.__contains__, seed)
+            other = proposals.untried(lambda each: tried.has(each, number), seed)
             if other is None:
                 self.store.attributes.exhausted = True
             return other
 
         # Good settings of an earlier study are trained in this one too.
-        number = tried.number(settings)
-        if number is None:
+        same = tried.number(settings, number)
+        if same is None:
             return settings
-        other = proposals.untried(lambda each: tried.number(each) is not None, seed)
+        other = proposals.untried(lambda each: tried.number(each, number) is not None, seed)
         if other is None:
             queued = ", ".join(f"{path}={value}" for path, value in settings.items())
-            self.note("search", f"the queued settings {queued} are those of trial {number}: they are not tried again")
+            self.note("search", f"the queued settings {queued} are those of trial {same}: they are not tried again")
         return other
 
     def has_next(self, look: Look) -> bool:

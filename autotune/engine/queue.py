@@ -22,6 +22,7 @@ from autotune.engine.trial_store import TrialStore
 from autotune.progress.board import title
 from autotune.store.absence import again_if_cut_off
 from autotune.store.run_directory import RunDirectory, log_event
+from autotune.store.study_store import write_result
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:
@@ -155,8 +156,9 @@ class Queue:
             result: How it ended.
             folder: Where its files go.
         """
+        write_result(result, folder, self.study.trainer.metric)
         with self.store.locked():
-            if not self.store.finish(trial, result, folder):
+            if not self.store.finish(trial, result):
                 cause = f"another process ended {title(self.plan.kind, trial.number)} in the meantime"
                 log_event(self.run, "taken over", cause)
             if result.status is TrialStatus.INTERRUPTED:

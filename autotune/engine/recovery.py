@@ -15,7 +15,7 @@ from autotune.engine.running import Ending
 from autotune.engine.trial_store import Look, TrialStore
 from autotune.store.absence import again_if_cut_off
 from autotune.store.run_directory import log_event
-from autotune.store.study_store import record_of
+from autotune.store.study_store import record_of, write_result
 
 if TYPE_CHECKING:
     import optuna
@@ -134,14 +134,10 @@ class Recovery:
 
         A peer that died between drawing a trial and its first beat would otherwise never be noticed.
         """
-        from sqlalchemy import text
+        from autotune.store.postgresql import SharedStorage
 
-        query = text(
-            "SELECT trials.trial_id FROM trials LEFT JOIN trial_heartbeats USING (trial_id) "
-            "WHERE study_id = :study AND state = 'RUNNING' AND trial_heartbeats.trial_id IS NULL"
-        )
-        with self.store.storage.engine.connect() as connection:
-            return list(connection.execute(query, {"study": self.store.optuna_study._study_id}).scalars())
+        assert isinstance(self.store.storage, SharedStorage)
+        return self.store.storage.silent_trial_ids(self.store.optuna_study._study_id)
 
     def _end_orphans(self, own: Collection[int]) -> None:
         """End the trials that a dead process left running."""
@@ -157,7 +153,8 @@ class Recovery:
             result = TrialResult(ending.status, ending.cause, points)
             trial = Trial(self.store.optuna_study, look.trials[record.number]._trial_id)
             folder = self.store.run.trial(self.folder_name, record.number)
-            self.store.finish(trial, result, folder)
+            write_result(result, folder, self.store.study.trainer.metric)
+            self.store.finish(trial, result)
 
     def _repeat(self, trial: FrozenTrial) -> None:
         from optuna.storages import RetryHeartbeatStaleTrialCallback

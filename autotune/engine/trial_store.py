@@ -7,18 +7,18 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autotune.core.attributes import Snapshot, StudyAttributes, TrialAttributes
+from autotune.core.attributes import StudyAttributes, TrialAttributes
 from autotune.core.objectives import values
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.search.searched import present_space, whole_space
 from autotune.search.space import SearchSpace
+from autotune.search.untried import Tried
 from autotune.store.database import exclusive, is_shared
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import in_force
-from autotune.store.study_store import KnownRecords, save_result
+from autotune.store.study_store import KnownRecords
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 
@@ -114,8 +114,12 @@ class TrialStore:
     def look(self) -> Look:
         """Return what is stored at present."""
         trials = self.trials()
-        attributes = StudyAttributes(Snapshot(self.optuna_study.user_attrs))
-        return Look(trials, self._known.own(trials), attributes)
+        return Look(trials, self._known.own(trials), self.attributes.at_present())
+
+    @cached_property
+    def tried(self) -> Tried:
+        """The settings that were tried before."""
+        return Tried(self.study.spec.seed)
 
     @cached_property
     def _known(self) -> KnownRecords:
@@ -170,7 +174,14 @@ class TrialStore:
         """
         from optuna.storages._rdb.storage import _create_scoped_session
 
-        # Optuna's own call takes a transaction for each, which peers would wait for.
+        if self.is_shared:
+            from autotune.store.postgresql import SharedStorage
+
+            assert isinstance(self.storage, SharedStorage)
+            self.storage.set_trial_params(trial._trial_id, params, distributions)
+            return
+
+        # Optuna's own call takes a transaction for each.
         with _create_scoped_session(self.storage.scoped_session) as session:
             for path, value in params.items():
                 internal = distributions[path].to_internal_repr(value)
@@ -203,13 +214,12 @@ class TrialStore:
             return False
         return True
 
-    def finish(self, trial: optuna.Trial, result: TrialResult, folder: Path) -> bool:
+    def finish(self, trial: optuna.Trial, result: TrialResult) -> bool:
         """Store a trial's result, then tell Optuna how it ended.
 
         Args:
             trial: A running trial.
             result: How it ended.
-            folder: Where its files go.
 
         Returns:
             False if a peer has ended the trial meanwhile.
@@ -217,7 +227,7 @@ class TrialStore:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            save_result(trial, result, folder, self.study.trainer.metric)
+            TrialAttributes(trial).result = result
             self.tell_optuna(trial.number, result)
         except UpdateFinishedTrialError:
             # A first attempt may have been stored as its connection was lost.

@@ -6,12 +6,15 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 
+from autotune.core.attributes import StudyAttributes
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.core.study_results import Noise
 from autotune.core.text import duration
 from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Queue
+from autotune.engine.trial_store import Look
 from autotune.progress.observer import RunObserver
+from autotune.store.stored_spec import in_force
 
 MIN_TRIALS = 24
 """Trials that must have ended before a search is called done: the first half of fewer says too little."""
@@ -37,7 +40,7 @@ def late_gain(trials: Sequence[TrialRecord]) -> float | None:
     if len(ended) < MIN_TRIALS or not losses:
         return None
 
-    best_of_all = min(trial.loss for trial in ended if trial.loss is not None)
+    best_of_all = min(loss for trial in ended if (loss := trial.loss) is not None)
     return min(losses) - best_of_all
 
 
@@ -46,9 +49,8 @@ def _first_half(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
     By their number the first half would have most of the training, and the later half little chance to gain.
     """
-    trained = [trial.result.points[-1].tokens_seen if trial.result and trial.result.points else 0 for trial in trials]
-    ends = itertools.accumulate(trained)
-    return [trial for trial, end in zip(trials, ends, strict=True) if 2 * end <= sum(trained)]
+    ends = list(itertools.accumulate(trial.trained_tokens for trial in trials))
+    return [trial for trial, end in zip(trials, ends, strict=True) if 2 * end <= ends[-1]]
 
 
 class SearchEnd:
@@ -58,7 +60,7 @@ class SearchEnd:
         queue: The search.
         deadline: When everything must be done.
         reserve_s: Seconds to keep for what comes after the search, asked again each time.
-        noise: What gain can be proved, once that was measured.
+        noise: Takes what is stored with the study; what gain can be proved, once that was measured.
         observer: Told what changes.
         fit: Trials that the plan lets fit.
     """
@@ -68,7 +70,7 @@ class SearchEnd:
         queue: Queue,
         deadline: Deadline,
         reserve_s: Callable[[], float],
-        noise: Callable[[], Noise | None],
+        noise: Callable[[StudyAttributes], Noise | None],
         observer: RunObserver,
         fit: int,
     ) -> None:
@@ -84,13 +86,12 @@ class SearchEnd:
     def may_start(self, training_s: float) -> bool:
         """Return whether there is time for a training of so many seconds, and something to be gained by it."""
         look = self._queue.store.look()
-        trials = look.records
         if not self._deadline.has_time(self._reserve_s)(training_s):
-            self._say_no_time(trials)
+            self._say_no_time(look)
             return False
 
-        self._replan(done=sum(trial.status.teaches for trial in trials))
-        return look.has_trial_by_hand or not self._is_enough(trials)
+        self._replan(look)
+        return look.has_trial_by_hand or not self._is_enough(look)
 
     def say_if_exhausted(self) -> None:
         """Say so if the search has ended because everything that its space holds was tried."""
@@ -99,9 +100,9 @@ class SearchEnd:
         if self._queue.store.attributes.exhausted and begun < wanted:
             self._say(f"every setting of the space was tried: the search ends after {begun} of {wanted} trials")
 
-    def _say_no_time(self, trials: Sequence[TrialRecord]) -> None:
-        wanted = self._queue.store.spec.most_trials
-        begun = sum(trial.status.teaches or trial.status is TrialStatus.RUNNING for trial in trials)
+    def _say_no_time(self, look: Look) -> None:
+        wanted = self._wanted(look)
+        begun = sum(trial.status.teaches or trial.status is TrialStatus.RUNNING for trial in look.records)
         if begun >= wanted:
             return
 
@@ -117,10 +118,15 @@ class SearchEnd:
             self._is_said = True
             self._observer.note("search", why)
 
-    def _is_enough(self, trials: Sequence[TrialRecord]) -> bool:
-        noise = self._noise()
-        gain = late_gain(trials)
-        if noise is None or gain is None or gain >= noise.provable_gain:
+    def _wanted(self, look: Look) -> int:
+        return in_force(self._queue.study.spec, look.attributes).most_trials
+
+    def _is_enough(self, look: Look) -> bool:
+        noise = self._noise(look.attributes)
+        if noise is None:
+            return False
+        gain = late_gain(look.records)
+        if gain is None or gain >= noise.provable_gain:
             return False
 
         metric = self._queue.study.trainer.metric
@@ -130,9 +136,9 @@ class SearchEnd:
         )
         return True
 
-    def _replan(self, done: int) -> None:
+    def _replan(self, look: Look) -> None:
         """Says how many trials fit by what they took since this process began, if that is news."""
-        wanted = self._queue.store.spec.most_trials
+        done = sum(trial.status.teaches for trial in look.records)
         if self._began is None or self._deadline.seconds_left == float("inf"):
             self._began = time.monotonic(), done
             return
@@ -142,7 +148,7 @@ class SearchEnd:
             return
 
         each_s = (time.monotonic() - began_at) / (done - before)
-        fit = min(wanted, done + int((self._deadline.seconds_left - self._reserve_s()) / each_s))
+        fit = min(self._wanted(look), done + int((self._deadline.seconds_left - self._reserve_s()) / each_s))
         if abs(fit - self._fit) > NEWS_FRAC * self._fit:
             self._observer.note("plan", f"at the pace of the trials so far, {fit} of them fit, not {self._fit}")
             self._fit = fit

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from autotune.core import objectives
+from autotune.core.attributes import StudyAttributes
 from autotune.core.errors import UserError
 from autotune.core.files import free_bytes
 from autotune.core.peers import Stage
@@ -121,7 +123,7 @@ def search_end(night: Night, queue: Queue, finals: FinalsRunner) -> SearchEnd:
     plan = night.attributes.plan
     assert plan is not None, "a search begins after the night is planned"
     fit = plan.trials + plan.taken
-    return SearchEnd(queue, night.deadline, finals.reserve_s, lambda: _provable(night), night.observer, fit)
+    return SearchEnd(queue, night.deadline, finals.reserve_s, partial(_provable, night), night.observer, fit)
 
 
 @again_if_cut_off
@@ -192,7 +194,7 @@ def _train_baseline(night: Night, queue: Queue, finals: FinalsRunner) -> None:
     )
 
 
-def _provable(night: Night) -> Noise | None:
+def _provable(night: Night, attributes: StudyAttributes) -> Noise | None:
     """Return what gain can be proved, if it was measured and may end the search: a gain in loss alone may not."""
     may_end = night.spec.budget.ends_early and objectives.num_values(night.spec.objective) == 1
-    return night.attributes.noise if may_end else None
+    return attributes.noise if may_end else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,8 @@ class ForecastSampler(CurrentRanges):
         self._is_exact = is_exact
         self._rng = np.random.default_rng(seed)
         self._process: GaussianProcess | None = None
+        self._placed_in: list[tuple[str, BaseDistribution]] = []
+        self._placed: dict[int, tuple[FrozenTrial, np.ndarray | None]] = {}
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See optuna.samplers.BaseSampler."""
@@ -141,9 +144,8 @@ class ForecastSampler(CurrentRanges):
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         trials = [each for each in study.get_trials(deepcopy=False, states=states) if each.number != trial.number]
 
-        settings = {each.number: {**self._defaults, **each.params} for each in trials if each.params}
-        # Settings outside of a range that was narrowed have a position too, beyond its ends.
-        shown = [each for each in trials if each.params and _has_position(settings[each.number], search_space)]
+        positions = self._positions(trials, cube, search_space)
+        shown = [each for each in trials if positions[each.number] is not None]
         ended = [each for each in shown if each.state is not TrialState.RUNNING]
         if not any(each.state is TrialState.COMPLETE for each in ended) or len(ended) < self._n_startup_trials:
             return None
@@ -152,7 +154,30 @@ class ForecastSampler(CurrentRanges):
         expected = expected_losses(trials, sign)
         is_running = np.array([each.state is TrialState.RUNNING for each in shown])
         losses = np.where(is_running, np.nan, [expected[each.number] for each in shown])
-        return cube.positions([settings[each.number] for each in shown]), losses
+        return np.array([positions[each.number] for each in shown]), losses
+
+    def _positions(
+        self, trials: Sequence[FrozenTrial], cube: UnitCube, search_space: Mapping[str, BaseDistribution]
+    ) -> Mapping[int, np.ndarray | None]:
+        """Return the position of each trial by its number, None if it has none.
+
+        Settings outside of a range that was narrowed have a position too, beyond its ends. A trial that has ended never
+        changes, and Optuna gives out the same object then, so its position is computed once for a space.
+        """
+        axes = list(search_space.items())
+        if self._placed_in != axes:
+            self._placed_in, self._placed = axes, {}
+        placed = self._placed
+
+        news = [each for each in trials if each.number not in placed or placed[each.number][0] is not each]
+        settings = [{**self._defaults, **each.params} for each in news]
+        fits = [
+            bool(each.params) and _has_position(its, search_space) for each, its in zip(news, settings, strict=True)
+        ]
+        found = iter(cube.positions(list(itertools.compress(settings, fits))))
+        for trial, fit in zip(news, fits, strict=True):
+            placed[trial.number] = trial, next(found) if fit else None
+        return {number: position for number, (_, position) in placed.items()}
 
     def _drawn(self, best: np.ndarray) -> np.ndarray:
         """Return positions to weigh, shape (n, settings)."""
@@ -237,7 +262,9 @@ def flattened(losses: np.ndarray) -> np.ndarray:
     from scipy.special import ndtri
 
     clipped = np.minimum(losses, np.median(losses))
-    ranks = (losses[:, None] > losses).sum(axis=1) + ((losses[:, None] == losses).sum(axis=1) + 1) / 2
+    ascending = np.sort(losses)
+    lower, not_higher = (np.searchsorted(ascending, losses, side) for side in ("left", "right"))
+    ranks = (lower + not_higher + 1) / 2  # the mean of those that equal losses share
     scores = ndtri((ranks - 0.375) / (len(losses) + 0.25))
 
     return _standardised(_standardised(clipped) + scores)

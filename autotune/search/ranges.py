@@ -41,12 +41,15 @@ def widened_ranges(
         trials: The search.
         kept: Settings whose ranges stay as they are.
     """
+    movable = [path for path in space if path not in kept and space[path].limits is not None]
+    if not movable:
+        return {}
     finished = [trial for trial in trials if trial.loss is not None]
     if len(finished) < MIN_FINISHED:
         return {}
 
     best = min(finished, key=lambda trial: trial.loss or 0.0)
-    ranges = {path: _widened_range(space[path], best.params.get(path)) for path in space if path not in kept}
+    ranges = {path: _widened_range(space[path], best.params.get(path)) for path in movable}
     return {path: ends for path, ends in ranges.items() if ends is not None}
 
 
@@ -103,7 +106,7 @@ class CurrentRanges(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return every setting with its present range, or all its choices; see optuna.samplers.BaseSampler."""
-        attributes = StudyAttributes(study)
+        attributes = StudyAttributes(study).at_present()
         space = present_space(self._space, attributes)
         whole = whole_space(self._space, attributes)
 

@@ -14,6 +14,7 @@ def present_space(space: SearchSpace, attributes: StudyAttributes) -> SearchSpac
         space: What the study file searches.
         attributes: What is stored with the study.
     """
+    attributes = attributes.at_present()
     set_by_hand = {wish.path: wish.values for wish in ranges_set(attributes.requests)}
     return space.with_ranges(attributes.ranges).with_ranges(set_by_hand)
 
@@ -28,6 +29,7 @@ def whole_space(space: SearchSpace, attributes: StudyAttributes) -> SearchSpace:
         space: What the study file searches.
         attributes: What is stored with the study.
     """
+    attributes = attributes.at_present()
     whole = space.with_ranges(attributes.ranges)
     for wish in ranges_set(attributes.requests):
         whole = whole.including({wish.path: (*wish.before, *wish.values)})

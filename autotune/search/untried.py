@@ -16,6 +16,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
 from autotune.core.attributes import PRIOR, TrialAttributes
+from autotune.core.changes import changed_places
 from autotune.search.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -27,37 +28,70 @@ _SAMPLER_DRAWS = 3
 _RANDOM_DRAWS = 50
 
 _Settings = Mapping[str, Any]
+_Key = frozenset[tuple[str, Any]]
 
 
 class Tried:
     """The settings that were tried with a seed, by this study and by those that it starts from.
 
     Args:
-        trials: All trials of the search.
-        seed: Its seed.
-        but: Number of the trial that settings are wanted for.
+        seed: The seed of the search.
     """
 
-    def __init__(self, trials: Sequence[FrozenTrial], seed: int, but: int) -> None:
-        self._own: dict[frozenset[tuple[str, Any]], int] = {}
-        self._earlier: set[frozenset[tuple[str, Any]]] = set()
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._trials: list[FrozenTrial] = []
+        self._keys: list[_Key | None] = []
+        """Of each trial, by number; None if it has tried nothing."""
+        self._numbers: dict[_Key, set[int]] = {}
+        self._earlier: set[_Key] = set()
 
-        for trial in trials:
-            attributes = TrialAttributes(trial)
-            key = frozenset(trial.params.items())
-            if attributes.role == PRIOR:
-                if attributes.seed == seed:
-                    self._earlier.add(key)
-            elif trial.params and trial.number != but and trial.state is not TrialState.WAITING:
-                self._own.setdefault(key, trial.number)
+    def see(self, trials: Sequence[FrozenTrial]) -> None:
+        """Take up what has changed.
 
-    def number(self, settings: _Settings) -> int | None:
-        """Return the trial of this study that tried settings; None if none did."""
-        return self._own.get(frozenset(settings.items()))
+        Args:
+            trials: All trials of the search, by number; whichever has changed is another object.
+        """
+        changed = changed_places(self._trials, trials)
+        self._trials = list(trials)
+        self._keys += [None] * (len(trials) - len(self._keys))
 
-    def __contains__(self, settings: _Settings) -> bool:
-        key = frozenset(settings.items())
-        return key in self._own or key in self._earlier
+        for number in changed:
+            self._forget(number)
+            self._take_up(number, trials[number])
+
+    def number(self, settings: _Settings, but: int) -> int | None:
+        """Return the first trial of this study that tried settings; None if none did.
+
+        Args:
+            settings: By dotted path.
+            but: Number of the trial that settings are wanted for.
+        """
+        return min(self._numbers.get(_key(settings), set()) - {but}, default=None)
+
+    def has(self, settings: _Settings, but: int) -> bool:
+        """Return whether settings were tried; see `number`."""
+        return _key(settings) in self._earlier or self.number(settings, but) is not None
+
+    def _forget(self, number: int) -> None:
+        key = self._keys[number]
+        if key is not None:
+            self._numbers[key].discard(number)
+            self._keys[number] = None
+
+    def _take_up(self, number: int, trial: FrozenTrial) -> None:
+        attributes = TrialAttributes(trial)
+        key = _key(trial.params)
+        if attributes.role == PRIOR:
+            if attributes.seed == self._seed:
+                self._earlier.add(key)
+        elif trial.params and trial.state is not TrialState.WAITING:
+            self._keys[number] = key
+            self._numbers.setdefault(key, set()).add(number)
+
+
+def _key(settings: _Settings) -> _Key:
+    return frozenset(settings.items())
 
 
 class Proposals:

@@ -6,8 +6,10 @@ Imported only where a study has one, since the imports take a second and the dri
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,22 +17,25 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from sqlalchemy import Engine, create_engine, event, func, make_url, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import NullPool
 
 from autotune.core.errors import UserError
 from autotune.store.absence import HELD, MISSED_HEARTBEATS, Absence, again_if_cut_off, seconds_since_back
 from autotune.store.faults import ConnectionLostError, answers_soon, first_line, is_final, refusal_of
+from autotune.store.trial_rows import TrialRows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.engine import ExceptionContext
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 _SCHEME = "postgresql+psycopg://"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LONGEST_PAUSE_S = 10.0
+_IDLE_S = 5.0
+"""A connection that was not used for so long is asked whether it is still there."""
 _NETWORK = {
     "connect_timeout": 10,
     # A server whose machine or network is gone says nothing: the system asks now and then whether it is there.
@@ -152,6 +157,24 @@ def _as_lost(context: ExceptionContext) -> BaseException | None:
     return None
 
 
+def _keep_use(_: object, record: ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _require_there(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _: object) -> None:
+    """Have all connections made anew if one that lay idle is gone.
+
+    One that was used a moment ago is not asked: it may go at any statement, and what goes with it is done again.
+    """
+    if time.monotonic() - record.info.get("used_at", math.inf) < _IDLE_S:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.Error:
+        raise InvalidatePoolError from None
+
+
 def _require_lock(*_: object) -> None:
     """Refuse this thread another connection as long as it is in the block of a lock that it has lost."""
     held = HELD.get()
@@ -159,7 +182,7 @@ def _require_lock(*_: object) -> None:
         raise ConnectionLostError("the lock was lost with its connection")
 
 
-class SharedStorage(RDBStorage):
+class SharedStorage(TrialRows):
     """Optuna's storage in a server that may go away: what loses its connection is done again.
 
     Not so a new trial, which would be there twice if it was stored and only the answer was lost, nor the end of one,
@@ -175,7 +198,7 @@ class SharedStorage(RDBStorage):
         try:
             super().__init__(
                 _SCHEME,
-                engine_kwargs={"pool_pre_ping": True, "creator": server.connect},
+                engine_kwargs={"creator": server.connect},
                 heartbeat_interval=server.heartbeat_s,
                 grace_period=server.grace_s,
             )
@@ -184,6 +207,8 @@ class SharedStorage(RDBStorage):
             raise
         event.listen(self.engine, "handle_error", _as_lost)
         event.listen(self.engine, "checkout", _require_lock)
+        event.listen(self.engine, "checkin", _keep_use)
+        event.listen(self.engine, "checkout", _require_there)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         """Return the trials of dead peers: none as long as living peers may not have found the server back."""
@@ -194,12 +219,12 @@ class SharedStorage(RDBStorage):
 
     def _server_s(self) -> float:
         """Return for how many seconds the server has been up."""
-        with self.engine.connect() as connection:
-            up = select(func.extract("epoch", func.clock_timestamp() - func.pg_postmaster_start_time()))
-            return float(connection.execute(up).scalar_one())
+        up = select(func.extract("epoch", func.clock_timestamp() - func.pg_postmaster_start_time()))
+        return float(self.query(up)[0][0])
 
 
 _DONE_AGAIN = (
+    "query",
     "create_new_study",
     "delete_study",
     "set_study_user_attr",
@@ -226,6 +251,7 @@ _DONE_AGAIN = (
     "get_trial_system_attrs",
     "record_heartbeat",
     "_get_stale_trial_ids",
+    "silent_trial_ids",
 )
 """Calls that store or read the same when they are made twice."""
 for _name in _DONE_AGAIN:

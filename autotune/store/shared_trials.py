@@ -5,20 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna.storages._cached_storage import _CachedStorage, _StudyInfo
+from sqlalchemy import text
 
 from autotune.store.absence import again_if_cut_off
 
 if TYPE_CHECKING:
-    from optuna.storages import RDBStorage
+    from collections.abc import Container
 
-_SIGNS = """
+    from optuna.trial import FrozenTrial, TrialState
+
+    from autotune.store.trial_rows import TrialRows
+
+_SIGNS = text("""
 SELECT trial_id, state,
     (SELECT count(*) FROM trial_params WHERE trial_id = trials.trial_id),
     (SELECT count(*) FROM trial_intermediate_values WHERE trial_id = trials.trial_id),
     (SELECT sum(hashtext(key || value_json)) FROM trial_user_attributes WHERE trial_id = trials.trial_id),
     (SELECT sum(hashtext(key || value_json)) FROM trial_system_attributes WHERE trial_id = trials.trial_id)
 FROM trials WHERE study_id = :study AND (trial_id > :last OR trial_id = ANY(:unfinished))
-"""
+""")
 """What tells a changed trial: parameters and losses are only added, attributes may be written again."""
 _BEYOND_ALL = 2**31 - 1
 """No trial has a larger id, in PostgreSQL's type of whole numbers."""
@@ -35,10 +40,23 @@ class ChangedTrials(_CachedStorage):
         backend: A PostgreSQL.
     """
 
-    def __init__(self, backend: RDBStorage) -> None:
+    def __init__(self, backend: TrialRows) -> None:
         super().__init__(backend)
+        self._rows = backend
         self._signs: dict[int, _Sign] = {}
         """Of trials that have not ended, by id."""
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """See optuna.storages.BaseStorage; the same as Optuna's own, which computes something for each trial."""
+        if states is not None or deepcopy:
+            return super().get_all_trials(study_id, deepcopy, states)
+
+        self._read_trials_from_remote_storage(study_id)
+        with self._lock:
+            trials = self._studies[study_id].trials
+            return list(map(trials.__getitem__, sorted(trials)))
 
     @again_if_cut_off
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
@@ -70,10 +88,6 @@ class ChangedTrials(_CachedStorage):
 
     def _read_signs(self, study_id: int, study: _StudyInfo) -> dict[int, _Sign]:
         """Return a sign for each trial that may have changed, by id: it is another once the trial has."""
-        from sqlalchemy import text
-
         unfinished = list(study.unfinished_trial_ids)
         known = {"study": study_id, "last": study.last_finished_trial_id, "unfinished": unfinished}
-        with self._backend.engine.connect() as connection:
-            rows = connection.execute(text(_SIGNS), known).all()
-        return {row[0]: tuple(row[1:]) for row in rows}
+        return {row[0]: tuple(row[1:]) for row in self._rows.query(_SIGNS, known)}

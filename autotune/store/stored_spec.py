@@ -143,6 +143,7 @@ def in_force(spec: StudySpec, attributes: StudyAttributes) -> StudySpec:
         spec: What the study file says.
         attributes: What is stored with the study.
     """
+    attributes = attributes.at_present()
     trials = trials_wanted(spec.budget.trials, attributes.requests)
     budget = spec.budget.model_copy(update={"trials": trials})
     return spec.model_copy(update={"space": whole_space(spec.space, attributes), "budget": budget})

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.core import objectives
 from autotune.core.attributes import PRIOR, Snapshot, StudyAttributes, TrialAttributes
+from autotune.core.changes import changed_places
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso, read_json, read_lines, write_json
 from autotune.core.metric import TEXT_LOSS, Metric
@@ -144,15 +145,19 @@ def _cached(storage: RDBStorage) -> BaseStorage:
     """Return what keeps trials in memory as far as they do not change; Optuna's own cache for a file of our own."""
     from optuna.storages import get_storage
 
+    if not is_shared(storage):
+        return get_storage(storage)
+
+    from autotune.store.postgresql import SharedStorage
     from autotune.store.shared_trials import ChangedTrials
 
-    return ChangedTrials(storage) if is_shared(storage) else get_storage(storage)
+    assert isinstance(storage, SharedStorage)
+    return ChangedTrials(storage)
 
 
-def save_result(trial: optuna.Trial, result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
-    """Store a result with its trial and, in the words of its metric, as a file; Optuna is told afterwards."""
+def write_result(result: TrialResult, folder: Path, metric: Metric = TEXT_LOSS) -> None:
+    """Write a result, in the words of its metric, as a file."""
     write_json(folder / "result.json", told(result.to_json(), metric))
-    TrialAttributes(trial).result = result
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -352,7 +357,7 @@ def own_records(trials: Sequence[optuna.trial.FrozenTrial], budget: BudgetSpec) 
 
 
 class KnownRecords:
-    """Our records of an Optuna study's trials; that of a trial which has ended is made once, as it never changes.
+    """Our records of an Optuna study's trials, of which only those are made anew that have changed.
 
     Args:
         budget: The budget of the search that they belong to.
@@ -360,29 +365,27 @@ class KnownRecords:
 
     def __init__(self, budget: BudgetSpec) -> None:
         self._budget = budget
-        self._ended: dict[int, tuple[optuna.trial.FrozenTrial, TrialRecord | None]] = {}
+        self._trials: list[optuna.trial.FrozenTrial] = []
+        self._records: list[TrialRecord | None] = []
 
     def own(self, trials: Sequence[optuna.trial.FrozenTrial]) -> list[TrialRecord]:
         """Return our records of a study's own Optuna trials, by number.
 
         Args:
-            trials: All trials of the Optuna study.
+            trials: All trials of the Optuna study; whichever has changed is another object.
         """
-        records = map(self._own_record, trials)
-        return [record for record in records if record is not None]
+        changed = changed_places(self._trials, trials)
+        self._trials = list(trials)
+        self._records = [*self._records[: len(trials)], *[None] * (len(trials) - len(self._records))]
+        for place in changed:
+            self._records[place] = self._own_record(trials[place])
+
+        return [record for record in self._records if record is not None]
 
     def _own_record(self, trial: optuna.trial.FrozenTrial) -> TrialRecord | None:
-        trial_before, record = self._ended.get(trial.number, (None, None))
-        # Optuna, too, reads an ended trial once, and gives out the same object from then on.
-        if trial_before is trial:
-            return record
-
         attributes = TrialAttributes(trial)
         is_own = not attributes.passed_over and attributes.role != PRIOR
-        record = record_of(trial, self._budget) if is_own else None
-        if trial.state.is_finished():
-            self._ended[trial.number] = trial, record
-        return record
+        return record_of(trial, self._budget) if is_own else None
 
 
 def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecord:

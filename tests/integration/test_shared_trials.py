@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import TrialModel
+from optuna.storages._rdb.storage import _create_scoped_session
 from optuna.trial import FrozenTrial, TrialState
 from study_case import make_study, result
 
@@ -18,6 +25,7 @@ from autotune.core.records import TrainingKind, TrialResult, TrialStatus
 from autotune.engine.assignment import TrainingPlan
 from autotune.engine.queue import Queue
 from autotune.engine.trial_store import TrialStore
+from autotune.store import trial_rows
 from autotune.store.database import open_storage
 from autotune.store.postgresql import SharedStorage
 from autotune.store.run_directory import RunDirectory
@@ -52,6 +60,24 @@ def open_peer(tmp_path: Path, server: str, request: pytest.FixtureRequest) -> It
         storage.engine.dispose()
 
 
+def plain(trials: Sequence[FrozenTrial]) -> list[str]:
+    """All that trials hold, in words: a loss that is no number is unlike itself. Optuna's own query has no order."""
+    return [
+        repr([sorted(part.items()) if isinstance(part, dict) else part for part in vars(trial).values()])
+        for trial in trials
+    ]
+
+
+def by_optuna(queue: Queue) -> list[FrozenTrial]:
+    """All trials of a search, by Optuna's own statements."""
+    assert isinstance(queue.storage, SharedStorage)
+    with _create_scoped_session(queue.storage.scoped_session) as session:
+        models = session.query(TrialModel).filter(TrialModel.study_id == queue.optuna_study._study_id)
+        return [
+            queue.storage._build_frozen_trial_from_trial_model(model) for model in models.order_by(TrialModel.number)
+        ]
+
+
 def test_whatever_a_peer_changes_is_seen_and_nothing_else_is_read_again(
     open_peer: Callable[[], Queue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,18 +85,14 @@ def test_whatever_a_peer_changes_is_seen_and_nothing_else_is_read_again(
     first, second = peers.take(), peers.take()
     assert first is not None and second is not None
     read: list[int] = []
-    build = mine.storage._build_frozen_trial_from_trial_model
-    monkeypatch.setattr(
-        mine.storage,
-        "_build_frozen_trial_from_trial_model",
-        lambda model: (read.append(model.number), build(model))[1],
-    )
+    build = trial_rows._trial
+    monkeypatch.setattr(trial_rows, "_trial", lambda row: (read.append(row.number), build(row))[1])
 
     def assert_reads(*numbers: int) -> None:
         read.clear()
         seen = mine.store.trials()
         assert sorted(read) == list(numbers)
-        assert seen == peers.storage.get_all_trials(peers.optuna_study._study_id)
+        assert seen == by_optuna(peers)
 
     assert isinstance(mine.optuna_study._storage, ChangedTrials)
     assert_reads(0, 1)
@@ -105,6 +127,86 @@ def test_whatever_a_peer_changes_is_seen_and_nothing_else_is_read_again(
         TrialState.FAIL,
         TrialState.WAITING,
     ]
+
+
+def test_what_is_stored_in_one_statement_is_what_optuna_stores_in_many(open_peer: Callable[[], Queue]) -> None:
+    queue = open_peer()
+    study_id, storage = queue.optuna_study._study_id, queue.storage
+    distributions: dict[str, BaseDistribution] = {
+        "lr": CategoricalDistribution([0.001, 0.1]),
+        "layers": CategoricalDistribution([1, 2]),
+        "gain": FloatDistribution(-1.0, 1.0),
+        "whole": FloatDistribution(1e-9, 1.0, log=True),
+        "heads": IntDistribution(1, 64),
+    }
+    params = {"lr": 0.1, "layers": 2, "gain": -0.0, "whole": 1.0, "heads": 7}
+    losses = {1: 1 / 3, 2: math.inf, 3: -math.inf, 4: math.nan, 5: 1e-300, 6: 0.1 + 0.2}
+    attributes = {"text": 'quoted " \\ \u2028 \U0001f600', "none": None, "nested": {"a": [1, 2.5, math.inf]}}
+
+    def fill(set_param: Callable[[int], None], setters: type[RDBStorage], trial_id: int) -> None:
+        set_param(trial_id)
+        for step, loss in [*losses.items(), (1, 2 / 3)]:
+            setters.set_trial_intermediate_value(storage, trial_id, step, loss)
+        for key, value in [*attributes.items(), ("text", "again")]:
+            setters.set_trial_user_attr(storage, trial_id, key, value)
+        storage.set_trial_system_attr(trial_id, "fixed_params", params)
+
+    def by_optuna_alone(trial_id: int) -> None:
+        for path, value in params.items():
+            RDBStorage.set_trial_param(
+                storage, trial_id, path, distributions[path].to_internal_repr(value), distributions[path]
+            )
+
+    def at_once(trial_id: int) -> None:
+        assert isinstance(storage, SharedStorage)
+        storage.set_trial_params(trial_id, params, distributions)
+
+    ids = [RDBStorage._create_new_trial(storage, study_id)._trial_id]
+    ids += [storage.create_new_trial(study_id) for _ in range(2)]
+    fill(by_optuna_alone, RDBStorage, ids[0])
+    fill(at_once, SharedStorage, ids[1])
+    storage.set_trial_params(ids[2], {}, {})  # type: ignore[attr-defined]
+    RDBStorage.set_trial_state_values(storage, ids[0], TrialState.COMPLETE, [2.0])
+    storage.set_trial_state_values(ids[1], TrialState.COMPLETE, [math.inf])
+    storage.set_trial_state_values(ids[2], TrialState.COMPLETE, [-math.inf])
+
+    mine = [storage.get_trial(trial_id) for trial_id in ids]
+    assert plain(mine) == plain(by_optuna(queue)) == plain(storage.get_all_trials(study_id))
+    assert plain(storage._get_trials(study_id, [TrialState.COMPLETE], {ids[0]}, ids[1])) == plain([mine[0], mine[2]])
+    first, second, third = mine
+    assert [trial.number for trial in mine] == [0, 1, 2]
+    assert [first.value, second.value, third.value] == [2.0, math.inf, -math.inf]
+    for earlier, later in itertools.pairwise(mine):
+        for at in ("datetime_start", "datetime_complete"):
+            assert timedelta() <= getattr(later, at) - getattr(earlier, at) < timedelta(minutes=10)
+    assert (first.params, first.distributions) == (second.params, second.distributions) == (params, distributions)
+    assert first.user_attrs == second.user_attrs == {**attributes, "text": "again"}
+    assert repr(first.intermediate_values) == repr(second.intermediate_values)
+    assert second.intermediate_values[1] == 2 / 3
+    attributes_of_study = RDBStorage.get_study_user_attrs(storage, study_id)
+    assert attributes_of_study and storage.get_study_user_attrs(study_id) == attributes_of_study
+
+
+def test_what_has_ended_or_is_unknown_takes_nothing_more(open_peer: Callable[[], Queue]) -> None:
+    queue = open_peer()
+    study_id, storage = queue.optuna_study._study_id, queue.storage
+    ended = storage.create_new_trial(study_id)
+    storage.set_trial_state_values(ended, TrialState.FAIL)
+    before = storage.get_trial(ended)
+
+    for trial_id, error in ((ended, UpdateFinishedTrialError), (ended + 1_000, KeyError)):
+        with pytest.raises(error):
+            storage.set_trial_intermediate_value(trial_id, 1, 2.0)
+        with pytest.raises(error):
+            storage.set_trial_user_attr(trial_id, "role", "search")
+        with pytest.raises(error):
+            storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
+        with pytest.raises(error):
+            storage.set_trial_params(trial_id, {"lr": 0.1}, {"lr": FloatDistribution(0, 1)})  # type: ignore[attr-defined]
+    for read in (storage.get_trial, storage.get_study_user_attrs, storage.create_new_trial):
+        with pytest.raises(KeyError):
+            read(ended + 1_000)
+    assert storage.get_trial(ended) == before
 
 
 def test_what_a_peer_chose_while_settings_were_proposed_is_not_tried_twice(open_peer: Callable[[], Queue]) -> None:

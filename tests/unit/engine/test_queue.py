@@ -11,6 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from study_case import make_queue, make_study, result
 
+from autotune.core.attributes import TrialAttributes
 from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, read_lines
@@ -18,7 +19,7 @@ from autotune.core.records import TrainingKind, TrialResult, TrialStatus
 from autotune.engine.assignment import Assignment, TrainingPlan, hardware_overrides
 from autotune.engine.draw import MAX_ATTEMPTS
 from autotune.engine.queue import Queue
-from autotune.store.study_store import open_fixed, save_result
+from autotune.store.study_store import open_fixed
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_out_of_memory_before_the_first_evaluation_is_told_without_a_value(queue
 
 def test_an_orphan_with_a_stored_result_is_told_finished(queue: Queue, tmp_path: Path) -> None:
     assignment = take(queue)
-    save_result(assignment.trial, result(loss=1.5), assignment.folder)
+    TrialAttributes(assignment.trial).result = result(loss=1.5)
     later = again(queue, tmp_path)
     later.recover()
     assert (later.optuna_study.trials[0].state, later.optuna_study.trials[0].value) == (TrialState.COMPLETE, 1.5)

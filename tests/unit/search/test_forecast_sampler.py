@@ -195,6 +195,40 @@ def test_the_scale_of_losses_has_no_upper_tail() -> None:
     assert flattened(np.array([2.0, 2.0, 2.0])).tolist() == [0.0, 0.0, 0.0]
 
 
+def test_equal_losses_share_the_mean_of_their_ranks() -> None:
+    from scipy.stats import norm, rankdata
+
+    losses = np.random.default_rng(0).integers(0, 5, 40).astype(float)
+    scores = norm.ppf((rankdata(losses) - 0.375) / (len(losses) + 0.25))
+    clipped = np.minimum(losses, np.median(losses))
+    expected = (clipped - clipped.mean()) / clipped.std() + scores
+    assert flattened(losses) == pytest.approx((expected - expected.mean()) / expected.std())
+
+
+def test_positions_that_are_kept_are_those_from_scratch() -> None:
+    """As trials begin, are given settings and end, and as a range and then the choices change."""
+    study = study_of([ended({100: 4.0 - lr}, params={"lr": lr, "heads": 2}) for lr in (0.2, 0.8)])
+    kept = sampler_of(study)
+    searched = {path: SPACE[path].distribution() for path in SPACE}
+    narrowed = {**searched, "lr": optuna.distributions.FloatDistribution(0.3, 0.7)}
+    fewer = {**narrowed, "heads": optuna.distributions.CategoricalDistribution([4])}
+
+    running: optuna.Trial | None = None
+    for search_space in (searched, searched, narrowed, narrowed, fewer, searched):
+        proposed_for = study.ask()
+        if running is not None:
+            study.tell(running, 3.0 + running.number)
+        running = study.ask({"lr": searched["lr"], "heads": searched["heads"]})
+
+        cube = UnitCube(search_space)
+        frozen = study.trials[proposed_for.number]
+        fresh = sampler_of(study_of([]))
+        now, scratch = (each._known(study, frozen, cube, search_space) for each in (kept, fresh))
+        assert (now is None) == (scratch is None)
+        if now is not None and scratch is not None:
+            assert np.array_equal(now[0], scratch[0]) and np.array_equal(now[1], scratch[1], equal_nan=True)
+
+
 def test_the_expected_improvement_is_that_of_an_integral() -> None:
     mean, sigma, best = np.array([0.3, 1.0, -2.0]), np.array([0.5, 0.2, 1.0]), 0.0
     draws = mean + sigma * np.random.default_rng(0).standard_normal((2_000_000, 3))

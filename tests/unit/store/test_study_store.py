@@ -15,7 +15,7 @@ from autotune.core.records import TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import Plan
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import finals_name, open_fixed, open_study, read_study, record_of, save_result
+from autotune.store.study_store import finals_name, open_fixed, open_study, read_study, record_of, write_result
 
 RANDOM, NONE = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
 
@@ -97,7 +97,8 @@ def test_a_result_is_stored_with_the_trial_and_beside_it(tmp_path: Path) -> None
     assignment = queue.take()
     assert assignment is not None
     saved = result(facts={"data_hash": "x"}, log="trials/0000/log.txt")
-    save_result(assignment.trial, saved, assignment.folder)
+    TrialAttributes(assignment.trial).result = saved
+    write_result(saved, assignment.folder)
     record = record_of(queue.optuna_study.trials[0], queue.study.spec.budget)
     assert record.status is TrialStatus.RUNNING
     assert record.result == saved
