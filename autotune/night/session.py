@@ -18,12 +18,14 @@ from autotune.core.peers import Stage
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
+from autotune.machine.hardware import HardwareProfile
 from autotune.night import taking_along
-from autotune.night.agreement import Agreement, agree
+from autotune.night.agreement import Agreement, agree, peer_with
 from autotune.night.assisting import NOTHING_FINISHED, Steps, assist, exit_code
-from autotune.night.night import Night, StoppedError
+from autotune.night.night import Night, StoppedError, StoredSearch
 from autotune.night.night import Options as Options  # the command line makes them
 from autotune.night.opening import keep_study, open_night, open_search, patience_of, this_peer
+from autotune.night.own_machine import measured_hardware, setup_of
 from autotune.night.preparation import prepare_study, require_same_data
 from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues
@@ -211,9 +213,11 @@ class Session:
         # An address that has never answered may be wrong, which is told at once.
         patience = patience_of(options, self.stop, self._note) if self.run.spec.exists() else None
         with patient(patience), open_search(self.study, self.run, self.stop, options.is_worker) as stored:
-            peer, agreed = this_peer(stored.membership, options.is_worker), Agreement(stored)
-            if is_night:
-                agreed = agree(stored, peer, options.deadline, options.session, self._heed_stop)
+            agreed, hardware = Agreement(stored, this_peer(stored.membership, options.is_worker)), None
+            if stored.membership.is_shared:
+                # Who shares a study has to say what it trains on before it takes part.
+                hardware = measured_hardware(stored.study.spec, options, self.run, self.stop)
+                agreed = self._taking_part(stored, hardware, prepared, is_night)
             stored = agreed.search
             keep_study(stored.study, self.run)
 
@@ -222,8 +226,21 @@ class Session:
             self.began = True
             with self._kept_elsewhere() as keeper:
                 options = replace(options, mirror=keeper)
-                with open_night(options, self.run, stored, peer, self.stop) as night:
+                if hardware is None:
+                    hardware = measured_hardware(stored.study.spec, options, self.run, self.stop)
+                with open_night(options, self.run, stored, agreed.peer, hardware, self.stop) as night:
                     yield night, agreed
+
+    def _taking_part(
+        self, stored: StoredSearch, hardware: HardwareProfile, prepared: Mapping[str, Any], is_night: bool
+    ) -> Agreement:
+        """Return what holds for this process among those that share the study."""
+        options = self.options
+        peer = this_peer(stored.membership, options.is_worker, hardware.name, hardware.memory_bytes)
+        setup = setup_of(stored.study, hardware, prepared)
+        if not is_night:
+            return Agreement(stored, peer_with(peer, setup, stored.attributes))
+        return agree(stored, peer, setup, options.deadline, options.session, self._heed_stop)
 
     @contextlib.contextmanager
     def _kept_elsewhere(self) -> Iterator[Mirroring | None]:

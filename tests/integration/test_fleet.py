@@ -14,6 +14,7 @@ from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, wait_for
 
 from autotune.core.peers import Peer, Stage
 from autotune.core.records import TrialStatus, VerdictWord
+from autotune.core.setups import Setup
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.session_end import SessionEnd
 from autotune.night.agreement import Agreement, agree, keep_end
@@ -177,7 +178,7 @@ class Process:
     def agree(self) -> Agreement:
         """Agrees with those that are there."""
         peer = this_peer(self.search.membership, self.is_worker)
-        return agree(self.search, peer, self.deadline, self.session, self._give_up)
+        return agree(self.search, peer, Setup("a card"), self.deadline, self.session, self._give_up)
 
     def _give_up(self) -> None:
         raise TimeoutError

@@ -21,6 +21,7 @@ import tomli_w
 from optuna.trial import FrozenTrial
 from told import optuna_trials
 
+from autotune.machine.measurement import machine_name
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord, read_study
 
@@ -166,8 +167,9 @@ class StudyFolder:
         return self
 
     def place_hardware(self, out: str = "runs") -> None:
-        """Puts the hardware profile into the run directory, if there is none."""
-        hardware = self.directory(out).hardware
+        """Puts the hardware profile into the run directory, if there is none: of a shared study this machine's own."""
+        run = self.directory(out)
+        hardware = run.hardware_of(machine_name("cpu")) if self.url else run.hardware
         if not hardware.exists():
             hardware.parent.mkdir(parents=True, exist_ok=True)
             hardware.write_text(json.dumps(self._hardware))
