@@ -49,7 +49,9 @@ def cost(record: StudyRecord) -> Cost:
     for trial in own_trials(record):
         counts[trial.status.value] = counts.get(trial.status.value, 0) + 1
 
-    results = [trial.result for trial in (*record.trials, *record.finals) if trial.result is not None]
+    results = [
+        trial.result for trial in (*record.trials, *record.finals, *record.other_finals) if trial.result is not None
+    ]
     busy_s = sum(result.seconds for result in results)
     taken = tuple(each for each in record.attributes.taken_along.values() if each.taken)
     return Cost(_wall_s(results, busy_s), busy_s, counts, ended_finals(record), _energy_j(record), taken)
