@@ -103,6 +103,7 @@ class FinalsRunner:
     elapsed_s: float = 0.0
     judging: Judging = Judging()
     _opened: tuple[str, Queue] | None = None
+    _has_moved: bool = False
     _proved: int = 0  # runs of the baseline that the proof will find done
     _began: float = field(default_factory=time.monotonic)
 
@@ -157,7 +158,7 @@ class FinalsRunner:
         spec = self.spec.finals
         noise = measure_noise(baseline.number, self.queue.records(), spec)
         attributes = StudyAttributes(self.optuna_study)
-        if noise is not None and attributes.noise is None:
+        if noise is not None and (attributes.noise is None or self._has_moved):
             attributes.noise = noise
             self.loop.observer.note("noise", noise.describe(self.queue.study.trainer.metric))
 
@@ -203,6 +204,7 @@ class FinalsRunner:
                 words = f"no process on {error} is left: what is on fresh seeds is trained on {self.judging.own}"
                 self.loop.observer.note("finals", f"{words} from now on, both of each pair")
                 self.judging.move_here()
+                self._has_moved = True
 
     def _verdict(self) -> Verdict:
         trials = self._record().trials

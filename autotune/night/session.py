@@ -37,6 +37,7 @@ from autotune.promotion.run_cost import TrainingPace
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.absence import patient
+from autotune.store.by_machine import trained_on
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory, log_event
 from autotune.store.study_store import read_study
@@ -312,9 +313,10 @@ def _conclude(night: Night, verdict: Verdict) -> None:
 
 
 def _expect_pace(night: Night, trial: TrialRecord) -> None:
-    """Take the pace from what the study has trained, where this process has trained nothing yet."""
+    """Take the pace from what devices like this one have trained, where this process has trained nothing yet."""
     pace = night.loop.pace
-    usual = TrainingPace.of(read_study(night.run.root, night.spec.storage), trial)
+    record = trained_on(read_study(night.run.root, night.spec.storage), night.device_class)
+    usual = TrainingPace.of(record, trial)
     if not pace.seconds(1) and usual is not None:
         tokens = trial.budget_tokens or night.spec.budget.tokens
         pace.expect(tokens, usual.seconds(tokens))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autotune.core.records import TrialRecord, TrialStatus
 from autotune.store.study_store import StudyRecord
@@ -58,6 +58,23 @@ def by_machine(record: StudyRecord) -> tuple[MachineShare, ...]:
 def classes_of(shares: Sequence[MachineShare]) -> tuple[str, ...]:
     """Return the classes of devices among machines, by name."""
     return tuple(sorted({share.device for share in shares}))
+
+
+def trained_on(record: StudyRecord, device_class: str) -> StudyRecord:
+    """Return a study with what devices of one class have trained of it alone: others have another pace.
+
+    Args:
+        record: The study.
+        device_class: The class; "" for a study whose devices are alike, which is returned whole.
+    """
+    if not device_class:
+        return record
+    peers = record.attributes.all_peers
+
+    def own(runs: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+        return tuple(run for run in runs if run.peer in peers and peers[run.peer].device_class == device_class)
+
+    return replace(record, trials=own(record.trials), finals=own(record.finals))
 
 
 def _share(host: str, device: str, trials: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> MachineShare:

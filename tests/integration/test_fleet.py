@@ -6,21 +6,24 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from study_folder import HERE, PATIENCE_S, STUDY, Run, StudyFolder, wait_for
 
+from autotune.core.errors import UserError
 from autotune.core.peers import Peer, Stage
 from autotune.core.records import TrialStatus, VerdictWord
 from autotune.core.setups import Setup
+from autotune.core.study_results import Plan
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.session_end import SessionEnd
 from autotune.night.agreement import Agreement, agree, keep_end
 from autotune.night.night import StoredSearch
 from autotune.night.opening import open_search, this_peer
-from autotune.store.membership import living_peers
+from autotune.store.membership import living_peers, peers_at_work
 from autotune.study.study_file import load
 
 
@@ -154,6 +157,9 @@ def test_pods_whose_process_number_is_one_search_different_settings(fleet: Study
 # --- what belongs to the study, told by what later processes take -----------------------------------------------
 
 
+SETUP = Setup("NVIDIA A10", "bf16", {"torch": "2.8.0"}, "c0de" * 4, "7e47" * 4)
+
+
 class Process:
     """A process as far as its place in the fleet: it has opened the search and agreed, and trains nothing.
 
@@ -162,15 +168,24 @@ class Process:
         hours: Its `--hours`.
         heartbeat_s: What its study file says.
         is_worker: Whether it is started as `--worker`.
+        setup: What it trains with.
+        mixed: What its study file says of that.
     """
 
     def __init__(
-        self, folder: StudyFolder, hours: float | None = None, heartbeat_s: int = 5, is_worker: bool = False
+        self,
+        folder: StudyFolder,
+        hours: float | None = None,
+        heartbeat_s: int = 5,
+        is_worker: bool = False,
+        setup: Setup = SETUP,
+        mixed: bool = False,
     ) -> None:
+        self.setup = setup
         self.stop = StopRequest()
         self.deadline = Deadline(hours, None, is_asked=hours is not None)
         self.session = SessionEnd()
-        study = load(folder.file, [f"limits.heartbeat_s={heartbeat_s}"])
+        study = load(folder.file, [f"limits.heartbeat_s={heartbeat_s}", f"mixed={str(mixed).lower()}"])
         self.opened = open_search(study, folder.directory(), self.stop, is_worker)
         self.search: StoredSearch = self.opened.__enter__()
         self.is_worker = is_worker
@@ -178,7 +193,7 @@ class Process:
     def agree(self) -> Agreement:
         """Agrees with those that are there."""
         peer = this_peer(self.search.membership, self.is_worker)
-        return agree(self.search, peer, Setup("a card"), self.deadline, self.session, self._give_up)
+        return agree(self.search, peer, self.setup, self.deadline, self.session, self._give_up)
 
     def _give_up(self) -> None:
         raise TimeoutError
@@ -259,3 +274,42 @@ def test_a_coordinator_that_was_silent_learns_that_another_one_took_over(
     second.end()
     wait_for(membership.confirm)
     first.end()
+
+
+def test_a_mixed_study_takes_other_cards_and_no_other_text(fleet: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
+    _write(fleet)
+    # A first night in which nothing was planned binds nobody.
+    unborn = Process(fleet, setup=replace(SETUP, card="Tesla V100"))
+    assert not unborn.agree().joined
+    unborn.end()
+
+    first = Process(fleet, mixed=True)
+    assert first.agree().peer.device_class == "NVIDIA A10 in bf16"
+    other = Process(fleet, setup=replace(SETUP, card="Tesla T4", dtype="fp16", code="beef" * 4))
+    agreed = other.agree()
+    assert agreed.search.study.spec.mixed and agreed.peer.device_class.startswith("Tesla T4 in fp16, trainer's code")
+    notes = " ".join(agreed.notes)
+    assert (
+        "mixed = true (here false)" in notes
+        and "Tesla T4 in fp16, the study on" in notes
+        and "code is another" in notes
+    )
+
+    strange = Process(fleet, setup=replace(SETUP, text="feed" * 4), mixed=True)
+    with pytest.raises(UserError, match=r"the text is another one here.*\n.*cannot be ranked together") as refusal:
+        strange.agree()
+    assert refusal.value.exit_code == 3
+    assert strange.search.membership.id not in {peer.id for peer in peers_at_work(first.search.storage, "fake")}
+
+    first.search.attributes.plan = Plan()
+    for process in (first, other, strange):
+        process.end()
+    # What the study was begun with holds for its next night too, mixed or not.
+    late = Process(fleet, setup=replace(SETUP, versions={"torch": "2.9.1"}))
+    with pytest.raises(UserError, match=r"torch is 2\.9\.1 here, the study's is 2\.8\.0"):
+        late.agree()
+    late.end()
+    same = Process(fleet)
+    assert not same.agree().search.study.spec.mixed
+    same.end()

@@ -8,11 +8,12 @@ import study_builder
 
 from autotune.cli import status
 from autotune.core.peers import Peer, stored_peer
-from autotune.store.by_machine import by_machine
+from autotune.store.by_machine import by_machine, trained_on
 from autotune.store.study_store import StudyRecord
 from reports.exports import report_json
 from reports.markdown import report_markdown
 from reports.page import study_page
+from reports.sentences.cost import cost
 from reports.sentences.machines import machine_rows, mixed_lines
 
 A10 = Peer("aaaa0001", "rack-1", "NVIDIA A10", "", device_class="NVIDIA A10 in bf16")
@@ -42,6 +43,10 @@ def test_a_table_says_what_each_machine_has_trained(night: StudyRecord) -> None:
     assert second.seconds == sum(trial.result.seconds for trial in own if trial.result)
     assert second.best_loss == losses[0] and losses[0] <= second.median_loss <= losses[-1]
     assert (first.energy_j, second.energy_j) == (7.2e6, None)
+
+    assert cost(record).energy_j == 7.2e6  # samples of several machines may be mixed in one file
+    pace = trained_on(record, T4.device_class)
+    assert {trial.peer for trial in pace.trials} == {T4.id} and pace.finals == () and trained_on(record, "") is record
 
     rows = machine_rows(record)
     assert rows[0][5] == "2.000 kWh" and rows[1][5] == "not measured"
