@@ -160,8 +160,7 @@ def _require_alike(name: str, setup: Setup, terms: Terms, differences: Sequence[
     else:
         what = (
             "use the same here or, to have such machines in one study all the same, stop it on all of them "
-            "(`autotune stop`) and begin its night anew with mixed = true in the study file (README.md says what that "
-            "costs)"
+            "(`autotune stop`) and begin its night anew with mixed = true in the study file; the search is noisier then"
         )
     said = "".join(f"\n  {difference}" for difference in differences)
     raise UserError(f"{name} is trained with something else, so its losses and those of here differ:{said}\n{what}", 3)
