@@ -95,7 +95,7 @@ def setup_of(study: Study, hardware: HardwareProfile, prepared: Mapping[str, Any
     return Setup(
         card=card,
         dtype=str(dtype),
-        versions=_versions(["torch", "autotune", spec.trainer.partition(":")[0].partition(".")[0]]),
+        versions=_versions(["torch", "autotune-moe", spec.trainer.partition(":")[0].partition(".")[0]]),
         code=trainer_code(spec.trainer, spec.command),
         text=str(prepared.get("data_hash", "")),
     )

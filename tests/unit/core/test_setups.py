@@ -8,7 +8,7 @@ import pytest
 
 from autotune.core.setups import ALIKE, Device, Setup
 
-OF_STUDY = Setup("NVIDIA A10", "bf16", {"torch": "2.8.0", "autotune": "0.1.0"}, "c0de" * 4, "7e47" * 4)
+OF_STUDY = Setup("NVIDIA A10", "bf16", {"torch": "2.8.0", "autotune-moe": "0.1.0"}, "c0de" * 4, "7e47" * 4)
 T4 = replace(OF_STUDY, card="Tesla T4", dtype="fp16")
 
 
