@@ -224,6 +224,7 @@ class SharedMembership(Membership):
             self._session = None
 
 
+@again_if_cut_off
 def living_peers(storage: RDBStorage, name: str) -> dict[str, bool]:
     """Return whether each process that works on a study now coordinates it, by their ids; none of a study on SQLite.
 
