@@ -19,6 +19,7 @@ from autotune.core.study_results import Attribution
 from autotune.core.text import shortened
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
+from autotune.store.by_machine import MachineShare, by_machine, classes_of
 from autotune.store.study_store import StudyRecord
 from reports.sentences.before_after import before_after
 from reports.sentences.changes import changes_tried, setting_changes
@@ -79,6 +80,7 @@ def report_json(record: StudyRecord) -> str:
         "how_sure": how_sure(record),
         "steered": steering_lines(record),
         "cost": cost(record),
+        "machines": [_machine(share, metric) for share in by_machine(record)],
         "next": next_words,
         "changes": setting_changes(record),
         "changes_tried": changes_tried(record),
@@ -95,6 +97,11 @@ def report_json(record: StudyRecord) -> str:
         "config": record.spec.base,
     }
     return json.dumps(_jsonable(content), indent=2, allow_nan=False) + "\n"
+
+
+def _machine(share: MachineShare, metric: Metric) -> dict[str, Any]:
+    losses = {name: getattr(share, name) for name in ("median_loss", "best_loss")}
+    return asdict(share) | {name: None if loss is None else metric.value(loss) for name, loss in losses.items()}
 
 
 def _stored(value: Verdict | Attribution | Promotion | FullRunRecord | None, metric: Metric) -> Any:
@@ -143,7 +150,7 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
         known[name.replace("_", " ")] = facts.get(name)
 
     hardware = record.hardware
-    known |= {"device": hardware.get("name") or hardware.get("cpu_name"), "driver": hardware.get("driver_version")}
+    known |= {"device": _devices(record), "driver": hardware.get("driver_version")}
 
     stored = record.attributes.provenance
     if isinstance(stored, Mapping):
@@ -158,6 +165,13 @@ def provenance(record: StudyRecord) -> list[tuple[str, str]]:
 
     known["not in reach"] = _logs_elsewhere(record)
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _devices(record: StudyRecord) -> str | None:
+    """Return what was trained on: all kinds of devices where machines with several shared the study."""
+    hardware = record.hardware
+    classes = classes_of(by_machine(record))
+    return "; ".join(classes) or hardware.get("name") or hardware.get("cpu_name")
 
 
 def _logs_elsewhere(record: StudyRecord) -> str:

@@ -19,6 +19,7 @@ from reports.sentences.failures import failures
 from reports.sentences.full_run import full_run_lines
 from reports.sentences.health import health_checks
 from reports.sentences.how_sure import how_sure
+from reports.sentences.machines import machine_head, machine_rows
 from reports.sentences.next_step import expected_words
 from reports.sentences.pareto import front_words
 from reports.sentences.steering import steering_lines
@@ -43,6 +44,7 @@ def report_markdown(record: StudyRecord, pictures: Sequence[tuple[str, str, Sequ
         *_verdict_lines(record),
         *_section("How sure", _bullets(how_sure(record))),
         *_section("Cost", _table(("what", "how much"), cost_rows(cost(record)))),
+        *_machine_lines(record),
         *_next_lines(record),
         *_long_run_lines(record),
         *_full_run_lines(record),
@@ -67,6 +69,11 @@ def _verdict_lines(record: StudyRecord) -> list[str]:
 
     rows = [(row.name, row.before_text, row.after_text, row.change) for row in before_after(record)]
     return lines + _table(("", "default", compared_name(record), "change"), rows)
+
+
+def _machine_lines(record: StudyRecord) -> list[str]:
+    rows = machine_rows(record)
+    return _section("By machine", _table(machine_head(record), rows)) if rows else []
 
 
 def _next_lines(record: StudyRecord) -> list[str]:

@@ -33,6 +33,7 @@ from reports.sentences.full_run import full_run_lines
 from reports.sentences.glossary import glossary
 from reports.sentences.health import health_checks
 from reports.sentences.how_sure import how_sure
+from reports.sentences.machines import machine_head, machine_rows
 from reports.sentences.next_step import expected_words
 from reports.sentences.steering import steering_lines
 from reports.sentences.trial_rows import trial_rows
@@ -157,6 +158,8 @@ def study_page(record: StudyRecord, renewed_s: int = 0) -> str:
         before_after=before_after(record),
         how_sure=how_sure(record),
         cost_rows=cost_rows(cost(record)),
+        machine_head=machine_head(record),
+        machine_rows=machine_rows(record),
         next=step,
         expected=expected_words(step, record.attributes.metric),
         changes=[(change, change_words(change)) for change in shown],

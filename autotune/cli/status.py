@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from autotune.core.metric import Metric
 from autotune.core.peers import AWAITS
 from autotune.core.records import TrialStatus
 from autotune.core.statistics import INTERVAL
-from autotune.core.text import of_seeds, time_of_day
+from autotune.core.text import duration, of_seeds, time_of_day
 from autotune.finals.verdict import ranked
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.promotion.standing import state_of
+from autotune.store.by_machine import by_machine
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord
+
+_JOULES_PER_KWH = 3.6e6
 
 
 def in_preparation(root: Path) -> dict[str, Any] | None:
@@ -67,6 +71,7 @@ def summarize(record: StudyRecord) -> dict[str, Any]:
         "state": state_of(record),
         "running_pid": record.run.running_pid(),
         "peers": peers_at_work(record),
+        "machines": _machines(record),
         "trials_wanted": record.spec.most_trials,
         "trials": dict(counts),
         "trials_taken_along": sum(trial.taken_from is not None for trial in record.trials),
@@ -108,6 +113,17 @@ def peers_at_work(record: StudyRecord) -> list[dict[str, Any]]:
         doing = ", ".join(trains.get(peer.id, [])) or peer.doing
         fields = {"id": peer.id, "host": peer.host, "device": peer.device, "since": peer.since, "role": peer.role}
         told.append({**fields, "doing": doing})
+    return told
+
+
+def _machines(record: StudyRecord) -> list[dict[str, Any]]:
+    """Return what each machine has trained, where there was more than one."""
+    metric = record.attributes.metric
+    told = []
+    for share in by_machine(record):
+        losses = {name: getattr(share, name) for name in ("median_loss", "best_loss")}
+        values = {name: None if loss is None else metric.value(loss) for name, loss in losses.items()}
+        told.append({**asdict(share), **values})
     return told
 
 
@@ -178,6 +194,7 @@ def describe(state: Mapping[str, Any]) -> str:
         f"{state['study']}: {running}",
         *map(_peer_line, state["peers"]),
         f"trials: {counts}; {state['trials_wanted']} at most",
+        *map(_machine_line, state["machines"]),
     ]
     if state["best_trial"] is not None:
         seeds = of_seeds(state["seeds_per_trial"])
@@ -201,6 +218,12 @@ def _peer_line(peer: Mapping[str, Any]) -> str:
     since = datetime.fromisoformat(peer["since"]).astimezone()
     device = peer["device"] or "a device that is being measured"
     return f"  {peer['role']} {peer['id']} on {peer['host']}, {device}, since {since:%a %H:%M}: {peer['doing']}"
+
+
+def _machine_line(machine: Mapping[str, Any]) -> str:
+    energy = "" if machine["energy_j"] is None else f", {machine['energy_j'] / _JOULES_PER_KWH:.2f} kWh"
+    trained = f"{machine['trials']} trials, {machine['finals']} runs on fresh seeds"
+    return f"  {machine['host']}, {machine['device']}: {trained}, {duration(machine['seconds'])}{energy}"
 
 
 def _gain(state: Mapping[str, Any]) -> str:

@@ -14,16 +14,18 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from pydantic import TypeAdapter
 
 from autotune.core.metric import TEXT_LOSS, Metric
-from autotune.core.peers import Peer, Refusal, Stage, Terms, stored_peer
+from autotune.core.peers import Peer, Refusal, Stage, Terms, all_peers_in, stored_peer
 from autotune.core.promotion_results import EarlyWarning, FullRunRecord, Promotion
 from autotune.core.records import TrialResult, Verdict
 from autotune.core.requests import Answer, Request, Wish, answered, asked, requests_in
-from autotune.core.study_results import Attribution, Noise, Plan, TakenAlong, TakenFrom
+from autotune.core.study_results import Attribution, DevicePlan, Noise, Plan, TakenAlong, TakenFrom
 
 T = TypeVar("T")
 
 PRIOR = "prior"
 """Role of an Optuna trial that an earlier study trained: it teaches the sampler, but is not one of the study's own."""
+_PLAN_ON = "plan on "
+"""A key of the storage begins with this, and ends with a class of devices."""
 
 
 class _Holder(Protocol):
@@ -242,6 +244,12 @@ class StudyAttributes(_Attributes):
     coordinator = Stored("", str)
     """Of a shared study: the id of the peer that coordinated it last."""
 
+    planned_on = Stored("", str)
+    """Of a study on devices of several classes: that on which the plan, the cost model and the ranges were measured."""
+
+    judged_on = Stored("", str)
+    """Of a study on devices of several classes: that on which all fresh seeds are trained; "" for the first one."""
+
     ended_at = Stored("", str)
     """Of a shared study: when its last night came to its end, ISO 8601."""
 
@@ -255,6 +263,24 @@ class StudyAttributes(_Attributes):
     def keep_peer(self, peer: Peer) -> None:
         """Store who works on the study, and what it is at."""
         self.holder.set_user_attr(*stored_peer(peer))
+
+    @property
+    def all_peers(self) -> dict[str, Peer]:
+        """All processes that have ever worked on the study, by their id."""
+        return all_peers_in(self.holder.user_attrs)
+
+    def plan_on(self, device_class: str) -> DevicePlan | None:
+        """Return what was planned for devices of a class, where the study's plan was made on another.
+
+        Args:
+            device_class: The class, as `Setup.device_class` names it.
+        """
+        stored = self.holder.user_attrs.get(f"{_PLAN_ON}{device_class}")
+        return None if stored is None else DevicePlan.from_json(stored)
+
+    def keep_plan_on(self, device_class: str, plan: DevicePlan) -> None:
+        """Store what is planned for devices of a class, beside the study's plan."""
+        self.holder.set_user_attr(f"{_PLAN_ON}{device_class}", plan.to_json())
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -321,6 +347,9 @@ class TrialAttributes(_Attributes):
 
     peer = Stored("", str)
     """In a shared study: the id of the peer that trains it."""
+
+    needs_bytes = Stored(0, int)
+    """Of settings that ran out of memory on a device: what that has; only one that has more may train them."""
 
     request = Stored("", str)
     """Of a trial that a person added: the id of that request."""

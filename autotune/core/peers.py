@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from typing import Any
 
+from autotune.core.setups import Setup
+
 AWAITS = "waiting for a process that coordinates"
 """What a process is at that was started to train alone, where nobody plans what."""
 _PEER = "peer "
@@ -37,12 +39,16 @@ class Terms:
         begun_at: When its night began, seconds since 1970 by the clock of the database.
         ends_at: When everything must be done, by the same clock; None for no deadline.
         words: What that end was made from: hours and time of day.
+        setup: What the study was begun with: card, dtype, versions, code and text; None in studies that kept none.
+        is_mixed: Whether processes with another setup may take part.
     """
 
     limits: Mapping[str, Any]
     begun_at: float
     ends_at: float | None
     words: str
+    setup: Setup | None = None
+    is_mixed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""
@@ -51,7 +57,8 @@ class Terms:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Terms:
         """Read what `to_json` wrote."""
-        return cls(**raw)
+        setup = raw.get("setup")
+        return cls(**{**raw, "setup": None if setup is None else Setup.from_json(setup)})
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,8 @@ class Peer:
         is_worker: Whether it was started to train alone, and never coordinates.
         doing: What it is at, if it does not train; "" if it does.
         waits: Whether it has no part in a night yet, since none is under way.
+        device_class: Name of what trains alike, as `Setup.device_class` gives it; "" if that is not known.
+        memory_bytes: What a training may use there; 0 if that is not known.
         coordinates: Whether it plans, concludes and promotes for all; the database knows, and it is not stored.
     """
 
@@ -96,6 +105,8 @@ class Peer:
     is_worker: bool = False
     doing: str = ""
     waits: bool = False
+    device_class: str = ""
+    memory_bytes: int = 0
     coordinates: bool = False
 
     @property
@@ -136,6 +147,16 @@ def peers_in(stored: Mapping[str, Any], living: Mapping[str, bool | None]) -> tu
         stored: The attributes of the Optuna study, by name.
         living: Whether each living peer coordinates, by its id; those that say nothing of themselves yet are left out.
     """
-    known = [Peer(id=id_, **stored[f"{_PEER}{id_}"]) for id_ in living if f"{_PEER}{id_}" in stored]
-    peers = [replace(peer, coordinates=bool(living[peer.id])) for peer in known]
+    known = all_peers_in(stored)
+    peers = [replace(known[id_], coordinates=bool(living[id_])) for id_ in living if id_ in known]
     return tuple(sorted(peers, key=lambda peer: (not peer.coordinates, peer.since, peer.id)))
+
+
+def all_peers_in(stored: Mapping[str, Any]) -> dict[str, Peer]:
+    """Return all processes that have ever worked on a study, by their id.
+
+    Args:
+        stored: The attributes of the Optuna study, by name.
+    """
+    names = [name for name in stored if name.startswith(_PEER)]
+    return {name.removeprefix(_PEER): Peer(id=name.removeprefix(_PEER), **stored[name]) for name in names}

@@ -130,6 +130,7 @@ class TrialResult:
         device: The device slot, "cuda:0" or "cpu".
         worker_died: Whether its own training process died under it. Every other interruption comes from
             outside (a stop, the deadline, a kill of the run) and says nothing against the settings.
+        energy_j: Joules that its GPU used meanwhile, by the GPU's own counter; None where it has none.
     """
 
     status: TrialStatus
@@ -143,6 +144,7 @@ class TrialResult:
     host: str = ""
     device: str = ""
     worker_died: bool = False
+    energy_j: float | None = None
 
     @property
     def last_finite(self) -> EvalPoint | None:
@@ -194,6 +196,7 @@ class TrialRecord:
         budget_tokens: Its own token budget, where trials have equal seconds; None where all have the study's.
         taken_from: Which trial of an earlier study it was, if it was taken along; its result then took no seconds.
         peer: In a study that machines share, the id of the process that trains it, or did.
+        needs_bytes: Memory of a device that it did not fit into, in an earlier attempt; 0 if there was none.
     """
 
     number: int
@@ -212,6 +215,7 @@ class TrialRecord:
     budget_tokens: int | None = None
     taken_from: TakenFrom | None = None
     peer: str = ""
+    needs_bytes: int = 0
 
     @cached_property
     def loss(self) -> float | None:

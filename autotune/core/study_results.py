@@ -75,6 +75,30 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class DevicePlan:
+    """What was measured for devices of one class, where the study's plan was made on another.
+
+    Args:
+        trial_s: Seconds of one whole trial.
+        max_pass_sequences: Most sequences of one pass, chosen for speed within memory; 0 if not chosen.
+        cost_model: Fields of the `CostModel` that probes were fitted to; None if the trainer counts nothing.
+    """
+
+    trial_s: float
+    max_pass_sequences: int = 0
+    cost_model: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> DevicePlan:
+        """Read what `to_json` wrote."""
+        return cls(**raw)
+
+
+@dataclass(frozen=True)
 class TakenFrom:
     """Which trial of another study one was that counts here.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.records import TrainingKind
+from autotune.core.setups import Device
 from autotune.engine.equal_seconds import EqualSeconds
 from autotune.study.study_file import Study
 
@@ -29,6 +30,7 @@ class TrainingPlan:
         folder: Where the trials' files go, below the run directory; "" for the folder that the kind names.
         equal_seconds: Gives each configuration its own budget; None if all have the same.
         slowness: Seconds of a token of these trainings, as a multiple of the baseline's.
+        only_on: Class of the devices that may train them; "" for any.
     """
 
     kind: TrainingKind
@@ -39,6 +41,11 @@ class TrainingPlan:
     folder: str = ""
     equal_seconds: EqualSeconds | None = None
     slowness: float = 1.0
+    only_on: str = ""
+
+    def is_for(self, device: Device) -> bool:
+        """Return whether a process with some device may train them."""
+        return not self.only_on or self.only_on == device.name
 
     @property
     def folder_name(self) -> str:

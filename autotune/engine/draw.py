@@ -190,7 +190,9 @@ class Draw:
         Raises:
             UserError: If far more trials were started than are wanted, and too few of them ended.
         """
-        if look.has_waiting:
+        if not self.plan.is_for(self.store.device):
+            return False
+        if look.waiting:
             return True
         if self.plan.target is None or look.attributes.exhausted:
             return False
@@ -236,9 +238,10 @@ class Draw:
         if self.plan.equal_seconds is None:
             return self.plan.budget_tokens, None
 
-        # A repeated trial trains as long as its first attempt.
+        # A repeated trial trains as long as its first attempt, unless that may have been on another card.
         attributes = TrialAttributes(trial)
-        budget_tokens = attributes.budget_tokens or self.plan.equal_seconds.tokens(params, config)
+        earlier = None if self.store.device.name else attributes.budget_tokens
+        budget_tokens = earlier or self.plan.equal_seconds.tokens(params, config)
         if budget_tokens is None:
             return self.plan.equal_seconds.probe_length
 

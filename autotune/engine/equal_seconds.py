@@ -37,6 +37,7 @@ class EqualSeconds:
         model: Predicts speeds; None if they must be probed.
         baseline_per_s: The baseline's tokens per second, from where the others' come: the model or this process' probe.
         probe_length: Token budget of a probe and the evaluations after which it ends.
+        device_class: Of this process, where devices of several share the study: each has speeds of its own.
     """
 
     study: Study
@@ -46,6 +47,7 @@ class EqualSeconds:
     model: CostModel | None
     baseline_per_s: float
     probe_length: tuple[int, int]
+    device_class: str = ""
 
     def tokens(self, params: Mapping[str, Any], config: Mapping[str, Any]) -> int | None:
         """Return a configuration's token budget, or None if its speed has to be probed first.
@@ -74,7 +76,7 @@ class EqualSeconds:
             tokens_per_s: Its speed, tokens per second, measured as the baseline's was.
         """
         with exclusive(self.storage, self.study.spec.name):
-            speeds = self._speeds()
+            speeds = dict(StudyAttributes(self.optuna_study).speeds)
             measured = tokens_per_s / self.baseline_per_s
             relative = speeds.setdefault(self.key(params, config), measured)
             StudyAttributes(self.optuna_study).speeds = speeds
@@ -87,7 +89,11 @@ class EqualSeconds:
         decisive = params if counts is None else counts
 
         text = json.dumps(decisive, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self._prefix}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.device_class}: " if self.device_class else ""
 
     @property
     def slowest(self) -> float:
@@ -95,8 +101,9 @@ class EqualSeconds:
         return 1 / min([1.0, *self._speeds().values()])
 
     def _speeds(self) -> dict[str, float]:
-        """Return the stored speeds by key, as multiples of the baseline's."""
-        return dict(StudyAttributes(self.optuna_study).speeds)
+        """Return the stored speeds of this class of devices by key, as multiples of the baseline's."""
+        speeds = StudyAttributes(self.optuna_study).speeds
+        return {key: speed for key, speed in speeds.items() if key.startswith(self._prefix)}
 
     def _budget(self, relative: float) -> int:
         return max(1, round(self.study.spec.budget.tokens * relative))

@@ -384,7 +384,7 @@ class QueueWork:
             self._queue.keep_stop(assignment, running.points)
         run_directory = self._loop.run_directory
         facts = done.facts if done else {}
-        result = running.result(ending, run_directory, facts, worker_died)
+        result = self._queue.passed_on(assignment, running.result(ending, run_directory, facts, worker_died))
 
         # A hang's duration says nothing about the next training, and must not look like a lack of time.
         if result.points and result.status.teaches:

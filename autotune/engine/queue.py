@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,13 +186,47 @@ class Queue:
 
     @again_if_cut_off
     def is_settled(self) -> bool:
-        """Return whether no trial waits and none runs that may come back to be repeated."""
-        if _is_unsettled(self.records()):
+        """Return whether no trial waits that anybody at work may train, and none runs that may come back."""
+        if self._is_unsettled():
             return False
 
         # A peer may be about to queue again what it has just told as interrupted.
         with self.store.locked():
-            return not _is_unsettled(self.records())
+            return not self._is_unsettled()
+
+    def is_abandoned(self) -> bool:
+        """Return whether trials wait for a class of devices that is neither this process's nor another's at work."""
+        if self.plan.is_for(self.store.device):
+            return False
+        waiting = [record for record in self.records() if record.status is TrialStatus.WAITING]
+        return any(not self.store.may_be_trained(record, self.plan.only_on) for record in waiting)
+
+    def _is_unsettled(self) -> bool:
+        records = self.records()
+        if any(record.status is TrialStatus.RUNNING for record in records):
+            return True
+        waiting = [record for record in records if record.status is TrialStatus.WAITING]
+        return any(self.store.may_be_trained(record, self.plan.only_on) for record in waiting)
+
+    def passed_on(self, assignment: Assignment, result: TrialResult) -> TrialResult:
+        """Return how a training counts: what does not fit into this device is left to a larger one that is at work.
+
+        Args:
+            assignment: The training.
+            result: How it ended.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        is_candidate = result.status is TrialStatus.OUT_OF_MEMORY and self.plan.asks_sampler
+        if not is_candidate or not self.store.has_larger_device():
+            return result
+
+        device = self.store.device
+        with contextlib.suppress(UpdateFinishedTrialError):
+            TrialAttributes(assignment.trial).needs_bytes = device.memory_bytes
+        size = f"{device.memory_bytes / 2**30:.1f} GiB"
+        cause = f"it does not fit into the {size} of {device.name}: a device with more memory trains it"
+        return replace(result, status=TrialStatus.INTERRUPTED, cause=cause)
 
     @property
     def _draw(self) -> Draw:
@@ -201,7 +235,3 @@ class Queue:
     @property
     def _recovery(self) -> Recovery:
         return Recovery(self.store, self.plan.folder_name)
-
-
-def _is_unsettled(records: Sequence[TrialRecord]) -> bool:
-    return any(record.status in (TrialStatus.WAITING, TrialStatus.RUNNING) for record in records)

@@ -43,6 +43,7 @@ class Running:
         is_preparing: Whether the last that was heard of it is that its data is being prepared.
         waited_s: Seconds between the last two signs of progress.
         is_unwanted: Whether a person has stopped it.
+        energy_j: What the counter of its GPU said at its start, in joules; None without one.
     """
 
     assignment: Assignment
@@ -58,6 +59,10 @@ class Running:
     is_preparing: bool = False
     waited_s: float = 0.0
     is_unwanted: bool = False
+    energy_j: float | None = None
+
+    def __post_init__(self) -> None:
+        self.energy_j = self.worker.slot.energy_j()
 
     def natural_ending(self, metric: Metric) -> Ending:
         """Return how it ends when the trainer returns without having been told to stop.
@@ -123,7 +128,15 @@ class Running:
             host=socket.gethostname(),
             device=self.worker.slot.name,
             worker_died=worker_died,
+            energy_j=self._used_j(),
         )
+
+    def _used_j(self) -> float | None:
+        """Return the joules that its GPU has used since it began; None if its counter is silent, or began anew."""
+        now = self.worker.slot.energy_j()
+        if now is None or self.energy_j is None or now < self.energy_j:
+            return None
+        return now - self.energy_j
 
 
 def _mean_curve(curves: Sequence[Sequence[EvalPoint]]) -> tuple[EvalPoint, ...]:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.core.attributes import StudyAttributes, TrialAttributes
 from autotune.core.objectives import values
+from autotune.core.peers import Peer
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
+from autotune.core.setups import ALIKE, Device
 from autotune.search.searched import present_space, whole_space
 from autotune.search.space import SearchSpace
 from autotune.search.untried import Tried
 from autotune.store.database import exclusive, is_shared
+from autotune.store.membership import peers_at_work
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import in_force
 from autotune.store.study_store import KnownRecords
@@ -37,22 +40,24 @@ class Look:
         trials: All trials of the Optuna study, by number.
         records: Our records of its own trials, by number.
         attributes: What is stored with the Optuna study.
+        device: What this process trains on.
     """
 
     trials: Sequence[FrozenTrial]
     records: Sequence[TrialRecord]
     attributes: StudyAttributes
+    device: Device = ALIKE
 
     @property
-    def has_waiting(self) -> bool:
-        """Whether a trial waits for its turn."""
-        return any(record.status is TrialStatus.WAITING for record in self.records)
+    def waiting(self) -> list[TrialRecord]:
+        """Trials that wait for their turn and may have it on this device."""
+        waiting = [record for record in self.records if record.status is TrialStatus.WAITING]
+        return [record for record in waiting if self.device.is_enough_for(record.needs_bytes)]
 
     @property
     def has_trial_by_hand(self) -> bool:
         """Whether a trial that a person has added waits for its turn."""
-        waiting = [record.number for record in self.records if record.status is TrialStatus.WAITING]
-        return any(TrialAttributes(self.trials[number]).request for number in waiting)
+        return any(TrialAttributes(self.trials[record.number]).request for record in self.waiting)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class TrialStore:
         run: The run directory.
         study: The study file and trainer.
         peer: The id of this process among those that share the study; "" if none do.
+        device: What this process trains on.
     """
 
     optuna_study: optuna.Study
@@ -72,6 +78,7 @@ class TrialStore:
     run: RunDirectory
     study: Study
     peer: str = ""
+    device: Device = ALIKE
 
     @property
     def attributes(self) -> StudyAttributes:
@@ -114,7 +121,7 @@ class TrialStore:
     def look(self) -> Look:
         """Return what is stored at present."""
         trials = self.trials()
-        return Look(trials, self._known.own(trials), self.attributes.at_present())
+        return Look(trials, self._known.own(trials), self.attributes.at_present(), self.device)
 
     @cached_property
     def tried(self) -> Tried:
@@ -153,13 +160,16 @@ class TrialStore:
             look: What is stored at present.
         """
         from optuna import Trial
+        from optuna.trial import TrialState
 
+        # As Optuna's own call, less those that wait for more memory, and less one more reading of all that
+        # runs, to see whether anything waits.
         study = self.optuna_study
-        if look.has_waiting:
-            return study.ask()
-
-        # The same, less one more reading of all that runs, to see whether anything waits.
         study._thread_local.cached_all_trials = None
+        for record in look.waiting:
+            trial_id = look.trials[record.number]._trial_id
+            if study._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING):
+                return Trial(study, trial_id)
         return Trial(study, study._storage.create_new_trial(study._study_id))
 
     def set_params(
@@ -233,6 +243,25 @@ class TrialStore:
             # A first attempt may have been stored as its connection was lost.
             return TrialAttributes(self.storage.get_trial(trial._trial_id)).result == result
         return True
+
+    def may_be_trained(self, record: TrialRecord, only_on: str) -> bool:
+        """Return whether any process at work, this one included, may train what waits.
+
+        Args:
+            record: A trial that waits.
+            only_on: Class of the devices that may train it; "" for any.
+        """
+        if only_on in ("", self.device.name) and self.device.is_enough_for(record.needs_bytes):
+            return True
+        others = [Device(peer.device_class, peer.memory_bytes) for peer in self._at_work()]
+        return any(only_on in ("", other.name) and other.is_enough_for(record.needs_bytes) for other in others)
+
+    def has_larger_device(self) -> bool:
+        """Return whether another process at work has more memory to train in than this one."""
+        return bool(self.device.name) and any(peer.memory_bytes > self.device.memory_bytes for peer in self._at_work())
+
+    def _at_work(self) -> tuple[Peer, ...]:
+        return peers_at_work(self.storage, self.study.spec.name)
 
     def pass_over(self, trial: optuna.Trial) -> None:
         """End a trial that has trained nothing, so that it counts nowhere; the caller holds the lock.

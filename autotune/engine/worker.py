@@ -27,6 +27,7 @@ from autotune.core.child import end_with_parent
 from autotune.core.disk_faults import disk_fault_of_training, explain_os_error
 from autotune.core.errors import exit_code_of
 from autotune.core.records import EvalPoint
+from autotune.machine.gpu_monitor import GpuMonitor
 
 _PARENTS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that a worker ignores: they reach the whole process group, and the parent alone decides what they mean."""
@@ -41,10 +42,20 @@ class Slot:
     Args:
         name: "cuda:0" or "cpu"; shown to people.
         environment: Variables that make the child see this device alone.
+        gpu: Physical index of its GPU; -1 on the CPU.
     """
 
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    gpu: int = -1
+
+    def energy_j(self) -> float | None:
+        """Return what its GPU's counter of energy says, in joules; None where there is none."""
+        if self.gpu < 0:
+            return None
+        with GpuMonitor(self.gpu) as monitor:
+            sample = monitor.sample()
+        return None if sample is None else sample.energy_j
 
 
 @dataclass(frozen=True)

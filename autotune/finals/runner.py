@@ -5,12 +5,12 @@ Each method looks at what is stored and trains what is missing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import optuna
 
@@ -58,6 +58,27 @@ NOT_ALL_ENDED = "not all of its trainings came to an end, so all changes are kep
 """Reason stored when a training of the attribution did not end."""
 
 
+@dataclass(frozen=True)
+class Judging:
+    """On which devices a study is judged, where those of several classes share it: no pair of seeds is split over two.
+
+    Args:
+        own: Class of this process's device; "" where all are alike.
+        judged_on: Gives the class on which it is judged.
+        training_s: Gives the seconds of a training there, by its plan; 0 if that is not known.
+        move_here: Lets it be judged on this process's class from now on: all is trained anew.
+    """
+
+    own: str = ""
+    judged_on: Callable[[], str] = lambda: ""
+    training_s: Callable[[], float] = lambda: 0.0
+    move_here: Callable[[], None] = lambda: None
+
+
+class NobodyLeftError(Exception):
+    """Nobody is left on devices of the class that it names, where trainings wait for them."""
+
+
 @dataclass
 class FinalsRunner:
     """The trainings on fresh seeds and the judgement by them.
@@ -70,6 +91,7 @@ class FinalsRunner:
         slots: Devices that train at once.
         later_s: Seconds to keep for what comes after the proof: the full run and the report.
         elapsed_s: Seconds for which other processes had worked on the night when this one opened the study.
+        judging: On which devices all of these are trained.
     """
 
     spec: StudySpec
@@ -79,13 +101,19 @@ class FinalsRunner:
     slots: int
     later_s: Callable[[], float]
     elapsed_s: float = 0.0
+    judging: Judging = Judging()
+    _opened: tuple[str, Queue] | None = None
+    _has_moved: bool = False
     _proved: int = 0  # runs of the baseline that the proof will find done
     _began: float = field(default_factory=time.monotonic)
 
-    @cached_property
+    @property
     def queue(self) -> Queue:
-        """The queue of the finals, opened when it is first asked for."""
-        return self.open_queue()
+        """The queue of the finals, opened when it is first asked for, and again when they move to other devices."""
+        judged_on = self.judging.judged_on()
+        if self._opened is None or self._opened[0] != judged_on:
+            self._opened = judged_on, self.open_queue()
+        return self._opened[1]
 
     def _record(self) -> StudyRecord:
         return read_study(self.loop.run_directory.root, self.spec.storage)
@@ -104,7 +132,10 @@ class FinalsRunner:
         return allot(spec, seconds, self._seconds(1) * self.slots, self.slots, self.later_s())
 
     def _seconds(self, runs: int) -> float:
-        return runs * self.loop.pace.usual_seconds(self.spec.budget.tokens) / self.slots
+        each_s = 0.0
+        if self.judging.judged_on() != self.judging.own:
+            each_s = self.judging.training_s()
+        return runs * (each_s or self.loop.pace.usual_seconds(self.spec.budget.tokens)) / self.slots
 
     def noise(self) -> None:
         """Train the baseline on several seeds, and store the noise and the gain that can be proved.
@@ -128,7 +159,8 @@ class FinalsRunner:
         """Store what the baseline's runs tell of the noise, once for all: settings of a longer run follow from it."""
         noise = measure_noise(baseline.number, self.queue.records(), self.spec.finals)
         attributes = StudyAttributes(self.optuna_study)
-        if noise is not None and attributes.noise is None:
+        if noise is not None and (attributes.noise is None or self._has_moved):
+            self._has_moved = False
             attributes.noise = noise
             self.loop.observer.note("noise", noise.describe(self.queue.study.trainer.metric))
 
@@ -163,7 +195,20 @@ class FinalsRunner:
         return count if count >= 2 else 0
 
     def verdict(self) -> Verdict:
-        """Train the finalists again, prove the winner, and return the verdict."""
+        """Train the finalists again, prove the winner, and return the verdict.
+
+        Where nobody is left on whose device that is done, all of it is done anew on this process's.
+        """
+        while True:
+            try:
+                return self._verdict()
+            except NobodyLeftError as error:
+                words = f"no process on {error} is left: what is on fresh seeds is trained on {self.judging.own}"
+                self.loop.observer.note("finals", f"{words} from now on, both of each pair")
+                self.judging.move_here()
+                self._has_moved = True
+
+    def _verdict(self) -> Verdict:
         trials = self._record().trials
         baseline = next((trial for trial in reversed(trials) if trial.role == "baseline"), None)
         best = ranked(trials)
@@ -249,7 +294,8 @@ class FinalsRunner:
 
         while missing and not self.loop.stop.level:
             before = missing
-            self._train(before)
+            with contextlib.suppress(NobodyLeftError):
+                self._train(before)
             missing = attributing.missing(self.queue.records())
             if missing == before:
                 # The time was up, or these runs cannot be trained.
@@ -276,6 +322,8 @@ class FinalsRunner:
             self.loop.observer.note("finals", f"{waiting} {noun} on fresh seeds {purpose or _PURPOSES[runs[0].stage]}")
 
         self.loop.run(self.queue, self.loop.deadline.has_time(self.later_s), awaits_peers=awaits_peers)
+        if awaits_peers and not self.loop.stop.level and self.queue.is_abandoned():
+            raise NobodyLeftError(self.judging.judged_on())
 
     @again_if_cut_off
     def _enqueue(self, runs: Sequence[FinalRun]) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import hashlib
 import platform
+import re
+import socket
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from autotune.machine import host, torch_probe
@@ -17,6 +21,8 @@ from autotune.machine.nvml import GpuIdentity, NoDriverError, NvmlError, visible
 _T4_MEMORY_BYTES = 15 * 2**30
 # A cold disk can take a minute to import torch.
 _MEASURE_TIMEOUT_S = 180.0
+# Letters of a host's name in the name of a file.
+_LONGEST_HOST = 60
 
 
 def profile(
@@ -81,6 +87,30 @@ def require_device(device: str) -> None:
         HardwareError: There is none.
     """
     _chosen_gpu(device, _gpus(device, None))
+
+
+def machine_name(device: str = "auto", emulate: str = "") -> str:
+    """Return a name for this machine and one of its devices, under which its profile is kept.
+
+    Two machines never have the same, and a machine whose card, cores or torch have changed has another than before.
+
+    Args:
+        device: As of `profile`.
+        emulate: "" or "t4".
+
+    Raises:
+        HardwareError: There is no such device.
+    """
+    gpu = _chosen_gpu(device, _gpus(device, None))
+    card = (gpu.name, gpu.uuid) if gpu is not None else ()
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError:
+        torch_version = ""
+
+    facts = (socket.gethostname(), card, host.cpu_name(), host.usable_cores(), emulate, torch_version)
+    host_words = re.sub(r"[^A-Za-z0-9.-]+", "-", socket.gethostname())[:_LONGEST_HOST]
+    return f"{host_words}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"
 
 
 def _chosen_gpu(device: str, gpus: Sequence[GpuIdentity]) -> GpuIdentity | None:

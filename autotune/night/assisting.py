@@ -13,13 +13,13 @@ from autotune.core.records import TrialStatus, VerdictWord
 from autotune.engine.deadline import REPORT_S, Interval
 from autotune.engine.event_loop import TICK_S
 from autotune.engine.queue import Queue
-from autotune.finals.runner import FinalsRunner
+from autotune.finals.runner import FinalsRunner, Judging
 from autotune.night.agreement import WAITS_FOR_COORDINATOR
 from autotune.night.night import Night
 from autotune.night.promotion_step import PromotionStep
 from autotune.night.queues import Queues, equal_seconds
 from autotune.night.search_end import SearchEnd
-from autotune.night.search_step import search_end
+from autotune.night.search_step import plan_own_device, search_end
 from autotune.store.absence import MISSED_HEARTBEATS
 from autotune.store.membership import living_peers
 
@@ -79,6 +79,12 @@ class Steps:
             slots=len(night.slots),
             later_s=later_s,
             elapsed_s=self.elapsed_s,
+            judging=Judging(
+                own=night.device_class,
+                judged_on=lambda: night.judged_on,
+                training_s=lambda: night.trial_s_on(night.judged_on) / night.spec.budget.seeds,
+                move_here=night.judge_here,
+            ),
         )
 
     @cached_property
@@ -125,9 +131,11 @@ def assist(night: Night, steps: Steps, ended_at: str) -> int | None:
         before, doing = doing, "waiting"
         if Stage.SEARCH <= stage < Stage.FULL_RUN:
             doing = stage.name.lower()
+        if Stage.FINALS <= stage < Stage.PROMOTION and night.judged_on != night.device_class:
+            doing = f"waiting: what is on fresh seeds is trained on {night.judged_on}"
         if doing != before:
             night.tell(doing)
-        if doing != "waiting":
+        if not doing.startswith("waiting"):
             _train(night, steps, stage)
         time.sleep(TICK_S)
     return None
@@ -170,17 +178,14 @@ class Lookout:
 
 def _train(night: Night, steps: Steps, stage: Stage) -> None:
     """Train what is there to be trained, until nothing is left for now or this process has to coordinate."""
-    plan = night.attributes.plan
-    assert plan is not None, "what is trained was planned"
-    pace, spec, membership = night.loop.pace, night.spec, night.membership
-    if not pace.seconds(1):
-        pace.expect(spec.budget.seeds * spec.budget.tokens, plan.trial_s)
+    plan_own_device(night)
+    spec, membership = night.spec, night.membership
 
     def work(queue: Queue, may_start: Callable[[float], bool]) -> None:
         if queue.has_next():
             night.loop.run(queue, lambda s: not membership.is_coordinator and may_start(s), awaits_peers=False)
 
-    if spec.finals.runs:
+    if spec.finals.runs and night.judged_on == night.device_class:
         work(steps.finals.queue, night.deadline.has_time(steps.finals.later_s))
     if stage is Stage.PROMOTION:
         for queue in steps.checks():

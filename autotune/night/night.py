@@ -13,6 +13,7 @@ from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import now_iso
 from autotune.core.peers import Peer, Refusal, Stage
+from autotune.core.study_results import DevicePlan
 from autotune.engine.assignment import hardware_overrides
 from autotune.engine.deadline import Deadline
 from autotune.engine.event_loop import EventLoop
@@ -126,6 +127,42 @@ class Night:
     def attributes(self) -> StudyAttributes:
         """What is stored with the search: what the study found out."""
         return self.search.attributes
+
+    @property
+    def device_class(self) -> str:
+        """Class of this process's device in a mixed study; "" where all that share it are alike."""
+        return self.peer.device_class if self.spec.mixed else ""
+
+    @property
+    def judged_on(self) -> str:
+        """In a mixed study, the class of devices on which everything on fresh seeds is trained; "" elsewhere."""
+        if not self.device_class:
+            return ""
+        return self.attributes.judged_on or self._begun_on
+
+    @property
+    def _begun_on(self) -> str:
+        terms = self.attributes.terms
+        return self.device_class if terms is None or terms.setup is None else terms.setup.device
+
+    def judge_here(self) -> None:
+        """Let everything on fresh seeds be trained on this process's class of devices from now on."""
+        is_first = self.device_class == self._begun_on
+        self.attributes.judged_on = "" if is_first else self.device_class
+
+    @property
+    def own_plan(self) -> DevicePlan | None:
+        """What was measured on this process's device, where the study was planned on one of another class."""
+        return self.attributes.plan_on(self.device_class) if self.device_class else None
+
+    def trial_s_on(self, device_class: str) -> float:
+        """Return the seconds of a whole trial as they were planned for devices of a class; 0 if none was."""
+        attributes = self.attributes
+        own = attributes.plan_on(device_class)
+        if own is not None:
+            return own.trial_s
+        is_planned = attributes.plan is not None and attributes.planned_on == device_class
+        return attributes.plan.trial_s if attributes.plan is not None and is_planned else 0.0
 
     @property
     def observer(self) -> RunObserver:
@@ -242,7 +279,7 @@ class Night:
     def overrides(self) -> dict[str, Any]:
         """What the hardware and the plan fill into each config, by dotted path."""
         overrides = hardware_overrides(self.study, self.profile.overrides())
-        plan = self.attributes.plan
+        plan = self.own_plan or self.attributes.plan
         if plan is not None and plan.max_pass_sequences:
             chosen = self.study.trainer.by_path({"max_pass_sequences": plan.max_pass_sequences})
             overrides |= drop_unknown_paths(self.spec.base, chosen)

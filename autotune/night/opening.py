@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autotune.core.attributes import StudyAttributes
 from autotune.core.errors import UserError
-from autotune.core.files import now_iso, read_json, write_json, write_text
+from autotune.core.files import now_iso, write_json, write_text
 from autotune.core.peers import Peer
 from autotune.core.requests import study_stops
 from autotune.core.secrets import to_be_stored
@@ -22,9 +21,8 @@ from autotune.engine.trial_store import TrialStore
 from autotune.engine.worker import Slot
 from autotune.engine.worker_pool import WorkerPool
 from autotune.machine.gpu_monitor import GpuMonitor
-from autotune.machine.hardware import HardwareError, HardwareProfile
-from autotune.machine.measurement import profile, require_device
-from autotune.machine.nvml import visible_devices, visible_gpus
+from autotune.machine.hardware import HardwareProfile
+from autotune.machine.nvml import visible_gpus
 from autotune.night.agreement import keep_end
 from autotune.night.night import Night, Options, StoredSearch
 from autotune.night.replanning import replan_rest
@@ -85,14 +83,17 @@ def _open_search(study: Study, storage: RDBStorage, membership: Membership) -> S
     return StoredSearch(study, storage, optuna_study, membership, frozenset(study_stops(attributes.requests)))
 
 
-def this_peer(membership: Membership, is_worker: bool) -> Peer:
-    """Return what is told of this process where several share the study, before its device is known.
+def this_peer(membership: Membership, is_worker: bool, device: str = "", memory_bytes: int = 0) -> Peer:
+    """Return what is told of this process where several share the study.
 
     Args:
         membership: Its place among them.
         is_worker: Whether it never coordinates.
+        device: Name of what it trains on.
+        memory_bytes: What a training may use there.
     """
-    return Peer(membership.id, socket.gethostname(), "", now_iso(), is_worker, "preparing")
+    host = socket.gethostname()
+    return Peer(membership.id, host, device, now_iso(), is_worker, "preparing", memory_bytes=memory_bytes)
 
 
 def keep_study(study: Study, run: RunDirectory) -> None:
@@ -143,7 +144,12 @@ def _sampler_seed(spec: StudySpec, storage: RDBStorage, peer: str) -> int:
 
 @contextlib.contextmanager
 def open_night(
-    options: Options, run: RunDirectory, search: StoredSearch, peer: Peer, stop: StopRequest
+    options: Options,
+    run: RunDirectory,
+    search: StoredSearch,
+    peer: Peer,
+    hardware: HardwareProfile,
+    stop: StopRequest,
 ) -> Iterator[Night]:
     """Start the workers of an open search; end them, and back the database up, when the block is left.
 
@@ -152,16 +158,16 @@ def open_night(
         run: The run directory.
         search: The search in its storage.
         peer: What is told of this process where several share the study.
+        hardware: The profile of its machine.
         stop: Whether the user wants the run to end.
 
     Raises:
-        UserError: If the study was begun on another kind of device, or the storage fails meanwhile.
+        UserError: If the storage fails meanwhile.
     """
     study = search.study
     spec = study.spec
     if not spec.storage:
         back_up(run)
-    hardware = _stored_hardware(spec, options, run, stop)
     monitor = GpuMonitor(hardware.index) if hardware.device == "cuda" else None
 
     observer = RunObserver(
@@ -194,7 +200,7 @@ def open_night(
         session=options.session,
         steering=steering,
     )
-    night = Night(study, options, run, search, hardware, slots, loop, replace(peer, device=hardware.name))
+    night = Night(study, options, run, search, hardware, slots, loop, peer)
     night.tell("waiting")
     try:
         with explain_storage_errors(run.root), patient(patience_of(options, stop, observer.note)):
@@ -221,65 +227,6 @@ def patience_of(options: Options, stop: StopRequest, note: Callable[[str, str], 
     return Patience(note, lambda: stop.level > 0, seconds_left)
 
 
-def _stored_hardware(spec: StudySpec, options: Options, run: RunDirectory, stop: StopRequest) -> HardwareProfile:
-    """Return the hardware profile of an earlier run, or take one and store it.
-
-    Args:
-        spec: The study.
-        options: What the command line says.
-        run: The run directory.
-        stop: Whether the user wants the run to end.
-
-    Raises:
-        UserError: If there is no such device, or the study was begun on another kind of device: its trials would not
-            be comparable. With exit code 130 if it was stopped.
-    """
-
-    def heed_stop() -> None:
-        if stop.level:
-            raise UserError("stopped while the hardware was measured; nothing is lost: run again", 130)
-
-    if run.hardware.exists():
-        try:
-            before = HardwareProfile.from_json(read_json(run.hardware))
-        except HardwareError:
-            options.say(f"{run.hardware} is damaged or of another version: it is measured and written anew")
-        else:
-            _require_device(options.device)
-            _require_same_device(spec, options, before)
-            return before
-
-    options.say("profiling the hardware ...")
-    try:
-        taken = profile(options.emulate, device=options.device, while_waiting=heed_stop)
-    except HardwareError as error:
-        raise UserError(str(error), 3) from None
-    write_json(run.hardware, taken.to_json())
-    return taken
-
-
-def _require_device(device: str) -> None:
-    try:
-        require_device(device)
-    except HardwareError as error:
-        raise UserError(str(error), 3) from None
-
-
-def _require_same_device(spec: StudySpec, options: Options, before: HardwareProfile) -> None:
-    now = "cpu" if options.device == "cpu" or not visible_devices() else "cuda"
-    if (before.device, before.emulate) == (now, options.emulate):
-        return
-    raise UserError(
-        f"{spec.name} was begun on {_device_words(before.device, before.emulate)} and this is "
-        f"{_device_words(now, options.emulate)}: their results and times are not comparable; "
-        'use the same device, or give the study another name (--set name="...")'
-    )
-
-
-def _device_words(device: str, emulate: str) -> str:
-    return f"{device} emulating {emulate}" if emulate else device
-
-
 def slots_of(hardware: HardwareProfile) -> list[Slot]:
     """Return a slot per visible GPU of the profiled kind, or one for the CPU.
 
@@ -291,4 +238,6 @@ def slots_of(hardware: HardwareProfile) -> list[Slot]:
 
     gpus = visible_gpus()
     same = [gpu for gpu in gpus if gpu.name == hardware.name] or gpus
-    return [Slot(f"cuda:{position}", {"CUDA_VISIBLE_DEVICES": gpu.uuid}) for position, gpu in enumerate(same)]
+    return [
+        Slot(f"cuda:{position}", {"CUDA_VISIBLE_DEVICES": gpu.uuid}, gpu.index) for position, gpu in enumerate(same)
+    ]

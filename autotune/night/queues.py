@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.core.config_paths import drop_unknown_paths, with_paths
 from autotune.core.records import TrainingKind, TrialRecord
+from autotune.core.setups import Device
 from autotune.engine.assignment import TrainingPlan
 from autotune.engine.cost_model import CostModel, Counts
 from autotune.engine.equal_seconds import EqualSeconds
@@ -18,7 +19,7 @@ from autotune.night.probing import Place, probe, probe_length
 from autotune.night.text_share import matched_epochs, train_tokens_override
 from autotune.promotion.full_run import evaluations
 from autotune.promotion.run_length import AS_IS_SUFFIX
-from autotune.store.study_store import finals_name, long_name, open_fixed
+from autotune.store.study_store import class_hash, finals_name, long_name, open_fixed
 
 if TYPE_CHECKING:
     import optuna
@@ -28,7 +29,7 @@ def equal_seconds(night: Night) -> EqualSeconds | None:
     """Return what gives each configuration its own token budget; None if the objective asks for equal tokens.
 
     Without a cost model the baseline is probed by each process anew: speeds of two machines, or of two nights, are not
-    to be divided by each other.
+    to be divided by each other. Devices of several classes have a cost model and speeds each.
 
     Args:
         night: The open study, planned.
@@ -41,7 +42,8 @@ def equal_seconds(night: Night) -> EqualSeconds | None:
         return None
 
     facts = night.attributes.probe_facts
-    stored = night.attributes.cost_model
+    own = night.own_plan
+    stored = night.attributes.cost_model if own is None else own.cost_model
     baseline = with_paths(study.spec.base, overrides)
     if stored is None:
         model = None
@@ -59,6 +61,7 @@ def equal_seconds(night: Night) -> EqualSeconds | None:
         model=model,
         baseline_per_s=speed,
         probe_length=probe_length(study.spec, night.profile),
+        device_class=night.device_class,
     )
     budgets.keep(study.spec.space.baseline(study.spec.base), baseline, speed)
     return budgets
@@ -85,9 +88,12 @@ class Queues:
         return self._open(self._search_plan(target=None), self.night.search.optuna_study)
 
     def finals(self) -> Queue:
-        """Open the finals, which a study without finals never has."""
-        optuna_study = open_fixed(self.night.search.storage, finals_name(self.night.spec.name))
-        return self._open(self._short_plan(TrainingKind.FINALS), optuna_study)
+        """Open the finals, which a study without finals never has; in a mixed study those of one class of devices."""
+        night = self.night
+        moved_to = night.attributes.judged_on
+        folder = f"{TrainingKind.FINALS}-{class_hash(moved_to)}" if moved_to else ""
+        plan = replace(self._short_plan(TrainingKind.FINALS), only_on=night.judged_on, folder=folder)
+        return self._open(plan, open_fixed(night.search.storage, finals_name(night.spec.name, moved_to)))
 
     def bracket(self, trial: TrialRecord, tokens: int, run_tokens: int) -> Queue:
         """Open the trainings of a trial's settings that precede a full run.
@@ -102,6 +108,9 @@ class Queues:
         text = train_tokens_override(self.night.study, tokens, epochs)
         # Runs that repeat their text more or less often are preceded by other trainings.
         suffix = "".join(f"-on-{size}" for size in text.values())
+        if self.night.device_class:
+            # Whoever takes over on another card compares trainings of that card alone.
+            suffix += f"-{class_hash(self.night.device_class)}"
         plan = self._long_plan(TrainingKind.BRACKET, trial, tokens, suffix, text)
         return self._open_long(plan, trial, suffix)
 
@@ -157,5 +166,6 @@ class Queues:
 
     def _open(self, plan: TrainingPlan, optuna_study: optuna.Study) -> Queue:
         night = self.night
-        store = TrialStore(optuna_study, night.search.storage, night.run, night.study, night.membership.id)
+        device = Device(night.device_class, night.profile.memory_bytes)
+        store = TrialStore(optuna_study, night.search.storage, night.run, night.study, night.membership.id, device)
         return Queue(plan, store, night.observer.note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -14,7 +14,8 @@ from autotune.core.errors import UserError
 from autotune.core.files import free_bytes
 from autotune.core.peers import Stage
 from autotune.core.records import TrialStatus
-from autotune.core.study_results import Noise
+from autotune.core.study_results import DevicePlan, Noise
+from autotune.engine.deadline import Deadline
 from autotune.engine.queue import Queue
 from autotune.finals.allotment import FEW_TRIALS
 from autotune.finals.runner import FinalsRunner
@@ -46,7 +47,7 @@ def plan_night(night: Night) -> None:
     trial_tokens = spec.budget.seeds * spec.budget.tokens
     stored = night.attributes.plan
     if stored is not None:
-        night.loop.pace.expect(trial_tokens, stored.trial_s)
+        plan_own_device(night)
         done = sum(trial.status.teaches for trial in read_study(night.run.root, night.spec.storage).trials)
         wanted = in_force(spec, night.attributes).most_trials
         night.observer.note("resumed", f"resuming: {done} of {wanted} trials are done")
@@ -59,6 +60,9 @@ def plan_night(night: Night) -> None:
     night.loop.pace.expect(trial_tokens, survey.plan.trial_s)
     if survey.plan.refusal:
         raise UserError(survey.plan.refusal)
+    if night.device_class:
+        # What does not fit into this card may fit into another one's.
+        survey = replace(survey, left={})
     _store(night, survey)
 
     now = datetime.now()
@@ -67,9 +71,44 @@ def plan_night(night: Night) -> None:
         night.observer.note(kind, line)
 
 
+def plan_own_device(night: Night) -> None:
+    """Let this process go by its own pace and memory, measured if the study was planned on a device of another class.
+
+    Args:
+        night: The open study, planned.
+
+    Raises:
+        UserError: If the baseline does not train on this device, or with exit code 130 if this process was stopped.
+    """
+    attributes, spec, pace = night.attributes, night.spec, night.loop.pace
+    plan = attributes.plan
+    assert plan is not None, "what is trained was planned"
+    trial_s = plan.trial_s
+    if night.device_class and night.device_class != attributes.planned_on:
+        trial_s = (night.own_plan or _measured(night)).trial_s
+    if not pace.seconds(1):
+        pace.expect(spec.budget.seeds * spec.budget.tokens, trial_s)
+
+
+def _measured(night: Night) -> DevicePlan:
+    """Measure this process's device, and store what follows for all of its class."""
+    words = f"probing the baseline on {night.device_class}, as the study was planned on {night.attributes.planned_on}"
+    night.observer.note("fleet", words)
+    # Without a deadline: a device on which the whole study would take too long may well train some of it.
+    survey = planner.survey(
+        night.study, night.profile, night.slots, Deadline(), night.heeds_stop, night.observer.preparing
+    )
+    model = None if survey.model is None else asdict(survey.model)
+    own = DevicePlan(survey.plan.trial_s, survey.plan.max_pass_sequences, model)
+    night.attributes.keep_plan_on(night.device_class, own)
+    return own
+
+
 def _store(night: Night, survey: planner.Survey) -> None:
     attributes = night.attributes
     attributes.probe_facts = dict(survey.baseline.facts)
+    if night.membership.is_shared:
+        attributes.planned_on = night.peer.device_class
     if survey.model is not None:
         attributes.cost_model = asdict(survey.model)
         attributes.ranges = survey.left

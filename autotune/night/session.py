@@ -19,12 +19,14 @@ from autotune.core.peers import Stage
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.core.text import seldom
 from autotune.engine.deadline import StopRequest
+from autotune.machine.hardware import HardwareProfile
 from autotune.night import taking_along
-from autotune.night.agreement import Agreement, agree
+from autotune.night.agreement import Agreement, agree, peer_with
 from autotune.night.assisting import NOTHING_FINISHED, Steps, assist, exit_code
-from autotune.night.night import Night, StoppedError
+from autotune.night.night import Night, StoppedError, StoredSearch
 from autotune.night.night import Options as Options  # the command line makes them
 from autotune.night.opening import keep_study, open_night, open_search, patience_of, this_peer
+from autotune.night.own_machine import measured_hardware, setup_of
 from autotune.night.preparation import prepare_study, require_same_data
 from autotune.night.promotion_step import Order, PromotionStep
 from autotune.night.queues import Queues
@@ -36,6 +38,7 @@ from autotune.promotion.run_cost import TrainingPace
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.absence import patient
+from autotune.store.by_machine import trained_on
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory, log_event
 from autotune.store.study_store import read_study
@@ -213,10 +216,11 @@ class Session:
         # An address that has never answered may be wrong, which is told at once.
         patience = patience_of(options, self.stop, self._note) if self.run.spec.exists() else None
         with patient(patience), open_search(self.study, self.run, self.stop, options.is_worker) as stored:
-            peer, agreed = this_peer(stored.membership, options.is_worker), Agreement(stored)
-            if is_night:
-                say_wait = functools.partial(self._note, "fleet")
-                agreed = agree(stored, peer, options.deadline, options.session, self._heed_stop, say_wait)
+            agreed, hardware = Agreement(stored, this_peer(stored.membership, options.is_worker)), None
+            if stored.membership.is_shared:
+                # Who shares a study has to say what it trains on before it takes part.
+                hardware = measured_hardware(stored.study.spec, options, self.run, self.stop)
+                agreed = self._taking_part(stored, hardware, prepared, is_night)
             stored = agreed.search
             keep_study(stored.study, self.run)
 
@@ -225,8 +229,22 @@ class Session:
             self.began = True
             with self._kept_elsewhere() as keeper:
                 options = replace(options, mirror=keeper)
-                with open_night(options, self.run, stored, peer, self.stop) as night:
+                if hardware is None:
+                    hardware = measured_hardware(stored.study.spec, options, self.run, self.stop)
+                with open_night(options, self.run, stored, agreed.peer, hardware, self.stop) as night:
                     yield night, agreed
+
+    def _taking_part(
+        self, stored: StoredSearch, hardware: HardwareProfile, prepared: Mapping[str, Any], is_night: bool
+    ) -> Agreement:
+        """Return what holds for this process among those that share the study."""
+        options = self.options
+        peer = this_peer(stored.membership, options.is_worker, hardware.name, hardware.memory_bytes)
+        setup = setup_of(stored.study, hardware, prepared)
+        if not is_night:
+            return Agreement(stored, peer_with(peer, setup, stored.attributes))
+        say_wait = functools.partial(self._note, "fleet")
+        return agree(stored, peer, setup, options.deadline, options.session, self._heed_stop, say_wait)
 
     @contextlib.contextmanager
     def _kept_elsewhere(self) -> Iterator[Mirroring | None]:
@@ -298,9 +316,10 @@ def _conclude(night: Night, verdict: Verdict) -> None:
 
 
 def _expect_pace(night: Night, trial: TrialRecord) -> None:
-    """Take the pace from what the study has trained, where this process has trained nothing yet."""
+    """Take the pace from what devices like this one have trained, where this process has trained nothing yet."""
     pace = night.loop.pace
-    usual = TrainingPace.of(read_study(night.run.root, night.spec.storage), trial)
+    record = trained_on(read_study(night.run.root, night.spec.storage), night.device_class)
+    usual = TrainingPace.of(record, trial)
     if not pace.seconds(1) and usual is not None:
         tokens = trial.budget_tokens or night.spec.budget.tokens
         pace.expect(tokens, usual.seconds(tokens))

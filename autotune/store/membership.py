@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UserError
+from autotune.core.peers import Peer, peers_in
 from autotune.store.absence import MISSED_HEARTBEATS, again_if_cut_off
 from autotune.store.database import is_shared
 from autotune.store.faults import ConnectionLostError
@@ -223,6 +224,7 @@ class SharedMembership(Membership):
             self._session = None
 
 
+@again_if_cut_off
 def living_peers(storage: RDBStorage, name: str) -> dict[str, bool]:
     """Return whether each process that works on a study now coordinates it, by their ids; none of a study on SQLite.
 
@@ -235,6 +237,18 @@ def living_peers(storage: RDBStorage, name: str) -> dict[str, bool]:
 
     with storage.engine.connect() as connection:
         return _living(connection, name)
+
+
+def peers_at_work(storage: RDBStorage, name: str) -> tuple[Peer, ...]:
+    """Return the processes that work on a study now, the coordinator first; none of a study on SQLite.
+
+    Args:
+        storage: The study's storage.
+        name: Its name.
+    """
+    if not (living := living_peers(storage, name)):
+        return ()
+    return peers_in(storage.get_study_user_attrs(storage.get_study_id_from_name(name)), living)
 
 
 def _living(connection: Connection, name: str) -> dict[str, bool]:

@@ -58,8 +58,21 @@ class RunDirectory:
 
     @property
     def hardware(self) -> Path:
-        """The hardware profile, JSON."""
+        """The hardware profile, JSON, of a study that one machine trains."""
         return self.root / "hardware.json"
+
+    def hardware_of(self, machine: str) -> Path:
+        """Return the hardware profile of one of the machines that share a study, and perhaps this folder.
+
+        Args:
+            machine: Its name, as `autotune.machine.measurement.machine_name` gives it.
+        """
+        return self.root / f"hardware-{machine}.json"
+
+    def profiles(self) -> list[Path]:
+        """Return the hardware profiles of all machines, as far as they are here or were fetched."""
+        shared = sorted(self.root.glob("hardware-*.json"))
+        return [self.hardware, *shared, *self.of_machines("hardware*.json")]
 
     @property
     def database(self) -> Path:

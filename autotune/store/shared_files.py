@@ -26,7 +26,9 @@ from autotune.store.run_directory import MACHINES, RunDirectory, files_below
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-_OWN = ("events.jsonl", "gpu.jsonl", "hardware.json")
+_OWN = ("events.jsonl", "gpu.jsonl")
+_PROFILES = "hardware"
+"""Names of hardware profiles begin with this, and are a machine's own too."""
 _FULL = "full"
 _WRITER = ".writer"
 _ID = "machine.json"
@@ -147,7 +149,7 @@ class SharedFiles:
         return not name.startswith(f"{_FULL}/") and self._sizes.get(self._place_of(name)) != size
 
     def _place_of(self, name: str) -> str:
-        return f"{MACHINES}/{self._id()}/{name}" if name in _OWN else name
+        return f"{MACHINES}/{self._id()}/{name}" if name in _OWN or name.startswith(_PROFILES) else name
 
     def _keep_writer(self, name: str) -> None:
         folder, _, file = name.removeprefix(f"{_FULL}/").partition("/")

@@ -8,6 +8,7 @@ The files in `trials/` are copies of it for people and other programs.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,9 +39,20 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
 
 
-def finals_name(study_name: str) -> str:
-    """Return the name of the Optuna study that holds the finals of a study."""
-    return f"{study_name}.finals"
+def finals_name(study_name: str, device_class: str = "") -> str:
+    """Return the name of the Optuna study that holds the finals of a study.
+
+    Args:
+        study_name: The study's name.
+        device_class: Of devices that they were moved to; "" for those that the study was begun on.
+    """
+    suffix = f"-{class_hash(device_class)}" if device_class else ""
+    return f"{study_name}.finals{suffix}"
+
+
+def class_hash(device_class: str) -> str:
+    """Return a short name of a class of devices for names of studies and files, 8 hexadecimal digits."""
+    return hashlib.sha256(device_class.encode()).hexdigest()[:8]
 
 
 def long_name(study_name: str, kind: str, arm: int, tokens: int) -> str:
@@ -176,6 +188,7 @@ class StudyRecord:
         spec: The study file's content with the whole base config, and ranges as they are at present.
         trials: The search, in the order of numbers.
         finals: The finals' re-runs.
+        other_finals: Re-runs on a class of devices that finals were moved away from: they count for nothing but cost.
         hardware: The hardware profile as JSON; {} before it was taken.
         verdict: None before the finals.
         created_at: ISO 8601.
@@ -198,6 +211,7 @@ class StudyRecord:
     attributes: StudyAttributes = field(default_factory=lambda: StudyAttributes(Snapshot()))
     storage_url: str = field(default="", repr=False)
     peers: tuple[Peer, ...] = ()
+    other_finals: tuple[TrialRecord, ...] = ()
 
     @property
     def name(self) -> str:
@@ -280,9 +294,12 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
     stored = studies[spec.name].user_attrs
     attributes = StudyAttributes(Snapshot({**stored, **_moved_full_run(run, stored)}))
     require_unchanged(run, spec, attributes)
-    finals: tuple[TrialRecord, ...] = ()
-    if finals_name(spec.name) in studies:
-        finals = _records(storage, finals_name(spec.name), spec.budget)
+    all_finals = {
+        name: _records(storage, name, spec.budget)
+        for name in studies
+        if name == finals_name(spec.name) or name.startswith(f"{finals_name(spec.name)}-")
+    }
+    finals = all_finals.pop(finals_name(spec.name, attributes.judged_on), ())
 
     return StudyRecord(
         run=run,
@@ -296,6 +313,7 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
         gpu=tuple(read_lines(run.gpu)),
         attributes=attributes,
         peers=peers_in(stored, living_peers(storage, spec.name)),
+        other_finals=tuple(run for runs in all_finals.values() for run in runs),
     )
 
 
@@ -317,7 +335,7 @@ def _moved_full_run(run: RunDirectory, stored: Mapping[str, Any]) -> dict[str, A
 
 def _hardware(run: RunDirectory) -> Mapping[str, Any]:
     """Return the stored hardware profile, {} where there is none or where it is damaged."""
-    for path in (run.hardware, *run.of_machines(run.hardware.name)):
+    for path in run.profiles():
         stored = read_json(path)
         with contextlib.suppress(HardwareError):
             HardwareProfile.from_json(stored)
@@ -434,6 +452,7 @@ def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecor
         budget_tokens=attributes.budget_tokens,
         taken_from=attributes.taken_from,
         peer=attributes.peer,
+        needs_bytes=attributes.needs_bytes,
     )
 
 

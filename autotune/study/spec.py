@@ -25,7 +25,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 # Folders of runs/ that hold comparisons, tokens and the history of all studies.
 _TAKEN_NAMES = ("compare", "corpus", "timeline")
 # A study's own finals, brackets and full runs in its storage; files, for which commands would take the name.
-_TAKEN_ENDINGS = re.compile(r"\.(finals$|full-|bracket-|toml$|json$)")
+_TAKEN_ENDINGS = re.compile(r"\.(finals(-|$)|full-|bracket-|toml$|json$)")
 STORAGE_SCHEMES = ("postgres", "postgresql", "postgresql+psycopg")
 """Schemes of the URL of a shared database."""
 _NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -185,6 +185,8 @@ class StudySpec(_Table):
         storage: URL of a shared database, in which ${VAR} stands for a variable of the environment; empty for SQLite in
             the run directory.
         artifacts: Folder or fsspec URL that all machines of a shared database reach, for their files; "" for none.
+        mixed: Whether processes on another card, in another dtype, or with other versions or another code of the
+            trainer may take part in a shared study.
         objective: What a trial is judged by: "loss_at_equal_tokens"; "loss_at_equal_seconds", where `budget.tokens` are
             the baseline's and every other configuration gets what it trains on in the same time; or
             "loss_and_seconds", where trials of equal tokens are judged by both.
@@ -207,6 +209,7 @@ class StudySpec(_Table):
     seed: Whole = Field(default=1, ge=0, lt=_SEEDS)
     storage: str = ""
     artifacts: str = ""
+    mixed: Flag = False
     objective: Objective = "loss_at_equal_tokens"
     budget: BudgetSpec
     base: dict[str, Any] = Field(default_factory=dict)
@@ -274,6 +277,10 @@ class StudySpec(_Table):
                 "artifacts is for machines that share a database: name that as storage too, or leave it out and give "
                 "--mirror",
                 "artifacts",
+            )
+        if self.mixed and not self.storage:
+            raise refusal(
+                "mixed is for machines that share a database: name that as storage too, or leave it out", "mixed"
             )
         return self
 

@@ -49,7 +49,7 @@ def cost(record: StudyRecord) -> Cost:
     for trial in own_trials(record):
         counts[trial.status.value] = counts.get(trial.status.value, 0) + 1
 
-    results = [trial.result for trial in (*record.trials, *record.finals) if trial.result is not None]
+    results = [run.result for run in _all_runs(record) if run.result is not None]
     busy_s = sum(result.seconds for result in results)
     taken = tuple(each for each in record.attributes.taken_along.values() if each.taken)
     return Cost(_wall_s(results, busy_s), busy_s, counts, ended_finals(record), _energy_j(record), taken)
@@ -61,7 +61,16 @@ def own_trials(record: StudyRecord) -> list[TrialRecord]:
 
 
 def _energy_j(record: StudyRecord) -> float | None:
+    """Return the energy by the samples of the GPU; of a study that machines share, that of each training."""
+    shares = [run.result.energy_j for run in _all_runs(record) if run.result is not None]
+    counted = [each for each in shares if each is not None]
+    if record.attributes.all_peers and counted:
+        return sum(counted)
     return energy_j(gpu_table(record))
+
+
+def _all_runs(record: StudyRecord) -> tuple[TrialRecord, ...]:
+    return (*record.trials, *record.finals, *record.other_finals)
 
 
 def _wall_s(results: list[TrialResult], busy_s: float) -> float:

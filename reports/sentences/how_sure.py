@@ -8,6 +8,7 @@ from autotune.core.statistics import INTERVAL
 from autotune.promotion.selection import best_settings, contender, measured_gain
 from autotune.store.study_store import StudyRecord
 from reports.formats import count, finite, plain
+from reports.sentences.machines import mixed_lines
 from reports.sentences.steering import steering_doubts
 from reports.sentences.verdict import failed_on
 
@@ -45,6 +46,7 @@ def how_sure(record: StudyRecord) -> list[str]:
             f"gets through {record.spec.budget.tokens:,}, by the measured speeds."
         )
 
+    lines += mixed_lines(record)
     lines += steering_doubts(record)
     return lines or ["Nothing was measured twice, so nothing can be said about chance."]
 

@@ -43,7 +43,8 @@ import postgres  # noqa: E402 - the paths come first
 import prepared  # noqa: E402
 from fleet_study import EVALUATIONS, begin_study, write_study  # noqa: E402
 
-from autotune.machine.measurement import profile  # noqa: E402
+from autotune.machine.measurement import machine_name, profile  # noqa: E402
+from autotune.store.run_directory import RunDirectory  # noqa: E402
 from autotune.study.study_file import load  # noqa: E402
 
 MOST_ON_GP = 16
@@ -174,7 +175,7 @@ class Fleet:
     def _start(self, number: int) -> None:
         run = self.root / f"out-{number}" / "fleet"
         run.mkdir(parents=True)
-        (run / "hardware.json").write_text(self._hardware, encoding="utf-8")
+        RunDirectory(run).hardware_of(machine_name("cpu")).write_text(self._hardware, encoding="utf-8")
         environment = {**_environment(), "FLEET_LOCKS": str(self.root / f"locks-{number}")}
         file = self.root / ("others" if number else "first") / "fleet.toml"
         arguments = ["run", str(file), "--out", f"out-{number}", "--device", "cpu"]

@@ -53,6 +53,7 @@ class FakeConfig(BaseModel):
             gate (it waits until log_dir/open exists, so that a test can act meanwhile), slow (from the middle on it
             takes three times as long).
         fault_above: The fault strikes only where lr lies above this.
+        fault_card: The fault strikes only on a card of this name, as tests pretend it; "" for any.
         fault_budget: The fault strikes only where the budget is at least this, in tokens: not in the probe.
         strikes: How often the fault strikes in all, counted in log_dir; 0 for always.
         log_dir: Folder that collects a line per training started, for tests that count them.
@@ -82,6 +83,7 @@ class FakeConfig(BaseModel):
     fault: str = ""
     fault_above: float = 0.0
     fault_budget: int = 0
+    fault_card: str = ""
     strikes: int = 0
     log_dir: str = ""
     obeys: bool = False
@@ -142,6 +144,8 @@ def _prepare(config: FakeConfig, report: Callable[[Mapping[str, float]], bool | 
 
 def _is_faulty(config: FakeConfig, budget_tokens: int) -> bool:
     if not config.fault or config.lr <= config.fault_above or budget_tokens < config.fault_budget:
+        return False
+    if config.fault_card not in ("", os.environ.get("AUTOTUNE_TEST_CARD")):
         return False
     if not config.strikes:
         return True

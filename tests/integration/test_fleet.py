@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ import pytest
 from bench_faults import FULL_TOKENS, LONG_TOKENS, write_study
 from study_folder import PATIENCE_S, STUDY, Run, StudyFolder, wait_for
 
+from autotune.core.errors import UserError
 from autotune.core.files import now_iso
 from autotune.core.peers import Peer, Stage
 from autotune.core.records import TrialStatus, VerdictWord
+from autotune.core.setups import Setup
+from autotune.core.study_results import Plan
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.session_end import SessionEnd
 from autotune.night.agreement import WAITS_FOR_COORDINATOR, Agreement, agree, keep_end
 from autotune.night.assisting import NOTHING_FINISHED, Steps, assist
 from autotune.night.night import Options, StoredSearch
 from autotune.night.opening import open_night, open_search, this_peer
-from autotune.store.membership import living_peers
+from autotune.store.membership import living_peers, peers_at_work
 from autotune.study.study_file import load
 
 
@@ -178,6 +182,9 @@ def test_a_study_that_cannot_be_planned_ends_for_all_and_a_worker_says_what_it_w
 # --- what belongs to the study, told by what later processes take -----------------------------------------------
 
 
+SETUP = Setup("NVIDIA A10", "bf16", {"torch": "2.8.0"}, "c0de" * 4, "7e47" * 4)
+
+
 class Process:
     """A process as far as its place in the fleet: it has opened the search and agreed, and trains nothing.
 
@@ -186,16 +193,25 @@ class Process:
         hours: Its `--hours`.
         heartbeat_s: What its study file says.
         is_worker: Whether it is started as `--worker`.
+        setup: What it trains with.
+        mixed: What its study file says of that.
     """
 
     def __init__(
-        self, folder: StudyFolder, hours: float | None = None, heartbeat_s: int = 5, is_worker: bool = False
+        self,
+        folder: StudyFolder,
+        hours: float | None = None,
+        heartbeat_s: int = 5,
+        is_worker: bool = False,
+        setup: Setup = SETUP,
+        mixed: bool = False,
     ) -> None:
+        self.setup = setup
         self.stop = StopRequest()
         self.deadline = Deadline(hours, None, is_asked=hours is not None)
         self.session = SessionEnd()
         self.said: list[str] = []
-        study = load(folder.file, [f"limits.heartbeat_s={heartbeat_s}"])
+        study = load(folder.file, [f"limits.heartbeat_s={heartbeat_s}", f"mixed={str(mixed).lower()}"])
         self.opened = open_search(study, folder.directory(), self.stop, is_worker)
         self.search: StoredSearch = self.opened.__enter__()
         self.is_worker = is_worker
@@ -203,7 +219,7 @@ class Process:
     def agree(self) -> Agreement:
         """Agrees with those that are there."""
         peer = this_peer(self.search.membership, self.is_worker)
-        return agree(self.search, peer, self.deadline, self.session, self._give_up, self.said.append)
+        return agree(self.search, peer, self.setup, self.deadline, self.session, self._give_up, self.said.append)
 
     def _give_up(self) -> None:
         raise TimeoutError
@@ -308,3 +324,42 @@ def test_a_peer_that_may_lead_once_the_study_has_ended_does_not_begin_it_anew(
         assert assist(night, Steps(night), joined.ended_at) == NOTHING_FINISHED
         assert assist(night, Steps(night), second.search.attributes.ended_at) is None
     second.end()
+
+
+def test_a_mixed_study_takes_other_cards_and_no_other_text(fleet: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
+    _write(fleet)
+    # A first night in which nothing was planned binds nobody.
+    unborn = Process(fleet, setup=replace(SETUP, card="Tesla V100"))
+    assert not unborn.agree().joined
+    unborn.end()
+
+    first = Process(fleet, mixed=True)
+    assert first.agree().peer.device_class == "NVIDIA A10 in bf16"
+    other = Process(fleet, setup=replace(SETUP, card="Tesla T4", dtype="fp16", code="beef" * 4))
+    agreed = other.agree()
+    assert agreed.search.study.spec.mixed and agreed.peer.device_class.startswith("Tesla T4 in fp16, trainer's code")
+    notes = " ".join(agreed.notes)
+    assert (
+        "mixed = true (here false)" in notes
+        and "Tesla T4 in fp16, the study on" in notes
+        and "code is another" in notes
+    )
+
+    strange = Process(fleet, setup=replace(SETUP, text="feed" * 4), mixed=True)
+    with pytest.raises(UserError, match=r"the text is another one here.*\n.*cannot be ranked together") as refusal:
+        strange.agree()
+    assert refusal.value.exit_code == 3
+    assert strange.search.membership.id not in {peer.id for peer in peers_at_work(first.search.storage, "fake")}
+
+    first.search.attributes.plan = Plan()
+    for process in (first, other, strange):
+        process.end()
+    # What the study was begun with holds for its next night too, mixed or not.
+    late = Process(fleet, setup=replace(SETUP, versions={"torch": "2.9.1"}))
+    with pytest.raises(UserError, match=r"torch is 2\.9\.1 here, the study's is 2\.8\.0"):
+        late.agree()
+    late.end()
+    same = Process(fleet)
+    assert not same.agree().search.study.spec.mixed
+    same.end()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import prepared
 import psutil
@@ -21,6 +22,8 @@ import tomli_w
 from optuna.trial import FrozenTrial
 from told import optuna_trials
 
+from autotune.machine import host
+from autotune.machine.measurement import machine_name
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_store import StudyRecord, read_study
 
@@ -29,6 +32,8 @@ HERE = Path(__file__).parent
 PATIENCE_S = 120.0
 # Marks every process of a study folder, workers of workers included.
 MARK = "AUTOTUNE_TEST_FOLDER"
+# Names the card that a command pretends to run on; see `drive.py`.
+CARD = "AUTOTUNE_TEST_CARD"
 
 STUDY: dict[str, Any] = {
     "name": "fake",
@@ -148,7 +153,23 @@ class StudyFolder:
         self._hardware = hardware
         self._runs = 0
         self._forked: list[prepared.Command] = []
+        self._cards: dict[str, str] = {}
         self.url = ""
+
+    def pretend(self, process: str, card: str, memory_bytes: int = 2**34, out: str = "") -> None:
+        """Lets the processes of a name run on a card of another name, which is measured to be like this machine.
+
+        Args:
+            process: The name, as `start` takes it; the folder of run directories by default.
+            card: Name of the card.
+            memory_bytes: What it has.
+            out: Folder of the run directories, if it is not called like the process.
+        """
+        self._cards[process] = card
+        with mock.patch.object(host, "cpu_name", return_value=card):
+            path = self.directory(out or process).hardware_of(machine_name("cpu"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**self._hardware, "name": card, "cpu_name": card, "memory_bytes": memory_bytes}))
 
     def write(self, **tables: Any) -> StudyFolder:
         """Writes the study file: the usual one with tables changed, key by key where that makes sense."""
@@ -176,8 +197,9 @@ class StudyFolder:
         return self
 
     def place_hardware(self, out: str = "runs") -> None:
-        """Puts the hardware profile into the run directory, if there is none."""
-        hardware = self.directory(out).hardware
+        """Puts the hardware profile into the run directory, if there is none: of a shared study this machine's own."""
+        run = self.directory(out)
+        hardware = run.hardware_of(machine_name("cpu")) if self.url else run.hardware
         if not hardware.exists():
             hardware.parent.mkdir(parents=True, exist_ok=True)
             hardware.write_text(json.dumps(self._hardware))
@@ -186,6 +208,7 @@ class StudyFolder:
         self,
         *options: str,
         out: str = "runs",
+        process: str = "",
         plainly: bool = False,
         before: Callable[[], None] | None = None,
         through: Sequence[str] = (),
@@ -198,6 +221,7 @@ class StudyFolder:
         Args:
             options: Further arguments; a first one without a dash is the command instead of `run`.
             out: Folder of the run directories.
+            process: A name that `pretend` knows.
             plainly: Start an interpreter anew, as a user does.
             before: Called in the child before the program begins.
             through: A command that starts it, as `unshare --pid --fork`.
@@ -207,7 +231,7 @@ class StudyFolder:
         command, rest = ("run", options) if not options or options[0].startswith("-") else (options[0], options[1:])
         self._runs += 1
         output = self.root / f"output-{self._runs}.txt"
-        environment = self.environment()
+        environment = {**self.environment(), CARD: self._cards.get(process or out, "")}
         arguments = [command, str(self.file), "--out", out, *rest]
         with output.open("wb") as file:
             if not plainly and before is None and not through and not more:
@@ -254,9 +278,9 @@ class StudyFolder:
             check=False,
         )
 
-    def run(self, *options: str, out: str = "runs", plainly: bool = False) -> Run:
+    def run(self, *options: str, out: str = "runs", process: str = "", plainly: bool = False) -> Run:
         """Runs a command to its end."""
-        run = self.start(*options, out=out, plainly=plainly)
+        run = self.start(*options, out=out, process=process, plainly=plainly)
         run.end()
         return run
 

@@ -56,6 +56,23 @@ class PeerAtWork(Part):
     doing: str
 
 
+class MachineShare(Part):
+    """What one of the machines that share a study has trained of the search and on fresh seeds."""
+
+    host: str
+    device: str
+    """Card and dtype and, where they are not the study's, versions and the trainer's code."""
+    trials: int
+    finals: int
+    seconds: float
+    """Of all its trainings."""
+    energy_j: float | None
+    """What its GPUs used in them; null where they have no counter."""
+    median_loss: float | None
+    """Of its finished trials, as the trainer reports it."""
+    best_loss: float | None
+
+
 class Standing(Answer):
     """How a study stands. Gains are positive for the better, in the unit of the metric."""
 
@@ -67,6 +84,8 @@ class Standing(Answer):
     """The process that runs it; null if none does, and of a study that machines share."""
     peers: tuple[PeerAtWork, ...] = ()
     """Of a study that machines share: the processes that work on it now, the coordinator first."""
+    machines: tuple[MachineShare, ...] = ()
+    """What each machine has trained, where there was more than one."""
     trials_wanted: int | None = None
     """Trials at most."""
     trials: dict[str, int]

@@ -14,6 +14,7 @@ from autotune.core.metric import Metric
 from autotune.core.peers import Refusal, Stage, Terms
 from autotune.core.promotion_results import Bracket, EarlyWarning, FullRunRecord, LengthChange, Promotion, Scaling
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus, Verdict, VerdictWord
+from autotune.core.setups import Setup
 from autotune.core.study_results import AttributedChange, Attribution, Noise, Plan, TakenAlong, TakenFrom
 
 WARNING = EarlyWarning("divergence", 3_000, "the loss rises", "stop it")
@@ -45,7 +46,11 @@ STUDY: dict[str, Any] = {
         3, 1_000, 8_000, Scaling(0.5, 0.3, 0.8, 0.33, 0.1), (LengthChange("lr", 0.1, 0.05, "longer"),),
         (Bracket(2_000, (0.5, 1.0, 2.0), (2.5, 2.4, None)),), "", "twice",
     ),
-    "terms": Terms({"heartbeat_s": 5}, 1_796_000_000.5, None, "hours None, until None"),
+    "terms": Terms(
+        {"heartbeat_s": 5}, 1_796_000_000.5, None, "hours None, until None", Setup("Tesla T4", "fp16"), True
+    ),
+    "planned_on": "NVIDIA A10 in bf16",
+    "judged_on": "Tesla T4 in fp16",
     "stage": Stage.FINALS,
     "coordinator": "0f3a77c1",
     "checked": (3, 8_000),
@@ -55,6 +60,7 @@ STUDY: dict[str, Any] = {
 }  # fmt: skip
 TRIAL: dict[str, Any] = {
     "role": "final",
+    "needs_bytes": 2**34,
     "arm": 3,
     "stage": "prove",
     "seed": 1_001,

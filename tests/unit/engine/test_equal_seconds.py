@@ -128,3 +128,12 @@ def test_of_two_values_the_curve_is_kept_beside_optunas(tmp_path: Path) -> None:
     queue.tell(assignment.trial, result(seconds=7.0), assignment.folder)
     assert queue.optuna_study.trials[0].values == [2.0, 7.0]
     assert not queue.report(assignment, EvalPoint(1_000, 2.0)), "a peer has ended it"
+
+
+def test_each_class_of_devices_has_speeds_of_its_own(queue: Queue) -> None:
+    four = {"layers": 4}, config(queue, layers=4)
+    a10, t4 = make(queue, device_class="NVIDIA A10"), make(queue, device_class="Tesla T4", baseline_per_s=5.0)
+    assert a10.keep(*four, 25.0) == 500
+    assert t4.tokens(*four) is None and t4.keep(*four, 1.0) == 200
+    assert (a10.tokens(*four), t4.tokens(*four)) == (500, 200)
+    assert (a10.slowest, t4.slowest) == (2.0, 5.0)

@@ -16,6 +16,7 @@ from autotune.core.config_paths import drop_unknown_paths
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, read_lines
 from autotune.core.records import TrainingKind, TrialResult, TrialStatus
+from autotune.core.setups import Device
 from autotune.engine.assignment import Assignment, TrainingPlan, hardware_overrides
 from autotune.engine.draw import MAX_ATTEMPTS
 from autotune.engine.queue import Queue
@@ -251,3 +252,27 @@ def test_the_engine_fills_in_only_what_the_trainer_has_and_the_file_leaves_open(
 
 def test_a_fixed_study_uses_no_pruner(queue: Queue) -> None:
     assert isinstance(open_fixed(queue.storage, "x").pruner, optuna.pruners.NopPruner)
+
+
+def test_what_did_not_fit_waits_for_a_device_with_more_memory(queue: Queue, tmp_path: Path) -> None:
+    """Of trials that wait, a smaller device takes the next one that it has room for, and then a new one."""
+    for lr, needs in ((0.01, 2**33), (0.02, 0)):
+        queue.store.enqueue({"params": {"lr": lr}, "role": "search", "needs_bytes": needs}, {"lr": lr})
+    small = replace(queue, store=replace(queue.store, device=Device("Tesla T4", 2**33)))
+    large = replace(queue, store=replace(queue.store, device=Device("NVIDIA A10", 2**34)))
+
+    assert take(small).params == {"lr": 0.02}
+    assert take(small).trial.number == 2  # of its own
+    assert not small.has_next() and large.has_next()
+    assert take(large).params == {"lr": 0.01}
+
+
+def test_trainings_of_one_class_are_left_alone_by_others(queue: Queue) -> None:
+    of_a10 = with_plan(queue, kind=TrainingKind.FINALS, target=None, only_on="NVIDIA A10")
+    of_a10.enqueue({"lr": 0.01}, role="final", arm=0, seed=1, stage="prove")
+    other = replace(of_a10, store=replace(queue.store, device=Device("Tesla T4", 2**40)))
+    own = replace(of_a10, store=replace(queue.store, device=Device("NVIDIA A10", 1)))
+    assert other.take() is None and not other.has_next()
+    # Nobody else is at work, so that they would be waited for in vain.
+    assert other.is_abandoned() and other.is_settled()
+    assert not own.is_abandoned() and not own.is_settled() and take(own).params == {"lr": 0.01}

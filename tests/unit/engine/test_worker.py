@@ -6,13 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from fake_nvml import FakeNvml
 
-from autotune.core.records import EvalPoint
+from autotune.core.records import EvalPoint, TrialStatus
+from autotune.engine.assignment import Assignment
+from autotune.engine.running import Ending, Running
 from autotune.engine.worker import Done, Failed, Job, Message, Progress, Slot, Worker, ready
+from autotune.machine import gpu_monitor
+from autotune.store.run_directory import RunDirectory
 
 Start = Callable[..., Worker]
 
@@ -214,3 +220,21 @@ def test_the_child_dies_when_its_parent_is_killed(tmp_path: Path, state: str) ->
         parent.wait()
         gone, alive = psutil.wait_procs([child], timeout=60)
     assert (gone, alive) == ([child], [])
+
+
+def test_energy_is_that_of_the_slots_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeNvml()
+    monkeypatch.setattr(gpu_monitor, "load", lambda: fake)
+    assert Slot("cpu").energy_j() is None
+    assert Slot("cuda:0", gpu=1).energy_j() == 5.0 and fake.open_sessions == 0
+
+    # A training's energy is what the counter says more at its end; one that began anew tells nothing.
+    told = iter([5.0, 12.5, 12.5, 0.5])
+    monkeypatch.setattr(Slot, "energy_j", lambda slot: next(told))
+    worker, run = SimpleNamespace(slot=Slot("cuda:0", gpu=1)), RunDirectory(Path("runs/night"))
+    assignment = Assignment(None, {}, {}, run.trial("trials", 0), 1_000, 0, 1)  # type: ignore[arg-type]
+    used = []
+    for _ in range(2):
+        running = Running(assignment, worker)  # type: ignore[arg-type]
+        used.append(running.result(Ending(TrialStatus.FINISHED), run, {}, False).energy_j)
+    assert used == [7.5, None]

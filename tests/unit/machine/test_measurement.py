@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -12,9 +13,10 @@ import pynvml
 import pytest
 from fake_nvml import FakeNvml
 
-from autotune.machine import measurement, nvml
+from autotune.machine import host, measurement, nvml
 from autotune.machine.gpu_monitor import GpuMonitor
 from autotune.machine.hardware import HardwareError, HardwareProfile
+from autotune.machine.measurement import machine_name
 
 GIB = 2**30
 
@@ -135,3 +137,20 @@ def test_dtype_by_capability(capability: str, dtype: str) -> None:
 
 def test_capability_ten_is_newer_than_eight() -> None:
     assert measurement.dtype_for("10.0") == measurement.dtype_for("12.0") == "bf16"
+
+
+def test_no_two_machines_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor has a machine of another card, of other cores or with another torch; it keeps its own from start to start."""
+    names = [machine_name("cpu")]
+    assert machine_name("cpu") == names[0] and "/" not in names[0]
+    changes: list[tuple[object, str, object]] = [
+        (socket, "gethostname", lambda: "pod 1/2"),
+        (host, "cpu_name", lambda: "another CPU"),
+        (host, "usable_cores", lambda: 1024),
+        (measurement, "version", lambda package: "99.0"),
+    ]
+    for place, name, change in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, change)
+            names.append(machine_name("cpu"))
+    assert len(set(names)) == len(names) and names[1].startswith("pod-1-2-")

@@ -18,7 +18,7 @@ from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.engine.probes import Probe
 from autotune.engine.worker import Slot
 from autotune.machine import measurement
-from autotune.night import opening, session
+from autotune.night import opening, own_machine, session
 from autotune.night.planner import Survey, describe, make_plan, survey
 from autotune.night.search_share import search_seconds
 from autotune.night.text_share import train_tokens_override
@@ -277,8 +277,8 @@ def test_search_finals_and_full_run_have_the_chosen_pass(tmp_path: Path, monkeyp
     counting_study(tmp_path)
     counting = load(tmp_path / "counting.toml", ["budget.trials=2", "finals={select_seeds=1, prove_seeds=2}"])
     profile = replace(measurement.profile(device="cpu"), device="cuda", memory_bytes=10**9)
-    monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
-    monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(own_machine, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(own_machine, "profile", lambda *_, **__: profile)
     monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])
     running = session.Session(counting, session.Options(tmp_path / "runs"))
     assert running.work() == 0
@@ -300,8 +300,8 @@ def test_equal_seconds_by_the_cost_model(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     counting = load(tmp_path / "counting.toml", changes)
     profile = replace(measurement.profile(device="cpu"), device="cuda", memory_bytes=10**9)
-    monkeypatch.setattr(opening, "visible_devices", lambda: ["one"])
-    monkeypatch.setattr(opening, "profile", lambda *_, **__: profile)
+    monkeypatch.setattr(own_machine, "visible_devices", lambda: ["one"])
+    monkeypatch.setattr(own_machine, "profile", lambda *_, **__: profile)
     monkeypatch.setattr(opening, "slots_of", lambda _: [Slot("cpu")])
     running = session.Session(counting, session.Options(tmp_path / "runs"))
     assert running.work() == 0

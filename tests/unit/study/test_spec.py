@@ -61,6 +61,7 @@ def test_what_makes_trials_incomparable_changes_the_fingerprint(change: dict[str
         {"name": "other"},
         {"title": "A title"},
         {"storage": "postgresql://host/base"},
+        {"storage": "postgresql://host/base", "mixed": True},
         {"budget": {"trials": 3}},
         {"budget": {"hours": 3.0}},
         {"budget": {"until": "07:00"}},
