@@ -84,6 +84,7 @@ class Promotion:
         brackets: What was trained to find out.
         note: Why nothing was measured, or is changed; else "".
         repeats: A sentence if the run reads its text more often than the trials did; else "".
+        bracket_s: Seconds that the trainings of the brackets took.
     """
 
     trial: int
@@ -98,6 +99,7 @@ class Promotion:
     batch_worth: tuple[float, float] | None = None
     best_batch: float = 1.0
     has_least_batch: bool = False
+    bracket_s: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -106,7 +108,7 @@ class Promotion:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Promotion:
         """Read what `to_json` wrote."""
-        scalings = {name: stored.get(name) and Scaling(**stored[name]) for name in ("scaling", "batch")}
+        scaling, batch = (stored.get(name) and Scaling(**stored[name]) for name in ("scaling", "batch"))
         brackets = [
             Bracket(**{**each, "factors": tuple(each["factors"]), "losses": tuple(each["losses"])})
             for each in stored["brackets"]
@@ -115,14 +117,16 @@ class Promotion:
             trial=stored["trial"],
             trial_tokens=stored["trial_tokens"],
             tokens=stored["tokens"],
+            scaling=scaling,
+            batch=batch,
             changes=tuple(LengthChange(**change) for change in stored["changes"]),
             brackets=tuple(brackets),
             note=stored["note"],
             repeats=stored["repeats"],
             best_batch=stored.get("best_batch", 1.0),
             has_least_batch=stored.get("has_least_batch", False),
+            bracket_s=stored.get("bracket_s", 0.0),
             batch_worth=tuple(stored["batch_worth"]) if stored.get("batch_worth") else None,
-            **scalings,
         )
 
     def describe(self) -> str:

@@ -111,6 +111,7 @@ class BracketRunner:
             batch_worth=batch_worth(multiple) if multiple != 1 else None,
             best_batch=settings.best_batch,
             has_least_batch=settings.has_least_batch,
+            bracket_s=self._seconds_trained(trial, tokens),
         )
 
     def sigma(self, trial: TrialRecord) -> float | None:
@@ -254,6 +255,11 @@ class BracketRunner:
 
         tried = [self._tried(trial, tokens, at, queue, has_time) for at, queue in queues.items()]
         return tuple(itertools.chain(*tried)), ""
+
+    def _seconds_trained(self, trial: TrialRecord, tokens: int) -> float:
+        """Return how long the trainings of the brackets before a run took, those of all machines together."""
+        records = itertools.chain.from_iterable(queue.records() for queue in self.queues(trial, tokens).values())
+        return sum(record.result.seconds for record in records if record.result is not None)
 
     def _params(self, trial: TrialRecord, tokens: int, at: int, multiples: Multiples) -> dict[str, Any]:
         """Return the settings of one training of a bracket."""

@@ -18,12 +18,13 @@ class Cost:
     """What the study used.
 
     Args:
-        wall_s: From the first start to the last end of anything stored.
-        busy_s: Sum of all trainings.
+        wall_s: From the first start to the last end of trials and finals.
+        busy_s: Sum of these trainings.
         counts: Search trials of its own by status, every status that occurred.
         finals: Finals' runs that ended.
         energy_j: The GPU's energy, or None when it was not measured.
         taken: Trials of earlier studies that count here: by study, how many and what they took there.
+        long_s: Sum of the full run and the shorter runs before it.
     """
 
     wall_s: float
@@ -32,6 +33,7 @@ class Cost:
     finals: int
     energy_j: float | None
     taken: tuple[TakenAlong, ...] = ()
+    long_s: float = 0.0
 
     @property
     def energy_text(self) -> str:
@@ -52,7 +54,20 @@ def cost(record: StudyRecord) -> Cost:
     results = [run.result for run in _all_runs(record) if run.result is not None]
     busy_s = sum(result.seconds for result in results)
     taken = tuple(each for each in record.attributes.taken_along.values() if each.taken)
-    return Cost(_wall_s(results, busy_s), busy_s, counts, ended_finals(record), _energy_j(record), taken)
+    return Cost(
+        wall_s=_wall_s(results, busy_s),
+        busy_s=busy_s,
+        counts=counts,
+        finals=ended_finals(record),
+        energy_j=_energy_j(record),
+        taken=taken,
+        long_s=_long_s(record),
+    )
+
+
+def _long_s(record: StudyRecord) -> float:
+    full, promotion = record.attributes.full_run, record.attributes.promotion
+    return (full.seconds if full else 0.0) + (promotion.bracket_s if promotion else 0.0)
 
 
 def own_trials(record: StudyRecord) -> list[TrialRecord]:
@@ -97,8 +112,9 @@ def cost_rows(spent: Cost) -> list[tuple[str, str]]:
     training = "Of which training" if spent.busy_s <= spent.wall_s else "Training, added over all devices"
 
     return [
-        ("From start to end", duration(spent.wall_s)),
+        ("Search and finals, from start to end", duration(spent.wall_s)),
         (training, duration(spent.busy_s)),
+        *([("Full run, and shorter runs before it", duration(spent.long_s))] if spent.long_s else []),
         ("Trials", str(sum(spent.counts.values()))),
         ("Finished", str(spent.counts.get("finished", 0))),
         ("Stopped early (pruned)", str(spent.counts.get("pruned", 0))),

@@ -81,6 +81,8 @@ def _cost(record: StudyRecord) -> str:
         words += f", {each.taken} more taken along from {plain(each.study)}"
     if spent.finals:
         words += f", {count(spent.finals, 'run')} on fresh seeds"
+    if spent.long_s:
+        words += f", {duration(spent.long_s)} for the full run"
     if spent.energy_j is not None:
         words += f", {spent.energy_text}"
     return words

@@ -27,6 +27,7 @@ from autotune.night.agreement import WAITS_FOR_COORDINATOR, Agreement, agree, ke
 from autotune.night.assisting import NOTHING_FINISHED, Steps, assist
 from autotune.night.night import Options, StoredSearch
 from autotune.night.opening import open_night, open_search, this_peer
+from autotune.night.own_machine import measured_hardware
 from autotune.store.membership import living_peers, peers_at_work
 from autotune.study.study_file import load
 
@@ -54,9 +55,13 @@ def _peers(folder: StudyFolder, out: str) -> dict[str, Peer]:
 
 def _kill_the_coordinator(folder: StudyFolder, runs: dict[str, Run], reader: str) -> Run:
     """Kills whichever process of these coordinates, as nobody but the database knows it; returns it."""
-    log = {out: folder.directory(out).events.read_text() for out in runs}
-    leading = [out for out in runs if "this process coordinates the study now" in log[out]]
-    (out,) = leading
+
+    def leading() -> list[str]:
+        log = {out: folder.directory(out).events.read_text() for out in runs}
+        return [out for out in runs if "this process coordinates the study now" in log[out]]
+
+    wait_for(leading)  # another one may have led for a moment, and left
+    (out,) = leading()
     assert folder.record(reader).peers[0].role == "coordinator"
     runs[out].kill()
     return runs.pop(out)
@@ -320,7 +325,8 @@ def test_a_peer_that_may_lead_once_the_study_has_ended_does_not_begin_it_anew(
 
     peer = this_peer(second.search.membership, is_worker=False)
     options = Options(device="cpu", say=lambda line: None)
-    with open_night(options, fleet.directory(), second.search, peer, second.stop) as night:
+    hardware = measured_hardware(second.search.study.spec, options, fleet.directory(), second.stop)
+    with open_night(options, fleet.directory(), second.search, peer, hardware, second.stop) as night:
         assert assist(night, Steps(night), joined.ended_at) == NOTHING_FINISHED
         assert assist(night, Steps(night), second.search.attributes.ended_at) is None
     second.end()

@@ -81,4 +81,5 @@ class FakeLoop:
             finite = math.isfinite(loss)
             status = TrialStatus.FINISHED if finite else TrialStatus.DIVERGED
             points = (EvalPoint(assignment.budget_tokens, loss),)
-            queue.tell(assignment.trial, TrialResult(status, "" if finite else "planned", points), assignment.folder)
+            result = TrialResult(status, "" if finite else "planned", points, seconds=assignment.budget_tokens / 1_000)
+            queue.tell(assignment.trial, result, assignment.folder)

@@ -89,6 +89,7 @@ def test_three_learning_rates_are_trained_at_two_lengths_and_correct_the_rule(ca
     assert [bracket.tokens for bracket in promotion.brackets] == list(LENGTHS)
     assert len(loop.trained) == len(LENGTHS) * len(FACTORS)
     assert all(loss is not None for bracket in promotion.brackets for loss in bracket.losses)
+    assert promotion.bracket_s == len(FACTORS) * (1 + 4)
     # The root of 16 is 4; what is known beforehand would divide by 2.3.
     rule = case.law(TOKENS).factor
     assert promotion.scaling is not None

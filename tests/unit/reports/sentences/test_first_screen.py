@@ -42,6 +42,7 @@ def test_before_the_finals_and_after_a_full_run() -> None:
     assert first_screen(study_builder.running_study())[0] == ("Promoted", "nothing yet: fresh seeds decide it")
     full = {"status": "finished", "tokens": 8000, "tokens_seen": 8000, "val_loss": 4.1, "seconds": 90.0}
     record = study_builder.with_attributes(study_builder.study(), full=full)
+    assert ", 90 s for the full run" in dict(first_screen(record))["Cost"]
     assert dict(first_screen(record))["Full run"] == "loss 4.1000 after 8,000 tokens in 90 s"
     stopped = study_builder.with_attributes(record, full={**full, "status": "running"})
     assert "Full run" not in dict(first_screen(replace(stopped)))
