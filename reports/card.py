@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from autotune.promotion.next_step import next_step
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import plain
 from reports.page import summary_lines
 

@@ -16,7 +16,7 @@ from autotune.core.files import write_text
 from autotune.core.metric import Metric
 from autotune.core.statistics import INTERVAL
 from autotune.promotion.selection import best_settings
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures.figure_cards import Drawn, draw_card, require
 from reports.figures.scale import digits, drawn
 from reports.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, base_figure

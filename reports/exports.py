@@ -20,7 +20,7 @@ from autotune.core.text import shortened
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of, best_settings, measured_gain
 from autotune.store.by_machine import MachineShare, by_machine, classes_of
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.before_after import before_after
 from reports.sentences.changes import changes_tried, setting_changes
 from reports.sentences.cost import cost

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from autotune.core.objectives import num_values
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import attribution_of
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.exports import provenance
 from reports.figures.figure_cards import cells
 from reports.formats import as_sentence, markdown, plain

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from autotune.core.files import write_text
 from autotune.promotion.next_step import next_step
 from autotune.promotion.selection import best_settings
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.exports import curves_csv, provenance, report_json, trials_csv
 from reports.figures import pictures
 from reports.figures.figure_cards import Card

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from autotune.core.errors import UserError
 from autotune.core.files import write_text
 from autotune.core.objectives import judged_by
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from reports.figures.pictures import of_cards
 from reports.figures.timeline_cards import draw_cards
 from reports.formats import as_sentence, count, markdown, plain, tokens

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from autotune.api.forms import Changes
     from autotune.core.page_frame import PageFrame
-    from autotune.store.study_store import StudyRecord
+    from autotune.store.study_record import StudyRecord
 
 
 class Tuned:
@@ -50,7 +50,7 @@ class Tuned:
     @property
     def record(self) -> StudyRecord:
         """Everything that is stored of it."""
-        from autotune.store.study_store import read_study
+        from autotune.store.study_record import read_study
 
         return read_study(self.path, self._storage)
 

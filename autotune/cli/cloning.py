@@ -32,7 +32,7 @@ from autotune.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from autotune.night.taking_along import Account
-    from autotune.store.study_store import StudyRecord
+    from autotune.store.study_record import StudyRecord
     from autotune.study.study_file import Study
 
 _LITTLE_LEFT = 4

@@ -16,7 +16,7 @@ from autotune.core.text import say
 
 if TYPE_CHECKING:
     from autotune.engine.deadline import Deadline
-    from autotune.store.study_store import StudyRecord
+    from autotune.store.study_record import StudyRecord
     from autotune.study.study_file import Study
 
 RUNS = Path("runs")
@@ -310,7 +310,7 @@ def is_shared(study: str, out: Path, storage: str) -> bool:
 
 def read_named(study: str, out: Path, storage: str) -> StudyRecord:
     """Read the study that a command line names, from the database that it names if the study has a shared one."""
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     root = run_directory(study, out)
     _require_prepared(root)
@@ -370,7 +370,7 @@ def require_begun(root: Path) -> None:
         UserError: If there is no study in it; it names those that there are.
     """
     from autotune.store.run_directory import RunDirectory
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     _require_prepared(root)
     if not os.path.isfile(RunDirectory(root).spec):

@@ -54,7 +54,7 @@ def record(
     from autotune.cli import status
     from autotune.night.session import PARKED, Session
     from autotune.replay import table
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     changes = list(change or [])
     if tokens:

@@ -23,7 +23,7 @@ from autotune.promotion.selection import best_settings, measured_gain
 from autotune.promotion.standing import state_of
 from autotune.store.by_machine import by_machine
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 _JOULES_PER_KWH = 3.6e6
 

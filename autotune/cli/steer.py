@@ -68,7 +68,7 @@ def steer(
     from autotune.night.steer import Orders
     from autotune.night.steer import steer as ask
     from autotune.promotion.next_step import is_at_work
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     root, url = run_directory(study, out), named_storage(study, out, storage)
     # Of a study that other machines run nothing need be here but its file.

@@ -32,7 +32,7 @@ from autotune.core.errors import UserError
 from autotune.core.text import say
 
 if TYPE_CHECKING:
-    from autotune.store.study_store import StudyRecord
+    from autotune.store.study_record import StudyRecord
 
 app = typer.Typer()
 
@@ -183,7 +183,7 @@ def watch(
 
     from autotune.cli import status
     from autotune.cli.page_server import PageServer
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
     from reports.page import preparation_page, study_page
 
     root = run_directory(study, out)
@@ -244,7 +244,7 @@ def say_words(_kind: str, words: str) -> None:
 def refresh_report(root: Path, storage: str) -> None:
     """Write the report of a study that is running."""
     from autotune.progress.observer import REFRESH_EVERY_S
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
     from reports.page import write_report
 
     write_report(read_study(root, storage), root / "report", round(REFRESH_EVERY_S))
@@ -256,7 +256,7 @@ def finish_report(root: Path, storage: str) -> list[str]:
     Returns:
         The lines that were said of the study, without the path.
     """
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     return _report(read_study(root, storage))
 
@@ -271,7 +271,7 @@ def ended(root: Path, storage: str, code: int, lines: Sequence[str]) -> dict[str
         lines: What a person was told at the end.
     """
     from autotune.cli import status
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     page = root / "report" / "index.html"
     told = {"exit_code": code, "says": list(lines), "report": str(page) if lines and page.exists() else None}
@@ -285,7 +285,7 @@ def try_to_report(root: Path, storage: str) -> tuple[list[str], UserError | None
         The lines that were said of the study, and why there is no report, None if there is one or nothing to report.
     """
     from autotune.store.faults import explained
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     try:
         record = read_study(root, storage)

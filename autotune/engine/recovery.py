@@ -15,7 +15,8 @@ from autotune.engine.running import Ending
 from autotune.engine.trial_store import Look, TrialStore
 from autotune.store.absence import again_if_cut_off
 from autotune.store.run_directory import log_event
-from autotune.store.study_store import record_of, write_result
+from autotune.store.study_store import write_result
+from autotune.store.trial_records import record_of
 
 if TYPE_CHECKING:
     import optuna

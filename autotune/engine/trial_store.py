@@ -21,7 +21,7 @@ from autotune.store.database import exclusive, is_shared
 from autotune.store.membership import peers_at_work
 from autotune.store.run_directory import RunDirectory
 from autotune.store.stored_spec import in_force
-from autotune.store.study_store import KnownRecords
+from autotune.store.trial_records import KnownRecords
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 

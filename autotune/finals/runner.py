@@ -41,7 +41,7 @@ from autotune.finals.verdict import (
 from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
 from autotune.store.stored_spec import in_force
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.spec import StudySpec
 
 _PURPOSES = {

@@ -27,7 +27,7 @@ from autotune.promotion.run_length import Check, full_tokens
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from autotune.finals.allotment import FEW_TRIALS
 from autotune.night.search_share import search_seconds
 from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.run_length import Check, full_tokens, longest_run
-from autotune.store.study_store import own_records
+from autotune.store.trial_records import own_records
 from autotune.study.study_file import Study
 
 if TYPE_CHECKING:

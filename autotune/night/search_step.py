@@ -28,7 +28,7 @@ from autotune.store.absence import again_if_cut_off
 from autotune.store.backup import back_up
 from autotune.store.database import exclusive
 from autotune.store.stored_spec import in_force
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 
 _CAME_TO_NOTHING = frozenset(TrialStatus) - {TrialStatus.WAITING, TrialStatus.RUNNING, TrialStatus.FINISHED}
 """Ends of the default's training after which it is tried again."""

@@ -41,7 +41,7 @@ from autotune.store.absence import patient
 from autotune.store.by_machine import trained_on
 from autotune.store.faults import explain_storage_errors
 from autotune.store.run_directory import RunDirectory, log_event
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from autotune.study.study_file import Study
 
 PARKED = 130

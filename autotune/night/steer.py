@@ -25,7 +25,7 @@ from autotune.search.searched import present_space
 from autotune.search.space import SearchSpace
 from autotune.store.database import storage_to_write
 from autotune.store.faults import explain_storage_errors
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.errors import did_you_mean, explain_validation_error
 from autotune.study.refusals import refusal_of, refused_proposal, value_error
 from autotune.study.spec import BudgetSpec

@@ -21,7 +21,7 @@ from autotune.core.text import duration
 from autotune.finals.verdict import fresh_seeds
 from autotune.machine.hardware import HardwareProfile
 from autotune.night import warm_start
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 

@@ -24,7 +24,7 @@ from autotune.night.text_share import matched_epochs
 from autotune.promotion.repetition import as_often
 from autotune.promotion.run_length import full_tokens
 from autotune.promotion.selection import select_trial_to_promote
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.fingerprints import trainer_code
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study

@@ -19,7 +19,7 @@ from autotune.core.own_words import told
 from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.promotion.selection import best_settings, measured_gain
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from autotune.study.fingerprints import trainer_code
 from autotune.study.spec import StudySpec
 from autotune.study.trainer import Trainer

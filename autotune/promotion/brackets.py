@@ -28,7 +28,7 @@ from autotune.promotion.run_cost import TrainingPace, run_cost
 from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run
 from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from autotune.study.study_file import Study
 
 _KINDS: tuple[Kind, ...] = ("batch", "learning_rate")

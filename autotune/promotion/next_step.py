@@ -17,7 +17,7 @@ from autotune.finals.verdict import failed_seeds, ranked
 from autotune.promotion.run_cost import run_cost
 from autotune.promotion.run_length import AS_IS_SUFFIX, full_tokens
 from autotune.promotion.selection import best_settings
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 _MAX_PAIRS = 32
 """Largest number of pairs that is proposed; beyond it another search costs less."""

@@ -13,7 +13,7 @@ from autotune.core.attributes import StudyAttributes
 from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.promotion.run_length import Check, dense_evaluations
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 _ENOUGH_OWN = 2
 """Trainings of the promoted settings from which their pace is theirs alone: other settings make other models."""

@@ -11,7 +11,7 @@ from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
 from autotune.core.study_results import Attribution
 from autotune.finals.verdict import ATTRIBUTE, PROVE, mean_metrics, ranked
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 
 @dataclass(frozen=True)

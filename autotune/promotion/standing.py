@@ -6,7 +6,7 @@ from typing import Literal
 
 from autotune.core.records import TrialStatus, VerdictWord
 from autotune.promotion.next_step import is_at_work
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 State = Literal["not begun", "running", "parked", "failed", "full run failed", "done"]
 """How a study stands: "failed" if no trial finished, "full run failed" if the last full run did."""

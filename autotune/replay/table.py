@@ -18,7 +18,7 @@ from autotune.core.errors import UserError
 from autotune.core.files import write_text
 from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study
 

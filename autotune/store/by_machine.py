@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autotune.core.records import TrialRecord, TrialStatus
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.promotion.selection import attribution_of, best_settings
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import changes, settings
 from reports.figures.brackets import brackets
 from reports.figures.figure_cards import Drawn, NothingToDrawError, require

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from autotune.core import objectives
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import loss_cards, machine_cards, setting_cards
 from reports.figures.figure_cards import Card, Drawn, draw_card
 from reports.figures.study_tables import StudyTables

@@ -7,7 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from autotune.core.metric import Metric
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.curves import at_equal_shares, curves_table
 from reports.tables.importance import importance_table
 from reports.tables.roles import named_trials

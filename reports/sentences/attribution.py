@@ -11,7 +11,7 @@ from autotune.core.records import VerdictWord
 from autotune.core.statistics import INTERVAL
 from autotune.core.study_results import Attribution
 from autotune.promotion.selection import attribution_of
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import count, percent, plain
 from reports.tables.attribution import COUNTS, TIE, WORSE, attribution_table
 

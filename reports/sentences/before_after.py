@@ -10,7 +10,7 @@ from typing import Any
 from autotune.core.metric import Metric
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.promotion.selection import contender, measured_gain
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import MISSING, finite, number, percent, plain
 from reports.sentences.verdict import failed_on
 from reports.tables.finals import baseline_loss

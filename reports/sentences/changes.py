@@ -8,7 +8,7 @@ from typing import Any
 
 from autotune.core.config_paths import get_path
 from autotune.promotion.selection import best_settings, contender
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import MISSING, finite, setting
 from reports.sentences import attribution
 

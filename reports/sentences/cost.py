@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus
 from autotune.core.study_results import TakenAlong
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import duration, local_time, plain
 from reports.sentences.verdict import ended_finals
 from reports.tables.machine import energy_j, gpu_table

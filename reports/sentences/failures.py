@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autotune.core.records import TrialRecord, TrialStatus
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import plain
 
 # Causes listed for each kind of failure; the rest is in trials.csv.

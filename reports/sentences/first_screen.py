@@ -6,7 +6,7 @@ from autotune.core.metric import Metric
 from autotune.core.records import TrialStatus, VerdictWord
 from autotune.core.statistics import INTERVAL
 from autotune.promotion.selection import best_settings, measured_gain
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import count, duration, finite, plain
 from reports.sentences.cost import cost
 from reports.tables.finals import baseline_loss

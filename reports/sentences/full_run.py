@@ -6,7 +6,7 @@ from autotune.core.metric import Metric
 from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialStatus
 from autotune.promotion.next_step import is_at_work
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import MISSING, duration, finite, moment, percent, plain
 
 # What became of a run by its status; what is missing here is said as it is stored.

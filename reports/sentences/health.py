@@ -14,7 +14,7 @@ from autotune.core.files import read_lines
 from autotune.core.records import TrialStatus
 from autotune.promotion.selection import contender
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from reports.formats import count, finite, number, percent, plain, setting, was_or_were
 from reports.tables.comparable import mismatches
 from reports.tables.machine import gpu_table

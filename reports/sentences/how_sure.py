@@ -6,7 +6,7 @@ from autotune.core.metric import Metric
 from autotune.core.records import Verdict
 from autotune.core.statistics import INTERVAL
 from autotune.promotion.selection import best_settings, contender, measured_gain
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import count, finite, plain
 from reports.sentences.machines import mixed_lines
 from reports.sentences.steering import steering_doubts

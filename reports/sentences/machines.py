@@ -5,7 +5,7 @@ from __future__ import annotations
 from autotune.core.metric import Metric
 from autotune.core.peers import Peer
 from autotune.store.by_machine import MachineShare, by_machine, classes_of
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import duration, plain
 
 _JOULES_PER_KWH = 3.6e6

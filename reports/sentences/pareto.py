@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from autotune.core.metric import Metric
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import finite, number, plain
 from reports.tables.finals import baseline_loss
 from reports.tables.fronts import front_table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autotune.core.requests import AddTrial, Request, StopTrial
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import count, plain
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from autotune.core.metric import Metric
 from autotune.promotion.selection import best_settings
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import count, finite, plain, signed
 from reports.sentences.before_after import BeforeAfter, before_after
 from reports.sentences.changes import Change, change_words, changes_tried, setting_changes

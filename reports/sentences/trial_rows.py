@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.core.metric import Metric
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import number, plain, setting
 from reports.tables.roles import DEFAULT, PROMOTED, WINNER, named_trials, single_run
 from reports.tables.trials import settings_table, trials_table

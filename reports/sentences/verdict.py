@@ -9,7 +9,7 @@ from autotune.core.records import TrialStatus, VerdictWord
 from autotune.finals.verdict import failed_seeds
 from autotune.promotion.next_step import is_at_work
 from autotune.promotion.selection import measured_gain
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import count, finite, percent, plain
 
 _RUNNING = "still running"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from autotune.core.config_paths import flatten
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 # What decides which held-out tokens are scored and how: two losses are comparable only where all are equal.
 _EVALUATION = (

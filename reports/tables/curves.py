@@ -11,7 +11,7 @@ import pandas as pd
 
 from autotune.core.objectives import comparable_tokens
 from autotune.core.records import EvalPoint, TrialRecord
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 
 def curves_table(trials: Iterable[TrialRecord]) -> pd.DataFrame:

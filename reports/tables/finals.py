@@ -10,7 +10,7 @@ import pandas as pd
 
 from autotune.core.statistics import CONFIDENCE, student_quantile
 from autotune.finals.verdict import ATTRIBUTE
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import finite
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from autotune.core.objectives import pareto_front
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.trials import settings_table, trials_table
 
 

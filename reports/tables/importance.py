@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pandas as pd
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import finite
 
 # With fewer finished trials the ranking of settings is mostly chance.

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.machine.gpu_monitor import HARMFUL_REASONS
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import finite, local_time, or_nan
 
 # Samples further apart belong to different sessions: nothing is known about the time between.

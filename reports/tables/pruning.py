@@ -11,7 +11,7 @@ from autotune.core.metric import Metric
 from autotune.core.records import EvalPoint, TrialRecord, TrialStatus
 from autotune.core.statistics import CONFIDENCE
 from autotune.search.pruning import WarmUp, curves_unbiased_by_pruning, measure_warm_up
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import finite
 from reports.tables.curves import at_equal_shares
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from autotune.promotion.selection import best_settings
 from autotune.search.dimension import Dimension
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import finite
 
 EDGE_FRAC = 0.1

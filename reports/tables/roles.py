@@ -5,7 +5,7 @@ from __future__ import annotations
 from autotune.core.metric import Metric
 from autotune.finals.verdict import ranked
 from autotune.promotion.selection import best_settings
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 DEFAULT, WINNER, PROMOTED = "default", "winner", "promoted"
 _SINGLE_RUN = "single run"

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from autotune.core.records import TrialRecord
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.formats import finite, or_nan
 
 _TRIAL_COLUMNS = (

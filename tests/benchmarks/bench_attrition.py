@@ -41,7 +41,7 @@ from study_folder import POD, Run, StudyFolder, has_pods, wait_for  # noqa: E402
 from autotune.core.attributes import TrialAttributes  # noqa: E402
 from autotune.core.records import TrialStatus  # noqa: E402
 from autotune.machine.measurement import profile  # noqa: E402
-from autotune.store.study_store import read_events  # noqa: E402
+from autotune.store.study_record import read_events  # noqa: E402
 
 MOST_PODS = 4
 OTHER_LIMITS = ("--set", "limits.heartbeat_s=2", "--set", "limits.hang_s=300")

@@ -42,7 +42,7 @@ from told import Told, count, includes, told, told_in  # noqa: E402
 from autotune.core.records import TrialStatus  # noqa: E402
 from autotune.store.mirror import Mirror  # noqa: E402
 from autotune.store.run_directory import RunDirectory  # noqa: E402
-from autotune.store.study_store import read_study  # noqa: E402
+from autotune.store.study_record import read_study  # noqa: E402
 from autotune.study.study_file import load  # noqa: E402
 from model.config import TrainConfig  # noqa: E402
 from model.train import train  # noqa: E402

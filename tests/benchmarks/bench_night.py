@@ -42,7 +42,7 @@ from bench_training import seed_importable
 from torch.utils.data import DataLoader, RandomSampler, Subset
 
 from autotune.core.config_paths import with_paths
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from autotune.study.study_file import load
 from model.config import TrainConfig
 from model.data.corpus import load as load_corpus

@@ -28,7 +28,7 @@ from autotune.core.promotion_results import Promotion
 from autotune.promotion.horizon import Horizon, Multiples
 from autotune.promotion.run_length import length_rules
 from autotune.promotion.selection import select_trial_to_promote
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.study_file import load
 
 BATCHES = (1.0, 2.0, 4.0, 8.0, 16.0)

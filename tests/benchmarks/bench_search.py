@@ -26,7 +26,7 @@ from results import publish
 
 from autotune.core.records import TrialRecord, TrialResult
 from autotune.night.session import Options, Session
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.study_file import load
 
 ROOT = Path(__file__).parents[2]

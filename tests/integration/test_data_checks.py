@@ -13,7 +13,7 @@ from autotune.core.errors import UserError
 from autotune.core.files import write_json
 from autotune.night.session import Options, Session
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from autotune.study.study_file import load
 
 STUDY = """name = "held"

@@ -17,7 +17,7 @@ from autotune.engine.deadline import REPORT_S, Deadline
 from autotune.night.session import Options, Session
 from autotune.progress import observer
 from autotune.promotion import early_end, early_warnings
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from autotune.study.study_file import load
 from reports.page import summary_lines, write_report
 from reports.sentences.full_run import full_run_lines

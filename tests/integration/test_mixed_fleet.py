@@ -10,7 +10,7 @@ from study_folder import STUDY, StudyFolder, wait_for
 
 from autotune.core.peers import Peer, Stage
 from autotune.core.records import TrialRecord, TrialStatus, VerdictWord
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 LARGE, SMALL = "NVIDIA A10", "Tesla T4"
 SMALL_BYTES = 2**33

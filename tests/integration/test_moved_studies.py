@@ -11,7 +11,7 @@ import pytest
 from study_folder import StudyFolder
 
 from autotune.core.errors import UserError
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 
 
 def _refusal(root: Path) -> str:

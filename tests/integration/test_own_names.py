@@ -10,7 +10,7 @@ import pytest
 from autotune.core.files import read_json
 from autotune.core.records import TrialStatus, VerdictWord
 from autotune.night.session import Options, Session
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from autotune.study.study_file import load
 
 STUDY = """

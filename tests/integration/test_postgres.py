@@ -26,7 +26,7 @@ from autotune.engine.deadline import REPORT_S
 from autotune.promotion.early_end import EXPORT_S
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from autotune.study.study_file import load
 
 TRIALS = 6

@@ -12,7 +12,7 @@ import pytest
 from study_folder import COPIED_LOG, Run, StudyFolder, wait_for
 
 from autotune.core.promotion_results import Promotion
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 BEST_LR = 0.0025  # of 16 times the trial's length, where the trials' best is 0.01
 TOKENS = 1_600_000

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from autotune.cli.main import app
 from autotune.core.records import TrialRecord, TrialStatus
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 
 ARCHIVE = Path(__file__).parent / "runs_of_before" / "runs.tar.xz"
 FAKES = Path(__file__).parents[1] / "fakes"

@@ -15,7 +15,7 @@ from autotune.cli.status import summarize
 from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.records import TrialStatus
 from autotune.night import warm_start
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.study_file import load
 from reports.sentences.cost import cost
 from reports.sentences.trial_rows import trial_rows

@@ -17,7 +17,7 @@ import pytest
 from study_folder import PATIENCE_S, Run, StudyFolder
 
 from autotune.cli.answers.events import Watched
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 
 def events_of(run: Run) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autotune.core.attributes import PRIOR
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus
 from autotune.search.untried import Tried
-from autotune.store.study_store import KnownRecords, own_records
+from autotune.store.trial_records import KnownRecords, own_records
 from autotune.study.spec import BudgetSpec
 
 SEED = 1

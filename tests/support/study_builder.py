@@ -16,7 +16,7 @@ from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import AttributedChange, Attribution, Interval
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from autotune.study.spec import StudySpec
 
 PAYLOADS = (

@@ -25,7 +25,7 @@ from told import optuna_trials
 from autotune.machine import host
 from autotune.machine.measurement import machine_name
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 
 HERE = Path(__file__).parent
 # Far beyond what anything here takes on a slow and busy machine: it only ends a test that hangs.

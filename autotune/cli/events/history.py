@@ -19,7 +19,7 @@ from autotune.finals.verdict import ATTRIBUTE
 from autotune.progress.board import title
 from autotune.promotion.next_step import next_step
 from autotune.promotion.standing import state_of
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 _OVER = ("done", "failed", "full run failed")
 """States of a study in which nothing is left to do."""

@@ -19,7 +19,7 @@ from autotune.cli.events.history import History, Told, of_lines
 from autotune.core.errors import UserError
 from autotune.store.absence import Patience, patient
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import NotBegunError, StudyRecord, read_events, read_study
+from autotune.store.study_record import NotBegunError, StudyRecord, read_events, read_study
 
 _LOOK_EVERY_S = 1.0
 """Seconds between two looks at the records."""

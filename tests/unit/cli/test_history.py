@@ -15,7 +15,7 @@ from autotune.cli import history, studies
 from autotune.cli.answers.catalogue import ANSWERS
 from autotune.cli.main import app
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports import timeline
 from reports.figures import pictures
 

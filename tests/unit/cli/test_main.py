@@ -194,7 +194,7 @@ def test_a_study_that_runs_elsewhere_ends_with_5(tmp_path: Path) -> None:
 
 def test_promoting_without_a_verdict_ends_with_4(tmp_path: Path) -> None:
     from autotune.promotion.selection import select_trial_to_promote
-    from autotune.store.study_store import read_study
+    from autotune.store.study_record import read_study
 
     queue = make_queue(tmp_path, make_study(tmp_path))
     with pytest.raises(UserError) as caught:

@@ -15,7 +15,7 @@ from autotune.cli import status
 from autotune.core.peers import Peer
 from autotune.core.records import TrialRecord, TrialResult, TrialStatus, Verdict, VerdictWord
 from autotune.store.run_directory import log_event
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from reports import page
 
 

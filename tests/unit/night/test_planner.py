@@ -22,7 +22,7 @@ from autotune.night import opening, own_machine, session
 from autotune.night.planner import Survey, describe, make_plan, survey
 from autotune.night.search_share import search_seconds
 from autotune.night.text_share import train_tokens_override
-from autotune.store.study_store import read_study
+from autotune.store.study_record import read_study
 from autotune.study.spec import StudySpec
 from autotune.study.study_file import Study, load
 from autotune.study.trainer import load_trainer

@@ -15,7 +15,7 @@ from autotune.core.records import TrialResult, TrialStatus
 from autotune.core.study_results import TakenAlong, TakenFrom
 from autotune.finals.verdict import fresh_seeds
 from autotune.night import taking_along
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.study_file import Study
 
 ENDS = {

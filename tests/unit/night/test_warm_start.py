@@ -13,7 +13,7 @@ from autotune.core.records import Verdict, VerdictWord
 from autotune.core.study_results import Plan
 from autotune.night.warm_start import Earlier, Prior, difference, read, teach
 from autotune.store.database import open_storage
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.study_file import Study
 
 SEVERAL = ("budget.seeds=3", 'pruner.name="none"')

@@ -19,7 +19,7 @@ from autotune.promotion import best_config
 from autotune.promotion.best_config import best_config_of, git_commit, provenance
 from autotune.promotion.horizon import Horizon
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from autotune.study.trainer import load_trainer
 
 BASELINE = TrialRecord(0, {"lr": 0.001}, TrialStatus.FINISHED, result(loss=3.0), role="baseline")

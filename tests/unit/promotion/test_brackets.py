@@ -25,7 +25,8 @@ from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.horizon import FACTORS, Horizon
 from autotune.promotion.run_cost import run_cost
 from autotune.promotion.run_length import Check
-from autotune.store.study_store import StudyRecord, long_name, open_fixed
+from autotune.store.study_record import StudyRecord
+from autotune.store.study_store import long_name, open_fixed
 
 TRIAL = TrialRecord(3, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.8))
 TOKENS = 16_000

@@ -14,7 +14,7 @@ from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialStatus
 from autotune.promotion.next_step import is_at_work, next_step
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.next_step import expected_words
 
 HELD = study_builder.HeldDirectory(Path("runs/night"))

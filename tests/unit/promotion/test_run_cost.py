@@ -13,7 +13,7 @@ from study_builder import START
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
 from autotune.promotion.next_step import next_step
 from autotune.promotion.run_cost import RunCost, TrainingPace, run_cost
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 RULES = {"optim.muon_lr": "learning_rate", "optim.grad_accum_steps": "batch"}
 

@@ -14,7 +14,7 @@ from autotune.core.errors import UserError
 from autotune.core.records import TrialRecord, TrialStatus, Verdict, VerdictWord
 from autotune.promotion.selection import best_settings, contender, measured_gain, select_trial_to_promote
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 BASELINE = TrialRecord(0, {"lr": 0.001}, TrialStatus.FINISHED, result(loss=3.0), role="baseline")
 WINNER = TrialRecord(4, {"lr": 0.01}, TrialStatus.FINISHED, result(loss=2.9))

@@ -16,7 +16,7 @@ from autotune.core.errors import UserError
 from autotune.core.records import EvalPoint, TrialResult, TrialStatus
 from autotune.core.study_results import Plan
 from autotune.replay.table import Row, Table, from_record, read, recording_changes, write
-from autotune.store.study_store import StudyRecord, read_study
+from autotune.store.study_record import StudyRecord, read_study
 from autotune.study.study_file import load
 
 SPEED_A, SPEED_B = {"tokens_per_s": 100.0, "eval_s": 2.0}, {"tokens_per_s": 50.0, "eval_s": 4.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 
 @pytest.fixture

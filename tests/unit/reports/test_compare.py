@@ -6,7 +6,7 @@ import study_builder
 
 from autotune.core.errors import UserError
 from autotune.promotion.selection import best_settings
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports import compare
 
 

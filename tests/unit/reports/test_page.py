@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs_version
 
 from autotune.core.attributes import Snapshot, StudyAttributes
 from autotune.core.promotion_results import Promotion
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports import page
 from reports.figures import figure_cards, study_cards
 from reports.figures.study_tables import StudyTables

@@ -9,7 +9,7 @@ import pytest
 import study_builder
 
 from autotune.core.errors import UserError
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports import timeline as history
 from reports.sentences.study_row import study_row
 

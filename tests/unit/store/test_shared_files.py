@@ -11,7 +11,7 @@ import pytest
 from autotune.core.errors import UserError
 from autotune.store.run_directory import RunDirectory
 from autotune.store.shared_files import SharedFiles, require_reachable
-from autotune.store.study_store import read_events
+from autotune.store.study_record import read_events
 
 FULL = "full/trial-0001-200-tokens"
 

@@ -15,7 +15,9 @@ from autotune.core.records import TrialStatus, Verdict, VerdictWord
 from autotune.core.study_results import Plan
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import finals_name, open_fixed, open_study, read_study, record_of, write_result
+from autotune.store.study_record import read_study
+from autotune.store.study_store import finals_name, open_fixed, open_study, write_result
+from autotune.store.trial_records import record_of
 
 RANDOM, NONE = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
 

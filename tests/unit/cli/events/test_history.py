@@ -14,7 +14,7 @@ from autotune.core.metric import Metric
 from autotune.core.peers import Peer, stored_peer
 from autotune.core.promotion_results import FullRunRecord
 from autotune.core.records import TrialStatus
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 
 NOW = datetime.fromisoformat("2026-01-06T07:00:00+00:00").timestamp()
 

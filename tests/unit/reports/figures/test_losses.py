@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import losses, trade_offs
 from reports.tables.curves import curves_table
 from reports.tables.finals import finals_runs, finals_table

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import machine
 from reports.tables.machine import gpu_table, run_times
 

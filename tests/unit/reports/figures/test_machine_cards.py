@@ -2,7 +2,7 @@
 
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import machine_cards
 from reports.figures.study_tables import StudyTables
 

@@ -3,7 +3,7 @@ import pytest
 import study_builder
 
 from autotune.search.dimension import Dimension
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import settings
 from reports.figures.settings import SearchedSetting
 from reports.tables.ranges import parallel_table

@@ -1,4 +1,4 @@
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import trade_offs
 from reports.tables.trials import trials_table
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.page import summary_lines
 from reports.sentences.before_after import before_after
 from reports.sentences.first_screen import first_screen

@@ -19,7 +19,7 @@ from autotune.finals.runner import NO_TIME, NOT_ALL_ENDED
 from autotune.promotion.best_config import best_config_of
 from autotune.promotion.selection import attribution_of, select_trial_to_promote
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from autotune.study.trainer import load_trainer
 from reports import page
 from reports.exports import report_json

@@ -3,7 +3,7 @@ import math
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.before_after import before_after
 
 

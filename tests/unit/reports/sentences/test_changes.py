@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.page import summary_lines
 from reports.sentences.before_after import compared_name
 from reports.sentences.changes import change_words, changes_tried, setting_changes

@@ -1,7 +1,7 @@
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.cost import Cost, cost, cost_rows
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.failures import failures
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import study_builder
 
 from autotune.promotion.next_step import next_step
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.full_run import full_run_lines
 
 

@@ -9,7 +9,7 @@ from autotune.core.files import append_line, write_json
 from autotune.core.records import TrialRecord, TrialResult
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences import health
 from reports.sentences.health import CHECKS, Check, health_checks
 

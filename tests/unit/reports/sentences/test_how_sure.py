@@ -1,7 +1,7 @@
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.how_sure import how_sure
 
 

@@ -9,7 +9,7 @@ import study_builder
 from autotune.cli import status
 from autotune.core.peers import Peer, stored_peer
 from autotune.store.by_machine import by_machine, trained_on
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.exports import report_json
 from reports.markdown import report_markdown
 from reports.page import study_page

@@ -8,7 +8,7 @@ from typing import Any
 import study_builder
 
 from autotune.core.records import EvalPoint
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures import study_cards, trade_offs
 from reports.figures.study_tables import StudyTables
 from reports.sentences.how_sure import how_sure

@@ -8,7 +8,7 @@ import study_builder
 
 from autotune.core.metric import TEXT_LOSS
 from autotune.core.promotion_results import Bracket, LengthChange, Promotion, Scaling
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.figures.brackets import brackets
 from reports.figures.study_cards import draw_cards
 from reports.markdown import report_markdown

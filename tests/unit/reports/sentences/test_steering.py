@@ -7,7 +7,7 @@ from typing import Any
 import study_builder
 
 from autotune.core.requests import AddTrial, Answer, SetRange, StopTrial, answered, asked, requests_in
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.exports import report_json
 from reports.markdown import report_markdown
 from reports.page import study_page

@@ -8,7 +8,7 @@ from autotune.core.peers import Peer
 from autotune.core.records import TrialStatus
 from autotune.promotion.next_step import next_step
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.sentences.before_after import before_after, doubt
 from reports.sentences.cost import cost, cost_rows
 from reports.sentences.how_sure import how_sure

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.curves import curve_band, curves_table
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.finals import baseline_loss, finals_runs, finals_table, t_interval
 
 

@@ -1,7 +1,7 @@
 import pytest
 import study_builder
 
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.machine import energy_j, gpu_table, run_times
 
 

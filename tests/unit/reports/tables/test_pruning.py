@@ -6,7 +6,7 @@ import study_builder
 
 from autotune.core.metric import TEXT_LOSS
 from autotune.core.records import TrialRecord
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.pruning import pruning_audit
 
 

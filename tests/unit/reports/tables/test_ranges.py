@@ -1,7 +1,7 @@
 import pytest
 
 from autotune.search.dimension import Dimension
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.ranges import edge, parallel_table, position_frac
 from reports.tables.trials import settings_table, trials_table
 

@@ -5,7 +5,7 @@ import pytest
 import study_builder
 
 from autotune.core.records import TrialStatus
-from autotune.store.study_store import StudyRecord
+from autotune.store.study_record import StudyRecord
 from reports.tables.curves import curves_table
 from reports.tables.trials import best_so_far_table, settings_table, trials_table
 
