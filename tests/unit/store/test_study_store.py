@@ -11,21 +11,13 @@ from study_case import make_queue, make_study, result
 
 from autotune.core.attributes import StudyAttributes, TrialAttributes
 from autotune.core.errors import UserError
-from autotune.core.records import TrialStatus, Verdict, VerdictWord
-from autotune.core.study_results import Plan
+from autotune.core.records import TrialStatus
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
-from autotune.store.study_record import read_study
 from autotune.store.study_store import finals_name, open_fixed, open_study, write_result
 from autotune.store.trial_records import record_of
 
 RANDOM, NONE = optuna.samplers.RandomSampler(seed=0), optuna.pruners.NopPruner()
-
-
-# --- backups ---
-
-
-# --- opening a study again ---
 
 
 def test_the_same_file_opens_the_same_study(tmp_path: Path) -> None:
@@ -114,51 +106,3 @@ def test_a_result_is_stored_with_the_trial_and_beside_it(tmp_path: Path) -> None
         1,
     )
     assert (assignment.folder / "result.json").exists()
-
-
-def test_read_study_reads_what_was_stored(tmp_path: Path) -> None:
-    queue = make_queue(tmp_path, make_study(tmp_path))
-    assert queue.take() is not None
-    verdict = Verdict(VerdictWord.BETTER, "because", 0, {"lr": 0.1}, (1001,))
-    StudyAttributes(queue.optuna_study).verdict = verdict
-    StudyAttributes(queue.optuna_study).plan = Plan(trial_s=1.0)
-    read = read_study(queue.run.root)
-    assert (read.spec, read.verdict, read.attributes.plan) == (queue.study.spec, verdict, Plan(trial_s=1.0))
-    assert [trial.status for trial in read.trials] == [TrialStatus.RUNNING]
-    assert read.baseline is None
-    assert read.created_at == queue.optuna_study.user_attrs["created_at"]
-
-
-def test_a_missing_study_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no study at .*nigth; start one with `autotune run studies/\.\.\.`"):
-        read_study(tmp_path / "runs" / "nigth")
-    make_queue(tmp_path, make_study(tmp_path))
-    make_queue(tmp_path, make_study(tmp_path, 'name="other"'))
-    with pytest.raises(UserError, match=r"no study at .*nigth; the studies there are night, other"):
-        read_study(tmp_path / "runs" / "nigth")
-    assert not (tmp_path / "runs" / "nigth").exists()
-
-
-@pytest.mark.parametrize(
-    ("seeds", "budget_tokens", "values", "seed_losses"),
-    [
-        (1, None, {250: 3.0, 500: 2.0}, ()),
-        (1, 2_000, {500: 3.0, 1_000: 2.0}, ()),  # it reports at the tokens of a baseline of 1,000
-        (3, None, {}, (3.0, 2.0)),  # of several seeds the final losses, under their count
-    ],
-)
-def test_a_curve_has_a_trials_own_tokens_and_seeds_have_none(
-    tmp_path: Path, seeds: int, budget_tokens: int | None, values: dict[int, float], seed_losses: tuple[float, ...]
-) -> None:
-    several = ('pruner.name="wilcoxon"', f"budget.seeds={seeds}")
-    study = make_study(tmp_path, *(several if seeds > 1 else ()))
-    queue = make_queue(tmp_path, study)
-    assignment = queue.take()
-    assert assignment is not None
-    if budget_tokens is not None:
-        TrialAttributes(assignment.trial).budget_tokens = budget_tokens
-    for place, loss in zip((1, 2) if seeds > 1 else (250, 500), (3.0, 2.0), strict=True):
-        assignment.trial.report(loss, step=place)
-
-    record = record_of(queue.optuna_study.trials[0], study.spec.budget)
-    assert (record.values, record.seed_losses) == (values, seed_losses)
