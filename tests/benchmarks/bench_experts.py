@@ -2,9 +2,9 @@
 
 usage: python tests/benchmarks/bench_experts.py [--sequences 24 96] [--experts 8 16] [--dtype bf16] [--as-on 86]
 
-Liger-Kernel (`pip install --no-deps liger-kernel`) is the one library that ships such products as a wheel without a
-build. Ours route the tokens too, in fp32; Liger's are given where each token goes and with what weight. Both have the
-shape of the overnight study. Times are of the kernels, one by one, medians; results are compared first.
+Liger-Kernel (`pip install --no-deps liger-kernel`) ships such products as a wheel without a build. Ours route the
+tokens too, in fp32; Liger's are given where each token goes and with what weight. Both have the shape of the overnight
+study. Times are of the kernels, one by one, medians; results are compared first.
 """
 
 from __future__ import annotations
