@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
 import torch
 from triton.backends.nvidia.compiler import CUDABackend
@@ -32,4 +33,5 @@ def pretend(capability: int) -> None:
     driver.active.get_device_capability = answer
     CUDABackend.make_cubin = assemble_for_this_card
     # What is assembled here does not run on the other card itself.
-    os.environ["TRITON_CACHE_DIR"] = tempfile.mkdtemp(prefix="triton-other-card-")
+    cache = Path(tempfile.gettempdir()) / f"triton-{capability}-on-{major}{minor}-{os.getuid()}"
+    os.environ["TRITON_CACHE_DIR"] = str(cache)

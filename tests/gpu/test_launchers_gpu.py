@@ -293,6 +293,18 @@ def test_cross_entropy(kernels, draw, device, monkeypatch, dtype, rows, vocab, l
     torch.testing.assert_close(logits.double(), grad, rtol=ROUNDING[dtype] * 10, atol=1024 * 1e-6)
 
 
+def test_a_target_that_is_left_behind_by_more_than_an_exponential_can_hold(kernels, draw, device):
+    logits, targets = draw(4, 300), torch.arange(4, device=device)
+    logits[:, 7] = torch.tensor([80.0, 88.0, 95.0, 300.0], device=device)  # 88.7 is the logarithm of fp32's largest
+    exact = logits.double().requires_grad_()
+    losses = F.cross_entropy(exact, targets, reduction="none")
+    (grad,) = torch.autograd.grad(losses.sum(), exact)
+    given = kernels.cross_entropy.cross_entropy_(logits, targets, torch.ones((), device=device))
+
+    torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(logits.double(), grad, rtol=1e-3, atol=1e-4)
+
+
 def test_logits_far_apart_neither_overflow_nor_lose_the_target(kernels, draw, device):
     logits, targets = draw(6, 200, std=1e4), torch.arange(6, device=device)
     exact = logits.double().requires_grad_()
@@ -556,9 +568,11 @@ def test_gradients_are_added_to_those_already_there(device):
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("ends", [[5, 5, 400, 417], [0, 0, 0, 1000], [128, 256, 384, 512], [1, 2, 3, 4]], ids=str)
 @pytest.mark.parametrize(("width", "out"), [(384, 2048), (1024, 384), (72, 40), (24, 200)])
-def test_products_of_groups(kernels, draw, device, dtype, ends, width, out):
+@pytest.mark.parametrize("rows_of_a_share", [1024, 8])  # a program has a group to itself, or four share it
+def test_products_of_groups(kernels, draw, device, monkeypatch, dtype, ends, width, out, rows_of_a_share):
     if torch.cuda.get_device_capability() < (8, 0):
         pytest.skip("needs tensor cores that Triton knows")
+    monkeypatch.setattr(kernels.grouped, "_ROWS_OF_A_SHARE", rows_of_a_share)
 
     x, dy = draw(ends[-1], width, dtype=dtype), draw(ends[-1], out, dtype=dtype)
     weight = draw(len(ends), out, width, dtype=dtype)

@@ -13,57 +13,86 @@ LANES, LANE_DEPTH = 4096, 4
 
 
 @triton.jit
-def _cross_entropy_kernel(
-    logits_ptr, target_ptr, loss_ptr, right_ptr, scale_ptr, vocab,
-    LANES: tl.constexpr, DEPTH: tl.constexpr, GRAD: tl.constexpr,
-):  # fmt: skip
-    # Each lane keeps its own maximum and sum over DEPTH logits at a time: no exchange between threads until the
-    # end, and little more than one exponential for each logit. Powers of two throughout.
+def _highest(logits_ptr, vocab, LANES: tl.constexpr):
+    # Each lane keeps its own maximum: no exchange between threads until the end.
+    log2e: tl.constexpr = 1.4426950408889634
+    lanes = tl.arange(0, LANES)
+    top = tl.full((LANES,), -float("inf"), tl.float32)
 
-    row = tl.program_id(0).to(tl.int64)
-    logits_ptr += row * vocab
+    for start in range(0, vocab, LANES):
+        x = tl.load(logits_ptr + start + lanes, start + lanes < vocab, other=-float("inf")).to(tl.float32)
+        top = tl.maximum(top, x)
+    return tl.max(top, 0) * log2e
+
+
+@triton.jit
+def _sum_beside(reference, logits_ptr, vocab, LANES: tl.constexpr, DEPTH: tl.constexpr):
+    # The sum of all exponentials, as multiples of that of a reference: one exponential for each logit.
     log2e: tl.constexpr = 1.4426950408889634
     lanes = tl.arange(0, LANES)
     tile = tl.arange(0, DEPTH)[:, None] * LANES + lanes[None, :]
     whole = vocab // (DEPTH * LANES) * (DEPTH * LANES)
-
-    target = tl.load(target_ptr + row)
-    # Read before the reduction, which keeps it apart from the stores that replace the logits.
-    logit = tl.load(logits_ptr + target).to(tl.float32) * log2e
-
-    top = tl.full((LANES,), -1e30, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
 
     for start in range(0, whole, DEPTH * LANES):
-        x = tl.load(logits_ptr + start + tile).to(tl.float32) * log2e
-        new_top = tl.maximum(top, tl.max(x, 0))
-        total = total * tl.exp2(top - new_top) + tl.sum(tl.exp2(x - new_top[None, :]), 0)
-        top = new_top
+        x = tl.load(logits_ptr + start + tile).to(tl.float32)
+        total += tl.sum(tl.exp2(x * log2e - reference), 0)
 
     for start in range(whole, vocab, LANES):
-        x = tl.load(logits_ptr + start + lanes, start + lanes < vocab, other=-float("inf")).to(tl.float32) * log2e
-        new_top = tl.maximum(top, x)
-        total = total * tl.exp2(top - new_top) + tl.exp2(x - new_top)
-        top = new_top
+        x = tl.load(logits_ptr + start + lanes, start + lanes < vocab, other=-float("inf")).to(tl.float32)
+        total += tl.exp2(x * log2e - reference)
+    return tl.sum(total, 0)
 
-    highest = tl.max(top, 0)
-    lse = highest + tl.log2(tl.sum(total * tl.exp2(top - highest), 0))
+
+@triton.jit
+def _cross_entropy_kernel(
+    logits_ptr, target_ptr, loss_ptr, right_ptr, scale_ptr, vocab,
+    LANES: tl.constexpr, DEPTH: tl.constexpr, GRAD: tl.constexpr,
+):  # fmt: skip
+    # Powers of two throughout: the logits are multiplied by log2e as they are read.
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * vocab
+    log2e: tl.constexpr = 1.4426950408889634
+
+    target = tl.load(target_ptr + row)
+    logit = tl.load(logits_ptr + target).to(tl.float32) * log2e
+
+    if GRAD:
+        # Beside the target's logit the sum is 1 or more, and the maximum need not be known. It is infinite where the
+        # loss is above 88 nats; then the maximum is looked for after all.
+        reference = logit
+        total = _sum_beside(reference, logits_ptr, vocab, LANES, DEPTH)
+        if total == float("inf"):
+            reference = _highest(logits_ptr, vocab, LANES)
+            total = _sum_beside(reference, logits_ptr, vocab, LANES, DEPTH)
+    else:
+        reference = _highest(logits_ptr, vocab, LANES)
+        total = _sum_beside(reference, logits_ptr, vocab, LANES, DEPTH)
+        tl.store(right_ptr + row, (logit >= reference).to(tl.float32))
+
+    lse = reference + tl.log2(total)
     tl.store(loss_ptr + row, (lse - logit) / log2e)
 
     if GRAD:
-        scale = tl.load(scale_ptr)
+        lanes = tl.arange(0, LANES)
+        tile = tl.arange(0, DEPTH)[:, None] * LANES + lanes[None, :]
+        whole = vocab // (DEPTH * LANES) * (DEPTH * LANES)
         kind = logits_ptr.dtype.element_ty
+
+        # The scale is a part of the exponent, and the target's own gradient is written last.
+        scale = tl.load(scale_ptr)
+        shift = lse - tl.log2(scale)
         for start in range(0, whole, DEPTH * LANES):
-            x = tl.load(logits_ptr + start + tile).to(tl.float32) * log2e
-            grad = (tl.exp2(x - lse) - (start + tile == target).to(tl.float32)) * scale
-            tl.store(logits_ptr + start + tile, grad.to(kind))
+            x = tl.load(logits_ptr + start + tile).to(tl.float32)
+            tl.store(logits_ptr + start + tile, tl.exp2(x * log2e - shift).to(kind))
+
         for start in range(whole, vocab, LANES):
             mask = start + lanes < vocab
-            x = tl.load(logits_ptr + start + lanes, mask, other=0.0).to(tl.float32) * log2e
-            grad = (tl.exp2(x - lse) - (start + lanes == target).to(tl.float32)) * scale
-            tl.store(logits_ptr + start + lanes, grad.to(kind), mask)
-    else:
-        tl.store(right_ptr + row, (logit >= highest).to(tl.float32))
+            x = tl.load(logits_ptr + start + lanes, mask, other=0.0).to(tl.float32)
+            tl.store(logits_ptr + start + lanes, tl.exp2(x * log2e - shift).to(kind), mask)
+
+        tl.debug_barrier()
+        tl.store(logits_ptr + target, ((tl.exp2(logit - lse) - 1.0) * scale).to(kind))
 
 
 def cross_entropy_(logits_RV: Tensor, targets_R: Tensor, scale: Tensor) -> Tensor:

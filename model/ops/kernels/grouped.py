@@ -19,10 +19,14 @@ _BY_ROWS = [
 ]
 _BY_GROUPS = [
     triton.Config({"HEIGHT": 128, "WIDTH": 128, "DEPTH": 32}, num_warps=4, num_stages=5),
+    triton.Config({"HEIGHT": 128, "WIDTH": 256, "DEPTH": 32}, num_warps=8, num_stages=4),
     triton.Config({"HEIGHT": 128, "WIDTH": 64, "DEPTH": 32}, num_warps=4, num_stages=5),
 ]
 """Of 18 tiles each the fastest at the shapes of the overnight study, with code for compute capabilities 9.0 and 8.6 on
 an H200, and one for few rows."""
+_ROWS_OF_A_SHARE, _ENTRIES_AT_ONCE = 3072, 3 * 2**22
+"""Several programs share a group's rows where it has more than so many, and where all programs make fewer entries than
+so many: early in a training one group of 8 has half of all rows, and the card would wait for its programs alone."""
 _USUAL_GROUPS = 64
 """As many groups or fewer have one compiled kernel."""
 
@@ -85,29 +89,31 @@ def _by_groups_kernel(
     M: tl.constexpr, N: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    group = tl.program_id(1)
+    group, share, shares = tl.program_id(1), tl.program_id(2), tl.num_programs(2)
     top = tl.program_id(0) // tl.cdiv(N, WIDTH) * HEIGHT
     left = tl.program_id(0) % tl.cdiv(N, WIDTH) * WIDTH
     height, width = tl.arange(0, HEIGHT).to(tl.int64)[:, None], tl.arange(0, WIDTH).to(tl.int64)[None, :]
     has_outer, has_column = top + height < M, left + width < N
     is_whole: tl.constexpr = M % HEIGHT == 0 and N % WIDTH == 0
 
+    # Its share of the group's rows, in whole depths of a tile but for the last.
     begin = tl.load(end_ptr + group - 1, group > 0, other=0)
     end = tl.load(end_ptr + group)
+    rows = tl.cdiv(end - begin, shares * DEPTH) * DEPTH
+    begin += share * rows
+    end = tl.minimum(begin + rows, end)
+    if begin >= end:
+        return
+
+    # First the last rows, fewer than a tile is deep: the others need no mask.
     whole = begin + (end - begin) // DEPTH * DEPTH
     inner = tl.arange(0, DEPTH)
-
-    # A corner and places beside it: the compiler folds these into the instructions and needs no register for each.
-    to = sum_ptr + ((group.to(tl.int64) * M + top) * N + left) + (height * N + width)
-    total = tl.load(to) if is_whole else tl.load(to, has_outer & has_column, other=0.0)
-
-    # First the last rows of the group, fewer than a tile is deep: the others need no mask.
     a_outer_at = a_ptr + (top + height) * a_outer
     b_column_at = b_ptr + (left + width) * b_column
     row = (whole + inner).to(tl.int64)
     a = tl.load(a_outer_at + row[None, :] * a_row, has_outer & (row < end)[None, :], other=0.0)
     b = tl.load(b_column_at + row[:, None] * b_row, (row < end)[:, None] & has_column, other=0.0)
-    total = tl.dot(a, b, total)
+    total = tl.dot(a, b)
 
     row = (begin + inner).to(tl.int64)
     a_at, b_at = a_outer_at + row[None, :] * a_row, b_column_at + row[:, None] * b_row
@@ -118,10 +124,9 @@ def _by_groups_kernel(
         a_at += DEPTH * a_row
         b_at += DEPTH * b_row
 
-    if is_whole:
-        tl.store(to, total)
-    else:
-        tl.store(to, total, has_outer & has_column)
+    # A corner and places beside it: the compiler folds these into the instructions and needs no register for each.
+    to = sum_ptr + ((group.to(tl.int64) * M + top) * N + left) + (height * N + width)
+    tl.atomic_add(to, total, None if is_whole else has_outer & has_column, sem="relaxed")
 
 
 def by_rows(a_SK: Tensor, b_EKN: Tensor, ends_E: Tensor) -> Tensor:
@@ -155,8 +160,9 @@ def add_by_groups_(total_EMN: Tensor, a_MS: Tensor, b_SN: Tensor, ends_E: Tensor
         ends_E: End of each group's columns and rows, int32, rising, S at most.
     """
     E, M, N = total_EMN.shape
+    shares = max(1, min(len(b_SN) // (E * _ROWS_OF_A_SHARE), _ENTRIES_AT_ONCE // (E * M * N)))
 
-    def grid(tiles: dict[str, int]) -> tuple[int, int]:
-        return triton.cdiv(M, tiles["HEIGHT"]) * triton.cdiv(N, tiles["WIDTH"]), E
+    def grid(tiles: dict[str, int]) -> tuple[int, int, int]:
+        return triton.cdiv(M, tiles["HEIGHT"]) * triton.cdiv(N, tiles["WIDTH"]), E, shares
 
     _by_groups_kernel[grid](a_MS, b_SN, ends_E, total_EMN, len(b_SN), *a_MS.stride(), *b_SN.stride(), M=M, N=N)
