@@ -23,7 +23,7 @@ from typing import Any
 from autotune.core.disk_faults import explain_os_error
 from autotune.core.errors import UserError
 from autotune.store.adoption import adopt
-from autotune.store.mirror import TornError
+from autotune.store.mirror import LeftError, TornError
 from autotune.store.run_directory import RunDirectory
 from autotune.store.shared_files import SharedFiles
 from autotune.store.snapshots import Snapshots, YieldedError
@@ -33,10 +33,6 @@ FINISH = "finish"
 _BEAT_EVERY_S = 1.0
 _RETRY_S = 60.0
 """Seconds after a failure until it is tried again, if snapshots are not due sooner."""
-
-
-class _LeftError(Exception):
-    """The process that started this one has ended."""
 
 
 class Voice:
@@ -52,7 +48,7 @@ class Voice:
         try:
             print(json.dumps(message), flush=True)
         except OSError:
-            raise _LeftError from None
+            raise LeftError from None
 
     def beat(self) -> None:
         """Give a sign of life, and end what is done if nobody is there to hear it."""
@@ -64,12 +60,12 @@ class Voice:
         """Wait for an order, for some seconds at most.
 
         Raises:
-            _LeftError: If nobody is left to give one.
+            LeftError: If nobody is left to give one.
         """
         if self.is_last or not select.select([sys.stdin], [], [], max(0.0, seconds))[0]:
             return
         if FINISH not in os.read(sys.stdin.fileno(), 4096).decode():
-            raise _LeftError
+            raise LeftError
         self.is_last = True
 
 
@@ -167,7 +163,7 @@ def main() -> None:
         os.nice(10)
 
     voice = Voice()
-    with contextlib.suppress(_LeftError):
+    with contextlib.suppress(LeftError):
         run = RunDirectory(Path(root))
         if verb == "adopt":
             _adopt(run, Path(folder), voice)

@@ -30,7 +30,11 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _MANIFEST_NAME = re.compile(r"(\d{8,})-([0-9a-f]+)\.json")
 
 Beat = Callable[[], None]
-"""Called after each piece of work, as a sign that the drive still answers."""
+"""Called after each piece of work, as a sign that the drive still answers; raises LeftError to end it."""
+
+
+class LeftError(Exception):
+    """Nobody waits for the work any more."""
 
 
 class TornError(Exception):

@@ -10,17 +10,19 @@ checked by whoever reads it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from autotune.core.errors import UserError
 from autotune.core.files import read_json, write_json
-from autotune.store.mirror import CHUNK_BYTES, Beat
+from autotune.store.mirror import CHUNK_BYTES, Beat, LeftError
 from autotune.store.run_directory import MACHINES, RunDirectory, files_below
 
 if TYPE_CHECKING:
@@ -40,6 +42,17 @@ _LEFT_OUT = (
 _CHECKPOINTS = "checkpoints"
 
 
+@contextlib.contextmanager
+def _all_as_os_errors() -> Iterator[None]:
+    """Raise errors of whatever package reaches the place as OSError: each has its own for a server that is away."""
+    try:
+        yield
+    except (OSError, LeftError):
+        raise
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
 class SharedFiles:
     """The files of one study there, as one run directory sees them.
 
@@ -47,7 +60,7 @@ class SharedFiles:
         run: The run directory.
         url: The place, in which each study has a folder of its name.
         name: The study's name.
-        beat: Called after each piece of work; may raise to end it.
+        beat: Called after each piece of work; may raise LeftError to end it.
 
     Raises:
         UserError: If there is no such place, or no package that reaches it.
@@ -63,6 +76,7 @@ class SharedFiles:
         self._written: set[str] = set()
         self._sizes: dict[str, int] | None = None
 
+    @_all_as_os_errors()
     def take(self) -> int:
         """Put there what has changed since it was last called, and remove what was put there and is gone here.
 
@@ -88,6 +102,7 @@ class SharedFiles:
             del self._sent[name]
         return written
 
+    @_all_as_os_errors()
     def fetch_run(self, folder: str) -> int:
         """Fetch the files of a full run that another run directory has trained last.
 
@@ -96,6 +111,9 @@ class SharedFiles:
 
         Returns:
             Bytes that were fetched; 0 where this run directory's own files are the latest.
+
+        Raises:
+            OSError: If the place or the disk fails.
         """
         own = self._run.root / folder
         try:
@@ -106,11 +124,15 @@ class SharedFiles:
             return 0
         return sum(self._get(name, self._run.root / name) for name in self._found(folder) if not name.endswith(_WRITER))
 
+    @_all_as_os_errors()
     def fetch_records(self) -> int:
         """Fetch what the page and a person need of other machines: all but what a full run weighs.
 
         Returns:
             Bytes that were fetched.
+
+        Raises:
+            OSError: If the place or the disk fails.
         """
         fetched = 0
         for name, size in self._found("").items():

@@ -6,9 +6,12 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from autotune.core.errors import UserError
+from autotune.store.mirror import LeftError
 from autotune.store.run_directory import RunDirectory
 from autotune.store.shared_files import SharedFiles, require_reachable
 from autotune.store.study_record import read_events
@@ -117,3 +120,32 @@ def test_a_place_that_is_no_folder_is_reached_as_its_package_does(tmp_path: Path
     on_a.take()
     assert SharedFiles(machine(tmp_path, "c"), url, "fleet").fetch_run(FULL) == 0
     require_reachable(url)
+
+
+class AwayError(Exception):
+    """As botocore has it: no OSError."""
+
+
+class AwayFileSystem(MemoryFileSystem):
+    """An object store whose server is away."""
+
+    def find(self, *_: object, **__: object) -> None:
+        raise AwayError
+
+    cat_file = find
+
+
+def test_errors_of_the_package_that_reaches_the_place_are_told_as_those_of_a_disk(tmp_path: Path) -> None:
+    fsspec.register_implementation("away", AwayFileSystem)
+    files = SharedFiles(machine(tmp_path, "a"), "away://place", "fleet")
+    for call in (files.take, lambda: files.fetch_run(FULL), files.fetch_records):
+        with pytest.raises(OSError, match="AwayError"):
+            call()
+
+
+def test_nobody_who_waits_is_no_error_of_the_place(tmp_path: Path, place: Path) -> None:
+    def leave() -> None:
+        raise LeftError
+
+    with pytest.raises(LeftError):
+        SharedFiles(machine(tmp_path, "a"), str(place), "fleet", leave).take()
