@@ -1,6 +1,7 @@
 """Which batch is best at which length, and at which batch short trials tell most about long runs?
 
 usage: python tests/benchmarks/bench_lengths.py train RUNS.jsonl --train A.bin B.bin --val C.bin D.bin [--gpus 1]
+           [--parts once often rank]
        python tests/benchmarks/bench_lengths.py show RUNS.jsonl
 
 `train` mixes the documents of files of token ids (uint16, GPT-2's end of text), trains what RUNS.jsonl lacks, and adds
@@ -9,7 +10,10 @@ it there; it can be stopped and gone on with. What it trains:
 - once, often: batches and learning rates of one model, at a trial's length and at 16 times that, on text that is read
   once, and on so little of it that it is read six times;
 - rank: 40 settings drawn from the space of the overnight study, with batches of 2 to 16 sequences: as short trials;
-  moved to 8 and 16 times their length; and as short trials with the batch and the learning rates of those long runs.
+  moved to 8 and 16 times their length; and as short trials with the batch and the learning rates of those long runs;
+- ranks: the same settings where a night has its own: runs of 24.6M tokens, and the trials of an eighth and of a
+  sixteenth of their length that they would be moved from. They want 24.6M tokens of text and are only trained if asked
+  for (--parts ranks).
 
 `show` prints the losses of the first, and how well each kind of short trial ranks the long runs.
 """
@@ -36,6 +40,9 @@ from autotune.core.config_paths import with_paths
 TRIAL_TOKENS = 983_040
 END_OF_TEXT, VOCABULARY = 50_256, 50_304
 LENGTHS = (8, 16)
+LONG = 25
+"""Length of the runs of "ranks", in lengths of the others' trials."""
+PARTS = ("once", "often", "rank", "ranks")
 SETTINGS = 40
 READINGS = 6
 BATCH_POWER, RATE_POWER = 0.55, 0.2
@@ -45,18 +52,20 @@ Run = dict[str, Any]
 """What is trained: part, name, tokens, params; and then its losses by tokens."""
 
 
-def run_of(part: str, name: str, longer: int, batch: float, rate: float, **settings: float) -> Run:
+def run_of(part: str, name: str, length: float, longer: int, batch: float, rate: float, **settings: float) -> Run:
     """Return a run of one setting.
 
     Args:
         part: What it belongs to.
         name: Its name there.
-        longer: Its length, in lengths of a trial.
+        length: Its length, of `TRIAL_TOKENS`.
+        longer: How many times longer it is than the trial that the settings were drawn for.
         batch: Sequences of an optimizer step; rounded.
         rate: Multiple of the learning rates.
         settings: By their last name; those that are not given are usual ones.
     """
     chosen = {"muon_lr": 0.0103, "adamw_lr": 0.01, "warmup_frac": 0.05, "dropout": 0.0, "num_experts": 8, **settings}
+    tokens = round(length * TRIAL_TOKENS)
     sequences = max(1, round(batch))
     warmup = float(chosen["warmup_frac"])
     params = {
@@ -67,9 +76,9 @@ def run_of(part: str, name: str, longer: int, batch: float, rate: float, **setti
         "optim.warmup_frac": max(warmup / longer, min(warmup, 0.01)),
         "system.micro_batch_size": sequences,
         "system.max_pass_sequences": min(sequences, LARGEST_PASS),
-        "data.train_tokens": longer * TRIAL_TOKENS // READINGS if part == "often" else 0,
+        "data.train_tokens": tokens // READINGS if part == "often" else 0,
     }
-    return {"part": part, "name": name, "tokens": longer * TRIAL_TOKENS, "params": params}
+    return {"part": part, "name": name, "tokens": tokens, "params": params}
 
 
 def drawn_settings() -> Iterator[dict[str, float]]:
@@ -91,15 +100,21 @@ def all_runs() -> list[Run]:
     for part, rates in (("once", (0.5, 1, 2)), ("often", (0.25, 0.5, 1, 2, 4))):
         for longer, batches in ((1, (2, 4, 8, 16, 32)), (16, (10, 20, 40, 80))):
             for batch in batches:
-                runs += [run_of(part, f"{longer} {batch} {rate}", longer, batch, rate) for rate in rates]
+                runs += [run_of(part, f"{longer} {batch} {rate}", longer, longer, batch, rate) for rate in rates]
 
     for number, settings in enumerate(drawn_settings()):
         batch = settings.pop("batch")
-        runs.append(run_of("rank", f"{number} short", 1, batch, 1.0, **settings))
+        runs.append(run_of("rank", f"{number} short", 1, 1, batch, 1.0, **settings))
         for longer in LENGTHS:
             moved = batch * longer**BATCH_POWER, longer**RATE_POWER
-            runs.append(run_of("rank", f"{number} long{longer}", longer, *moved, **settings))
-            runs.append(run_of("rank", f"{number} short{longer}", 1, *moved, **settings))
+            runs.append(run_of("rank", f"{number} long{longer}", longer, longer, *moved, **settings))
+            runs.append(run_of("rank", f"{number} short{longer}", 1, 1, *moved, **settings))
+
+        # One set of long runs for both: drawn for the shorter trials, and moved back for the longer ones.
+        most = max(LENGTHS)
+        for shorter in (1, *LENGTHS):
+            moved = batch * (most / shorter) ** BATCH_POWER, (most / shorter) ** RATE_POWER
+            runs.append(run_of("ranks", f"{number} {shorter}", LONG / shorter, most // shorter, *moved, **settings))
     return runs
 
 
@@ -139,18 +154,19 @@ def work(gpu: int, texts: Path, waiting: Any, ended: Any) -> None:
         ended.put({**run, "losses": losses, "seconds": round(time.perf_counter() - began, 1)})
 
 
-def train_missing(path: Path, texts: Path, gpus: int, workers: int, limit_s: float) -> None:
+def train_missing(path: Path, parts: Sequence[str], texts: Path, gpus: int, workers: int, limit_s: float) -> None:
     """Train what a file of runs lacks, the longest first, and add it there.
 
     Args:
         path: The file.
+        parts: Of these.
         texts: Folder with the mixed text.
         gpus: Devices.
         workers: Processes on each.
         limit_s: Seconds after which nothing more is waited for.
     """
     known = {(run["part"], run["name"]) for run in stored(path)}
-    missing = [run for run in all_runs() if (run["part"], run["name"]) not in known]
+    missing = [run for run in all_runs() if run["part"] in parts and (run["part"], run["name"]) not in known]
     missing.sort(key=lambda run: -run["tokens"])
 
     context = multiprocessing.get_context("spawn")
@@ -225,12 +241,17 @@ def show(runs: Sequence[Run]) -> list[str]:
                 lines.append(f"| {batch} | " + " | ".join(cells) + " |")
             lines.append("")
 
-    by_name = {run["name"]: final(run) for run in runs if run["part"] == "rank"}
-    if not by_name:
-        return lines
+    by_name = {(run["part"], run["name"]): final(run) for run in runs}
 
-    def column(kind: str) -> np.ndarray:
-        return np.array([by_name.get(f"{number} {kind}", math.nan) for number in range(SETTINGS)])
+    def column(kind: str, part: str = "rank") -> np.ndarray:
+        return np.array([by_name.get((part, f"{number} {kind}"), math.nan) for number in range(SETTINGS)])
+
+    if any(part == "ranks" for part, _ in by_name):
+        ranks = [correlation(column(str(shorter), "ranks"), column("1", "ranks")) for shorter in LENGTHS]
+        words = [f"of 1/{shorter} of their length {rank}" for shorter, rank in zip(LENGTHS, ranks, strict=True)]
+        lines += [f"runs of {LONG * TRIAL_TOKENS:,} tokens, ranked by trials: {', '.join(words)}", ""]
+    if all(part != "rank" for part, _ in by_name):
+        return lines
 
     lines += ["| short trials | " + " | ".join(f"runs of {longer} times" for longer in LENGTHS) + " |"]
     lines += ["|---" * (len(LENGTHS) + 1) + "|"]
@@ -257,6 +278,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--train", nargs="+", type=Path, default=[])
     parser.add_argument("--val", nargs="+", type=Path, default=[])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--gpus", type=int, default=1)
     parser.add_argument("--workers", type=int, default=3, help="processes on each GPU")
     parser.add_argument("--limit-s", type=float, default=math.inf)
@@ -270,7 +292,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, files in (("train", args.train), ("val", args.val)):
             mixed(files).tofile(Path(folder) / f"{name}.bin")
-        train_missing(args.runs, Path(folder), args.gpus, args.workers, args.limit_s)
+        train_missing(args.runs, args.parts, Path(folder), args.gpus, args.workers, args.limit_s)
 
 
 if __name__ == "__main__":
