@@ -134,14 +134,17 @@ def search(night: Night, queues: Queues, finals: FinalsRunner) -> None:
     _take_along(night)
     data_hash = str(night.attributes.probe_facts.get("data_hash", ""))
     earlier = list(warm_start.read(night.study, data_hash, night.attributes.plan))
+    given = [*spec.enqueue, *(good for study in earlier for good in study.good)]
     _enqueue_baseline(night, queue, earlier)
+    if night.membership.is_shared:  # whose peers begin to search at once
+        _enqueue_settings(night, queue, given)
     night.enter(Stage.SEARCH)
     _train_baseline(night, queues.baseline(), finals)
     if night.is_stopped:
         return
     finals.noise()
 
-    _enqueue_settings(night, queue, [*spec.enqueue, *(good for study in earlier for good in study.good)])
+    _enqueue_settings(night, queue, given)
     end = search_end(night, queue, finals)
     night.loop.run(queue, end.may_start)
     while not night.is_stopped and not night.loop.steering.ends_search():

@@ -67,6 +67,29 @@ def _kill_the_coordinator(folder: StudyFolder, runs: dict[str, Run], reader: str
     return runs.pop(out)
 
 
+def test_peers_begin_with_the_settings_that_the_study_file_names(fleet: StudyFolder) -> None:
+    """The baseline, which comes first, is held at a gate; its peer trains the others meanwhile."""
+    fleet.write(
+        storage=fleet.url,
+        budget={"trials": 3},
+        base={"seconds": 0.1, "fault": "gate", "fault_budget": STUDY["budget"]["tokens"], "strikes": 1},
+        enqueue=[{"lr": 0.07}],
+        pruner={"name": "none"},
+        finals={"finalists": 0},
+        limits={"heartbeat_s": 1, "min_free_bytes": 0},
+    )
+    first = fleet.start(out="a")
+    fleet.wait_at_gate()
+    second = fleet.start(out="b")
+    wait_for(lambda: len(fleet.started()) == 3)
+    fleet.open_gate()
+    assert (first.end(), second.end()) == (0, 0), first.text + second.text
+
+    trials = fleet.record("a").trials
+    assert len(trials) == 3 and trials[1].params["lr"] == 0.07
+    assert len({trial.params["lr"] for trial in trials}) == 3
+
+
 def test_whoever_dies_or_leaves_the_study_comes_to_one_end(fleet: StudyFolder) -> None:
     """The coordinator is killed in the search and the next one in the finals; another peer has limits of its own."""
     _write(fleet, fault="gate", fault_budget=STUDY["budget"]["tokens"], strikes=1)
