@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial, TrialState
 
+_LAST_STEP = 2**31 - 1
+"""Largest step of a loss that Optuna's tables hold in a PostgreSQL."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -214,10 +217,11 @@ class TrialStore:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            if self.has_one_value:
+            if self.has_one_value and not (self.is_shared and place > _LAST_STEP):
                 trial.report(loss, step=place)
             else:
-                # Optuna refuses a curve here, and a pruned trial that has one in its storage would crash TPE.
+                # Of several values Optuna refuses a curve, and a pruned trial that has one in its storage would crash
+                # TPE.
                 attributes = TrialAttributes(trial)
                 attributes.curve = {**attributes.curve, place: loss}
         except UpdateFinishedTrialError:

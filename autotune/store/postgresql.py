@@ -44,8 +44,12 @@ _NETWORK = {
     "keepalives_count": 3,
     "tcp_user_timeout": 50_000,
     "application_name": "autotune",
+    # Of a database in SQL_ASCII, as initdb makes it without a locale, the driver would give bytes for texts.
+    "client_encoding": "UTF8",
 }
 """Seconds, and milliseconds for `tcp_user_timeout`; what the URL says of them counts instead."""
+_TABLES = "tables of Optuna"
+"""Name of the lock for them; no study can have it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Server:
         lone = _engine_of(self)
         try:
             # Peers that start together on an empty database would collide as they create its tables.
-            with _advisory_lock(lone, "tables", self.grace_s):
+            with _advisory_lock(lone, _TABLES, self.grace_s):
                 return SharedStorage(self)
         except (DBAPIError, StorageInternalError) as error:
             fault = error if isinstance(error, DBAPIError) else error.__cause__

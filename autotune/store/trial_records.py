@@ -77,7 +77,7 @@ def record_of(trial: optuna.trial.FrozenTrial, budget: BudgetSpec) -> TrialRecor
 
     # A trial of the search that trains several seeds reports their final losses, under their count.
     has_seeds = budget.seeds > 1 and attributes.arm is None
-    reported = trial.intermediate_values or attributes.curve
+    reported = {**trial.intermediate_values, **attributes.curve}
     values: dict[int, float] = {}
     seed_losses: list[float] = []
     if has_seeds:

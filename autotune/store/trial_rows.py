@@ -72,14 +72,17 @@ _SET_VALUE = text(
     "DO UPDATE SET value = excluded.value, value_type = excluded.value_type"
 )
 _BEAT = text(
-    "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:trial, CURRENT_TIMESTAMP) "
+    "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (:trial, CURRENT_TIMESTAMP AT TIME ZONE 'UTC') "
     "ON CONFLICT (trial_id) DO UPDATE SET heartbeat = excluded.heartbeat"
 )
 _STUDY_ATTRIBUTES = text(
     "SELECT key, value_json FROM studies LEFT JOIN study_user_attributes USING (study_id) WHERE study_id = :study"
 )
-
-
+# In UTC: the column knows no zone, and that of a session depends on server, role and machine, and may change at night.
+_STALE = text(
+    "SELECT trial_id FROM trials JOIN trial_heartbeats USING (trial_id) WHERE study_id = :study AND state = 'RUNNING' "
+    "AND heartbeat < CURRENT_TIMESTAMP AT TIME ZONE 'UTC' - make_interval(secs => :grace) ORDER BY trial_id"
+)
 _SILENT = text(
     "SELECT trials.trial_id FROM trials LEFT JOIN trial_heartbeats USING (trial_id) "
     "WHERE study_id = :study AND state = 'RUNNING' AND trial_heartbeats.trial_id IS NULL"
@@ -188,6 +191,9 @@ class TrialRows(RDBStorage):
         """See optuna.storages.BaseStorage."""
         with _create_scoped_session(self.scoped_session) as session:
             session.execute(_BEAT, {"trial": trial_id})
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        return [row[0] for row in self.query(_STALE, {"study": study_id, "grace": self.grace_period})]
 
     def silent_trial_ids(self, study_id: int) -> list[int]:
         """Return the ids of a study's running trials without any sign of life.
