@@ -306,6 +306,10 @@ class StudyAttributes(_Attributes):
             _ = self.requests
         except ValueError:
             return "asked"
+        try:
+            _ = self.all_peers
+        except TypeError:
+            return "peer"
         return super().unreadable()
 
 
@@ -337,7 +341,7 @@ class TrialAttributes(_Attributes):
     """Whether it was ended before it trained anything, since its settings had been tried; it counts as no trial."""
 
     curve: Stored[Mapping[int, float]] = Stored({}, _curve, lambda curve: {str(at): loss for at, loss in curve.items()})
-    """In a study of several values, for which Optuna keeps no curve: losses by tokens."""
+    """Losses by tokens where Optuna keeps none: in a study of several values, and beyond the steps of a PostgreSQL."""
 
     audited_at: Stored[int | None] = Stored(None, int)
     """Of a trial that runs on as an audit: the tokens at which the pruner would have stopped it."""

@@ -214,6 +214,13 @@ def _open_shared(url: str, heartbeat_s: int) -> RDBStorage:
             return Server(address, heartbeat_s).open()
     except (ArgumentError, ValueError, UnicodeError):
         raise UserError(f'storage = "{scheme}://...": not a database URL: {_AS_URL}; {AS_PERCENT}', 3) from None
+    except RuntimeError as error:
+        # Optuna refuses tables of another form.
+        raise UserError(
+            f'storage = "{scheme}://...": its tables were made by another version of Optuna: {str(error).rstrip(".")}; '
+            "use that version here, or another database, which stays empty until then",
+            3,
+        ) from None
 
 
 def beat_every(storage: RDBStorage, heartbeat_s: int) -> None:

@@ -61,12 +61,17 @@ _LATER = (
 )
 """Of these, what passes by itself."""
 _WAYS_OUT_BY_STATE = {
+    "23503": "what it belongs to is gone: the study was deleted in the database",
     "25006": "the server may only be read (a standby, or set so): name the primary in storage",
     "42501": "have its owner GRANT what is missing: CREATE on the schema, and all on its tables and sequences",
     "53100": "the server's disk is full: free some space there",
     "3F000": "create that schema, or correct search_path",
 }
 """PostgreSQL's error codes (appendix A of its manual), and the way out."""
+
+
+_GONE = "Record does not exist."
+"""Optuna's word for a study or a trial that is not there any more."""
 
 
 class ConnectionLostError(Exception):
@@ -122,6 +127,12 @@ def explained(error: BaseException, where: Path | None = None) -> UserError | No
         return explain_os_error(error, where)
     if isinstance(error, ConnectionLostError):
         return UserError(f"the connection to the database was lost again and again ({error}); {_SAFE}", 3)
+    if isinstance(error, KeyError) and error.args == (_GONE,):
+        return UserError(
+            "the study was deleted in the database while it was in use; if that was not meant, put the database back "
+            "from a backup: `autotune run` begins it anew otherwise",
+            3,
+        )
     if _is_of_database(error):
         return UserError(f"the database failed: {_reason(error)}; {_SAFE}", 3)
     return None

@@ -46,7 +46,10 @@ def _stored_pruner(storage: RDBStorage, name: str, pruner: PrunerSpec) -> Pruner
 
     if name not in optuna.get_all_study_names(storage):
         return pruner
-    stored = StudyAttributes(optuna.load_study(study_name=name, storage=storage)).spec
+    attributes = StudyAttributes(optuna.load_study(study_name=name, storage=storage)).at_present()
+    if is_shared(storage):
+        require_readable(name, attributes)
+    stored = attributes.spec
     if stored is None:
         return pruner
 
@@ -72,6 +75,30 @@ def stored_name(storage: RDBStorage, name: str) -> str:
             '(--set name="..."), or choose another folder (--out)'
         )
     return searches[0]
+
+
+def require_readable(name: str, attributes: StudyAttributes) -> None:
+    """Refuse a study of a shared database of which this version of autotune cannot read all.
+
+    Args:
+        name: Its name.
+        attributes: What is stored with it at present.
+
+    Raises:
+        UserError: With exit code 3; it names what cannot be read.
+    """
+    wrong = attributes.unreadable()
+    if not wrong and attributes.spec is not None:
+        try:
+            StudySpec.model_validate(attributes.spec)
+        except ValidationError as error:
+            wrong = f"spec ({_first_fault(error)})"
+    if wrong:
+        raise UserError(
+            f"{name} was begun by another version of autotune, or was changed by hand in the database: {wrong} cannot "
+            "be read here; use the same version on all machines",
+            3,
+        )
 
 
 def read_spec(run: RunDirectory) -> StudySpec:

@@ -16,11 +16,11 @@ from autotune.core.peers import Peer, peers_in
 from autotune.core.records import TrialRecord, TrialStatus, Verdict
 from autotune.machine.hardware import HardwareError, HardwareProfile
 from autotune.store.absence import again_if_cut_off
-from autotune.store.database import named_storage, storage_to_read
+from autotune.store.database import is_shared, named_storage, storage_to_read
 from autotune.store.faults import explain_storage_errors
 from autotune.store.membership import living_peers
 from autotune.store.run_directory import RunDirectory
-from autotune.store.stored_spec import in_force, read_spec, require_unchanged, stored_name
+from autotune.store.stored_spec import in_force, read_spec, require_readable, require_unchanged, stored_name
 from autotune.store.study_store import finals_name
 from autotune.store.trial_records import own_records
 from autotune.study.spec import BudgetSpec, StudySpec
@@ -128,14 +128,15 @@ def _stored_spec(run: RunDirectory, storage: RDBStorage) -> StudySpec:
     """
     import optuna
 
-    stored = None
+    attributes = StudyAttributes(Snapshot())
     if run.name in optuna.get_all_study_names(storage):
-        stored = StudyAttributes(optuna.load_study(study_name=run.name, storage=storage)).spec
-    if stored is None:
+        attributes = StudyAttributes(optuna.load_study(study_name=run.name, storage=storage)).at_present()
+    if attributes.spec is None:
         raise NotBegunError(
             f"the shared database holds no study {run.name}; `autotune run` with its study file begins it"
         )
-    return StudySpec.model_validate(stored)
+    require_readable(run.name, attributes)
+    return StudySpec.model_validate(attributes.spec)
 
 
 def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecord:
@@ -147,6 +148,8 @@ def _read(run: RunDirectory, spec: StudySpec, storage: RDBStorage) -> StudyRecor
 
     stored = studies[spec.name].user_attrs
     attributes = StudyAttributes(Snapshot({**stored, **_moved_full_run(run, stored)}))
+    if is_shared(storage):
+        require_readable(run.name, attributes)
     require_unchanged(run, spec, attributes)
     all_finals = {
         name: _records(storage, name, spec.budget)

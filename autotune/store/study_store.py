@@ -103,8 +103,10 @@ def _require_unchanged(storage: RDBStorage, study: Study) -> None:
     if spec.name not in names:
         return
 
-    stored = StudyAttributes(optuna.load_study(study_name=spec.name, storage=storage)).spec
+    begun = optuna.load_study(study_name=spec.name, storage=storage)
+    stored = StudyAttributes(begun).spec
     if stored is None:
+        _require_own(begun, len(begun.directions) == objectives.num_values(spec.objective))
         return
     before = completed(stored, study)
     if before.fingerprint() == spec.fingerprint():
@@ -115,6 +117,19 @@ def _require_unchanged(storage: RDBStorage, study: Study) -> None:
         raise UserError(changed(before, spec))
     for name in own:
         optuna.delete_study(study_name=name, storage=storage)
+
+
+def _require_own(begun: optuna.Study, has_as_many_values: bool) -> None:
+    """Refuse an Optuna study of the same name that another program has made; ours is empty without its settings."""
+    from optuna.study import StudyDirection
+
+    is_empty = not begun.get_trials(deepcopy=False)
+    if is_empty and has_as_many_values and set(begun.directions) == {StudyDirection.MINIMIZE}:
+        return
+    raise UserError(
+        f"the database holds an Optuna study {begun.study_name} that another program has made: give this one another "
+        f'name (--set name="..."), or name another database'
+    )
 
 
 def _has_evaluated(storage: RDBStorage, name: str) -> bool:
