@@ -92,7 +92,7 @@ class Peer:
         since: When it began, ISO 8601.
         is_worker: Whether it was started to train alone, and never coordinates.
         doing: What it is at, if it does not train; "" if it does.
-        waits: Whether it has no part in a night yet, since none is under way.
+        waits: Whether it has no part in a night: none is under way, its own is over, or it only promotes.
         device_class: Name of what trains alike, as `Setup.device_class` gives it; "" if that is not known.
         memory_bytes: What a training may use there; 0 if that is not known.
         coordinates: Whether it plans, concludes and promotes for all; the database knows, and it is not stored.

@@ -144,7 +144,7 @@ def _agreed(
 
 
 def peer_with(peer: Peer, setup: Setup, attributes: StudyAttributes) -> Peer:
-    """Return a process that takes part in no night with the class of its device.
+    """Return a process that takes part in no night with the class of its device: nobody joins a night by it.
 
     Args:
         peer: The process.
@@ -153,7 +153,7 @@ def peer_with(peer: Peer, setup: Setup, attributes: StudyAttributes) -> Peer:
     """
     terms = attributes.terms
     of_study = terms.setup if terms is not None and terms.setup is not None else setup
-    return replace(peer, device_class=setup.device_class(of_study))
+    return replace(peer, device_class=setup.device_class(of_study), waits=True)
 
 
 def _require_alike(name: str, setup: Setup, terms: Terms, differences: Sequence[str]) -> None:

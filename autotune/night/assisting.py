@@ -195,6 +195,7 @@ def _train(night: Night, steps: Steps, stage: Stage) -> None:
 
 
 def _ended(night: Night) -> int:
+    night.leave()
     verdict, full = night.attributes.verdict, night.attributes.full_run
     if verdict is None or verdict.word is VerdictWord.FAILED:
         return NOTHING_FINISHED

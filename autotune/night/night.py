@@ -265,6 +265,11 @@ class Night:
         if self.membership.is_shared:
             self.attributes.ended_at = now_iso()
             self.attributes.stage = Stage.NONE
+            self.leave()
+
+    def leave(self) -> None:
+        """Have no part any more in the night that is over: who comes while files are still written begins another."""
+        self.attributes.keep_peer(replace(self.peer, doing="ending", waits=True))
 
     def tell(self, doing: str) -> None:
         """Store what this process of a shared study is at, where that is no training.

@@ -92,6 +92,7 @@ class SharedMembership(Membership):
         self._may_lead_from = -math.inf
         self._held = threading.RLock()
         self._leaving = threading.Event()
+        self._is_due = threading.Event()
         self._beating = threading.Thread(target=self._keep_beating, name="signs of life", daemon=True)
 
         while self._session is None:
@@ -126,10 +127,12 @@ class SharedMembership(Membership):
         with self._held:
             self._every_s = seconds
             self._set_patience()
+        self._is_due.set()  # the server may not wait until the next beat as it was due before
 
     def leave(self) -> None:
         """Give up the place, for another process to take."""
         self._leaving.set()
+        self._is_due.set()
         self._beating.join(self._every_s)
         if self._beating.is_alive():
             return  # it waits for a server that does not answer, and ends with the process
@@ -140,8 +143,11 @@ class SharedMembership(Membership):
         self._drop()
 
     def _keep_beating(self) -> None:
-        while not self._leaving.wait(self._every_s):
-            self._beat()
+        while not self._leaving.is_set():
+            self._is_due.wait(self._every_s)
+            self._is_due.clear()
+            if not self._leaving.is_set():
+                self._beat()
 
     def _beat(self) -> None:
         # The server is away, or has ended the session: see at the next beat. This thread waits for nothing.

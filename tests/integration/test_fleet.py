@@ -23,12 +23,12 @@ from autotune.core.setups import Setup
 from autotune.core.study_results import Plan
 from autotune.engine.deadline import Deadline, StopRequest
 from autotune.engine.session_end import SessionEnd
-from autotune.night.agreement import WAITS_FOR_COORDINATOR, Agreement, agree, keep_end
+from autotune.night.agreement import WAITS_FOR_COORDINATOR, Agreement, agree, keep_end, peer_with
 from autotune.night.assisting import NOTHING_FINISHED, Steps, assist
 from autotune.night.night import Options, StoredSearch
 from autotune.night.opening import open_night, open_search, this_peer
 from autotune.night.own_machine import measured_hardware
-from autotune.store.membership import living_peers, peers_at_work
+from autotune.store.membership import SharedMembership, living_peers, peers_at_work
 from autotune.study.study_file import load
 
 
@@ -88,6 +88,7 @@ def test_peers_begin_with_the_settings_that_the_study_file_names(fleet: StudyFol
     trials = fleet.record("a").trials
     assert len(trials) == 3 and trials[1].params["lr"] == 0.07
     assert len({trial.params["lr"] for trial in trials}) == 3
+    assert [peer.waits for peer in fleet.record("a").attributes.all_peers.values()] == [True, True], "it is over"
 
 
 def test_whoever_dies_or_leaves_the_study_comes_to_one_end(fleet: StudyFolder) -> None:
@@ -353,6 +354,30 @@ def test_a_peer_that_may_lead_once_the_study_has_ended_does_not_begin_it_anew(
         assert assist(night, Steps(night), joined.ended_at) == NOTHING_FINISHED
         assert assist(night, Steps(night), second.search.attributes.ended_at) is None
     second.end()
+
+
+def test_whoever_only_promotes_is_no_night_to_join_and_other_heartbeats_begin_at_once(
+    fleet: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "fakes"))
+    _write(fleet)
+    before = Process(fleet, hours=2.0)
+    assert not before.agree().joined
+    beats: list[SharedMembership] = []
+    monkeypatch.setattr(SharedMembership, "_beat", lambda membership: beats.append(membership))
+    rare = Process(fleet, heartbeat_s=3600)
+    assert rare.agree().joined
+    wait_for(lambda: rare.search.membership in beats)
+    rare.end()
+    before.end()
+
+    promoting = Process(fleet)
+    attributes = promoting.search.attributes
+    attributes.keep_peer(peer_with(this_peer(promoting.search.membership, False), SETUP, attributes))
+    other = Process(fleet, hours=3.0)
+    assert not other.agree().joined and other.deadline.seconds_left > 10_000
+    for process in (promoting, other):
+        process.end()
 
 
 def test_a_mixed_study_takes_other_cards_and_no_other_text(fleet: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
