@@ -354,7 +354,7 @@ def read_with_shared_files(study: str, out: Path, storage: str) -> StudyRecord:
         return record
 
     try:
-        SharedFiles(record.run, record.spec.artifacts, record.spec.name).fetch_records()
+        SharedFiles(record.run, record.spec.artifacts, record.spec.name, record.created_at).fetch_records()
     except OSError as error:
         say(f"the shared place cannot be read, and the page has only what is here: {explain_os_error(error)}")
     return read_named(study, out, storage)

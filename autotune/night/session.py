@@ -227,7 +227,7 @@ class Session:
             require_same_data(self.study, stored.attributes, prepared)
             taking_along.require_there(stored.study.spec, stored.attributes)
             self.began = True
-            with self._kept_elsewhere() as keeper:
+            with self._kept_elsewhere(stored.attributes.created_at) as keeper:
                 options = replace(options, mirror=keeper)
                 if hardware is None:
                     hardware = measured_hardware(stored.study.spec, options, self.run, self.stop)
@@ -247,7 +247,7 @@ class Session:
         return agree(stored, peer, setup, options.deadline, options.session, self._heed_stop, say_wait)
 
     @contextlib.contextmanager
-    def _kept_elsewhere(self) -> Iterator[Mirroring | None]:
+    def _kept_elsewhere(self, begun: str) -> Iterator[Mirroring | None]:
         """Keep a mirror, or put the files where the machines that share a database all reach them."""
         spec = self.study.spec
         if not spec.artifacts:
@@ -256,7 +256,7 @@ class Session:
             yield self.options.mirror
             return
 
-        sharing = Sharing(spec.artifacts, spec.name, self.options.say)
+        sharing = Sharing(spec.artifacts, spec.name, begun, self.options.say)
         sharing.start(self.run)
         try:
             yield sharing

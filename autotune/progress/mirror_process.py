@@ -3,7 +3,7 @@
 A write that hangs in the kernel cannot be interrupted, and a thread in one keeps its whole process from ending. This
 process may be left behind: it is told what to do by its arguments, says what it does in lines of JSON, and ends with
 its standard input. It is started as `python -m autotune.progress.mirror_process adopt|keep RUN_DIRECTORY FOLDER`, or
-with `share|fetch RUN_DIRECTORY URL NAME` for the place that a study's machines share.
+with `share|fetch RUN_DIRECTORY URL NAME BEGUN` for the place that a study's machines share.
 """
 
 from __future__ import annotations
@@ -170,9 +170,9 @@ def main() -> None:
         elif verb == "keep":
             keep(run, Path(folder), float(more[0]), voice)
         elif verb == "share":
-            share(SharedFiles(run, folder, more[0], voice.beat), float(more[1]), voice)
+            share(SharedFiles(run, folder, more[0], more[1], voice.beat), float(more[2]), voice)
         else:
-            _fetch(SharedFiles(run, folder, more[0], voice.beat), more[1], voice)
+            _fetch(SharedFiles(run, folder, more[0], more[1], voice.beat), more[2], voice)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ class Sharing(Mirroring):
     Args:
         url: A folder or an fsspec URL.
         name: The study's name.
+        begun: When it was begun, ISO 8601.
         say: Takes a line for a person.
 
     Raises:
@@ -29,16 +30,16 @@ class Sharing(Mirroring):
 
     _name = "the shared place"
 
-    def __init__(self, url: str, name: str, say: Callable[[str], None]) -> None:
+    def __init__(self, url: str, name: str, begun: str, say: Callable[[str], None]) -> None:
         require_reachable(url)
         super().__init__(Path(), _EVERY_S, say)
         self._url = url
-        self._study = name
+        self._study = (name, begun)
         self._where = f"{url.rstrip('/')}/{name}"
 
     def start(self, run: RunDirectory) -> None:
         """Begin to put files there."""
-        self._process = Attendant("share", run.root, self._url, self._study, str(self._every_s))
+        self._process = Attendant("share", run.root, self._url, *self._study, str(self._every_s))
 
     def fetch(self, run: RunDirectory, folder: str, beat: Callable[[], None]) -> str:
         """Fetch a full run that another machine has trained last, so that it goes on from its last checkpoint.
@@ -51,7 +52,7 @@ class Sharing(Mirroring):
         Returns:
             What there is to say of it, "" for nothing.
         """
-        process = Attendant("fetch", run.root, self._url, self._study, folder)
+        process = Attendant("fetch", run.root, self._url, *self._study, folder)
         fault = f"it has not answered for {SILENCE_S:.0f} s"
         try:
             while not process.has_ended and not process.is_silent(SILENCE_S):

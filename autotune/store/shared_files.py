@@ -2,6 +2,7 @@
 
     NAME/trials/0007/...      as in a run directory: trials/, finals/, bracket/, full/, best_config.toml
     NAME/full/RUN/.writer     who wrote there last
+    NAME/.study               when the study began that it belongs to
     NAME/machines/ID/...      what each run directory has of its own: events, the GPU's samples, the hardware
 
 Nothing is decided here: what is true of a study is in its database. A file is put there whole, and a checkpoint is
@@ -33,6 +34,7 @@ _PROFILES = "hardware"
 """Names of hardware profiles begin with this, and are a machine's own too."""
 _FULL = "full"
 _WRITER = ".writer"
+_STUDY = ".study"
 _ID = "machine.json"
 # The study file may hold a password, and whoever reads a study has it.
 _LEFT_OUT = (
@@ -60,15 +62,18 @@ class SharedFiles:
         run: The run directory.
         url: The place, in which each study has a folder of its name.
         name: The study's name.
+        begun: When it was begun, ISO 8601: two studies of one name differ in it; "" if that is not known.
         beat: Called after each piece of work; may raise LeftError to end it.
 
     Raises:
         UserError: If there is no such place, or no package that reaches it.
     """
 
-    def __init__(self, run: RunDirectory, url: str, name: str, beat: Beat = lambda: None) -> None:
+    def __init__(self, run: RunDirectory, url: str, name: str, begun: str = "", beat: Beat = lambda: None) -> None:
         self._run = run
         self._beat = beat
+        self._begun = begun
+        self._is_own = not begun
         self._fs, root = _reached(url)
         self._root = f"{root.rstrip('/')}/{name}"
         self._began_s = time.time()
@@ -86,6 +91,7 @@ class SharedFiles:
         Raises:
             OSError: If the place or the disk fails.
         """
+        self._require_own(is_written=True)
         if self._sizes is None:
             self._sizes = self._found("")
         self._fs.makedirs(self._root, exist_ok=True)
@@ -115,6 +121,7 @@ class SharedFiles:
         Raises:
             OSError: If the place or the disk fails.
         """
+        self._require_own()
         own = self._run.root / folder
         try:
             writer = json.loads(self._fs.cat_file(f"{self._root}/{folder}/{_WRITER}"))
@@ -134,6 +141,7 @@ class SharedFiles:
         Raises:
             OSError: If the place or the disk fails.
         """
+        self._require_own()
         fetched = 0
         for name, size in self._found("").items():
             parts = PurePosixPath(name).parts
@@ -146,6 +154,29 @@ class SharedFiles:
             if not target.exists() or (parts[0] == MACHINES and target.stat().st_size < size):
                 fetched += self._get(name, target)
         return fetched
+
+    def _require_own(self, is_written: bool = False) -> None:
+        """Refuse the files of another study of this name: a full run would go on from its checkpoints.
+
+        Args:
+            is_written: Whether the place is this study's from now on if it is nobody's.
+        """
+        if self._is_own:
+            return
+        place = f"{self._root}/{_STUDY}"
+        try:
+            stored = json.loads(self._fs.cat_file(place))
+        except (FileNotFoundError, ValueError):
+            if is_written:
+                self._fs.makedirs(self._root, exist_ok=True)
+                self._fs.pipe_file(place, json.dumps({"begun": self._begun}).encode())
+        else:
+            if stored.get("begun") != self._begun:
+                raise UserError(
+                    f"{self._root} holds the files of another study of this name, begun {stored.get('begun')}: name "
+                    "another place, or move that folder away"
+                )
+        self._is_own = is_written
 
     def _put_if_changed(self, path: Path, name: str) -> int:
         try:
@@ -202,7 +233,7 @@ class SharedFiles:
         except FileNotFoundError:
             return {}
         sizes = {path.removeprefix(f"{self._root}/"): int(each["size"] or 0) for path, each in found.items()}
-        return {name: size for name, size in sizes.items() if not name.endswith(".tmp") and _is_inside(name)}
+        return {name: size for name, size in sizes.items() if _is_one_of_ours(name)}
 
     def _put(self, path: Path, name: str) -> None:
         place = f"{self._root}/{name}"
@@ -279,8 +310,9 @@ def _is_local(fs: AbstractFileSystem) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
-def _is_inside(name: str) -> bool:
-    return ".." not in PurePosixPath(name).parts and not name.startswith("/")
+def _is_one_of_ours(name: str) -> bool:
+    is_inside = ".." not in PurePosixPath(name).parts and not name.startswith("/")
+    return is_inside and not name.endswith(".tmp") and name != _STUDY
 
 
 def _beating(beat: Beat) -> Any:

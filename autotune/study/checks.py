@@ -9,6 +9,7 @@ from typing import Any
 
 from autotune.core import objectives
 from autotune.core.config_paths import flatten
+from autotune.core.secrets import without_passwords
 from autotune.core.text import shortened, shown
 from autotune.search import pruners, samplers
 from autotune.search.dimension import Dimension
@@ -21,6 +22,21 @@ from autotune.study.key_lines import Location
 from autotune.study.refusals import outside_of, refused_proposal, value_error
 from autotune.study.spec import STORAGE_SCHEMES, TRACKERS, StudySpec, is_installed
 from autotune.study.trainer import Trainer
+
+
+def check_artifacts(spec: StudySpec, errors: StudyFileErrors) -> None:
+    """Refuse a password in the URL of the shared place: it would be stored with the study, and shown.
+
+    Args:
+        spec: The study.
+        errors: Takes the error.
+    """
+    if without_passwords(spec.artifacts) != spec.artifacts:
+        errors.add(
+            ("artifacts",),
+            "a password in this URL would be stored and shown; give it to fsspec in the environment instead, such as "
+            """FSSPEC_FTP='{"username": "...", "password": "..."}', or in ~/.config/fsspec/""",
+        )
 
 
 def check_trackers(spec: StudySpec, errors: StudyFileErrors) -> None:

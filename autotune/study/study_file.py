@@ -13,7 +13,7 @@ from autotune.core.config_paths import flatten
 from autotune.core.errors import UserError
 from autotune.core.text import shortened
 from autotune.search.space import SearchSpace
-from autotune.study.checks import check_against_trainer, check_trackers
+from autotune.study.checks import check_against_trainer, check_artifacts, check_trackers
 from autotune.study.errors import StudyFileError, StudyFileErrors, beyond_limits, did_you_mean, parse, salvage
 from autotune.study.key_lines import Location
 from autotune.study.program import with_program
@@ -95,6 +95,7 @@ def load_text(text: str, path: Path, changes: Sequence[str] = ()) -> Study:
         raise StudyFileError("\n".join(errors.in_order()))
 
     check_trackers(spec, errors)
+    check_artifacts(spec, errors)
     trainer, base = None, None
     if not errors:
         spec = with_program(spec, errors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import fsspec
@@ -148,4 +149,21 @@ def test_nobody_who_waits_is_no_error_of_the_place(tmp_path: Path, place: Path) 
         raise LeftError
 
     with pytest.raises(LeftError):
-        SharedFiles(machine(tmp_path, "a"), str(place), "fleet", leave).take()
+        SharedFiles(machine(tmp_path, "a"), str(place), "fleet", beat=leave).take()
+
+
+def test_another_study_of_the_name_neither_gives_nor_loses_files(tmp_path: Path, place: Path) -> None:
+    a, b = machine(tmp_path, "a"), machine(tmp_path, "b")
+    began = "2026-01-31T22:00:00+00:00"
+    first = SharedFiles(a, str(place), "fleet", began)
+    write(a, f"{FULL}/checkpoint.txt", "of a study before")
+    assert first.take() > 0
+    before = there(place)
+    other = SharedFiles(b, str(place), "fleet", "2026-02-01T22:00:00+00:00")
+    for use in (other.take, other.fetch_records, lambda: other.fetch_run(FULL)):
+        with pytest.raises(OSError, match=f"another study of this name, begun {re.escape(began)}: name another place"):
+            use()
+    assert there(place) == before and not (b.root / FULL).exists()
+    own = SharedFiles(b, str(place), "fleet", began)
+    assert own.fetch_records() > 0 and own.fetch_run(FULL) > 0 and own.take() > 0
+    assert not (b.root / ".study").exists()
