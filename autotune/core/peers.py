@@ -41,6 +41,7 @@ class Terms:
         words: What that end was made from: hours and time of day.
         setup: What the study was begun with: card, dtype, versions, code and text; None in studies that kept none.
         is_mixed: Whether processes with another setup may take part.
+        trials: Trials that are searched, unless a person sets another number meanwhile; 0 in studies that kept none.
     """
 
     limits: Mapping[str, Any]
@@ -49,6 +50,7 @@ class Terms:
     words: str
     setup: Setup | None = None
     is_mixed: bool = False
+    trials: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_json` reads it back."""

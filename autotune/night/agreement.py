@@ -126,8 +126,9 @@ def _agreed(
         attributes.keep_peer(peer)
 
     of_all = LimitsSpec.model_validate(terms.limits)
-    notes = [*_notes_on_limits(spec, of_all, terms.is_mixed), *_heed_end(terms, deadline, session, now), *differences]
-    spec_of_all = spec.model_copy(update={"limits": of_all, "mixed": terms.is_mixed})
+    budget = spec.budget.model_copy(update={"trials": terms.trials or spec.budget.trials})
+    spec_of_all = spec.model_copy(update={"limits": of_all, "mixed": terms.is_mixed, "budget": budget})
+    notes = [*_notes_on_terms(spec, spec_of_all), *_heed_end(terms, deadline, session, now), *differences]
     if spec_of_all != spec:
         attributes.spec = spec_of_all.to_store()
     membership.beat_every(of_all.heartbeat_s)
@@ -186,12 +187,12 @@ def _begun_anew(before: Terms | None, stage: Stage, deadline: Deadline, spec: St
     kept: dict[str, Any] = spec.limits.model_dump(mode="json")
     is_under_way = before is not None and stage is not Stage.NONE
     if is_under_way and before is not None and before.words == deadline.words and (before.ends_at or 0) > now:
-        return replace(before, limits=kept, is_mixed=spec.mixed)
+        return replace(before, limits=kept, is_mixed=spec.mixed, trials=spec.budget.trials)
 
     seconds_left = deadline.seconds_left
     ends_at = None if math.isinf(seconds_left) else now + seconds_left
     setup = None if before is None else before.setup
-    return Terms(kept, now, ends_at, deadline.words, setup, spec.mixed)
+    return Terms(kept, now, ends_at, deadline.words, setup, spec.mixed, spec.budget.trials)
 
 
 def _heed_end(terms: Terms, deadline: Deadline, session: SessionEnd, now: float) -> list[str]:
@@ -213,8 +214,8 @@ def _heed_end(terms: Terms, deadline: Deadline, session: SessionEnd, now: float)
     return [f"the study was begun by another process, and {end}: `autotune steer --hours` moves that, and not --hours"]
 
 
-def _notes_on_limits(spec: StudySpec, of_all: LimitsSpec, is_mixed: bool) -> list[str]:
-    own = spec.limits
+def _notes_on_terms(own_spec: StudySpec, spec_of_all: StudySpec) -> list[str]:
+    own, of_all = own_spec.limits, spec_of_all.limits
     different = [
         f"{name} = {shown(getattr(of_all, name))} (here {shown(getattr(own, name))})"
         for name in LimitsSpec.model_fields
@@ -223,8 +224,15 @@ def _notes_on_limits(spec: StudySpec, of_all: LimitsSpec, is_mixed: bool) -> lis
     notes = []
     if different:
         notes.append(f"the limits are those that the study was begun with: {', '.join(different)}")
-    if spec.mixed != is_mixed:
-        notes.append(f"the study was begun with mixed = {str(is_mixed).lower()} (here {str(spec.mixed).lower()})")
+    if own_spec.mixed != spec_of_all.mixed:
+        words = [str(spec.mixed).lower() for spec in (spec_of_all, own_spec)]
+        notes.append(f"the study was begun with mixed = {words[0]} (here {words[1]})")
+    if own_spec.budget.trials != spec_of_all.budget.trials:
+        trials = spec_of_all.budget.trials
+        notes.append(
+            f"the study was begun with {trials} trials (here {own_spec.budget.trials}): `autotune steer --trials` "
+            "changes that"
+        )
     return notes
 
 

@@ -224,6 +224,7 @@ class Process:
         is_worker: Whether it is started as `--worker`.
         setup: What it trains with.
         mixed: What its study file says of that.
+        trials: Likewise.
     """
 
     def __init__(
@@ -234,13 +235,15 @@ class Process:
         is_worker: bool = False,
         setup: Setup = SETUP,
         mixed: bool = False,
+        trials: int = 8,
     ) -> None:
         self.setup = setup
         self.stop = StopRequest()
         self.deadline = Deadline(hours, None, is_asked=hours is not None)
         self.session = SessionEnd()
         self.said: list[str] = []
-        study = load(folder.file, [f"limits.heartbeat_s={heartbeat_s}", f"mixed={str(mixed).lower()}"])
+        changes = [f"limits.heartbeat_s={heartbeat_s}", f"mixed={str(mixed).lower()}", f"budget.trials={trials}"]
+        study = load(folder.file, changes)
         self.opened = open_search(study, folder.directory(), self.stop, is_worker)
         self.search: StoredSearch = self.opened.__enter__()
         self.is_worker = is_worker
@@ -365,8 +368,11 @@ def test_whoever_only_promotes_is_no_night_to_join_and_other_heartbeats_begin_at
     assert not before.agree().joined
     beats: list[SharedMembership] = []
     monkeypatch.setattr(SharedMembership, "_beat", lambda membership: beats.append(membership))
-    rare = Process(fleet, heartbeat_s=3600)
-    assert rare.agree().joined
+    rare = Process(fleet, heartbeat_s=3600, trials=20)
+    agreed = rare.agree()
+    assert agreed.joined and agreed.search.study.spec.budget.trials == 8
+    assert "begun with 8 trials (here 20): `autotune steer --trials`" in agreed.notes[-1]
+    assert fleet.record().spec.budget.trials == 8
     wait_for(lambda: rare.search.membership in beats)
     rare.end()
     before.end()
@@ -374,8 +380,10 @@ def test_whoever_only_promotes_is_no_night_to_join_and_other_heartbeats_begin_at
     promoting = Process(fleet)
     attributes = promoting.search.attributes
     attributes.keep_peer(peer_with(this_peer(promoting.search.membership, False), SETUP, attributes))
-    other = Process(fleet, hours=3.0)
-    assert not other.agree().joined and other.deadline.seconds_left > 10_000
+    other = Process(fleet, hours=3.0, trials=20)
+    agreed = other.agree()
+    assert not agreed.joined and other.deadline.seconds_left > 10_000
+    assert agreed.search.study.spec.budget.trials == 20 and agreed.notes == ()
     for process in (promoting, other):
         process.end()
 
