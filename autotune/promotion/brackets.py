@@ -92,7 +92,7 @@ class BracketRunner:
         settings = self._horizon(trial, tokens, min(most_batch, self._fitting_batch(trial, tokens)))
         sigma = self.sigma(trial)
         if sigma is None:
-            sigma = ONE_SEED_SIGMA * (trial.loss or 0.0)
+            sigma = ONE_SEED_SIGMA * abs(trial.loss or 0.0)
 
         batch = settings.batch(tokens, brackets, sigma)
         multiple = 1.0 if batch is None else settings.whole_batch(batch.factor)
