@@ -197,6 +197,16 @@ def test_seeds_that_are_evaluated_at_other_places_share_those_that_all_have(tmp_
     assert [(point.tokens_seen, point.val_loss) for point in record.result.points] == [(500, 7.5), (1_000, 7.5)]
 
 
+def test_the_pace_is_that_of_the_default_whatever_is_trained(tmp_path: Path) -> None:
+    """A training that takes twice as long for a token is expected to take what the one before took."""
+    case = Case(tmp_path, SOUND, target=2)
+    case.queue = replace(case.queue, plan=replace(case.queue.plan, slowness=2.0))
+    expected: list[float] = []
+    case.run(may_start=lambda seconds: expected.append(seconds) or True)  # type: ignore[func-returns-value]
+    first = case.records[0].result
+    assert first is not None and expected[1] == pytest.approx(first.seconds)
+
+
 def test_the_board_shows_how_much_of_all_seeds_is_done(tmp_path: Path) -> None:
     shares: list[float] = []
 
