@@ -389,8 +389,8 @@ class QueueWork:
         # A hang's duration says nothing about the next training, and must not look like a lack of time.
         if result.points and result.status.teaches:
             # In tokens of the baseline, where a trial's own budget takes the seconds of the baseline's.
-            share = running.trained_tokens / assignment.budget_tokens
-            tokens = round(share * self._queue.plan.budget_tokens)
+            plan, share = self._queue.plan, running.trained_tokens / assignment.budget_tokens
+            tokens = round(share * plan.slowness * plan.budget_tokens)
             self._loop.pace.learn(tokens, result.seconds, is_cold=not running.worker.has_trained)
             running.worker.has_trained = True
 

@@ -140,13 +140,17 @@ class Running:
 
 
 def _mean_curve(curves: Sequence[Sequence[EvalPoint]]) -> tuple[EvalPoint, ...]:
-    """Return the mean over seeds of each evaluation, of the metrics that all of them have.
+    """Return the mean over seeds of each evaluation that all have at the same tokens, and of their last ones.
 
     Args:
-        curves: Evaluations at the same tokens, a list for each seed.
+        curves: Evaluations, a list for each seed.
     """
+    by_tokens = [{point.tokens_seen: point for point in curve[:-1]} for curve in curves]
+    common = [tokens for tokens in by_tokens[0] if all(tokens in points for points in by_tokens)]
+    same = [[points[tokens] for points in by_tokens] for tokens in common]
+
     means = []
-    for points in zip(*curves, strict=True):
+    for points in (*same, [curve[-1] for curve in curves]):
         shared = set.intersection(*(set(point.metrics) for point in points))
         metrics = {name: statistics.fmean(point.metrics[name] for point in points) for name in sorted(shared)}
         loss = statistics.fmean(point.val_loss for point in points)

@@ -164,10 +164,16 @@ class Attributing:
             loss_without[path] = float(np.mean([by_seed[seed] for seed in self._seeds]))
 
         order: list[str] = []
-        for path in sorted(self.changed, key=lambda name: -loss_without[name]):
-            conditions = self._space[path].when
-            order += [name for name in (*conditions, path) if name in loss_without and name not in order]
 
+        def add(path: str) -> None:
+            for condition in self._space[path].when:
+                if condition in loss_without:
+                    add(condition)
+            if path not in order:
+                order.append(path)
+
+        for path in sorted(self.changed, key=lambda name: -loss_without[name]):
+            add(path)
         return order
 
     def _path(self, losses: Losses) -> list[dict[str, Any]]:

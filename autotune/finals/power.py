@@ -111,7 +111,7 @@ def pairs_to_settle(baseline: int, winner: int, finals: Sequence[TrialRecord], s
         return None
 
     losses = [run.loss for run in finals if (run.arm, run.stage) == (baseline, PROVE) and run.loss is not None]
-    worth_having = spec.min_gain_frac * statistics.mean(losses)
+    worth_having = spec.min_gain_frac * abs(statistics.mean(losses))
     gain = max(statistics.mean(gains), worth_having)
     pairs = pairs_needed(gain, statistics.stdev(gains), spec)
     if pairs is None:

@@ -23,7 +23,7 @@ from autotune.promotion.brackets import BracketRunner
 from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.full_run import FullRun, evaluations
 from autotune.promotion.repetition import repetition
-from autotune.promotion.run_length import Check, full_tokens
+from autotune.promotion.run_length import Check, full_tokens, slowness
 from autotune.promotion.selection import select_trial_to_promote
 from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
@@ -192,7 +192,10 @@ class PromotionStep:
         """
         night = self.night
         pace = night.loop.pace
-        run_s = order.token_s * order.tokens if order.token_s else pace.usual_seconds(order.tokens)
+        record = read_study(night.run.root, night.spec.storage)
+        own_slowness = slowness(night.spec, select_trial_to_promote(record, order.number)[0])
+        token_s = order.token_s or own_slowness * pace.usual_seconds(1)
+        run_s = token_s * order.tokens
         later_s = END_MARGIN * run_s + EXPORT_S + REPORT_S
         has_time = night.deadline.has_time(lambda: later_s)
 
@@ -205,7 +208,7 @@ class PromotionStep:
 
             begins()
             self._announce(chosen.promotion)
-            pace.begin_anew(order.tokens, run_s)
+            pace.begin_anew(order.tokens, run_s / own_slowness)  # the default's
             status = self._train(order, chosen)
             batch = chosen.promotion.batch
             if status is not TrialStatus.OUT_OF_MEMORY or batch is None or batch.factor <= 1 or night.is_stopped:

@@ -18,7 +18,7 @@ from autotune.night.night import Night
 from autotune.night.probing import Place, probe, probe_length
 from autotune.night.text_share import matched_epochs, train_tokens_override
 from autotune.promotion.full_run import evaluations
-from autotune.promotion.run_length import AS_IS_SUFFIX
+from autotune.promotion.run_length import AS_IS_SUFFIX, slowness
 from autotune.store.study_store import class_hash, finals_name, long_name, open_fixed
 
 if TYPE_CHECKING:
@@ -148,16 +148,12 @@ class Queues:
         self, kind: TrainingKind, trial: TrialRecord, tokens: int, suffix: str, more: Mapping[str, Any]
     ) -> TrainingPlan:
         """Return the plan of trainings of one trial's settings at another length."""
-        slowness = 1.0
-        if trial.budget_tokens is not None:
-            slowness = self.night.spec.budget.tokens / trial.budget_tokens
-
         return TrainingPlan(
             kind=kind,
             budget_tokens=tokens,
             overrides={**self.night.overrides, **more},
             folder=f"{kind}/trial-{trial.number:04d}-{tokens}-tokens{suffix}",
-            slowness=slowness,
+            slowness=slowness(self.night.spec, trial),
         )
 
     def _open_long(self, plan: TrainingPlan, trial: TrialRecord, suffix: str) -> Queue:

@@ -25,7 +25,7 @@ from autotune.promotion.early_end import END_MARGIN, EXPORT_S
 from autotune.promotion.horizon import FACTORS, ONE_SEED_SIGMA, Horizon, Multiples, batch_worth
 from autotune.promotion.repetition import repeats
 from autotune.promotion.run_cost import TrainingPace, run_cost
-from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run
+from autotune.promotion.run_length import Check, batch_of_the_best, has_least_batch, length_rules, longest_run, slowness
 from autotune.store.absence import again_if_cut_off
 from autotune.store.database import exclusive
 from autotune.store.study_record import StudyRecord
@@ -92,7 +92,7 @@ class BracketRunner:
         settings = self._horizon(trial, tokens, min(most_batch, self._fitting_batch(trial, tokens)))
         sigma = self.sigma(trial)
         if sigma is None:
-            sigma = ONE_SEED_SIGMA * (trial.loss or 0.0)
+            sigma = ONE_SEED_SIGMA * abs(trial.loss or 0.0)
 
         batch = settings.batch(tokens, brackets, sigma)
         multiple = 1.0 if batch is None else settings.whole_batch(batch.factor)
@@ -125,18 +125,18 @@ class BracketRunner:
         of_default = self.record.attributes.noise
         return of_default.sigma if of_default else None
 
-    def seconds(self, length: int, tokens: int, as_is: bool = False) -> float:
+    def seconds(self, trial: TrialRecord, tokens: int, as_is: bool = False) -> float:
         """Return how long the brackets before a run may take, at the pace of this process's trainings.
 
         Args:
-            length: Tokens of the trial.
+            trial: The trial to promote.
             tokens: Length of the run.
             as_is: Whether the settings are to be copied.
         """
         if as_is:
             return 0.0
         check = self._check(tokens)
-        return check.trainings * self.loop.pace.usual_seconds(sum(check.lengths(length, tokens)))
+        return check.trainings * self._token_s(trial) * sum(check.lengths(self._length(trial), tokens))
 
     def queues(self, trial: TrialRecord, tokens: int) -> dict[int, Queue]:
         """Open the queues of the brackets before a run, by their length.
@@ -171,11 +171,11 @@ class BracketRunner:
         """
         length = self._length(trial)
         training_s = max(0.0, seconds_left - REPORT_S - EXPORT_S) / END_MARGIN
-        trial_token_s = self.loop.pace.usual_seconds(1)
+        trial_token_s = self._token_s(trial)
         token_s = token_s or trial_token_s
         fit = int(training_s / token_s)
-        slowness = trial_token_s / token_s * MARGIN / END_MARGIN  # only the run itself can be ended early
-        tokens = fit if as_is else longest_run(self.study, self.train_tokens, length, fit, slowness)
+        slower = trial_token_s / token_s * MARGIN / END_MARGIN  # only the run itself can be ended early
+        tokens = fit if as_is else longest_run(self.study, self.train_tokens, length, fit, slower)
 
         if tokens < length:
             minutes = seconds_left / 60
@@ -199,7 +199,7 @@ class BracketRunner:
             UserError: If it would take more than a year.
         """
         length = self._length(trial)
-        usual = TrainingPace(self.loop.pace.usual_seconds(1))
+        usual = TrainingPace(self._token_s(trial))
         cost = run_cost(self.record, trial, tokens, as_is, token_s, usual)
         assert cost is not None, "the pace is known"
 
@@ -233,6 +233,10 @@ class BracketRunner:
             most_batch=most_batch,
         )
 
+    def _token_s(self, trial: TrialRecord) -> float:
+        """Return the seconds of a token of a trial's settings, by the pace, which is the default's."""
+        return slowness(self.study.spec, trial) * self.loop.pace.usual_seconds(1)
+
     def _length(self, trial: TrialRecord) -> int:
         return trial.budget_tokens or self.study.spec.budget.tokens
 
@@ -250,7 +254,7 @@ class BracketRunner:
 
         known = [self._tried(trial, tokens, at, queue) for at, queue in queues.items()]
         is_complete = all(len(brackets) == check.num_settings for brackets in known)
-        if not is_complete and not has_time(self.seconds(self._length(trial), tokens)):
+        if not is_complete and not has_time(self.seconds(trial, tokens)):
             return (), "not checked by shorter runs"
 
         tried = [self._tried(trial, tokens, at, queue, has_time) for at, queue in queues.items()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from autotune.core.config_paths import flatten
@@ -200,8 +201,9 @@ class Horizon:
         The batch and learning rates are multiplied. Weight decay changes so that the tokens over which weights are
         forgotten grow as published; they are those of a step over learning rate times decay (Wang and Aitchison 2024,
         arXiv 2405.13698). The half-life of the second moment stays as many tokens (Marek et al. 2025, arXiv
-        2507.07101). Warm-up keeps its tokens, down to 1 % of the run. What is a share of the run otherwise, such as
-        the decay of the schedule, stays one (Haegele et al. 2024, arXiv 2405.18392).
+        2507.07101). Warm-up keeps its tokens, down to 1 % of the run, and of a shorter run its share. What is a
+        share of the run otherwise, such as the decay of the schedule, stays one (Haegele et al. 2024, arXiv
+        2405.18392).
 
         Args:
             tokens: Length of the run.
@@ -216,11 +218,10 @@ class Horizon:
             before = float(values[path])
             after, why = self._changed(rule, before, tokens, multiples)
 
-            # Three digits are enough for a person who reads the file, and a change of fewer is none.
             is_whole = rule == "batch" and isinstance(values[path], int)
-            after = round(after) if is_whole else float(f"{after:.3g}")
-            if after != float(f"{before:.3g}"):
-                length_changes.append(LengthChange(path, before, after, why))
+            rounded = round if is_whole else partial(_in_three_digits, rule)
+            if rounded(after) != rounded(before):
+                length_changes.append(LengthChange(path, before, rounded(after), why))
 
         return length_changes
 
@@ -239,10 +240,18 @@ class Horizon:
             case "beta2":
                 return before**multiples.batch, "as long as in the trial, with another batch"
             case "warmup_frac":
-                kept = before / longer
+                # A shorter run may have no room for as many tokens: it keeps the share.
+                kept = before / max(1.0, longer)
                 after = max(kept, min(before, _MIN_WARMUP_FRAC))
                 floor = f"at least {_MIN_WARMUP_FRAC:.0%} of the run"
                 return after, "as long as in the trial" if after == kept else floor
+
+
+def _in_three_digits(rule: Rule, value: float) -> float:
+    """Return a setting in as many digits as a person reads; of a beta2, its distance from 1 has them."""
+    if rule == "beta2":
+        return round(1.0 - float(f"{1.0 - value:.3g}"), 12)
+    return float(f"{value:.3g}")
 
 
 def batch_worth(batch: float) -> tuple[float, float]:

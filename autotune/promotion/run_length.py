@@ -58,6 +58,16 @@ def _moving(spec: StudySpec, rules: Mapping[str, Any]) -> dict[str, Any]:
     return {path: rule for path, rule in rules.items() if rule != "batch" or path in spec.space}
 
 
+def slowness(spec: StudySpec, trial: TrialRecord) -> float:
+    """Return the seconds of a token of a trial's settings, as a multiple of the default's.
+
+    Args:
+        spec: The study.
+        trial: One of its trials; without equal seconds none is known to be slower.
+    """
+    return spec.budget.tokens / (trial.budget_tokens or spec.budget.tokens)
+
+
 def dense_evaluations(spec: StudySpec, of_a_trial: int, tokens: int) -> int:
     """Return how often a full run is evaluated where nobody says it: as densely as the trials, within reason.
 

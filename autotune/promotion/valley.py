@@ -119,7 +119,7 @@ def _log_likelihood(valley: Valley, best: NDArray[np.float64], sigma: float) -> 
     import numpy as np
 
     measured = zip(valley.factors, valley.losses, strict=True)
-    known = [(math.log(factor), loss) for factor, loss in measured if loss]
+    known = [(math.log(factor), loss) for factor, loss in measured if loss is not None]
     if len(known) < 2:
         return np.zeros_like(best)
 
@@ -133,7 +133,7 @@ def _log_likelihood(valley: Valley, best: NDArray[np.float64], sigma: float) -> 
 
     # Least squares for the curvature; the smallest positive number avoids a division by zero.
     fitting = (shape @ residuals) / np.maximum((shape**2).sum(-1), np.finfo(float).tiny)
-    curvature = np.maximum(fitting, _LEAST_CURVATURE * height)
+    curvature = np.maximum(fitting, _LEAST_CURVATURE * abs(height))
     misfit = ((residuals - curvature[..., None] * shape) ** 2).sum(-1)
 
     log_likelihood: NDArray[np.float64] = -misfit / (2 * max(sigma, _MIN_SIGMA) ** 2)

@@ -214,3 +214,16 @@ def test_killed_by_loss_and_seconds_it_goes_on(folder: StudyFolder) -> None:
     assert [trial.status for trial in trials[:2]] == [TrialStatus.FINISHED, TrialStatus.INTERRUPTED]
     assert trials[1].result is not None and len(trials[1].result.points) == 2
     assert sum(trial.status is TrialStatus.FINISHED for trial in trials) == 4
+
+
+def test_a_slower_winner_is_promoted_in_its_own_time(folder: StudyFolder) -> None:
+    """Four times as slow as the default: a run that was measured to fit is not taken for one of four times as long."""
+    space = {"experts": {"choices": [1, 4]}}
+    _write(folder, SECONDS, space=space, pruner=NONE, budget={"trials": 2}, finals={"finalists": 0})
+    assert folder.run().end() == 0
+    (slower,) = [trial.number for trial in folder.record().trials if trial.params["experts"] == 4]
+    run = folder.run("promote", "--trial", str(slower), "--hours", "0.02")
+    assert run.end() == 0, run.text
+    full = folder.record().attributes.full_run
+    assert full.status == TrialStatus.FINISHED, run.text
+    assert full.tokens > 400_000, "all that fits"

@@ -181,6 +181,32 @@ def test_several_seeds_are_one_trial_with_the_mean_of_their_curves(tmp_path: Pat
     assert case.queue.optuna_study.trials[0].intermediate_values == {1: 7.0, 2: 8.0, 3: 9.0}
 
 
+def test_seeds_that_are_evaluated_at_other_places_share_those_that_all_have(tmp_path: Path) -> None:
+    """As a trainer's that evaluates now and then by the clock: the last evaluation of each counts in any case."""
+
+    def script(job: Job) -> Generator[Message | None, Any, None]:
+        seed = job.config["seed"]
+        for tokens in (100, 500, 1_000) if seed == 7 else (200, 500, 700, 1_001):
+            yield Progress(EvalPoint(tokens, float(seed)))
+        yield Done({})
+
+    case = Case(tmp_path, script, "budget.seeds=2", 'pruner={name="none"}', "seed=7", target=1)
+    case.run()
+    [record] = case.records
+    assert record.result is not None and record.loss == 7.5
+    assert [(point.tokens_seen, point.val_loss) for point in record.result.points] == [(500, 7.5), (1_000, 7.5)]
+
+
+def test_the_pace_is_that_of_the_default_whatever_is_trained(tmp_path: Path) -> None:
+    """A training that takes twice as long for a token is expected to take what the one before took."""
+    case = Case(tmp_path, SOUND, target=2)
+    case.queue = replace(case.queue, plan=replace(case.queue.plan, slowness=2.0))
+    expected: list[float] = []
+    case.run(may_start=lambda seconds: expected.append(seconds) or True)  # type: ignore[func-returns-value]
+    first = case.records[0].result
+    assert first is not None and expected[1] == pytest.approx(first.seconds)
+
+
 def test_the_board_shows_how_much_of_all_seeds_is_done(tmp_path: Path) -> None:
     shares: list[float] = []
 

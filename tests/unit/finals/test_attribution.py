@@ -186,6 +186,24 @@ def test_a_setting_comes_after_its_condition_and_leaves_with_it() -> None:
     assert [change.gain[0] for change in attribution.changes if change.gain] == pytest.approx([0.01, 0.5])
 
 
+def test_a_setting_comes_after_the_condition_of_its_condition() -> None:
+    """The last of three is worth what the others cost. Without them it could not be made at all."""
+    space = space_of(
+        (),
+        first={"choices": [1, 2]},
+        second={"choices": [1, 2], "when": {"first": 2}},
+        third={"low": 0.0, "high": 1.0, "when": {"second": 2}},
+    )
+
+    def loss(params: Mapping[str, Any], seed: int) -> float:
+        return 3 + 0.3 * (params["first"] == 2) + 0.1 * (params.get("second") == 2) - params.get("third", 0)
+
+    base = {"first": 1, "second": 1, "third": 0.0}
+    attribution, _ = attribute(loss, {"first": 2, "second": 2, "third": 0.5}, base, space)
+    assert [change.path for change in attribution.changes] == ["first", "second", "third"]
+    assert [change.gain[0] for change in attribution.changes if change.gain] == pytest.approx([-0.3, -0.1, 0.5])
+
+
 @pytest.mark.parametrize("effect", [0.1, 0.05])
 def test_three_settings_without_effect_are_ties_and_real_ones_are_not(effect: float) -> None:
     """100 studies whose noise between seeds is 0.01: at most 5 in 100 may call one of three idle settings a change."""

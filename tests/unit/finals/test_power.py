@@ -90,3 +90,11 @@ def test_a_gain_too_small_to_be_worth_having_is_settled_once_one_that_is_would_s
     runs = [run(0, seed, 3.0) for seed in range(3)] + [run(5, seed, 3.0 - gain) for seed, gain in enumerate(gains)]
     spec = FinalsSpec(prove_seeds=3, min_gain_frac=0.01)
     assert pairs_to_settle(0, 5, runs, spec) == pairs_needed(0.03, float(np.std(gains, ddof=1)), spec)
+
+
+def test_of_what_is_maximised_a_gain_too_small_is_settled_alike() -> None:
+    """Its losses are below zero, and what is worth having is a share of their size."""
+    gains = (-0.019, 0.0, 0.02)
+    runs = [run(0, seed, -3.0) for seed in range(3)] + [run(5, seed, -3.0 - gain) for seed, gain in enumerate(gains)]
+    spec = FinalsSpec(prove_seeds=3, min_gain_frac=0.01)
+    assert pairs_to_settle(0, 5, runs, spec) == pairs_needed(0.03, float(np.std(gains, ddof=1)), spec)

@@ -162,7 +162,7 @@ def test_a_study_may_leave_them_out_and_a_trainer_may_have_no_rules(tmp_path: Pa
     plain = Case(_folder(tmp_path, "plain"), trainer="fake_trainer")
     promotion = plain.runner(plain.loop()).promotion(TRIAL, TOKENS, False, always)
     assert promotion.scaling is None and "names no settings" in promotion.note
-    assert plain.runner(plain.loop()).seconds(1_000, TOKENS) == 0.0
+    assert plain.runner(plain.loop()).seconds(TRIAL, TOKENS) == 0.0
 
 
 def test_what_fits_into_some_time_keeps_room_for_the_brackets(case: Case) -> None:
@@ -171,12 +171,15 @@ def test_what_fits_into_some_time_keeps_room_for_the_brackets(case: Case) -> Non
     checked = runner.fitting_tokens(TRIAL, 3_000.0, as_is=False)
     assert 0.9 * as_it_is < checked < as_it_is
     lengths = Check(1, repeats=True).lengths(1_000, checked)
-    assert runner.seconds(1_000, checked) == pytest.approx(3 * sum(lengths) / 1_000)
+    assert runner.seconds(TRIAL, checked) == pytest.approx(3 * sum(lengths) / 1_000)
     # A run at twice the speed of trials; its brackets are not.
     assert runner.fitting_tokens(TRIAL, 3_000.0, True, token_s=0.0005) == pytest.approx(2 * as_it_is, abs=2)
     fast = runner.fitting_tokens(TRIAL, 3_000.0, False, token_s=0.0005)
     # The run's end can be moved, those of its brackets cannot; 35 s are the export's and the report's.
-    assert 1.03 * 0.0005 * fast + 1.1 * runner.seconds(1_000, fast) == pytest.approx(3_000 - 35, rel=0.001)
+    assert 1.03 * 0.0005 * fast + 1.1 * runner.seconds(TRIAL, fast) == pytest.approx(3_000 - 35, rel=0.001)
+    # One that reads half as many tokens in the time of the default reads half as many later, too.
+    slow = replace(TRIAL, budget_tokens=500)
+    assert runner.fitting_tokens(slow, 3_000.0, as_is=True) == pytest.approx(as_it_is / 2, abs=2)
     assert "about 60 s" in runner.cost(TRIAL, 120_000, True, token_s=0.0005)
     with pytest.raises(UserError, match="fewer than a trial's 1,000; give more --hours"):
         runner.fitting_tokens(TRIAL, 0.0, as_is=False)

@@ -162,7 +162,7 @@ def test_the_rules() -> None:
         ("steps", 3, 6),
         ("more.wd", 0.1, 0.15),
         ("more.warmup", 0.1, 0.0125),
-        ("more.beta2", 0.95, 0.902),
+        ("more.beta2", 0.95, 0.9025),
     ]
     assert isinstance(changed[1].after, int)
     assert changed[0].why == "learning rate x 0.50"
@@ -173,6 +173,29 @@ def test_warm_up_has_a_floor_and_is_never_lengthened_by_it() -> None:
     (change,) = Horizon({"warmup": 0.1}, rules, 1_000).changes(100_000, Multiples())
     assert change.after == 0.01
     assert Horizon({"warmup": 0.004}, rules, 1_000).changes(100_000, Multiples()) == []
+
+
+def test_a_shorter_run_keeps_the_share_of_its_warm_up() -> None:
+    """As many tokens as in the trial would be half of this run, or more than all of it, which no schedule has."""
+    rules: Any = {"warmup": "warmup_frac"}
+    assert Horizon({"warmup": 0.05}, rules, 1_000).changes(100, Multiples()) == []
+    assert Horizon({"warmup": 0.05}, rules, 1_000).changes(10, Multiples()) == []
+
+
+def test_a_half_life_keeps_its_digits_near_one() -> None:
+    """Three digits of 0.99975 would be 1, with which nothing is ever forgotten."""
+    rules: Any = {"beta2": "beta2"}
+    (shorter,) = Horizon({"beta2": 0.999}, rules, 1_000).changes(1_000, Multiples(batch=0.25))
+    assert shorter.after == pytest.approx(0.99975)
+    (longer,) = Horizon({"beta2": 0.9999}, rules, 1_000).changes(8_000, Multiples(batch=4.0))
+    assert longer.after == pytest.approx(0.9996)
+
+
+def test_a_large_whole_batch_that_stays_is_no_change() -> None:
+    rules: Any = {"steps": "batch"}
+    assert Horizon({"steps": 1_024}, rules, 1_000).changes(8_000, Multiples()) == []
+    (change,) = Horizon({"steps": 1_024}, rules, 1_000).changes(8_000, Multiples(batch=1_025 / 1_024))
+    assert change.after == 1_025
 
 
 def test_nothing_changes_at_the_same_length() -> None:

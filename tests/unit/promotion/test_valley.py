@@ -50,6 +50,14 @@ def test_one_that_did_not_finish_leaves_what_the_others_say() -> None:
     assert at_own_length(Valley(1_000, FACTORS, (4.1, None, None)), 0.003) == posterior(LAW, 1_000, 1_000)
 
 
+def test_what_is_maximised_has_valleys_as_deep() -> None:
+    """Its losses lie below zero: no hill among them is taken for a valley, and one of exactly zero is measured too."""
+    around = (-0.02, 0.03, -0.01)
+    above, below = (Valley(1_000, FACTORS, tuple(height + each for each in around)) for height in (4.0, -4.0))
+    assert at_own_length(below, 0.003).factor == pytest.approx(at_own_length(above, 0.003).factor)
+    assert at_own_length(Valley(1_000, FACTORS, (0.0, 0.1, 0.3)), 0.001).factor < 0.8
+
+
 def test_it_counts_for_as_much_as_it_is_sure() -> None:
     """Against the lowest points of ten thousand draws of the three losses, weighed by the normal's own conditioning."""
     import numpy as np
