@@ -154,9 +154,10 @@ def speed(tokens_per_s: float, unit: str = "tokens") -> str:
         tokens_per_s: Tokens a second, or whatever else a training counts.
         unit: What that is.
     """
+    # What is rounded up to a thousand of one letter is one of the next.
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        if tokens_per_s >= size:
-            return f"{tokens_per_s / size:.3g}{letter} {unit}/s"
+        if tokens_per_s >= 0.9995 * size:
+            return f"{float(f'{tokens_per_s / size:.3g}'):,g}{letter} {unit}/s"
 
     return f"{tokens_per_s:.3g} {unit}/s"
 

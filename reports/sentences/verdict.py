@@ -10,7 +10,7 @@ from autotune.finals.verdict import failed_seeds
 from autotune.promotion.next_step import is_at_work
 from autotune.promotion.selection import measured_gain
 from autotune.store.study_record import StudyRecord
-from reports.formats import count, finite, percent, plain
+from reports.formats import change_size, count, finite, plain
 
 _RUNNING = "still running"
 _PARKED = "parked"
@@ -114,6 +114,6 @@ def _gain_words(record: StudyRecord, terms: str) -> str:
         return f"the winner beat the default{terms} on fresh seeds"
 
     metric = record.attributes.metric
-    share = percent(abs(gain / measured.baseline_loss))
+    share = f"{change_size(100 * gain / measured.baseline_loss)} %"
     side = metric.compared(gain)
     return f"{plain(metric.name)} is {share} {side} the default's{terms}, measured on fresh seeds"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from autotune.core.text import done_by, of_seeds, reason, shortened, shown, time_of_day
+from autotune.core.text import done_by, of_seeds, reason, shortened, shown, speed, time_of_day
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,9 @@ def test_moments_that_no_calendar_has() -> None:
 
 def test_a_loss_is_of_one_seed_or_the_mean_of_several() -> None:
     assert (of_seeds(1), of_seeds(3)) == ("one seed", "mean of 3 seeds")
+
+
+def test_a_speed_just_below_the_next_letter() -> None:
+    assert [speed(each) for each in (12.34, 12_345, 999_900, 2.5e6)] == [
+        "12.3 tokens/s", "12.3k tokens/s", "1M tokens/s", "2.5M tokens/s",
+    ]  # fmt: skip
