@@ -39,7 +39,8 @@ def _known_card(emulate: str) -> str:
     return emulate
 
 
-def _above_zero(number: float | None) -> float | None:
+def above_zero(number: float | None) -> float | None:
+    """Return a number of the command line, or refuse one that is not above 0 and finite."""
     if number is not None and not 0 < number < math.inf:
         raise typer.BadParameter(f"{number} is not a number above 0")
     return number
@@ -117,14 +118,14 @@ MirrorOption = Annotated[
     ),
 ]
 MirrorMinutesOption = Annotated[
-    float, typer.Option(help="Minutes between two snapshots.", callback=_above_zero, show_default=True)
+    float, typer.Option(help="Minutes between two snapshots.", callback=above_zero, show_default=True)
 ]
 SessionHoursOption = Annotated[
     float | None,
     typer.Option(
         help="The session ends within this many hours, as on hosted notebooks: park before. --hours then counts "
         "the hours of all sessions.",
-        callback=_above_zero,
+        callback=above_zero,
     ),
 ]
 WorkerOption = Annotated[
