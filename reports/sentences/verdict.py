@@ -60,6 +60,8 @@ def verdict_summary(record: StudyRecord) -> VerdictSummary:
         return VerdictSummary("inconclusive", "?", f"The winner failed on {seeds}, so it is not called better.")
 
     sentence = "There may be a gain, but these runs cannot tell it from chance."
+    if finite(verdict.gain) is None:
+        sentence = "No gain was measured, so it is not known whether there is one."
     return VerdictSummary("inconclusive", "?", sentence, reason)
 
 
