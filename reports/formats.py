@@ -113,9 +113,7 @@ def setting(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
-        # Three digits make 1e+03 of 999.9, and a 1 of 0.9996, which no momentum may be.
-        is_rough = abs(value) >= 100 or float(f"{value:.3g}") == 1
-        return f"{value:.6g}" if is_rough else f"{value:.3g}"
+        return text.short_number(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     return MISSING if value is None else plain(value, 80)

@@ -201,6 +201,14 @@ def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
     return f"done between about {begin} and {end}: trials that lag behind are stopped early"
 
 
+def short_number(value: float) -> str:
+    """Return a setting's number as a person writes it: three digits, and more where these would make another of it."""
+    # Three digits make 1e+03 of 999.9, and a 1 of 0.9996, which no momentum may be.
+    digits = (6,) if abs(value) >= 100 else (3, 6, 17)
+    written = (f"{value:.{count}g}" for count in digits)
+    return next((number for number in written if float(number) != 1 or value == 1), f"{value:g}")
+
+
 def in_bytes(num_bytes: float) -> str:
     """Return a size on disk as a person says it: "6 MB" or "1.3 GB"."""
     if num_bytes < 1e9:

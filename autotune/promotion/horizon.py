@@ -13,6 +13,7 @@ from typing import Any
 
 from autotune.core.config_paths import flatten
 from autotune.core.promotion_results import Bracket, Kind, LengthChange, Scaling
+from autotune.core.text import short_number
 from autotune.promotion.valley import Law, Valley, posterior
 from autotune.study.trainer_interface import Rule
 
@@ -218,8 +219,8 @@ class Horizon:
 
             # Three digits are enough for a person who reads the file, and a change of fewer is none.
             is_whole = rule == "batch" and isinstance(values[path], int)
-            after = round(after) if is_whole else float(f"{after:.3g}")
-            if after != float(f"{before:.3g}"):
+            after = round(after) if is_whole else _in_three_digits(after)
+            if after != (before if is_whole else _in_three_digits(before)):
                 length_changes.append(LengthChange(path, before, after, why))
 
         return length_changes
@@ -243,6 +244,12 @@ class Horizon:
                 after = max(kept, min(before, _MIN_WARMUP_FRAC))
                 floor = f"at least {_MIN_WARMUP_FRAC:.0%} of the run"
                 return after, "as long as in the trial" if after == kept else floor
+
+
+def _in_three_digits(value: float) -> float:
+    """Return a number in three digits, or in as many as it takes to stay below 1: no optimizer takes a beta of 1."""
+    short = float(f"{value:.3g}")
+    return float(short_number(value)) if short == 1 else short
 
 
 def batch_worth(batch: float) -> tuple[float, float]:
