@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 STUDIES = Path(__file__).parents[2] / "studies"
 """The study files of the project, wherever it is installed."""
-MOST_TOKENS = 2**63 - 1
-"""Most tokens that a database can hold as a number."""
+MOST_TOKENS = 2**63 - 1  # that a database can hold as a number
 
 
 def known_device(device: str) -> str:
@@ -40,7 +39,7 @@ def _known_card(emulate: str) -> str:
 
 
 def above_zero(number: float | None) -> float | None:
-    """Return a number of the command line, or refuse one that is not above 0 and finite."""
+    """Refuse a number that is not above 0."""
     if number is not None and not 0 < number < math.inf:
         raise typer.BadParameter(f"{number} is not a number above 0")
     return number
