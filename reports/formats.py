@@ -85,11 +85,6 @@ def as_sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:].removesuffix('.')}."
 
 
-def signed(value: float, digits: int = 4) -> str:
-    """Return a number with its sign, a real minus sign for a negative one."""
-    return f"{value:+,.{digits}f}".replace("-", "−")
-
-
 def percent(frac: float | None, digits: int = 1) -> str:
     """Return a fraction as a percentage, or "not reported"."""
     if frac is None or not math.isfinite(frac):
@@ -97,12 +92,28 @@ def percent(frac: float | None, digits: int = 1) -> str:
     return f"{100 * frac:.{digits}f} %"
 
 
+def change_size(amount: float) -> str:
+    """Return the size of a change in per cent or points: one place after the point, and never 0.0 of one that is there.
+
+    Args:
+        amount: The change.
+    """
+    shown = f"{abs(amount):,.1f}"
+    return f"{abs(amount):.1g}" if amount and shown == "0.0" else shown
+
+
+def signed_percent(frac: float) -> str:
+    """Return a change as a percentage with its sign: "−7.6 %"."""
+    sign = "\N{MINUS SIGN}" if frac < 0 else "+"
+    return f"{sign}{change_size(100 * frac)} %"
+
+
 def setting(value: object) -> str:
     """Return a setting's value as a person would write it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, float):
-        return f"{value:.3g}" if value and abs(value) < 1e6 else f"{value:g}"
+        return text.short_number(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     return MISSING if value is None else plain(value, 80)
@@ -143,9 +154,10 @@ def tokens(amount: float | None, unit: str = "tokens") -> str:
     if amount is None or not math.isfinite(amount):
         return MISSING
 
+    # What is rounded up to a thousand of one letter is one of the next.
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if amount >= size:
-            return f"{amount / size:.3g}{letter} {unit}"
+        if amount >= 0.9995 * size:
+            return f"{float(f'{amount / size:.3g}'):,g}{letter} {unit}"
 
     return f"{amount:.0f} {unit}"
 

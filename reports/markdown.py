@@ -82,7 +82,7 @@ def _next_lines(record: StudyRecord) -> list[str]:
 
     expected = expected_words(step, record.attributes.metric)
     if expected:
-        lines += [expected, ""]
+        lines += [markdown(expected), ""]
 
     return _section("Next", lines)
 
@@ -177,7 +177,8 @@ def _bullets(sentences: Sequence[str]) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    heads = [markdown(name) for name in head]
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for row in rows:
         written = [markdown(cell) for cell in row]
         lines.append(f"| {' | '.join(written)} |")

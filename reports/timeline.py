@@ -195,13 +195,15 @@ def put_into(text: str, section: str) -> str:
     """
     start = text.find(BEGIN)
     end = text.find(END)
+    newline = "\r\n" if "\r\n" in text else "\n"
+    section = section.replace("\n", newline)
 
     if 0 <= start <= end:
-        return text[:start] + section.rstrip("\n") + text[end + len(END) :]
+        return text[:start] + section.rstrip() + text[end + len(END) :]
     if not text.strip():
         return section
 
-    return f"{text.rstrip()}\n\n{section}"
+    return f"{text.rstrip()}{newline}{newline}{section}"
 
 
 def summary(timeline: Timeline) -> list[str]:

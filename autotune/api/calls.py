@@ -136,6 +136,10 @@ def tune(
     if not callable(train):
         raise UserError(f"train is {train!r}; give a function of a config, the tokens to train on, and report")
 
+    for table, written in (("budget", tables.get("budget", {})), ("metric", metric or {})):
+        if not isinstance(written, Mapping):
+            raise UserError(f"{table} is {written!r}; write a mapping, with the keys that a study file has there")
+
     budget = {**tables.pop("budget", {}), "tokens": tokens}
     if trials is not None:
         budget["trials"] = trials

@@ -90,6 +90,46 @@ def changes_text(changes: Changes | None) -> list[str]:
     return lines
 
 
+def whole(value: object, where: str) -> int:
+    """Return a whole number as Python's own, whether it is that of NumPy or written as 5e6.
+
+    Args:
+        value: The number.
+        where: What it is called in messages.
+    """
+    plain = _plain(value, where)
+    if isinstance(plain, float) and plain.is_integer():
+        return int(plain)
+    if isinstance(plain, bool) or not isinstance(plain, int):
+        raise UserError(f"{where} is {shown(value)}; write a whole number")
+    return plain
+
+
+def settings(values: object, where: str) -> dict[str, Any]:
+    """Return settings by dotted path, their values as Python's own.
+
+    Args:
+        values: A mapping.
+        where: What it is called in messages.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f'{where} is {shown(values)}; write settings by dotted path, such as {{"optim.muon_lr": ...}}')
+    return {str(path): _plain(value, f"{where}[{path!r}]") for path, value in values.items()}
+
+
+def ranges_by_path(ranges: object) -> dict[str, Sequence[Any]]:
+    """Return what is to be searched from now on: two ends, or choices, by dotted path.
+
+    Args:
+        ranges: A mapping.
+    """
+    by_path = settings(ranges, "ranges")
+    for path, values in by_path.items():
+        if not isinstance(values, list):
+            raise UserError(f"ranges[{path!r}] is {shown(values)}; write (low, high), or a list of choices")
+    return by_path
+
+
 def _plain(value: Any, where: str) -> Any:
     """Return a value as TOML can hold it: arrays as lists, their numbers as Python's."""
     if isinstance(value, Mapping):

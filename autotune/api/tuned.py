@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,12 +135,15 @@ class Tuned:
         Raises:
             UserError: If nothing can be promoted, or the run cannot go on.
         """
+        from autotune.api.forms import whole
         from autotune.api.work import hosting_of, require_known_device, work
         from autotune.cli.launch import make_options
         from autotune.cli.options import deadline_of, load_study
         from autotune.core.text import say
 
         require_known_device(device)
+        tokens = None if tokens is None else whole(tokens, "tokens")
+        trial = None if trial is None else whole(trial, "trial")
         if tokens is not None and tokens < 1:
             raise UserError(f"tokens is {tokens}; write how many tokens to train on, such as 1_000_000")
 
@@ -233,14 +236,21 @@ class Tuned:
         Raises:
             UserError: With a line for each thing that cannot be done; then nothing is changed.
         """
+        from autotune.api.forms import ranges_by_path, settings, whole
         from autotune.api.work import faults_told
         from autotune.cli.options import load_study
         from autotune.cli.steer import end_of
         from autotune.night.steer import Orders, steer
 
-        stop = [stop_trial] if isinstance(stop_trial, int) else list(stop_trial)
-        added = [add] if isinstance(add, Mapping) else list(add)
-        orders = Orders(stop, added, dict(ranges or {}), trials, end_of(hours, until))
+        stopped = list(stop_trial) if isinstance(stop_trial, Iterable) else [stop_trial]
+        added = list(add) if isinstance(add, list | tuple) else [add]
+        orders = Orders(
+            [whole(number, "stop_trial") for number in stopped],
+            [settings(each, "add") for each in added],
+            ranges_by_path(ranges or {}),
+            None if trials is None else whole(trials, "trials"),
+            end_of(hours, until),
+        )
         with faults_told():
             load = partial(load_study, str(self.path), self.path.parent, None)
             return [accepted.says for accepted in steer(self.path, self._storage, load, orders)]

@@ -84,8 +84,8 @@ def hosting_of(session_hours: float | None, mirror: str | Path | None, mirror_mi
         UserError: If a number is not above 0.
     """
     for name, number in (("session_hours", session_hours), ("mirror_minutes", mirror_minutes)):
-        if number is not None and not 0 < number < math.inf:
-            raise UserError(f"{name} is {number}; write a number above 0")
+        if number is not None and not (isinstance(number, int | float) and 0 < number < math.inf):
+            raise UserError(f"{name} is {number!r}; write a number above 0")
     return Hosting(session_hours, Path(mirror) if mirror else None, mirror_minutes)
 
 

@@ -76,8 +76,7 @@ def timeline(
     from reports import timeline as history
     from reports.figures import pictures
 
-    if into is not None and into.is_dir():
-        raise UserError(f"--into {into} is a folder; name a Markdown file")
+    text = _markdown(into)
     studies = history.read_timeline(out, storage)
     figures = history.write_timeline(studies, folder)
 
@@ -89,9 +88,6 @@ def timeline(
 
     if into is not None:
         beside = [os.path.relpath(folder / name, into.parent) for name in shown]
-        text = ""
-        if into.exists():
-            text = into.read_text(encoding="utf-8", errors="replace")
         write_text(into, history.put_into(text, history.timeline_markdown(studies, beside)))
 
     for line in history.summary(studies):
@@ -111,6 +107,22 @@ def timeline(
                 pictures=[str(folder / name) for name in shown],
             )
         )
+
+
+def _markdown(into: Path | None) -> str:
+    """Return the text that a timeline is put into, "" if there is none yet; whatever else is in it stays as it is."""
+    if into is None or not into.exists():
+        return ""
+    if into.is_dir():
+        raise UserError(f"--into {into} is a folder; name a Markdown file")
+
+    try:
+        return into.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--into {into} is no UTF-8 text (byte {error.start:,}), and would be damaged; save it as UTF-8, or name "
+            "another file"
+        ) from None
 
 
 def _figures(row: StudyRow) -> dict[str, Any]:

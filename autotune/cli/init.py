@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from pathlib import Path
 
@@ -69,7 +70,7 @@ momentum = {{low = 0.0, high = 0.95}}
 _TEXT_DATA = """\
 [base.data]
 source = "text"
-path = "{text}"          # a file, a folder or a glob
+path = {text}          # a file, a folder or a glob
 vocab_size = {vocab_size}
 eval_tokens = {eval_tokens}
 """
@@ -89,13 +90,16 @@ def of_a_trainer(name: str, trainer: Path) -> list[Path]:
         What was written.
 
     Raises:
-        UserError: If a file is there already, or its name cannot be imported.
+        UserError: If a file is there already, or no study can have this name or import this file.
     """
-    if trainer.suffix != ".py" or not trainer.stem.isidentifier():
-        raise UserError(f"--trainer {trainer}: name a Python file to write, such as my_trainer.py")
+    _require_name(name)
+    # The study is run in this folder, from where its trainer is imported.
+    parts = trainer.with_suffix("").parts
+    if trainer.suffix != ".py" or not all(part.isidentifier() for part in parts):
+        raise UserError(f"--trainer {trainer}: name a Python file to write in this folder, such as my_trainer.py")
 
     study = Path(f"{name}.toml")
-    content = _TRAINER_STUDY.format(name=name, path=study, module=trainer.stem)
+    content = _TRAINER_STUDY.format(name=name, path=study, module=".".join(parts))
     return _written({trainer: TRAINER, study: content})
 
 
@@ -110,11 +114,12 @@ def of_a_text(name: str, text: str) -> list[Path]:
         What was written.
 
     Raises:
-        UserError: If the file is there already, or the text is not.
+        UserError: If the file is there already, the text is not, or no study can have this name.
     """
     from autotune.machine.nvml import visible_devices
 
-    if text and not glob.glob(text):
+    _require_name(name)
+    if text and not os.path.exists(text) and not glob.glob(text):
         raise UserError(f"--text {text}: there is no such file or folder")
 
     example = STUDIES / ("overnight.toml" if visible_devices() else "quickstart.toml")
@@ -124,10 +129,24 @@ def of_a_text(name: str, text: str) -> list[Path]:
     content = re.sub(r'^title = ".*"\n', "", content, count=1, flags=re.MULTILINE)
     if text:
         vocab_size, eval_tokens = _OF_THE_EXAMPLES[example.stem]
-        data = _TEXT_DATA.format(text=text, vocab_size=vocab_size, eval_tokens=eval_tokens)
+        data = _TEXT_DATA.format(text=_in_toml(text), vocab_size=vocab_size, eval_tokens=eval_tokens)
         content = re.sub(r"^\[base\.data\]\n(.+\n)*", lambda _: data, content, count=1, flags=re.MULTILINE)
 
     return _written({Path(f"{name}.toml"): content})
+
+
+def _require_name(name: str) -> None:
+    from autotune.study.spec import why_no_name
+
+    why = why_no_name(name)
+    if why:
+        raise UserError(why)
+
+
+def _in_toml(text: str) -> str:
+    import tomli_w
+
+    return tomli_w.dumps({"text": text}).removeprefix("text = ").rstrip("\n")
 
 
 def _written(contents: dict[Path, str]) -> list[Path]:
@@ -136,5 +155,6 @@ def _written(contents: dict[Path, str]) -> list[Path]:
             raise UserError(f"{path} is there already, and is left as it is; choose another name")
 
     for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
     return list(contents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -281,6 +282,7 @@ def schema(
     command: Annotated[
         str, typer.Argument(metavar="[COMMAND]", help='Of this command alone; "error" for what any may answer.')
     ] = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Prints the JSON schemas of what commands answer with --json."""
     from autotune.cli.answers.catalogue import schemas
@@ -288,7 +290,8 @@ def schema(
     known = schemas()
     if command and command not in known:
         raise UserError(f"{command}: no command answers under this name; those that do are {', '.join(known)}")
-    typer.echo(json.dumps(known[command] if command else known, indent=2))
+    with contextlib.suppress(BrokenPipeError):
+        output.write(json.dumps(known[command] if command else known, indent=2) + "\n")
 
 
 def main() -> None:

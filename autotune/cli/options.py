@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 STUDIES = Path(__file__).parents[2] / "studies"
 """The study files of the project, wherever it is installed."""
-MOST_TOKENS = 2**63 - 1
-"""Most tokens that a database can hold as a number."""
+MOST_TOKENS = 2**63 - 1  # that a database can hold as a number
 
 
 def known_device(device: str) -> str:
@@ -39,7 +38,8 @@ def _known_card(emulate: str) -> str:
     return emulate
 
 
-def _above_zero(number: float | None) -> float | None:
+def above_zero(number: float | None) -> float | None:
+    """Refuse a number that is not above 0."""
     if number is not None and not 0 < number < math.inf:
         raise typer.BadParameter(f"{number} is not a number above 0")
     return number
@@ -117,14 +117,14 @@ MirrorOption = Annotated[
     ),
 ]
 MirrorMinutesOption = Annotated[
-    float, typer.Option(help="Minutes between two snapshots.", callback=_above_zero, show_default=True)
+    float, typer.Option(help="Minutes between two snapshots.", callback=above_zero, show_default=True)
 ]
 SessionHoursOption = Annotated[
     float | None,
     typer.Option(
         help="The session ends within this many hours, as on hosted notebooks: park before. --hours then counts "
         "the hours of all sessions.",
-        callback=_above_zero,
+        callback=above_zero,
     ),
 ]
 WorkerOption = Annotated[

@@ -18,6 +18,7 @@ from autotune.cli.options import (
     SetOption,
     StorageOption,
     StudyArgument,
+    above_zero,
     deadline_of,
     load_study,
     read_named,
@@ -57,7 +58,7 @@ def record(
     from autotune.store.study_record import read_study
 
     changes = list(change or [])
-    if tokens:
+    if tokens is not None:
         changes.append(f"budget.tokens={tokens}")
     again = []
     if rows:
@@ -106,7 +107,8 @@ def replay(
         int, typer.Option(help="Searches with each sampler and pruner; each has its own seed.", min=1)
     ] = 30,
     hours: Annotated[
-        float | None, typer.Option(help="Device time of a search; by default that of 60 whole trials.", min=0.001)
+        float | None,
+        typer.Option(help="Device time of a search; by default that of 60 whole trials.", callback=above_zero),
     ] = None,
     within: Annotated[
         float, typer.Option(help="How much worse than the best trial, as a fraction, still counts as found.", min=0)
@@ -133,7 +135,7 @@ def replay(
 
     source = Surrogate(recorded) if surrogate else None
     budget_s = arms.WHOLE_TRIALS * arms.trial_s(recorded)
-    if hours:
+    if hours is not None:
         budget_s = 3600 * hours
     described = arms.describe_table(recorded, source, budget_s)
     for line in described:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from autotune.core.records import EvalPoint
 from autotune.core.statistics import INTERVAL
+from autotune.core.text import short_number
 
 Kind = Literal["learning_rate", "batch"]
 """What brackets move: learning rates, all by one factor, or the batch."""
@@ -136,7 +137,9 @@ class Promotion:
             return f"{words}: {self.note}" if self.note else words
 
         grown = self.tokens / self.trial_tokens
-        words = ", ".join(f"{each.path} {each.before:.3g} -> {each.after:.3g}" for each in self.changes)
+        words = ", ".join(
+            f"{each.path} {short_number(each.before)} -> {short_number(each.after)}" for each in self.changes
+        )
         basis = "by what is known of other runs" + (f"; {self.note}" if self.note else "")
         if self.brackets:
             basis = "by this study's own runs at two lengths"

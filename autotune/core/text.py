@@ -154,9 +154,10 @@ def speed(tokens_per_s: float, unit: str = "tokens") -> str:
         tokens_per_s: Tokens a second, or whatever else a training counts.
         unit: What that is.
     """
+    # What is rounded up to a thousand of one letter is one of the next.
     for size, letter in ((1e6, "M"), (1e3, "k")):
-        if tokens_per_s >= size:
-            return f"{tokens_per_s / size:.3g}{letter} {unit}/s"
+        if tokens_per_s >= 0.9995 * size:
+            return f"{float(f'{tokens_per_s / size:.3g}'):,g}{letter} {unit}/s"
 
     return f"{tokens_per_s:.3g} {unit}/s"
 
@@ -198,6 +199,14 @@ def done_by(seconds: float, now: datetime, likely_s: float = math.inf) -> str:
     if early.date() not in (now.date(), late.date()):
         begin += f" on {early:%A}"
     return f"done between about {begin} and {end}: trials that lag behind are stopped early"
+
+
+def short_number(value: float) -> str:
+    """Return a setting's number as a person writes it: three digits, and more where these would make another of it."""
+    # Three digits make 1e+03 of 999.9, and a 1 of 0.9996, which no momentum may be.
+    digits = (6,) if abs(value) >= 100 else (3, 6, 17)
+    written = (f"{value:.{count}g}" for count in digits)
+    return next((number for number in written if float(number) != 1 or value == 1), f"{value:g}")
 
 
 def in_bytes(num_bytes: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from autotune.core.files import append_line
 from autotune.core.metric import TEXT_LOSS, Metric
 from autotune.core.records import EvalPoint, TrainingKind, TrialRecord, TrialResult, TrialStatus, Verdict
-from autotune.core.text import seldom
+from autotune.core.text import seldom, short_number
 from autotune.machine.contention import Contention
 from autotune.progress.board import Board, title
 from autotune.progress.mirroring import Mirroring
@@ -300,4 +300,4 @@ def _settings(params: Mapping[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return short_number(value) if isinstance(value, float) else str(value)

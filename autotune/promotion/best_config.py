@@ -18,6 +18,7 @@ from autotune.core.files import now_iso, write_text
 from autotune.core.own_words import told
 from autotune.core.promotion_results import Promotion
 from autotune.core.records import TrialRecord, VerdictWord
+from autotune.core.text import short_number
 from autotune.promotion.selection import best_settings, measured_gain
 from autotune.store.study_record import StudyRecord
 from autotune.study.fingerprints import trainer_code
@@ -141,7 +142,7 @@ def best_config_of(
     }
 
     title = f"Settings of trial {trial.number} of study {record.name}: {_one_line(why)}"
-    notes = [f"{change.path}: {change.before:.4g} in the trial; {change.why}" for change in promotion.changes]
+    notes = [f"{change.path}: {short_number(change.before)} in the trial; {change.why}" for change in promotion.changes]
 
     return BestConfig(
         trainer=record.spec.trainer,

@@ -19,6 +19,8 @@ from autotune.promotion.run_length import AS_IS_SUFFIX, full_tokens
 from autotune.promotion.selection import best_settings
 from autotune.store.study_record import StudyRecord
 
+_FEWEST_TRIALS = 8
+"""Trials that a search is told to go on to where it had none but the default."""
 _MAX_PAIRS = 32
 """Largest number of pairs that is proposed; beyond it another search costs less."""
 _MORE_SELECT_SEEDS = 2
@@ -235,6 +237,10 @@ def _after_inconclusive(record: StudyRecord, verdict: Verdict) -> NextStep:
     if not finals.runs:
         what = "The study file asks for no finals (finals.finalists = 0). This repeats the study with them."
         return NextStep(what, _repeat(record, "proved", "finals.finalists=2"), _of_study(record, 0))
+    if verdict.winner is None and not any(trial.status.is_failure for trial in record.trials):
+        trials = max(_FEWEST_TRIALS, 2 * len(record.trials))
+        what = "No trial but the default was trained to its end, so nothing was compared. This searches on."
+        return NextStep(what, record.run.command("run", "--trials", str(trials)))
     if verdict.winner is None or verdict.gain is None or baseline is None:
         what = "The finals measured nothing; see in the report what failed, and check the machine."
         return NextStep(what, "autotune doctor")

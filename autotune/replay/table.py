@@ -24,8 +24,8 @@ from autotune.study.study_file import Study
 
 # Version of the file's layout.
 _FORMAT = 1
-# Digits that losses are rounded to; a hundred-thousandth of a nat is a thousand times finer than the noise of seeds.
-_LOSS_DIGITS = 5
+# Digits of a loss that are kept, wherever its point is: of nats a millionth, far below the noise of seeds.
+_LOSS_DIGITS = 7
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def write(table: Table, path: Path) -> None:
 
 
 def _as_json(row: Row) -> dict[str, Any]:
-    losses = [round(loss, _LOSS_DIGITS) if math.isfinite(loss) else None for loss in row.losses]
+    losses = [float(f"{loss:.{_LOSS_DIGITS}g}") if math.isfinite(loss) else None for loss in row.losses]
     times = {name: float(f"{getattr(row, name):.5g}") for name in ("tokens_per_s", "eval_s", "set_up_s")}
     return {**asdict(row), "losses": losses, "status": str(row.status), **times}
 

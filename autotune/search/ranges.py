@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 
 from autotune.core.attributes import StudyAttributes
 from autotune.core.records import TrialRecord
+from autotune.core.text import short_number
 from autotune.search.dimension import Dimension, Number
 from autotune.search.searched import present_space, whole_space
 from autotune.search.space import SearchSpace
@@ -85,7 +86,7 @@ def describe_widening(space: SearchSpace, ranges: Mapping[str, Sequence[Number]]
     """
     changes = []
     for path, (low, high) in ranges.items():
-        changes.append(f"{path} was {space[path].describe()} and is now {low:.3g} to {high:.3g}")
+        changes.append(f"{path} was {space[path].describe()} and is now {short_number(low)} to {short_number(high)}")
 
     return f"the best trial lies at the edge of a range, so the range is widened: {'; '.join(changes)}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import math
 import os
 import re
 import shlex
@@ -106,7 +107,10 @@ def evaluation(line: str, pattern: str, metric: Metric) -> dict[str, float] | No
     for key, value in content.items():
         with contextlib.suppress(TypeError, ValueError):
             numbers[key] = float(value)
-    return numbers
+    # JSON has no NaN: who writes one makes it null.
+    if content[metric.name] is None and not pattern:
+        numbers[metric.name] = math.nan
+    return numbers if {metric.name, metric.budget_unit} <= numbers.keys() else None
 
 
 def _json(line: str) -> Any:

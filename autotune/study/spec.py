@@ -227,14 +227,9 @@ class StudySpec(_Table):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        if not _NAME_PATTERN.fullmatch(value):
-            raise refusal(
-                f'"{value}" cannot be a name; use up to 64 characters from a-z 0-9 . _ - '
-                "and begin with a letter or digit"
-            )
-
-        if value in _TAKEN_NAMES or _TAKEN_ENDINGS.search(value):
-            raise refusal(f'the name "{value}" is used by autotune itself; choose another')
+        why = why_no_name(value)
+        if why:
+            raise refusal(why)
         return value
 
     @field_validator("objective", mode="before")
@@ -337,6 +332,15 @@ class StudySpec(_Table):
         """Return a hash of `semantics`, 16 hexadecimal digits."""
         canonical = json.dumps(self.semantics(), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def why_no_name(name: str) -> str:
+    """Return why a study cannot have a name, "" if it can."""
+    if not _NAME_PATTERN.fullmatch(name):
+        return f'"{name}" cannot be a name; use up to 64 characters from a-z 0-9 . _ - and begin with a letter or digit'
+    if name in _TAKEN_NAMES or _TAKEN_ENDINGS.search(name):
+        return f'the name "{name}" is used by autotune itself; choose another'
+    return ""
 
 
 def is_installed(name: str) -> bool:

@@ -144,11 +144,19 @@ def reported(metric: Metric, point: Mapping[str, float]) -> dict[str, float]:
     Args:
         metric: What the trainer declares.
         point: What it reported.
+
+    Raises:
+        ValueError: If one of the two is missing; it is named as the trainer knows it.
     """
     renamed = {key: float(value) for key, value in point.items()}
+    missing = []
     for own, engines in ((metric.budget_unit, "tokens_seen"), (metric.name, "val_loss")):
         if engines not in renamed and own in renamed:
             renamed[engines] = renamed.pop(own)
+        if engines not in renamed:
+            missing.append(engines if own in ("tokens", "loss") else own)
+    if missing:
+        raise ValueError(f"the trainer reported no {' and no '.join(missing)}; report(...) needs both")
 
     if metric.maximize and "val_loss" in renamed:
         renamed["val_loss"] = -renamed["val_loss"]

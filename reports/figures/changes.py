@@ -62,7 +62,7 @@ def _range_of_worth(rows: pd.DataFrame, gain: float) -> list[float]:
     values = [0.0, gain, *rows["gain"].dropna(), *rows["harm"].dropna()]
     ends = [end for name in ("gain_low", "gain_high", "harm_low", "harm_high") for end in rows[name].dropna()]
     low, high = min(values), max(values)
-    room = max(high - low, 1e-9)
+    room = high - low or 1e-9
 
     lowest = max(min([low, *ends]), low - room)
     highest = min(max([high, *ends]), high + room)

@@ -117,4 +117,7 @@ def _cell(value: Any) -> str:
 def _float_cell(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
+    if value and abs(value) < 0.1:
+        # Places after the point would leave nothing of a small learning rate.
+        return f"{value:.4g}"
     return f"{value:.4f}".rstrip("0").rstrip(".")

@@ -161,7 +161,7 @@ def _range_of_runs(runs: pd.DataFrame, arms: pd.DataFrame) -> list[float]:
     The interval of two seeds can be many times as long as the runs are apart.
     """
     low, high = float(runs["loss"].min()), float(runs["loss"].max())
-    room = max(high - low, 0.001 * abs(high), 1e-9)
+    room = max(high - low, 0.001 * abs(high)) or 1e-9
     ends = [end for end in (*arms["low"], *arms["high"]) if math.isfinite(end)]
 
     lowest = max(min([low, *ends]), low - room)

@@ -54,7 +54,7 @@ class Scale:
         low, high = min(every), max(every)
         top = min(high, max([_fence(found), *kept]))
         inside = [loss for loss in every if loss <= top]
-        spread = max(max(inside) - low, 0.01 * abs(low), 1e-9)
+        spread = max(max(inside) - low, 0.01 * abs(low)) or 1e-9
         return cls(low - _MARGIN_FRAC * spread, max(inside) + _MARGIN_FRAC * spread, high > top, metric)
 
     def place(self, losses: Iterable[float]) -> np.ndarray:

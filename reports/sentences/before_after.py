@@ -11,7 +11,7 @@ from autotune.core.metric import Metric
 from autotune.core.records import TrialRecord, VerdictWord
 from autotune.promotion.selection import contender, measured_gain
 from autotune.store.study_record import StudyRecord
-from reports.formats import MISSING, finite, number, percent, plain
+from reports.formats import MISSING, change_size, finite, number, percent, plain
 from reports.sentences.verdict import failed_on
 from reports.tables.finals import baseline_loss
 
@@ -167,12 +167,11 @@ def _measure(name: str, before: float | None, after: float | None, meaning: str)
 
 
 def _compared(amount: float, unit: str) -> str:
-    shown = f"{abs(amount):.1f}"
-    if shown == "0.0":
+    if not amount:
         return "unchanged"
 
     direction = "higher" if amount > 0 else "lower"
-    return f"{shown} {unit} {direction}"
+    return f"{change_size(amount)} {unit} {direction}"
 
 
 def _written(name: str, value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from autotune.core.config_paths import get_path
 from autotune.promotion.selection import best_settings, contender
 from autotune.store.study_record import StudyRecord
-from reports.formats import MISSING, finite, setting
+from reports.formats import MISSING, finite, plain, setting
 from reports.sentences import attribution
 
 _EXPLANATIONS = {
@@ -133,8 +133,9 @@ def _direction(before: Any, after: Any) -> str:
     if old is None or new is None:
         return "changed"
 
-    if old > 0 and new > 0:
-        return f"{float(f'{new / old:.2g}'):,.10g} times the default"
+    times = float(f"{new / old:.2g}") if old > 0 and new > 0 else 1.0
+    if times != 1:
+        return f"{times:,.10g} times the default"
     return "raised" if new > old else "lowered"
 
 
@@ -145,4 +146,7 @@ def change_words(change: Change) -> str:
         return after
 
     before = MISSING if change.before is None else setting(change.before)
+    if before == after:
+        # They differ in digits that a person would leave out.
+        before, after = plain(change.before), plain(change.after)
     return f"{before} → {after}"

@@ -25,7 +25,7 @@ def first_screen(record: StudyRecord) -> list[tuple[str, str]]:
 def _promoted(record: StudyRecord) -> str:
     best = best_settings(record)
     if best is None or not best.is_decided:
-        return "nothing yet: fresh seeds decide it"
+        return "nothing" if record.verdict else "nothing yet: fresh seeds decide it"
 
     metric = record.attributes.metric
     measured = measured_gain(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -148,20 +149,25 @@ def _widened(record: StudyRecord, path: str, side: str) -> str:
     if dimension.log:
         below, above = low / 3, high * 3
     else:
+        step = dimension.step or (1 if dimension.is_integer else 0)
         half_span = (high - low) / 2
+        if step:
+            half_span = math.ceil(half_span / step) * step
         below, above = low - half_span, high + half_span
         # A range without negative values gets none.
         if low >= 0:
             below = max(0, below)
 
-    value = above
-    if side == "low":
-        value = below
-
+    value = below if side == "low" else above
     if dimension.is_integer:
-        value = max(1, round(value))
+        # One that counts things goes on counting some.
+        least = 1 if low > 0 else value
+        return "--set " + shlex.quote(f'space."{path}".{side}={max(least, math.floor(value))}')
 
-    return "--set " + shlex.quote(f'space."{path}".{side}={value:.3g}')
+    # As many digits as it takes to lie beyond the end.
+    shown = (f"{value:.{digits}g}" for digits in range(3, 18))
+    beyond = next((text for text in shown if not low <= float(text) <= high), repr(value))
+    return "--set " + shlex.quote(f'space."{path}".{side}={beyond}')
 
 
 def _prune_later(record: StudyRecord) -> str:
@@ -293,10 +299,9 @@ def _more_trials(name: str, record: StudyRecord) -> Check:
     if len(best) < _MIN_SEARCH_TRIALS:
         return Check(name, "skip", f"It takes {_MIN_SEARCH_TRIALS} finished trials to judge.")
 
-    last = 0
-    if best["best"].nunique() > 1:
-        improved = best["best"].diff().fillna(0) < 0
-        last = int(best.loc[improved, "number"].max())
+    # The first that finished is the best until another is better.
+    improved = best["best"].diff().fillna(-1) < 0
+    last = int(best.loc[improved, "number"].max())
 
     metric = record.attributes.metric
     best_of_all = f"{metric.best} {plain(metric.name)}"

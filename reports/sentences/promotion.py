@@ -5,6 +5,7 @@ from __future__ import annotations
 from autotune.core.metric import Metric
 from autotune.core.promotion_results import Promotion, Scaling
 from autotune.core.statistics import INTERVAL
+from autotune.core.text import short_number
 from reports.formats import as_sentence, number, plain
 
 TITLE = "Settings for the long run"
@@ -94,7 +95,8 @@ def _on_the_evidence(promotion: Promotion, note: str) -> list[str]:
         ]
 
     changed = [
-        f"{plain(change.path)} {change.before:.3g} → {change.after:.3g} ({change.why})" for change in promotion.changes
+        f"{plain(change.path)} {short_number(change.before)} → {short_number(change.after)} ({change.why})"
+        for change in promotion.changes
     ]
     if changed:
         said.append(f"So: {'; '.join(changed)}.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from autotune.core.metric import Metric
 from autotune.promotion.selection import best_settings
 from autotune.store.study_record import StudyRecord
-from reports.formats import count, finite, plain, signed
+from reports.formats import count, finite, plain, signed_percent
 from reports.sentences.before_after import BeforeAfter, before_after
 from reports.sentences.changes import Change, change_words, changes_tried, setting_changes
 from reports.sentences.cost import cost, own_trials
@@ -80,7 +80,7 @@ class StudyRow:
         """By how much that moved: "−7.6 %", or "–"."""
         if self.gain_frac is None:
             return "–"
-        return f"{signed(100 * self.metric.value(-self.gain_frac), 1)} %"
+        return signed_percent(self.metric.value(-self.gain_frac))
 
     @property
     def sentence(self) -> str:
@@ -205,7 +205,7 @@ def _how_sure(record: StudyRecord) -> str:
     if not before or low is None or high is None:
         return word
 
-    gain = " to ".join(f"{signed(100 * end / abs(before), 1)} %" for end in (low, high))
+    gain = " to ".join(signed_percent(end / abs(before)) for end in (low, high))
     best = best_settings(record)
     whose = "gain of the winner with all its changes" if best and best.left_at_default else "gain"
     return f"{word}: {whose} {gain}, {count(len(verdict.seeds), 'pair')} of runs"

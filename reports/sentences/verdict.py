@@ -10,7 +10,7 @@ from autotune.finals.verdict import failed_seeds
 from autotune.promotion.next_step import is_at_work
 from autotune.promotion.selection import measured_gain
 from autotune.store.study_record import StudyRecord
-from reports.formats import count, finite, percent, plain
+from reports.formats import change_size, count, finite, plain
 
 _RUNNING = "still running"
 _PARKED = "parked"
@@ -60,6 +60,8 @@ def verdict_summary(record: StudyRecord) -> VerdictSummary:
         return VerdictSummary("inconclusive", "?", f"The winner failed on {seeds}, so it is not called better.")
 
     sentence = "There may be a gain, but these runs cannot tell it from chance."
+    if finite(verdict.gain) is None:
+        sentence = "No gain was measured, so it is not known whether there is one."
     return VerdictSummary("inconclusive", "?", sentence, reason)
 
 
@@ -114,6 +116,6 @@ def _gain_words(record: StudyRecord, terms: str) -> str:
         return f"the winner beat the default{terms} on fresh seeds"
 
     metric = record.attributes.metric
-    share = percent(abs(gain / measured.baseline_loss))
+    share = f"{change_size(100 * gain / measured.baseline_loss)} %"
     side = metric.compared(gain)
     return f"{plain(metric.name)} is {share} {side} the default's{terms}, measured on fresh seeds"

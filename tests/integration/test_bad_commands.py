@@ -91,6 +91,12 @@ COMMANDS: dict[tuple[str, ...], tuple[int, str]] = {
     ("compare", "begun", "begun", "--folder", "a-file"): (2, "a-file is a file"),
     ("timeline", "--folder", "a-file/below"): (2, "a-file is a file"),
     ("timeline", "--into", "runs"): (2, "--into runs is a folder"),
+    ("timeline", "--into", "latin.md"): (2, "--into latin.md is no UTF-8 text (byte 3), and would be damaged"),
+    ("record", "begun", "--tokens", "0"): (2, "budget.tokens: must be greater than 0"),
+    ("replay", "begun", "--hours", "inf"): (2, "inf is not a number above 0"),
+    ("init", "My Study"): (2, '"My Study" cannot be a name'),
+    ("init", "timeline", "--trainer", "mine.py"): (2, 'the name "timeline" is used by autotune itself'),
+    ("init", "mine", "--trainer", "/tmp/mine.py"): (2, "name a Python file to write in this folder"),
     ("watch", "begun", "--port", "99999"): (2, "--port"),
     ("doctor", "--out", "a-file"): (2, "a-file is a file"),
     ("sleep",): (2, "No such command"),
@@ -102,6 +108,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, hardware: dict[str, Any]) -
     """Holds a study file, a study that was begun, and a file where a folder is expected."""
     made = tmp_path_factory.mktemp("commands")
     (made / "a-file").touch()
+    (made / "latin.md").write_bytes("café".encode("latin-1"))
     (made / "right.toml").write_text(text())
     (made / "begun.toml").write_text(BEGUN)
     (made / "runs" / "begun").mkdir(parents=True)

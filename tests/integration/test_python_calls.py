@@ -109,6 +109,11 @@ def test_what_is_wrong_with_a_call_is_told_before_anything_is_written(tmp_path: 
         autotune.tune(fit, {"lr": {"low": 1, "high": 2, "lgo": True}}, tokens=10, base={"lr": 1}, out=tmp_path)
     with pytest.raises(autotune.UserError, match="device: there is no device"):
         autotune.tune(fit, {"lr": (1, 2)}, tokens=10, base={"lr": 1}, out=tmp_path, device="tpu")
+    for wrong in ({"metric": "accuracy"}, {"budget": 5}):
+        with pytest.raises(autotune.UserError, match=r"(metric|budget) is .*; write a mapping"):
+            autotune.tune(print, {"lr": (0.1, 1.0)}, tokens=100, **wrong)
+    with pytest.raises(autotune.UserError, match="session_hours is '8'; write a number above 0"):
+        autotune.tune(print, {"lr": (0.1, 1.0)}, tokens=100, session_hours="8")  # type: ignore[arg-type]
     with pytest.raises(autotune.UserError, match='give one: name="my-study"'):
         autotune.tune(lambda config, budget_tokens, report: None, {"lr": (1, 2)}, tokens=10)
     with pytest.raises(autotune.UserError, match="no such study file"):
@@ -167,8 +172,11 @@ def test_a_study_in_another_thread_is_stopped_and_goes_on_in_this_one(
         study.stop()
 
     assert autotune.run("fake", device="cpu", set={"limits.min_free_bytes": 1}).state == "done"
-    assert study.promote(tokens=200_000, device="cpu").state == "done"
-    assert study.record.attributes.full_run is not None
+    # Numbers as tables and arithmetic have them.
+    chosen = study.trials["number"].iloc[1]
+    assert study.promote(tokens=2e5, trial=chosen, device="cpu").state == "done"  # type: ignore[arg-type]
+    full = study.record.attributes.full_run
+    assert full is not None and (repr(full.tokens), full.trial) == ("200000", 1)
 
 
 def test_interrupting_the_main_thread_parks(folder: StudyFolder) -> None:

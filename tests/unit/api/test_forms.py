@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from autotune.api.forms import changes_text, dimension, study_text
+from autotune.api.forms import changes_text, dimension, ranges_by_path, settings, study_text, whole
 from autotune.core.errors import UserError
 from autotune.search.space import SearchSpace
 
@@ -63,3 +63,22 @@ def test_changes_become_assignments() -> None:
     assert merged[2] == {"base": {"text": 'a "b"'}} and merged[3] == {"title": "x\ny"}
     assert changes_text("seed=3") == ["seed=3"] == changes_text(["seed=3"])
     assert changes_text(None) == []
+
+
+def test_numbers_of_tables_become_pythons_own() -> None:
+    assert [repr(whole(value, "tokens")) for value in (5, 5e6, np.int64(5))] == ["5", "5000000", "5"]
+    assert settings({"lr": np.float64(0.5), "n": np.int64(3)}, "add") == {"lr": 0.5, "n": 3}
+    assert ranges_by_path({"lr": np.array([0.1, 0.5]), "n": (1, 2)}) == {"lr": [0.1, 0.5], "n": [1, 2]}
+
+
+@pytest.mark.parametrize("value", [5.5, "5", True, None, [5]])
+def test_what_is_no_whole_number_is_refused(value: object) -> None:
+    with pytest.raises(UserError, match=r"^tokens is "):
+        whole(value, "tokens")
+
+
+def test_what_is_no_mapping_of_settings_is_refused() -> None:
+    with pytest.raises(UserError, match=r"add is 'lr=0\.5'; write settings by dotted path"):
+        settings("lr=0.5", "add")
+    with pytest.raises(UserError, match=r"ranges\['lr'\] is 5; write \(low, high\)"):
+        ranges_by_path({"lr": 5})

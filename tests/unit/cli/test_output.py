@@ -62,6 +62,9 @@ def test_errors_and_wrong_usage_are_json_too(tmp_path: Path) -> None:
         assert words in told["message"] and words in done.stderr
         assert done.returncode == code
 
+    schema = python(script, "schema", "status", "--json", folder=tmp_path)
+    assert json.loads(schema.stdout)["type"] == "object", "it is JSON whether that is asked for or not"
+
 
 def test_a_reader_that_has_left_costs_nothing() -> None:
     script = (

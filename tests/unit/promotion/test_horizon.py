@@ -208,6 +208,16 @@ def test_what_stays_the_same_in_three_digits_is_no_change() -> None:
     assert Horizon({"lr": 0.09350701}, RATE, 1_000).changes(8_000, Multiples(1.0, 1.0)) == []
 
 
+def test_a_beta_close_to_one_stays_below_it() -> None:
+    """0.9999 ** 2 is 0.99980001, and three digits would make 1 of both."""
+    (change,) = Horizon({"beta": 0.9999}, {"beta": "beta2"}, 1_000).changes(8_000, Multiples(2.0, 1.0))
+    assert (change.before, change.after) == (0.9999, 0.9998)
+
+
+def test_a_large_batch_that_stays_is_no_change() -> None:
+    assert Horizon({"batch": 1025}, {"batch": "batch"}, 1_000).changes(8_000, Multiples(1.0, 1.0)) == []
+
+
 def test_no_weight_decay_stays_none() -> None:
     assert Horizon({"wd": 0.0}, {"wd": "weight_decay"}, 1_000).changes(8_000, Multiples(1.0, 0.5)) == []
 

@@ -144,6 +144,8 @@ def test_pairs_that_only_the_deadline_left_out_are_gone_on_with() -> None:
 def test_finals_that_measured_nothing_or_were_not_asked_for() -> None:
     lost = study_builder.study(verdict=study_builder.verdict("inconclusive", gain=None, sigma=None))
     assert next_step(lost).command == "autotune doctor"
+    alone = replace(lost, trials=lost.trials[:1], verdict=study_builder.verdict("inconclusive", winner=None, gain=None))
+    assert next_step(alone).command == "autotune run night --trials 8", "nothing failed"
     unasked = replace(lost, spec=study_builder.spec(finals={"finalists": 0}))
     assert next_step(unasked).command.endswith("--set finals.finalists=2")
 

@@ -188,11 +188,13 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_figures_are_rounded_and_settings_are_not(tmp_path: Path) -> None:
     made = table_of(tmp_path, 2.0)
-    row = Row({"lr": 0.1234567890123}, TrialStatus.FINISHED, (3.1234567, 12.987654321), 123456.7, 0.1234567, 7.654321)
+    row = Row(
+        {"lr": 0.1234567890123}, TrialStatus.FINISHED, (3.12345678, -4.987654321e-7), 123456.7, 0.1234567, 7.654321
+    )
     write(Table(made.spec, made.provenance, made.tokens, (row,)), tmp_path / "table.json")
     [again] = read(tmp_path / "table.json").rows
     assert again.params == {"lr": 0.1234567890123}
-    assert again.losses == (3.12346, 12.98765)
+    assert again.losses == (3.123457, -4.987654e-07)
     assert (again.tokens_per_s, again.eval_s, again.set_up_s) == (123460.0, 0.12346, 7.6543)
 
 

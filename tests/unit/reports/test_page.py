@@ -268,6 +268,15 @@ def test_markdown_twin_shows_pictures_where_they_are(night: StudyRecord) -> None
     assert "in pictures" not in report_markdown(night)
 
 
+def test_markdown_twin_escapes_the_metrics_own_names_everywhere(night: StudyRecord) -> None:
+    spec = night.spec.model_copy(update={"objective": "loss_and_seconds"})
+    named = {"name": "top|5 <b>", "budget_unit": "steps|<i>"}
+    shown = report_markdown(study_builder.with_attributes(replace(night, spec=spec), metric=named))
+
+    assert "| number | top\\|5 &lt;b&gt; | training\\_s |" in shown
+    assert "<b>" not in shown and "<i>" not in shown
+
+
 def test_summary_lines_for_the_console(night: StudyRecord) -> None:
     lines = page.summary_lines(night)
 

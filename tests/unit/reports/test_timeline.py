@@ -67,6 +67,7 @@ def test_a_readme_gets_the_section_once(three: history.Timeline) -> None:
         f"a\n{history.BEGIN}\nnew\n{history.END}\nb\n"
     )
     assert history.put_into("", section) == section
+    assert history.put_into("of Windows\r\n", "a\nb\n") == "of Windows\r\n\r\na\r\nb\r\n"
 
 
 def test_letters_go_on_after_z() -> None:

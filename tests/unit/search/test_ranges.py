@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from autotune.core.attributes import StudyAttributes
 from autotune.core.records import EvalPoint, TrialRecord, TrialResult, TrialStatus
+from autotune.search.dimension import Dimension
 from autotune.search.ranges import EDGE_FRAC, MIN_FINISHED, CurrentRanges, describe_widening, widened_ranges
 from autotune.search.samplers import build_sampler
 from autotune.search.space import SearchSpace
@@ -108,6 +109,8 @@ def test_samplers_propose_in_the_widened_range(name: str) -> None:
 
 
 def test_it_is_told_in_words() -> None:
+    steps = describe_widening(SearchSpace({"steps": Dimension(low=1000, high=4000)}), {"steps": (333, 4000)})
+    assert steps.endswith("steps was 1000 to 4000 and is now 333 to 4000")
     words = describe_widening(space_of(lr=LR), {"lr": (0.001, 0.4641)})
     assert words == (
         "the best trial lies at the edge of a range, so the range is widened: "

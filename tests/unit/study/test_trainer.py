@@ -137,6 +137,10 @@ def test_a_declared_metric_is_read_and_reported_under_the_engines_names(
     metric = trainer_of(monkeypatch, tmp_path, declared).metric
     assert metric == Metric("r2", maximize=True, budget_unit="epochs", also={"mae": "mean error"})
     assert reported(metric, {"epochs": 3, "r2": 0.75, "mae": 2}) == {"tokens_seen": 3, "val_loss": -0.75, "mae": 2}
+    with pytest.raises(ValueError, match=r"^the trainer reported no r2; report\(\.\.\.\) needs both"):
+        reported(metric, {"epochs": 3})
+    with pytest.raises(ValueError, match="reported no tokens_seen and no val_loss;"):
+        reported(Metric(), {"mae": 2})
     assert reported(metric, {"tokens_seen": 3, "val_loss": 0.75}) == {"tokens_seen": 3, "val_loss": -0.75}
     assert reported(Metric(), {"tokens": 3, "val_loss": 1, "loss": 2}) == {"tokens_seen": 3, "val_loss": 1, "loss": 2}
 

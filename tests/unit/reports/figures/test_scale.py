@@ -41,3 +41,9 @@ def test_few_or_equal_losses_are_all_shown() -> None:
     assert Scale.of([]) == Scale(0.0, 1.0)
     low, high = Scale.of([2.0]).low, Scale.of([2.0]).high
     assert low < 2.0 < high
+
+
+def test_tiny_losses_are_not_squeezed() -> None:
+    tiny = Scale.of([4e-12, 5e-12])
+    assert (tiny.low, tiny.high) == (pytest.approx(3.92e-12), pytest.approx(5.08e-12))
+    assert Scale.of([0.0, 0.0]).low < 0.0 < Scale.of([0.0, 0.0]).high

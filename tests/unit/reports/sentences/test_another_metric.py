@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import study_builder
@@ -12,6 +13,7 @@ from reports.sentences.before_after import before_after
 from reports.sentences.first_screen import first_screen
 from reports.sentences.glossary import glossary
 from reports.sentences.how_sure import how_sure
+from reports.sentences.study_row import study_row
 from reports.sentences.trial_rows import trial_rows
 from reports.sentences.verdict import verdict_summary
 
@@ -35,6 +37,18 @@ def test_values_have_the_trainers_name_and_sign() -> None:
     assert first_screen(study)[0][1].startswith("the winner (trial 6): r2 -4.6400 on 3 fresh seeds; gain +0.380 (")
     assert trial_rows(study).heads[3:7] == ("r2", "last r2", "seconds", "epochs/s")
     assert trial_rows(study).rows[0].cells[3].startswith("-4.")
+
+
+def test_a_gain_that_is_proved_is_never_said_to_be_nothing() -> None:
+    told = study_builder.verdict(
+        baseline_loss=-0.99, winner_loss=-0.9901, gain=1e-4, gain_low=0.9e-4, gain_high=1.1e-4, sigma=1e-5
+    )
+    study = replace(record({"name": "accuracy", "maximize": True}), verdict=told)
+
+    assert verdict_summary(study).sentence.endswith("accuracy is 0.01 % above the default's, measured on fresh seeds.")
+    assert before_after(study)[0].change == "0.01 % higher"
+    row = study_row(study)
+    assert (row.moved, row.sure) == ("+0.01 %", "better: gain +0.009 % to +0.01 %, 3 pairs of runs")
 
 
 def test_nothing_is_said_of_language_models() -> None:

@@ -30,6 +30,15 @@ def test_a_setting_of_a_foreign_trainer_has_a_generic_sentence() -> None:
     assert change.explanation == "A setting of the trainer." and change.direction == "0.5 times the default"
 
 
+def test_a_small_change_is_not_told_as_none() -> None:
+    spec = study_builder.spec(base={"knob": 0.99912}, space={"knob": {"low": 0.9, "high": 1.0}})
+    trials = tuple(replace(trial, params={"knob": 0.99938}) for trial in study_builder.search_trials())
+    [change] = setting_changes(study_builder.study(spec=spec, trials=trials))
+
+    assert change.changed and change.direction == "raised"
+    assert change_words(change) == "0.99912 → 0.99938"
+
+
 def test_a_conditional_setting_that_the_winner_lacks_keeps_its_default(night: StudyRecord) -> None:
     trials = tuple(replace(trial, params={"optim.muon_lr": 0.05}) for trial in night.trials)
     record = replace(night, trials=trials)

@@ -40,6 +40,7 @@ def test_where_nothing_was_proven_the_default_and_what_the_winner_gained() -> No
 
 def test_before_the_finals_and_after_a_full_run() -> None:
     assert first_screen(study_builder.running_study())[0] == ("Promoted", "nothing yet: fresh seeds decide it")
+    assert first_screen(study_builder.failed_study())[0] == ("Promoted", "nothing"), "no seed decides it any more"
     full = {"status": "finished", "tokens": 8000, "tokens_seen": 8000, "val_loss": 4.1, "seconds": 90.0}
     record = study_builder.with_attributes(study_builder.study(), full=full)
     assert ", 90 s for the full run" in dict(first_screen(record))["Cost"]

@@ -1,3 +1,4 @@
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import study_builder
 
 from autotune.core.files import append_line, write_json
 from autotune.core.records import TrialRecord, TrialResult
+from autotune.search.dimension import Dimension
 from autotune.store.database import open_storage
 from autotune.store.run_directory import RunDirectory
 from autotune.store.study_record import StudyRecord
@@ -70,6 +72,28 @@ def test_a_low_edge_is_widened_downwards(night: StudyRecord) -> None:
 
     action = check(replace(night, trials=tuple(trials)), "Ranges wide enough").action
     assert "low=0.000333" in action
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "widened"),
+    [
+        ({"low": -10, "high": 10}, -10, "low=-20"),
+        ({"low": 5, "high": 6}, 6, "high=7"),
+        ({"low": 1000, "high": 40_000, "log": True}, 40_000, "high=120000"),
+        ({"low": 4, "high": 32}, 4, "low=1"),
+        ({"low": 0.0, "high": 1.0, "step": 0.2}, 1.0, "high=1.6"),
+        ({"low": 1000.0, "high": 1000.5}, 1000.5, "high=1001"),
+    ],
+    ids=["below zero", "two whole numbers", "large", "above zero", "steps", "narrow"],
+)
+def test_a_widened_range_is_one_that_a_study_file_takes(dimension: dict[str, Any], value: float, widened: str) -> None:
+    spec = study_builder.spec(base={"x": value}, space={"x": dimension})
+    only = study_builder.trial(0, "finished", [6.0, 5.5], {"x": value}, role="baseline")
+    found = check(study_builder.study(spec=spec, trials=(only,), finals=(), verdict=None), "Ranges wide enough")
+
+    assert f"--set space.x.{widened}`" in found.action.replace("'", "").replace('"', "")
+    side, _, end = widened.partition("=")
+    assert Dimension.model_validate(dimension | {side: tomllib.loads(f"x = {end}")["x"]}).contains(value)
 
 
 def test_low_rank_correlation_warns() -> None:
@@ -145,6 +169,12 @@ def test_a_search_that_still_improved_asks_for_more_trials() -> None:
     found = check(study_builder.study(trials=trials, verdict=None), "Enough trials")
 
     assert found.status == "warn" and "--trials 24" in found.action
+
+    crashed = study_builder.trial(0, "crashed", [6.0], study_builder.settings(0.02, 0.0, 8, 1))
+    first_is_best = tuple(replace(trial, number=12 - trial.number) for trial in trials[::-1])
+    told = check(study_builder.study(trials=(crashed, *first_is_best), verdict=None), "Enough trials")
+    assert told.finding == "The lowest loss of 13 trials came with trial 1."
+
     early = tuple(replace(trial, number=11 - trial.number) for trial in trials[::-1])
     assert check(study_builder.study(trials=early, verdict=None), "Enough trials").status == "pass"
 

@@ -22,6 +22,12 @@ from reports.sentences.verdict import verdict_summary
         (study_builder.study(), "better", "✓", "loss is 7.6 % below the default's"),
         (study_builder.study(verdict=study_builder.verdict("no clear gain")), "no clear gain", "=", "about as good"),
         (study_builder.study(verdict=study_builder.verdict("inconclusive")), "inconclusive", "?", "from chance"),
+        (
+            study_builder.study(verdict=study_builder.verdict("inconclusive", winner=None, gain=None)),
+            "inconclusive",
+            "?",
+            "No gain was measured",
+        ),
         (study_builder.failed_study(), "failed", "✕", "Nothing could be compared"),
         (study_builder.running_study(), "still running", "…", "4 of up to 12 trials done."),
         (study_builder.empty_study(), "still running", "…", "0 of up to 12 trials done."),
