@@ -160,6 +160,9 @@ class SharedFiles:
 
         Args:
             is_written: Whether the place is this study's from now on if it is nobody's.
+
+        Raises:
+            OSError: If it is another study's: it is said and tried again like a place that is away.
         """
         if self._is_own:
             return
@@ -172,7 +175,7 @@ class SharedFiles:
                 self._fs.pipe_file(place, json.dumps({"begun": self._begun}).encode())
         else:
             if stored.get("begun") != self._begun:
-                raise UserError(
+                raise OSError(
                     f"{self._root} holds the files of another study of this name, begun {stored.get('begun')}: name "
                     "another place, or move that folder away"
                 )
