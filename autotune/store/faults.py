@@ -53,6 +53,7 @@ _FINAL = ("fatal:", "invalid", "bad value", "no password supplied", "does not su
 _LATER = (
     "starting up",
     "shutting down",
+    "terminating connection",
     "in recovery mode",
     "not yet accepting",
     "clients already",

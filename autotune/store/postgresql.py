@@ -48,6 +48,8 @@ _NETWORK = {
     "client_encoding": "UTF8",
 }
 """Seconds, and milliseconds for `tcp_user_timeout`; what the URL says of them counts instead."""
+_ENDED = {"57P01", "57P02", "57P05", "25P03"}
+"""PostgreSQL's error codes of sessions that it ends: it shuts down, has crashed, or a session was idle for too long."""
 _TABLES = "tables of Optuna"
 """Name of the lock for them; no study can have it."""
 
@@ -130,7 +132,7 @@ class Server:
                 return SharedStorage(self)
         except (DBAPIError, StorageInternalError) as error:
             fault = error if isinstance(error, DBAPIError) else error.__cause__
-            if isinstance(fault, DBAPIError) and fault.connection_invalidated:
+            if isinstance(fault, DBAPIError) and (fault.connection_invalidated or _is_cut_off(fault.orig)):
                 raise ConnectionLostError(first_line(fault)) from error
             raise
 
@@ -156,9 +158,18 @@ def _engine_of(server: Server) -> Engine:
 
 def _as_lost(context: ExceptionContext) -> BaseException | None:
     """Return what is raised instead of a database's error; Optuna would wrap the error, or try again by itself."""
-    if context.is_disconnect and not context.is_pre_ping:
+    # While a connection is being made ready, nobody has looked at it.
+    is_lost = context.is_disconnect or (context.connection is None and _is_cut_off(context.original_exception))
+    if is_lost and not context.is_pre_ping:
         return ConnectionLostError(first_line(context.original_exception))
     return None
+
+
+def _is_cut_off(error: BaseException | None) -> bool:
+    """Return whether a driver's error says that its connection has ended: by the server's word, or by libpq alone."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    return error.sqlstate in _ENDED or (error.sqlstate is None and isinstance(error, psycopg.OperationalError))
 
 
 def _keep_use(_: object, record: ConnectionPoolEntry) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -221,6 +223,32 @@ def test_peers_wait_for_a_server_that_goes_away_in_each_phase(shared: StudyFolde
     assert told["trial_ended"] == later["trial_ended"] == len(shared.record("a").trials) + 6
     assert told["verdict"] == later["verdict"] == 1 and not told["failed"]
     assert [each["phase"] for each in _events(watching) if each["event"] == "phase"][-2:] == ["full run", "ended"]
+
+
+def test_sessions_that_are_ended_while_they_begin_are_begun_again(shared: StudyFolder) -> None:
+    """What ends a session while the driver makes it ready is the same absence as what ends it later."""
+    end_all = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    is_over = threading.Event()
+
+    def end_sessions() -> None:
+        with psycopg.connect(shared.url, autocommit=True) as connection:
+            while not is_over.wait(random.uniform(0.02, 0.1)):
+                connection.execute(end_all)
+
+    run = RunDirectory(shared.root)
+    open_storage(run, shared.url, 1).engine.dispose()
+    ending = threading.Thread(target=end_sessions)
+    ending.start()
+    try:
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            open_storage(run, shared.url, 1).engine.dispose()
+    finally:
+        is_over.set()
+        ending.join()
 
 
 def _events(watching: Run) -> list[dict[str, Any]]:
