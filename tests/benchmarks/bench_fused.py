@@ -57,7 +57,7 @@ def difference(results: Results, expected: Results) -> float:
 
 
 def compare(config: ModelConfig, sequences: int, dtype: torch.dtype) -> None:
-    """Print a row for each direction."""
+    """Print a row for each product."""
     torch.manual_seed(0)
     E, K, D, F = config.num_experts, config.top_k, config.d_model, config.d_ff
     N = sequences * config.seq_len
@@ -68,7 +68,7 @@ def compare(config: ModelConfig, sequences: int, dtype: torch.dtype) -> None:
     x_ND, dy_ND = random(N, D), random(N, D)
     gate_up, down = random(E, 2 * F, D) * D**-0.5, random(E, D, F) * F**-0.5
     share_NK = torch.rand(N, K, device="cuda")
-    # Not all are chosen alike: a third of the experts has half of the slots or more.
+    # As in a training, not all are chosen alike.
     weights = torch.linspace(2, 1, E, device="cuda") ** 2
     chosen_S = torch.multinomial(weights.expand(N, E), K).flatten()
     order_S = chosen_S.sort(stable=True).indices.int()
@@ -114,7 +114,7 @@ def compare(config: ModelConfig, sequences: int, dtype: torch.dtype) -> None:
         ],
     }
     tuned = fused._forward_kernel, fused._backward_kernel, fused._by_groups_kernel, fused._by_groups_kernel
-    for kernel, (direction, calls) in zip(tuned, ways.items(), strict=True):
+    for kernel, (product, calls) in zip(tuned, ways.items(), strict=True):
         results = []
         for call in calls:
             call()  # tiles are chosen once, on the sums as they are
@@ -124,7 +124,7 @@ def compare(config: ModelConfig, sequences: int, dtype: torch.dtype) -> None:
 
         worst = max(difference(result, results[0]) for result in results[1:])
         times = " | ".join(f"{milliseconds(call):.3f}" for call in calls)
-        print(f"| {E} | {sequences} | {direction} | {times} | {worst:.1e} | {kernel.best_config} |", flush=True)
+        print(f"| {E} | {sequences} | {product} | {times} | {worst:.1e} | {kernel.best_config} |", flush=True)
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     args = parser.parse_args()
 
-    print("| experts | sequences | direction | ms | ms | ms | largest difference | tile |")
+    print("| experts | sequences | product | ms | ms | ms | largest difference | tile |")
     print("|---|---|---|---|---|---|---|---|")
     for experts in args.experts:
         base = with_paths(load(STUDY).spec.base, {"model.num_experts": experts})

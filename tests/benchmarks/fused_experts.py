@@ -1,6 +1,6 @@
 """Candidates for an expert's products: SwiGLU and its gradients inside them, and slots gathered as they are read.
 
-Measured by `bench_fused.py` beside what trainings use (`model/ops/fused.py`); here none of it is used elsewhere.
+`bench_fused.py` measures them beside what trainings use (`model/ops/fused.py`); nothing else uses them.
 
 Shape suffixes: N tokens, S slots sorted by expert, E experts, D d_model, F d_ff.
 """

@@ -265,6 +265,14 @@ def test_swiglu(kernels, draw, device, dtype, num_slots, d_ff):
 # --- cross-entropy ---
 
 
+def exact_cross_entropy(logits, targets, scale=1.0):
+    """Each row's loss, and the gradient of scale x their sum, by torch in fp64."""
+    exact = logits.double().requires_grad_()
+    losses = F.cross_entropy(exact, targets.long(), reduction="none")
+    (grad,) = torch.autograd.grad(losses.sum() * scale, exact)
+    return losses.detach(), grad
+
+
 @DTYPES
 @pytest.mark.parametrize(
     ("rows", "vocab", "integers"),
@@ -277,42 +285,36 @@ def test_cross_entropy(kernels, draw, device, monkeypatch, dtype, rows, vocab, l
     logits = draw(rows, vocab, dtype=dtype, std=4.0)
     targets = (torch.arange(rows, device=device) * 37 % vocab).to(integers)
     logits[0, targets[0]] = 40.0  # right by far; the others are as they come
-    exact = logits.double().requires_grad_()
-    losses = F.cross_entropy(exact, targets.long(), reduction="none")
-    (grad,) = torch.autograd.grad(losses.sum() * 1024, exact)
+    losses, grad = exact_cross_entropy(logits, targets, scale=1024)
     scored, right = kernels.cross_entropy.score(logits, targets)
 
-    torch.testing.assert_close(scored.double(), losses.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scored.double(), losses, rtol=1e-5, atol=1e-5)
 
     best = logits.amax(1) == logits.gather(1, targets.long()[:, None])[:, 0]
     assert torch.equal(right.bool(), best)
     assert best[0]
 
     given = kernels.cross_entropy.cross_entropy_(logits, targets, torch.tensor(1024.0, device=device))
-    torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(given.double(), losses, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits.double(), grad, rtol=ROUNDING[dtype] * 10, atol=1024 * 1e-6)
 
 
 def test_a_target_that_is_left_behind_by_more_than_an_exponential_can_hold(kernels, draw, device):
     logits, targets = draw(4, 300), torch.arange(4, device=device)
     logits[:, 7] = torch.tensor([80.0, 88.0, 95.0, 300.0], device=device)  # 88.7 is the logarithm of fp32's largest
-    exact = logits.double().requires_grad_()
-    losses = F.cross_entropy(exact, targets, reduction="none")
-    (grad,) = torch.autograd.grad(losses.sum(), exact)
+    losses, grad = exact_cross_entropy(logits, targets)
     given = kernels.cross_entropy.cross_entropy_(logits, targets, torch.ones((), device=device))
 
-    torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(given.double(), losses, rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(logits.double(), grad, rtol=1e-3, atol=1e-4)
 
 
 def test_logits_far_apart_neither_overflow_nor_lose_the_target(kernels, draw, device):
     logits, targets = draw(6, 200, std=1e4), torch.arange(6, device=device)
-    exact = logits.double().requires_grad_()
-    losses = F.cross_entropy(exact, targets, reduction="none")
-    (grad,) = torch.autograd.grad(losses.sum(), exact)
+    losses, grad = exact_cross_entropy(logits, targets)
     given = kernels.cross_entropy.cross_entropy_(logits, targets, torch.ones((), device=device))
 
-    torch.testing.assert_close(given.double(), losses.detach(), rtol=1e-5, atol=1e-2)
+    torch.testing.assert_close(given.double(), losses, rtol=1e-5, atol=1e-2)
     torch.testing.assert_close(logits.double(), grad, rtol=1e-2, atol=1e-3)
 
 
